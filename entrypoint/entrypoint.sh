@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Starts the container: hooks, start-up checks, then the command; tini runs it as ENTRYPOINT, and it may be sourced.
+#
+# Built like the one of docker-library/postgres: small functions, each under its usage line, and nothing happens when it
+# is sourced, so that a user's own script can reuse them.
+set -Eeuo pipefail
+
+MIRROR_ENTRYPOINT_DIR="${MIRROR_ENTRYPOINT_DIR:-$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")}"
+# Where the user's scripts are (the image's WORKDIR).
+MIRROR_WORKSPACE="${MIRROR_WORKSPACE:-/root}"
+# shellcheck source=entrypoint/log.sh
+source "$MIRROR_ENTRYPOINT_DIR/log.sh"
+
+# usage: _is_sourced ; true when this file was sourced by another script
+# https://unix.stackexchange.com/a/215279 : the last frame is `main` only when the file itself is run.
+_is_sourced() {
+  [ "${#FUNCNAME[@]}" -ge 2 ] && [ "${FUNCNAME[0]}" = '_is_sourced' ] && [ "${FUNCNAME[1]}" = 'source' ]
+}
+
+# usage: mirror_run_hooks DIRECTORY
+# In the order of their names: .sh files are sourced (they may export variables), executables are run. A hook that
+# fails is named and the start goes on: a broken hook must not keep anybody from looking inside.
+mirror_run_hooks() {
+  local hook
+  for hook in "$1"/*; do
+    if [ ! -f "$hook" ]; then
+      continue # also the unexpanded pattern of an empty folder
+    elif [[ "$hook" == *.sh ]]; then
+      # shellcheck disable=SC1090
+      source "$hook" || mirror_error "hook $hook failed (exit $?); the start goes on without it"
+    elif [ -x "$hook" ]; then
+      "$hook" || mirror_error "hook $hook failed (exit $?); the start goes on without it"
+    else
+      mirror_warn "hook $hook is neither a .sh file nor executable: passed over (chmod +x it?)"
+    fi
+  done
+}
+
+# usage: mirror_script NAME ; prints the path of the workspace script of that name (sft, sft.sh, ./sft.sh, /root/sft.sh)
+mirror_script() {
+  local name="${1#./}"
+  name="${name#"$MIRROR_WORKSPACE"/}"
+  name="$MIRROR_WORKSPACE/${name%.sh}.sh"
+  [ "$(dirname -- "$name")" = "$MIRROR_WORKSPACE" ] && [ -f "$name" ] && [ -x "$name" ] && echo "$name"
+}
+
+# usage: mirror_summary FILE ; prints the first sentence of comment of a script
+mirror_summary() {
+  sed -n -e '1,/^# /{/^#!/d;s/^# //p;}' -- "$1" 2>/dev/null | head -n 1 | cut -c 1-110
+}
+
+# usage: mirror_commands ; lists what may stand after the image's name
+mirror_commands() {
+  local file name
+  echo "usage: docker run --rm -it --gpus all IMAGE [COMMAND [ARGUMENT...]]"
+  echo
+  echo "scripts of $MIRROR_WORKSPACE (they refuse to start when a start-up check failed):"
+  for file in "$MIRROR_WORKSPACE"/*.sh; do
+    [ -x "$file" ] || continue
+    name="$(basename -- "$file" .sh)"
+    printf '  %-16s %s\n' "$name" "$(mirror_summary "$file")"
+  done
+  echo
+  echo "tools:"
+  printf '  %-16s %s\n' healthcheck "startup | probe | report: is this container fit to fine-tune?"
+  for file in "$MIRROR_ENTRYPOINT_DIR"/bin/*; do
+    name="$(basename -- "$file")"
+    if [ -f "$file" ] && [ "$name" != healthcheck ] && [ ! -e "$MIRROR_WORKSPACE/$name.sh" ]; then
+      printf '  %-16s %s\n' "$name" "$(mirror_summary "$file")"
+    fi
+  done
+  echo
+  echo "Anything else that is on PATH is run as it is (bash, python, nvidia-smi). Without a command: a shell."
+}
+
+# usage: mirror_level FILE ; prints the level of check that a command asks for
+# A script that needs no GPU says so in a line `# health: fast` or `# health: off`, and is not kept waiting for the forward
+# pass. It can only lower what HEALTH_LEVEL asks for.
+mirror_level() {
+  local asked="${HEALTH_LEVEL:-full}" own=''
+  if [ -f "$1" ]; then
+    own="$(sed -n -e '1,12s/^# health: \(off\|fast\|full\)$/\1/p' -- "$1" 2>/dev/null | tr -d '\0' | head -n 1)" || own=''
+  fi
+  case "$asked/$own" in
+    */off | off/*) echo off ;;
+    full/fast | fast/*) echo fast ;;
+    *) echo "$asked" ;;
+  esac
+}
+
+# usage: mirror_default_command ; sets COMMAND for a container that was given none
+# On a terminal, a shell. `echo sft | docker run -i IMAGE` pipes commands into one. With neither (docker run -d, compose up),
+# stdin is /dev/null and a shell would end at once: stay, so that one can `docker exec` into a checked container.
+mirror_default_command() {
+  if [ -t 0 ] || [ "$(readlink /proc/self/fd/0)" != /dev/null ]; then
+    COMMAND=(bash)
+  else
+    mirror_note "no command and no terminal: staying up. docker exec -it ${HOSTNAME:-CONTAINER} bash opens a shell; docker stop ends it"
+    COMMAND=(sleep infinity)
+  fi
+}
+
+# usage: main [COMMAND [ARGUMENT...]]
+main() {
+  local script='' level
+  COMMAND=("$@")
+
+  mirror_run_hooks "$MIRROR_ENTRYPOINT_DIR/start.d"
+
+  if [ "${#COMMAND[@]}" -eq 0 ]; then
+    mirror_default_command
+  fi
+  case "${COMMAND[0]}" in
+    healthcheck) exec "${COMMAND[@]}" ;; # `docker run IMAGE healthcheck startup` is that check and no other
+    help | -h | --help)
+      mirror_commands
+      return 0
+      ;;
+  esac
+
+  if script="$(mirror_script "${COMMAND[0]}")"; then
+    COMMAND[0]="$script"
+  elif ! type -P -- "${COMMAND[0]}" >/dev/null; then
+    # 127 is what a shell answers; said before the checks, so that a typing error does not cost their seconds.
+    mirror_error "no command ${COMMAND[0]@Q} in this image; what there is:"
+    mirror_commands >&2
+    return 127
+  fi
+
+  level="$(mirror_level "${script:-$(type -P -- "${COMMAND[0]}")}")"
+  if ! healthcheck startup --level "$level" >&2; then
+    if [ -n "$script" ]; then
+      mirror_error "$(basename -- "$script") was not started, because a start-up check failed (above, with its remedy)." \
+        "HEALTH_LEVEL=off starts it all the same"
+      return 1
+    fi
+    mirror_warn "a start-up check failed (above, with its remedy); ${COMMAND[0]} starts all the same, so that you can look"
+  fi
+
+  # exec, so that the command is tini's own child and receives its signals.
+  exec "${COMMAND[@]}"
+}
+
+if ! _is_sourced; then
+  main "$@"
+fi

@@ -1,0 +1,22 @@
+# Gives a container that runs as a bare number (--user 1000) a home and a name; sourced by entrypoint.sh.
+# shellcheck shell=bash
+
+# Docker sets HOME=/ for a user that /etc/passwd does not know, and under --read-only not even root's home can be
+# written. Triton, matplotlib, modelscope and datasets keep their caches there.
+if [ -z "${HOME:-}" ] || [ "$HOME" = / ] || [ ! -w "$HOME" ]; then
+  for _dir in "/tmp/home-$(id -u)" "$(mktemp -d -u "/tmp/home-$(id -u)-XXXXXX")"; do
+    # -O: a folder of that name that somebody else made in /tmp is not ours to trust.
+    if (umask 077 && mkdir -p "$_dir") 2>/dev/null && [ -O "$_dir" ] && [ -w "$_dir" ]; then
+      export HOME="$_dir"
+      break
+    fi
+  done
+  if [ ! -w "$HOME" ]; then
+    mirror_warn "no writable home: caches cannot be kept; add --tmpfs /tmp to docker run"
+  fi
+  unset _dir
+fi
+# getpass.getuser(), which torch calls to name its cache, fails for a user without a name.
+if ! id -un >/dev/null 2>&1; then
+  export USER="${USER:-mirror}" LOGNAME="${LOGNAME:-mirror}"
+fi
