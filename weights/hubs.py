@@ -1,0 +1,247 @@
+"""The two hubs behind one small interface, spoken to with their own clients; called by weights/fetch.py.
+
+A hub knows its files (size, sha256 where it says so) and fetches one of them into a folder. Where an earlier transfer
+left NAME.incomplete, both clients ask for the rest with a Range request. One call is one attempt; when to try again is
+decided in one place, weights/fetch.py. The clients are imported late: they read their settings from the environment at
+import, and the check and local commands run where neither is installed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+REPO = "Qwen/Qwen2.5-7B-Instruct"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+_TOKEN_HINT = "if it asks for a login, pass a token as a build secret (docs/mirrors.md)"
+
+
+class RefusedError(Exception):
+    """The hub answered, and asking again would not change the answer; the message is for the user."""
+
+
+class TransferError(Exception):
+    """The transfer broke or the hub could not be reached; asking again may help. The message is the cause, in short."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What a hub says about a file before it sends it; None where it says nothing."""
+
+    size: int | None
+    sha256: str | None
+
+
+class Hub(Protocol):
+    """One repository at one revision on one server."""
+
+    endpoint: str
+    revision: str
+
+    def files(self, names: Iterable[str]) -> dict[str, Remote]:
+        """The named files as far as the hub has them. RefusedError, TransferError."""
+
+    def get(self, name: str, remote: Remote, folder: Path) -> None:
+        """Fetch one file to folder/name. RefusedError, TransferError, OSError (the disk)."""
+
+
+class HuggingFace:
+    """huggingface_hub's HTTP transport; HF_ENDPOINT names a mirror.
+
+    hf_hub_download would throw a broken transfer's bytes away when its process ends, so its two halves, the metadata
+    request and http_get, are called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
+    a Xet transfer cannot go on from a partial file.
+    """
+
+    # The commit whose hashes are in SHA256SUMS.
+    pinned = "a09a35458c702b33eeacc393d103063234e8bc28"
+
+    def __init__(self, repo: str, revision: str | None, token: str | None) -> None:
+        self.endpoint = _with_scheme(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        self.revision = revision or self.pinned
+        os.environ.update(HF_ENDPOINT=self.endpoint, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+        os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="critical")
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers
+
+        # The client writes whole chunks only; at its 10 MiB, a line that breaks every few seconds would never get on.
+        constants.DOWNLOAD_CHUNK_SIZE = 1 << 20
+        self._repo, self._token = repo, token
+        # Compressed answers have neither a length nor ranges.
+        self._headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
+
+    def _url(self, name: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self._repo, name, revision=self.revision, endpoint=self.endpoint)
+
+    def files(self, names: Iterable[str]) -> dict[str, Remote]:
+        """One HEAD request per file: mirrors answer it even where they lack the listing API."""
+        names = list(names)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            found = list(pool.map(self._metadata, names))
+        return {name: remote for name, remote in zip(names, found, strict=True) if remote is not None}
+
+    def _metadata(self, name: str) -> Remote | None:
+        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        try:
+            found = get_hf_file_metadata(self._url(name), token=self._token, endpoint=self.endpoint)
+        except RemoteEntryNotFoundError:
+            return None
+        except Exception as error:
+            raise self._explained(error) from error
+        # Large files carry their sha256 as the etag, small ones a git hash.
+        etag = found.etag or ""
+        return Remote(found.size, etag.lower() if re.fullmatch("[0-9a-fA-F]{64}", etag) else None)
+
+    def get(self, name: str, remote: Remote, folder: Path) -> None:
+        """See Hub.get."""
+        from huggingface_hub.file_download import http_get
+
+        partial = folder / f"{name}.incomplete"
+        if remote.size is not None and partial.exists() and partial.stat().st_size > remote.size:
+            partial.unlink()
+        try:
+            with partial.open("ab") as file:
+                http_get(
+                    self._url(name),
+                    file,
+                    resume_size=file.tell(),
+                    headers=self._headers,
+                    expected_size=remote.size,
+                    displayed_filename=name,
+                )
+        except Exception as error:
+            if getattr(getattr(error, "response", None), "status_code", None) == 416:
+                partial.unlink(missing_ok=True)  # longer than the hub's file: no prefix of it
+                raise TransferError(
+                    "the hub's file ends before the part that was already here; starting over"
+                ) from error
+            raise self._explained(error) from error
+        partial.replace(folder / name)
+
+    def _explained(self, error: Exception) -> Exception:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if isinstance(error, HfHubHTTPError):
+            status = error.response.status_code
+            if status in (408, 425, 429) or status >= 500:
+                return TransferError(f"the server answered HTTP {status}")
+            return RefusedError(_refusal(status, self._repo, self.revision, self.endpoint))
+        return _transport(error)
+
+
+class ModelScope:
+    """modelscope_hub, the client that modelscope itself downloads with.
+
+    MODELSCOPE_ENDPOINT, or MODELSCOPE_DOMAIN, its older name, names a mirror. The hub takes a branch, tag or commit as
+    the revision. Which of its commits is Hugging Face's pinned one is not published, so the default is its branch, and
+    the hashes pin the content: the hub lists a sha256 for each file, so that a changed one is refused by name before
+    anything is downloaded.
+    """
+
+    pinned = "master"
+
+    def __init__(self, repo: str, revision: str | None, token: str | None) -> None:
+        named = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
+        self.endpoint = _with_scheme(named or "https://www.modelscope.cn")
+        self.revision = revision or self.pinned
+        # One attempt per call, no bars, no log: the client's own retries would hide from the user why it takes so long.
+        os.environ.update(MODELSCOPE_DOWNLOAD_MAX_RETRIES="0", MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1")
+        os.environ.update(TQDM_DISABLE="1", MODELSCOPE_LOG_LEVEL="CRITICAL")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="modelscope_hub")
+        from modelscope_hub import HubApi
+
+        self._repo = repo
+        self._api = HubApi(endpoint=self.endpoint, token=token)
+
+    def files(self, names: Iterable[str]) -> dict[str, Remote]:
+        """One listing of the repository."""
+        try:
+            listing = self._api.list_repo_files(self._repo, "model", revision=self.revision)
+        except Exception as error:
+            raise self._explained(error) from error
+        wanted = set(names)
+        # The client reads an absent size as 0, and no weight file is empty.
+        return {
+            file.path: Remote(file.size or None, (file.sha256 or "").lower() or None)
+            for file in listing
+            if file.path in wanted
+        }
+
+    def get(self, name: str, remote: Remote, folder: Path) -> None:
+        """See Hub.get."""
+        try:
+            self._api.download_file(
+                self._repo,
+                "model",
+                name,
+                revision=self.revision,
+                local_dir=folder,
+                cache_dir=folder / ".modelscope",  # its lock files
+                file_size=remote.size,
+            )
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> Exception:
+        from modelscope_hub import errors
+
+        status = getattr(error, "status_code", None)
+        if isinstance(error, errors.FileIntegrityError):
+            return RefusedError(f"the server sends something else than it lists: {_first_line(error)}")
+        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 416, 425, 429):
+            return RefusedError(_refusal(status, self._repo, self.revision, self.endpoint))
+        if isinstance(status, int) and status >= 500:
+            return TransferError(f"the server answered HTTP {status}")
+        return _transport(error)
+
+
+HUBS: dict[str, Any] = {"modelscope": ModelScope, "huggingface": HuggingFace}
+
+
+def _with_scheme(endpoint: str) -> str:
+    endpoint = endpoint.strip().rstrip("/")
+    return endpoint if re.match("https?://", endpoint, re.IGNORECASE) else f"https://{endpoint}"
+
+
+def _refusal(status: int, repo: str, revision: str, endpoint: str) -> str:
+    return f"{endpoint} answered HTTP {status} for {repo} at revision {revision}; {_TOKEN_HINT}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what caused it, outermost first."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return chain
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"\?\S+", "", text)[:200]  # a signed address's query is a credential
+
+
+def _transport(error: Exception) -> Exception:
+    """TransferError with the innermost cause; an error of this machine's disk comes back as the OSError it is."""
+    chain = _chain(error)
+    for cause in reversed(chain):
+        if isinstance(cause, OSError) and cause.strerror:
+            if cause.filename is not None or cause.errno in DISK_ERRORS:
+                return cause
+            return TransferError(cause.strerror)
+    # The wrapping library's own words where the system has none: "peer closed connection …", "IncompleteRead(…)".
+    return TransferError(_first_line(chain[-1]))
