@@ -1,0 +1,163 @@
+# The verbs of the mirror. `make` alone prints them; every variable below can be given on the command line.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -Eeuo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# What this machine is: a GPU that the driver can see, or not. It decides the two defaults below.
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+
+IMAGE ?= qwen2.5-7b-mirror
+GPUS ?= $(if $(HAS_GPU),all,none)
+MODEL_SOURCE ?= $(if $(HAS_GPU),modelscope,standin)
+TAG ?= $(if $(filter standin,$(MODEL_SOURCE)),standin,latest)
+BASE_IMAGE ?= nvidia/cuda:12.8.1-base-ubuntu24.04
+# a folder with the twelve files of the model, for MODEL_SOURCE=local
+WEIGHTS ?=
+# your own data, a file of this machine; empty means the 50 rows in the image
+DATASET ?=
+OUTPUT ?= output
+ADAPTER ?=
+# what else goes to the script in the container: make finetune ARGS='--num_train_epochs 3'
+ARGS ?=
+# nearer mirrors for slow networks
+PIP_INDEX_URL ?=
+APT_MIRROR ?=
+HF_ENDPOINT ?=
+MODELSCOPE_DOMAIN ?=
+# torch=cuda is the locked build; torch=cpu takes a local CPU wheel when this machine's pip knows one
+TORCH ?= $(if $(filter none,$(GPUS)),cpu,cuda)
+
+REF = $(IMAGE):$(TAG)
+TEST_REF = $(IMAGE):test
+WHEELS = $(CURDIR)/.cache/wheels
+VENV = .venv
+
+# every recipe that needs Docker starts with this: an engine that answers, and the shell pointed at it
+ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
+
+RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g -v "$(abspath $(OUTPUT))":/root/output \
+  $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
+  $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
+  -e NO_COLOR -e HEALTH_LEVEL -e VRAM_CEILING_GIB
+DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
+# usage: $(call mirror_run,VERB,ARGUMENTS) -- a container with the output folder of this machine, owned by the caller
+define mirror_run
+@mkdir -p "$(OUTPUT)"
+@$(if $(DATASET),test -r "$(DATASET)" || { echo "error: DATASET=$(DATASET): no such file; give a path on this machine" >&2; exit 2; })
+@$(ENGINE); tty=; if [ -t 0 ] && [ -t 1 ]; then tty=-it; fi; \
+  docker run $$tty $(RUN_FLAGS) $(REF) $(1) $(2)
+endef
+
+.PHONY: help
+help: ## this list
+	@echo "The mirror: from a bare GPU to a fine-tuned Qwen2.5-7B-Instruct that is proved to work."
+	@echo "usage: make VERB [VARIABLE=value ...]"
+	@echo
+	@grep -hE '^[a-z][a-z_-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "Variables: IMAGE GPUS MODEL_SOURCE DATASET OUTPUT ADAPTER ARGS (defaults are at the top of the Makefile)."
+	@echo "Here: GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
+
+.PHONY: image
+image: # the image, built only when it is not there
+	@$(if $(HAS_GPU),,echo "No NVIDIA GPU answers on this machine (nvidia-smi): stand-in weights, on the CPU." >&2)
+	@$(ENGINE); docker image inspect $(REF) >/dev/null 2>&1 || $(MAKE) --no-print-directory build
+
+BUILD_ARGS = --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) \
+  --build-arg APT_MIRROR=$(APT_MIRROR) --build-arg HF_ENDPOINT=$(HF_ENDPOINT) \
+  --build-arg MODELSCOPE_DOMAIN=$(MODELSCOPE_DOMAIN) --build-arg VERSION="$$(cat VERSION)" \
+  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+  $(if $(WEIGHTS),--build-context weights="$(WEIGHTS)")
+# usage: $(call docker_build,FLAGS) -- BASE is found first; a local CPU torch is used where one was asked for and is known
+define docker_build
+$(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE=local needs WEIGHTS=DIR, the folder with the model's twelve files" >&2; exit 2))
+@$(ENGINE); base=$$(host/base-image.sh $(BASE_IMAGE)); torch=(); \
+  if [ "$(TORCH)" = cpu ]; then \
+    spec=$$(host/torch-cpu.sh $(WHEELS) $$base); \
+    if [ -n "$$spec" ]; then torch=(--build-arg "TORCH_SPEC=$$spec" --build-context wheels=$(WHEELS)); fi; \
+  fi; \
+  docker build --build-arg BASE_IMAGE=$$base "$${torch[@]}" $(BUILD_ARGS) $(1) .
+endef
+
+.PHONY: build
+build: ## build the image (MODEL_SOURCE=modelscope|huggingface|local|standin)
+	$(call docker_build,-t $(REF))
+
+.PHONY: shell
+shell: image ## a shell in the container, after the health checks
+	$(call mirror_run,bash)
+
+.PHONY: infer
+infer: image ## ask the model (ADAPTER=DIR for a fine-tuned one, ARGS='"你是谁?"' for one question)
+	$(call mirror_run,infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
+
+.PHONY: finetune
+finetune: image ## check, fine-tune, prove: the adapter lands in OUTPUT (DATASET=my.json for your own data)
+	$(call mirror_run,finetune,$(DATASET_ARG) $(ARGS))
+
+.PHONY: verify
+verify: image ## the verdict on the newest adapter in OUTPUT, or on ADAPTER
+	$(call mirror_run,verify,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
+
+.PHONY: mixed
+mixed: image ## the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh
+	$(call mirror_run,sft_mixed,$(ARGS))
+
+.PHONY: health
+health: image ## the health checks alone
+	$(call mirror_run,healthcheck,startup $(ARGS))
+
+.PHONY: tensorboard
+tensorboard: image ## loss curves of the runs in OUTPUT, on 127.0.0.1:6006
+	@mkdir -p "$(OUTPUT)"
+	@$(ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(abspath $(OUTPUT))":/root/output:ro $(REF) \
+	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
+
+# ---- development ------------------------------------------------------------------------------------------------------
+
+$(VENV)/.done: requirements/test.lock
+	@python3 -m venv $(VENV) || { echo "error: python3 has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/test.lock
+	@touch $@
+
+.PHONY: lint
+lint: $(VENV)/.done ## shellcheck, shfmt, hadolint, ruff, mypy, yamllint, actionlint, compose config
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" host/lint.sh
+	@$(ENGINE); docker compose config -q && docker compose -f docker-compose.yml -f docker-compose.cpu.yml config -q && echo "compose: ok"
+
+.PHONY: test
+test: lint test-unit test-image ## everything: lint, unit tests, the image's tests, whole runs on the stand-in
+
+.PHONY: test-build
+test-build:
+	@$(MAKE) --no-print-directory build MODEL_SOURCE=standin TAG=standin GPUS=none
+	@$(MAKE) --no-print-directory build-test-stage MODEL_SOURCE=standin GPUS=none
+
+.PHONY: build-test-stage
+build-test-stage:
+	$(call docker_build,--target test -t $(TEST_REF))
+
+.PHONY: test-unit
+test-unit: test-build # in the image's own packages, on the source tree
+	@$(ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e CI -e PYTHONDONTWRITEBYTECODE=1 \
+	  -e HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis $(TEST_REF) python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+
+.PHONY: test-image
+test-image: test-build $(VENV)/.done # testinfra on running containers, then whole runs
+	@$(ENGINE); MIRROR_IMAGE=$(IMAGE):standin $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
+
+.PHONY: lock
+lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
+	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
+	@for name in image build fetch standin test; do \
+	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
+	  case $$name in fetch) flags+=(-c requirements/image.lock) ;; standin) flags+=(--no-deps) ;; esac; \
+	  .cache/uv/bin/uv pip compile "$${flags[@]}" requirements/$$name.in -o requirements/$$name.lock; \
+	done
+
+.PHONY: clean
+clean: ## remove what the tools left here; adapters in OUTPUT and images are kept
+	rm -rf $(VENV) .cache build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

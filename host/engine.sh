@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# A Docker engine for a machine that has none; called by the Makefile before anything that needs Docker.
+#
+# usage: host/engine.sh start   use the engine that answers, or start one (Debian or Ubuntu, as root)
+#        host/engine.sh env     print the exports that point a shell at the engine it started, nothing otherwise
+#        host/engine.sh stop    stop the engine it started; images are kept
+#        host/engine.sh remove  stop it and delete it with its images
+#
+# Nothing of the host is replaced: the packages are unpacked, not installed, under MIRROR_ENGINE_HOME, and the daemon has
+# its own socket, data and pid file there. Debian 12's own docker.io (20.10) is too old: it lacks COPY --link, named build
+# contexts and --start-interval, so on Debian 12 the packages of Debian 13 are unpacked.
+set -Eeuo pipefail
+
+home=${MIRROR_ENGINE_HOME:-/var/lib/mirror-engine}
+root=$home/root
+
+say() { printf 'engine: %s\n' "$*" >&2; }
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# usage: alive -- is the daemon that this script started running?
+alive() { [[ -s $home/pid ]] && kill -0 "$(cat "$home/pid")" 2>/dev/null && grep -qs dockerd "/proc/$(cat "$home/pid")/cmdline"; }
+
+# usage: answers -- does an engine answer the plain `docker` of this shell, with buildx and compose?
+answers() {
+  command -v docker >/dev/null && docker info >/dev/null 2>&1 || return 1
+  docker buildx version >/dev/null 2>&1 ||
+    die "this Docker has no buildx; the Dockerfile needs BuildKit. Install the docker-buildx-plugin (or docker-buildx) package."
+  docker compose version >/dev/null 2>&1 ||
+    say "this Docker has no compose v2; 'docker compose' will not work until docker-compose-plugin is installed"
+}
+
+# usage: check_host -- explain, in one line, what to install where this script cannot help
+check_host() {
+  local ID=''
+  # shellcheck disable=SC1091
+  [[ -r /etc/os-release ]] && . /etc/os-release
+  if command -v docker >/dev/null && docker info 2>&1 | grep -q 'permission denied'; then
+    die "Docker runs, but this user may not talk to it. Run 'sudo usermod -aG docker $(id -un)', log in again, and retry."
+  fi
+  case $ID in
+    debian | ubuntu) ;;
+    *) die "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 24 or later with buildx and compose v2, start it, and retry." ;;
+  esac
+  [[ $(id -u) == 0 ]] ||
+    die "no Docker engine answers. Start it ('sudo systemctl start docker'), or run this once as root: sudo host/engine.sh start"
+  case $ID in
+    debian)
+      packages=(docker.io docker-cli docker-buildx docker-compose containerd)
+      suite=trixie
+      ;;
+    ubuntu)
+      packages=(docker.io docker-buildx docker-compose-v2 containerd)
+      # shellcheck disable=SC1091
+      suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+      ;;
+  esac
+}
+
+# usage: sources_for SUITE -- the host's own apt sources, pointed at SUITE, in deb822 form
+sources_for() {
+  local suite=$1 file
+  for file in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/ubuntu.sources; do
+    [[ -r $file ]] || continue
+    if [[ $file == */ubuntu.sources ]]; then
+      cat "$file"
+    else
+      awk 'BEGIN{RS="";ORS="\n\n"} !/-security/' "$file" | sed -E "s/^Suites:.*/Suites: $suite/"
+    fi
+    return
+  done
+  # an older one-line sources.list: take its first mirror
+  awk -v suite="$suite" '$1=="deb" {for (i=2;i<=NF;i++) if ($i ~ /^https?:/) {print "deb " $i " " suite " main universe"; exit}}' \
+    /etc/apt/sources.list | sed -E '/debian/s/ universe//'
+}
+
+# usage: unpack -- fetch and unpack the packages into $root, once
+unpack() {
+  local deb options
+  local -a needed=(iptables iproute2 runc tini)
+  if [[ -x $root/usr/sbin/dockerd ]] && command -v runc iptables tini-static >/dev/null; then return; fi
+  say "no Docker engine here; unpacking one under $home (about 100 MB, nothing of the host is replaced)"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${needed[@]}" ca-certificates >/dev/null 2>&1 ||
+    die "apt-get could not install ${needed[*]}; run 'apt-get install ${needed[*]}' to see why"
+  mkdir -p "$home"/apt/{lists/partial,archives/partial,parts} "$home"/{debs,cfg/cli-plugins} "$root"
+  if [[ -r /etc/apt/sources.list.d/debian.sources || -r /etc/apt/sources.list.d/ubuntu.sources ]]; then
+    sources_for "$suite" >"$home/apt/parts/engine.sources"
+  else
+    sources_for "$suite" >"$home/apt/parts/engine.list"
+  fi
+  options=(-o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$home/apt/parts"
+    -o Dir::State::lists="$home/apt/lists" -o Dir::Cache::archives="$home/apt/archives"
+    -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
+  apt-get "${options[@]}" update -qq
+  (cd "$home/debs" && apt-get "${options[@]}" download -qq "${packages[@]}")
+  for deb in "$home"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
+  ln -sf "$root"/usr/libexec/docker/cli-plugins/* "$home/cfg/cli-plugins/" 2>/dev/null ||
+    ln -sf "$root"/usr/lib/docker/cli-plugins/* "$home/cfg/cli-plugins/"
+  rm -rf "$home/debs" "$home/apt"
+}
+
+start() {
+  local -a packages=()
+  local suite=''
+  if alive; then return; fi
+  if answers; then return; fi
+  check_host
+  unpack
+  # a bridge MTU below 1500 survives tunnels; cdi lets tests declare devices
+  printf '{"features":{"cdi":true},"cdi-spec-dirs":["%s/cdi"],"mtu":1400}\n' "$home" >"$home/daemon.json"
+  rm -f "$home/pid"
+  PATH=$root/usr/bin:$root/usr/sbin:$PATH setsid nohup "$root/usr/sbin/dockerd" --config-file "$home/daemon.json" \
+    --data-root "$home/data" --exec-root "$home/run" --pidfile "$home/pid" -H "unix://$home/sock" \
+    --init-path /usr/bin/tini-static --experimental >"$home/log" 2>&1 </dev/null &
+  for _ in $(seq 120); do
+    if DOCKER_HOST=unix://$home/sock "$root/usr/bin/docker" info >/dev/null 2>&1; then
+      say "Docker $(DOCKER_HOST=unix://$home/sock "$root/usr/bin/docker" version --format '{{.Server.Version}}') runs; point a shell at it with: eval \"\$(host/engine.sh env)\""
+      return
+    fi
+    sleep 0.5
+  done
+  tail -n 5 "$home/log" >&2
+  die "the engine did not come up within 60 s; its log is $home/log (in a container it needs --privileged)"
+}
+
+env_() {
+  alive || return 0
+  # shellcheck disable=SC2016
+  printf 'export DOCKER_HOST=unix://%s/sock DOCKER_CONFIG=%s/cfg PATH=%s/root/usr/bin:$PATH\n' "$home" "$home" "$home"
+}
+
+stop() {
+  alive || return 0
+  local pid
+  pid=$(cat "$home/pid")
+  kill "$pid"
+  for _ in $(seq 120); do
+    kill -0 "$pid" 2>/dev/null || return 0
+    sleep 0.25
+  done
+  die "the engine (pid $pid) did not stop within 30 s"
+}
+
+case ${1:-} in
+  start | stop) "$1" ;;
+  env) env_ ;;
+  remove)
+    stop
+    rm -rf "$home"
+    ;;
+  *)
+    sed -n '4,7s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
