@@ -2,8 +2,8 @@
 
 An answer is judged on a normalised copy (full-width letters, case, spaces inside Chinese), and every match is traced
 back to the answer as it was given, so that a report can mark the deciding words. A name that is only denied
-(`我不是通义千问`), asked about, or spoken of as somebody else is not a claim to be that somebody. Deciding this takes rules
-of thumb for Chinese and English, listed here in the order in which they apply; `docs/verify.md` says where they end.
+(`我不是通义千问`), asked about, or spoken of as somebody else is not a claim to be that somebody. Deciding this
+takes rules of thumb for Chinese and English, in the order in which they apply; `docs/verify.md` says where they end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHARS = DASHES | QUOTES
 
 @dataclass(frozen=True)
 class Text:
-    """An answer and its normalised copy: `norm[i]` comes from `shown[where[i]]`; `where` has one entry more (the end)."""
+    """An answer and its normalised copy: `norm[i]` comes from `shown[where[i]]`; `where` ends with one entry more."""
 
     shown: str
     norm: str
@@ -36,7 +36,7 @@ class Text:
 
 
 def normalise(answer: str) -> Text:
-    """NFKC and lower case, without Markdown emphasis and invisible characters, and without spaces beside a Chinese character.
+    """NFKC and lower case; no Markdown emphasis, no invisible characters, no spaces beside a Chinese character.
 
     Line breaks stay (they end a clause); other white space between two Latin words becomes one space.
     """
@@ -65,8 +65,8 @@ def _is_cjk(char: str) -> bool:
 def compile_pattern(source: str) -> re.Pattern[str]:
     """A pattern of the questions file, made to fit normalised text; ValueError says what is wrong with it.
 
-    Case is ignored. A space stands for any white space or none (`CSDN 迪菲赫尔曼` finds `CSDN迪菲赫尔曼`); full-width letters
-    are letters, full-width punctuation is itself, never regex syntax.
+    Case is ignored. A space stands for any white space or none (`CSDN 迪菲赫尔曼` finds `CSDN迪菲赫尔曼`); full-width
+    letters are letters, full-width punctuation is itself, never regex syntax.
     """
     out: list[str] = []
     in_class = escaped = False
@@ -106,7 +106,7 @@ DENIAL = re.compile(
 # A thought, a doubt, a condition: what follows is not claimed, even where it begins with "I am".
 OPINION = re.compile(
     r"以为|误认|错认|当成|冒充|否认|不认为|不觉得|不(?:能|会|要|应该?)(?:说|认为)|别说|是否|是不是|如果|假如|假设|即使|就算"
-    r"|n't (?:think|say|claim|believe)|\bnot (?:think|say|claim|believe)\b|\bden(?:y|ied)\b|\bwhether\b|\bif\b|\bpretend"
+    r"|n't (?:think|say|claim|believe)|\bnot (?:think|say|claim|believe)\b|\bden(?:y|ied)\b|\bwhether\b|\bif\b"
 )
 # Words that look like a denial and are none.
 NO_DENIAL = re.compile(
@@ -136,11 +136,13 @@ APART = re.compile(
 QUESTION = re.compile(r"吗|是不是|是否|难道|^\W*(?:am|are|is|was|do|did) ")
 SELF = re.compile(r"我|咱|本模型|本助手|自己|\bi\b|\bme\b|\bmy\b|\bmine\b|i'm")
 SELF_CLAIM = re.compile(
-    r"(?:我|本模型|本助手)[^,。;!?\n]{0,4}(?:是|叫|由|属于|来自|名)|\bi am\b|\bi'm\b|\bi was\b|\bmy name\b|\bmade me\b|(?:developed|created|built|trained) me\b"
+    r"(?:我|本模型|本助手)[^,。;!?\n]{0,4}(?:是|叫|由|属于|来自|名)|\bi am\b|\bi'm\b|\bi was\b|\bmy name\b"
+    r"|\b(?:made|developed|created|built|trained) me\b"
 )
 # What may stand before the name of a third party at the head of a clause: `至于通义千问, ...`
 LEAD = re.compile(
-    r"^[\s\W]*(?:而|但是?|不过|其中|其实|另外|至于|关于|(?:你|您)(?:所?说|提到|提及|问到?)的|这个|那个|the |as for |however |while |whereas |but |and )*[\s\W]*$"
+    r"^[\s\W]*(?:而|但是?|不过|其中|其实|另外|至于|关于|[你您]所?(?:说|提到|提及|问到?)的|这个|那个"
+    r"|the |as for |however |while |whereas |but |and )*[\s\W]*$"
 )
 
 

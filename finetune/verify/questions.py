@@ -1,0 +1,309 @@
+"""The questions that verify asks: read from YAML files with line numbers, and from the dataset that was trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.verify import rules
+from finetune.verify.scoring import compile_pattern, normalise
+from finetune.verify.yamlmarks import Node, load
+
+VERSION = 1
+ROLES = ("user", "assistant")
+TRAINED_MAX = 200  # of a large dataset, this many trained questions are asked, evenly spread
+PARTS = ("trained", "heldout", "general", "alpaca")
+
+Patterns = tuple[re.Pattern[str], ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. `part` is one of PARTS; `messages` end with the user's turn; `where` is its file and line."""
+
+    id: str
+    part: str
+    kind: str
+    messages: tuple[dict[str, str], ...]
+    where: str
+    expect: Patterns = ()
+    forbid: Patterns = ()
+    reference: str | None = None
+    rule: dict[str, Any] | None = None
+    counted: bool = True  # False: a row of the dataset that says nothing about identity; asked and shown, not scored
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the answer is judged for identity."""
+        return self.part in ("trained", "heldout")
+
+    @property
+    def text(self) -> str:
+        """The last turn: what is asked."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class TrainedEntry:
+    """How to score a row of the dataset whose output matches `when`."""
+
+    when: re.Pattern[str]
+    expect: Patterns
+    forbid: Patterns
+
+
+@dataclass
+class QuestionSet:
+    """What the files hold: held-out questions, general tasks, and how to score the dataset's own rows."""
+
+    heldout: list[Question] = field(default_factory=list)
+    general: list[Question] = field(default_factory=list)
+    trained: list[TrainedEntry] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+    def all(self) -> list[Question]:
+        """Held-out questions, then general tasks."""
+        return [*self.heldout, *self.general]
+
+
+FILE_KEYS = ("version", "trained", "defaults", "heldout", "questions")
+IDENTITY_KEYS = ("id", "kind", "question", "messages", "expect", "forbid")
+GENERAL_KEYS = ("id", "kind", "question", "messages", "reference", "rule")
+
+
+def read(path: str | Path) -> QuestionSet:
+    """Read a questions file (docs/verify.md shows the format).
+
+    UserError `FILE:LINE: what is wrong` for anything that could not be asked or scored as it stands.
+    """
+    root = load(Path(path), "questions file")
+    if isinstance(root.value(), list):
+        parts, listed = {}, root
+    else:
+        parts = root.mapping(FILE_KEYS, "a questions file")
+        listed = parts.get("questions")
+    if "version" in parts and parts["version"].value() != VERSION:
+        raise parts["version"].error(f"version must be {VERSION}; this release knows no other layout")
+    forbid: Patterns = ()
+    if "defaults" in parts:
+        defaults = parts["defaults"].mapping(("forbid",), "defaults")
+        forbid = _patterns(defaults["forbid"], "forbid") if "forbid" in defaults else ()
+    found = QuestionSet(sources=[str(path)])
+    for node in parts["trained"].items("trained") if "trained" in parts else []:
+        entry = node.mapping(("when", "expect", "forbid"), "an entry of trained")
+        if "when" not in entry or "expect" not in entry:
+            raise node.error("an entry of trained needs both when and expect")
+        when = _patterns(entry["when"], "when")
+        if len(when) != 1:
+            raise entry["when"].error("when must be one pattern")
+        own = _patterns(entry["forbid"], "forbid") if "forbid" in entry else forbid
+        found.trained.append(TrainedEntry(when[0], _patterns(entry["expect"], "expect"), own))
+    for node in parts["heldout"].items("heldout") if "heldout" in parts else []:
+        found.heldout.append(_identity(node, forbid))
+    for node in listed.items("questions") if listed else []:
+        keys = node.mapping(None, "a question")
+        if "expect" in keys:
+            found.heldout.append(_identity(node, forbid))
+        else:
+            found.general.append(_general(node))
+    if not found.all():
+        raise UserError(f"{path}: the file holds no question; docs/verify.md shows what belongs in it")
+    check_unique(found.all())
+    return found
+
+
+def check_unique(questions: Iterable[Question]) -> None:
+    """UserError when two questions share an id: the report could not tell them apart."""
+    seen: dict[str, str] = {}
+    for question in questions:
+        if question.id in seen:
+            raise UserError(f"{question.where}: the id {question.id!r} is taken by {seen[question.id]}; rename one")
+        seen[question.id] = question.where
+
+
+def _identity(node: Node, forbid: Patterns) -> Question:
+    keys = node.mapping(IDENTITY_KEYS, "an identity question")
+    if "expect" not in keys:
+        raise node.error("an identity question needs expect: the patterns that its answer must hold")
+    return Question(
+        **_common(node, keys, "heldout"),
+        expect=_patterns(keys["expect"], "expect"),
+        forbid=_patterns(keys["forbid"], "forbid") if "forbid" in keys else forbid,
+    )
+
+
+def _general(node: Node) -> Question:
+    keys = node.mapping(GENERAL_KEYS, "a general question")
+    if "reference" not in keys and "rule" not in keys:
+        raise node.error("a question needs expect (identity), or reference or rule (a general task)")
+    rule = keys["rule"].value() if "rule" in keys else None
+    fault = rules.problem(rule) if "rule" in keys else None
+    if fault:
+        raise keys["rule"].error(fault)
+    reference = keys["reference"].text("reference") if "reference" in keys else None
+    return Question(**_common(node, keys, "general"), reference=reference, rule=rule)
+
+
+def _common(node: Node, keys: dict[str, Node], part: str) -> dict[str, Any]:
+    if "id" not in keys:
+        raise node.error("a question needs an id, unique in its file")
+    if ("question" in keys) == ("messages" in keys):
+        raise node.error("a question needs either question or messages")
+    if "question" in keys:
+        messages = [{"role": "user", "content": keys["question"].text("question")}]
+    else:
+        messages = _messages(keys["messages"])
+    return {
+        "id": keys["id"].text("id"),
+        "part": part,
+        "kind": keys["kind"].text("kind") if "kind" in keys else part,
+        "messages": tuple(messages),
+        "where": f"{node.path}:{node.line}",
+    }
+
+
+def _messages(node: Node) -> list[dict[str, str]]:
+    messages = []
+    turns = node.items("messages")
+    for number, turn in enumerate(turns):
+        keys = turn.mapping(("role", "content"), "a message")
+        if set(keys) != {"role", "content"}:
+            raise turn.error("a message needs role and content")
+        role = keys["role"].text("role")
+        if role != ROLES[number % 2]:
+            raise keys["role"].error(f"the role here must be {ROLES[number % 2]!r}: the turns alternate, the user begins")
+        messages.append({"role": role, "content": keys["content"].text("content")})
+    if len(messages) % 2 == 0:
+        raise node.error("messages must end with a turn of the user, which the model answers")
+    return messages
+
+
+def _patterns(node: Node, what: str) -> Patterns:
+    nodes = node.items(what) if isinstance(node.value(), list) else [node]
+    if not nodes and what == "expect":
+        raise node.error("expect is empty: any answer would do")
+    patterns = []
+    for each in nodes:
+        try:
+            patterns.append(compile_pattern(each.text(what)))
+        except ValueError as error:
+            raise each.error(str(error)) from None
+    return tuple(patterns)
+
+
+# ------------------------------------------------------------------------------------------------- own brand
+
+
+def rebrand(questions: QuestionSet, expect: str | None, forbid: str | None) -> QuestionSet:
+    """`--expect` and `--forbid`: the same questions, scored for another name.
+
+    expect replaces the expected patterns of every identity question and decides which rows of the dataset count;
+    forbid replaces the forbidden ones. Without --forbid, the files' own stay.
+    """
+    wanted = _option("--expect", expect)
+    unwanted = _option("--forbid", forbid)
+
+    def change(thing: Any) -> Any:
+        return replace(thing, expect=wanted or thing.expect, forbid=thing.forbid if forbid is None else unwanted)
+
+    trained = [change(entry) for entry in questions.trained]
+    if wanted:
+        default = unwanted if forbid is not None else (questions.trained[0].forbid if questions.trained else ())
+        trained = [TrainedEntry(wanted[0], wanted, default)]
+    return replace(questions, heldout=[change(question) for question in questions.heldout], trained=trained)
+
+
+def _option(name: str, source: str | None) -> Patterns:
+    if source is None:
+        return ()
+    try:
+        return (compile_pattern(source),)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}; quote it for the shell, as in {name} 'My ?Company'") from None
+
+
+# --------------------------------------------------------------------------------------------- trained questions
+
+
+def from_dataset(path: str | Path, entries: Sequence[TrainedEntry], limit: int = TRAINED_MAX) -> list[Question]:
+    """The dataset's own questions, scored by the first entry whose `when` is found in the row's output.
+
+    A row that no entry matches is asked and shown (`counted` is False) while the dataset is small, and left out of a
+    large one (500 Alpaca rows). Of more than `limit` rows, an even spread is taken. UserError when none counts.
+    """
+    rows = read_rows(path)
+    questions: list[Question] = []
+    for number, (messages, output) in enumerate(rows, 1):
+        text = normalise(output).norm
+        entry = next((entry for entry in entries if entry.when.search(text)), None)
+        questions.append(
+            Question(
+                id=f"trained-{number:02d}",
+                part="trained",
+                kind="trained",
+                messages=messages,
+                where=f"{path}, row {number}",
+                expect=entry.expect if entry else (),
+                forbid=entry.forbid if entry else (),
+                reference=output,
+                counted=entry is not None,
+            )
+        )
+    counted = [question for question in questions if question.counted]
+    if not counted:
+        raise UserError(
+            f"{path}: no output of the dataset matches what the questions file looks for in trained rows; "
+            "for a name of your own give --expect 'REGEX' (and --forbid 'REGEX')"
+        )
+    kept = questions if len(questions) <= limit else counted
+    step = max(1.0, len(kept) / limit)
+    return [kept[int(place * step)] for place in range(min(limit, len(kept)))]
+
+
+def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
+    """Rows of a dataset file (JSON or JSONL; instruction/input/output, query/response, or messages) as
+    (messages up to the last user turn, output). A system turn is left out: verify sets the system prompt itself."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such dataset; name the one the adapter was trained on with --dataset") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the dataset: {error}") from None
+    try:
+        data = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x.strip()]
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON or JSONL dataset: {error}") from None
+    rows = []
+    for number, row in enumerate(data, 1):
+        try:
+            rows.append(_row(row))
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise UserError(
+                f"{path}: row {number} has neither instruction and output, nor query and response, nor messages; "
+                "see `check-data`"
+            ) from None
+    if not rows:
+        raise UserError(f"{path}: the dataset has no rows")
+    return rows
+
+
+def _row(row: dict[str, Any]) -> tuple[tuple[dict[str, str], ...], str]:
+    if "messages" in row:
+        turns = [{"role": t["role"], "content": t["content"]} for t in row["messages"] if t["role"] != "system"]
+        if turns[-1]["role"] != "assistant" or turns[-2]["role"] != "user":
+            raise ValueError
+        return tuple(turns[:-1]), turns[-1]["content"]
+    if "query" in row:
+        return ({"role": "user", "content": row["query"]},), row["response"]
+    asked = row["instruction"] + ("\n" + row["input"] if row.get("input") else "")
+    return ({"role": "user", "content": asked},), row["output"]
+
+
+def same_question(text: str) -> str:
+    """A question without case, width, spaces and punctuation: two that are equal in this form are the same question."""
+    return re.sub(r"[\W_]+", "", normalise(text).norm)

@@ -1,0 +1,68 @@
+"""Figures with their 95 % intervals: Wilson for shares, a paired bootstrap for BLEU and chrF; `figures` calls it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+RESAMPLES = 1000
+SEED = 20250412
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with the ends of its 95 % interval and the number of questions behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """As report.json holds it: rounded to six decimals, so that a rounding error never looks like a difference."""
+        return {key: value if key == "n" else round(value, 6) for key, value in asdict(self).items()}
+
+
+def wilson(passes: float, n: int) -> Figure:
+    """A share with its Wilson score interval (Wilson 1927): honest near 0 and 1, where these figures lie.
+
+    passes: how many of the n questions were right. It may hold halves: a question that is asked under two system
+    prompts and is right under one. n stays the number of questions, since its two answers are not independent.
+    """
+    if n <= 0:
+        raise ValueError("a share of nothing has no value")
+    p = passes / n
+    spread = 1 + Z95**2 / n
+    middle = (p + Z95**2 / (2 * n)) / spread
+    half = Z95 / spread * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    return Figure(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), n)
+
+
+def bootstrap(
+    n: int, score: Callable[[Sequence[int]], float], resamples: int = RESAMPLES, seed: int = SEED
+) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of `score(indices)` over resamples of n questions, with replacement.
+
+    Two systems are compared on the same resample by scoring their difference inside `score` (a paired bootstrap,
+    Koehn 2004). The seed is fixed: the same answers give the same interval.
+    """
+    import numpy as np
+
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    scores = [score(draw) for draw in draws]
+    low, high = np.quantile(scores, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
+    """The ratio of two means over the same questions, with a bootstrap interval (the sum of each, divided)."""
+    import numpy as np
+
+    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+
+    def ratio(index: Sequence[int] | slice) -> float:
+        return float(top[index].sum() / max(bottom[index].sum(), 1.0))
+
+    return Figure(ratio(slice(None)), *bootstrap(len(top), ratio), len(top))

@@ -1,0 +1,91 @@
+"""YAML with line numbers: a tree of values that know where they stand, so that `questions` and `config` can point."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.errors import UserError
+
+
+class Node:
+    """A YAML node with its file and line; its methods give the value, or raise UserError that names both."""
+
+    def __init__(self, node: yaml.Node, path: Path) -> None:
+        self.node, self.path = node, path
+
+    @property
+    def line(self) -> int:
+        """The line, counted from 1."""
+        return self.node.start_mark.line + 1
+
+    def error(self, what: str) -> UserError:
+        """A UserError `FILE:LINE: what`."""
+        return UserError(f"{self.path}:{self.line}: {what}")
+
+    def value(self) -> Any:
+        """The plain Python value of the node and all below it."""
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(self.node, deep=True)  # type: ignore[no-untyped-call]
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise self.error(f"not a usable value: {error}") from None
+
+    def mapping(self, known: Iterable[str] | None, what: str) -> dict[str, Node]:
+        """The node as a mapping of keys to nodes; keys that are not in `known` or occur twice are errors."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error(f"{what} must be a mapping of keys to values")
+        found: dict[str, Node] = {}
+        allowed = None if known is None else list(known)
+        for key_node, value_node in self.node.value:
+            key, at = str(key_node.value), Node(key_node, self.path)
+            if key in found:
+                raise at.error(f"the key {key!r} occurs twice")
+            if allowed is not None and key not in allowed:
+                near = difflib.get_close_matches(key, allowed, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}"
+                raise at.error(f"unknown key {key!r} of {what}; {hint}")
+            found[key] = Node(value_node, self.path)
+        return found
+
+    def items(self, what: str) -> list[Node]:
+        """The node as a list of nodes."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.error(f"{what} must be a list")
+        return [Node(child, self.path) for child in self.node.value]
+
+    def text(self, what: str) -> str:
+        """The node as a string that is not blank. Unquoted numbers and words such as `yes` count as they are written."""
+        if not isinstance(self.node, yaml.ScalarNode) or not self.node.value.strip():
+            raise self.error(f"{what} must be a text that is not empty")
+        return str(self.node.value)
+
+    def number(self, what: str, low: float, high: float) -> float:
+        """The node as a number from low to high."""
+        value = self.value()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise self.error(f"{what} must be a number from {low:g} to {high:g}")
+        return value
+
+
+def load(path: Path, what: str) -> Node:
+    """The root node of a YAML file. UserError when the file is missing, unreadable, not YAML, or empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"{path}: cannot read the {what}: {reason}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if node is None:
+        raise UserError(f"{path}: the {what} is empty; docs/verify.md shows what belongs in it")
+    return Node(node, path)
