@@ -99,29 +99,29 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 FROM os AS fetch
 ARG PIP_INDEX_URL=
 ENV VIRTUAL_ENV=/opt/fetch PATH=/opt/fetch/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-COPY requirements/fetch.lock /tmp/fetch.lock
+COPY weights/clients.lock /tmp/clients.lock
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     python3 -m venv --without-pip /opt/fetch && \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
-    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/fetch.lock
-COPY weights/ /weights-code/
+    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/clients.lock
+COPY weights/ /src/weights/
 
 FROM fetch AS weights-modelscope
 ARG MODELSCOPE_DOMAIN=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=modelscope_token \
-    python3 /weights-code/fetch.py modelscope --to /model --cache /cache
+    python3 /src/weights/fetch.py modelscope --to /model --cache /cache
 
 FROM fetch AS weights-huggingface
 ARG HF_ENDPOINT=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=hf_token \
-    python3 /weights-code/fetch.py huggingface --to /model --cache /cache
+    python3 /src/weights/fetch.py huggingface --to /model --cache /cache
 
 FROM fetch AS weights-local
 RUN --mount=type=bind,from=weights,target=/local \
-    python3 /weights-code/fetch.py local --from /local --to /model
+    python3 /src/weights/fetch.py local --from /local --to /model
 
 FROM deps AS weights-standin
 COPY requirements/standin.lock /tmp/standin.lock

@@ -123,7 +123,7 @@ $(VENV)/.done: requirements/test.lock
 	@touch $@
 
 .PHONY: lint
-lint: $(VENV)/.done ## shellcheck, shfmt, hadolint, ruff, mypy, yamllint, actionlint, compose config
+lint: $(VENV)/.done ## shellcheck, shfmt, hadolint, ruff, mypy, yamllint, workflows, compose config
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" host/lint.sh
 	@$(ENGINE); docker compose config -q && docker compose -f docker-compose.yml -f docker-compose.cpu.yml config -q && echo "compose: ok"
 
@@ -151,10 +151,10 @@ test-image: test-build $(VENV)/.done # testinfra on running containers, then who
 .PHONY: lock
 lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
 	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
-	@for name in image build fetch standin test; do \
+	@for in_file in requirements/{image,build,standin,test}.in weights/clients.in; do \
 	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
-	  case $$name in fetch) flags+=(-c requirements/image.lock) ;; standin) flags+=(--no-deps) ;; esac; \
-	  .cache/uv/bin/uv pip compile "$${flags[@]}" requirements/$$name.in -o requirements/$$name.lock; \
+	  case $$in_file in *clients* | *test*) flags+=(-c requirements/image.lock) ;; *standin*) flags+=(--no-deps) ;; esac; \
+	  .cache/uv/bin/uv pip compile "$${flags[@]}" $$in_file -o $${in_file%.in}.lock; \
 	done
 
 .PHONY: clean

@@ -26,5 +26,7 @@ lint 'ruff check' ruff check -q .
 lint 'ruff format' ruff format -q --check .
 lint mypy mypy --no-error-summary qwen2 healthchecks finetune standin weights requirements/split.py
 lint yamllint yamllint -s "${yaml_files[@]}"
-if compgen -G '.github/workflows/*.yml' >/dev/null; then lint actionlint actionlint; fi
+if compgen -G '.github/workflows/*.yml' >/dev/null; then
+  lint workflows check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+fi
 exit "$failed"
