@@ -1,0 +1,185 @@
+"""Check 1: a GPU is visible, its driver serves the CUDA that torch was built for, and it computes in bf16."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from healthchecks.context import Context, Failure, Outcome
+from healthchecks.nvml import Driver, Gpu, NvmlProblem, read
+
+NAME = "driver"
+LEVEL = "fast"
+
+# The oldest Linux driver for each CUDA major release (NVIDIA CUDA Compatibility, "minor version compatibility").
+OLDEST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
+BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 tensor cores
+TOOLKIT = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
+WITH_GPU = "start it with a GPU: docker run --gpus all ..."
+NO_SUCH_DRIVER = (
+    f'if Docker then answers `could not select device driver "" with capabilities: [[gpu]]`, '
+    f"install the NVIDIA Container Toolkit on the host ({TOOLKIT})"
+)
+
+
+def check(context: Context) -> Outcome:
+    """Outcome with GPU and driver, or a skip on a machine that is meant to run on the CPU; Failure with a cause."""
+    if context.device == "cpu":
+        return Outcome("runs on the CPU, as MIRROR_DEVICE=cpu asks", "skip", "cpu")
+    try:
+        return _gpu_outcome(context)
+    except Failure as failure:
+        # The stand-in is made for machines without a GPU. One that has a GPU with a fault is another matter.
+        if failure.code in NO_GPU_CODES and context.device == "auto" and context.standin:
+            return Outcome(f"runs on the CPU with the stand-in weights: {failure.cause}", "skip", "cpu")
+        raise
+
+
+NO_GPU_CODES = ("no-gpu", "no-driver", "no-gpus-flag", "hidden")
+
+
+def _gpu_outcome(context: Context) -> Outcome:
+    torch_cuda = torch_cuda_version()
+    try:
+        driver = read(context.nvml())
+    except ImportError as error:
+        raise Failure(
+            "no-nvml-bindings",
+            f"the Python package nvidia-ml-py cannot be imported ({error})",
+            "build the image again; do not mount over /opt/venv",
+        ) from error
+    except NvmlProblem as problem:
+        raise explain(problem, context.system_root) from problem
+    if not driver.gpus:
+        raise Failure("no-gpu", f"driver {driver.version} shows no GPU to this container", WITH_GPU)
+    gpu = chosen(driver, context.cuda_visible_devices)
+    _hold_driver_against(torch_cuda, driver)
+    if gpu.capability < BF16_CAPABILITY:
+        have = ".".join(map(str, gpu.capability))
+        raise Failure(
+            "gpu-too-old",
+            f"{gpu.name} has compute capability {have}; training in bf16 needs 8.0 (Ampere, 2020) or newer",
+            "use a newer GPU (RTX 30xx, A10, A100, L4, RTX 40xx, H100, ...); "
+            "where there are several, choose one with docker run --gpus device=N",
+        )
+    context.gpu = gpu
+    have = ".".join(map(str, gpu.capability))
+    return Outcome(
+        f"{gpu.name}, driver {driver.version}, CUDA {_dotted(driver.cuda)} for torch's {torch_cuda}, capability {have}"
+    )
+
+
+def torch_cuda_version() -> str | None:
+    """The CUDA that torch was built for ("12.8"), None for a CPU build; read from torch/version.py, not imported."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise Failure("no-torch", "torch is not installed", "build the image again; do not mount over /opt/venv")
+    source = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    found = re.search(r"^cuda\b[^=\n]*=\s*'(\d+\.\d+)'", source, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _hold_driver_against(torch_cuda: str | None, driver: Driver) -> None:
+    if torch_cuda is None:
+        raise Failure(
+            "torch-without-cuda",
+            "a GPU is there, but this image has a torch for the CPU only",
+            "use the image built without TORCH_SPEC; MIRROR_DEVICE=cpu runs this one on the CPU",
+        )
+    major = int(torch_cuda.split(".")[0])
+    if driver.cuda[0] < major:
+        needed = OLDEST_DRIVER.get(major, f"one for CUDA {major}")
+        raise Failure(
+            "driver-too-old",
+            f"the host's NVIDIA driver {driver.version} runs CUDA up to {_dotted(driver.cuda)}; "
+            f"torch here is built for CUDA {torch_cuda}, which needs driver {needed} or newer",
+            f"update the driver on the host to {needed.split('.')[0]} or newer and restart the host",
+        )
+
+
+def chosen(driver: Driver, visible: str | None) -> Gpu:
+    """The GPU that becomes CUDA device 0 under CUDA_VISIBLE_DEVICES (indices or UUIDs); Failure when it hides all."""
+    if visible is None:
+        return driver.gpus[0]
+    first = visible.split(",")[0].strip()
+    if first.isdigit() and int(first) < len(driver.gpus):
+        return driver.gpus[int(first)]
+    for gpu in driver.gpus:
+        if first and gpu.uuid.startswith(first):
+            return gpu
+    if first.startswith("MIG-"):
+        return driver.gpus[0]
+    raise Failure(
+        "hidden",
+        f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU ({len(driver.gpus)} there)",
+        "unset CUDA_VISIBLE_DEVICES, or set it to 0",
+    )
+
+
+def explain(problem: NvmlProblem, root: Path) -> Failure:
+    """Why NVML does not answer, from what the kernel shows of the host; `root` is / or a laid-out test machine."""
+    if problem.kind == "lost":
+        return Failure(
+            "gpu-lost",
+            f"the driver has lost the GPU ({problem}): a fault of hardware, power or PCIe",
+            "restart the host; if it comes back, `dmesg | grep Xid` there says more: card, riser or power supply",
+        )
+    if problem.kind == "mismatch":
+        return Failure(
+            "driver-mismatch",
+            f"the driver's library and its kernel module are of different versions ({problem}): updated while it ran",
+            "restart the host",
+        )
+    wsl = (root / "dev/dxg").exists()
+    module = (root / "proc/driver/nvidia/version").exists() or (root / "sys/module/nvidia/version").exists()
+    device = (root / "dev/nvidiactl").exists()
+    if problem.kind == "library-missing" and (device or wsl):
+        return Failure(
+            "no-toolkit",
+            "the GPU's device is here but the driver's library libnvidia-ml.so.1 is not: the device was passed by "
+            "hand, or NVIDIA_DRIVER_CAPABILITIES lacks utility",
+            f"install the NVIDIA Container Toolkit on the host ({TOOLKIT}), then docker run --gpus all; "
+            "set NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        )
+    if device or problem.kind == "no-permission":
+        return Failure(
+            "no-access",
+            f"the GPU's device is here, but the driver refuses it ({problem}): often `systemctl daemon-reload` on the "
+            "host took it away from a running container",
+            "start the container anew; lasting cure: https://github.com/NVIDIA/nvidia-container-toolkit/issues/48",
+        )
+    if module:
+        return Failure(
+            "no-gpus-flag",
+            "the host has an NVIDIA driver, but this container was started without a GPU",
+            f"{WITH_GPU} (compose: the service's deploy.resources.reservations.devices); {NO_SUCH_DRIVER}",
+        )
+    if _nvidia_card(root):
+        return Failure(
+            "no-driver",
+            "the host has an NVIDIA card and no loaded NVIDIA driver",
+            f"install driver {OLDEST_DRIVER[12].split('.')[0]} or newer on the host, restart it, then "
+            f"{WITH_GPU}; {NO_SUCH_DRIVER}",
+        )
+    return Failure(
+        "no-gpu",
+        "this machine shows no NVIDIA GPU",
+        f"use a machine with an NVIDIA GPU (24 GB of memory) and {WITH_GPU}; {NO_SUCH_DRIVER}. "
+        "To look around without one, use the stand-in image (make build MODEL_SOURCE=standin)",
+    )
+
+
+def _nvidia_card(root: Path) -> bool:
+    """Whether the PCI bus holds a display or 3D controller (class 03) of NVIDIA (vendor 10de)."""
+    for vendor in root.glob("sys/bus/pci/devices/*/vendor"):
+        try:
+            if vendor.read_text().strip() == "0x10de" and (vendor.parent / "class").read_text().startswith("0x03"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,135 @@
+"""Check 7: the weights are loaded and one forward pass of a fixed prompt runs: finite, bf16, right shape, same twice.
+
+It loads through qwen2, the same loader and model as training, and is the only check that imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from healthchecks.checks.tokenizer import PROMPT_IDS
+from healthchecks.context import GIB, Context, Failure, Outcome, gib
+
+NAME = "forward"
+LEVEL = "full"
+
+# An everyday sentence and how likely the real model must find it: mean negative log-likelihood a token, in nats.
+# Uniform guessing over 152,064 entries gives ln 152064 = 11.9. Not tried on the real weights: a warning, no failure.
+SENTENCE = "今天天气很好,我和朋友一起去公园散步,然后回家吃了晚饭。"
+NLL_LIMIT = 5.0
+CPU_LIMIT_BYTES = 4 * GIB  # larger weights take minutes on a CPU
+
+DAMAGED = "`healthcheck startup --checksum` tells which file is damaged; build or pull the image again"
+
+
+def check(context: Context) -> Outcome:
+    """Outcome with device and figures; Failure non-finite, not-repeatable, out-of-memory, torch or model."""
+    if context.gpu is None and context.weight_bytes > CPU_LIMIT_BYTES:
+        return Outcome(f"not tried: {gib(context.weight_bytes)} of weights on a CPU would take minutes", "skip", "cpu")
+    try:
+        torch = context.torch()
+        from qwen2.model import Model
+    except Exception as error:
+        raise Failure(
+            "torch",
+            f"torch cannot be imported: {type(error).__name__}: {error}",
+            "undo what was installed or mounted over /opt/venv, or build the image again",
+        ) from error
+    device = "cuda" if context.gpu is not None else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Failure(
+            "no-cuda",
+            "NVML shows a GPU, but torch cannot start CUDA on it",
+            "run `python -c 'import torch; torch.zeros(1).cuda()'` in the container for CUDA's own words; often "
+            "CUDA_VISIBLE_DEVICES, or a GPU in exclusive mode that another process holds",
+        )
+    cuda = torch.cuda if device == "cuda" else None
+    if cuda:
+        cuda.reset_peak_memory_stats()
+    try:
+        model = Model.load(
+            context.model_dir,
+            device,
+            torch.bfloat16,
+            progress=lambda done, total: context.progress("load", done, total),
+        )
+        outcome = _try(context, torch, model, device)
+    except torch.OutOfMemoryError as error:
+        assert context.gpu is not None
+        raise Failure(
+            "out-of-memory",
+            f"the GPU ran out of memory: {str(error).splitlines()[0]}",
+            "end what else uses the GPU (nvidia-smi on the host), or use one with 24 GB",
+        ) from error
+    except ValueError as error:
+        raise Failure("model", str(error), DAMAGED) from error
+    except RuntimeError as error:
+        raise Failure("cuda-error" if cuda else "model", str(error).splitlines()[0], CUDA_REMEDY) from error
+    finally:
+        if cuda:
+            context.peak = (cuda.max_memory_allocated(), cuda.max_memory_reserved())
+    del model
+    if cuda:
+        cuda.empty_cache()
+        context.left = (cuda.memory_allocated(), cuda.memory_reserved())
+    return outcome
+
+
+CUDA_REMEDY = "`dmesg | grep Xid` on the host shows whether the GPU is at fault; otherwise please report this line"
+
+
+def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
+    ids = torch.tensor([PROMPT_IDS], device=device)
+    first = model.forward(ids)
+    _hold_finite(torch, model, first)
+    wanted = (1, len(PROMPT_IDS), model.config.vocab_size)
+    if tuple(first.shape) != wanted or first.dtype != torch.bfloat16:
+        raise Failure(
+            "wrong-logits", f"the logits are {first.dtype} {tuple(first.shape)}, not bfloat16 {wanted}", REPORT
+        )
+    if not torch.equal(first, model.forward(ids)):
+        raise Failure(
+            "not-repeatable",
+            "the same prompt gave other logits the second time",
+            "faulty memory or an unstable clock: look at `nvidia-smi -q -d ECC` and `dmesg | grep Xid` on the host",
+        )
+    figure = f"{len(PROMPT_IDS)} tokens in bf16 on {'the CPU' if device == 'cpu' else context.gpu and context.gpu.name}"
+    if context.standin:
+        figure += ", stand-in weights"
+    if not context.sums_match:
+        return Outcome(figure)
+    nll = _mean_nll(context, torch, model, device)
+    figure += f", {nll:.2f} nats a token on a Chinese sentence"
+    if nll < NLL_LIMIT:
+        return Outcome(figure)
+    return Outcome(
+        figure,
+        "warn",
+        "unlikely-sentence",
+        f"the official weights should find an everyday sentence likelier (below {NLL_LIMIT:g} nats a token)",
+        f"the loader or the GPU computes something else than the model: {DAMAGED}, then please report it",
+    )
+
+
+REPORT = "a defect of this image: please report it with the output of `healthcheck report --json`"
+
+
+def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
+    """Every weight and logit is a number. Weights too: a NaN in the row of a rare character shows in no prompt."""
+    for name, tensor in model._checkpoint_tensors().items():
+        low, high = torch.aminmax(tensor)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise Failure("non-finite", f"the weight {name} holds NaN or infinity", DAMAGED)
+    if not bool(torch.isfinite(logits).all()):
+        raise Failure("non-finite", "the logits hold NaN or infinity though no weight does", DAMAGED)
+
+
+def _mean_nll(context: Context, torch: Any, model: Any, device: str) -> float:
+    """Mean over the tokens of SENTENCE but the first of -ln p(token | those before), in nats."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(context.model_dir / "tokenizer.json"))
+    ids = torch.tensor([tokenizer.encode(SENTENCE, add_special_tokens=False).ids], device=device)
+    logits = model.forward(ids)[0, :-1].float()
+    return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))

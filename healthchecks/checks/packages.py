@@ -1,0 +1,62 @@
+"""Check 5: the installed Python packages are those of requirements/image.lock, the set that was tried together."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from healthchecks.context import Context, Failure, Outcome
+from requirements.split import TORCH_FAMILY
+
+NAME = "packages"
+LEVEL = "fast"
+
+AGAIN = (
+    "undo the pip install, or build the image again; packages of your own go into a virtual environment of their own"
+)
+
+
+def check(context: Context) -> Outcome:
+    """Outcome with the number of packages; Failure packages-differ with the first few, or no-lock."""
+    try:
+        text = context.lock_file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Failure(
+            "no-lock", f"{context.lock_file} cannot be read: {error.strerror}", "build the image again"
+        ) from error
+    differ, count = [], 0
+    for requirement in locked(text):
+        # A build for tests brings a torch of its own, without the NVIDIA wheels of the locked one.
+        if context.torch_spec and TORCH_FAMILY.match(f"{requirement.name}=="):
+            continue
+        count += 1
+        try:
+            have = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            have = "none"
+        # The part after + names a build of the same version (2.10.0+cu128).
+        if not requirement.specifier.contains(have.split("+")[0] if have != "none" else "0", prereleases=True):
+            wanted = str(requirement.specifier).removeprefix("==")
+            differ.append(f"{requirement.name} {have} (lock: {wanted})")
+    if differ:
+        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise Failure("packages-differ", f"not as locked: {', '.join(differ[:5])}{more}", AGAIN)
+    figure = f"{count} packages as locked"
+    if context.torch_spec:
+        figure += f"; torch {importlib.metadata.version('torch')} as this build asked for ({context.torch_spec})"
+    return Outcome(figure)
+
+
+def locked(text: str) -> list[Requirement]:
+    """The requirements of a lock file whose markers hold here."""
+    found = []
+    for line in re.findall(r"^[A-Za-z0-9].*$", text, re.MULTILINE):
+        try:
+            requirement = Requirement(line.rstrip("\\").strip())
+        except InvalidRequirement:
+            continue
+        if requirement.marker is None or requirement.marker.evaluate():
+            found.append(requirement)
+    return found

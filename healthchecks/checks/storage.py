@@ -1,0 +1,68 @@
+"""Check 2: results can be written, there is room for them, and /dev/shm is large enough for data-loader workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from healthchecks.context import GIB, Context, Failure, Outcome, gib
+
+NAME = "storage"
+LEVEL = "fast"
+
+SHM_BYTES = 1 * GIB
+# Two checkpoints of a rank-8 LoRA with optimizer state are 0.5 GiB; caches and logs take the rest.
+DISK_BYTES = 2 * GIB
+
+
+def check(context: Context) -> Outcome:
+    """Outcome with the free room; Failure output-not-writable, disk-full or shm-small."""
+    _try_to_write(context.output_dir)
+    free = shutil.disk_usage(context.output_dir).free
+    if free < DISK_BYTES:
+        raise Failure(
+            "disk-full",
+            f"{context.output_dir} has {gib(free)} left; a run needs {gib(DISK_BYTES)} for checkpoints and logs",
+            "make room, or mount a larger disk there: docker run -v /data/output:/root/output ...",
+        )
+    shm = _total(context.shm_dir)
+    if shm < SHM_BYTES:
+        raise Failure(
+            "shm-small",
+            f"{context.shm_dir} has {shm // (1 << 20)} MiB in all (Docker's default is 64); data-loader workers and "
+            "NCCL, which pass tensors through it, die with `Bus error` below 1 GiB",
+            "docker run --shm-size 2g ... (compose: shm_size; Kubernetes: an emptyDir with medium: Memory at /dev/shm)",
+        )
+    return Outcome(f"{context.output_dir} writable, {gib(free)} free; {context.shm_dir} {gib(shm)}")
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make the folder if need be, and write and sync a byte in it: mode bits do not tell a read-only or full mount."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".healthcheck-") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        owner = ""
+        with contextlib.suppress(OSError):
+            owner = f", owned by uid {folder.stat().st_uid}"
+        raise Failure(
+            "output-not-writable",
+            f"uid {os.getuid()} cannot write to {folder}{owner}: {error.strerror}",
+            "mount a folder of your own there: mkdir -p output && "
+            "docker run --user $(id -u):$(id -g) -v ./output:/root/output ... (without :ro)",
+        ) from error
+
+
+def _total(folder: Path) -> int:
+    """Bytes of the file system at a folder; 0 when there is none."""
+    try:
+        info = os.statvfs(folder)
+    except OSError:
+        return 0
+    return info.f_blocks * info.f_frsize

@@ -1,0 +1,245 @@
+"""Check 3: the weights are whole, and are those that index and config describe; `--checksum` proves every byte.
+
+Only the head of each shard is read (a few kilobytes say what a safetensors file holds): milliseconds for 15 GB.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from healthchecks.context import Context, Failure, Outcome, gib
+
+NAME = "weights"
+LEVEL = "fast"
+
+INDEX = "model.safetensors.index.json"
+DTYPE = "BF16"
+DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8}
+BLOCK = 8 << 20
+
+AGAIN = "build or pull the image again; if you mounted a model folder, download that file again"
+CHECKSUM = "`healthcheck startup --checksum` tells which files are damaged; " + AGAIN
+
+
+def check(context: Context) -> Outcome:
+    """Outcome with files, tensors and GiB; Failure with a code of its own for each kind of damage."""
+    folder = context.model_dir
+    config = _json(folder, "config.json", "no-config")
+    index = _json(folder, INDEX, "no-index")
+    shards = _shards(index)
+    _hold_small_files(context)
+    wanted = expected_tensors(config)
+    found = 0
+    for name, tensors in shards.items():
+        found += _check_shard(folder, name, tensors, wanted)
+    missing = sorted(set(wanted) - {tensor for tensors in shards.values() for tensor in tensors})
+    if missing:
+        raise Failure("tensor-missing", f"{INDEX} has no tensor {missing[0]} ({len(missing)} missing)", AGAIN)
+    hashed = ""
+    if context.checksum:
+        hashed = f", sha256 of {_hold_shards(context, list(shards))} shards right"
+    context.sums_match = context.sums_match or _recorded_official(context, list(shards))
+    kind = "stand-in weights, " if context.standin else ""
+    return Outcome(f"{kind}{len(shards)} shards, {found} tensors, {gib(context.weight_bytes)}{hashed}")
+
+
+def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a Qwen2ForCausalLM; Failure config-wrong when the config cannot be one."""
+    if config.get("architectures") != ["Qwen2ForCausalLM"]:
+        raise Failure(
+            "config-wrong",
+            f"config.json is of {config.get('architectures')}, this image serves Qwen2ForCausalLM",
+            AGAIN,
+        )
+    try:
+        hidden, inner, vocab = (int(config[key]) for key in ("hidden_size", "intermediate_size", "vocab_size"))
+        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        head = int(config.get("head_dim") or hidden // heads)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise Failure("config-wrong", f"config.json: {type(error).__name__} {error}", AGAIN) from error
+    query, key_value = heads * head, kv_heads * head
+    layer = {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (query, hidden),
+        "self_attn.q_proj.bias": (query,),
+        "self_attn.k_proj.weight": (key_value, hidden),
+        "self_attn.k_proj.bias": (key_value,),
+        "self_attn.v_proj.weight": (key_value, hidden),
+        "self_attn.v_proj.bias": (key_value,),
+        "self_attn.o_proj.weight": (hidden, query),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    if not config.get("tie_word_embeddings"):
+        tensors["lm_head.weight"] = (vocab, hidden)
+    for number in range(layers):
+        tensors.update({f"model.layers.{number}.{name}": shape for name, shape in layer.items()})
+    return tensors
+
+
+def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise Failure("no-model", f"there is no model folder {folder}", "set MODEL_DIR to one, or " + AGAIN)
+    try:
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Failure(code, f"{folder / name} is missing", AGAIN) from error
+    except (OSError, ValueError) as error:
+        raise Failure(code, f"{folder / name} cannot be read: {error}", AGAIN) from error
+    if not isinstance(value, dict):
+        raise Failure(code, f"{folder / name} holds no JSON object", AGAIN)
+    return value
+
+
+def _shards(index: dict[str, Any]) -> dict[str, set[str]]:
+    """Shard file -> names of its tensors, by the index."""
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise Failure("no-index", f"{INDEX} has no weight_map", AGAIN)
+    shards: dict[str, set[str]] = {}
+    for tensor, file in places.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise Failure("no-index", f"{INDEX} names {file!r} as the file of {tensor}", AGAIN)
+        shards.setdefault(file, set()).add(tensor)
+    return dict(sorted(shards.items()))
+
+
+def _check_shard(folder: Path, name: str, tensors: set[str], wanted: dict[str, tuple[int, ...]]) -> int:
+    header, base, size = read_header(folder / name)
+    if absent := sorted(tensors - header.keys()):
+        raise Failure("tensor-missing", f"{name} has no {absent[0]}, which {INDEX} puts there", AGAIN)
+    if extra := sorted(header.keys() - tensors):
+        raise Failure("tensor-extra", f"{name} holds {extra[0]}, which {INDEX} does not put there", AGAIN)
+    end = base
+    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        begin, stop = (base + offset for offset in entry["data_offsets"])
+        nbytes = math.prod(shape) * DTYPE_BYTES[dtype] if dtype in DTYPE_BYTES else stop - begin
+        if begin != end or stop - begin != nbytes:
+            raise Failure("shard-damaged", f"the head of {name} gives {tensor} a place that cannot be", CHECKSUM)
+        end = stop
+        if tensor not in wanted:
+            raise Failure("config-mismatch", f"{name} holds {tensor}, for which config.json has no place", CONFIG)
+        if shape != wanted[tensor]:
+            raise Failure(
+                "config-mismatch",
+                f"{tensor} in {name} has shape {list(shape)}, config.json asks for {list(wanted[tensor])}",
+                CONFIG,
+            )
+        if dtype != DTYPE:
+            raise Failure("wrong-dtype", f"{tensor} in {name} is {dtype}, not {DTYPE}", AGAIN)
+    if size != end:
+        word = "cut short" if size < end else "longer than its content"
+        raise Failure("shard-truncated", f"{name} is {word}: {size} bytes, its head describes {end}", AGAIN)
+    return len(header)
+
+
+CONFIG = "config.json and the shards are of different models, or config.json was edited; " + AGAIN
+
+
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int, int]:
+    """Tensors of a safetensors file, where its data begins, and its size in bytes.
+
+    Format: u64 little-endian length, that many bytes of JSON, data (https://github.com/huggingface/safetensors#format).
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= 100 << 20 or 8 + length > size:
+                raise Failure(
+                    "shard-truncated" if size < 1 << 20 else "shard-damaged",
+                    f"{path.name} ({size} bytes) does not begin with the head of a safetensors file",
+                    CHECKSUM,
+                )
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for entry in header.values():
+            begin, stop = entry["data_offsets"]
+            if not (isinstance(begin, int) and isinstance(stop, int) and isinstance(entry["dtype"], str)):
+                raise TypeError("offsets")
+            math.prod(entry["shape"])
+    except FileNotFoundError as error:
+        raise Failure("shard-missing", f"{path} is missing, which {INDEX} names", AGAIN) from error
+    except OSError as error:
+        raise Failure("shard-unreadable", f"{path} cannot be read: {error.strerror}", AGAIN) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure("shard-damaged", f"the head of {path.name} is not readable ({error})", CHECKSUM) from error
+    return header, 8 + length, size
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """File name -> sha256 of a list in `sha256sum` form; empty when there is no list."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    pairs = (line.split(maxsplit=1) for line in lines)
+    return {pair[1].lstrip("*"): pair[0].lower() for pair in pairs if len(pair) == 2}
+
+
+def _hold_small_files(context: Context) -> None:
+    """Hash all files of the folder's own list but the shards: an edit of, say, rope_theta shows only so."""
+    for name, wanted in read_sums(context.model_dir / "SHA256SUMS").items():
+        if name.endswith(".safetensors"):
+            continue
+        try:
+            have = hashlib.sha256((context.model_dir / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise Failure("file-missing", f"{context.model_dir / name} is missing ({error.strerror})", AGAIN) from error
+        if have != wanted:
+            raise Failure(
+                "file-changed",
+                f"{name} is not the file that was built in: sha256 {have[:12]}..., SHA256SUMS has {wanted[:12]}...",
+                f"undo the edit; {AGAIN}. A model of your own goes into a folder of its own: MODEL_DIR",
+            )
+
+
+def _hold_shards(context: Context, names: list[str]) -> int:
+    """sha256 of all shards, two or more at a time (hashlib lets go of the GIL), against the list; how many."""
+    sums = read_sums(context.model_dir / "SHA256SUMS") or read_sums(context.official_sums)
+    if unknown := [name for name in names if name not in sums]:
+        raise Failure(
+            "no-sums",
+            f"no SHA256SUMS lists {unknown[0]}, so its bytes cannot be proved",
+            "put a SHA256SUMS (sha256sum *.safetensors > SHA256SUMS) into the model folder, or leave out --checksum",
+        )
+    total, done = context.weight_bytes, [0] * len(names)
+
+    def digest(position: int) -> str:
+        hasher = hashlib.sha256()
+        buffer = memoryview(bytearray(BLOCK))
+        with (context.model_dir / names[position]).open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                hasher.update(buffer[:count])
+                done[position] += count
+                context.progress("sha256", sum(done), total)
+        return hasher.hexdigest()
+
+    workers = min(len(names), len(os.sched_getaffinity(0)))
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        digests = dict(zip(names, pool.map(digest, range(len(names))), strict=True))
+    if wrong := [name for name in names if digests[name] != sums[name]]:
+        raise Failure("checksum", f"the bytes of {', '.join(wrong)} are not those of SHA256SUMS", AGAIN)
+    official = read_sums(context.official_sums)
+    context.sums_match = bool(official) and all(official.get(name) == digests[name] for name in names)
+    return len(names)
+
+
+def _recorded_official(context: Context, names: list[str]) -> bool:
+    """Whether the list that the build left in the folder, after checking it, has the official sums of all shards."""
+    recorded, official = read_sums(context.model_dir / "SHA256SUMS"), read_sums(context.official_sums)
+    return bool(official) and all(name in official and recorded.get(name) == official[name] for name in names)

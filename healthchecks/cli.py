@@ -1,0 +1,189 @@
+"""The command `healthcheck startup | report | probe`; called by the entry point, by people and by CI.
+
+Exit codes: 0 all passed · 1 a check failed (report: the last run failed, or there was none) · 2 unusable arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from healthchecks import probe, show, startup, state
+from healthchecks.context import BadSetting, Context
+
+DONE, FAILED, UNUSABLE = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with complaints of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit 2."""
+        self.exit(UNUSABLE, f"error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> Parser:
+    """The command line of `healthcheck`."""
+    top = Parser(prog="healthcheck", description="Is this container fit to fine-tune?")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="startup|report|probe")
+    start = verbs.add_parser("startup", help="run the checks and write health.json")
+    start.add_argument(
+        "--level",
+        choices=startup.LEVELS,
+        help="full: all eight; fast: the first six; off (default: $HEALTH_LEVEL or full)",
+    )
+    start.add_argument("--json", action="store_true", help="print health.json instead of the table")
+    start.add_argument("--checksum", action="store_true", help="also prove the sha256 of every shard (reads 15 GB)")
+    report = verbs.add_parser("report", help="show the last run of the checks")
+    report.add_argument("--json", action="store_true", help="print health.json")
+    report.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML for CI (- for stdout)")
+    look = verbs.add_parser(
+        "probe", help="the state in one line: starting, ready, busy or failed; never touches the GPU"
+    )
+    look.add_argument("--json", action="store_true", help="the same for programs")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.verb == "probe":
+            return probe.main(["--json"] if options.json else [])
+        if options.verb == "report":
+            return _report(options)
+        return _startup(options)
+    except BadSetting as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _startup(options: argparse.Namespace) -> int:
+    level = options.level or os.environ.get("HEALTH_LEVEL") or "full"
+    if level not in startup.LEVELS:
+        raise BadSetting(f"HEALTH_LEVEL={level}: unknown level; set it to full, fast or off")
+    context = Context.from_env()
+    context.checksum = options.checksum
+    busy = _busy_job()
+    path = None if busy else _health_path()
+    view = show.Plain(open(os.devnull, "w")) if options.json else show.make()  # noqa: SIM115 - until we exit
+    context.progress = view.progress
+
+    def listen(report: startup.Report) -> None:
+        if path:
+            _write(path, report)
+        view.update(report)
+
+    with view:
+        report = startup.run(context, level, listen, busy)
+    if busy:
+        print(f"note: job {busy} is running, so the GPU was left alone and health.json as it was", file=sys.stderr)
+    elif report.state == "ready":
+        _clear_dead_job()
+    if options.json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+    return FAILED if report.state == "failed" else DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    try:
+        health = state.load(state.HEALTH_FILE)
+    except state.Unreadable as error:
+        print(f"error: {error}; run `healthcheck startup`, which writes it anew", file=sys.stderr)
+        return FAILED
+    if health is None:
+        print(
+            "error: the checks have not run since this container was started; run `healthcheck startup`",
+            file=sys.stderr,
+        )
+        return FAILED
+    if options.junit:
+        data = show.junit(health)
+        try:
+            if str(options.junit) == "-":
+                sys.stdout.buffer.write(data + b"\n")
+            else:
+                options.junit.write_bytes(data)
+        except OSError as error:
+            print(
+                f"error: {options.junit} cannot be written: {error.strerror}; name a file in $OUTPUT_DIR",
+                file=sys.stderr,
+            )
+            return UNUSABLE
+    if options.json:
+        print(json.dumps(health, ensure_ascii=False, indent=2))
+    elif not options.junit:
+        view = show.make()
+        with view:
+            view.update(_as_report(health))
+    return DONE if health.get("state") == "ready" else FAILED
+
+
+def _as_report(health: dict) -> startup.Report:
+    names = startup.Report.__dataclass_fields__
+    values = {name: health[name] for name in names if name in health}
+    values["checks"] = [startup.Row(**check) for check in health["checks"]]
+    return startup.Report(**values)
+
+
+def _busy_job() -> str | None:
+    """The name of a job that runs now."""
+    try:
+        job = state.load(state.JOB_FILE)
+    except state.Unreadable:
+        return None
+    return str(job.get("name")) if job and not job.get("killed") and state.alive(job.get("writer")) else None
+
+
+def _clear_dead_job() -> None:
+    """Forget a job that was killed: the checks have just shown that the container is fit again."""
+    for folder in state.candidates():
+        try:
+            os.unlink(f"{folder}/{state.JOB_FILE}")
+        except OSError:
+            continue
+
+
+def _health_path() -> str | None:
+    try:
+        return f"{state.run_dir()}/{state.HEALTH_FILE}"
+    except OSError as error:
+        print(f"warning: health.json cannot be written, so the probe will say `starting`: {error}", file=sys.stderr)
+        return None
+
+
+def _write(path: str, report: startup.Report) -> None:
+    try:
+        state.write(path, report.as_dict())
+    except OSError as error:
+        print(
+            f"warning: {path} cannot be written: {error.strerror}; is it another user's, or the disk full?",
+            file=sys.stderr,
+        )
+
+
+def leave() -> NoReturn:
+    """`main` for the launcher; ends without the interpreter's clean-up, which waits for torch and CUDA to unwind."""
+    try:
+        code = main()
+    except SystemExit as error:  # argparse
+        code = error.code if isinstance(error.code, int) else UNUSABLE
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    leave()

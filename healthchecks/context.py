@@ -1,0 +1,108 @@
+"""What every check is given and what it gives back; startup.py makes one Context for a run of the checks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from healthchecks.nvml import Gpu
+
+GIB = 1 << 30
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class BadSetting(ValueError):
+    """A setting cannot be used; the message is the finished line (exit 2)."""
+
+
+class Failure(Exception):
+    """A check failed: what is wrong (cause), what to do (remedy), and a code by which programs and tests know it."""
+
+    def __init__(self, code: str, cause: str, remedy: str) -> None:
+        super().__init__(cause)
+        self.code, self.cause, self.remedy = code, " ".join(cause.split()), " ".join(remedy.split())
+
+
+@dataclass
+class Outcome:
+    """What a check that did not fail has to say; a warning and a skip have a code, and a warning a remedy."""
+
+    figure: str  # what was seen, in a few words, for the table
+    status: str = "pass"  # pass, warn or skip
+    code: str = ""
+    cause: str | None = None
+    remedy: str | None = None
+
+
+@dataclass
+class Context:
+    """Settings, and what earlier checks found out for later ones."""
+
+    model_dir: Path = Path("/root/Qwen2.5-7B-Instruct")
+    output_dir: Path = Path("/root/output")
+    device: str = "auto"  # auto, cuda or cpu: as asked for
+    ceiling_gib: float = 22.0  # 0: no ceiling
+    checksum: bool = False
+    lock_file: Path = ROOT / "requirements" / "image.lock"
+    official_sums: Path = ROOT / "weights" / "SHA256SUMS"
+    torch_spec: str = ""  # what the build put in place of the lock's torch, if anything
+    shm_dir: Path = Path("/dev/shm")
+    system_root: Path = Path("/")  # where /proc, /sys and /dev are: tests lay out machines of their own
+    cuda_visible_devices: str | None = None
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None
+    torch: Callable[[], Any] = field(default=lambda: __import__("torch"))
+    nvml: Callable[[], Any] = field(default=lambda: __import__("pynvml"))
+
+    gpu: Gpu | None = None  # set by `driver`: the GPU that CUDA device 0 will be
+    sums_match: bool = False  # set by `weights`: the shards' sha256, computed or recorded, are the official ones
+    peak: tuple[int, int] | None = None  # set by `forward`: peak bytes of CUDA memory (allocated, reserved)
+    left: tuple[int, int] | None = None  # set by `forward`: bytes (allocated, reserved) after the release
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Context:
+        """Read the settings of the environment; an empty value counts as not set. BadSetting names the variable."""
+        env = os.environ if environ is None else environ
+        context = cls(torch_spec=env.get("MIRROR_TORCH_SPEC", ""), cuda_visible_devices=env.get("CUDA_VISIBLE_DEVICES"))
+        context.model_dir = Path(env.get("MODEL_DIR") or context.model_dir)
+        context.output_dir = Path(env.get("OUTPUT_DIR") or context.output_dir)
+        context.device = (env.get("MIRROR_DEVICE") or context.device).lower()
+        if context.device not in ("auto", "cuda", "cpu"):
+            raise BadSetting(f"MIRROR_DEVICE={context.device}: unknown device; set it to auto, cuda or cpu")
+        ceiling = env.get("VRAM_CEILING_GIB") or "22"
+        try:
+            context.ceiling_gib = float(ceiling)
+        except ValueError:
+            context.ceiling_gib = -1.0
+        if not 0 <= context.ceiling_gib < float("inf"):
+            raise BadSetting(
+                f"VRAM_CEILING_GIB={ceiling}: not a number of GiB; set 22 for a 24 GB card, 0 for no ceiling"
+            )
+        return context
+
+    @property
+    def standin(self) -> bool:
+        """Whether the weights are the stand-in: its config.json has the key `mirror_standin`."""
+        try:
+            config = json.loads((self.model_dir / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(config, dict) and config.get("mirror_standin") is True
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all safetensors files in the model folder; 0 when there are none."""
+        try:
+            return sum(path.stat().st_size for path in self.model_dir.glob("*.safetensors"))
+        except OSError:
+            return 0
+
+
+def gib(number: float) -> str:
+    """Bytes as GiB with one or two digits after the point."""
+    value = number / GIB
+    return f"{value:.2f} GiB" if value < 10 else f"{value:.1f} GiB"

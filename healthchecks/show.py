@@ -1,0 +1,175 @@
+"""How a Report looks: a live rich table on a terminal, plain lines elsewhere, JUnit XML for CI; cli.py calls it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import Any, TextIO
+from xml.etree import ElementTree
+
+from healthchecks.startup import Report, Row
+
+# Words, not only colours: they also have to do on a screen without any.
+WORDS = {"pass": "pass", "warn": "WARN", "skip": "skip", "fail": "FAIL"}
+STYLES = {"pass": "green", "warn": "yellow", "skip": "dim", "fail": "bold red"}
+
+
+def verdict(report: Report) -> str:
+    """The last line: what came out, and how long it took."""
+    if report.level == "off":
+        return "ready: not checked (HEALTH_LEVEL=off)"
+    failed = [row.name for row in report.checks if row.status == "fail"]
+    warned = [row.name for row in report.checks if row.status == "warn"]
+    where = f"on {report.device}" + (", stand-in weights" if report.standin else "")
+    if failed:
+        return f"failed: {', '.join(failed)} ({report.seconds:.1f} s, level {report.level}, {where})"
+    notes = f"; warnings: {', '.join(warned)}" if warned else ""
+    return f"ready: {len(report.checks)} checks in {report.seconds:.1f} s, level {report.level}, {where}{notes}"
+
+
+def line(row: Row) -> str:
+    """One check as plain text; a failing or warning one with its cause and remedy below."""
+    text = f"{WORDS[row.status]}  {row.name:<12} {row.seconds:6.2f} s  {row.figure}".rstrip()
+    if row.cause:
+        text += f"\n      cause:  {row.cause}"
+    if row.remedy:
+        text += f"\n      remedy: {row.remedy}"
+    return text
+
+
+class Plain:
+    """Prints a line when a check is done; for logs, pipes and CI."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.shown = stream, 0
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        return None
+
+    def update(self, report: Report) -> None:
+        """Print what is new in the report; the verdict when it is complete."""
+        for row in report.checks[self.shown :]:
+            print(line(row), file=self.stream, flush=True)
+        self.shown = len(report.checks)
+        if report.state != "starting":
+            print(verdict(report), file=self.stream, flush=True)
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """A log gets no progress bar."""
+
+
+class Table:
+    """A rich table that fills while the checks run, with a progress bar under the one that reads 15 GB."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        # rich itself honours NO_COLOR; the narrowest sensible table is kept readable by folding.
+        self.console = Console(file=stream, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=self.console
+        )
+        self.tasks: dict[str, Any] = {}
+        self.report: Report | None = None
+        self.live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8)
+
+    def __enter__(self) -> Table:
+        self.live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.__exit__(kind, error, trace)
+        if self.report and self.report.state != "starting":
+            self.console.print(verdict(self.report), style=STYLES["fail" if self.report.state == "failed" else "pass"])
+
+    def update(self, report: Report) -> None:
+        """Show the report as it is now."""
+        self.report = report
+        for name in list(self.tasks):
+            self.bar.remove_task(self.tasks.pop(name))
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Move the bar of that label; bytes."""
+        if label not in self.tasks:
+            self.tasks[label] = self.bar.add_task(label, total=total)
+        self.bar.update(self.tasks[label], completed=done)
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(expand=False)
+        for title in ("check", "verdict", "seconds", "figure"):
+            table.add_column(title, justify="right" if title == "seconds" else "left", no_wrap=title != "figure")
+        if self.report is None:
+            return table
+        for row in self.report.checks:
+            table.add_row(
+                row.name,
+                Text(WORDS[row.status], STYLES[row.status]),
+                f"{row.seconds:.2f}",
+                Text(row.figure or row.cause or ""),
+            )
+            if row.cause and row.figure:
+                table.add_row("", "", "", Text(f"cause: {row.cause}"))
+            if row.remedy:
+                table.add_row("", "", "", Text(f"remedy: {row.remedy}", "bold"))
+        for name in self.report.running:
+            table.add_row(name, Text("running", "cyan"), "", "")
+        return Group(table, self.bar) if self.tasks else table
+
+
+def make(stream: TextIO | None = None) -> Plain | Table:
+    """The form that suits the stream (stdout): a table on a terminal, plain lines elsewhere."""
+    stream = sys.stdout if stream is None else stream
+    return Table(stream) if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" else Plain(stream)
+
+
+def junit(report: dict[str, Any]) -> bytes:
+    """The report as JUnit XML: a test case for each check, a failure with cause and remedy, a skip with its reason.
+
+    Characters that XML cannot hold (a broken file name in a cause) are replaced.
+    """
+    checks = report["checks"]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="healthcheck",
+        tests=str(len(checks)),
+        failures=str(sum(check["status"] == "fail" for check in checks)),
+        skipped=str(sum(check["status"] == "skip" for check in checks)),
+        errors="0",
+        time=str(report["seconds"]),
+        timestamp=report["started"],
+    )
+    for check in checks:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="healthcheck", name=check["name"], time=str(check["seconds"])
+        )
+        if check["status"] == "fail":
+            failure = ElementTree.SubElement(case, "failure", type=check["code"], message=_clean(check["cause"]))
+            failure.text = _clean(f"remedy: {check['remedy']}")
+        elif check["status"] == "skip":
+            ElementTree.SubElement(case, "skipped", message=_clean(check["figure"]))
+        else:
+            text = check["figure"] if check["status"] == "pass" else f"warning: {check['cause']}; {check['remedy']}"
+            ElementTree.SubElement(case, "system-out").text = _clean(text)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _clean(text: str | None) -> str:
+    kept = (
+        c if c in "\t\n" or 0x20 <= ord(c) <= 0xD7FF or 0xE000 <= ord(c) <= 0xFFFD or ord(c) > 0xFFFF else "\ufffd"
+        for c in text or ""
+    )
+    return "".join(kept)

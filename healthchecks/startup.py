@@ -1,0 +1,162 @@
+"""Runs the start-up checks in order and keeps health.json up to date; `healthcheck startup` (cli.py) calls it."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from types import ModuleType
+from typing import Any
+
+from healthchecks import state
+from healthchecks.context import Context, Failure, Outcome
+
+SCHEMA = 1
+LEVELS = ("full", "fast", "off")
+ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
+# What must not have failed before a check makes sense.
+NEEDS = {
+    "vram-free": ("driver",),
+    "forward": ("driver", "weights", "vram-free"),
+    "vram-ceiling": ("forward",),
+}
+
+
+@dataclass
+class Row:
+    """One check's result, as in health.json."""
+
+    name: str
+    status: str  # pass, warn, skip or fail
+    code: str
+    seconds: float
+    figure: str
+    cause: str | None = None
+    remedy: str | None = None
+
+
+@dataclass
+class Report:
+    """A run of the checks, as in health.json (docs/health.schema.json)."""
+
+    level: str
+    state: str = "starting"  # then ready or failed
+    started: str = ""
+    seconds: float = 0.0
+    running: list[str] = field(default_factory=list)
+    checks: list[Row] = field(default_factory=list)
+    device: str = ""
+    standin: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of health.json."""
+        return {
+            "schema": SCHEMA,
+            "container_start": state.container_start(),
+            "writer": state.this_process(),
+            **asdict(self),
+        }
+
+
+Listener = Callable[[Report], None]
+
+
+def modules(level: str) -> list[ModuleType]:
+    """The checks of a level, in order."""
+    if level == "off":
+        return []
+    found = [importlib.import_module(f"healthchecks.checks.{name}") for name in ORDER]
+    return [module for module in found if level == "full" or module.LEVEL == "fast"]
+
+
+def run(context: Context, level: str, listener: Listener, busy: str | None = None) -> Report:
+    """Run the checks; `listener(report)` is called before the first and after every change.
+
+    `busy` names a job that holds the GPU: what would take memory beside it is then left out. No check raises: what it
+    did not foresee becomes the failure `internal`, with the traceback in a file.
+    """
+    begin = time.monotonic()
+    report = Report(level, started=datetime.now(timezone.utc).isoformat(timespec="seconds"), standin=context.standin)
+    checks = modules(level)
+    if level == "full" and not busy:
+        context.torch = _import_torch_meanwhile()
+    failed: set[str] = set()
+    for module in checks:
+        report.running = [module.NAME]
+        report.seconds = round(time.monotonic() - begin, 3)
+        listener(report)
+        row = _run_one(module, context, failed, busy)
+        report.checks.append(row)
+        if row.status == "fail" or row.code == "not-run":
+            failed.add(row.name)
+    report.running = []
+    report.device = context.gpu.name if context.gpu else "cpu"
+    report.state = "failed" if any(row.status == "fail" for row in report.checks) else "ready"
+    report.seconds = round(time.monotonic() - begin, 3)
+    listener(report)
+    return report
+
+
+def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str | None) -> Row:
+    name = module.NAME
+    blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]
+    if blockers:
+        return Row(name, "skip", "not-run", 0.0, f"not run, because {', '.join(blockers)} did not pass")
+    if busy and name in ("vram-free", "forward", "vram-ceiling"):
+        return Row(name, "skip", "busy", 0.0, f"not run, because job {busy} uses the GPU")
+    begin = time.monotonic()
+    try:
+        outcome = module.check(context)
+    except Failure as failure:
+        seconds = round(time.monotonic() - begin, 3)
+        return Row(name, "fail", failure.code, seconds, "", failure.cause, failure.remedy)
+    except Exception as error:
+        seconds = round(time.monotonic() - begin, 3)
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return Row(name, "fail", "internal", seconds, "", f"the check itself failed: {words}", _save_traceback())
+    assert isinstance(outcome, Outcome)
+    seconds = round(time.monotonic() - begin, 3)
+    return Row(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)
+
+
+def _save_traceback() -> str:
+    import tempfile
+
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="healthcheck-", suffix=".txt", delete=False) as file:
+            file.write(traceback.format_exc())
+        return f"please report it with {file.name}, which holds the traceback"
+    except OSError:
+        return "please report it; HEALTH_LEVEL=off starts without the checks"
+
+
+def _import_torch_meanwhile() -> Callable[[], Any]:
+    """Begin to import torch (3 to 5 s) in a thread while the cheap checks run; the result waits for it.
+
+    An exception of the import is raised where the module is asked for.
+    """
+    box: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            import torch
+
+            box["torch"] = torch
+            import qwen2.model  # noqa: F401 - so that `forward` finds it imported
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=work, name="import-torch", daemon=True)
+    thread.start()
+
+    def result() -> Any:
+        thread.join()
+        if "torch" not in box:
+            raise box["error"]
+        return box["torch"]
+
+    return result
