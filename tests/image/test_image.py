@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .conftest import Container, docker
+from tests.containers import Container, docker
 
 pytestmark = pytest.mark.image
 MODEL = "/root/Qwen2.5-7B-Instruct"

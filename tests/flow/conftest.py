@@ -1,0 +1,3 @@
+"""Whole runs use the shared container fixtures."""
+
+from tests.containers import container, image, run  # noqa: F401
