@@ -74,3 +74,12 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def require_readable(path: Path) -> None:
+    """Raise UserError when a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
+    if path.is_dir() or path.suffix.lower() not in (".json", ".jsonl"):
+        return
+    for item in read(path):
+        if isinstance(item, Broken):
+            raise UserError(f"{path}: {item}")

@@ -1,0 +1,57 @@
+"""Whether a hub dataset can be had: it is in the cache, or the hub answers; asked before anything slow is begun."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from finetune.dataset.source import HUBS, Source
+from finetune.errors import UserError
+
+WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
+
+
+def require(source: Source) -> None:
+    """Raise UserError when a hub dataset is neither cached nor reachable."""
+    which = source.hub or ("hf" if os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms")
+    if source.hub_id is None or cached(source.hub_id) or reachable(which):
+        return
+    raise UserError(
+        f"{source.spec}: a dataset of the {HUBS[which]} hub, which does not answer from here; "
+        "connect the container to a network, or name a local file of that form instead (sft_mixed.sh --general FILE)"
+    )
+
+
+def reachable(which: str) -> bool:
+    """Whether something accepts a connection where the hub, or the proxy before it, should be."""
+    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
+    address = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else urlsplit(endpoint(which))
+    try:
+        port = address.port or {"http": 80, "https": 443}.get(address.scheme, 80)
+        with socket.create_connection((address.hostname or "", port), timeout=WAIT):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def endpoint(which: str) -> str:
+    """The hub's address, by the variables that its own client reads."""
+    if which == "hf":
+        return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
+    return domain if "//" in domain else f"https://{domain}"
+
+
+def cached(hub_id: str) -> bool:
+    """Whether a hub client has put this dataset into its cache on this machine before."""
+    home = Path.home() / ".cache"
+    owner, name = hub_id.split("/", 1)
+    modelscope = Path(os.environ.get("MODELSCOPE_CACHE") or home / "modelscope")
+    huggingface = Path(os.environ.get("HF_HOME") or home / "huggingface")
+    places = [
+        *(modelscope / sub / "datasets" / owner / name for sub in ("", "hub")),
+        huggingface / "hub" / f"datasets--{owner}--{name}",
+    ]
+    return any(place.is_dir() and any(place.iterdir()) for place in places)

@@ -1,0 +1,129 @@
+"""Which options the installed ms-swift takes, read from its source without importing it; used by the swift launcher.
+
+ms-swift finds an unknown option after 15 s of imports and answers with a traceback. Its options are the fields of
+dataclasses, some of them inherited from transformers, so that reading a dozen files as syntax trees is enough (0.15 s)
+and is always true of the version installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+# Subcommand -> the dataclass its pipeline parses (swift/pipelines/*: `args_class`).
+ARGUMENTS = {
+    "pt": "PretrainArguments",
+    "sft": "SftArguments",
+    "rlhf": "RLHFArguments",
+    "infer": "InferArguments",
+    "deploy": "DeployArguments",
+    "export": "ExportArguments",
+    "merge-lora": "ExportArguments",
+    "eval": "EvalArguments",
+    "app": "AppArguments",
+    "web-ui": "WebUIArguments",
+    "rollout": "RolloutArguments",
+    "sample": "SamplingArguments",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field: its type in the words of `kind`, and the values of a Literal."""
+
+    kind: str  # int, float, bool, choice, list or text (anything else: no check of the value)
+    choices: tuple[str, ...] = ()
+
+
+def options_of(command: str) -> dict[str, Option]:
+    """The options of one subcommand, read from the source. Empty when the source cannot be read: then nothing is
+    checked, and ms-swift itself complains as it always has."""
+    try:
+        return _fields("swift.arguments", ARGUMENTS[command])
+    except (OSError, SyntaxError, LookupError):
+        return {}
+
+
+def suggestion(name: str, options: dict[str, Option]) -> str:
+    """`, did you mean --x?` for a name that is nearly an option's, else nothing."""
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
+    return f", did you mean --{close[0]}?" if close else ""
+
+
+def _fields(module: str, name: str) -> dict[str, Option]:
+    """The dataclass fields of a class and of its bases; a class overrides what it inherits."""
+    home, node = _find_class(module, name)
+    found: dict[str, Option] = {}
+    for base in reversed(node.bases):
+        base_name = base.id if isinstance(base, ast.Name) else None
+        if base_name and base_name not in ("object", "ABC"):
+            found.update(_fields(home, base_name))
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = ast.unparse(statement.annotation)
+            if not text.startswith("ClassVar") and "init=False" not in ast.unparse(statement):
+                found[statement.target.id] = _option(statement.annotation)
+    return found
+
+
+def _option(annotation: ast.expr) -> Option:
+    """What a field's annotation asks of its value. Optional[X] asks what X asks."""
+    text = ast.unparse(annotation).replace("typing.", "")
+    if text.startswith("Optional[") and isinstance(annotation, ast.Subscript):
+        return _option(annotation.slice)
+    text = text.removesuffix(" | None")
+    if text.startswith("Literal[") and isinstance(annotation, ast.Subscript):
+        items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return Option("choice", tuple(str(item.value) for item in items if isinstance(item, ast.Constant)))
+    if text in ("int", "float", "bool"):
+        return Option(text)
+    if text.startswith(("List[", "list[")):
+        return Option("list")
+    return Option("text")
+
+
+@cache
+def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef]:
+    """The module and the definition behind a name, followed through imports. LookupError when the trail is lost."""
+    path, is_package = _module_file(module)
+    tree = _tree(path)
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef) and statement.name == name:
+            return module, statement
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find_class(_absolute(module, is_package, node), alias.name)
+    raise LookupError(f"{name} is not defined in {module}")
+
+
+def _absolute(module: str, is_package: bool, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _module_file(module: str) -> tuple[Path, bool]:
+    """A module's source file and whether it is a package. Finding the top package imports nothing, and below it the
+    path is put together by hand: find_spec("swift.arguments") would import swift."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        raise LookupError(f"no package {top}")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    path = folder.joinpath(*rest)
+    if (path / "__init__.py").is_file():
+        return path / "__init__.py", True
+    return path.with_suffix(".py"), False
