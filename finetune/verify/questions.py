@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.dataset import reading
 from finetune.errors import UserError
 from finetune.verify import rules
 from finetune.verify.scoring import compile_pattern, normalise
@@ -82,11 +82,8 @@ def read(path: str | Path) -> QuestionSet:
     UserError `FILE:LINE: what is wrong` for anything that could not be asked or scored as it stands.
     """
     root = load(Path(path), "questions file")
-    if isinstance(root.value(), list):
-        parts, listed = {}, root
-    else:
-        parts = root.mapping(FILE_KEYS, "a questions file")
-        listed = parts.get("questions")
+    parts = {} if isinstance(root.value(), list) else root.mapping(FILE_KEYS, "a questions file")
+    listed = parts.get("questions") if parts else root
     if "version" in parts and parts["version"].value() != VERSION:
         raise parts["version"].error(f"version must be {VERSION}; this release knows no other layout")
     forbid: Patterns = ()
@@ -176,7 +173,9 @@ def _messages(node: Node) -> list[dict[str, str]]:
             raise turn.error("a message needs role and content")
         role = keys["role"].text("role")
         if role != ROLES[number % 2]:
-            raise keys["role"].error(f"the role here must be {ROLES[number % 2]!r}: the turns alternate, the user begins")
+            raise keys["role"].error(
+                f"the role here must be {ROLES[number % 2]!r}: the turns alternate, the user begins"
+            )
         messages.append({"role": role, "content": keys["content"].text("content")})
     if len(messages) % 2 == 0:
         raise node.error("messages must end with a turn of the user, which the model answers")
@@ -202,62 +201,66 @@ def _patterns(node: Node, what: str) -> Patterns:
 def rebrand(questions: QuestionSet, expect: str | None, forbid: str | None) -> QuestionSet:
     """`--expect` and `--forbid`: the same questions, scored for another name.
 
-    expect replaces the expected patterns of every identity question and decides which rows of the dataset count;
-    forbid replaces the forbidden ones. Without --forbid, the files' own stay.
+    expect replaces the expected patterns of every identity question and decides which rows of the dataset count.
+    With forbid the questions' own forbidden patterns fall away: what it names is the old identity then (`option`).
     """
-    wanted = _option("--expect", expect)
-    unwanted = _option("--forbid", forbid)
+    wanted = option("--expect", expect)
 
     def change(thing: Any) -> Any:
-        return replace(thing, expect=wanted or thing.expect, forbid=thing.forbid if forbid is None else unwanted)
+        return replace(
+            thing, expect=(wanted,) if wanted else thing.expect, forbid=thing.forbid if forbid is None else ()
+        )
 
     trained = [change(entry) for entry in questions.trained]
     if wanted:
-        default = unwanted if forbid is not None else (questions.trained[0].forbid if questions.trained else ())
-        trained = [TrainedEntry(wanted[0], wanted, default)]
+        kept = questions.trained[0].forbid if questions.trained and forbid is None else ()
+        trained = [TrainedEntry(wanted, (wanted,), kept)]
     return replace(questions, heldout=[change(question) for question in questions.heldout], trained=trained)
 
 
-def _option(name: str, source: str | None) -> Patterns:
+def option(name: str, source: str | None) -> re.Pattern[str] | None:
+    """A pattern given on the command line; None when it was not. UserError names the option."""
     if source is None:
-        return ()
+        return None
     try:
-        return (compile_pattern(source),)
+        return compile_pattern(source)
     except ValueError as error:
-        raise UserError(f"{name}: {error}; quote it for the shell, as in {name} 'My ?Company'") from None
+        raise UserError(f"{name}: {error}; quote it for the shell, as in {name} 'My Company'") from None
 
 
 # --------------------------------------------------------------------------------------------- trained questions
 
 
-def from_dataset(path: str | Path, entries: Sequence[TrainedEntry], limit: int = TRAINED_MAX) -> list[Question]:
+def from_dataset(
+    paths: Sequence[str | Path], entries: Sequence[TrainedEntry], limit: int = TRAINED_MAX
+) -> list[Question]:
     """The dataset's own questions, scored by the first entry whose `when` is found in the row's output.
 
     A row that no entry matches is asked and shown (`counted` is False) while the dataset is small, and left out of a
     large one (500 Alpaca rows). Of more than `limit` rows, an even spread is taken. UserError when none counts.
     """
-    rows = read_rows(path)
     questions: list[Question] = []
-    for number, (messages, output) in enumerate(rows, 1):
-        text = normalise(output).norm
-        entry = next((entry for entry in entries if entry.when.search(text)), None)
-        questions.append(
-            Question(
-                id=f"trained-{number:02d}",
-                part="trained",
-                kind="trained",
-                messages=messages,
-                where=f"{path}, row {number}",
-                expect=entry.expect if entry else (),
-                forbid=entry.forbid if entry else (),
-                reference=output,
-                counted=entry is not None,
+    for path in paths:
+        for number, (messages, output) in enumerate(read_rows(path), 1):
+            text = normalise(output).norm
+            entry = next((entry for entry in entries if entry.when.search(text)), None)
+            questions.append(
+                Question(
+                    id=f"trained-{len(questions) + 1:02d}",
+                    part="trained",
+                    kind="trained",
+                    messages=messages,
+                    where=f"{path}, row {number}",
+                    expect=entry.expect if entry else (),
+                    forbid=entry.forbid if entry else (),
+                    reference=output,
+                    counted=entry is not None,
+                )
             )
-        )
     counted = [question for question in questions if question.counted]
     if not counted:
         raise UserError(
-            f"{path}: no output of the dataset matches what the questions file looks for in trained rows; "
+            f"{', '.join(map(str, paths))}: no output matches what the questions file looks for in trained rows; "
             "for a name of your own give --expect 'REGEX' (and --forbid 'REGEX')"
         )
     kept = questions if len(questions) <= limit else counted
@@ -266,42 +269,27 @@ def from_dataset(path: str | Path, entries: Sequence[TrainedEntry], limit: int =
 
 
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
-    """Rows of a dataset file (JSON or JSONL; instruction/input/output, query/response, or messages) as
-    (messages up to the last user turn, output). A system turn is left out: verify sets the system prompt itself."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such dataset; name the one the adapter was trained on with --dataset") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the dataset: {error}") from None
-    try:
-        data = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x.strip()]
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON or JSONL dataset: {error}") from None
+    """Rows of a dataset file as (messages up to the last user turn, output); rows of another make are passed over.
+
+    A system turn is left out: verify sets the system prompt itself. UserError for a file that cannot be read, or that
+    holds no question with an answer.
+    """
+    from qwen2.chat import standard_row
+
     rows = []
-    for number, row in enumerate(data, 1):
+    for item in reading.read(Path(path)):
+        if isinstance(item, reading.Broken):
+            raise UserError(f"{path}: {item}")
         try:
-            rows.append(_row(row))
-        except (KeyError, TypeError, ValueError, IndexError):
-            raise UserError(
-                f"{path}: row {number} has neither instruction and output, nor query and response, nor messages; "
-                "see `check-data`"
-            ) from None
+            turns, _ = standard_row(item.data)
+        except ValueError:
+            continue
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns if turn["role"] != "system"]
+        if [turn["role"] for turn in turns[-2:]] == ["user", "assistant"]:
+            rows.append((tuple(turns[:-1]), turns[-1]["content"]))
     if not rows:
-        raise UserError(f"{path}: the dataset has no rows")
+        raise UserError(f"{path}: no row holds a question with its answer; `check-data {path}` says what is wrong")
     return rows
-
-
-def _row(row: dict[str, Any]) -> tuple[tuple[dict[str, str], ...], str]:
-    if "messages" in row:
-        turns = [{"role": t["role"], "content": t["content"]} for t in row["messages"] if t["role"] != "system"]
-        if turns[-1]["role"] != "assistant" or turns[-2]["role"] != "user":
-            raise ValueError
-        return tuple(turns[:-1]), turns[-1]["content"]
-    if "query" in row:
-        return ({"role": "user", "content": row["query"]},), row["response"]
-    asked = row["instruction"] + ("\n" + row["input"] if row.get("input") else "")
-    return ({"role": "user", "content": asked},), row["output"]
 
 
 def same_question(text: str) -> str:

@@ -112,7 +112,7 @@ def _unsigned(text: str) -> str:
 
 
 def _han(numeral: str) -> int:
-    """The value of a Chinese numeral up to 99,999,999 (`一百零五` is 105; digits in a row, `二〇二四`, are read as digits)."""
+    """The value of a Chinese numeral up to 99,999,999: `一百零五` is 105; digits in a row (`二〇二四`) are digits."""
     if not set(numeral) & set("十百千万"):
         return int("".join(str(DIGITS[char]) for char in numeral))
     total = section = digit = 0

@@ -13,11 +13,12 @@ import sys
 
 MEMORY_BYTES = 512 * 2**20
 CPU_SECONDS = 5
-# What an answer may import. They are loaded before the doors close; any other import fails, as its file cannot be opened.
+# What an answer may import: loaded before the doors close. Any other import fails, as its file cannot be opened.
 MODULES = (
-    "bisect collections collections.abc copy dataclasses datetime decimal enum fractions functools heapq itertools json "
-    "math operator random re statistics string textwrap time typing"
-).split()
+    "bisect", "collections", "collections.abc", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+    "functools", "heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap",
+    "time", "typing",
+)  # fmt: skip
 REFUSED = ("socket.", "subprocess.", "os.", "shutil.", "ctypes.", "pty.", "signal.", "sys.settrace", "sys._getframe")
 
 
@@ -97,8 +98,8 @@ def run(task):
         failure = error
     try:
         function = pick(space, task["function"])
-    except NameError:
-        raise failure or sys.exc_info()[1]
+    except NameError as error:
+        raise (failure or error) from None
     values = []
     for args in task["args"]:
         given = copy.deepcopy(args)

@@ -9,7 +9,7 @@ from finetune.verify.stats import Figure, bootstrap
 
 
 def bleu() -> Any:
-    """sacrebleu's BLEU as this project uses it: Chinese tokenisation (each Chinese character is a token), one reference."""
+    """sacrebleu's BLEU as this project uses it: each Chinese character is a token, one reference."""
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize="zh")

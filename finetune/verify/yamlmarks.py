@@ -58,7 +58,7 @@ class Node:
         return [Node(child, self.path) for child in self.node.value]
 
     def text(self, what: str) -> str:
-        """The node as a string that is not blank. Unquoted numbers and words such as `yes` count as they are written."""
+        """The node as a string that is not blank. Unquoted numbers and words such as `yes` are taken as written."""
         if not isinstance(self.node, yaml.ScalarNode) or not self.node.value.strip():
             raise self.error(f"{what} must be a text that is not empty")
         return str(self.node.value)

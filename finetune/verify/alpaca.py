@@ -1,0 +1,98 @@
+"""Rows of alpaca-gpt4-data-zh that a run did not train on, for the article's own figure; `cli` asks with --alpaca N."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from finetune.dataset import hub, source
+from finetune.errors import UserError
+from finetune.verify.questions import Question, read_rows, same_question
+from finetune.verify.runinfo import Run
+from finetune.verify.stats import SEED
+
+HUB_ID = "AI-ModelScope/alpaca-gpt4-data-zh"
+
+Row = tuple[tuple[dict[str, str], ...], str]
+
+
+def held_out(count: int, file: Path | None, run: Run) -> list[Question]:
+    """`count` rows, the same ones at every call, none of them trained on. UserError when there are not so many."""
+    name = str(file) if file else HUB_ID
+    rows = read_rows(file) if file else _hub_rows(HUB_ID)
+    trained = {same_question(text) for text in trained_questions(run)}
+    free = [(number, row) for number, row in enumerate(rows, 1) if same_question(row[0][-1]["content"]) not in trained]
+    if len(free) < count:
+        raise UserError(
+            f"{name}: {len(free)} of {len(rows)} rows were not trained on, too few for --alpaca {count}; lower it"
+        )
+    chosen = sorted(random.Random(SEED).sample(free, count), key=lambda pair: pair[0])
+    return [
+        Question(
+            id=f"alpaca-{number}",
+            part="alpaca",
+            kind="alpaca",
+            messages=messages,
+            where=f"{name}, row {number}",
+            reference=output,
+        )
+        for number, (messages, output) in chosen
+    ]
+
+
+def trained_questions(run: Run) -> Iterable[str]:
+    """The questions of every row that the run trained on.
+
+    Where it drew a sample (`NAME#500`), ms-swift draws it again with the run's seed: which rows those were is written
+    down nowhere else.
+    """
+    specs = run.datasets
+    if any("#" in spec for spec in specs):
+        return _drawn_again(specs, run.settings)
+    found: list[str] = []
+    for spec in specs:
+        where = source.parse(spec)
+        rows = read_rows(where.path) if where.path else _hub_rows(spec)
+        found += [messages[-1]["content"] for messages, _ in rows]
+    return found
+
+
+def _drawn_again(specs: list[str], settings: dict[str, Any]) -> list[str]:
+    """What swift sft's load_dataset gave that run (swift/arguments/base_args: BaseArguments.load_dataset)."""
+    for spec in specs:
+        hub.require(source.parse(spec))
+    seed = settings.get("data_seed")
+    dataset, _ = _swift_load(
+        specs,
+        split_dataset_ratio=float(settings.get("split_dataset_ratio") or 0.0),
+        shuffle=bool(settings.get("dataset_shuffle", True)),
+        seed=int(settings.get("seed") or 42) if seed is None else int(seed),
+    )
+    return [_row(row)[0][-1]["content"] for row in dataset]
+
+
+def _hub_rows(spec: str) -> list[Row]:
+    hub.require(source.parse(spec))
+    dataset, _ = _swift_load([spec])
+    return [_row(row) for row in dataset]
+
+
+def _row(row: dict[str, Any]) -> Row:
+    """A row as ms-swift hands it out: its messages end with the answer."""
+    turns = tuple({"role": m["role"], "content": m["content"]} for m in row["messages"] if m["role"] != "system")
+    return turns[:-1], turns[-1]["content"]
+
+
+def _swift_load(specs: list[str], **options: Any) -> Any:
+    """swift.dataset.load_dataset; importing it takes some 20 s, so nothing else in verify does."""
+    from swift.dataset import load_dataset
+
+    try:
+        return load_dataset(specs, **options)
+    except Exception as error:  # whatever the hub's client raises
+        words = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot load {', '.join(specs)}: {words}; name a local file of that form with --alpaca-file FILE"
+        ) from None

@@ -1,0 +1,82 @@
+"""configs/verify.yaml: what a run is asked and the thresholds that decide the verdict; `cli` reads it here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.verify.scoring import compile_pattern
+from finetune.verify.yamlmarks import load
+
+# Threshold -> (the figure it looks at, whether it bounds it from below or above, the values that make sense).
+THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
+    "identity_trained_min": ("identity_trained_after", "min", 0, 1),
+    "identity_heldout_min": ("identity_heldout_after", "min", 0, 1),
+    "old_identity_max": ("old_identity_after", "max", 0, 1),
+    "bleu_drop_max": ("bleu_drop", "max", -100, 100),
+    "rules_lost_max": ("rules_lost", "max", -1000, 1000),
+}
+KEYS = ("thresholds", "old_identity", "questions", "dataset", "system", "max_new_tokens", "batch_size")
+
+
+@dataclass(frozen=True)
+class Config:
+    """configs/verify.yaml, with paths resolved against its own folder."""
+
+    path: Path
+    thresholds: dict[str, float]
+    old_identity: re.Pattern[str] | None
+    old_identity_source: str
+    questions: tuple[Path, ...]
+    dataset: Path | None
+    system: str
+    max_new_tokens: dict[str, int]  # "identity" and "general"
+    batch_size: int | None
+
+
+def default_path() -> Path:
+    """configs/verify.yaml of the workspace: below the working directory (/root in the image), else of this checkout."""
+    here = [Path.cwd() / "configs/verify.yaml", Path(__file__).parents[2] / "workspace/configs/verify.yaml"]
+    found = next((path for path in [*here, Path("/root/configs/verify.yaml")] if path.is_file()), None)
+    if found is None:
+        raise UserError("no configs/verify.yaml below the working directory; name one with --config FILE")
+    return found
+
+
+def read(path: Path) -> Config:
+    """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
+    root = load(path, "configuration file").mapping(KEYS, "the configuration")
+    folder = path.resolve().parent
+    thresholds: dict[str, float] = {}
+    if "thresholds" in root:
+        for key, node in root["thresholds"].mapping(THRESHOLDS, "thresholds").items():
+            _, _, low, high = THRESHOLDS[key]
+            thresholds[key] = node.number(key, low, high)
+    if not thresholds:
+        raise UserError(f"{path}: no thresholds, so nothing could fail; set at least one of {', '.join(THRESHOLDS)}")
+    source = root["old_identity"].text("old_identity") if "old_identity" in root else ""
+    try:
+        old = compile_pattern(source) if source else None
+    except ValueError as error:
+        raise root["old_identity"].error(str(error)) from None
+    limits: dict[str, Any] = {"identity": 96, "general": 256}
+    if "max_new_tokens" in root:
+        for key, node in root["max_new_tokens"].mapping(limits, "max_new_tokens").items():
+            limits[key] = int(node.number(key, 1, 8192))
+    batch = root["batch_size"].value() if "batch_size" in root else None
+    return Config(
+        path=path,
+        thresholds=thresholds,
+        old_identity=old,
+        old_identity_source=source,
+        questions=tuple(folder / n.text("questions") for n in root["questions"].items("questions"))
+        if "questions" in root
+        else (),
+        dataset=folder / root["dataset"].text("dataset") if "dataset" in root else None,
+        system=root["system"].text("system") if "system" in root else "You are a helpful assistant.",
+        max_new_tokens=limits,
+        batch_size=int(root["batch_size"].number("batch_size", 1, 4096)) if batch is not None else None,
+    )

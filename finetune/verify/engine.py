@@ -1,0 +1,152 @@
+"""Ask a model questions with an adapter switched on or off; `cli` calls it, tests put a small fake in its place.
+
+The base is loaded once. Only the engine qwen2 is here: greedy, batched, bfloat16 on CUDA and float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from finetune.errors import UserError
+
+# The system prompt of Qwen2.5's chat template where a conversation brings none of its own.
+DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+
+Progress = Callable[[int], None]  # called with the number of answers that have just come in
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One thing to answer: the conversation, the system prompt above it, and the limit of the answer in tokens."""
+
+    messages: tuple[dict[str, str], ...]
+    system: str
+    max_new_tokens: int
+
+    def key(self) -> tuple[Any, ...]:
+        """What makes two of these the same: a question that is asked twice is answered once."""
+        return (*((m["role"], m["content"]) for m in self.messages), self.system, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said: the text, its length in tokens, and whether it ran to its limit (`cut`)."""
+
+    text: str
+    tokens: int
+    cut: bool
+
+
+class Engine(Protocol):
+    """What `cli` needs of an engine."""
+
+    name: str
+    device: str
+    dtype: str
+
+    def adapter(self, path: Path) -> Any:
+        """Load an adapter, to be passed to `answer`; UserError when it does not fit."""
+
+    def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
+        """Answers in order, greedy; adapter None asks the base."""
+
+
+class Qwen2Engine:
+    """The fast lane: this project's own plain-torch Qwen2."""
+
+    name = "qwen2"
+
+    def __init__(
+        self,
+        model_dir: Path,
+        device: str,
+        ceiling_gib: float = 0.0,
+        batch_size: int | None = None,
+        progress: Any = None,
+    ) -> None:
+        """Load the base (seconds at 7B). device is cuda or cpu; ceiling_gib caps the CUDA allocator (0: no cap).
+
+        progress(done_bytes, total_bytes) is called while weights come in.
+        """
+        import torch
+
+        from qwen2.chat import Tokenizer
+        from qwen2.model import Model
+
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        if device == "cuda" and ceiling_gib > 0:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, ceiling_gib * 2**30 / total))
+        try:
+            self.tokenizer = Tokenizer(model_dir)
+            self.model = Model.load(model_dir, device, dtype, progress)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{model_dir}: cannot load the base model: {error}") from None
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                f"the base model does not fit in the GPU memory that is free under VRAM_CEILING_GIB={ceiling_gib:g}; "
+                "end what else uses the GPU (nvidia-smi), or set MIRROR_DEVICE=cpu",
+                exit_code=1,
+            ) from None
+        self.device, self.dtype, self.batch_size = device, str(dtype).removeprefix("torch."), batch_size
+
+    def adapter(self, path: Path) -> Any:
+        """Load a PEFT LoRA folder onto the model's device."""
+        return load_adapter(path, self.model)
+
+    def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
+        """Answers in order; the same conversation asked twice is generated once."""
+        from qwen2.generate import generate
+
+        places: dict[tuple[Any, ...], list[int]] = {}
+        for place, ask in enumerate(asks):
+            places.setdefault(ask.key(), []).append(place)
+        answers: list[Answer | None] = [None] * len(asks)
+        for limit in sorted({ask.max_new_tokens for ask in asks}):
+            groups = [group for group in places.values() if asks[group[0]].max_new_tokens == limit]
+            # Short prompts and long ones, each with their own batch; generate() does the same within a call.
+            prompts = [self.tokenizer.encode_chat(list(asks[g[0]].messages), system=asks[g[0]].system) for g in groups]
+            seen = 0
+
+            def report(done: int, total: int, count: int = len(prompts)) -> None:
+                nonlocal seen
+                progress(done - seen)
+                seen = done
+
+            try:
+                produced = generate(
+                    self.model, prompts, limit, adapter=adapter, batch_size=self.batch_size, progress=report
+                )
+            except ValueError as error:
+                raise UserError(f"cannot ask the questions: {error}") from None
+            for group, ids in zip(groups, produced, strict=True):
+                for place in group:
+                    answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
+        return [answer for answer in answers if answer is not None]
+
+
+def load_adapter(path: Path, model: Any) -> Any:
+    """Adapter.load with its complaint as a UserError."""
+    from qwen2.lora import Adapter
+
+    try:
+        return Adapter.load(path, model)
+    except ValueError as error:
+        raise UserError(f"adapter {path}: {error}") from None
+
+
+def check_adapter(path: Path, model_dir: Path) -> None:
+    """Read the adapter against the base's config alone, so that one that does not fit fails before 15 GB are loaded."""
+    import torch
+
+    from qwen2.config import Config
+
+    try:
+        config = Config.from_dir(model_dir)
+    except ValueError as error:
+        raise UserError(f"{model_dir}: cannot load the base model: {error}") from None
+    load_adapter(path, types.SimpleNamespace(config=config, device=torch.device("cpu")))

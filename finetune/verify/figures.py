@@ -1,0 +1,192 @@
+"""From answers to figures and a verdict; `cli` calls it once for an adapter, and once more for a second one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.verify import rules, stats, textmetrics
+from finetune.verify.config import THRESHOLDS
+from finetune.verify.engine import Answer
+from finetune.verify.questions import Question
+from finetune.verify.scoring import Mark, judge
+from finetune.verify.stats import Figure
+
+TRAINING, DEFAULT = "training", "default"  # names of the system prompts
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An answer with what it is worth: ok is None where nothing decides (a general task without a rule)."""
+
+    answer: Answer
+    text: str
+    ok: bool | None
+    old_named: bool = False
+    reason: str = ""
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass
+class Asked:
+    """A question under one system prompt, and what came of it: `scored` holds before, after and, compared, other."""
+
+    question: Question
+    prompt: str
+    system: str
+    scored: dict[str, Scored] = field(default_factory=dict)
+
+
+def score(question: Question, answer: Answer, old: Any) -> Scored:
+    """Judge one answer by its question: identity patterns, or the rule, or nothing."""
+    if question.is_identity and question.counted:
+        found = judge(answer.text, question.expect, question.forbid, old, answer.cut)
+        return Scored(answer, found.text, found.ok, found.old_named, found.reason, found.marks)
+    if question.rule is not None:
+        outcome = rules.check(question.rule, answer.text)
+        return Scored(answer, answer.text, outcome.ok, reason=rules.printable(outcome.reason))
+    return Scored(answer, answer.text, None)
+
+
+def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
+    """All figures of `before` against `after` (or "other", the second adapter of a comparison).
+
+    The unit is a question: one that was asked under two system prompts counts with the mean of its two answers.
+    A figure whose questions were not asked is left out.
+    """
+    found: dict[str, Figure] = {}
+    sides = {"before": "before", "after": after}
+    identity = [a for a in asked if a.question.is_identity and a.question.counted]
+
+    def right(part: str, only: Callable[[Asked], bool] = lambda a: True) -> None:
+        chosen = [a for a in identity if only(a)]
+        for side, key in sides.items():
+            _share(found, f"identity_{part}_{side}", chosen, lambda a, key=key: bool(a.scored[key].ok))
+
+    for part in ("trained", "heldout"):
+        right(part, lambda a, part=part: a.question.part == part)  # type: ignore[misc]
+    right("adversarial", lambda a: a.question.kind == "adversarial")
+    if {a.prompt for a in identity} == {TRAINING, DEFAULT}:
+        for part in ("trained", "heldout"):
+            for prompt in (TRAINING, DEFAULT):
+                right(
+                    f"{part}_{prompt}_prompt",
+                    lambda a, part=part, prompt=prompt: a.question.part == part and a.prompt == prompt,  # type: ignore[misc]
+                )
+    for side, key in sides.items():
+        _share(found, f"old_identity_{side}", identity, lambda a, key=key: a.scored[key].old_named)
+
+    ruled = [a for a in asked if a.question.rule is not None]
+    for side, key in sides.items():
+        _share(found, f"rules_{side}", ruled, lambda a, key=key: bool(a.scored[key].ok))
+    if ruled:
+        lost = [int(bool(a.scored["before"].ok)) - int(bool(a.scored[after].ok)) for a in ruled]
+        low, high = stats.bootstrap(len(lost), lambda index: sum(lost[i] for i in index))
+        found["rules_lost"] = Figure(sum(lost), low, high, len(lost))
+
+    for part, prefix in (("general", ""), ("alpaca", "alpaca_")):
+        compared = [a for a in asked if a.question.part == part and a.question.reference]
+        if compared:
+            texts = {side: [a.scored[key].text for a in compared] for side, key in sides.items()}
+            references = [a.question.reference or "" for a in compared]
+            for name, metric in (("bleu", textmetrics.bleu()), ("chrf", textmetrics.chrf())):
+                found |= textmetrics.compare(prefix + name, metric, texts["before"], texts["after"], references)
+    other = [a for a in asked if not a.question.is_identity]
+    if other:
+        lengths = [[a.scored[key].answer.tokens for a in other] for key in (after, "before")]
+        found["length_ratio"] = stats.mean_ratio(*lengths)
+    for side, key in sides.items():
+        _share(found, f"ran_to_limit_{side}", asked, lambda a, key=key: a.scored[key].answer.cut)
+    return found
+
+
+def _share(found: dict[str, Figure], name: str, asked: Iterable[Asked], passed: Callable[..., bool]) -> None:
+    """Add the share of questions that passed, where there are any."""
+    values: dict[str, list[bool]] = {}
+    for each in asked:
+        values.setdefault(each.question.id, []).append(passed(each))
+    if values:
+        found[name] = stats.wilson(sum(sum(v) / len(v) for v in values.values()), len(values))
+
+
+# ------------------------------------------------------------------------------------------------------- verdict
+
+
+@dataclass(frozen=True)
+class Check:
+    """One threshold held against its figure. certain: the whole 95 % interval lies on the side that decided."""
+
+    threshold: str
+    figure: str
+    bound: str  # min or max
+    limit: float
+    value: float
+    ok: bool
+    certain: bool
+
+    @property
+    def sentence(self) -> str:
+        """The check in words, for the head of a report."""
+        wanted = f"{'at least' if self.bound == 'min' else 'at most'} {shown(self.figure, self.limit)}"
+        return f"{LABELS.get(self.figure, self.figure)}: {shown(self.figure, self.value)}, wanted {wanted}"
+
+
+LABELS = {
+    "identity_trained": "new identity, trained questions",
+    "identity_heldout": "new identity, held-out questions",
+    "identity_adversarial": "new identity, adversarial questions",
+    "identity_trained_training_prompt": "trained, under the training's system prompt",
+    "identity_trained_default_prompt": "trained, under the template's system prompt",
+    "identity_heldout_training_prompt": "held-out, under the training's system prompt",
+    "identity_heldout_default_prompt": "held-out, under the template's system prompt",
+    "old_identity": "old identity named",
+    "rules": "general tasks passed by rule",
+    "bleu": "BLEU, general tasks",
+    "chrf": "chrF, general tasks",
+    "alpaca_bleu": "BLEU, Alpaca rows",
+    "alpaca_chrf": "chrF, Alpaca rows",
+    "ran_to_limit": "answers that ran to the limit",
+    "identity_trained_after": "new identity on trained questions",
+    "identity_heldout_after": "new identity on held-out questions",
+    "old_identity_after": "old identity still named",
+    "bleu_drop": "BLEU drop on general tasks",
+    "chrf_drop": "chrF drop on general tasks",
+    "alpaca_bleu_drop": "BLEU drop on Alpaca rows",
+    "alpaca_chrf_drop": "chrF drop on Alpaca rows",
+    "rules_lost": "general tasks lost",
+    "length_ratio": "length of general answers, after / before",
+}
+
+
+def is_share(figure: str) -> bool:
+    """Whether a figure is a share of questions (else points of BLEU or chrF, a count, or a ratio)."""
+    return not any(word in figure for word in ("bleu", "chrf", "length_ratio", "rules_lost"))
+
+
+def shown(figure: str, value: float) -> str:
+    """A figure's value for people: shares as per cent, points and ratios with their decimals."""
+    if is_share(figure):
+        return f"{100 * value:.1f} %"
+    return f"{value:.0f}" if figure == "rules_lost" and value == int(value) else f"{value:.2f}"
+
+
+def checks(thresholds: Mapping[str, float], found: Mapping[str, Figure]) -> list[Check]:
+    """Hold each threshold against its figure; those whose questions were not asked are left out.
+
+    The BLEU threshold holds for the Alpaca rows too, where they were asked.
+    """
+    result = []
+    for name, limit in thresholds.items():
+        figure, bound, _, _ = THRESHOLDS[name]
+        for each in (figure, f"alpaca_{figure}"):
+            if each in found:
+                value = found[each]
+                # Rounded as the report shows it: the verdict must not turn on the last bit of a sum.
+                at = round(value.value, 6)
+                ok = at >= limit if bound == "min" else at <= limit
+                worst, best = (value.low, value.high) if bound == "min" else (-value.high, -value.low)
+                wanted = limit if bound == "min" else -limit
+                certain = worst >= wanted if ok else best < wanted
+                result.append(Check(name, each, bound, limit, value.value, ok, certain))
+    return result

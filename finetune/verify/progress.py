@@ -1,0 +1,78 @@
+"""A progress bar with the time left on a terminal, plain lines elsewhere; `cli` moves it as answers come in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+
+class Bar:
+    """`with Bar(console, total) as bar: bar.phase("..."); bar.advance(n)`. total counts answers over all phases."""
+
+    def __init__(self, console: Console, total: int, listener: Callable[[int, int], None] | None = None) -> None:
+        """listener(done, total) is told of every step, for the busy lock's heartbeat."""
+        self.console, self.total, self.done, self.listener = console, total, 0, listener
+        self.started = time.monotonic()
+        self.live: Any = None
+        self.task: Any = None
+        self.said = 0.0
+
+    def __enter__(self) -> Bar:
+        if self.console.is_terminal:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.live.start()
+            self.task = self.live.add_task("verify", total=self.total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def phase(self, text: str) -> None:
+        """Name what is under way."""
+        if self.live:
+            self.live.update(self.task, description=text)
+        else:
+            self.console.print(f"{text} ...", soft_wrap=True, highlight=False, markup=False)
+
+    def advance(self, count: int) -> None:
+        """count more answers are in."""
+        self.done += count
+        if self.listener:
+            self.listener(self.done, self.total)
+        if self.live:
+            self.live.advance(self.task, count)
+        elif time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            used = self.said - self.started
+            left = used / max(self.done, 1) * (self.total - self.done)
+            self.console.print(
+                f"{self.done}/{self.total} answers, about {left:.0f} s left",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )

@@ -1,0 +1,164 @@
+"""Write report.json, report.md, report.html and junit.xml into the run's verify/ folder; `cli` calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from finetune.verify.figures import LABELS, is_share, shown
+from finetune.verify.report import junit, lossplot
+
+TEMPLATES = Path(__file__).with_name("templates")
+NAMES = ("report.json", "report.md", "report.html", "junit.xml")
+SIDES = ("before", "after", "other")
+
+
+def write(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Write all four, each by rename, so that a reader never finds half of one. Returns their paths."""
+    views = view(report)
+    _replace(folder / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    _replace(folder / "report.md", render("report.md.j2", views))
+    _replace(folder / "report.html", render("report.html.j2", views))
+    part = folder / "junit.xml.part"
+    junit.write(report, part)
+    os.replace(part, folder / "junit.xml")
+    return [folder / name for name in NAMES]
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    # An answer may hold half a surrogate pair; the report shows it as a question mark rather than fail.
+    part.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(part, path)
+
+
+def render(name: str, context: dict[str, Any]) -> str:
+    """Fill a template. HTML is escaped throughout; Markdown answers are escaped by the filter `md`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = escape_markdown
+    environment.filters["segments"] = segments
+    return environment.get_template(name).render(**context)
+
+
+def escape_markdown(text: str) -> str:
+    """Text for a cell of a Markdown table: one line, nothing in it read as markup."""
+    text = " ".join(text.split())
+    for char in "\\`*_[]<>|#~":
+        text = text.replace(char, "\\" + char)
+    return text
+
+
+def segments(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """An answer's text cut at its marks: (text, kind), kind "" between marks."""
+    cut: list[tuple[str, str]] = []
+    at = 0
+    for mark in answer["marks"]:
+        cut += [(answer["text"][at : mark["start"]], ""), (answer["text"][mark["start"] : mark["end"]], mark["kind"])]
+        at = mark["end"]
+    cut.append((answer["text"][at:], ""))
+    return [piece for piece in cut if piece[0]]
+
+
+def view(report: dict[str, Any]) -> dict[str, Any]:
+    """What the templates show: the report, its figures as rows, its questions in groups, the loss curve."""
+    groups = []
+    for part, title in (
+        ("heldout", "Held-out identity questions"),
+        ("trained", "Trained questions"),
+        ("general", "General tasks"),
+        ("alpaca", "Alpaca rows"),
+    ):
+        chosen = [question for question in report["questions"] if question["part"] == part]
+        if chosen:
+            groups.append({"part": part, "title": title, "questions": [_question(question) for question in chosen]})
+    return {
+        "report": report,
+        "rows": figure_rows(report),
+        "checks": check_rows(report),
+        "groups": groups,
+        "sides": [side for side in SIDES if any(side in a["answers"] for q in report["questions"] for a in q["asked"])],
+        "plot": lossplot.plot(report["run"]["losses"]),
+    }
+
+
+def _question(question: dict[str, Any]) -> dict[str, Any]:
+    """A question with `state` (right, wrong or open: nothing decides) after the training; `fell`: right before only."""
+    before = [asked["answers"]["before"]["ok"] for asked in question["asked"]]
+    after = [asked["answers"]["after"]["ok"] for asked in question["asked"]]
+    state = "open" if None in after else "right" if all(after) else "wrong"
+    fell = any(was and not now for was, now in zip(before, after, strict=True) if now is not None)
+    return question | {"state": state, "fell": fell}
+
+
+def check_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The thresholds for a table, those that fell short first."""
+    rows = []
+    for check in report["thresholds"].values():
+        sign = "≥" if check["bound"] == "min" else "≤"
+        figure = report["figures"][check["figure"]]
+        rows.append(
+            check
+            | {
+                "label": LABELS.get(check["figure"], check["figure"]),
+                "wanted": f"{sign} {shown(check['figure'], check['limit'])}",
+                "shown": shown(check["figure"], check["value"]),
+                "interval": interval(check["figure"], figure),
+            }
+        )
+    return sorted(rows, key=lambda row: row["ok"])
+
+
+def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures for a table: before, after, drop side by side. `bars` are the interval in per cent, for shares."""
+    found, rows = report["figures"], []
+    other = (report["compare"] or {}).get("figures", {})
+    for name in dict.fromkeys(key.removesuffix("_before") for key in found if key.endswith("_before")):
+        cells: list[dict[str, Any]] = []
+        for side, figures in (("before", found), ("after", found), ("after", other)):
+            figure = figures.get(f"{name}_{side}")
+            if figure is None:
+                continue
+            cell: dict[str, Any] = {
+                "shown": shown(name, figure["value"]),
+                "interval": interval(name, figure),
+                "bar": None,
+            }
+            if is_share(name):
+                cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
+            cells.append(cell)
+        rows.append({"name": name, "label": LABELS.get(name, name), "n": found[f"{name}_before"]["n"], "cells": cells})
+        if f"{name}_drop" in found:
+            rows.append(_single(f"{name}_drop", found, other))
+        if name == "rules":
+            rows.append(_single("rules_lost", found, other))
+    if "length_ratio" in found:
+        rows.append(_single("length_ratio", found, other))
+    return rows
+
+
+def _single(name: str, found: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A row for a figure that has no before: its cell stands under `after`."""
+    cells: list[dict[str, Any]] = [{"shown": "", "interval": "", "bar": None}]
+    for figures in (found, other):
+        if name in figures:
+            cells.append(
+                {"shown": shown(name, figures[name]["value"]), "interval": interval(name, figures[name]), "bar": None}
+            )
+    return {"name": name, "label": LABELS.get(name, name), "n": found[name]["n"], "cells": cells}
+
+
+def interval(name: str, figure: dict[str, Any]) -> str:
+    """The 95 % interval for people: `88.6-98.3 %` or `-0.21 to 1.03`."""
+    if is_share(name):
+        return f"{100 * figure['low']:.1f}-{100 * figure['high']:.1f} %"
+    return f"{shown(name, figure['low'])} to {shown(name, figure['high'])}"

@@ -1,0 +1,58 @@
+"""The verdict as JUnit XML, for CI systems that show tests: a case per threshold and per scored question."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from finetune.verify.figures import LABELS, shown
+
+# What XML 1.0 cannot hold, escaped or not.
+NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """Write the suites `thresholds` and `questions`.
+
+    Only a threshold fails. A question that is answered wrongly is skipped with its reason: the verdict bears a few, and
+    a CI that turned red on each would hide it.
+    """
+    root = ET.Element("testsuites", name="verify")
+    suite = ET.SubElement(root, "testsuite", name="verify.thresholds")
+    for name, check in report["thresholds"].items():
+        case = ET.SubElement(suite, "testcase", classname="verify.thresholds", name=name)
+        value, limit = shown(check["figure"], check["value"]), shown(check["figure"], check["limit"])
+        label = LABELS.get(check["figure"], check["figure"])
+        text = f"{label}: {value}, wanted at {'least' if check['bound'] == 'min' else 'most'} {limit}"
+        if not check["ok"]:
+            ET.SubElement(case, "failure", message=_clean(text))
+    _count(suite)
+    suite = ET.SubElement(root, "testsuite", name="verify.questions")
+    for question in report["questions"]:
+        for asked in question["asked"]:
+            answer = asked["answers"]["after"]
+            if answer["ok"] is None:
+                continue
+            name = question["id"] + (f" [{asked['prompt']} prompt]" if len(question["asked"]) > 1 else "")
+            case = ET.SubElement(suite, "testcase", classname=f"verify.{question['part']}", name=_clean(name))
+            if not answer["ok"]:
+                ET.SubElement(case, "skipped", message=_clean(f"answered wrongly: {answer['reason']}"))
+                ET.SubElement(case, "system-out").text = _clean(
+                    f"{question['messages'][-1]['content']}\n{answer['text']}"
+                )
+    _count(suite)
+    ET.indent(root)
+    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _clean(text: str) -> str:
+    return NOT_XML.sub("\ufffd", text)
+
+
+def _count(suite: ET.Element) -> None:
+    suite.set("tests", str(len(suite)))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
+    suite.set("errors", "0")

@@ -1,0 +1,126 @@
+"""What a run's folder says about itself: system prompt, dataset, losses, settings; `cli` and the reports ask here.
+
+Both engines leave these files: run.json (the fast lane), args.json (ms-swift), logging.jsonl (both).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+
+# What the report shows of a run, by the names that both engines share.
+SETTINGS = (
+    "engine", "model", "dataset", "system", "tuner_type", "train_type", "torch_dtype", "num_train_epochs",
+    "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lora_rank", "lora_alpha",
+    "lora_dropout", "target_modules", "warmup_ratio", "max_length", "seed",
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """A run: its folder, the settings it recorded, and its losses as (step, loss)."""
+
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    max_steps: int | None = None
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt it trained under, if it says so."""
+        value = self.settings.get("system")
+        return value if isinstance(value, str) and value.strip() else None
+
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets it trained on, as they were named."""
+        value = self.settings.get("dataset")
+        names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        return [str(name) for name in names]
+
+    def local_datasets(self, *folders: Path) -> list[Path]:
+        """Those of the datasets that are files here: as named, or below one of the folders (names may be relative)."""
+        found = []
+        for name in self.datasets:
+            stem = re.sub(r"#\d+$", "", name)
+            place = next((path for path in (Path(stem), *(f / stem for f in folders)) if path.is_file()), None)
+            if place:
+                found.append(place)
+        return found
+
+    def shown(self) -> dict[str, str]:
+        """The settings worth a line in the report."""
+        chosen = {key: self.settings[key] for key in SETTINGS if self.settings.get(key) not in (None, "", [])}
+        return {
+            key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in chosen.items()
+        }
+
+
+def of_adapter(adapter: Path) -> Run:
+    """The run that an adapter belongs to: the folder above checkpoint-N, or the adapter's own folder."""
+    above = adapter.parent
+    in_run = re.fullmatch(r"checkpoint-\d+", adapter.name) or any(
+        (above / name).is_file() for name in ("run.json", "args.json", "logging.jsonl")
+    )
+    folder = above if in_run else adapter
+    run = Run(folder)
+    for path in (adapter / "args.json", folder / "args.json", folder / "run.json"):
+        run.settings |= _settings(path)
+    run.losses, run.max_steps = losses(folder / "logging.jsonl")
+    return run
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, {} when there is none; options one level down (`args`, `options`) are lifted."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    lifted: dict[str, Any] = {}
+    for key in ("args", "options", "settings"):
+        if isinstance(data.get(key), dict):
+            lifted |= data[key]
+    return lifted | data
+
+
+def losses(path: Path) -> tuple[list[tuple[int, float]], int | None]:
+    """The training losses of a logging.jsonl, and the number of steps planned. Lines without a loss are passed over."""
+    found: list[tuple[int, float]] = []
+    planned: int | None = None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return [], None
+    for line in lines:
+        try:
+            row = json.loads(line)
+            step, _, total = str(
+                row.get("global_step/max_steps", row.get("step", row.get("global_step", "")))
+            ).partition("/")
+            planned = int(total) if total else planned
+            found.append((int(step), float(row["loss"])))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return found, planned
+
+
+def output_folder(run: Run, wanted: Path | None) -> Path:
+    """The folder for the reports, made: `wanted`, or verify/ in the run's. UserError when it cannot be written."""
+    folder = wanted or run.folder / "verify"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write the reports there: {error.strerror}; name another with --output DIR"
+        ) from None
+    return folder
