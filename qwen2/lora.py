@@ -1,0 +1,308 @@
+"""A LoRA adapter: its fp32 weights, PEFT's folder format in and out; called by train, generate and finetune.
+
+All weights lie in one flat fp32 tensor, so that clipping, AdamW and the copy to bfloat16 are one kernel each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qwen2.config import Config
+from qwen2.model import GROUPS, PROJECTIONS, padded_columns, projection_sizes
+
+if TYPE_CHECKING:
+    from qwen2.model import Linear, Model
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PATHS = {path.split(".")[1]: path for paths in GROUPS.values() for path in paths}
+_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.lora_([AB])(?:\.default)?\.weight")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One matrix in the flat tensor: `shape` at `offset`."""
+
+    offset: int
+    shape: tuple[int, int]
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The view of it."""
+        return flat.narrow(0, self.offset, self.shape[0] * self.shape[1]).view(self.shape)
+
+
+class Layout:
+    """Where each A and B lies. Per layer and matmul: A of its targets stacked and padded to [columns, K], then each B.
+
+    The rows that pad A are zero and stay zero: no gradient reaches them.
+    """
+
+    def __init__(self, config: Config, rank: int, targets: Sequence[str]) -> None:
+        self.rank = rank
+        self.targets = tuple(name for name in PROJECTIONS if name in targets)
+        sizes = projection_sizes(config)
+        members = {g: [p.split(".")[1] for p in paths] for g, paths in GROUPS.items()}
+        self.groups = {
+            group: tuple(name for name in names if name in self.targets)
+            for group, names in members.items()
+            if any(name in self.targets for name in names)
+        }
+        self.a: list[dict[str, Block]] = []
+        self.b: list[dict[str, Block]] = []
+        offset = 0
+        for _ in range(config.num_layers):
+            a, b = {}, {}
+            for group, names in self.groups.items():
+                a[group] = Block(offset, (self.columns(group), sizes[names[0]][1]))
+                offset += math.prod(a[group].shape)
+                for name in names:
+                    b[name] = Block(offset, (sizes[name][0], rank))
+                    offset += math.prod(b[name].shape)
+            self.a.append(a)
+            self.b.append(b)
+        self.size = offset
+
+    def columns(self, group: str) -> int:
+        """Columns of h that this matmul has (0 when it is no target)."""
+        return padded_columns(self.rank * len(self.groups.get(group, ())))
+
+    def a_rows(self, group: str, name: str) -> slice:
+        """Rows of the stacked A (= columns of h) that belong to one linear."""
+        start = self.groups[group].index(name) * self.rank
+        return slice(start, start + self.rank)
+
+
+class Adapter:
+    """LoRA weights for one base shape. `flat` is fp32; after changing it in place, call `touch`."""
+
+    def __init__(
+        self,
+        config: Config,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str] = PROJECTIONS,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        device: str | torch.device = "cpu",
+        base: str = "",
+    ) -> None:
+        """All weights zero. ValueError for a rank or a target that cannot be.
+
+        scaling = alpha / rank, or alpha / sqrt(rank) with rslora (Kalajdzievski 2023, arXiv 2312.03732).
+        """
+        unknown = [name for name in targets if name not in PROJECTIONS]
+        if unknown or not targets:
+            raise ValueError(
+                f"LoRA targets {list(targets)}: choose from {', '.join(PROJECTIONS)} (or use ENGINE=swift for others)"
+            )
+        if rank < 1:
+            raise ValueError(f"LoRA rank {rank}: it must be at least 1")
+        self.config, self.rank, self.alpha, self.dropout, self.rslora = config, rank, alpha, dropout, rslora
+        self.base = base
+        self.layout = Layout(config, rank, targets)
+        self.flat = torch.zeros(self.layout.size, dtype=torch.float32, device=device)
+        self.version = 0
+
+    @property
+    def scaling(self) -> float:
+        """s of y = W x + s B A x."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers, without padding."""
+        sizes = projection_sizes(self.config)
+        return self.config.num_layers * sum(self.rank * sum(sizes[name]) for name in self.layout.targets)
+
+    def columns(self) -> dict[str, int]:
+        """Spare columns that each matmul needs."""
+        return {group: self.layout.columns(group) for group in self.layout.groups}
+
+    def touch(self) -> None:
+        """Say that `flat` has changed, so that a model takes it up anew."""
+        self.version += 1
+
+    def a(self, layer: int, group: str) -> Tensor:
+        """Stacked A of one matmul, [columns, K], a view of `flat`."""
+        return self.layout.a[layer][group].of(self.flat)
+
+    def b_blocks(self, layer: int, group: str, linear: Linear) -> Iterator[tuple[Tensor, Tensor]]:
+        """(place in the spare columns, B [N, rank]) for each target of one matmul."""
+        for name in self.layout.groups[group]:
+            columns = self.layout.a_rows(group, name)
+            place = linear.storage[linear.rows[name], linear.inputs + columns.start : linear.inputs + columns.stop]
+            yield place, self.layout.b[layer][name].of(self.flat)
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """PEFT's names and the matching views of `flat`."""
+        for layer in range(self.config.num_layers):
+            for group, names in self.layout.groups.items():
+                for name in names:
+                    prefix = f"base_model.model.model.layers.{layer}.{_PATHS[name]}"
+                    yield f"{prefix}.lora_A.weight", self.a(layer, group)[self.layout.a_rows(group, name)]
+                    yield f"{prefix}.lora_B.weight", self.layout.b[layer][name].of(self.flat)
+
+    def initialize(self, seed: int) -> None:
+        """PEFT's: A uniform in +-1/sqrt(K) (kaiming_uniform with a = sqrt 5), B zero; drawn on the CPU."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, view in self.named():
+            if ".lora_A." in name:
+                bound = 1 / math.sqrt(view.shape[1])
+                drawn = torch.rand(view.shape, generator=generator) * (2 * bound) - bound
+                view.copy_(drawn)
+            else:
+                view.zero_()
+        self.touch()
+
+    def check(self, config: Config) -> None:
+        """ValueError when this adapter is for another base shape."""
+        if projection_sizes(config) != projection_sizes(self.config) or config.num_layers != self.config.num_layers:
+            raise ValueError("the adapter was made for a model of another shape: use the base model it was trained on")
+
+    # ---- PEFT's folder
+
+    def save(self, folder: str | Path) -> None:
+        """Write adapter_config.json and adapter_model.safetensors (fp32) into `folder`, which is made if need be."""
+        from safetensors.torch import save_file
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {name: view.detach().to("cpu", copy=True).contiguous() for name, view in self.named()}
+        save_file(tensors, str(path / WEIGHTS_FILE), metadata={"format": "pt"})
+        settings = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": self.base,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": list(self.layout.targets),
+            "use_rslora": self.rslora,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "init_lora_weights": True,
+            "modules_to_save": None,
+            "use_dora": False,
+        }
+        (path / CONFIG_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Model) -> Adapter:
+        """Read a PEFT LoRA folder for this model, onto its device.
+
+        Raises ValueError, fit for a user, for another base shape, a broken file, or an adapter not computed here.
+        """
+        path = Path(folder)
+        settings = _read_settings(path)
+        tensors = _read_tensors(path / WEIGHTS_FILE)
+        try:
+            rank, alpha = int(settings["r"]), float(settings.get("lora_alpha", 8))
+            dropout = float(settings.get("lora_dropout") or 0.0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path / CONFIG_FILE}: r or lora_alpha is missing or no number ({error})") from None
+        targets = set()
+        for key in tensors:
+            match = _KEY.fullmatch(key)
+            if match is None or _PATHS.get(match[3]) != f"{match[2]}.{match[3]}":
+                raise ValueError(
+                    f"{path / WEIGHTS_FILE}: {key} is no LoRA of the seven linears; use ENGINE=swift for it"
+                )
+            targets.add(match[3])
+        if not targets:
+            raise ValueError(f"{path / WEIGHTS_FILE} holds no LoRA weights: the folder is not a LoRA adapter")
+        adapter = cls(
+            model.config,
+            rank,
+            alpha if alpha != int(alpha) else int(alpha),
+            sorted(targets),
+            dropout,
+            bool(settings.get("use_rslora")),
+            device="cpu",
+            base=str(settings.get("base_model_name_or_path") or ""),
+        )
+        for name, view in adapter.named():
+            value = tensors.pop(name, None)
+            if value is None:
+                value = tensors.pop(name.replace(".weight", ".default.weight"), None)
+            if value is None:
+                raise ValueError(
+                    f"{path / WEIGHTS_FILE}: {name} is missing; the adapter is for another model or not whole"
+                )
+            if tuple(value.shape) != tuple(view.shape):
+                raise ValueError(
+                    f"{path / WEIGHTS_FILE}: {name} has shape {list(value.shape)}, this model and rank {rank} need "
+                    f"{list(view.shape)}; use the base model that the adapter was trained on"
+                )
+            if not torch.isfinite(value).all():
+                raise ValueError(
+                    f"{path / WEIGHTS_FILE}: {name} holds NaN or infinity; train again or take an older checkpoint"
+                )
+            view.copy_(value)
+        if tensors:
+            raise ValueError(
+                f"{path / WEIGHTS_FILE}: {next(iter(tensors))} has no place in this model: it is for another base"
+            )
+        adapter.flat = adapter.flat.to(model.device)
+        adapter.touch()
+        return adapter
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """adapter_config.json, checked for everything that would change the arithmetic."""
+    file = path / CONFIG_FILE
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("no JSON object")
+    except FileNotFoundError:
+        raise ValueError(
+            f"no {CONFIG_FILE} in {path}: this is not an adapter folder; name a checkpoint-N folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None
+    rank = settings.get("r")
+    reasons = {
+        f"peft_type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
+        "DoRA": bool(settings.get("use_dora")),
+        "QALoRA": bool(settings.get("use_qalora")),
+        f"bias {settings.get('bias')}": settings.get("bias", "none") != "none" or bool(settings.get("lora_bias")),
+        f"modules_to_save {settings.get('modules_to_save')}": bool(settings.get("modules_to_save")),
+        "fan_in_fan_out": bool(settings.get("fan_in_fan_out")),
+        "a rank_pattern": any(v != rank for v in (settings.get("rank_pattern") or {}).values()),
+        "an alpha_pattern": bool(settings.get("alpha_pattern")),
+        "layers_to_transform": settings.get("layers_to_transform") is not None,
+        "layer_replication": bool(settings.get("layer_replication")),
+        "trainable_token_indices": bool(settings.get("trainable_token_indices")),
+        "target_parameters": bool(settings.get("target_parameters")),
+        f"init_lora_weights {settings.get('init_lora_weights')}": settings.get("init_lora_weights", True)
+        not in (True, False, "gaussian", "orthogonal", "eva"),
+    }
+    for reason, is_so in reasons.items():
+        if is_so:
+            raise ValueError(f"{file}: {reason} is not computed by the fast lane; use ENGINE=swift for this adapter")
+    return settings
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(os.fspath(file), device="cpu")
+    except FileNotFoundError:
+        raise ValueError(
+            f"no {WEIGHTS_FILE} in {file.parent}: the adapter is not whole; take another checkpoint"
+        ) from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None

@@ -1,0 +1,313 @@
+"""The Qwen2 decoder with fused qkv and gate/up and LoRA inside the matmul; used by generate, train, healthchecks.
+
+A linear with a LoRA is y = [x | h] . [W | s B]^T + b with h = x A^T: one matmul, one rounding. Every weight is
+therefore stored with a few spare columns on its right. Without an adapter the same storage is read as W, so that
+switching an adapter off (or on) copies nothing but B. Adding s h B^T to an already rounded y, as PEFT does, loses most
+of a small adapter's effect to the rounding in bfloat16.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen2 import kernels, weights
+from qwen2.config import Config
+
+if TYPE_CHECKING:
+    from qwen2.lora import Adapter
+
+COLUMN_UNIT = 16  # spare columns come in units of this: rows stay 32-byte aligned, and the kernels can rely on it
+
+# The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+PROJECTIONS = tuple(path.split(".")[1] for paths in GROUPS.values() for path in paths)
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def padded_columns(count: int) -> int:
+    """`count` rounded up to COLUMN_UNIT."""
+    return -(-count // COLUMN_UNIT) * COLUMN_UNIT
+
+
+def projection_sizes(config: Config) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each of the seven linears by short name (q_proj, ...)."""
+    h, i = config.hidden_size, config.intermediate_size
+    return {
+        "q_proj": (config.q_size, h),
+        "k_proj": (config.kv_size, h),
+        "v_proj": (config.kv_size, h),
+        "o_proj": (h, config.q_size),
+        "gate_proj": (i, h),
+        "up_proj": (i, h),
+        "down_proj": (h, i),
+    }
+
+
+@dataclass
+class Linear:
+    """One fused matmul. `storage` is [N, K + spare]: W, then columns for s B; `rows` says which rows are whose."""
+
+    storage: Tensor
+    inputs: int
+    rows: dict[str, slice]
+    bias: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """W alone, [N, K], a view."""
+        return self.storage[:, : self.inputs]
+
+    @property
+    def spare(self) -> int:
+        """Columns there are for s B."""
+        return self.storage.shape[1] - self.inputs
+
+    def buffer(self, tokens: int, columns: int) -> Tensor:
+        """[tokens, K + columns] for [x | h]; the caller fills x, `project` or the trainer h."""
+        return self.storage.new_empty(tokens, self.inputs + columns)
+
+    def apply(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[x | h] . [W | s B]^T + bias, or + residual [T, N] (then without bias): one rounding. x [T, K + columns]."""
+        weight = self.storage[:, : x.shape[1]]
+        if residual is not None:
+            return torch.addmm(residual, x, weight.t())
+        return F.linear(x, weight, self.bias)
+
+
+@dataclass
+class Layer:
+    """The weights of one decoder layer."""
+
+    linears: dict[str, Linear]
+    norm1: Tensor
+    norm2: Tensor
+
+
+@dataclass
+class ActiveLora:
+    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B lies in the weights."""
+
+    a: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def columns(self, layer: int, group: str) -> int:
+        """Columns of h in this matmul; 0 where the adapter leaves it alone."""
+        a = self.a[layer].get(group)
+        return 0 if a is None else a.shape[0]
+
+
+def causal_attention(config: Config, rows: int, length: int) -> Attend:
+    """Attention for `rows` sequences of the same padded `length`, tokens laid out row by row."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (t.view(rows, length, -1, config.head_dim).transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return out.transpose(1, 2).reshape(rows * length, config.q_size)
+
+    return attend
+
+
+class Model:
+    """Weights of a Qwen2ForCausalLM on one device. Made by `load`; not an nn.Module: nothing here is trained."""
+
+    def __init__(self, config: Config, device: torch.device, dtype: torch.dtype, lora_rank: int = 8) -> None:
+        """Allocate, without filling, with spare columns for a LoRA of `lora_rank` on all seven linears."""
+        self.config, self.device, self.dtype = config, device, dtype
+        h = config.hidden_size
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(*shape, dtype=dtype, device=device)
+
+        def linear(group: str, bias: bool = False) -> Linear:
+            names = [path.split(".")[1] for path in GROUPS[group]]
+            rows, start = {}, 0
+            for name in names:
+                rows[name] = slice(start, start + sizes[name][0])
+                start += sizes[name][0]
+            inputs = sizes[names[0]][1]
+            storage = empty(start, inputs + padded_columns(lora_rank * len(names)))
+            storage[:, inputs:].zero_()
+            return Linear(storage, inputs, rows, empty(start) if bias else None)
+
+        sizes = projection_sizes(config)
+        self.embedding = empty(config.vocab_size, h)
+        self.layers = [
+            Layer({group: linear(group, bias=group == "qkv") for group in GROUPS}, empty(h), empty(h))
+            for _ in range(config.num_layers)
+        ]
+        self.norm = empty(h)
+        self.head = self.embedding if config.tie_embeddings else empty(config.vocab_size, h)
+        self._rope: tuple[Tensor, Tensor] | None = None
+        self._installed: tuple[weakref.ref[Adapter], int] | None = None
+        self._active: ActiveLora | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: str | Path,
+        device: str | torch.device = "cuda",
+        dtype: torch.dtype = torch.bfloat16,
+        progress: weights.Progress | None = None,
+        lora_rank: int = 8,
+    ) -> Model:
+        """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
+
+        Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, and torch's own
+        OutOfMemoryError when the device is too small.
+        """
+        folder = Path(model_dir)
+        config = Config.from_dir(folder)
+        place = torch.device(device)
+        if place.type == "cuda" and place.index is None:
+            place = torch.device("cuda", torch.cuda.current_device())
+        with torch.no_grad():
+            model = cls(config, place, dtype, lora_rank)
+            # A tied checkpoint may hold the head a second time; it is the same matrix.
+            ignore = {"lm_head.weight"} if config.tie_embeddings else set()
+            weights.load(folder, model._checkpoint_tensors(), progress, ignore)
+        return model
+
+    def _checkpoint_tensors(self) -> dict[str, Tensor]:
+        """Views into the fused storage by the names of the checkpoint."""
+        named = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        if not self.config.tie_embeddings:
+            named["lm_head.weight"] = self.head
+        for number, layer in enumerate(self.layers):
+            prefix = f"model.layers.{number}."
+            named[prefix + "input_layernorm.weight"] = layer.norm1
+            named[prefix + "post_attention_layernorm.weight"] = layer.norm2
+            for group, paths in GROUPS.items():
+                linear = layer.linears[group]
+                for path in paths:
+                    rows = linear.rows[path.split(".")[1]]
+                    named[f"{prefix}{path}.weight"] = linear.weight[rows]
+                    if linear.bias is not None:
+                        named[f"{prefix}{path}.bias"] = linear.bias[rows]
+        return named
+
+    # ---- positions
+
+    def rope_tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, each [>= length, head_dim / 2] float32, for positions from 0. Kept; grows when needed."""
+        if self._rope is None or self._rope[0].shape[0] < length:
+            half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32)
+            frequency = 1.0 / (self.config.rope_theta ** (half / self.config.head_dim))
+            angle = torch.arange(max(length, 512), dtype=torch.float32)[:, None] * frequency
+            self._rope = (angle.cos().to(self.device), angle.sin().to(self.device))
+        return self._rope
+
+    # ---- the adapter
+
+    def reserve(self, columns: dict[str, int]) -> None:
+        """Make room for these columns per matmul. Weights that are too narrow are copied, one by one."""
+        for layer in self.layers:
+            for group, linear in layer.linears.items():
+                if columns.get(group, 0) <= linear.spare:
+                    continue
+                wider = linear.storage.new_zeros(linear.storage.shape[0], linear.inputs + columns[group])
+                wider[:, : linear.inputs].copy_(linear.weight)
+                linear.storage = wider
+                self._installed = None
+                if wider.is_cuda:  # else every old weight would stay reserved beside its successor
+                    torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def activate(self, adapter: Adapter | None) -> ActiveLora | None:
+        """Put the adapter's s B into the spare columns and its A into the model's dtype; None for the bare model.
+
+        Does nothing when that adapter, unchanged, was the last one put there.
+        """
+        if adapter is None:
+            return None
+        there = self._installed
+        if there is None or there[0]() is not adapter or there[1] != adapter.version:
+            adapter.check(self.config)
+            self.reserve(adapter.columns())
+            self._active = self.install(adapter)
+            self._installed = (weakref.ref(adapter), adapter.version)
+        return self._active
+
+    def deactivate(self) -> None:
+        """Forget which adapter lies in the spare columns (the trainer writes there itself)."""
+        self._installed = self._active = None
+
+    def install(self, adapter: Adapter) -> ActiveLora:
+        """Unconditional part of `activate`; the trainer keeps the result and refreshes it every step."""
+        active = ActiveLora()
+        for number, layer in enumerate(self.layers):
+            active.a.append({})
+            for group, linear in layer.linears.items():
+                linear.storage[:, linear.inputs :].zero_()
+                if group in adapter.layout.groups:
+                    active.a[number][group] = adapter.a(number, group).to(self.device, self.dtype)
+                    for target, source in adapter.b_blocks(number, group, linear):
+                        target.copy_(source * adapter.scaling)
+        return active
+
+    # ---- the forward pass
+
+    def run_layer(
+        self, number: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: ActiveLora | None
+    ) -> Tensor:
+        """One decoder layer without gradients. x [T, H]; cos, sin [T, head_dim / 2] of each token's position.
+
+        `attend(q, k, v)` gets [T, heads x head_dim] each (rotated) and returns [T, q_size].
+        """
+        layer, config = self.layers[number], self.config
+
+        def buffer(group: str) -> Tensor:
+            return layer.linears[group].buffer(x.shape[0], lora.columns(number, group) if lora else 0)
+
+        def project(group: str, wide: Tensor, residual: Tensor | None = None) -> Tensor:
+            linear = layer.linears[group]
+            if wide.shape[1] > linear.inputs and lora is not None:
+                torch.mm(wide[:, : linear.inputs], lora.a[number][group].t(), out=wide[:, linear.inputs :])
+            return linear.apply(wide, residual)
+
+        wide = buffer("qkv")
+        kernels.rms_norm(x, layer.norm1, config.rms_eps, wide[:, : config.hidden_size])
+        qkv = project("qkv", wide)
+        kernels.rope_(qkv, config.num_heads + config.num_kv_heads, cos, sin)
+        q, k, v = qkv.split((config.q_size, config.kv_size, config.kv_size), 1)
+        wide = buffer("o")
+        wide[:, : config.q_size].copy_(attend(q, k, v))
+        x = project("o", wide, x)
+        wide = buffer("gate_up")
+        kernels.rms_norm(x, layer.norm2, config.rms_eps, wide[:, : config.hidden_size])
+        gate_up = project("gate_up", wide)
+        wide = buffer("down")
+        kernels.swiglu(gate_up, wide[:, : config.intermediate_size])
+        return project("down", wide, x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Final norm and head. x [T, H] -> [T, V] in the model's dtype."""
+        normed = torch.empty_like(x)
+        kernels.rms_norm(x, self.norm, self.config.rms_eps, normed)
+        return F.linear(normed, self.head)
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """ids [B, S] int64 -> logits [B, S, V] in the model's dtype; causal, no padding mask (pad on the right)."""
+        rows, length = ids.shape
+        lora = self.activate(adapter)
+        cos, sin = (table[:length].repeat(rows, 1) for table in self.rope_tables(length))
+        attend = causal_attention(self.config, rows, length)
+        x = F.embedding(ids.to(self.device).reshape(-1), self.embedding)
+        for number in range(self.config.num_layers):
+            x = self.run_layer(number, x, cos, sin, attend, lora)
+        return self.logits(x).view(rows, length, -1)
+
+    __call__ = forward

@@ -1,0 +1,242 @@
+"""Triton versions of qwen2.kernels for NVIDIA GPUs; imported by qwen2.kernels alone, and only on a GPU."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _rms_norm(x, weight, out, out_stride, size, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.arange(0, BLOCK)
+    keep = col < size
+    value = tl.load(x + row * size + col, mask=keep, other=0.0).to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / size + eps)
+    w = tl.load(weight + col, mask=keep, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + col, (value * scale * w).to(out.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _rms_norm_backward(x, weight, grad, grad_stride, residual, out, size, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.arange(0, BLOCK)
+    keep = col < size
+    value = tl.load(x + row * size + col, mask=keep, other=0.0).to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / size + eps)
+    w = tl.load(weight + col, mask=keep, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_stride + col, mask=keep, other=0.0).to(tl.float32) * w
+    n = value * scale
+    d = scale * (g - n * (tl.sum(g * n, 0) / size))
+    r = tl.load(residual + row * size + col, mask=keep, other=0.0).to(tl.float32)
+    tl.store(out + row * size + col, (r + d).to(out.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _rope(x, x_stride, cos, sin, heads, sign, HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, HEADS_BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS_BLOCK + tl.arange(0, HEADS_BLOCK)
+    i = tl.arange(0, HALF_BLOCK)
+    keep = (head[:, None] < heads) & (i[None, :] < HALF)
+    c = tl.load(cos + row * HALF + i, mask=i < HALF, other=0.0)[None, :]
+    s = tl.load(sin + row * HALF + i, mask=i < HALF, other=0.0)[None, :] * sign
+    first = x + row * x_stride + head[:, None] * (2 * HALF) + i[None, :]
+    a = tl.load(first, mask=keep, other=0.0).to(tl.float32)
+    b = tl.load(first + HALF, mask=keep, other=0.0).to(tl.float32)
+    tl.store(first, (a * c - b * s).to(x.dtype.element_ty), mask=keep)
+    tl.store(first + HALF, (b * c + a * s).to(x.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _swiglu(gate_up, out, out_stride, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    keep = col < size
+    gate = tl.load(gate_up + row * 2 * size + col, mask=keep, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * size + size + col, mask=keep, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + col, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _swiglu_backward(gate_up, grad, grad_stride, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    keep = col < size
+    first = gate_up + row * 2 * size + col
+    gate = tl.load(first, mask=keep, other=0.0).to(tl.float32)
+    up = tl.load(first + size, mask=keep, other=0.0).to(tl.float32)
+    d = tl.load(grad + row * grad_stride + col, mask=keep, other=0.0).to(tl.float32)
+    sigmoid = tl.sigmoid(gate)
+    silu = gate * sigmoid
+    tl.store(first, (d * up * (sigmoid + silu * (1 - sigmoid))).to(gate_up.dtype.element_ty), mask=keep)
+    tl.store(first + size, (d * silu).to(gate_up.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _cross_entropy(logits, labels, scale, grad, loss, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    label = tl.load(labels + row)
+    kept = label >= 0
+    base = logits + row * size
+    # One pass for the normaliser (running maximum and sum), one for the gradient.
+    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, size, BLOCK):
+        col = start + tl.arange(0, BLOCK)
+        value = tl.load(base + col, mask=col < size, other=float("-inf"))
+        new = tl.maximum(top, value)
+        # -inf - -inf is NaN: lanes that have seen nothing yet keep a zero sum
+        total = tl.where(new == float("-inf"), 0.0, total * tl.exp(top - new) + tl.exp(value - new))
+        top = new
+    highest = tl.max(top, 0)
+    normal = highest + tl.log(tl.sum(tl.where(top == float("-inf"), 0.0, total * tl.exp(top - highest)), 0))
+    picked = tl.load(base + tl.where(kept, label, 0))
+    tl.store(loss + row, tl.where(kept, normal - picked, 0.0))
+    factor = tl.where(kept, tl.load(scale), 0.0)
+    for start in range(0, size, BLOCK):
+        col = start + tl.arange(0, BLOCK)
+        value = tl.load(base + col, mask=col < size, other=float("-inf"))
+        d = tl.exp(value - normal) - tl.where(col == label, 1.0, 0.0)
+        tl.store(grad + row * size + col, (d * factor).to(grad.dtype.element_ty), mask=col < size)
+
+
+@triton.jit
+def _hash32(value):
+    x = value.to(tl.uint32)
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _keep(row, col, size, seed, key, threshold):
+    index = (row * size + col).to(tl.uint32)
+    salt = _hash32((tl.load(seed) + key).to(tl.uint32))
+    return _hash32(index ^ salt) >= threshold.to(tl.uint32)
+
+
+@triton.jit(do_not_specialize=["key0", "key1", "key2", "threshold"])
+def _dropout(x, x_stride, out, rows, size, seed, key0, key1, key2, threshold, scale, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    which = tl.program_id(2)
+    key = tl.where(which == 0, key0, tl.where(which == 1, key1, key2))
+    inside = col < size
+    value = tl.load(x + row * x_stride + col, mask=inside, other=0.0).to(tl.float32)
+    kept = _keep(row, col, size, seed, key, threshold)
+    place = out + (which.to(tl.int64) * rows + row) * size + col
+    tl.store(place, tl.where(kept, value * scale, 0.0).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["key0", "key1", "key2", "threshold"])
+def _dropout_backward(
+    total,
+    total_stride,
+    grad,
+    rows,
+    size,
+    seed,
+    key0,
+    key1,
+    key2,
+    threshold,
+    scale,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = col < size
+    sum_ = tl.load(total + row * total_stride + col, mask=inside, other=0.0).to(tl.float32)
+    for which in tl.static_range(COUNT):
+        key = key0 if which == 0 else (key1 if which == 1 else key2)
+        part = tl.load(grad + (which * rows + row) * size + col, mask=inside, other=0.0).to(tl.float32)
+        kept = _keep(row, col, size, seed, key, threshold)
+        sum_ += tl.where(kept, part * scale, 0.0)
+    tl.store(total + row * total_stride + col, sum_.to(total.dtype.element_ty), mask=inside)
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    return x.shape[0], x.shape[1]
+
+
+def _block(size: int) -> int:
+    return triton.next_power_of_2(size)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """See qwen2.kernels.rms_norm."""
+    rows, size = _rows(x)
+    _rms_norm[(rows,)](x, weight, out, out.stride(0), size, eps, BLOCK=_block(size), num_warps=8)
+
+
+def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor) -> Tensor:
+    """See qwen2.kernels.rms_norm_backward."""
+    rows, size = _rows(x)
+    out = torch.empty_like(x)
+    _rms_norm_backward[(rows,)](
+        x, weight, grad, grad.stride(0), residual, out, size, eps, BLOCK=_block(size), num_warps=8
+    )
+    return out
+
+
+def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool) -> None:
+    """See qwen2.kernels.rope_."""
+    half = cos.shape[1]
+    block = 8
+    grid = (x.shape[0], triton.cdiv(heads, block))
+    sign = -1.0 if inverse else 1.0
+    _rope[grid](x, x.stride(0), cos, sin, heads, sign, HALF=half, HALF_BLOCK=_block(half), HEADS_BLOCK=block)
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """See qwen2.kernels.swiglu."""
+    rows, size = _rows(out)
+    _swiglu[(rows, triton.cdiv(size, 2048))](gate_up, out, out.stride(0), size, BLOCK=2048)
+
+
+def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
+    """See qwen2.kernels.swiglu_backward_."""
+    rows, size = _rows(grad)
+    _swiglu_backward[(rows, triton.cdiv(size, 2048))](gate_up, grad, grad.stride(0), size, BLOCK=2048)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
+    """See qwen2.kernels.cross_entropy."""
+    rows, size = _rows(logits)
+    loss = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    _cross_entropy[(rows,)](logits, labels, scale, grad, loss, size, BLOCK=4096, num_warps=8)
+    return loss
+
+
+def _keys(keys: tuple[int, ...]) -> tuple[int, int, int]:
+    mixed = [key * 0x9E3779B9 & 0x7FFFFFFF for key in keys] + [0, 0]
+    return mixed[0], mixed[1], mixed[2]
+
+
+def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
+    """See qwen2.kernels.dropout; at most three keys."""
+    rows, size = _rows(x)
+    out = torch.empty(len(keys), rows, size, dtype=x.dtype, device=x.device)
+    grid = (rows, triton.cdiv(size, 2048), len(keys))
+    _dropout[grid](x, x.stride(0), out, rows, size, seed, *_keys(keys), int(p * 2**32), 1 / (1 - p), BLOCK=2048)
+    return out
+
+
+def dropout_backward_(total: Tensor, grad: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> None:
+    """See qwen2.kernels.dropout_backward_; at most three keys."""
+    rows, size = _rows(total)
+    grid = (rows, triton.cdiv(size, 2048))
+    _dropout_backward[grid](
+        total, total.stride(0), grad, rows, size, seed, *_keys(keys), int(p * 2**32), 1 / (1 - p),
+        COUNT=len(keys), BLOCK=2048,
+    )  # fmt: skip
+
+
+def self_test() -> None:
+    """Compile and run the smallest kernel: raises where Triton or its C compiler does not work."""
+    x = torch.ones(1, 16, dtype=torch.bfloat16, device="cuda")
+    out = torch.empty_like(x)
+    rms_norm(x, x[0], 1e-6, out)

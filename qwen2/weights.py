@@ -1,0 +1,253 @@
+"""Reads safetensors shards straight into the fused tensors of qwen2.model, on the CPU or by threads onto a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Progress = Callable[[int, int], None]
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+CHUNK_BYTES = 32 << 20  # one pinned buffer; two per thread
+THREADS = 8  # more did not help: eight saturate PCIe from the page cache
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies: `offset` and `nbytes` count from the beginning of `path`."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Tensors of one safetensors file by name. ValueError when the file is cut short or no safetensors file.
+
+    The format: 8 bytes little-endian length n, n bytes of JSON, then the data
+    (https://github.com/huggingface/safetensors#format).
+    """
+    broken = f"{path} is not a whole safetensors file"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size - 8, 100 << 20):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        base = 8 + length
+        entries = {}
+        for name, info in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = info["data_offsets"]
+            shape = tuple(int(n) for n in info["shape"])
+            if not 0 <= begin <= end or base + end > size:
+                raise ValueError(f"{name} reaches past its end")
+            entries[name] = Entry(path, info["dtype"], shape, base + begin, end - begin)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: download the model folder again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(f"{broken} ({error}): download it again") from None
+    return entries
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The files that the index names, or model.safetensors, or every *.safetensors file of the folder."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise ValueError(f"{index} cannot be read ({error}): download it again") from None
+        return [folder / str(name) for name in sorted(names)]
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ValueError(f"no *.safetensors in {folder}: the weights are not there; download the model folder again")
+    return paths
+
+
+def read_headers(folder: Path) -> dict[str, Entry]:
+    """All tensors of a model folder by name; ValueError when two files hold the same name."""
+    entries: dict[str, Entry] = {}
+    for path in shard_paths(folder):
+        for name, entry in read_header(path).items():
+            if name in entries:
+                raise ValueError(f"{name} is in {entries[name].path.name} and in {path.name}: remove the stale file")
+            entries[name] = entry
+    return entries
+
+
+def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder: Path, ignore: set[str]) -> None:
+    """Hold names, shapes and dtypes to what the config asks for; ValueError names the file and the tensor."""
+    for name, shape in shapes.items():
+        entry = entries.get(name)
+        if entry is None:
+            raise ValueError(f"{folder}: the tensor {name} is missing; download the model folder again")
+        if entry.dtype not in DTYPES:
+            raise ValueError(f"{entry.path}: {name} has dtype {entry.dtype}, not BF16, F16 or F32; use ENGINE=swift")
+        if entry.shape != shape:
+            raise ValueError(
+                f"{entry.path}: {name} has shape {list(entry.shape)}, config.json asks for {list(shape)}; "
+                "config.json and weights are of different models"
+            )
+        if entry.nbytes != math.prod(shape) * DTYPES[entry.dtype].itemsize:
+            raise ValueError(f"{entry.path}: {name} has {entry.nbytes} bytes, too few or too many; download it again")
+    for name, entry in entries.items():
+        if name not in shapes and name not in ignore:
+            raise ValueError(f"{entry.path}: the tensor {name} belongs to no Qwen2ForCausalLM of this config.json")
+
+
+def load(
+    folder: Path,
+    targets: dict[str, torch.Tensor],
+    progress: Progress | None = None,
+    ignore: set[str] | None = None,
+) -> None:
+    """Fill `targets` (tensors or row-strided 2-D views, by checkpoint name) from the shards of `folder`.
+
+    Dtypes are converted on the way. `progress(done, total)` is called with bytes, from the calling thread.
+    Raises ValueError as `check` does.
+    """
+    entries = read_headers(folder)
+    check(entries, {name: tuple(t.shape) for name, t in targets.items()}, folder, ignore or set())
+    wanted = [(entries[name], target) for name, target in targets.items()]
+    # By file and offset: the reads are sequential, which matters when the page cache is cold.
+    wanted.sort(key=lambda pair: (pair[0].path, pair[0].offset))
+    total = sum(entry.nbytes for entry, _ in wanted)
+    if progress:
+        progress(0, total)
+    if wanted and wanted[0][1].is_cuda:
+        _load_cuda(wanted, total, progress)
+    else:
+        _load_cpu(wanted, total, progress)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of one tensor: at most CHUNK_BYTES of a file, and where they go."""
+
+    path: Path
+    offset: int
+    nbytes: int
+    dtype: torch.dtype
+    target: torch.Tensor
+
+
+def _pieces(wanted: list[tuple[Entry, torch.Tensor]]) -> Iterator[_Piece]:
+    for entry, target in wanted:
+        dtype = DTYPES[entry.dtype]
+        row_bytes = entry.nbytes // target.shape[0]
+        step = max(1, CHUNK_BYTES // row_bytes)
+        for row in range(0, target.shape[0], step):
+            rows = min(step, target.shape[0] - row)
+            yield _Piece(entry.path, entry.offset + row * row_bytes, rows * row_bytes, dtype, target[row : row + rows])
+
+
+def _read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> None:
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise ValueError(f"{path} became shorter while it was read: download it again")
+        done += count
+
+
+def _view(buffer: torch.Tensor) -> memoryview:
+    """The bytes of a CPU tensor as a writable memoryview, without numpy."""
+    return memoryview((ctypes.c_char * buffer.numel()).from_address(buffer.data_ptr())).cast("B")
+
+
+def _load_cpu(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: Progress | None) -> None:
+    done = 0
+    buffer = torch.empty(0, dtype=torch.uint8)
+    with contextlib.ExitStack() as stack:
+        files: dict[Path, int] = {}
+        for piece in _pieces(wanted):
+            if piece.path not in files:
+                files[piece.path] = os.open(piece.path, os.O_RDONLY)
+                stack.callback(os.close, files[piece.path])
+            if buffer.numel() < piece.nbytes:
+                buffer = torch.empty(piece.nbytes, dtype=torch.uint8)
+            _read_into(files[piece.path], _view(buffer)[: piece.nbytes], piece.offset, piece.path)
+            piece.target.copy_(buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape))
+            done += piece.nbytes
+            if progress:
+                progress(done, total)
+
+
+def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: Progress | None) -> None:
+    """Threads read into pinned buffers, two each, so that one is read while the other is copied to the GPU."""
+    pieces = list(_pieces(wanted))
+    size = max(piece.nbytes for piece in pieces)
+    device = wanted[0][1].device
+    files = {path: os.open(path, os.O_RDONLY) for path in {piece.path for piece in pieces}}
+    queue = iter(pieces)
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+    done = [0]
+
+    def work() -> None:
+        try:
+            with torch.cuda.device(device):
+                buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+                stream = torch.cuda.Stream()
+                copied = [torch.cuda.Event(), torch.cuda.Event()]
+                turn = 0
+                while not errors:
+                    with lock:
+                        piece = next(queue, None)
+                    if piece is None:
+                        break
+                    buffer, event = buffers[turn], copied[turn]
+                    turn = 1 - turn
+                    event.synchronize()  # an event never recorded is complete
+                    _read_into(files[piece.path], _view(buffer)[: piece.nbytes], piece.offset, piece.path)
+                    source = buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape)
+                    with torch.cuda.stream(stream):
+                        if piece.target.is_contiguous() and piece.target.dtype == piece.dtype:
+                            piece.target.copy_(source, non_blocking=True)
+                        else:  # strided rows or another dtype: the GPU does that part
+                            piece.target.copy_(source.to(device, non_blocking=True))
+                        event.record()
+                    with lock:
+                        done[0] += piece.nbytes
+                stream.synchronize()
+        except BaseException as error:
+            errors.append(error)
+
+    # The targets may have been written (zeroed columns) on the current stream just before.
+    torch.cuda.current_stream(device).synchronize()
+    threads = [threading.Thread(target=work, name=f"weights-{n}", daemon=True) for n in range(THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.1)
+                if progress:
+                    progress(done[0], total)
+        if progress:
+            progress(done[0], total)
+    except BaseException as error:
+        errors.append(error)  # Ctrl-C: the workers stop at their next piece
+        for thread in threads:
+            thread.join()
+        raise
+    finally:
+        for descriptor in files.values():
+            os.close(descriptor)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,53 @@
+"""A tiny random Qwen2 made by transformers, and small helpers; imported by the tests of qwen2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EOS = [7, 11, *range(170, 190)]  # many, so that greedy decoding of a random model meets one
+
+
+def ids() -> torch.Tensor:
+    """Three rows of eleven token ids."""
+    return torch.randint(0, 199, (3, 11), generator=torch.Generator().manual_seed(4))
+
+
+def copy_dir(source: Path, target: Path) -> Path:
+    """A copy of a model folder that a test may damage."""
+    return Path(shutil.copytree(source, target))
+
+
+def make_tiny(folder: Path, **changes: Any) -> Path:
+    """Write a random float32-valued bfloat16 checkpoint with grouped heads and an eos that greedy decoding can meet."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": 199,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-6,
+        "eos_token_id": 7,
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.15,
+    } | changes
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias") or "norm" in name:  # as initialised they are 0 and 1 and would hide mistakes
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="60KB")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS, "pad_token_id": 0}))
+    return folder
