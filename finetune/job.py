@@ -3,9 +3,9 @@
 In a Python program:          with job("verify", total=110) as current: current.step(7)
 Around any other program:     python -m finetune.job run --name sft [--wait] -- swift sft ...
 
-Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the kernel
-lets go of it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is removed at
-the end; one that names a dead process is how a killed job is noticed.
+Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the
+kernel lets go of it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
+removed at the end; one that names a dead process is how a killed job is noticed.
 
 A sign of life is progress: a step, or a new phase. A process that merely exists proves nothing, since a hung CUDA call
 looks busy. So there are limits: LIMIT_START_S until the first step (loading, tokenizing), then ten times the longest
@@ -220,7 +220,7 @@ def _holder(folder: str) -> str:
 def run(name: str, command: list[str], wait: bool, watch: list[Path], stale_s: float | None) -> int:
     """Run a program as job `name`: its exit code, or 128 + n after signal n.
 
-    It gets a process group of its own, and with it the terminal. Signals to this process go on to the whole group, once;
+    It gets a process group of its own, and with it the terminal. Signals to this process go on to that whole group;
     then the end of the group is waited for, since a trainer saves its checkpoint after a wrapper around it has died.
     After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.
     """
