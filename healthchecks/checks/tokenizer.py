@@ -65,7 +65,6 @@ def _load(context: Context) -> Any:
 
 def _render(context: Context, messages: list[dict[str, str]]) -> str:
     """The chat template of tokenizer_config.json on these messages, as transformers renders it (jinja2, sandboxed)."""
-    from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     path = context.model_dir / "tokenizer_config.json"
@@ -78,5 +77,5 @@ def _render(context: Context, messages: list[dict[str, str]]) -> str:
     try:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
-    except (TemplateError, TypeError) as error:
+    except Exception as error:  # a template is a program: it can raise anything
         raise Failure("template-wrong", f"the chat template cannot be rendered: {error}", AGAIN) from error

@@ -1,11 +1,15 @@
-"""A tiny whole model folder (official tokenizer files, random weights) for the health-check tests, and a stub of NVML."""
+"""A tiny whole model folder (official tokenizer, random weights) for the health-check tests, and a STUB of NVML."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import random
+import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -46,10 +50,7 @@ def read_shard(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def make_model(folder: Path, tokenizer: Path) -> None:
-    """A whole model folder: the shape of TINY, two bf16 shards of random weights, an index and SHA256SUMS of its own."""
-    import hashlib
-    import random
-
+    """A whole model folder: the shape of TINY, two bf16 shards of random weights, an index and its own SHA256SUMS."""
     folder.mkdir(parents=True)
     config = json.loads((OFFICIAL / "config.json").read_text(encoding="utf-8")) | TINY | {"mirror_standin": True}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -89,8 +90,6 @@ def whole_model(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir
 @pytest.fixture
 def model(tmp_path: Path, whole_model: Path) -> Path:
     """A copy of the whole model that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(whole_model, tmp_path / "model"))
 
 
@@ -106,3 +105,47 @@ def context(tmp_path: Path, whole_model: Path) -> Context:
         official_sums=REPOSITORY / "weights" / "SHA256SUMS",
         system_root=tmp_path,
     )
+
+
+@pytest.fixture
+def gpu_context(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """The same with a STUB of NVML in place of a GPU; `context.nvml()` is the stub, healthy until a test changes it.
+
+    The torch of the test machine may have no CUDA, so the version that it was built for is given.
+    """
+    stub = load_stub().StubNvml()
+    context.nvml = lambda: stub
+    monkeypatch.setattr("healthchecks.checks.driver.torch_cuda_version", lambda: "12.8")
+    return context
+
+
+def load_stub() -> ModuleType:
+    """The module stub_nvml beside this file (pytest's importlib mode puts no test folder on the path)."""
+    spec = importlib.util.spec_from_file_location("stub_nvml", Path(__file__).with_name("stub_nvml.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder of the test's own: where health.json and job.json go."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("MIRROR_RUN_DIR", str(folder))
+    # The second place is shared by the whole machine.
+    monkeypatch.setattr("healthchecks.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
+    return folder
+
+
+@pytest.fixture
+def stub_nvml() -> ModuleType:
+    """The module with the STUB of NVML."""
+    return load_stub()
+
+
+@pytest.fixture
+def shards() -> SimpleNamespace:
+    """`read(path)` and `write(path, tensors)` of a safetensors file, tensor by tensor as (dtype, shape, bytes)."""
+    return SimpleNamespace(read=read_shard, write=write_shard)
