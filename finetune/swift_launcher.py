@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def main() -> int:
     os.execv(real, [real, command, *words])
 
 
-def prepare(argv: list[str], settings: Settings) -> tuple[str | None, list[str]]:
+def prepare(argv: list[str], settings: Settings, data_checked: bool = False) -> tuple[str | None, list[str]]:
     """The subcommand and its words as the real swift is to get them; the environment may be changed, too.
 
-    The command is None when there is nothing to run (help was asked for and has been printed). Raises UserError.
+    The command is None when there is nothing to run (help was asked for and has been printed). `data_checked`: the
+    caller has looked at the datasets. Raises UserError.
     """
     argv, spaces = tidy(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -72,7 +74,7 @@ def prepare(argv: list[str], settings: Settings) -> tuple[str | None, list[str]]
     if spaces:
         tell("a `\\` followed by a space does not continue a line: read as if the space were not there")
     line = Line(command, Arguments(argv[1:]), settings)
-    line.prepare()
+    line.prepare(data_checked)
     return command, line.args.words()
 
 
@@ -105,14 +107,16 @@ class Line:
         self.config: dict[str, Any] = {}
         self.config_file = ""
 
-    def prepare(self) -> None:
+    def prepare(self, data_checked: bool) -> None:
         """All steps, the cheap ones first."""
         self.read_config()
         self.rename()
         self.check_options()
+        self.backend()
         self.adapters()
         self.model()
-        self.datasets()
+        if not data_checked:
+            self.datasets()
         self.device()
         self.additions()
 
@@ -132,6 +136,12 @@ class Line:
 
     def rename(self) -> None:
         """Options that have another name in this version. In a config file they are only named: it is not ours."""
+        if "use_vllm" not in self.options and self.args.get("use_vllm") is not None and "infer_backend" in self.options:
+            wanted = (self.args.get("use_vllm") or ["true"])[0].lower() in ("true", "1", "yes", "y", "t")
+            self.args.remove("use_vllm")
+            if wanted:
+                self.args.set("infer_backend", "vllm")
+                tell("--use_vllm is --infer_backend vllm in ms-swift 4: passed on as that")
         for old, new in RENAMED.items():
             if old in self.options or new not in self.options:
                 continue
@@ -154,7 +164,10 @@ class Line:
         for item in self.args.given:
             option = self.find(item.name)
             if option is None:
-                hint = swift_options.suggestion(item.name, self.options) or f"; see swift {self.command} --help"
+                hint = (
+                    swift_options.suggestion(item.name, [*self.options, *RENAMED])
+                    or f"; see swift {self.command} --help"
+                )
                 raise UserError(f"swift {self.command}: no option {item.written}{hint}")
             if option.kind != "list" and len(item.values) > 1:
                 raise UserError(
@@ -193,6 +206,16 @@ class Line:
                 raise UserError(f"swift {self.command}: {written} {value}: is no {kind}") from error
         if option.kind == "bool" and value.lower() not in ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"):
             raise UserError(f"swift {self.command}: {written} {value}: is neither true nor false")
+
+    def backend(self) -> None:
+        """An inference engine that is installed: the image has the transformers one, which the article uses."""
+        backend = (self.value("infer_backend") or ["transformers"])[0]
+        if backend in ("vllm", "sglang", "lmdeploy") and find_spec(backend) is None:
+            raise UserError(
+                f"swift {self.command}: {backend} is not installed; pip install {backend}, "
+                "or leave the option out: transformers answers too, only slower",
+                FAILED,
+            )
 
     def adapters(self) -> None:
         """Adapters that are there, and the weights they were trained on, if those have to be looked for."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -48,9 +49,9 @@ def options_of(command: str) -> dict[str, Option]:
         return {}
 
 
-def suggestion(name: str, options: dict[str, Option]) -> str:
+def suggestion(name: str, options: Iterable[str]) -> str:
     """`, did you mean --x?` for a name that is nearly an option's, else nothing."""
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
     return f", did you mean --{close[0]}?" if close else ""
 
 

@@ -1,0 +1,107 @@
+"""A run's folder: made below the output folder, and what run.json says of the run; used by train."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+
+PACKAGES = ("ms-swift", "torch", "transformers", "peft", "accelerate")
+RUN_NAME = re.compile(r"[\w][\w.+-]*")
+
+
+def make_folder(output_dir: Path, name: str, kind: str) -> Path:
+    """A new folder for one run: `output_dir`/`name`, or kind-YYYYmmdd-HHMMSS. UserError when it cannot be made.
+
+    A run never goes into the folder of an older one: which checkpoint is whose would be lost.
+    """
+    if name and not RUN_NAME.fullmatch(name):
+        raise UserError(f"--run {name}: not a folder name; use letters, digits, - and _")
+    base = name or time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 100):
+            folder = output_dir / (base if number == 1 else f"{base}-{number}")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                if name:
+                    claim(folder)
+                    return folder
+    except OSError as error:
+        raise UserError(
+            f"{output_dir}: cannot be written ({error.strerror}); start as its owner, or name another with OUTPUT_DIR"
+        ) from error
+    raise UserError(f"{output_dir}: a hundred runs in one second; wait a second")
+
+
+def claim(folder: Path) -> None:
+    """Make sure that a folder named by the user holds no run yet, and is there. UserError when it is in use."""
+    if folder.is_dir():
+        older = [
+            path.name for path in folder.iterdir() if re.match(r"checkpoint-|run\.json$|logging\.jsonl$", path.name)
+        ]
+        if older:
+            raise UserError(
+                f"{folder}: holds an older run ({min(older)}); name a new folder, or none: every run gets its own"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run depends on, without importing any of it."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if revision := os.environ.get("MIRROR_REVISION"):
+        found["mirror"] = revision
+    return found
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Put run.json into the folder by rename, so that a reader never sees half of it."""
+    descriptor, name = tempfile.mkstemp(prefix=".run.json.", dir=folder)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(record, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+    os.chmod(name, 0o644)
+    os.replace(name, folder / "run.json")
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """What logging.jsonl says of a run: steps, first_loss, final_loss (of logged steps) and peak_gib, where known."""
+    found: dict[str, Any] = {}
+    try:
+        lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        try:
+            row = json.loads(line)
+            steps = int(str(row.get("global_step/max_steps", "0/0")).split("/")[0])
+            if steps:
+                found["steps"] = max(steps, found.get("steps", 0))
+            if "loss" in row:
+                loss = float(row["loss"])
+                found.setdefault("first_loss", loss)
+                found["final_loss"] = loss
+            if "memory(GiB)" in row:
+                found["peak_gib"] = max(float(row["memory(GiB)"]), found.get("peak_gib", 0.0))
+        except (ValueError, TypeError, AttributeError):
+            continue  # a line cut off by a kill
+    return found

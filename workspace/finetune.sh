@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Fine-tune, then verify what came of it: sft.sh and verify.sh on the run just made.
+#
+# Options go to sft.sh. Exit code 0: trained, and the verdict is pass.
+set -euo pipefail
+
+here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
+export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+
+for option in "$@"; do
+  case "$option" in
+    -h | --help | --show) exec "$here/sft.sh" "$@" ;; # nothing is trained, so there is nothing to verify
+  esac
+done
+
+adapter="$(mktemp)"
+trap 'rm -f -- "$adapter"' EXIT
+
+"$here/sft.sh" --adapter-to "$adapter" "$@"
+"$here/verify.sh" --adapter "$(cat -- "$adapter")"

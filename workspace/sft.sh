@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Fine-tune the model on self_cognition.json, or on your own file: sft.sh --dataset my.json
+#
+# It checks the data, makes a folder for the run below $OUTPUT_DIR, and runs ms-swift on configs/sft.yaml, where every
+# parameter is explained. Options behind sft.sh go to ms-swift and win over the file. --show prints the `swift sft` line
+# that this is, --help the rest.
+set -euo pipefail
+
+here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
+export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+
+# One GPU, as in the article: with several visible, ms-swift would spread one model over all of them.
+# NPROC_PER_NODE=2 sft.sh trains on two, each with the whole model.
+[ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+
+exec python -m finetune.train sft --config "$here/configs/sft.yaml" "$@"

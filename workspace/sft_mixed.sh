@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Fine-tune on the 50 rows among 500 general ones (the article's 3.2); without a network: sft_mixed.sh --general FILE
+#
+# The general rows are drawn from AI-ModelScope/alpaca-gpt4-data-zh on the ModelScope hub, or from a local file of the
+# same form (instruction, input, output). The run is configs/sft_mixed.yaml; all else is as with sft.sh.
+set -euo pipefail
+
+here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
+export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+
+[ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+
+exec python -m finetune.train sft_mixed --config "$here/configs/sft_mixed.yaml" "$@"

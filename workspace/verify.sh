@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Show what the newest adapter changed: every question, the answer before and after, figures and a verdict.
+#
+# verify.sh DIR looks at another checkpoint or run. Reports are left in the run's folder, in verify/. --help has the rest.
+set -euo pipefail
+
+here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
+export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+
+exec python -m finetune.verify --config "$here/configs/verify.yaml" "$@"
