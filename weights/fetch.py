@@ -85,8 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         remote.add_argument(
             "--cache", type=Path, help="keeps files and partial files between runs; default: below --to"
         )
+        secret = Path(f"/run/secrets/{hub.secret}")
         remote.add_argument(
-            "--token-file", type=Path, help="a file with an access token; ignored where it does not exist"
+            "--token-file", type=Path, default=secret, help=f"an access token, if any; default {secret}"
         )
         remote.add_argument("--workers", type=_count, default=4, help="files at once; default 4, one per shard")
         remote.add_argument("--retries", type=_count, default=5, help="attempts in a row without a new byte; default 5")
@@ -176,6 +177,7 @@ def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage
         for name in problems:
             (to / name).unlink(missing_ok=True)
         raise Failure(f"{source}: {_listed(problems)}; replace it there and run the same again")
+    _write_sums(to, wanted)
 
 
 # --- hubs ----------------------------------------------------------------------------------------------------------
@@ -214,10 +216,11 @@ def _from_hub(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage: r
     _drop_bad(_problems(to, wanted), cache, to)
     if args.cache is None:
         shutil.rmtree(to / ".cache", ignore_errors=True)
+    _write_sums(to, wanted)
 
 
-def _token(path: Path | None) -> str | None:
-    if path is None or not path.is_file():
+def _token(path: Path) -> str | None:
+    if not path.is_file():
         return None  # the clients then look at HF_TOKEN or MODELSCOPE_API_TOKEN themselves
     return path.read_text(encoding="utf-8").strip() or None
 
@@ -261,25 +264,19 @@ def _download(
     need: room.Need,
 ) -> None:
     """Fetch the files in parallel; Failure names every one that did not come."""
-    full = threading.Event()
+    full: list[str] = []  # the files that found the disk full
 
     def one(name: str) -> str | None:
-        if full.is_set():
-            return None
+        if full:
+            return None  # no use in starting another
         try:
             _retried(name, lambda: hub.get(name, remotes[name], cache), lambda: _arrived(cache, [name]), args)
         except (hubs.TransferError, hubs.RefusedError) as error:
             return f"{name}: {error}"
         except OSError as error:
-            full.set()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                left = total - min(total, _arrived(cache, wanted))
-                later = f", then {room.bytes_text(need.copies)} for the image's layers" if need.copies else ""
-                return (
-                    f"the disk of {cache} filled up at {name}: {room.bytes_text(left)} of {room.bytes_text(total)} "
-                    f"still needed{later}; free that much"
-                )
-            return f"{name}: cannot write to {cache}: {error.strerror}"
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return f"{name}: cannot write to {cache}: {error.strerror}"
+            full.append(name)
         return None
 
     with (
@@ -288,6 +285,13 @@ def _download(
     ):
         # The largest first: the small ones then fill the gaps.
         failures = [text for text in pool.map(one, sorted(todo, key=lambda name: -(remotes[name].size or 0))) if text]
+    if full:
+        left = room.bytes_text(total - min(total, _arrived(cache, wanted)))
+        later = f", then {room.bytes_text(need.copies)} for the image's layers" if need.copies else ""
+        failures.append(
+            f"the disk of {cache} filled up at {', '.join(sorted(full))}: {left} of {room.bytes_text(total)} "
+            f"are still to come{later}; free that much"
+        )
     if failures:
         raise Failure("; ".join(failures) + "; what has arrived is kept: run the same again to go on from there")
 
@@ -306,7 +310,7 @@ def _retried(what: str, attempt: Callable[[], T], arrived: Callable[[], int], ar
                 raise
             pause = min(_LONGEST_PAUSE, args.pause * 2 ** max(0, idle - 1))
             at = f" after {room.bytes_text(now)}" if now else ""
-            say(f"{what}: {error}{at}; going on in {pause:.0f} s")
+            say(f"{what}: {error}{at}; going on in {pause:g} s")
             time.sleep(pause)
 
 
@@ -335,9 +339,18 @@ def _place(source: Path, to: Path, names: Iterable[str], *, link: bool, move: bo
                 shutil.copyfile(source / name, part)
             part.chmod(0o644)
             os.utime(part, (0, 0))
+            (to / name).unlink(missing_ok=True)  # renaming over a link to the same file would do nothing
             part.replace(to / name)
             if move:
                 (source / name).unlink()
+
+
+def _write_sums(to: Path, wanted: Mapping[str, str]) -> None:
+    """The folder carries its own SHA256SUMS: `sha256sum -c SHA256SUMS` proves it wherever it is taken."""
+    path = to / "SHA256SUMS"
+    path.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()), encoding="utf-8")
+    path.chmod(0o644)
+    os.utime(path, (0, 0))
 
 
 def _drop_bad(problems: Mapping[str, str], cache: Path, to: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 REPO = "Qwen/Qwen2.5-7B-Instruct"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-_TOKEN_HINT = "if it asks for a login, pass a token as a build secret (docs/mirrors.md)"
+_TOKEN_HINT = "; where a login is asked for, pass a token as a build secret (docs/mirrors.md)"
 
 
 class RefusedError(Exception):
@@ -60,8 +60,8 @@ class HuggingFace:
     a Xet transfer cannot go on from a partial file.
     """
 
-    # The commit whose hashes are in SHA256SUMS.
-    pinned = "a09a35458c702b33eeacc393d103063234e8bc28"
+    pinned = "a09a35458c702b33eeacc393d103063234e8bc28"  # the commit whose hashes are in SHA256SUMS
+    secret = "hf_token"
 
     def __init__(self, repo: str, revision: str | None, token: str | None) -> None:
         self.endpoint = _with_scheme(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
@@ -150,6 +150,7 @@ class ModelScope:
     """
 
     pinned = "master"
+    secret = "modelscope_token"
 
     def __init__(self, repo: str, revision: str | None, token: str | None) -> None:
         named = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
@@ -215,7 +216,8 @@ def _with_scheme(endpoint: str) -> str:
 
 
 def _refusal(status: int, repo: str, revision: str, endpoint: str) -> str:
-    return f"{endpoint} answered HTTP {status} for {repo} at revision {revision}; {_TOKEN_HINT}"
+    hint = _TOKEN_HINT if status in (401, 403) else ""
+    return f"{endpoint} answered HTTP {status} for {repo} at revision {revision}{hint}"
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -243,5 +245,6 @@ def _transport(error: Exception) -> Exception:
             if cause.filename is not None or cause.errno in DISK_ERRORS:
                 return cause
             return TransferError(cause.strerror)
-    # The wrapping library's own words where the system has none: "peer closed connection …", "IncompleteRead(…)".
-    return TransferError(_first_line(chain[-1]))
+    text = _first_line(chain[-1])
+    # What urllib3 and httpx say when a body ends before its announced length.
+    return TransferError("the connection broke" if re.search("IncompleteRead|peer closed", text) else text)
