@@ -36,7 +36,7 @@ def sha256(path: Path) -> str:
 
 
 def package_files() -> Path:
-    """The folder of the installed package that holds vocab.json and merges.txt; FileNotFoundError without the package."""
+    """The folder of the installed package that holds vocab.json and merges.txt; FileNotFoundError without it."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -69,7 +69,8 @@ def tokenizer_json(raw: bytes) -> bytes:
 def write_tokenizer(out: Path) -> None:
     """Writes vocab.json, merges.txt, tokenizer_config.json and tokenizer.json into `out`.
 
-    Raises ValueError when one of the byte-exact files has not the official sha256, FileNotFoundError without the package.
+    Raises ValueError when one of the byte-exact files has not the official sha256, FileNotFoundError without the
+    package.
     """
     source = package_files()
     out.mkdir(parents=True, exist_ok=True)
