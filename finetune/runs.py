@@ -84,7 +84,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """What logging.jsonl says of a run: steps, first_loss, final_loss (of logged steps) and peak_gib, where known."""
+    """What logging.jsonl says of a run: steps, first_loss, final_loss (of logged steps), mean_loss, peak_gib; those known."""
     found: dict[str, Any] = {}
     try:
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
@@ -100,6 +100,8 @@ def progress(folder: Path) -> dict[str, Any]:
                 loss = float(row["loss"])
                 found.setdefault("first_loss", loss)
                 found["final_loss"] = loss
+            if "train_loss" in row:
+                found["mean_loss"] = float(row["train_loss"])
             if "memory(GiB)" in row:
                 found["peak_gib"] = max(float(row["memory(GiB)"]), found.get("peak_gib", 0.0))
         except (ValueError, TypeError, AttributeError):

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from finetune import checkpoints, config, runs, standin, swift_launcher
+from finetune import checkpoints, config, runs, standin, swift_launcher, swift_options
 from finetune.dataset import hub
 from finetune.dataset.check import FileReport, require, sha256
 from finetune.dataset.source import Source
@@ -229,11 +229,10 @@ def run(plan: Plan, words: list[str], options: argparse.Namespace) -> int:
 
 def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
     """run.json before the first step: what is needed to do the run again."""
+    types = swift_options.options_of("sft")
     settings: dict[str, Any] = plan.config | plan.own
-    given = Arguments(words)
-    settings |= {
-        i.name: i.values if isinstance(settings.get(i.name), list) else " ".join(i.values) for i in given.given
-    }
+    for item in Arguments(words).given:
+        settings[item.name] = typed(types.get(item.name), item.values)
     datasets = [
         {
             "name": source.spec,
@@ -256,6 +255,20 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
         "weights": {"path": str(plan.model_dir), "standin": plan.standin, "sha256sums": weights_digest(plan.model_dir)},
         "versions": runs.versions(),
     }
+
+
+def typed(option: swift_options.Option | None, values: list[str]) -> Any:
+    """An option's words as the value that they stand for."""
+    if option and option.kind == "list":
+        return values
+    text = " ".join(values)
+    if option and option.kind == "int":
+        return int(text)
+    if option and option.kind == "float":
+        return float(text)
+    if option and option.kind == "bool":
+        return text.lower() not in ("no", "false", "f", "n", "0")  # no word at all means true
+    return text
 
 
 def weights_digest(model_dir: Path) -> str | None:

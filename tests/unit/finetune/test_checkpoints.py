@@ -1,0 +1,96 @@
+"""The newest whole checkpoint: which one it is, and which are passed over."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from finetune import checkpoints
+from finetune.errors import UserError
+
+
+def aged(path, seconds):
+    """The same checkpoint, its weights written at a fixed time."""
+    for file in path.glob("*.safetensors"):
+        os.utime(file, (1_700_000_000 + seconds,) * 2)
+    return path
+
+
+def test_the_newest_is_the_one_written_last_whatever_its_step(tmp_path, checkpoint):
+    aged(checkpoint(tmp_path / "run-1", 400), 0)
+    newest = aged(checkpoint(tmp_path / "v2-20250412-102603", 40), 60)
+    aged(checkpoint(tmp_path / "deep/run-2", 800), 30)
+    assert checkpoints.newest(tmp_path) == newest
+
+
+def test_of_equal_age_it_is_the_last_step_by_number(tmp_path, checkpoint):
+    aged(checkpoint(tmp_path, 9), 0)
+    last = aged(checkpoint(tmp_path, 10), 0)
+    assert checkpoints.newest(tmp_path) == last
+
+
+def test_files_added_later_do_not_make_a_checkpoint_newer(tmp_path, checkpoint):
+    old = aged(checkpoint(tmp_path / "a"), 0)
+    new = aged(checkpoint(tmp_path / "b"), 60)
+    (old / "note.txt").write_text("added today")
+    assert checkpoints.newest(tmp_path) == new
+
+
+def test_a_half_written_one_is_passed_over(tmp_path, checkpoint):
+    whole = aged(checkpoint(tmp_path, 50), 0)
+    cut = aged(checkpoint(tmp_path, 100), 60)
+    weights = cut / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert checkpoints.newest(tmp_path) == whole
+
+
+def test_where_none_is_whole_the_half_written_are_named(tmp_path, checkpoint):
+    (checkpoint(tmp_path / "run-1") / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match=r"run-1/checkpoint-40 \(no adapter_config.json\).*run sft first"):
+        checkpoints.newest(tmp_path)
+
+
+def test_no_folder_and_an_empty_one(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        checkpoints.newest(tmp_path / "output")
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        checkpoints.newest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("adapter_config.json", b"{", "adapter_config.json is broken"),
+        ("adapter_config.json", b"[]", "adapter_config.json is no JSON object"),
+        ("adapter_model.safetensors", b"", "adapter_model.safetensors is broken"),
+        ("adapter_model.safetensors", b"\xff" * 64, "adapter_model.safetensors is cut short"),
+        ("adapter_model.safetensors", b"\x02" + b"\0" * 7 + b"{}", "adapter_model.safetensors holds no tensors"),
+        ("adapter_model.safetensors", b"\x02" + b"\0" * 7 + b"[]", "adapter_model.safetensors is broken"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, checkpoint, name, content, fault):
+    path = checkpoint(tmp_path)
+    assert checkpoints.problem(path) is None
+    (path / name).write_bytes(content)
+    assert checkpoints.problem(path) == fault
+
+
+def test_a_full_model_needs_every_shard_of_its_index(tmp_path, checkpoint):
+    path = checkpoint(tmp_path)
+    (path / "adapter_config.json").unlink()
+    (path / "adapter_model.safetensors").rename(path / "model-1.safetensors")
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    assert checkpoints.problem(path) is None
+    (path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.st"}}'
+    )
+    assert checkpoints.problem(path) == "no model-2.st"
+
+
+def test_links_and_other_folders_are_no_checkpoints(tmp_path, checkpoint):
+    path = checkpoint(tmp_path / "run-1")
+    (tmp_path / "run-1/last-checkpoint").symlink_to(path)
+    (tmp_path / "run-1/checkpoint-final").mkdir()
+    assert list(checkpoints.find(tmp_path)) == [path]
