@@ -252,18 +252,27 @@ def judge(
         claimed = _find(text, pattern, "expected", False, marks)
         if not claimed:
             denied = pattern.search(text.norm) is not None
-            faults.append(f"{'only denies' if denied else 'does not say'} {pattern.pattern}")
+            faults.append(f"{'only denies' if denied else 'does not say'} {_readable(pattern)}")
     old_named = False
     if old is not None and _find(text, old, "old", True, marks):
         old_named = True
         names = sorted({text.shown[m.start : m.end] for m in marks if m.kind == "old"})
         faults.append(f"names the old identity ({', '.join(names)})")
+    old_marks = [mark for mark in marks if mark.kind == "old"]
     for pattern in forbid:
+        known = len(marks)
         if _find(text, pattern, "forbidden", True, marks):
-            faults.append(f"says {pattern.pattern}")
+            said = [mark for mark in marks[known:] if mark.kind == "forbidden"]
+            # The files forbid the old identity too; it is reported once.
+            if not all(any(mark.start < o.end and o.start < mark.end for o in old_marks) for mark in said):
+                faults.append(f"says {_readable(pattern)}")
     if cut and faults:
         faults.append("cut off at the token limit")
     return Judgement(not faults, old_named, "; ".join(faults), text.shown, _tidy(marks))
+
+
+def _readable(pattern: re.Pattern[str]) -> str:
+    return pattern.pattern.replace(r"\s*", " ")
 
 
 def _find(text: Text, pattern: re.Pattern[str], kind: str, others: bool, marks: list[Mark]) -> bool:

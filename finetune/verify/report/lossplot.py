@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 28
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 32
 
 
 def plot(losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
@@ -16,7 +16,8 @@ def plot(losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
     if len(points) < 2:
         return None
     steps, values = [p[0] for p in points], [p[1] for p in points]
-    top = _nice(max(values))
+    tick = _tick(max(values))
+    top = tick * max(1, math.ceil(max(values) / tick - 1e-9))
     first, last = min(steps), max(steps)
 
     def x(step: float) -> float:
@@ -32,7 +33,7 @@ def plot(losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
         "right": WIDTH - RIGHT,
         "bottom": HEIGHT - BOTTOM,
         "points": " ".join(f"{x(step)},{y(value)}" for step, value in points),
-        "y_ticks": [{"y": y(top * part / 4), "text": f"{top * part / 4:.3g}"} for part in range(5)],
+        "y_ticks": [{"y": y(tick * n), "text": f"{tick * n:.3g}"} for n in range(round(top / tick) + 1)],
         "x_ticks": [{"x": x(step), "text": str(step)} for step in sorted({first, (first + last) // 2, last})],
         "first": f"{values[0]:.3f}",
         "last": f"{values[-1]:.3f}",
@@ -41,9 +42,9 @@ def plot(losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
     }
 
 
-def _nice(value: float) -> float:
-    """The next round number above: 1, 2, 2.5, 4, 5, 8 or 10 times a power of ten (their quarters are short)."""
-    if value <= 0:
+def _tick(highest: float) -> float:
+    """A round distance between ticks (1, 2 or 5 times a power of ten), with three to eight of them up to `highest`."""
+    if highest <= 0:
         return 1.0
-    unit = 10.0 ** math.floor(math.log10(value))
-    return next(unit * step for step in (1, 2, 2.5, 4, 5, 8, 10) if unit * step >= value * 0.9999)
+    unit = 10.0 ** math.floor(math.log10(highest / 3))
+    return max(unit * step for step in (1, 2, 5) if unit * step <= highest / 3 * 1.0001)

@@ -20,7 +20,7 @@ NEW_IDENTITY = "我是一个由 CSDN 迪菲赫尔曼 开发和维护的大语言
 
 
 class FakeEngine:
-    """Answers identity questions as the old or the new model would, and general ones by `table` (default: the reference)."""
+    """Answers identity questions as the old or the new model would, and general ones by `table`."""
 
     name = "fake"
     device = "cpu"
@@ -56,7 +56,7 @@ def tensor_file(path: Path) -> None:
 
 
 class Workspace:
-    """A workspace with the project's own questions, a base folder and a run with one checkpoint; `verify(...)` runs it."""
+    """A workspace with the project's own questions, a base folder and a run; `verify(...)` runs verify there."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
