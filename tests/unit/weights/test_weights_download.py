@@ -78,7 +78,7 @@ def test_plain_download(fetcher: Fetcher) -> None:
     fetcher.assert_whole()
     assert [len(fetcher.hub.requests(name)) for name in fetcher.hub.files] == [1] * 12
     assert "12 of 12 files are right" in done.stderr
-    # Every run makes the same layers: same modes, same times.
+    # The same folder from every source: readable by all, and no time of its own.
     assert {(path.stat().st_mode & 0o777, path.stat().st_mtime) for path in fetcher.to.iterdir()} == {(0o644, 0.0)}
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=fetcher.to, check=True)
 
