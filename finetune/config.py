@@ -62,7 +62,9 @@ def _yaml(file: Path, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
+        # What has no end is noticed at the end of the file; the place to look at is where it began.
+        unended = error.context_mark is not None and "<stream end>" in (error.problem or "")
+        mark = error.context_mark if unended else error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         what = error.problem or "broken"
         raise UserError(f"{file}: {place}: not YAML, {what}; write `name: value`, with quotes around a text") from error

@@ -13,7 +13,7 @@ from typing import Any
 from finetune import checkpoints, config, standin, swift_launcher, swift_options
 from finetune.errors import FAILED, Parser, UserError, run_main
 from finetune.settings import Settings
-from finetune.swift_args import Arguments, tidy
+from finetune.swift_args import Arguments
 
 # Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
 TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
@@ -43,8 +43,7 @@ Every other option is ms-swift's, and wins over the config file: --temperature 0
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit code."""
-    words, _ = tidy(sys.argv[1:] if argv is None else argv)
-    options, rest = parser().parse_known_args(words)
+    options, rest = parser().parse_known_args(argv)
     if options.config is None:
         raise UserError("infer: no --config; run infer.sh, which names its own")
     settings = Settings.from_env()

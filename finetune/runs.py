@@ -84,7 +84,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """What logging.jsonl says of a run: steps, first_loss, final_loss (of logged steps), mean_loss, peak_gib; those known."""
+    """What logging.jsonl says: steps, first_loss, final_loss (of logged steps), mean_loss, peak_gib; those known."""
     found: dict[str, Any] = {}
     try:
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()

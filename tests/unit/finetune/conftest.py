@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def mirror(tmp_path, monkeypatch):
     # The launcher changes it for the process that it becomes; here that would be the test's own.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield tmp_path
+    # A job blocks signals in its process, for good; other tests' child processes would inherit that.
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 ROWS = [

@@ -1,0 +1,236 @@
+"""sft.sh's Python: what is run, where, and what run.json says; ms-swift is a stub that writes a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune import runs, train
+from finetune.errors import UserError
+
+STUB_SWIFT = """#!{python}
+# A stub of ms-swift: it takes the words of a training line and leaves what a training leaves, without a model.
+import json, os, shutil, sys
+from pathlib import Path
+words = sys.argv[1:]
+out = Path(words[len(words) - 1 - words[::-1].index("--output_dir") + 1])
+(out / "stub.json").write_text(json.dumps({{"words": words, "cuda": os.environ.get("CUDA_VISIBLE_DEVICES")}}))
+if os.environ.get("STUB_CODE"):
+    sys.exit(int(os.environ["STUB_CODE"]))
+rows = [{{"loss": 2.5, "global_step/max_steps": "1/4", "memory(GiB)": 17.5}},
+        {{"loss": 0.5, "global_step/max_steps": "4/4", "memory(GiB)": 18.25}},
+        {{"train_loss": 1.5, "global_step/max_steps": "4/4"}}]
+(out / "logging.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows) + '{{"loss": ')
+shutil.copytree({checkpoint!r}, out / "checkpoint-4")
+"""
+
+
+@pytest.fixture
+def workspace(mirror, dataset, checkpoint, monkeypatch):
+    """A workspace with a config, a stub of ms-swift, and a working folder elsewhere."""
+    (mirror / "configs").mkdir()
+    (mirror / "configs/sft.yaml").write_text(
+        "model: Qwen2.5-7B-Instruct\ntuner_type: lora\ndataset: [self_cognition.json]\ntorch_dtype: bfloat16\n"
+        "learning_rate: 1e-4\nnum_train_epochs: 10\noutput_dir: output\nadd_version: false\n"
+    )
+    (mirror / "configs/sft_mixed.yaml").write_text(
+        "model: Qwen2.5-7B-Instruct\ndataset: [AI-ModelScope/alpaca-gpt4-data-zh#500, self_cognition.json]\n"
+    )
+    stub = mirror / "stub-swift"
+    stub.write_text(STUB_SWIFT.format(python=sys.executable, checkpoint=str(checkpoint(mirror / "made"))))
+    stub.chmod(0o755)
+    monkeypatch.setattr("finetune.swift_launcher.find_real", lambda: str(stub))
+    elsewhere = mirror / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    return mirror
+
+
+def sft(workspace: Path, *words: str, name: str = "sft") -> int:
+    """sft.sh WORDS."""
+    return train.main([name, "--config", str(workspace / f"configs/{name}.yaml"), *words])
+
+
+def the_run(workspace: Path) -> Path:
+    """The only run's folder."""
+    (folder,) = (workspace / "output").iterdir()
+    return folder
+
+
+def seen(folder: Path) -> list[str]:
+    """The words that ms-swift got."""
+    return json.loads((folder / "stub.json").read_text())["words"]
+
+
+def last(words: list[str], option: str) -> str:
+    """The value that counts of an option given more than once."""
+    return words[len(words) - 1 - words[::-1].index(option) + 1]
+
+
+def test_a_run_leaves_run_json_and_a_line(workspace, capsys):
+    assert sft(workspace) == 0
+    folder = the_run(workspace)
+    assert folder.name.startswith("run-20")
+    record = json.loads((folder / "run.json").read_text())
+    assert {key: record[key] for key in ("schema", "name", "engine", "status", "exit_code", "adapter", "steps")} == {
+        "schema": 1,
+        "name": "sft",
+        "engine": "ms-swift",
+        "status": "done",
+        "exit_code": 0,
+        "adapter": "checkpoint-4",
+        "steps": 4,
+    }
+    assert (record["first_loss"], record["final_loss"], record["mean_loss"], record["peak_gib"]) == (
+        2.5,
+        0.5,
+        1.5,
+        18.25,
+    )
+    assert record["settings"]["learning_rate"] == 1e-4 or record["settings"]["learning_rate"] == "1e-4"
+    assert record["settings"]["torch_dtype"] == "float32"  # what ran on the CPU, not what was asked for
+    assert record["datasets"] == [
+        {
+            "name": "self_cognition.json",
+            "path": str(workspace / "self_cognition.json"),
+            "rows": 2,
+            "sample": None,
+            "sha256": record["datasets"][0]["sha256"],
+        }
+    ]
+    assert len(record["datasets"][0]["sha256"]) == 64
+    assert record["weights"]["standin"] is True
+    assert record["versions"]["ms-swift"] and record["versions"]["python"]
+    captured = capsys.readouterr()
+    assert captured.out.startswith("sft: 4 steps, 0.0 min, loss 2.50 -> 0.50, peak 18.2 GiB; adapter ")
+    assert captured.out.strip().endswith(f"{folder}/checkpoint-4")
+    assert "stand-in weights" in captured.err
+
+
+def test_the_config_s_names_are_of_the_workspace_and_the_user_s_of_the_working_folder(workspace):
+    assert sft(workspace) == 0
+    words = seen(the_run(workspace))
+    assert words[:2] == ["sft", str(workspace / "configs/sft.yaml")]
+    assert last(words, "--dataset") == str(workspace / "self_cognition.json")
+    assert last(words, "--model") == str(workspace / "Qwen2.5-7B-Instruct")
+    with pytest.raises(UserError, match=r"self_cognition.json: no such file.*elsewhere"):
+        sft(workspace, "--dataset", "self_cognition.json")
+    assert sft(workspace, "--dataset", "../self_cognition.json#1") == 0
+
+
+def test_the_user_s_options_win(workspace):
+    assert sft(workspace, "--num_train_epochs", "3", "--learning-rate=2e-4") == 0
+    words = seen(the_run(workspace))
+    assert last(words, "--num_train_epochs") == "3"
+    assert "--learning-rate=2e-4" in words
+    record = json.loads((the_run(workspace) / "run.json").read_text())
+    assert record["settings"]["num_train_epochs"] == 3 and record["settings"]["learning_rate"] == 2e-4
+
+
+def test_the_stand_in_s_values_are_named_and_lose_to_the_user_s(workspace, capsys):
+    (workspace / "configs/standin.yaml").write_text("learning_rate: 5e-3\nnum_train_epochs: 20\n")
+    assert sft(workspace, "--num_train_epochs", "2") == 0
+    words = seen(the_run(workspace))
+    assert last(words, "--learning_rate") == "5e-3"
+    assert last(words, "--num_train_epochs") == "2"
+    assert "stand-in settings (configs/standin.yaml): learning_rate 5e-3\n" in capsys.readouterr().err
+    (workspace / "Qwen2.5-7B-Instruct/config.json").write_text('{"model_type": "qwen2"}')
+    assert "stand-in" not in shlex.join(seen_after(workspace))
+
+
+def seen_after(workspace: Path) -> list[str]:
+    """The words of one more run, with the real weights."""
+    assert sft(workspace, "--run", "real") == 0
+    words = seen(workspace / "output/real")
+    assert "5e-3" not in words
+    return words
+
+
+def test_show_prints_a_line_for_a_shell_and_runs_nothing(workspace, capsys):
+    assert sft(workspace, "--show", "--system", "Say 'no'.") == 0
+    line = capsys.readouterr().out
+    words = shlex.split(line.replace("\\\n", " "))
+    assert words[:2] == ["swift", "sft"]
+    assert last(words, "--system") == "Say 'no'."
+    assert last(words, "--num_train_epochs") == "10"
+    assert words.count("--dataset") == 1
+    assert not (workspace / "output").exists()
+
+
+def test_every_run_has_its_own_folder(workspace, capsys):
+    assert sft(workspace) == sft(workspace) == 0
+    assert len(list((workspace / "output").iterdir())) == 2
+    assert sft(workspace, "--run", "faq") == 0
+    with pytest.raises(UserError, match=r"output/faq: holds an older run \(checkpoint-4\)"):
+        sft(workspace, "--run", "faq")
+    with pytest.raises(UserError, match="not a folder name"):
+        sft(workspace, "--run", "a/b")
+    with pytest.raises(UserError, match="leave one out"):
+        sft(workspace, "--run", "a", "--output_dir", "b")
+    assert sft(workspace, "--output_dir", "mine") == 0
+    assert Path("mine/checkpoint-4").is_dir()
+
+
+def test_a_refused_line_leaves_no_folder(workspace):
+    with pytest.raises(UserError, match="no option --lora_rnk"):
+        sft(workspace, "--lora_rnk", "8")
+    assert list((workspace / "output").iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [1, 7])
+def test_a_failed_run_is_1_or_its_own_code_and_says_so(workspace, capsys, monkeypatch, code):
+    monkeypatch.setenv("STUB_CODE", str(code))
+    assert sft(workspace) == code
+    assert json.loads((the_run(workspace) / "run.json").read_text())["status"] == "failed"
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: sft: ms-swift ended with exit code {code}") and "no checkpoint" in error
+
+
+def test_mixed_without_a_network_and_with_a_file(workspace, monkeypatch, capsys):
+    monkeypatch.setattr("finetune.dataset.hub.reachable", lambda which: False)
+    with pytest.raises(UserError, match="--general FILE"):
+        sft(workspace, name="sft_mixed")
+    Path("general.jsonl").write_text('{"instruction": "1+1?", "input": "", "output": "2"}\n')
+    assert sft(workspace, "--general", "general.jsonl", name="sft_mixed") == 0
+    (folder,) = (workspace / "output").iterdir()
+    assert folder.name.startswith("mixed-20")
+    words = seen(folder)
+    index = words.index("--dataset")
+    assert words[index + 1 : index + 3] == [
+        f"{workspace}/elsewhere/general.jsonl#500",
+        str(workspace / "self_cognition.json"),
+    ]
+    with pytest.raises(UserError, match="leave one out"):
+        sft(workspace, "--general", "general.jsonl", "--dataset", "x", name="sft_mixed")
+    with pytest.raises(UserError, match="names none first"):
+        sft(workspace, "--general", "general.jsonl")
+
+
+def test_bad_rows_are_found_before_a_folder_is_made(workspace):
+    (workspace / "self_cognition.json").write_text('[{"instruction": "a", "output": ""}]')
+    with pytest.raises(UserError, match=r"self_cognition.json: row 1, output: empty; write the answer"):
+        sft(workspace)
+    assert not (workspace / "output").exists()
+
+
+def test_the_adapter_s_path_goes_to_a_file(workspace):
+    assert sft(workspace, "--adapter-to", "adapter.txt") == 0
+    assert Path("adapter.txt").read_text() == f"{the_run(workspace)}/checkpoint-4\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        runs.make_folder(tmp_path / "output", "", "run")
+
+
+def test_a_file_where_the_output_folder_should_be(tmp_path):
+    (tmp_path / "output").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        runs.make_folder(tmp_path / "output", "", "run")
