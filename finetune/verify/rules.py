@@ -84,7 +84,7 @@ def _python_problem(rule: object) -> str | None:
 
 # -------------------------------------------------------------------------------------------------------- number
 
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})+(?:\.\d+)?(?![\d])|(?<![\d.])[-+]?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"(?<![a-z0-9_.])[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|(?<![\d.])[-+]?\d+(?:\.\d+)?")
 RESULT = re.compile(r"(?:=|≈|等于|得到|得|答案(?:是|为)?|结果(?:是|为)?|\bequals\b|\bis\b)[\s:]*$")
 DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 UNITS = {"十": 10, "百": 100, "千": 1000}
@@ -108,7 +108,7 @@ def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> Outcome:
 
 def _unsigned(text: str) -> str:
     """Blank a hyphen that joins rather than negates (`GPT-4`, `3-1`), so that it is not read as a sign."""
-    return re.sub(r"(?<=\w)[-+](?=\d)", " ", text)
+    return re.sub(r"(?<=[a-z0-9_)])[-+](?=\d)", " ", text)
 
 
 def _han(numeral: str) -> int:

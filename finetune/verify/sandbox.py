@@ -116,13 +116,13 @@ def compile_longest(code):
     import textwrap
 
     lines = textwrap.dedent(code).splitlines()
-    first = None
+    whole = None
     for end in range(len(lines), max(0, len(lines) - 60), -1):
         try:
             return compile("\n".join(lines[:end]) + "\n", "<answer>", "exec")
         except SyntaxError as error:
-            first = first or error
-    raise first
+            whole = whole or error  # of the code as given: the one to report
+    raise whole or SyntaxError("no code")
 
 
 def pick(space, name):

@@ -1,0 +1,106 @@
+"""Views of a report: the loss curve, Markdown, and the page as a browser draws it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.verify import runinfo
+from finetune.verify.report import files, lossplot
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def test_losses_of_both_engines(tmp_path: Path) -> None:
+    path = tmp_path / "logging.jsonl"
+    path.write_text(
+        '{"loss": 2.5, "global_step/max_steps": "1/40"}\n{"loss": "0.5", "global_step/max_steps": "5/40"}\n'
+        '{"loss": 0.25, "step": 10}\n{"eval_loss": 1}\nnot json\n{"train_runtime": 3}\n'
+    )
+    assert runinfo.losses(path) == ([(1, 2.5), (5, 0.5), (10, 0.25)], 40)
+    assert runinfo.losses(tmp_path / "none") == ([], None)
+
+
+@pytest.mark.parametrize("highest", [0.0001, 0.3, 1, 2.1, 9.99, 12.5, 999])
+def test_the_curve_stays_in_its_frame(highest: float) -> None:
+    plot = lossplot.plot([(1, highest), (20, highest / 3), (40, 0.0)])
+    assert plot is not None
+    points = [tuple(map(float, pair.split(","))) for pair in plot["points"].split()]
+    assert all(plot["left"] <= x <= plot["right"] and lossplot.TOP <= y <= plot["bottom"] for x, y in points)
+    assert 3 <= len(plot["y_ticks"]) <= 9
+
+
+def test_no_curve_without_losses() -> None:
+    assert lossplot.plot([]) is None
+    assert lossplot.plot([(1, 2.0), (2, float("nan"))]) is None
+
+
+@pytest.mark.parametrize(("text", "shown"), [("a|b\nc", "a\\|b c"), ("<b>*x*", "\\<b\\>\\*x\\*"), ("`x`", "\\`x\\`")])
+def test_markdown_cells_hold_any_text(text: str, shown: str) -> None:
+    assert files.escape_markdown(text) == shown
+
+
+def test_markdown_tables_are_whole(workspace: Any) -> None:
+    workspace.verify()
+    text = (workspace.run / "verify/report.md").read_text(encoding="utf-8")
+    assert text.startswith("# PASS: ")
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) == 5
+    for table in tables:
+        rows = [re.sub(r"\\\|", "", row).count("|") for row in table.splitlines()]
+        assert len(set(rows)) == 1, table[:300]
+        assert len(rows) > 2
+
+
+def test_a_run_without_a_log_has_no_curve(workspace: Any) -> None:
+    (workspace.run / "logging.jsonl").unlink()
+    workspace.verify()
+    assert "Training loss" not in (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+
+
+PROBE = """<!doctype html><body style="margin:0"><iframe src="report.html" style="width:WIDTHpx;height:900px;border:0"
+onload="const d=this.contentDocument,w=this.contentWindow; document.title=JSON.stringify({
+overflow:d.documentElement.scrollWidth-d.documentElement.clientWidth, verdict:d.querySelector('h1').textContent,
+top:d.querySelector('h1').getBoundingClientRect().top, marks:d.querySelectorAll('mark.expected').length,
+questions:d.querySelectorAll('details.q').length, errors:w.performance.getEntriesByType('resource').length,
+columns:w.getComputedStyle(d.querySelector('.answers')).gridTemplateColumns.split(' ').length,
+curve:d.querySelector('polyline').getBoundingClientRect().width});
+document.body.textContent=document.title"></iframe></body>"""
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1280, 2), (390, 1)])
+def test_a_browser_draws_the_page(workspace: Any, width: int, columns: int) -> None:
+    if CHROMIUM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium here, and CI must have one: apt-get install --no-install-recommends chromium")
+        pytest.skip("no Chromium here; apt-get install --no-install-recommends chromium")
+    workspace.table["你谁啊?"] = "我是通义千问" + "超" * 500  # nothing breaks the width of a phone
+    workspace.verify()
+    folder = workspace.run / "verify"
+    (folder / "probe.html").write_text(PROBE.replace("WIDTH", str(width)), encoding="utf-8")
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
+         "--virtual-time-budget=5000", "--window-size=1400,900", f"--user-data-dir={workspace.root / 'browser'}",
+         (folder / "probe.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = re.search(r"<body[^>]*>(\{.*\})</body>", done.stdout)
+    assert found, done.stdout[-2000:]
+    seen = json.loads(found.group(1))
+    assert seen["verdict"] == "PASS"
+    assert seen["top"] < 60
+    assert seen["overflow"] <= 0
+    assert seen["marks"] > 100
+    assert seen["questions"] == 50 + 77 + 70
+    assert seen["errors"] == 0  # nothing is loaded from anywhere
+    assert seen["columns"] == columns
+    assert seen["curve"] > 200
