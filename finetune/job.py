@@ -226,47 +226,57 @@ def run(name: str, command: list[str], wait: bool, watch: list[Path], stale_s: f
     """
     with job(name, wait=wait or None, stale_s=stale_s) as current:
         signals = {signal.SIGCHLD, *FORWARDED}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        terminal = _Terminal()
-        begin = time.time()
-        if current.lock is not None:
-            os.set_inheritable(current.lock, True)  # if this process is killed, the program still holds the lock
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
-            pid = os.posix_spawnp(
-                command[0],
-                command,
-                os.environ,
-                setpgroup=0,
-                setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them; the program should not
-            )
-        except OSError as error:
-            print(f"error: {command[0]} cannot be run: {error.strerror}", file=sys.stderr)
-            return 127 if isinstance(error, FileNotFoundError) else 126
-        current.record["group"] = pid
-        current.phase("starting")
-        terminal.give(pid)
-        stopped_by = None
-        log = _Log(watch, begin)
-        while True:
-            info = signal.sigtimedwait(signals, POLL_S)
-            if info is not None and info.si_signo != signal.SIGCHLD:
-                number = signal.Signals(info.si_signo)
-                if number in STOPPING and stopped_by is None:
-                    stopped_by = number
-                    print(f"note: {number.name} passed on to {name}; waiting for it to end", file=sys.stderr)
-                _signal_group(pid, number)
-            done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-            if done and os.WIFSTOPPED(status):
-                terminal.suspend(pid, os.WSTOPSIG(status))
-            elif done:
-                break
-            if progress := log.progress():
-                current.step(*progress)
-        if stopped_by is not None:
-            _wait_for_group(pid)
-        terminal.take()
-        return _ended(current, name, os.waitstatus_to_exitcode(status), stopped_by)
+            return _supervise(current, name, command, watch, signals)
+        finally:
+            # One Ctrl-C too many must not end the caller when it has yet to write down how the job ended.
+            while signal.sigtimedwait(signals, 0) is not None:
+                pass
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _supervise(current: Job, name: str, command: list[str], watch: list[Path], signals: set[signal.Signals]) -> int:
+    terminal = _Terminal()
+    begin = time.time()
+    if current.lock is not None:
+        os.set_inheritable(current.lock, True)  # if this process is killed, the program still holds the lock
+    try:
+        pid = os.posix_spawnp(
+            command[0],
+            command,
+            os.environ,
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them; the program should not
+        )
+    except OSError as error:
+        print(f"error: {command[0]} cannot be run: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    current.record["group"] = pid
+    current.phase("starting")
+    terminal.give(pid)
+    stopped_by = None
+    log = _Log(watch, begin)
+    while True:
+        info = signal.sigtimedwait(signals, POLL_S)
+        if info is not None and info.si_signo != signal.SIGCHLD:
+            number = signal.Signals(info.si_signo)
+            if number in STOPPING and stopped_by is None:
+                stopped_by = number
+                print(f"note: {number.name} passed on to {name}; waiting for it to end", file=sys.stderr, flush=True)
+            _signal_group(pid, number)
+        done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if done and os.WIFSTOPPED(status):
+            terminal.suspend(pid, os.WSTOPSIG(status))
+        elif done:
+            break
+        if progress := log.progress():
+            current.step(*progress)
+    if stopped_by is not None:
+        _wait_for_group(pid)
+    terminal.take()
+    return _ended(current, name, os.waitstatus_to_exitcode(status), stopped_by)
 
 
 def _ended(current: Job, name: str, code: int, stopped_by: signal.Signals | None) -> int:

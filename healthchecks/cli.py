@@ -98,17 +98,15 @@ def _startup(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     try:
         health = state.load(state.HEALTH_FILE)
+        report = _as_report(health) if health is not None else None
     except state.Unreadable as error:
         print(f"error: {error}; run `healthcheck startup`, which writes it anew", file=sys.stderr)
         return FAILED
-    if health is None:
-        print(
-            "error: the checks have not run since this container was started; run `healthcheck startup`",
-            file=sys.stderr,
-        )
+    if report is None:
+        print("error: the checks have not run since this start; run `healthcheck startup`", file=sys.stderr)
         return FAILED
     if options.junit:
-        data = show.junit(health)
+        data = show.junit(report)
         try:
             if str(options.junit) == "-":
                 sys.stdout.buffer.write(data + b"\n")
@@ -125,15 +123,19 @@ def _report(options: argparse.Namespace) -> int:
     elif not options.junit:
         view = show.make()
         with view:
-            view.update(_as_report(health))
-    return DONE if health.get("state") == "ready" else FAILED
+            view.update(report)
+    return DONE if report.state == "ready" else FAILED
 
 
 def _as_report(health: dict) -> startup.Report:
     names = startup.Report.__dataclass_fields__
-    values = {name: health[name] for name in names if name in health}
-    values["checks"] = [startup.Row(**check) for check in health["checks"]]
-    return startup.Report(**values)
+    try:
+        values = {name: health[name] for name in names if name in health}
+        values["seconds"] = float(health["seconds"])
+        values["checks"] = [startup.Row(**check) for check in health["checks"]]
+        return startup.Report(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise state.Unreadable(f"{state.HEALTH_FILE} is not one of this version ({type(error).__name__})") from error
 
 
 def _busy_job() -> str | None:
@@ -174,6 +176,9 @@ def _write(path: str, report: startup.Report) -> None:
 
 def leave() -> NoReturn:
     """`main` for the launcher; ends without the interpreter's clean-up, which waits for torch and CUDA to unwind."""
+    for stream in (sys.stdout, sys.stderr):
+        # A cause may name a file whose name is not UTF-8. (In JSON, the backslash form is the right escape.)
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = main()
     except SystemExit as error:  # argparse

@@ -151,7 +151,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(json.dumps(result, ensure_ascii=False))
     else:
-        print(f"{result['state']}: {result['message']}")
+        # One line whatever a broken file put into it; no output of ours may fail on a lone surrogate.
+        line = " ".join(f"{result['state']}: {result['message']}".split())
+        print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     signal.setitimer(signal.ITIMER_REAL, 0)
     return DONE if result["state"] in ("ready", "busy") else FAILED
 

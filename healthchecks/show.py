@@ -134,33 +134,33 @@ def make(stream: TextIO | None = None) -> Plain | Table:
     return Table(stream) if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" else Plain(stream)
 
 
-def junit(report: dict[str, Any]) -> bytes:
+def junit(report: Report) -> bytes:
     """The report as JUnit XML: a test case for each check, a failure with cause and remedy, a skip with its reason.
 
     Characters that XML cannot hold (a broken file name in a cause) are replaced.
     """
-    checks = report["checks"]
+    checks = report.checks
     suite = ElementTree.Element(
         "testsuite",
         name="healthcheck",
         tests=str(len(checks)),
-        failures=str(sum(check["status"] == "fail" for check in checks)),
-        skipped=str(sum(check["status"] == "skip" for check in checks)),
+        failures=str(sum(check.status == "fail" for check in checks)),
+        skipped=str(sum(check.status == "skip" for check in checks)),
         errors="0",
-        time=str(report["seconds"]),
-        timestamp=report["started"],
+        time=str(report.seconds),
+        timestamp=report.started,
     )
     for check in checks:
         case = ElementTree.SubElement(
-            suite, "testcase", classname="healthcheck", name=check["name"], time=str(check["seconds"])
+            suite, "testcase", classname="healthcheck", name=check.name, time=str(check.seconds)
         )
-        if check["status"] == "fail":
-            failure = ElementTree.SubElement(case, "failure", type=check["code"], message=_clean(check["cause"]))
-            failure.text = _clean(f"remedy: {check['remedy']}")
-        elif check["status"] == "skip":
-            ElementTree.SubElement(case, "skipped", message=_clean(check["figure"]))
+        if check.status == "fail":
+            failure = ElementTree.SubElement(case, "failure", type=check.code, message=_clean(check.cause))
+            failure.text = _clean(f"remedy: {check.remedy}")
+        elif check.status == "skip":
+            ElementTree.SubElement(case, "skipped", message=_clean(check.figure))
         else:
-            text = check["figure"] if check["status"] == "pass" else f"warning: {check['cause']}; {check['remedy']}"
+            text = check.figure if check.status == "pass" else f"warning: {check.cause}; {check.remedy}"
             ElementTree.SubElement(case, "system-out").text = _clean(text)
     root = ElementTree.Element("testsuites")
     root.append(suite)

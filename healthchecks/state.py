@@ -65,7 +65,7 @@ def read(path: str) -> dict:
         raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(f"{path} is not whole JSON ({len(data)} bytes)") from error
     if not isinstance(value, dict):
         raise Unreadable(f"{path} holds no JSON object")
@@ -78,8 +78,8 @@ def write(path: str, value: dict) -> None:
     No fsync: after a crash of the machine the file belongs to another boot and is not believed anyway.
     """
     draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False)
+    with open(draft, "w", encoding="ascii") as file:
+        json.dump(value, file)
     os.replace(draft, path)
 
 

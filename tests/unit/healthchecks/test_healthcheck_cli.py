@@ -1,0 +1,268 @@
+"""The command `healthcheck`: whole runs, their files against the schema, exit codes, what a terminal or a log shows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from healthchecks import cli, show, startup, state
+from healthchecks.checks import packages
+from healthchecks.context import Context, Failure
+from healthchecks.startup import Report, Row
+
+ROOT = Path(__file__).resolve().parents[3]
+LAUNCHER = ROOT / "entrypoint" / "bin" / "healthcheck"
+SCHEMA = json.loads((ROOT / "docs" / "health.schema.json").read_text(encoding="utf-8"))
+NAMES = ["driver", "storage", "weights", "tokenizer", "packages", "vram-free", "forward", "vram-ceiling"]
+
+
+@pytest.fixture
+def settings(run_dir, whole_model, tmp_path, monkeypatch) -> dict[str, str]:
+    """The environment of a healthy container on a CPU, in this process and for others."""
+    values = {
+        "MODEL_DIR": str(whole_model),
+        "OUTPUT_DIR": str(tmp_path / "output"),
+        "MIRROR_DEVICE": "cpu",
+        "MIRROR_ROOT": str(ROOT),
+        "MIRROR_PYTHON": sys.executable,
+        # The packages of the machine that tests the code need not be those of the lock: a lock of what is here.
+        "MIRROR_TORCH_SPEC": "torch==0",
+        "HEALTH_LEVEL": "",
+        "NO_COLOR": "",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    lock = tmp_path / "image.lock"
+    lock.write_text(f"tokenizers=={importlib.metadata.version('tokenizers')} \\\n    --hash=sha256:0\n")
+    real = Context.from_env.__func__
+
+    def from_env(cls, environ=None):
+        context = real(cls, environ)
+        context.lock_file = lock
+        return context
+
+    monkeypatch.setattr(Context, "from_env", classmethod(from_env))
+    return values
+
+
+def valid(value: dict) -> dict:
+    jsonschema.validate(value, SCHEMA, cls=jsonschema.Draft202012Validator)
+    return value
+
+
+def health(run_dir: Path) -> dict:
+    return valid(json.loads((run_dir / "health.json").read_text(encoding="utf-8")))
+
+
+def test_the_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize(("level", "count"), [("full", 8), ("fast", 6), ("off", 0)])
+def test_levels(settings, run_dir, capsys, level, count):
+    assert cli.main(["startup", "--level", level]) == 0
+    value = health(run_dir)
+    assert [check["name"] for check in value["checks"]] == NAMES[:count]
+    assert value["state"] == "ready"
+    output = capsys.readouterr().out
+    assert output.count("\n") == count + 1
+    assert "\x1b" not in output
+    assert cli.main(["probe"]) == 0
+
+
+def test_level_from_the_environment(settings, run_dir, monkeypatch, capsys):
+    monkeypatch.setenv("HEALTH_LEVEL", "off")
+    assert cli.main(["startup", "--json"]) == 0
+    assert valid(json.loads(capsys.readouterr().out))["level"] == "off"
+
+
+def test_health_json_is_whole_and_valid_after_every_check(settings, run_dir, monkeypatch, capsys):
+    seen = []
+    real = state.write
+
+    def write(path, value):
+        real(path, value)
+        seen.append(health(run_dir))
+
+    monkeypatch.setattr(state, "write", write)
+    assert cli.main(["startup", "--level", "fast"]) == 0
+    assert [value["running"] for value in seen] == [[name] for name in NAMES[:6]] + [[]]
+    assert [len(value["checks"]) for value in seen] == [0, 1, 2, 3, 4, 5, 6]
+    assert {value["state"] for value in seen[:-1]} == {"starting"}
+    assert sorted(os.listdir(run_dir)) == ["health.json"]  # no draft is left
+
+
+def test_failure_is_exit_1_with_cause_and_remedy(settings, run_dir, monkeypatch, capsys):
+    monkeypatch.setenv("MODEL_DIR", str(run_dir / "none"))
+    assert cli.main(["startup", "--level", "fast"]) == 1
+    output = capsys.readouterr().out
+    assert "FAIL  weights" in output and "cause:" in output and "remedy:" in output
+    assert output.splitlines()[-1].startswith("failed: weights, tokenizer")
+    assert health(run_dir)["state"] == "failed"
+    assert cli.main(["report", "--json"]) == 1
+    valid(json.loads(capsys.readouterr().out))
+
+
+def test_report_repeats_the_last_run(settings, run_dir, capsys):
+    cli.main(["startup", "--level", "fast"])
+    first = capsys.readouterr().out
+    assert cli.main(["report"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_report_without_a_run_and_with_a_broken_file(settings, run_dir, capsys):
+    assert cli.main(["report"]) == 1
+    assert capsys.readouterr().err.startswith("error: the checks have not run")
+    for text in ('{"state": ', json.dumps({"container_start": state.container_start(), "checks": [{"x": 1}]})):
+        (run_dir / "health.json").write_text(text)
+        for more in ([], ["--junit", "-"]):
+            assert cli.main(["report", *more]) == 1
+            error = capsys.readouterr().err
+            assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_junit(settings, run_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODEL_DIR", str(run_dir / "none"))
+    cli.main(["startup", "--level", "full"])
+    assert cli.main(["report", "--junit", str(tmp_path / "junit.xml")]) == 1
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert [case.get("name") for case in suite] == NAMES
+    assert suite.get("failures") == str(len(suite.findall("testcase/failure")))
+    failure = suite.find("testcase[@name='weights']/failure")
+    assert failure is not None and failure.get("type") == "no-model" and "remedy:" in (failure.text or "")
+    assert suite.find("testcase[@name='forward']/skipped") is not None
+
+
+def test_junit_holds_any_text():
+    row = Row("weights", "fail", "x", 0.1, "", "bad \x00\x1b\ud800 <&>", "r")
+    report = Report("full", "failed", "2026-01-01T00:00:00+00:00", 1.0, checks=[row])
+    ElementTree.fromstring(show.junit(report))
+
+
+def test_junit_file_that_cannot_be_written(settings, run_dir, capsys):
+    cli.main(["startup", "--level", "off"])
+    assert cli.main(["report", "--junit", str(run_dir / "none" / "x.xml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line", [[], ["start"], ["startup", "--level", "half"], ["startup", "--lvl"], ["report", "--junit"]]
+)
+def test_unusable_arguments(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(line)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error:") and error.count("\n") == 1
+
+
+def test_a_running_job_is_left_alone(settings, run_dir, capsys):
+    """No memory is taken beside it, and what health.json says of the container stays."""
+    from finetune.job import job
+
+    cli.main(["startup", "--level", "off"])
+    before = (run_dir / "health.json").read_bytes()
+    with job("sft"):
+        assert cli.main(["startup", "--level", "full"]) == 0
+        output = capsys.readouterr()
+        assert "not run, because job sft uses the GPU" in output.out
+        assert output.err.startswith("note: job sft is running")
+        assert (run_dir / "health.json").read_bytes() == before
+
+
+def test_a_good_run_clears_the_record_of_a_killed_job(settings, run_dir, capsys):
+    record = {"container_start": state.container_start(), "name": "sft", "writer": {"pid": 1, "start": -1}}
+    state.write(f"{run_dir}/job.json", record)
+    cli.main(["startup", "--level", "off"])
+    assert cli.main(["probe"]) == 0
+
+
+def test_a_run_folder_that_cannot_be_written_is_a_warning(settings, monkeypatch, capsys):
+    monkeypatch.setattr(state, "candidates", lambda: ["/proc/none"])
+    assert cli.main(["startup", "--level", "off"]) == 0
+    assert "warning: health.json cannot be written" in capsys.readouterr().err
+
+
+# ---- on a terminal ----
+
+
+def on_terminal(*command: str, **more: str) -> str:
+    """What the launcher shows on a terminal 100 columns wide."""
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"} | more
+    if not environment.get("NO_COLOR"):
+        environment.pop("NO_COLOR", None)  # by its specification an empty one means no
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen([LAUNCHER, *command], stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            output += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(ours)
+    running.wait()
+    return output.decode()
+
+
+def test_a_table_on_a_terminal(settings, run_dir):
+    output = on_terminal("startup", "--level", "fast")
+    assert "┏━" in output and "\x1b[32m" in output
+    assert "weights" in output and "tokenizer" in output
+
+
+def test_no_color_on_a_terminal(settings, run_dir):
+    output = on_terminal("startup", "--level", "fast", NO_COLOR="1")
+    assert "┏━" in output
+    assert "\x1b[32m" not in output and "\x1b[1;31m" not in output
+
+
+def test_a_dumb_terminal_gets_plain_lines(settings, run_dir):
+    output = on_terminal("startup", "--level", "off", TERM="dumb")
+    assert output == "ready: not checked (HEALTH_LEVEL=off)\r\n"
+
+
+# ---- packages ----
+
+
+def test_the_lock_is_read_with_its_markers():
+    text = 'a==1 ; python_version < "3"\nb==2 \\\n    --hash=sha256:0\n    # via x\nc==3 ; python_version >= "3"\n'
+    assert [requirement.name for requirement in packages.locked(text)] == ["b", "c"]
+
+
+def test_packages_that_differ(context):
+    context.lock_file.write_text("tokenizers==0.0.1\nno-such-package==1\n")
+    with pytest.raises(Failure) as caught:
+        packages.check(context)
+    assert caught.value.code == "packages-differ"
+    assert "(lock: 0.0.1)" in caught.value.cause and "no-such-package none" in caught.value.cause
+
+
+def test_a_build_with_its_own_torch_says_so(context):
+    pytest.importorskip("torch")
+    context.lock_file.write_text("torch==0.1\nnvidia-cublas-cu12==1\ntriton==1\n")
+    with pytest.raises(Failure):
+        packages.check(context)
+    context.torch_spec = "torch==2.13.0+cpu"
+    assert "as this build asked for" in packages.check(context).figure
+
+
+def test_the_real_lock_can_be_read():
+    found = packages.locked((ROOT / "requirements" / "image.lock").read_text(encoding="utf-8"))
+    assert {"torch", "ms-swift", "nvidia-ml-py"} <= {requirement.name for requirement in found}
+    assert len(found) > 100
+
+
+def test_every_check_says_what_it_is():
+    assert [module.NAME for module in startup.modules("full")] == NAMES
+    assert [module.NAME for module in startup.modules("fast")] == NAMES[:6]
