@@ -102,7 +102,7 @@ mirror_default_command() {
 
 # usage: main [COMMAND [ARGUMENT...]]
 main() {
-  local script='' level
+  local script='' level health=0
   COMMAND=("$@")
 
   mirror_run_hooks "$MIRROR_ENTRYPOINT_DIR/start.d"
@@ -128,12 +128,12 @@ main() {
   fi
 
   level="$(mirror_level "${script:-$(type -P -- "${COMMAND[0]}")}")"
-  if ! healthcheck startup --level "$level" >&2; then
-    if [ -n "$script" ]; then
-      mirror_error "$(basename -- "$script") was not started, because a start-up check failed (above, with its remedy)." \
-        "HEALTH_LEVEL=off starts it all the same"
-      return 1
-    fi
+  healthcheck startup --level "$level" >&2 || health=$?
+  if [ "$health" -ne 0 ] && [ -n "$script" ]; then
+    mirror_error "$(basename -- "$script") was not started, because a start-up check failed (above, with its remedy)." \
+      "HEALTH_LEVEL=off starts it all the same"
+    return "$health"
+  elif [ "$health" -ne 0 ]; then
     mirror_warn "a start-up check failed (above, with its remedy); ${COMMAND[0]} starts all the same, so that you can look"
   fi
 
