@@ -265,7 +265,8 @@ def test_bad_file_on_a_tight_disk_leaves_the_others_in_the_cache(
 def test_disk_that_fills_up_on_the_way(fetcher: Fetcher) -> None:
     """A limit on file size stands in for the full disk: it needs no rights, and takes the same way out."""
     line = fetcher.error(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000)))
-    assert line.count("filled up at model-0000") == 1 and "10.0 MB" in line
+    assert line.count("filled up at ") == 1 and "of 10.0 MB are still to come" in line
+    assert any(shard in line for shard in fetcher.hub.shards)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -282,6 +283,7 @@ def test_really_full_disk(
         assert "10.0 MB needed" in line and "4.2 MB free" in line
         # Others write to the same disk, so that the check is passed and the disk fills up all the same.
         assert rehearse(fetcher, monkeypatch, 40_000_000) == 1
-        assert "filled up at model-0000" in capsys.readouterr().err
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert "filled up at " in line and "of 10.0 MB are still to come" in line
     finally:
         subprocess.run(["umount", str(fetcher.cache)], check=True)
