@@ -94,22 +94,25 @@ def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
     gate_up.copy_(torch.cat((d * up * (sigmoid + silu * (1 - sigmoid)), d * silu), 1))
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
-    """Losses of rows of logits and, into `grad`, scale * d(sum of losses)/d(logits).
+def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses and hits of rows of logits and, into `grad`, scale * d(sum of losses)/d(logits).
 
     logits [n, V] float32 (may be overwritten), labels [n] with -100 for rows without loss, scale a float32 scalar,
-    grad [n, V] in any dtype. Returns [n] float32, 0 where the label is -100.
+    grad [n, V] in any dtype. Returns losses and hits (1 where the label has the highest logit), both [n] float32 and 0
+    where the label is -100.
     """
     if fast := _fast(logits):
         return fast.cross_entropy(logits, labels, scale, grad)
     kept = labels >= 0
     index = labels.clamp(min=0)[:, None]
     normal = torch.logsumexp(logits, -1, keepdim=True)
-    loss = (normal - logits.gather(1, index))[:, 0] * kept
+    picked = logits.gather(1, index)
+    loss = (normal - picked)[:, 0] * kept
+    hit = (picked >= logits.amax(-1, keepdim=True))[:, 0] & kept
     probability = (logits - normal).exp_()
     probability.scatter_add_(1, index, -torch.ones_like(normal))
     grad.copy_(probability.mul_((kept * scale)[:, None]))
-    return loss
+    return loss, hit.float()
 
 
 # Dropout masks are a function of (seed, step, layer, linear, element), not of a generator's state: they need no memory,

@@ -67,7 +67,7 @@ class Layout:
                 offset += math.prod(a[group].shape)
                 for name in names:
                     b[name] = Block(offset, (sizes[name][0], rank))
-                    offset += math.prod(b[name].shape)
+                    offset += padded_columns(math.prod(b[name].shape))  # every block begins 32-byte aligned
             self.a.append(a)
             self.b.append(b)
         self.size = offset

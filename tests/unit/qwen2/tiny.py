@@ -51,3 +51,17 @@ def make_tiny(folder: Path, **changes: Any) -> Path:
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="60KB")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS, "pad_token_id": 0}))
     return folder
+
+
+def make_rows(count: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
+    """Rows of (ids, labels) of 8 to 28 tokens; labels begin somewhere and have a gap, as with several turns."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(count):
+        size = int(torch.randint(8, 29, (1,), generator=generator))
+        row = torch.randint(12, 160, (size,), generator=generator).tolist()
+        begin = int(torch.randint(2, size - 3, (1,), generator=generator))
+        labels = [-100] * begin + row[begin:]
+        labels[-2] = -100
+        rows.append((row, labels))
+    return rows

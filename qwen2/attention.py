@@ -1,0 +1,75 @@
+"""Causal attention over rows packed one after the other, with its backward pass; called by backprop.
+
+On a GPU from Ampere on this is PyTorch's own FlashAttention-2 for variable lengths: no padding, no mask, and the
+lengths stay on the device, so that a captured graph serves any batch of its size. Elsewhere each row is computed
+on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen2.config import Config
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the T tokens of a batch divide into rows. `bounds` [rows + 1] int32, from 0 to T; `lengths` its host copy."""
+
+    bounds: Tensor
+    longest: int
+    lengths: tuple[int, ...] = ()
+
+
+def has_flash(device: torch.device) -> bool:
+    """Whether the packed GPU path is there (compute capability 8.0 on)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def _heads(qkv: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """q [T, heads, d], k and v [T, kv heads, d]: views of qkv [T, q_size + 2 kv_size]."""
+    parts = qkv.split((config.q_size, config.kv_size, config.kv_size), 1)
+    return tuple(part.unflatten(1, (-1, config.head_dim)) for part in parts)  # type: ignore[return-value]
+
+
+def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
+    """(out [T, q_size], what `backward` needs beside it). qkv [T, q_size + 2 kv_size], already rotated."""
+    q, k, v = _heads(qkv, config)
+    if has_flash(qkv.device):
+        out, normaliser, state, unused, _ = torch.ops.aten._flash_attention_forward(
+            q, k, v, rows.bounds, rows.bounds, rows.longest, rows.longest, 0.0, True, False
+        )
+        return out.flatten(1), (normaliser, state, unused)
+    out = torch.cat([_one_row(*part) for part in zip(*(t.split(rows.lengths) for t in (q, k, v)), strict=True)])
+    return out, None
+
+
+def backward(grad: Tensor, qkv: Tensor, out: Tensor, context: Any, rows: Rows, config: Config) -> Tensor:
+    """d(loss)/d(qkv) [T, q_size + 2 kv_size] from grad = d(loss)/d(out) [T, q_size]; `out` may be row-strided."""
+    q, k, v = _heads(qkv, config)
+    if has_flash(qkv.device):
+        normaliser, state, unused = context
+        grads = torch.ops.aten._flash_attention_backward(
+            grad.unflatten(1, (-1, config.head_dim)), q, k, v, out.unflatten(1, (-1, config.head_dim)), normaliser,
+            rows.bounds, rows.bounds, rows.longest, rows.longest, 0.0, True, state, unused,
+        )  # fmt: skip
+        return torch.cat([g.flatten(1) for g in grads], 1)
+    pieces = []
+    for q1, k1, v1, g1 in zip(*(t.split(rows.lengths) for t in (q, k, v, grad)), strict=True):
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in (q1, k1, v1)]
+            one = _one_row(*leaves)
+        pieces.append(torch.cat([g.flatten(1) for g in torch.autograd.grad(one, leaves, g1)], 1))
+    return torch.cat(pieces)
+
+
+def _one_row(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [S, heads, d], k and v [S, kv heads, d] -> [S, heads * d]."""
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return out[0].transpose(0, 1).flatten(1)

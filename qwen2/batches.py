@@ -1,0 +1,229 @@
+"""Which rows make up a step, how they are packed, and which shapes get a CUDA graph; called by train.
+
+Order: epoch e is torch.randperm(n) of a CPU generator seeded with data_seed + e, cut into batches of `batch_size`, the
+rest being a smaller batch. That is ms-swift's BatchSamplerShard; ms-swift shuffles the data set itself before it
+(`dataset_shuffle`), which is the caller's to do if losses are to be compared step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Row = tuple[Sequence[int], Sequence[int]]
+TOKEN_UNIT, LABEL_UNIT = 64, 64
+
+# Rough costs on an H100 at the 7B shape, for choosing buckets only: a step is bound by reading the weights below some
+# 350 tokens and grows with the tokens above; a capture costs as much as a few steps.
+MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE = 22.0, 0.062, 250.0
+GRAPH_TOKENS = 2048  # beyond it a step is long enough that launching it costs nothing
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a packed micro-batch: everything a captured graph is bound to."""
+
+    tokens: int
+    labels: int
+    rows: int
+    longest: int
+
+    @property
+    def words(self) -> int:
+        """int64 words that hold a micro-batch of this shape."""
+        return 2 * self.tokens + 2 * self.labels + (self.rows + 2) // 2 + 2
+
+
+@dataclass(frozen=True)
+class Micro:
+    """One micro-batch: indices of rows, their tokens and labels."""
+
+    rows: tuple[int, ...]
+    tokens: int
+    labels: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step."""
+
+    micros: tuple[Micro, ...]
+    labels: int
+
+
+def epoch_order(count: int, data_seed: int, epoch: int) -> list[int]:
+    """The order of rows in an epoch, counted from 0."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(data_seed + epoch)).tolist()
+
+
+def count_labels(row: Row) -> int:
+    """Tokens of a row that carry loss; the first token cannot, nothing precedes it."""
+    return sum(1 for label in row[1][1:] if label >= 0)
+
+
+def plan_steps(
+    rows: Sequence[Row], total: int, batch_size: int, data_seed: int, micro_rows: int | None, micro_tokens: int | None
+) -> list[Step]:
+    """The `total` optimizer steps of a run."""
+    tokens = [len(row[0]) for row in rows]
+    labels = [count_labels(row) for row in rows]
+
+    def micro(members: Sequence[int]) -> Micro:
+        lengths = [tokens[m] for m in members]
+        return Micro(tuple(members), sum(lengths), sum(labels[m] for m in members), max(lengths))
+
+    steps: list[Step] = []
+    epoch = 0
+    while len(steps) < total:
+        order = epoch_order(len(rows), data_seed, epoch)
+        for start in range(0, len(order), batch_size):
+            members = order[start : start + batch_size]
+            micros = tuple(micro(part) for part in split(members, tokens, micro_rows, micro_tokens))
+            steps.append(Step(micros, sum(m.labels for m in micros)))
+        epoch += 1
+    return steps[:total]
+
+
+def split(
+    members: Sequence[int], tokens: Sequence[int], micro_rows: int | None, micro_tokens: int | None
+) -> list[list[int]]:
+    """Divide a batch into micro-batches: at most micro_rows rows and (but for a single longer row) micro_tokens tokens.
+
+    Long rows first, each into the first micro-batch with room (first-fit decreasing), so that they are few and full.
+    """
+    if micro_tokens is None:
+        size = micro_rows or len(members)
+        return [list(members[i : i + size]) for i in range(0, len(members), size)]
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for member in sorted(members, key=lambda m: -tokens[m]):
+        for i, free in enumerate(room):
+            if tokens[member] <= free and (micro_rows is None or len(bins[i]) < micro_rows):
+                bins[i].append(member)
+                room[i] -= tokens[member]
+                break
+        else:
+            bins.append([member])
+            room.append(micro_tokens - tokens[member])
+    return bins
+
+
+def up(value: int, unit: int) -> int:
+    """`value` rounded up to a multiple of `unit`."""
+    return -(-value // unit) * unit
+
+
+def choose_sizes(counts: dict[int, int]) -> list[int]:
+    """Bucket sizes (tokens), given how many micro-batches there are of each size: least time for steps and captures.
+
+    A micro-batch runs in the smallest bucket that holds it. Dynamic programming over the sorted sizes.
+    """
+    sizes = sorted(counts)
+    best = [0.0] + [math.inf] * len(sizes)
+    cut = [0] * (len(sizes) + 1)
+    for end in range(1, len(sizes) + 1):
+        cost = max(MS_FLOOR, MS_PER_TOKEN * sizes[end - 1])
+        runs = 0
+        for start in range(end - 1, -1, -1):
+            runs += counts[sizes[start]]
+            value = best[start] + MS_CAPTURE + runs * cost
+            if value < best[end]:
+                best[end], cut[end] = value, start
+    chosen = []
+    end = len(sizes)
+    while end:
+        chosen.append(sizes[end - 1])
+        end = cut[end]
+    return sorted(chosen)
+
+
+def plan_shapes(steps: Sequence[Step], graphs: bool) -> tuple[dict[Micro, Shape], list[Shape]]:
+    """(shape of each micro-batch, shapes worth a graph, largest first)."""
+    micros = [micro for step in steps for micro in step.micros]
+    counts: dict[int, int] = {}
+    for micro in micros:
+        size = up(micro.tokens, TOKEN_UNIT)
+        if graphs and size <= GRAPH_TOKENS:
+            counts[size] = counts.get(size, 0) + 1
+    buckets = choose_sizes(counts)
+    members: dict[int, list[Micro]] = {}
+    shapes: dict[Micro, Shape] = {}
+    for micro in dict.fromkeys(micros):
+        size = up(micro.tokens, TOKEN_UNIT)
+        bucket = next((b for b in buckets if b >= size), None)
+        if bucket is None or size not in counts:
+            shapes[micro] = shape_of([micro], size)
+        else:
+            members.setdefault(bucket, []).append(micro)
+    captured = []
+    for bucket, group in sorted(members.items(), reverse=True):
+        shape = shape_of(group, bucket)
+        captured.append(shape)
+        shapes.update(dict.fromkeys(group, shape))
+    return shapes, captured
+
+
+def shape_of(group: Sequence[Micro], tokens: int) -> Shape:
+    """The smallest shape of that many tokens that holds each of these micro-batches."""
+    longest = up(max(micro.longest for micro in group), TOKEN_UNIT)
+    rows = max(len(micro.rows) + -(-(tokens - micro.tokens) // longest) for micro in group)
+    return Shape(tokens, up(max(1, max(m.labels for m in group)), LABEL_UNIT), rows, longest)
+
+
+def exact_shape(micro: Micro) -> Shape:
+    """A shape without padding, for a CPU."""
+    return Shape(micro.tokens, micro.labels, len(micro.rows), micro.longest)
+
+
+def lay_out(micro: Micro, rows: Sequence[Row], shape: Shape, scale: float, seed: int, pad: int) -> Tensor:
+    """A micro-batch as int64 words on the CPU (see `views`).
+
+    Padding tokens form rows of their own, no longer than the longest, so that every token belongs to one and nothing
+    undefined is computed from.
+    """
+    words = torch.zeros(shape.words, dtype=torch.int64)
+    ids, positions, pick, labels, bounds, scale_at, seed_at = views(words, shape)
+    ids.fill_(pad)
+    labels.fill_(-100)
+    ends = [0]
+    count = 0
+    for index in micro.rows:
+        row_ids, row_labels = rows[index]
+        start, size = ends[-1], len(row_ids)
+        ids[start : start + size] = torch.tensor(row_ids)
+        positions[start : start + size] = torch.arange(size)
+        wanted = torch.tensor(row_labels)[1:]
+        at = (wanted >= 0).nonzero()[:, 0]
+        pick[count : count + len(at)] = at + start
+        labels[count : count + len(at)] = wanted[at]
+        count += len(at)
+        ends.append(start + size)
+    while ends[-1] < shape.tokens:
+        size = min(shape.longest, shape.tokens - ends[-1])
+        positions[ends[-1] : ends[-1] + size] = torch.arange(size)
+        ends.append(ends[-1] + size)
+    bounds.fill_(shape.tokens)
+    bounds[: len(ends)] = torch.tensor(ends, dtype=torch.int32)
+    scale_at.fill_(scale)
+    seed_at.fill_(seed)
+    return words
+
+
+def views(words: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """ids, positions [T], pick, labels [n], bounds [rows + 1] int32, scale (float32 scalar), seed (int64 scalar)."""
+    sizes = (shape.tokens, shape.tokens, shape.labels, shape.labels, (shape.rows + 2) // 2, 1, 1)
+    ids, positions, pick, labels, bounds, scale, seed = words.split(sizes)
+    return (
+        ids,
+        positions,
+        pick,
+        labels,
+        bounds.view(torch.int32)[: shape.rows + 1],
+        scale.view(torch.float32)[0],
+        seed[0],
+    )
