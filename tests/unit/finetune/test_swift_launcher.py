@@ -114,7 +114,7 @@ def test_no_gpu_and_the_real_weights_is_refused(home, monkeypatch):
     monkeypatch.setattr("finetune.settings.gpu_visible", lambda: False)
     assert "--use_cpu true" in launch(SFT)  # the stand-in runs
     (home / "Qwen2.5-7B-Instruct/config.json").write_text('{"model_type": "qwen2"}')
-    with pytest.raises(UserError, match="no GPU is visible.*--gpus all") as refused:
+    with pytest.raises(UserError, match=r"no GPU is visible.*--gpus all") as refused:
         launch(SFT)
     assert refused.value.exit_code == 1
 
@@ -125,7 +125,7 @@ def test_several_processes_on_the_cpu_use_gloo(monkeypatch):
 
 
 def test_pasted_with_a_space_behind_the_backslash(gpu, capsys):
-    command, words = prepare(
+    _, words = prepare(
         ["sft", " --model", "Qwen2.5-7B-Instruct", " ", "--dataset", "self_cognition.json"], Settings.from_env()
     )
     assert words[:4] == ["--model", "Qwen2.5-7B-Instruct", "--dataset", "self_cognition.json"]
@@ -221,7 +221,7 @@ def test_the_real_swift_is_not_a_launcher(tmp_path, monkeypatch):
 
 def test_the_hub_is_asked_before_anything_slow(monkeypatch):
     monkeypatch.setattr("finetune.dataset.hub.reachable", lambda which: False)
-    with pytest.raises(UserError, match="ModelScope hub, which does not answer.*--general FILE"):
+    with pytest.raises(UserError, match=r"ModelScope hub, which does not answer.*--general FILE"):
         launch("sft --model Qwen2.5-7B-Instruct --dataset AI-ModelScope/alpaca-gpt4-data-zh#500 self_cognition.json")
 
 
