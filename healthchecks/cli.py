@@ -45,6 +45,8 @@ def parser() -> Parser:
         "probe", help="the state in one line: starting, ready, busy or failed; never touches the GPU"
     )
     look.add_argument("--json", action="store_true", help="the same for programs")
+    look.add_argument("--checked", action="store_true", help="exit 1 until the checks are over, whatever they found")
+    look.add_argument("--live", action="store_true", help="exit 1 only where a restart helps: a job that is stuck")
     return top
 
 
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.verb == "probe":
-            return probe.main(["--json"] if options.json else [])
+            return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
         if options.verb == "report":
             return _report(options)
         return _startup(options)

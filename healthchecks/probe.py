@@ -19,13 +19,19 @@ RERUN = "run `healthcheck startup` in the container"
 
 
 def status() -> dict:
-    """The state as `{"state", "message", "cause", "remedy", "job", "check"}`; absent parts are None.
+    """The state as `{"state", "message", "cause", "remedy", "job", "check", "checked", "live"}`; absent parts are None.
 
-    state is starting, ready, busy or failed. Nothing that cannot be read counts as healthy.
+    state is starting, ready, busy or failed. Nothing that cannot be read counts as healthy. `checked`: the start-up
+    checks are over, whatever they found. `live` is False only where a restart is the remedy: a job that is stuck. A
+    failed check is no reason to restart, and least of all a lost GPU.
     """
     health, problem = _load(state.HEALTH_FILE)
-    if problem:
-        return _failed(problem, f"{RERUN}; it writes the file anew")
+    result = _failed(problem, f"{RERUN}; it writes the file anew") if problem else _judge(health)
+    result["checked"] = health is not None and health.get("state") in ("ready", "failed")
+    return result
+
+
+def _judge(health: dict | None) -> dict:
     job, problem = _load(state.JOB_FILE)
     if problem:
         return _failed(problem, "delete it once no job runs, or start the next job, which writes it anew")
@@ -103,7 +109,7 @@ def _with_job(job: dict) -> dict:
             f"job {name} is stuck{where}: no sign of life for {silent:.0f} s (the limit is {limit:.0f} s)",
             "look at its output, end it and start it again; if it is only slow, raise MIRROR_STALE_S (0: no limit)",
             job,
-        )
+        ) | {"live": False}
     return _state("busy", f"{name}{where}", job=job)
 
 
@@ -116,7 +122,8 @@ def step_text(job: dict) -> str:
 
 
 def _state(name: str, message: str, **parts: object) -> dict:
-    return {"state": name, "message": message, "cause": None, "remedy": None, "job": None, "check": None, **parts}
+    empty = {"cause": None, "remedy": None, "job": None, "check": None, "live": True}
+    return {"state": name, "message": message, **empty, **parts}
 
 
 def _failed(cause: str, remedy: str, job: dict | None = None) -> dict:
@@ -138,15 +145,19 @@ def _out_of_time(signum: int, frame: object) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`healthcheck probe [--json]`: one line on stdout; exit 0 for ready and busy, 1 for starting and failed."""
+    """`healthcheck probe`: one line on stdout; exit 0 for ready and busy, 1 for starting and failed.
+
+    The other probes of Kubernetes: with --checked (start-up), 1 until the checks are over; with --live (liveness), 1
+    only where a restart would help. --json prints the whole status.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if any(argument != "--json" for argument in arguments):
-        print("error: healthcheck probe takes no argument but --json", file=sys.stderr)
+    if not {"--json", "--checked", "--live"}.issuperset(arguments):
+        print("error: healthcheck probe takes --json, --checked and --live, nothing else", file=sys.stderr)
         return UNUSABLE
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     result = status()
-    if arguments:
+    if "--json" in arguments:
         import json
 
         print(json.dumps(result, ensure_ascii=False))
@@ -155,7 +166,11 @@ def main(arguments: list[str] | None = None) -> int:
         line = " ".join(f"{result['state']}: {result['message']}".split())
         print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return DONE if result["state"] in ("ready", "busy") else FAILED
+    good = result["state"] in ("ready", "busy")
+    for name in ("live", "checked"):
+        if f"--{name}" in arguments:
+            good = result[name]
+    return DONE if good else FAILED
 
 
 if __name__ == "__main__":

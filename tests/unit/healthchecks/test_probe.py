@@ -213,6 +213,28 @@ def test_json(run_dir, capsys):
     assert value["job"]["step"] == 12
 
 
+@pytest.mark.parametrize(
+    ("changes", "more", "checked", "live"),
+    [
+        ({"state": "failed", "checks": [{"name": "driver", "status": "fail"}]}, None, 0, 0),
+        ({"state": "starting", "running": ["forward"]}, None, 1, 0),
+        ({"state": "starting", "writer": {"pid": 1, "start": -1}}, None, 1, 0),
+        ({"container_start": "another-boot/77"}, None, 1, 0),
+        ({}, None, 0, 0),
+        ({}, {"writer": {"pid": 1, "start": -1}}, 0, 0),
+        ({}, {}, 0, 0),
+        ({}, {"beat": -1e6}, 0, 1),
+    ],
+)
+def test_the_probes_of_kubernetes(run_dir, capsys, changes, more, checked, live):
+    """A restart does not bring back a lost GPU, and throws out who is looking into it: only a stuck job is not live."""
+    health(run_dir, **changes)
+    if more is not None:
+        job(run_dir, **more)
+    assert probe.main(["--checked"]) == checked
+    assert probe.main(["--live"]) == live
+
+
 def test_unusable_argument(run_dir, capsys):
     assert probe.main(["--jsn"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
