@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from finetune.settings import Settings
 from finetune.swift_args import Arguments, tidy
 
 ENGINE = "ms-swift"
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def parser(name: str) -> Parser:
@@ -213,13 +215,19 @@ def run(plan: Plan, words: list[str], options: argparse.Namespace) -> int:
     record["exit_code"] = code
     record |= runs.progress(plan.folder)
     adapter = find_adapter(plan.folder)
-    record["status"] = "done" if code == DONE and adapter else "failed"
+    stopped = code in (128 + number for number in STOPPING)
+    record["status"] = "done" if code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(plan.folder)) if adapter else None
     runs.write(plan.folder, record)
-    if record["status"] == "failed":
+    if record["status"] != "done":
         kept = f"the newest checkpoint is {adapter}" if adapter else "no checkpoint was written"
-        why = f"ms-swift ended with exit code {code}" if code else "ms-swift ended without a checkpoint"
-        print(f"error: {plan.name}: {why}, its last lines above say why; {kept}", file=sys.stderr)
+        if stopped:
+            why = f"stopped by {signal.Signals(code - 128).name} at step {record.get('steps', 0)}"
+        elif code:
+            why = f"ms-swift ended with exit code {code}, its last lines above say why"
+        else:
+            why = "ms-swift ended without a checkpoint, its last lines above say why"
+        print(f"error: {plan.name}: {why}; {kept}", file=sys.stderr)
         return code or FAILED
     if options.adapter_to:
         options.adapter_to.write_text(f"{adapter}\n", encoding="utf-8")

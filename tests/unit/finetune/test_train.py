@@ -191,6 +191,15 @@ def test_a_failed_run_is_1_or_its_own_code_and_says_so(workspace, capsys, monkey
     assert error.startswith(f"error: sft: ms-swift ended with exit code {code}") and "no checkpoint" in error
 
 
+def test_a_stopped_run_says_by_what(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("STUB_CODE", "143")
+    assert sft(workspace) == 143
+    assert json.loads((the_run(workspace) / "run.json").read_text())["status"] == "stopped"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: sft: stopped by SIGTERM at step 0; no checkpoint was written"
+    )
+
+
 def test_mixed_without_a_network_and_with_a_file(workspace, monkeypatch, capsys):
     monkeypatch.setattr("finetune.dataset.hub.reachable", lambda which: False)
     with pytest.raises(UserError, match="--general FILE"):
