@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "alpaca with null input": {"instruction": "hi", "input": None, "output": "hello"},
     "alpaca with input alone": {"instruction": "", "input": "hi there", "output": "hello"},
     "alpaca with system and history": {
-        "system": "Be brief.", "instruction": "and now?", "input": "", "output": "ok", "history": [["a", "b"], ["c", "d"]],
+        "system": "Be brief.", "instruction": "and now?", "input": "", "output": "ok",
+        "history": [["a", "b"], ["c", "d"]],
     },
     "no system at all": {"system": "", "query": "q", "response": "r"},
     "query and response": {"query": "1+1=?", "response": "2"},
@@ -55,7 +57,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "answer ends with a newline": {"query": "q\n", "response": "r\n"},
     "answer ends with the end token": {"query": "q", "response": "done<|im_end|>"},
     "answer ends with endoftext": {"query": "q", "response": "done<|endoftext|>"},
-    "special tokens inside": {"query": "what is <|im_start|> and <image>?", "response": "a <|im_end|> token <bbox> here"},
+    "special tokens inside": {"query": "what is <|im_start|> and <image>?", "response": "a <|im_end|> token <bbox>."},
     "emoji and rare": {"query": "😀👩‍👩‍👧 🇨🇳 é ﷽ 𠮷", "response": "好的👌🏽 \u200b \t tab  双  空格 ①②"},
     "code and digits": {"query": "print(123456789)\n\tif x:\r\n", "response": "```py\nx = 3.14159\n```"},
     "full width": {"query": "123 ABC", "response": "「です」。。。……"},
@@ -78,11 +80,14 @@ ROWS: dict[str, dict[str, Any]] = {
         "system": "S", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
     },
     "two user messages": {
-        "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
+        "messages": [
+            {"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"},
+        ]
     },
     "two assistant messages": {
         "messages": [
-            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "assistant", "content": "c"},
+            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+            {"role": "assistant", "content": "c"},
         ]
     },
     "assistant first": {"messages": [{"role": "assistant", "content": "a text to go on from"}]},
@@ -93,10 +98,14 @@ ROWS: dict[str, dict[str, Any]] = {
         ]
     },
     "sharegpt": {
-        "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}, {"from": "human", "value": "2"},
-                          {"from": "gpt", "value": "3"}]
+        "conversations": [
+            {"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"},
+            {"from": "human", "value": "2"}, {"from": "gpt", "value": "3"},
+        ]
     },
-    "pairs": {"conversation": [{"human": "hi", "assistant": "yo"}, {"user": "more", "assistant": "less"}], "system": "P"},
+    "pairs": {
+        "conversation": [{"human": "hi", "assistant": "yo"}, {"user": "more", "assistant": "less"}], "system": "P",
+    },
     "messages as text": {"messages": '[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]'},
     "tools": {"tools": [WEATHER], "messages": TOOL_TALK},
     "tools as text, wrapped": {
@@ -120,7 +129,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "calls in two rounds": {
         "tools": [WEATHER],
-        "messages": [*TOOL_TALK[:2], TOOL_TALK[3], *TOOL_TALK[1:2], TOOL_TALK[3], TOOL_TALK[5], TOOL_TALK[0], TOOL_TALK[5]],
+        "messages": [TOOL_TALK[i] for i in (0, 1, 3, 1, 3, 5, 0, 5)],
     },
     "openai tool calls": {"tools": [WEATHER], "messages": OPENAI_CALLS},
     "function_call roles": {
@@ -139,14 +148,17 @@ def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def template(official_tokenizer_dir: Path) -> Any:
-    """ms-swift's own Qwen2.5 template over the same tokenizer."""
+def template(official_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """ms-swift's own Qwen2.5 template over the same tokenizer, in training mode."""
     from swift.model import get_processor
     from swift.template import get_template
+    from transformers import Qwen2Config
 
-    made = get_template(
-        get_processor(str(official_tokenizer_dir), model_type="qwen2", download_model=False), template_type="qwen2_5"
-    )
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(official_tokenizer_dir, folder, dirs_exist_ok=True)
+    Qwen2Config(architectures=["Qwen2ForCausalLM"]).save_pretrained(folder)  # ms-swift asks it for the model's type
+    processor = get_processor(str(folder), model_type="qwen2", download_model=False)
+    made = get_template(processor, template_type="qwen2_5")
     made.set_mode("train")
     return made
 
