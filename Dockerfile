@@ -111,17 +111,17 @@ FROM fetch AS weights-modelscope
 ARG MODELSCOPE_DOMAIN=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=modelscope_token \
-    python3 /src/weights/fetch.py modelscope --to /model --cache /cache
+    python3 /src/weights/fetch.py modelscope --to /model --cache /cache --copies 1
 
 FROM fetch AS weights-huggingface
 ARG HF_ENDPOINT=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=hf_token \
-    python3 /src/weights/fetch.py huggingface --to /model --cache /cache
+    python3 /src/weights/fetch.py huggingface --to /model --cache /cache --copies 1
 
 FROM fetch AS weights-local
 RUN --mount=type=bind,from=weights,target=/local \
-    python3 /src/weights/fetch.py local --from /local --to /model
+    python3 /src/weights/fetch.py local --from /local --to /model --copies 1
 
 FROM deps AS weights-standin
 COPY requirements/standin.lock /tmp/standin.lock
@@ -129,6 +129,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/standin.lock
 COPY standin/ /src/standin/
+COPY weights/SHA256SUMS /src/weights/
 COPY workspace/self_cognition.json /src/workspace/self_cognition.json
 COPY workspace/questions/ /src/workspace/questions/
 WORKDIR /src
