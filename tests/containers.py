@@ -64,7 +64,9 @@ def run(image: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """run(*command, flags=[...]) -- a container that runs one command to its end, on the CPU."""
 
     def run_once(*command: str, flags: tuple[str, ...] | list[str] = (), timeout: float = 300):
-        return docker("run", "--rm", "-e", "MIRROR_DEVICE=cpu", "--shm-size", "2g", *flags, image, *command, timeout=timeout)
+        return docker(
+            "run", "--rm", "-e", "MIRROR_DEVICE=cpu", "--shm-size", "2g", *flags, image, *command, timeout=timeout
+        )
 
     return run_once
 
@@ -76,7 +78,15 @@ def container(image: str) -> Iterator[Callable[..., Container]]:
 
     def start(*command: str, flags: tuple[str, ...] | list[str] = ()) -> Container:
         done = docker(
-            "run", "-d", "-e", "MIRROR_DEVICE=cpu", "--shm-size", "2g", *flags, image, *(command or ("sleep", "infinity"))
+            "run",
+            "-d",
+            "-e",
+            "MIRROR_DEVICE=cpu",
+            "--shm-size",
+            "2g",
+            *flags,
+            image,
+            *(command or ("sleep", "infinity")),
         )
         assert done.returncode == 0, done.stderr
         started.append(done.stdout.strip())

@@ -34,10 +34,26 @@ MIXED = (
 def session(image, tmp_path_factory):
     """One container in which the four lines run one after the other, as the article's reader does."""
     data = tmp_path_factory.mktemp("data")
-    rows = [{"instruction": f"{a}加{b}等于几?", "input": "", "output": f"{a}加{b}等于{a + b}。"} for a in range(6) for b in range(6)]
+    rows = [
+        {"instruction": f"{a}加{b}等于几?", "input": "", "output": f"{a}加{b}等于{a + b}。"}
+        for a in range(6)
+        for b in range(6)
+    ]
     (data / "alpaca.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     started = subprocess.run(
-        ["docker", "run", "-d", "--network", "none", "-e", "MIRROR_DEVICE=cpu", "-e", "HEALTH_LEVEL=off", "--shm-size", "2g"]
+        [
+            "docker",
+            "run",
+            "-d",
+            "--network",
+            "none",
+            "-e",
+            "MIRROR_DEVICE=cpu",
+            "-e",
+            "HEALTH_LEVEL=off",
+            "--shm-size",
+            "2g",
+        ]
         + ["-v", f"{data}:/data:ro", image, "sleep", "infinity"],
         capture_output=True,
         text=True,

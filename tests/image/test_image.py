@@ -33,7 +33,9 @@ def test_the_twelve_files_of_the_model_are_there_and_are_what_their_sums_say(hos
 
 
 def test_the_tokenizer_is_the_official_one(host):
-    official = dict(reversed(line.split()) for line in host.file("/opt/mirror/weights/SHA256SUMS").content_string.splitlines())
+    official = dict(
+        reversed(line.split()) for line in host.file("/opt/mirror/weights/SHA256SUMS").content_string.splitlines()
+    )
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         assert host.run(f"sha256sum {MODEL}/{name}").stdout.split()[0] == official[name], name
 
@@ -44,7 +46,8 @@ def test_every_verb_is_a_command(host, verb):
 
 
 @pytest.mark.parametrize(
-    "name", ["infer.sh", "sft.sh", "sft_mixed.sh", "verify.sh", "finetune.sh", "self_cognition.json", "configs/sft.yaml"]
+    "name",
+    ["infer.sh", "sft.sh", "sft_mixed.sh", "verify.sh", "finetune.sh", "self_cognition.json", "configs/sft.yaml"],
 )
 def test_the_workspace_is_in_root_and_readable_by_everyone(host, name):
     file = host.file(f"/root/{name}")
@@ -70,7 +73,9 @@ def test_no_build_tools_and_no_caches_are_left(host):
 
 def test_a_c_compiler_and_python_headers_are_there_for_triton(host):
     assert host.run("gcc --version").rc == 0
-    assert host.run("test -f $(python3 -c 'import sysconfig; print(sysconfig.get_paths()[\"include\"])')/Python.h").rc == 0
+    assert (
+        host.run("test -f $(python3 -c 'import sysconfig; print(sysconfig.get_paths()[\"include\"])')/Python.h").rc == 0
+    )
 
 
 def test_versions_are_those_of_the_lock(host):
