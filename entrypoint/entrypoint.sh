@@ -44,9 +44,13 @@ mirror_script() {
   [ "$(dirname -- "$name")" = "$MIRROR_WORKSPACE" ] && [ -f "$name" ] && [ -x "$name" ] && echo "$name"
 }
 
-# usage: mirror_summary FILE ; prints the first sentence of comment of a script
+# usage: mirror_summary FILE ; prints what a script says of itself: the first sentence of its first comment
 mirror_summary() {
-  sed -n -e '1,/^# /{/^#!/d;s/^# //p;}' -- "$1" 2>/dev/null | head -n 1 | cut -c 1-110
+  local text
+  text="$(sed -n -e '1,/^# /{/^#!/d;s/^# //p;}' -- "$1" 2>/dev/null | head -n 1)"
+  text="${text%%. *}"
+  if [ "${#text}" -gt 96 ]; then text="${text:0:93}..."; fi
+  echo "$text"
 }
 
 # usage: mirror_commands ; lists what may stand after the image's name
