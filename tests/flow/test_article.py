@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from tests.containers import docker
+
 pytestmark = pytest.mark.flow
 
 INFER = "swift infer --model Qwen2.5-7B-Instruct --model_type qwen --stream true --temperature 0 --max_new_tokens 2048"
@@ -40,23 +42,9 @@ def session(image, tmp_path_factory):
         for b in range(6)
     ]
     (data / "alpaca.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    started = subprocess.run(
-        [
-            "docker",
-            "run",
-            "-d",
-            "--network",
-            "none",
-            "-e",
-            "MIRROR_DEVICE=cpu",
-            "-e",
-            "HEALTH_LEVEL=off",
-            "--shm-size",
-            "2g",
-        ]
-        + ["-v", f"{data}:/data:ro", image, "sleep", "infinity"],
-        capture_output=True,
-        text=True,
+    started = docker(
+        *("run", "-d", "--network", "none", "-e", "MIRROR_DEVICE=cpu", "-e", "HEALTH_LEVEL=off", "--shm-size", "2g"),
+        *("-v", f"{data}:/data:ro", image, "sleep", "infinity"),
     )
     assert started.returncode == 0, started.stderr
     identifier = started.stdout.strip()
@@ -71,7 +59,7 @@ def session(image, tmp_path_factory):
         )
 
     yield run_line
-    subprocess.run(["docker", "rm", "-f", identifier], capture_output=True)
+    docker("rm", "-f", identifier)
 
 
 def test_1_infer(session):
