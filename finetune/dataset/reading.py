@@ -5,11 +5,15 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.dataset import tables
+from finetune.dataset.encoding import detect
+from finetune.dataset.items import Broken, Row
 from finetune.errors import UserError
+
+__all__ = ["Broken", "Row", "open_checked", "read"]
 
 CHUNK = 1 << 18  # bytes read at a time
 # No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
@@ -17,49 +21,43 @@ CHUNK = 1 << 18  # bytes read at a time
 MAX_ROW = 16 << 20
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row as it stands in the file. `number` counts from 1; `line` is where it begins."""
-
-    number: int
-    line: int
-    data: Any
-
-
-class Broken(Exception):
-    """The file, or one line of a JSONL file, cannot be read: where, what, and the remedy."""
-
-    def __init__(self, where: str, what: str, remedy: str, row: int | None = None) -> None:
-        super().__init__(f"{where}: {what}; {remedy}")
-        self.where, self.what, self.remedy, self.row = where, what, remedy, row
-
-
-def open_checked(path: Path) -> None:
-    """Raise UserError unless `path` is a readable file with something in it."""
+def open_checked(path: Path) -> str:
+    """The encoding of a file. UserError unless it is a readable file with text in it."""
     if not path.exists():
         raise UserError(f"{path}: no such file; check the name, or the working folder ({Path().resolve()})")
     if path.is_dir():
         raise UserError(f"{path}: is a directory; name the file in it")
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(CHUNK)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
-    if not head.strip(b"\xef\xbb\xbf \t\r\n"):
+    if not head.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0") and size <= CHUNK:
         raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
-    if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{path}: is a binary file; name a text file of the form of self_cognition.json")
+    encoding = detect(head, size <= CHUNK)
+    if encoding is None and b"\0" in head:
+        raise UserError(f"{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx")
+    return encoding or "utf-8"
 
 
-def read(path: Path) -> Iterator[Row | Broken]:
-    """The rows of a JSON list or a JSONL file, told apart by the first character and not by the name.
+def read(path: Path, columns: tuple[str, str] | None = None) -> Iterator[Row | Broken]:
+    """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
 
-    A broken line of JSONL is yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded,
-    because nothing behind it can be told apart. Raises UserError when the file as a whole is of no use.
+    `columns` names the question's and the answer's column of a table; None: they are guessed. A broken line of JSONL is
+    yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded, because nothing behind it
+    can be told apart. Raises UserError when the file as a whole is of no use.
     """
-    open_checked(path)
+    suffix = path.suffix.lower()
+    if suffix in tables.SUFFIXES and path.is_file():
+        if suffix in tables.TEXT_SUFFIXES:
+            yield from tables.read_text(path, open_checked(path), columns)
+        else:
+            yield from tables.read_binary(path, columns)
+        return
+    encoding = open_checked(path)
     try:
-        text = Text(path)
+        text = Text(path, encoding)
         first = text.peek()
         if first == "[":
             yield from _json_list(text)
@@ -67,32 +65,27 @@ def read(path: Path) -> Iterator[Row | Broken]:
             yield from _jsonl(text)
         else:
             yield Broken(
-                f"line {text.line}, column 1",
+                f"line {text.line}, column {text.column}",
                 f"not JSON, it begins with {first!r}",
-                'write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...]',
+                'write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv',
             )
     except UnicodeDecodeError as error:
-        yield Broken(
-            f"byte {text.bytes_before + error.start + 1}",
-            "not UTF-8 text",
-            "save the file in UTF-8, or run iconv on it",
-        )
+        place = f"byte {text.bytes_before + error.start + 1}"
+        yield Broken(place, f"not {encoding.upper()} text", "save the file in UTF-8, or run iconv on it")
 
 
 class Text:
     """A file's text in a buffer that is filled from the front and emptied as rows are taken, with the line count."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self._file = path.open("rb")
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder = codecs.getincrementaldecoder(encoding)()
         self.buffer = ""
         self.line = 1  # of the buffer's first character, from 1
         self.column = 1
         self.bytes_before = 0  # bytes of the file before the chunk that was decoded last
         self._read = 0
         self.at_end = False
-        self.fill()
-        self.buffer = self.buffer.removeprefix("\ufeff")
 
     def fill(self, size: int = CHUNK) -> bool:
         """Read on; False at the end of the file."""
