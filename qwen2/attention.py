@@ -26,9 +26,13 @@ class Rows:
     lengths: tuple[int, ...] = ()
 
 
-def has_flash(device: torch.device) -> bool:
-    """Whether the packed GPU path is there (compute capability 8.0 on)."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the packed GPU path is there: compute capability 8.0 on, 16-bit numbers."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.bfloat16, torch.float16)
+        and torch.cuda.get_device_capability(device)[0] >= 8
+    )
 
 
 def _heads(qkv: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +44,7 @@ def _heads(qkv: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
 def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
     """(out [T, q_size], what `backward` needs beside it). qkv [T, q_size + 2 kv_size], already rotated."""
     q, k, v = _heads(qkv, config)
-    if has_flash(qkv.device):
+    if has_flash(qkv.device, qkv.dtype):
         out, normaliser, state, unused, _ = torch.ops.aten._flash_attention_forward(
             q, k, v, rows.bounds, rows.bounds, rows.longest, rows.longest, 0.0, True, False
         )
@@ -52,7 +56,7 @@ def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
 def backward(grad: Tensor, qkv: Tensor, out: Tensor, context: Any, rows: Rows, config: Config) -> Tensor:
     """d(loss)/d(qkv) [T, q_size + 2 kv_size] from grad = d(loss)/d(out) [T, q_size]; `out` may be row-strided."""
     q, k, v = _heads(qkv, config)
-    if has_flash(qkv.device):
+    if has_flash(qkv.device, qkv.dtype):
         normaliser, state, unused = context
         grads = torch.ops.aten._flash_attention_backward(
             grad.unflatten(1, (-1, config.head_dim)), q, k, v, out.unflatten(1, (-1, config.head_dim)), normaliser,

@@ -89,7 +89,8 @@ def fitting_rows(model: Model, length: int) -> int:
     config = model.config
     free, total = torch.cuda.mem_get_info(model.device)
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    cap = total * torch.cuda.get_per_process_memory_fraction(model.device)
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)  # not in every torch 2
+    cap = total * fraction(model.device)
     free = min(free, int(cap) - torch.cuda.memory_allocated(model.device))
     width = model.embedding.element_size()
     cache = 2 * config.num_layers * config.kv_size * width * length

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qwen2.config import Config
+
 
 @functools.lru_cache(maxsize=1)
 def triton_kernels() -> ModuleType | None:
@@ -29,6 +31,12 @@ def triton_kernels() -> ModuleType | None:
         )
         return None
     return module
+
+
+def warm_up(config: Config) -> None:
+    """Compile (or load from Triton's cache) every kernel for this shape; model.load does it while weights are read."""
+    if fast := triton_kernels():
+        fast.warm_up(config)
 
 
 def _fast(x: Tensor) -> ModuleType | None:

@@ -8,6 +8,7 @@ of a small adapter's effect to the rounding in bfloat16.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,6 +121,11 @@ def causal_attention(config: Config, rows: int, length: int) -> Attend:
     return attend
 
 
+def _warm_up(config: Config, device: torch.device) -> None:
+    with torch.cuda.device(device), torch.no_grad():
+        kernels.warm_up(config)
+
+
 class Model:
     """Weights of a Qwen2ForCausalLM on one device. Made by `load`; not an nn.Module: nothing here is trained."""
 
@@ -173,11 +179,18 @@ class Model:
         place = torch.device(device)
         if place.type == "cuda" and place.index is None:
             place = torch.device("cuda", torch.cuda.current_device())
+        compiling = None
+        if place.type == "cuda":
+            torch.cuda.set_device(place)
+            compiling = threading.Thread(target=_warm_up, args=(config, place), daemon=True)
+            compiling.start()
         with torch.no_grad():
             model = cls(config, place, dtype, lora_rank)
             # A tied checkpoint may hold the head a second time; it is the same matrix.
             ignore = {"lm_head.weight"} if config.tie_embeddings else set()
             weights.load(folder, model._checkpoint_tensors(), progress, ignore)
+        if compiling is not None:
+            compiling.join()
         return model
 
     def _checkpoint_tensors(self) -> dict[str, Tensor]:

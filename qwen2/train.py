@@ -273,8 +273,9 @@ class _Run:
         self.hits = torch.zeros((), dtype=torch.float32, device=device)
         self._install()
         self.backprop = Backprop(model, adapter, self.lora, self.grad, s.lora_dropout, s.recompute)
-        use_graphs = self.cuda and s.cuda_graphs and has_flash(device)
-        if self.cuda and has_flash(device):
+        packed = has_flash(device, model.dtype)
+        use_graphs = packed and s.cuda_graphs
+        if packed:
             self.shapes, self.captured = batches.plan_shapes(self.steps[self.start_step :], use_graphs)
         else:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qwen2.config import Config
+
 
 @triton.jit
 def _rms_norm(x, weight, out, out_stride, size, eps, BLOCK: tl.constexpr):
@@ -75,7 +77,7 @@ def _swiglu_backward(gate_up, grad, grad_stride, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _cross_entropy(logits, labels, scale, grad, loss, hit, size, BLOCK: tl.constexpr):
+def _cross_entropy(logits, labels, scale, grad, loss, hit, size: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
     kept = label >= 0
@@ -268,6 +270,29 @@ def place_blocks(table: Tensor, source: Tensor, scale: float, rank: int) -> None
     """targets = scale * their sources in the flat float32 `source`, all in one launch (196 copies otherwise at 7B)."""
     block = _block(rank)
     _place_blocks[(table.shape[0],)](table, source, scale, RANK=rank, RANK_BLOCK=block, ROWS=PLACE_ROWS)
+
+
+def warm_up(config: Config) -> None:
+    """Launch every kernel once at this model's widths: one row each, so that only compiling takes time."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.zeros(*shape, dtype=dtype, device="cuda")
+
+    hidden, middle, half = config.hidden_size, config.intermediate_size, config.head_dim // 2
+    x, weight = empty(64, hidden), empty(hidden)
+    rms_norm(x, weight, config.rms_eps, empty(64, hidden + 16)[:, :hidden])
+    rms_norm_backward(x, weight, config.rms_eps, empty(64, hidden + 16)[:, :hidden], x)
+    heads = config.num_heads + config.num_kv_heads
+    angle = empty(1, half, dtype=torch.float32)
+    rope_(empty(1, config.q_size + 2 * config.kv_size), heads, angle, angle, False)
+    swiglu(empty(1, 2 * middle), empty(1, middle + 16)[:, :middle])
+    swiglu_backward_(empty(1, 2 * middle), empty(1, middle + 16)[:, :middle])
+    logits, scale = empty(1, config.vocab_size, dtype=torch.float32), empty(1, dtype=torch.float32)
+    cross_entropy(logits, empty(1, dtype=torch.int64), scale, empty(1, config.vocab_size))
+    seed = empty(1, dtype=torch.int64)
+    for keys in ((1,), (1, 2), (1, 2, 3)):
+        dropout_backward_(x, dropout(x, 0.05, seed, keys), 0.05, seed, keys)
+    place_blocks(place_table([(empty(16, 24)[:, 16:], 0)], x.device), empty(128, dtype=torch.float32), 1.0, 8)
 
 
 def self_test() -> None:
