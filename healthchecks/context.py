@@ -70,6 +70,8 @@ class Context:
         context = cls(torch_spec=env.get("MIRROR_TORCH_SPEC", ""), cuda_visible_devices=env.get("CUDA_VISIBLE_DEVICES"))
         context.model_dir = Path(env.get("MODEL_DIR") or context.model_dir)
         context.output_dir = Path(env.get("OUTPUT_DIR") or context.output_dir)
+        # For a machine without the image, whose packages are another set: a lock of its own (bench/health_startup.sh).
+        context.lock_file = Path(env.get("MIRROR_LOCK") or context.lock_file)
         context.device = (env.get("MIRROR_DEVICE") or context.device).lower()
         if context.device not in ("auto", "cuda", "cpu"):
             raise BadSetting(f"MIRROR_DEVICE={context.device}: unknown device; set it to auto, cuda or cpu")
