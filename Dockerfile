@@ -140,8 +140,10 @@ FROM weights-${MODEL_SOURCE} AS model
 
 # ---- image: what is shipped ------------------------------------------------------------------------------------------
 FROM deps AS image
+# The launchers come before the venv's own `swift` on PATH; login shells reset PATH and find them in /usr/local/bin.
 # hadolint ignore=DL3064
-ENV MODEL_DIR=/root/Qwen2.5-7B-Instruct OUTPUT_DIR=/root/output \
+ENV PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    MODEL_DIR=/root/Qwen2.5-7B-Instruct OUTPUT_DIR=/root/output \
     HEALTH_LEVEL=full VRAM_CEILING_GIB=22 MIRROR_DEVICE=auto MIRROR_RUN_DIR=/run/mirror \
     HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 # One layer a shard, so that a push or a pull moves and resumes them one by one. Weights come before code, so that a code

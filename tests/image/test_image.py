@@ -66,6 +66,12 @@ def test_packages_are_compiled(host):
     assert host.file("/opt/mirror/finetune/__pycache__").is_directory
 
 
+@pytest.mark.parametrize("shell", ["bash -c", "bash -lc", "sh -c"])
+def test_swift_is_the_launcher_in_every_shell(host, shell):
+    found = host.run(f"{shell} 'command -v swift'").stdout.strip()
+    assert host.file(found).linked_to.startswith("/opt/mirror/") or found.startswith("/opt/mirror/"), found
+
+
 def test_no_build_tools_and_no_caches_are_left(host):
     for path in ("/opt/uv", "/wheels", "/root/.cache/uv", "/root/.cache/pip", "/src"):
         assert not host.file(path).exists, path
