@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,10 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     if is_standin:
         err.print(standin.notice(model_dir), soft_wrap=True, highlight=False, markup=False)
     device = "cpu" if settings.wants_cpu else "cuda"
+    if device == "cpu":
+        # Threads that spin while they wait take the cores from each other where a container shares them: twice the
+        # time on a busy machine. It has to be set before torch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if make_engine is Qwen2Engine:
         for each in (adapter, *([other] if other else [])):
             check_adapter(each, model_dir)
@@ -148,6 +153,7 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
         },
         "versions": data.versions(),
         "seconds": {},
+        "memory": engine.memory(),
         "questions": data.questions(asks),
     }
     seconds["total"] = time.monotonic() - started

@@ -48,6 +48,9 @@ class Engine(Protocol):
     device: str
     dtype: str
 
+    def memory(self) -> dict[str, float] | None:
+        """Peak GPU memory so far, in GiB: `allocated` and `reserved`; None on a CPU."""
+
     def adapter(self, path: Path) -> Any:
         """Load an adapter, to be passed to `answer`; UserError when it does not fit."""
 
@@ -93,6 +96,15 @@ class Qwen2Engine:
                 exit_code=1,
             ) from None
         self.device, self.dtype, self.batch_size = device, str(dtype).removeprefix("torch."), batch_size
+
+    def memory(self) -> dict[str, float] | None:
+        """Peaks of the CUDA allocator since the process began."""
+        if self.device != "cuda":
+            return None
+        import torch
+
+        peaks = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        return {name: round(value / 2**30, 2) for name, value in peaks.items()}
 
     def adapter(self, path: Path) -> Any:
         """Load a PEFT LoRA folder onto the model's device."""

@@ -30,6 +30,9 @@ class FakeEngine:
         self.table, self.rules, self.limit = table, rules, limit
         self.asked: list[Ask] = []
 
+    def memory(self) -> None:
+        return None
+
     def adapter(self, path: Path) -> Any:
         if path.name == "checkpoint-13":
             raise UserError(f"adapter {path}: made for a model of another shape")
