@@ -62,7 +62,7 @@ def trained_questions(run: Run) -> Iterable[str]:
 def _drawn_again(specs: list[str], settings: dict[str, Any]) -> list[str]:
     """What swift sft's load_dataset gave that run (swift/arguments/base_args: BaseArguments.load_dataset)."""
     for spec in specs:
-        hub.require(source.parse(spec))
+        _require(spec)
     seed = settings.get("data_seed")
     dataset, _ = _swift_load(
         specs,
@@ -74,9 +74,19 @@ def _drawn_again(specs: list[str], settings: dict[str, Any]) -> list[str]:
 
 
 def _hub_rows(spec: str) -> list[Row]:
-    hub.require(source.parse(spec))
+    _require(spec)
     dataset, _ = _swift_load([spec])
     return [_row(row) for row in dataset]
+
+
+def _require(spec: str) -> None:
+    """UserError, before ms-swift is imported, when a hub dataset cannot be had."""
+    try:
+        hub.require(source.parse(spec))
+    except UserError:
+        raise UserError(
+            f"{spec}: its hub does not answer; name a local file of that form with --alpaca-file FILE"
+        ) from None
 
 
 def _row(row: dict[str, Any]) -> Row:

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     seconds: dict[str, float] = {}
     total = len(asks) * len(sides)
     with busy(total) as beat, Bar(err, total, beat) as bar:
-        bar.phase(f"loading {model_dir} on {device}")
+        bar.phase(f"loading {model_dir.name} on {device}")
         clock = time.monotonic()
         engine = make_engine(model_dir, device, settings.vram_ceiling_gib, args.batch_size or cfg.batch_size)
         loaded = {path: engine.adapter(path) for _, path in sides if path}

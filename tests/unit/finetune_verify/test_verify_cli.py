@@ -10,6 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from finetune.verify import alpaca
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -218,6 +220,39 @@ def test_alpaca_rows_that_were_not_trained_on(workspace: Any) -> None:
     assert asked == {f"任务{n}" for n in range(12, 20)}
     assert report["thresholds"]["alpaca_bleu_drop_max"]["ok"]
     assert workspace.verify("--alpaca", "9", "--alpaca-file", "alpaca.json") == 2
+
+
+def test_rows_that_a_run_drew_are_drawn_again_with_its_seed(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"instruction": f"任务{n}", "input": "", "output": f"回答{n}"} for n in range(20)]
+    (workspace.root / "alpaca.json").write_text(json.dumps(rows))
+    args = {"dataset": ["alpaca.json#5", "self_cognition.json"], "data_seed": 7, "dataset_shuffle": True}
+    (workspace.run / "args.json").write_text(json.dumps(args))
+    calls: list[Any] = []
+
+    def load(specs: list[str], **options: Any) -> Any:
+        calls.append((specs, options))
+        turns = [[{"role": "user", "content": f"任务{n}"}, {"role": "assistant", "content": "x"}] for n in range(5)]
+        return [{"messages": each} for each in turns], None
+
+    monkeypatch.setattr(alpaca, "_swift_load", load)
+    workspace.table.update({f"任务{n}": f"回答{n}" for n in range(20)})
+    assert workspace.verify("--alpaca", "15", "--alpaca-file", "alpaca.json") == 0
+    assert calls == [(args["dataset"], {"split_dataset_ratio": 0.0, "shuffle": True, "seed": 7})]
+    asked = {q["messages"][-1]["content"] for q in workspace.report()["questions"] if q["part"] == "alpaca"}
+    assert asked == {f"任务{n}" for n in range(5, 20)}
+
+
+def test_without_a_network_the_hub_s_rows_are_refused_in_one_line(
+    workspace: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", "http://127.0.0.1:9")
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(workspace.root / "cache"))
+    monkeypatch.setenv("HF_HOME", str(workspace.root / "cache"))
+    monkeypatch.setenv("HOME", str(workspace.root))
+    for name in ("https_proxy", "HTTPS_PROXY", "USE_HF"):
+        monkeypatch.delenv(name, raising=False)
+    assert workspace.verify("--alpaca", "5") == 2
+    assert "--alpaca-file" in one_line(capsys)
 
 
 def test_check_only_reads_the_questions(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:
