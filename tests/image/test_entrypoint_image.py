@@ -163,3 +163,18 @@ def test_without_any_writable_folder_it_starts_and_says_what_is_missing(run):
     assert done.stdout == "here\n"
     assert "can be written" in done.stderr and "--tmpfs /run/mirror:mode=1777" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- the real trainer ----
+
+
+def test_docker_stop_makes_the_real_trainer_save_a_checkpoint(container, tmp_path):
+    """`sft` on the stand-in, stopped in its second step or later: exit 143, and the checkpoint is there."""
+    box = container("sft", "--num_train_epochs", "50", "--enable_jit_checkpoint", "true", flags=OFF)
+    box.wait_until(lambda: "busy: sft step" in box.exec("healthcheck", "probe").stdout, 120, "the first step")
+    assert docker("stop", "-t", "120", box.id).returncode == 0
+    assert exit_code(box) == 143
+    assert "SIGTERM passed on to sft" in box.logs()
+    docker("cp", f"{box.id}:/root/output", str(tmp_path / "output"))
+    (state,) = (tmp_path / "output").glob("*/checkpoint-*/trainer_state.json")
+    assert (state.parent / "adapter_model.safetensors").stat().st_size > 0
