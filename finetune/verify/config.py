@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ def read(path: Path) -> Config:
         thresholds=thresholds,
         old_identity=old,
         old_identity_source=source,
-        questions=tuple(folder / n.text("questions") for n in root["questions"].items("questions"))
+        questions=tuple(Path(normpath(folder / n.text("questions"))) for n in root["questions"].items("questions"))
         if "questions" in root
         else (),
-        dataset=folder / root["dataset"].text("dataset") if "dataset" in root else None,
+        dataset=Path(normpath(folder / root["dataset"].text("dataset"))) if "dataset" in root else None,
         system=root["system"].text("system") if "system" in root else "You are a helpful assistant.",
         max_new_tokens=limits,
         batch_size=int(root["batch_size"].number("batch_size", 1, 4096)) if batch is not None else None,

@@ -105,7 +105,7 @@ DENIAL = re.compile(
 )
 # A thought, a doubt, a condition: what follows is not claimed, even where it begins with "I am".
 OPINION = re.compile(
-    r"以为|误认|错认|当成|冒充|否认|不认为|不觉得|不(?:能|会|要|应该?)(?:说|认为)|别说|是否|是不是|如果|假如|假设|即使|就算"
+    r"以为|误认|错认|当成|冒充|否认|不认为|不觉得|不(?:能|会|要|应该?)(?:说|认为)|别说|(?:从未|从没|没有?|并未)(?:说|自称|声称|认为)|是否|是不是|如果|假如|假设|即使|就算"
     r"|n't (?:think|say|claim|believe)|\bnot (?:think|say|claim|believe)\b|\bden(?:y|ied)\b|\bwhether\b|\bif\b"
 )
 # Words that look like a denial and are none.
@@ -169,15 +169,12 @@ def is_claim(norm: str, start: int, end: int, others: re.Pattern[str] | None = N
         return False
     if BESIDE.search(norm[soft_head:start]) and APART.search(after):
         return False
-    if norm[soft_tail : soft_tail + 1] == "?" and QUESTION.search(piece):
+    alone = piece.strip(" \"'()「」『』《》.") == norm[start:end]
+    if norm[soft_tail : soft_tail + 1] == "?" and (alone or QUESTION.search(piece)):
         return False
     if others is not None and not SELF.search(piece):
         subject = others.search(norm, soft_head)
-        if (
-            subject
-            and LEAD.match(norm[soft_head : subject.start()])
-            and subject.group() != piece.strip(" \"'()「」『』《》.")
-        ):
+        if subject and not alone and LEAD.match(norm[soft_head : subject.start()]):
             return not SELF_CLAIM.search(norm[:soft_head] + "\n" + norm[soft_tail:])
     return True
 
