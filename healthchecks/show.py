@@ -108,8 +108,10 @@ class Table:
         from rich.text import Text
 
         table = RichTable(expand=False)
-        for title in ("check", "verdict", "seconds", "figure"):
-            table.add_column(title, justify="right" if title == "seconds" else "left", no_wrap=title != "figure")
+        for title in ("check", "verdict"):
+            table.add_column(title, no_wrap=True)
+        table.add_column("seconds", justify="right", no_wrap=True)
+        table.add_column("figure", overflow="fold")  # a remedy's address is of no use cut short
         if self.report is None:
             return table
         for row in self.report.checks:

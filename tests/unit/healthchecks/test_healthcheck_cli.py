@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import os
 import pty
@@ -225,6 +226,17 @@ def test_no_color_on_a_terminal(settings, run_dir):
     output = on_terminal("startup", "--level", "fast", NO_COLOR="1")
     assert "┏━" in output
     assert "\x1b[32m" not in output and "\x1b[1;31m" not in output
+
+
+def test_a_narrow_table_cuts_nothing_off(monkeypatch):
+    address = "https://example.org/" + "long/" * 30
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = io.StringIO()
+    row = Row("driver", "fail", "no-gpu", 0.1, "", "no GPU", f"see {address}")
+    with show.Table(stream) as table:
+        table.update(Report("fast", "failed", checks=[row]))
+    assert "…" not in stream.getvalue()
+    assert stream.getvalue().count("long/") >= 25
 
 
 def test_a_dumb_terminal_gets_plain_lines(settings, run_dir):
