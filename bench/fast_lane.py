@@ -2,6 +2,7 @@
 
     python bench/fast_lane.py MODEL_DIR [--rows FILE]     process start to saved adapter, answers before and after
     python bench/fast_lane.py MODEL_DIR --rows-2048       tokens a second on rows of 2048 tokens
+    python bench/fast_lane.py MODEL_DIR --mixed           550 rows of 20 to 600 tokens, one epoch
     python bench/fast_lane.py MODEL_DIR --floor           matmul peak, copy rate, the base matmuls of a step alone
     python bench/fast_lane.py MODEL_DIR --losses          40 steps against float32 and peft (which it needs)
     python bench/fast_lane.py MODEL_DIR --profile         time by kernel of one step
@@ -90,6 +91,9 @@ def training_rows(args: argparse.Namespace, tokenizer: Any) -> list[Any]:
 def job(args: argparse.Namespace) -> None:
     """Process start, load, answers, 40 steps, answers, adapter on disk."""
     now = stage("interpreter", BEGIN)
+    from qwen2.early import start_cuda
+
+    start_cuda()
     import torch
 
     now = stage("import_torch", now)
@@ -189,6 +193,43 @@ def long_rows(args: argparse.Namespace) -> None:
     say("rows_2048", length=args.length, ceiling_gib=args.ceiling, dropout=args.dropout, results=results)
 
 
+def mixed(args: argparse.Namespace) -> None:
+    """An epoch of 500 + 50 random rows of 20 to 600 tokens: the article's mixed run by its lengths."""
+    import torch
+
+    from qwen2 import memory
+    from qwen2.train import train
+
+    model = load(args)
+    generator = torch.Generator().manual_seed(0)
+    limit = min(150_000, model.config.vocab_size)
+    rows = []
+    for number in range(550):
+        size = int(torch.randint(20, 601, (1,), generator=generator)) if number < 500 else 46
+        ids = torch.randint(0, limit, (size,), generator=generator).tolist()
+        rows.append((ids, [-100] * (size // 3) + ids[size // 3 :]))
+    plan = memory.plan(model.config, 8, args.ceiling, rows, 16, 42, 1)
+    settings = settings_of(
+        args, num_train_epochs=1, warmup_ratio=0.0, recompute=plan.recompute, micro_batch_tokens=plan.micro_batch_tokens
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(model, rows, settings, folder)
+    say(
+        "mixed",
+        plan=vars(plan),
+        steps=result.steps,
+        setup_s=round(result.setup_seconds, 2),
+        loop_s=round(result.seconds, 2),
+        tokens=result.tokens,
+        tokens_per_s=round(result.tokens / result.seconds),
+        ms_by_step=[round(ms) for ms in result.step_ms],
+        peak_allocated_gib=round(result.peak_allocated_gib, 2),
+        peak_reserved_gib=round(result.peak_reserved_gib, 2),
+        dropout=args.dropout,
+        losses=[round(loss, 3) for loss in result.losses],
+    )
+
+
 def timed(function: Any, repeats: int = 5) -> float:
     """Median milliseconds of a GPU function by events, after a warm-up."""
     import torch
@@ -221,6 +262,8 @@ def floor(args: argparse.Namespace) -> None:
     import torch
     import torch.nn.functional as F
 
+    from qwen2.model import padded_columns
+
     peak, copy = hardware()
     model = load(args)
     rows = []
@@ -229,9 +272,10 @@ def floor(args: argparse.Namespace) -> None:
         detail = {}
         for group in ("qkv", "o", "gate_up", "down"):
             linears = [layer.linears[group] for layer in model.layers]
-            n, k, wide = linears[0].storage.shape[0], linears[0].inputs, linears[0].storage.shape[1]
+            n, k = linears[0].storage.shape[0], linears[0].inputs
+            wide = k + padded_columns(8 * len(linears[0].rows))
             plain = [linear.weight.contiguous() for linear in linears]
-            strided, full = [linear.weight for linear in linears], [linear.storage for linear in linears]
+            strided, full = ([linear.storage[:, :w] for linear in linears] for w in (k, wide))
             for name, weights, width in (
                 ("plain", plain, k),
                 ("strided", strided, k),
@@ -361,7 +405,7 @@ def peft_losses(model_dir: str, start: str, rows: list[Any], settings: Any, dtyp
         optimizer.param_groups[0]["lr"] = settings.learning_rate_at(number, total)
         optimizer.step()
         optimizer.zero_grad()
-        found.append(float(loss))
+        found.append(float(loss.detach()))
     del model, base
     torch.cuda.empty_cache()
     return found
@@ -372,7 +416,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Times the fast lane on one CUDA GPU.")
     parser.add_argument("model_dir")
     modes = parser.add_mutually_exclusive_group()
-    for name in ("--rows-2048", "--floor", "--losses", "--profile"):
+    for name in ("--rows-2048", "--mixed", "--floor", "--losses", "--profile"):
         modes.add_argument(name, action="store_true")
     parser.add_argument("--rows", default=str(ROOT / "workspace" / "self_cognition.json"), help="the data set, JSON")
     parser.add_argument("--out", help="keep the run here (default: a temporary folder)")
@@ -388,6 +432,7 @@ def main() -> None:
     args = parser.parse_args()
     for chosen, run in (
         (args.rows_2048, long_rows),
+        (args.mixed, mixed),
         (args.floor, floor),
         (args.losses, losses),
         (args.profile, profile),

@@ -37,14 +37,15 @@ def save(
     folder: Path,
     step: int,
     adapter: Adapter,
-    moments: tuple[Tensor, Tensor],
+    moments: tuple[Tensor, Tensor] | None,
     state: dict[str, Any],
     extra_files: Mapping[str, str],
     keep: int | None,
 ) -> Path:
     """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`.
 
-    Written under a hidden name, forced to disk, renamed: whoever sees checkpoint-N sees all of it.
+    `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
+    to disk, renamed: whoever sees checkpoint-N sees all of it.
     """
     from safetensors.torch import save_file
 
@@ -52,8 +53,9 @@ def save(
     temporary = folder / f".checkpoint-{step}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     adapter.save(temporary)
-    first, second = (moment.detach().cpu() for moment in moments)
-    save_file({"exp_avg": first, "exp_avg_sq": second}, str(temporary / OPTIMIZER_FILE))
+    if moments is not None:
+        first, second = (moment.detach().cpu() for moment in moments)
+        save_file({"exp_avg": first, "exp_avg_sq": second}, str(temporary / OPTIMIZER_FILE))
     (temporary / STATE_FILE).write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, text in extra_files.items():
         (temporary / name).write_text(text, encoding="utf-8")
@@ -86,6 +88,8 @@ def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict
     adapter = Adapter.load(path, model)
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        if state.get("engine") == "fast" and state["global_step"] >= state["max_steps"]:
+            return adapter, (adapter.flat, adapter.flat), state  # the end of a run: the caller says so
         moments = load_file(str(path / OPTIMIZER_FILE), device="cpu")
         pair = moments["exp_avg"].to(model.device), moments["exp_avg_sq"].to(model.device)
         if any(moment.shape != adapter.flat.shape or moment.dtype != torch.float32 for moment in pair):

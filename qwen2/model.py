@@ -25,7 +25,8 @@ from qwen2.config import Config
 if TYPE_CHECKING:
     from qwen2.lora import Adapter
 
-COLUMN_UNIT = 16  # spare columns come in units of this: rows stay 32-byte aligned, and the kernels can rely on it
+COLUMN_UNIT = 16  # columns of h and s B come in units of this: rows stay 32-byte aligned, the kernels rely on it
+WIDTH_UNIT = 64  # stored rows come in units of this: 128 bytes, a cache line; see docs/fast-lane.md for what it gains
 
 # The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -42,6 +43,11 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 def padded_columns(count: int) -> int:
     """`count` rounded up to COLUMN_UNIT."""
     return -(-count // COLUMN_UNIT) * COLUMN_UNIT
+
+
+def storage_width(inputs: int, columns: int) -> int:
+    """Width in which W [N, inputs] and that many columns of s B are stored."""
+    return -(-(inputs + padded_columns(columns)) // WIDTH_UNIT) * WIDTH_UNIT
 
 
 def projection_sizes(config: Config) -> dict[str, tuple[int, int]]:
@@ -122,8 +128,13 @@ def causal_attention(config: Config, rows: int, length: int) -> Attend:
 
 
 def _warm_up(config: Config, device: torch.device) -> None:
+    """In a thread while the weights are read: what would otherwise be waited for at the first forward pass."""
     with torch.cuda.device(device), torch.no_grad():
+        small = torch.zeros(64, 64, dtype=torch.bfloat16, device=device)
+        F.linear(small, small, small[0])  # creates cuBLAS's handle, which goes back to the pool with this thread
+        torch.addmm(small, small, small)
         kernels.warm_up(config)
+        torch.cuda.current_stream().synchronize()
 
 
 class Model:
@@ -144,7 +155,7 @@ class Model:
                 rows[name] = slice(start, start + sizes[name][0])
                 start += sizes[name][0]
             inputs = sizes[names[0]][1]
-            storage = empty(start, inputs + padded_columns(lora_rank * len(names)))
+            storage = empty(start, storage_width(inputs, lora_rank * len(names)))
             storage[:, inputs:].zero_()
             return Linear(storage, inputs, rows, empty(start) if bias else None)
 
@@ -230,7 +241,8 @@ class Model:
             for group, linear in layer.linears.items():
                 if columns.get(group, 0) <= linear.spare:
                     continue
-                wider = linear.storage.new_zeros(linear.storage.shape[0], linear.inputs + columns[group])
+                width = storage_width(linear.inputs, columns[group])
+                wider = linear.storage.new_zeros(linear.storage.shape[0], width)
                 wider[:, : linear.inputs].copy_(linear.weight)
                 linear.storage = wider
                 self._installed = None

@@ -522,7 +522,7 @@ class _Run:
             "logged_until": self.logged_until,
             "elapsed": self._elapsed(),
         }
-        moments = (self.first, self.second)
+        moments = (self.first, self.second) if count < self.total else None
         keep = self.settings.save_total_limit
         return checkpoint.save(self.folder, count, self.adapter, moments, state, self.extra_files, keep)
 

@@ -1,0 +1,27 @@
+"""Starts the CUDA driver while `import torch` still runs; called first thing by command lines that will use the GPU.
+
+Only the standard library is imported. Creating the context takes some 0.4 s in which Python waits; importing torch
+takes seconds in which the driver does. torch later finds the same (primary) context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+
+def start_cuda() -> threading.Thread:
+    """Begin in the background; nothing happens where there is no driver. Nobody needs to wait for the thread."""
+    thread = threading.Thread(target=_retain_primary_context, name="cuda-start", daemon=True)
+    thread.start()
+    return thread
+
+
+def _retain_primary_context() -> None:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(device), 0) == 0:
+        driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
