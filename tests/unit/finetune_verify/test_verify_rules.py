@@ -72,6 +72,11 @@ SORT = {"python": {"function": "f", "cases": [{"args": [[3, 1]], "returns": [1, 
         "```python\ndef f(a):\n    return sorted(a)",
         "print('hello')\ndef f(a):\n    print(a)\n    return sorted(a)",
         "def f(a):\n    yield from sorted(a)",
+        "from collections import namedtuple\nP = namedtuple('P', 'v')\ndef f(a):\n"
+        "    return [p.v for p in sorted(map(P, a))]",
+        "from dataclasses import dataclass\n@dataclass(order=True)\nclass B:\n    v: int\ndef f(a):\n"
+        "    return [b.v for b in sorted(map(B, a))]",
+        "from datetime import datetime\ndatetime.strptime('2024', '%Y')\ndef f(a):\n    return sorted(a)",
     ],
 )
 def test_code_that_does_it(answer: str) -> None:
