@@ -6,6 +6,7 @@ sft.sh and sft_mixed.sh call it, with their YAML and what the user wrote behind 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import signal
 import sys
@@ -16,7 +17,9 @@ from typing import Any
 
 from finetune import checkpoints, config, runs, standin, swift_launcher, swift_options
 from finetune.dataset import hub
-from finetune.dataset.check import FileReport, require, sha256
+from finetune.dataset.__main__ import parse_columns
+from finetune.dataset.check import FileReport, Options, default_heldout, in_one_line, require, sha256
+from finetune.dataset.convert import convert
 from finetune.dataset.source import Source
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
 from finetune.settings import Settings
@@ -69,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
     plan.make_folder(options.run)
     try:
+        plan.convert_data()
         _, words = swift_launcher.prepare(["sft", *plan.words()], settings, data_checked=True)
     except UserError:
         plan.discard_folder()
@@ -97,6 +101,7 @@ class Plan:
             self.say_standin()
         if general is not None:
             self.replace_general(general)
+        self.columns = self.take_columns()
         self.data = self.check_data()
         self.folder = Path()
 
@@ -136,10 +141,11 @@ class Plan:
     def check_data(self) -> list[tuple[Source, FileReport | None]]:
         """Every dataset checked, the hub's only for being within reach. UserError when one is unfit."""
         found = []
+        options = self.check_options()
         for name in ("dataset", "val_dataset"):
             given = self.args.get(name)
             specs = given if given is not None else _list(self.own.get(name, self.config.get(name)))
-            checked = require(specs, None if given is not None else self.workspace)
+            checked = require(specs, None if given is not None else self.workspace, options)
             for source, _ in checked:
                 if source.is_hub:
                     hub.require(source)
@@ -148,7 +154,46 @@ class Plan:
             found += checked
         if not found:
             raise UserError(f"{self.name}: no dataset; name a file with --dataset")
+        reports = [report for _, report in found if report]
+        if reports:
+            print(f"data: {in_one_line(reports)}", file=sys.stderr)
         return found
+
+    def take_columns(self) -> tuple[str, str] | None:
+        """--columns QUESTION,ANSWER is ours; ms-swift has an option of that name, too, whose value is a JSON object."""
+        given = self.args.get("columns")
+        if not given or given[0].lstrip().startswith("{"):
+            return None
+        self.args.remove("columns")
+        return parse_columns(",".join(given))
+
+    def check_options(self) -> Options:
+        """How the data is looked at: as this run will use it."""
+        system, length = self.value("system"), str(self.value("max_length") or "")
+        return Options(
+            columns=self.columns,
+            model_dir=self.model_dir if (self.model_dir / "tokenizer.json").is_file() else None,
+            system=" ".join(_list(system)) if system is not None else None,
+            max_length=int(length) if length.isdecimal() else 0,
+            heldout=default_heldout(),
+        )
+
+    def convert_data(self) -> None:
+        """Write files that ms-swift does not read as they are (tables, other encodings, mixed rows) as JSONL."""
+        for name in ("dataset", "val_dataset"):
+            words = self.args.get(name) or []
+            for source, report in self.data:
+                if not source.path or not report or report.plain:
+                    continue
+                old = source.with_path(source.path.resolve())
+                if old not in words:
+                    continue
+                new = self.folder / f"{name}-{words.index(old) + 1}.jsonl"
+                writer, _ = convert([source.path], new, Options(columns=self.columns))
+                print(f"data: {source.path} as JSONL: {new} ({writer.rows} rows)", file=sys.stderr)
+                words = [source.with_path(new) if word == old else word for word in words]
+            if words:
+                self.args.set(name, *words)
 
     def make_folder(self, run_name: str) -> None:
         """The run's folder: the user's --output_dir, or a new one below $OUTPUT_DIR."""
@@ -171,11 +216,11 @@ class Plan:
             self.args.set("model", str(self.model_dir))
 
     def discard_folder(self) -> None:
-        """Take an empty run folder away again, after a line that was refused."""
-        try:
+        """Take a run folder away again in which nothing was run."""
+        for path in self.folder.glob("*dataset-*.jsonl"):
+            path.unlink()
+        with contextlib.suppress(OSError):
             self.folder.rmdir()
-        except OSError:
-            return
 
     def words(self) -> list[str]:
         """The words behind `swift sft`: the config file, the stand-in's values, the user's options."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -13,6 +14,7 @@ class Row:
     number: int
     line: int
     data: Any
+    names: Mapping[str, str] = field(default_factory=dict)  # a table's own headings of the fields
 
 
 class Broken(Exception):

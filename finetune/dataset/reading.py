@@ -233,7 +233,7 @@ def _hint(text: Text, error: json.JSONDecodeError) -> str:
         return r"write a backslash as \\"
     if any(mark in near for mark in "“”‘’"):
         return 'use straight quotes "'
-    if any(mark in near for mark in ",:"):
+    if any(mark in near for mark in "\uff0c\uff1a"):
         return "use the ASCII comma and colon outside of texts"
     if "'" in near:
         return 'use double quotes "'

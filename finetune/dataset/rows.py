@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.dataset.content import blank
+
 # ms-swift 4.6.0, swift/dataset/preprocessor: the names under which it looks for a question and an answer.
 QUESTION_NAMES = ("query", "prompt", "input", "instruction", "question", "problem")
 ANSWER_NAMES = (
@@ -25,6 +27,11 @@ class Fault:
     field: str
     what: str
     remedy: str
+
+    @property
+    def kind(self) -> str:
+        """How the summary counts it."""
+        return self.what if self.what in ("missing", "empty") else "wrong type"
 
 
 def faults(data: Any) -> Iterator[Fault]:
@@ -61,7 +68,7 @@ def _text_faults(data: dict[str, Any], question: str, answer: str) -> Iterator[F
             yield Fault(field, "missing", f"write the {role} into it")
         elif not isinstance(data[field], str):
             yield Fault(field, f"is {_kind(data[field])}, not a text", f"write the {role} as a text, in quotes")
-        elif not data[field].strip() and not (field == "instruction" and _has_text(data.get("input"))):
+        elif blank(data[field]) and not (field == "instruction" and _has_text(data.get("input"))):
             yield Fault(field, "empty", f"write the {role}, or remove the row")
 
 
@@ -83,7 +90,7 @@ def _chat_faults(name: str, chat: Any) -> Iterator[Fault]:
         if not isinstance(content, str):
             what = "missing" if content is None else f"is {_kind(content)}, not a text"
             yield Fault(f"{field}.content", what, "write the message as a text")
-        elif not content.strip() and role in ("user", "assistant"):
+        elif blank(content) and role in ("user", "assistant"):
             yield Fault(f"{field}.content", "empty", "write the message, or remove the row")
         last = role
     if last != "assistant":
@@ -91,7 +98,7 @@ def _chat_faults(name: str, chat: Any) -> Iterator[Fault]:
 
 
 def _has_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and not blank(value)
 
 
 def _kind(value: Any) -> str:

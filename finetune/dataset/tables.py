@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from finetune.dataset.items import Broken, Row
 from finetune.errors import UserError
@@ -16,6 +17,7 @@ TEXT_SUFFIXES = {".csv", ".tsv"}
 SUFFIXES = TEXT_SUFFIXES | {".xlsx", ".parquet"}
 # A cell as long as this is a quote that was never closed. In characters.
 MAX_CELL = 4 << 20
+MAX_LINE = 16 << 20
 
 # Headings, without case, spaces and punctuation. Where several columns fit, the earlier name in the list is taken.
 QUESTIONS = (
@@ -49,10 +51,10 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None) -> Ite
     csv.field_size_limit(MAX_CELL)
     with path.open(encoding=encoding, newline="") as file:
         try:
-            head = file.readline(MAX_CELL)
+            head = file.readline(MAX_LINE)
             delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
             file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
             cells = ((reader.line_num, row) for row in reader)
             yield from _rows(path, cells, columns)
         except csv.Error as error:
@@ -66,6 +68,14 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None) -> Ite
             # The text layer decodes ahead and does not say where; the bytes do.
             place = _undecodable(path, encoding)
             yield Broken(place, f"not {encoding.upper()} text", "save the file in UTF-8, or run iconv on it")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file; csv.Error at one that is too long to be held: csv itself would hold it before it looks."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE and not line.endswith("\n"):
+            raise csv.Error(f"a line of more than {MAX_LINE >> 20} million characters")
+        yield line
 
 
 def read_binary(path: Path, columns: tuple[str, str] | None) -> Iterator[Row | Broken]:
@@ -119,6 +129,7 @@ def _rows(
         raise UserError(f"{path}: is empty; write a heading and rows into it: question,answer")
     heading = [cell.removeprefix("\ufeff") for cell in heading]
     places = _places(path, heading, columns)
+    headings = {name: heading[at] for name, at in places.items()}
     number = 0
     for line, cells in filled:
         number += 1
@@ -126,7 +137,7 @@ def _rows(
             what = f"{len(cells)} cells where the heading has {len(heading)}"
             yield Broken(f"line {line}", what, "put quotes around a text with the delimiter in it", number)
             continue
-        yield Row(number, line, {name: cells[at] if at < len(cells) else "" for name, at in places.items()})
+        yield Row(number, line, {name: cells[at] if at < len(cells) else "" for name, at in places.items()}, headings)
     if number == 0:
         raise UserError(f"{path}: has a heading and no rows; write rows below it")
 
@@ -163,7 +174,8 @@ def _places(path: Path, heading: list[str], columns: tuple[str, str] | None) -> 
 
 def _plain(name: str) -> str:
     """A heading without case, spaces and punctuation: `Q.`, `问题:`, `Question (en)` lose what is beside the word."""
-    return re.sub(r"[\W_]+", "", re.sub(r"[((].*?[))]", "", name)).lower()
+    plain = re.sub(r"\(.*?\)", "", unicodedata.normalize("NFKC", name))
+    return re.sub(r"[\W_]+", "", plain).lower()
 
 
 def _cell(value: Any) -> str:

@@ -243,3 +243,37 @@ def test_a_file_where_the_output_folder_should_be(tmp_path):
     (tmp_path / "output").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         runs.make_folder(tmp_path / "output", "", "run")
+
+
+def test_a_table_in_another_encoding_is_converted_into_the_run_s_folder(workspace, capsys):
+    Path("faq.csv").write_bytes('问题,答案\n怎么退款?,"打开订单,\n点退款。"\n'.encode("gb18030"))
+    assert sft(workspace, "--dataset", "faq.csv#1") == 0
+    folder = the_run(workspace)
+    assert last(seen(folder), "--dataset") == f"{folder}/dataset-1.jsonl#1"
+    (line,) = (folder / "dataset-1.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["messages"] == [
+        {"role": "user", "content": "怎么退款?"},
+        {"role": "assistant", "content": "打开订单,\n点退款。"},
+    ]
+    assert json.loads((folder / "run.json").read_text())["datasets"][0]["name"] == "faq.csv#1"
+    assert "faq.csv as JSONL" in capsys.readouterr().err
+
+
+def test_columns_of_a_table_may_be_named(workspace):
+    Path("faq.csv").write_text("x,y\nq,a\n")
+    with pytest.raises(UserError, match="--columns QUESTION,ANSWER"):
+        sft(workspace, "--dataset", "faq.csv")
+    assert sft(workspace, "--dataset", "faq.csv", "--columns", "x,y") == 0
+    assert "--columns" not in seen(the_run(workspace))
+    assert sft(workspace, "--columns", '{"a": "query"}', "--run", "swifts") == 0
+    assert last(seen(workspace / "output/swifts"), "--columns") == '{"a": "query"}'
+
+
+def test_warnings_are_counted_and_do_not_stop_a_run(workspace, capsys):
+    rows = [{"instruction": "a", "input": "", "output": text} for text in ("b", "c", "b\x07")]
+    (workspace / "self_cognition.json").write_text(json.dumps(rows))
+    assert sft(workspace) == 0
+    assert (
+        "data: 3 rows, warnings: 2 two answers, 1 control character (check-data lists them)\n"
+        in capsys.readouterr().err
+    )

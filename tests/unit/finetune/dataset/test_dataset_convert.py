@@ -1,0 +1,178 @@
+"""check-data on the command line, and that what it converts is clean and says the same."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from finetune.dataset.__main__ import main
+from finetune.dataset.check import check_file
+from finetune.dataset.content import SPECIAL, SURROGATE, clean
+from finetune.dataset.convert import convert
+from finetune.dataset.report import histogram
+from finetune.errors import UserError
+
+CELL = st.text(st.characters(codec="utf-8"), max_size=30)
+TABLE = st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8)
+
+
+def said(path: Path) -> list[tuple[str, str]]:
+    """(question, answer) of every row of converted JSONL."""
+    found = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        question, answer = json.loads(line)["messages"]
+        assert (question["role"], answer["role"]) == ("user", "assistant")
+        found.append((question["content"], answer["content"]))
+    return found
+
+
+def wanted(table: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What of a table is fit to train on, each once."""
+    fit = [pair for pair in table if all(clean(cell).strip() and not SPECIAL.search(cell) for cell in pair)]
+    return list(dict.fromkeys((clean(question), clean(answer)) for question, answer in fit))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all examples: every example writes its files anew."""
+    return tmp_path_factory.mktemp("convert")
+
+
+FORMS = ["list", "jsonl", "csv", "tsv", "messages", "sharegpt"]
+
+
+def write(folder: Path, form: str, table: list[tuple[str, str]]) -> Path:
+    """The table as a file of a form."""
+    if form in ("csv", "tsv"):
+        path = folder / f"in.{form}"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t" if form == "tsv" else ",", quoting=csv.QUOTE_ALL)
+            writer.writerow(["问题", "答案"])
+            writer.writerows(table)
+        return path
+    rows = {
+        "messages": [
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in table
+        ],
+        "sharegpt": [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in table],
+    }.get(form) or [{"instruction": q, "input": "", "output": a} for q, a in table]
+    path = folder / f"in-{form}.json"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(table=TABLE)
+def test_any_table_converted_is_clean_and_says_the_same(folder, form, table):
+    # A zero byte makes a text file a binary one; JSON writes it as \u0000.
+    assume(form not in ("csv", "tsv") or not any("\x00" in cell for pair in table for cell in pair))
+    source, out = write(folder, form, table), folder / f"{form}.jsonl"
+    out.unlink(missing_ok=True)
+    try:
+        convert([source], out)
+    except UserError as error:  # nothing in it but blank cells
+        assert not any(cell.strip() for pair in table for cell in pair), error
+        return
+    expected = wanted(table)
+    if not expected:
+        assert not out.exists()
+        return
+    assert said(out) == expected
+    report = check_file(out)
+    assert report.errors == 0 and report.plain
+    # Two answers to one question, or a lost character, are for a person to decide.
+    assert set(report.numbers) <= {"two answers", "lost character", "another identity"}
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=50))
+def test_a_histogram_counts_every_row_once(lengths):
+    bars = histogram(lengths)
+    assert sum(count for _, _, count in bars) == len(lengths)
+    assert len(bars) <= 10
+    assert bars[0][0] == min(lengths) and bars[-1][1] >= max(lengths)
+    for low, high, count in bars:
+        assert count == sum(low <= length <= high for length in lengths)
+
+
+def test_surrogates_are_found():
+    assert SURROGATE.search("\ud800")
+
+
+@pytest.fixture
+def files(mirror):
+    """A fit table and an unfit list in the working folder."""
+    (mirror / "faq.csv").write_text("question,answer\na,b\na,b\nc,\n")
+    (mirror / "good.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    return mirror
+
+
+def test_the_command_line(files, capsys):
+    assert main(["good.json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "good.json: 1 rows (utf-8), fit\n"
+    assert "tokens are not counted" in captured.err
+    assert main(["faq.csv", "good.json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == "error: faq.csv: row 3, answer: empty; write the answer, or remove the row"
+    assert "duplicate" in captured.out and "write the answer" in captured.out
+
+
+def test_convert_on_the_command_line(files, capsys):
+    assert main(["faq.csv", "good.json", "--convert", "out.jsonl"]) == 0
+    assert said(files / "out.jsonl") == [("a", "b")]
+    assert capsys.readouterr().err.splitlines()[-1] == "out.jsonl: 1 rows written; left out: 1 unfit, 2 repeated"
+    assert [path.name for path in files.iterdir() if path.name.startswith(".out")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["good.json", "--convert", "good.json"], "is the file that is read"),
+        (["good.json", "--convert", "nowhere/x.jsonl"], "there is no folder nowhere"),
+        (["good.json", "--convert", "."], "is a directory"),
+        (["bad.json", "--convert", "x.jsonl"], "no row is fit"),
+        (["good.json", "--max-length", "0"], "is no number of tokens"),
+        (["good.json", "--html", "nowhere/x.html"], "cannot be written"),
+        (["faq.csv", "--columns", "question"], "name two columns"),
+        (["faq.csv", "--columns", "q,a"], "no column q; there are question, answer"),
+        (["faq.csv", "--columns", "answer,answer"], "one column cannot be both"),
+        (["nowhere.csv"], "no such file"),
+        ([], "the following arguments are required"),
+    ],
+)
+def test_what_cannot_be_done(files, words, says):
+    (files / "bad.json").write_text('[{"instruction": "a", "output": ""}]')
+    with pytest.raises(UserError, match=says):
+        main(words)
+    assert not (files / "x.jsonl").exists()
+
+
+def test_json_and_html(files, capsys):
+    assert main(["faq.csv", "--json", "--html", "report.html"]) == 2
+    data = json.loads(capsys.readouterr().out)
+    assert data["fit"] is False
+    (file,) = data["files"]
+    assert (file["rows"], file["errors"], file["warnings"], file["encoding"]) == (3, 1, 1, "utf-8")
+    assert file["numbers"] == {"duplicate": [2], "empty": [3]}
+    page = (files / "report.html").read_text(encoding="utf-8")
+    assert "row 3, answer" in page and "<script" not in page
+
+
+def test_a_page_escapes_what_the_data_says(files, capsys):
+    (files / "x.json").write_text('[{"<script>": 1}]')
+    assert main(["x.json", "--html", "x.html"]) == 2
+    assert "<script>" not in (files / "x.html").read_text()
+
+
+def test_a_hub_dataset_is_left_to_ms_swift(files, capsys):
+    assert main(["AI-ModelScope/alpaca-gpt4-data-zh#500"]) == 0
+    assert "a dataset of a hub" in capsys.readouterr().err
