@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune.errors import UserError
+from finetune.errors import FAILED, UserError
 
 # The system prompt of Qwen2.5's chat template where a conversation brings none of its own.
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -80,6 +80,12 @@ class Qwen2Engine:
         from qwen2.chat import Tokenizer
         from qwen2.model import Model
 
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
+                "MIRROR_DEVICE=cpu does without",
+                exit_code=FAILED,
+            )
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         if device == "cuda" and ceiling_gib > 0:
             total = torch.cuda.get_device_properties(0).total_memory
@@ -93,7 +99,7 @@ class Qwen2Engine:
             raise UserError(
                 f"the base model does not fit in the GPU memory that is free under VRAM_CEILING_GIB={ceiling_gib:g}; "
                 "end what else uses the GPU (nvidia-smi), or set MIRROR_DEVICE=cpu",
-                exit_code=1,
+                exit_code=FAILED,
             ) from None
         self.device, self.dtype, self.batch_size = device, str(dtype).removeprefix("torch."), batch_size
 
@@ -112,6 +118,8 @@ class Qwen2Engine:
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """Answers in order; the same conversation asked twice is generated once."""
+        import torch
+
         from qwen2.generate import generate
 
         places: dict[tuple[Any, ...], list[int]] = {}
@@ -135,6 +143,11 @@ class Qwen2Engine:
                 )
             except ValueError as error:
                 raise UserError(f"cannot ask the questions: {error}") from None
+            except torch.cuda.OutOfMemoryError:
+                raise UserError(
+                    "the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU",
+                    exit_code=FAILED,
+                ) from None
             for group, ids in zip(groups, produced, strict=True):
                 for place in group:
                     answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)

@@ -16,8 +16,8 @@ CPU_SECONDS = 5
 # What an answer may import: loaded before the doors close. Any other import fails, as its file cannot be opened.
 MODULES = (
     "_strptime", "abc", "array", "bisect", "calendar", "cmath", "collections", "collections.abc", "copy", "dataclasses",
-    "datetime", "decimal", "enum", "fractions", "functools", "heapq", "itertools", "json", "math", "numbers", "operator",
-    "queue", "random", "re", "statistics", "string", "textwrap", "time", "typing",
+    "datetime", "decimal", "enum", "fractions", "functools", "heapq", "itertools", "json", "math", "numbers",
+    "operator", "queue", "random", "re", "statistics", "string", "textwrap", "time", "typing",
 )  # fmt: skip
 REFUSED = ("socket.", "subprocess.", "os.", "shutil.", "ctypes.", "pty.", "signal.", "sys.settrace")
 
