@@ -15,6 +15,7 @@ done
 
 adapter="$(mktemp)"
 trap 'rm -f -- "$adapter"' EXIT
+trap 'exit 143' TERM # wait for the trainer, which saves first, instead of dying beside it
 
 "$here/sft.sh" --adapter-to "$adapter" "$@"
 "$here/verify.sh" --adapter "$(cat -- "$adapter")"
