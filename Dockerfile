@@ -8,9 +8,10 @@
 ARG BASE_IMAGE=nvidia/cuda:12.8.1-base-ubuntu24.04
 ARG MODEL_SOURCE=modelscope
 
-# Empty unless replaced with --build-context wheels=DIR or weights=DIR.
+# Empty unless replaced with --build-context wheels=DIR, weights=DIR or (for the stage `test`) locks=requirements.
 FROM scratch AS wheels
 FROM scratch AS weights
+FROM scratch AS locks
 
 # ---- os: what the distribution provides -----------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS os
@@ -88,12 +89,12 @@ ARG DEBIAN_FRONTEND=noninteractive
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-wqy-zenhei git make >/dev/null
-COPY requirements/test.lock requirements/standin.lock /opt/mirror/requirements/
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,from=locks,target=/locks \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
-    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /opt/mirror/requirements/standin.lock && \
-    /opt/uv/bin/uv pip install -q --require-hashes -r /opt/mirror/requirements/test.lock
+    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /locks/standin.lock && \
+    /opt/uv/bin/uv pip install -q --require-hashes -r /locks/test.lock
 
 # ---- weights: one stage a source; each ends in /model, checked against SHA256SUMS -----------------------------------
 FROM os AS fetch

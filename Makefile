@@ -137,7 +137,7 @@ test-build:
 
 .PHONY: build-test-stage
 build-test-stage:
-	$(call docker_build,--target test -t $(TEST_REF))
+	$(call docker_build,--target test --build-context locks=requirements -t $(TEST_REF))
 
 .PHONY: test-unit
 test-unit: test-build # in the image's own packages, on the source tree
