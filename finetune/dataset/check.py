@@ -33,7 +33,7 @@ class Options:
     model_dir: Path | None = None  # where the tokenizer is; None: tokens are not counted
     system: str | None = None  # the system prompt of rows without one
     max_length: int = 0  # in tokens; 0: no row is too long
-    heldout: frozenset[str] = frozenset()  # questions that verify asks, by same_question
+    heldout: frozenset[str] = frozenset()  # questions that verify asks, by content.question_key
     progress: Callable[[int, int], None] | None = None  # called with (bytes read, bytes in all)
 
 
@@ -238,6 +238,8 @@ class _Check:
 def _shape(value: Any) -> Any:
     """The form of a row: names and types. Rows of several forms make pyarrow, under ms-swift, stop or mix them up."""
     if isinstance(value, dict):
+        if all(type(item) is str for item in value.values()):
+            return tuple(sorted(value))  # the usual row, in a third of the time
         return tuple(sorted((key, _shape(item)) for key, item in value.items()))
     if isinstance(value, list):
         return ("list", *sorted({repr(_shape(item)) for item in value}))
@@ -300,14 +302,13 @@ def sha256(path: Path) -> str:
 
 
 def default_heldout() -> frozenset[str]:
-    """The questions that verify asks, from the workspace's files, by `same_question`; none where there are no files."""
+    """The questions that verify asks, from the workspace's files, by `question_key`; none where there are no files."""
     from finetune.verify import config
     from finetune.verify.questions import read as read_questions
-    from finetune.verify.questions import same_question
 
     try:
         folder = config.default_path().parent.parent / "questions"
         found = [question for path in sorted(folder.glob("*.yaml")) for question in read_questions(path).all()]
     except UserError:
         return frozenset()
-    return frozenset(same_question(question.text) for question in found)
+    return frozenset(content.question_key(question.text) for question in found)

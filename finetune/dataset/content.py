@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ SPECIAL = re.compile(
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 REPLACED = "\ufffd"  # what a decoder leaves where it could not read a character
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can escape and UTF-8 cannot write
+
+NO_WORD = re.compile(r"[\W_]+")
 
 # Who somebody says made him, and how he says he is called. Read on `normalise`d text: lower case, no spaces in Chinese.
 MAKER = re.compile(
@@ -49,7 +52,7 @@ class Contents:
     """Collects what rows hold; `look` answers with what one row shows, `finish` with what all of them together show."""
 
     def __init__(self, heldout: Iterable[str] = ()) -> None:
-        self.heldout = set(heldout)  # questions as `same_question` gives them
+        self.heldout = set(heldout)  # questions as `question_key` gives them
         self.rows: dict[bytes, tuple[int, bytes]] = {}  # question -> (row, answer), as digests
         self.makers: list[tuple[int, str, str]] = []  # row, field, maker
         self.most = ""
@@ -97,10 +100,8 @@ class Contents:
             yield Remark(number, "", "two answers", what, "keep one answer to a question")
 
     def _heldout(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
-        from finetune.verify.questions import same_question
-
         for message in messages:
-            if message.get("role") == "user" and same_question(str(message.get("content"))) in self.heldout:
+            if message.get("role") == "user" and question_key(str(message.get("content"))) in self.heldout:
                 what = "is a held-out question of verify, which then proves nothing"
                 yield Remark(number, "instruction", "held-out question", what, "ask it in other words")
 
@@ -136,6 +137,11 @@ def text_remarks(number: int, field: str, text: str) -> Iterator[Remark]:
     if REPLACED in text:
         what = "holds U+FFFD, so a character was lost in an earlier conversion"
         yield Remark(number, field, "lost character", what, "look the text up in its source")
+
+
+def question_key(text: str) -> str:
+    """A question without case, width, spaces and punctuation; verify's same_question, at a tenth of its time."""
+    return NO_WORD.sub("", unicodedata.normalize("NFKC", text).lower())
 
 
 def blank(text: str) -> bool:

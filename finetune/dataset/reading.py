@@ -15,7 +15,7 @@ from finetune.errors import UserError
 
 __all__ = ["Broken", "Row", "open_checked", "read"]
 
-CHUNK = 1 << 18  # bytes read at a time
+CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a buffer, which copies the rest
 # No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
 # take all memory. In characters.
 MAX_ROW = 16 << 20
