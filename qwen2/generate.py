@@ -83,7 +83,10 @@ def generate(
 
 
 def fitting_rows(model: Model, length: int) -> int:
-    """Rows of `length` tokens whose cache and logits fit in what is free; at most 128 (32 on a CPU)."""
+    """Rows of `length` tokens whose cache and logits fit in what is free; at most 64 (32 on a CPU).
+
+    More rows are hardly faster, and a process that only answers stays under 17 GiB with the 7B weights.
+    """
     if model.device.type != "cuda":
         return 32
     config = model.config
@@ -96,7 +99,7 @@ def fitting_rows(model: Model, length: int) -> int:
     cache = 2 * config.num_layers * config.kv_size * width * length
     logits = config.vocab_size * (width + 3 * 4)
     prefill = PREFILL_TOKENS * (3 * config.intermediate_size + 4 * config.hidden_size) * width
-    return max(1, min(128, int((0.8 * free - prefill) / (cache + logits))))
+    return max(1, min(64, int((0.8 * free - prefill) / (cache + logits))))
 
 
 class Decoder:
