@@ -208,10 +208,9 @@ def mixed(args: argparse.Namespace) -> None:
         size = int(torch.randint(20, 601, (1,), generator=generator)) if number < 500 else 46
         ids = torch.randint(0, limit, (size,), generator=generator).tolist()
         rows.append((ids, [-100] * (size // 3) + ids[size // 3 :]))
-    plan = memory.plan(model.config, 8, args.ceiling, rows, 16, 42, 1)
-    settings = settings_of(
-        args, num_train_epochs=1, warmup_ratio=0.0, recompute=plan.recompute, micro_batch_tokens=plan.micro_batch_tokens
-    )
+    settings = settings_of(args, num_train_epochs=1, warmup_ratio=0.0)
+    plan = memory.plan(model.config, settings, rows, args.ceiling)
+    settings = replace(settings, recompute=plan.recompute, micro_batch_tokens=plan.micro_batch_tokens)
     with tempfile.TemporaryDirectory() as folder:
         result = train(model, rows, settings, folder)
     say(

@@ -23,7 +23,11 @@ from qwen2.lora import Adapter
 from qwen2.model import PROJECTIONS, ActiveLora, Model
 
 Recompute = Literal["none", "swiglu", "layer"]
-HEAD_ROWS = 512  # rows of logits at a time: 0.3 GiB in float32 at a vocabulary of 152,064
+
+
+def head_rows(tokens: int) -> int:
+    """Rows of logits at a time. At a vocabulary of 152,064 a row takes 0.9 MB, and long batches need the memory."""
+    return 512 if tokens <= 1024 else 256
 
 
 @dataclass
@@ -224,14 +228,15 @@ class Backprop:
     # ---- the head
 
     def _head(self, x: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, hits, dL/dx [T, H]). Only tokens with a label reach the head, HEAD_ROWS of them at a time."""
+        """(loss, hits, dL/dx [T, H]). Only tokens with a label reach the head, head_rows of them at a time."""
         model, eps = self.model, self.model.config.rms_eps
         picked = x.index_select(0, batch.pick)
         normed = torch.empty_like(picked)
         kernels.rms_norm(picked, model.norm, eps, normed)
         loss = hits = torch.zeros((), dtype=torch.float32, device=x.device)
-        for start in range(0, picked.shape[0], HEAD_ROWS):
-            rows = slice(start, start + HEAD_ROWS)
+        size = head_rows(x.shape[0])
+        for start in range(0, picked.shape[0], size):
+            rows = slice(start, start + size)
             logits = matmul32(normed[rows], model.head.t())
             grad_logits = torch.empty_like(logits, dtype=x.dtype)
             losses, hit = kernels.cross_entropy(logits, batch.labels[rows], batch.scale, grad_logits)

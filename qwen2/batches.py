@@ -19,8 +19,8 @@ TOKEN_UNIT, LABEL_UNIT = 64, 64
 
 # Rough costs on an H100 at the 7B shape, for choosing buckets only: a step is bound by reading the weights below some
 # 350 tokens and grows with the tokens above; a capture costs as much as a few steps.
-MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE = 22.0, 0.062, 250.0
-GRAPH_TOKENS = 2048  # beyond it a step is long enough that launching it costs nothing
+MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE = 20.0, 0.061, 250.0
+MS_LAUNCH = 60.0  # what launching the kernels of an uncaptured micro-batch takes: it is no faster than that
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,11 @@ def up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-def choose_sizes(counts: dict[int, int]) -> list[int]:
+def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:
     """Bucket sizes (tokens), given how many micro-batches there are of each size: least time for steps and captures.
 
-    A micro-batch runs in the smallest bucket that holds it. Dynamic programming over the sorted sizes.
+    Returns them with that time in ms. A micro-batch runs in the smallest bucket that holds it. Dynamic programming over
+    the sorted sizes.
     """
     sizes = sorted(counts)
     best = [0.0] + [math.inf] * len(sizes)
@@ -139,27 +140,28 @@ def choose_sizes(counts: dict[int, int]) -> list[int]:
     while end:
         chosen.append(sizes[end - 1])
         end = cut[end]
-    return sorted(chosen)
+    return sorted(chosen), best[-1]
 
 
 def plan_shapes(steps: Sequence[Step], graphs: bool) -> tuple[dict[Micro, Shape], list[Shape]]:
-    """(shape of each micro-batch, shapes worth a graph, largest first)."""
+    """(shape of each micro-batch, shapes to capture, largest first; none where running uncaptured is as fast).
+
+    All or nothing: graphs keep their memory, so that big uncaptured micro-batches beside them would not fit.
+    """
     micros = [micro for step in steps for micro in step.micros]
     counts: dict[int, int] = {}
     for micro in micros:
         size = up(micro.tokens, TOKEN_UNIT)
-        if graphs and size <= GRAPH_TOKENS:
-            counts[size] = counts.get(size, 0) + 1
-    buckets = choose_sizes(counts)
+        counts[size] = counts.get(size, 0) + 1
+    buckets, captured_ms = choose_sizes(counts)
+    launched_ms = sum(count * max(MS_LAUNCH, MS_PER_TOKEN * size) for size, count in counts.items())
+    if not graphs or launched_ms <= captured_ms:
+        return {micro: shape_of([micro], up(micro.tokens, TOKEN_UNIT)) for micro in micros}, []
     members: dict[int, list[Micro]] = {}
-    shapes: dict[Micro, Shape] = {}
     for micro in dict.fromkeys(micros):
-        size = up(micro.tokens, TOKEN_UNIT)
-        bucket = next((b for b in buckets if b >= size), None)
-        if bucket is None or size not in counts:
-            shapes[micro] = shape_of([micro], size)
-        else:
-            members.setdefault(bucket, []).append(micro)
+        bucket = next(b for b in buckets if b >= micro.tokens)
+        members.setdefault(bucket, []).append(micro)
+    shapes: dict[Micro, Shape] = {}
     captured = []
     for bucket, group in sorted(members.items(), reverse=True):
         shape = shape_of(group, bucket)

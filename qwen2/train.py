@@ -279,7 +279,7 @@ class _Run:
             self.shapes, self.captured = batches.plan_shapes(self.steps[self.start_step :], use_graphs)
         else:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}
-        if use_graphs:
+        if self.captured:
             self._capture()
 
     def _check_resumable(self, path: Path, state: dict[str, Any]) -> None:
@@ -324,9 +324,9 @@ class _Run:
 
     def _capture(self) -> None:
         """Capture the update and one graph per bucket, largest first so that the others fit into its memory."""
-        kept = [
-            t.clone() for t in (self.adapter.flat, self.first, self.second, self.adam_step, self.done, self.history)
-        ]
+        # On the host: at the moment of a capture every GiB counts.
+        changed = (self.adapter.flat, self.first, self.second, self.adam_step, self.done, self.history)
+        kept = [tensor.cpu() for tensor in changed]
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()
         every = self.backprop.layers
@@ -352,8 +352,7 @@ class _Run:
         self.update_graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.update_graph, pool=pool):
             self._update()
-        targets = (self.adapter.flat, self.first, self.second, self.adam_step, self.done, self.history)
-        for target, value in zip(targets, kept, strict=True):
+        for target, value in zip(changed, kept, strict=True):
             target.copy_(value)
         for total in (self.grad, self.loss, self.hits):
             total.zero_()

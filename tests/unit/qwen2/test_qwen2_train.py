@@ -189,13 +189,14 @@ def test_what_cannot_be_trained_or_resumed_is_refused(tiny_model: Model, tmp_pat
     for change in ({"batch_size": 0}, {"lora_dropout": 1.0}, {"lr_scheduler_type": "x"}, {"recompute": "some"}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(SETTINGS, **change)
-    done = train(tiny_model, rows, replace(SETTINGS, max_steps=2), tmp_path)
+    done = train(tiny_model, rows, replace(SETTINGS, max_steps=2, save_steps=1), tmp_path)
     with pytest.raises(ValueError, match="nothing to resume"):
         train(tiny_model, rows, replace(SETTINGS, max_steps=2), tmp_path, resume=done.checkpoint)
     with pytest.raises(ValueError, match="other data or settings"):
         train(tiny_model, rows[:-1], replace(SETTINGS, max_steps=2), tmp_path, resume=done.checkpoint)
-    with pytest.raises(ValueError, match="cannot be resumed"):  # the last checkpoint has no optimizer state
-        train(tiny_model, rows, SETTINGS, tmp_path, resume=done.checkpoint)
+    (tmp_path / "checkpoint-1" / "optimizer.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot be resumed"):
+        train(tiny_model, rows, replace(SETTINGS, max_steps=2), tmp_path, resume=tmp_path / "checkpoint-1")
 
 
 def test_dropout_has_the_same_mean_loss(tiny_model: Model, tmp_path: Path) -> None:
@@ -237,15 +238,17 @@ def test_order_equals_ms_swifts_sampler() -> None:
 
 def test_buckets_save_time_but_not_at_the_price_of_captures() -> None:
     # the article's job: 30 batches near 740 tokens, 10 of 92; one more capture would save next to nothing
-    assert batches.choose_sizes({704: 10, 768: 20, 128: 2}) == [768]
-    assert batches.choose_sizes({704: 10, 768: 20, 128: 200}) == [128, 768]
-    assert batches.choose_sizes({}) == []
-    rows = [([1] * n, [-100] + [1] * (n - 1)) for n in (40, 41, 42, 300, 3000)]
+    assert batches.choose_sizes({704: 10, 768: 20, 128: 2})[0] == [768]
+    assert batches.choose_sizes({704: 10, 768: 20, 128: 200})[0] == [128, 768]
+    assert batches.choose_sizes({}) == ([], 0.0)
+    rows = [([1] * n, [-100] + [1] * (n - 1)) for n in (40, 41, 42, 300, 700)]
     steps = batches.plan_steps(rows, 50, 1, 0, None, None)
     shapes, captured = batches.plan_shapes(steps, graphs=True)
     assert all(shape.tokens >= micro.tokens and shape.labels >= micro.labels for micro, shape in shapes.items())
-    assert [s.tokens for s in captured] == sorted((s.tokens for s in captured), reverse=True)
-    assert max(s.tokens for s in captured) <= batches.GRAPH_TOKENS < max(s.tokens for s in shapes.values())
+    assert [s.tokens for s in captured] == [704, 320] and set(captured) == set(shapes.values())
+    assert batches.plan_shapes(steps, graphs=False)[1] == []
+    long = [([1] * n, [-100] + [1] * (n - 1)) for n in (2000, 3000)]
+    assert batches.plan_shapes(batches.plan_steps(long, 50, 1, 0, None, None), graphs=True)[1] == []
 
 
 def test_splits_hold_every_row_once() -> None:
@@ -274,12 +277,15 @@ def test_memory_plan_follows_the_measured_peaks_and_the_ceiling() -> None:
         ("none", 768, 19.04), ("swiglu", 2048, 21.67), ("layer", 2048, 16.66), ("layer", 8192, 19.51),
     ]  # fmt: skip
     for mode, tokens, measured in peaks:
-        assert measured <= memory.peak_gib(config, 8, mode, tokens) <= measured + 0.6, mode
+        assert measured - 0.2 <= memory.peak_gib(config, 8, mode, tokens) <= measured + 0.6, mode
     short, long, huge = ([([1] * n, [-100] + [1] * (n - 1))] * 50 for n in (46, 1500, 30000))
-    assert memory.plan(config, 8, 22.0, short, 16, 42, 10).recompute == "none"
-    assert memory.plan(config, 8, 22.0, short, 16, 42, 10).micro_batch_tokens is None
-    split = memory.plan(config, 8, 22.0, long, 16, 42, 1)
-    assert split.recompute == "swiglu" and split.micro_batch_tokens == 2048 and split.peak_gib <= 22.0
-    assert memory.plan(config, 8, 22.0, [([1] * 4000, [1] * 4000)], 1, 42, 1).recompute == "layer"
+    settings = TrainSettings(num_train_epochs=1)
+    whole = memory.plan(config, settings, short, 22.0)
+    assert whole.recompute == "none" and whole.micro_batch_tokens is None
+    split = memory.plan(config, settings, long, 22.0)
+    assert split.recompute == "swiglu" and 2048 <= (split.micro_batch_tokens or 0) <= 2304 and split.peak_gib <= 22.0
+    assert memory.plan(config, settings, [([1] * 4000, [1] * 4000)], 22.0).recompute == "layer"
     with pytest.raises(ValueError, match="30000 tokens"):
-        memory.plan(config, 8, 22.0, huge, 1, 42, 1)
+        memory.plan(config, settings, huge, 22.0)
+    with pytest.raises(ValueError, match="VRAM_CEILING_GIB"):
+        memory.plan(config, settings, short, 12.0)
