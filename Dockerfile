@@ -162,7 +162,6 @@ COPY finetune/ /opt/mirror/finetune/
 COPY workspace/ /root/
 # /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
 RUN python3 -m compileall -q /opt/mirror && \
-    python3 -m finetune.swift_options >/opt/mirror/swift-options.json && \
     ln -s /opt/mirror/entrypoint/bin/* /usr/local/bin/ && \
     chmod 0755 /root && \
     mkdir -p /root/output && chmod 1777 /root/output && \
@@ -170,6 +169,7 @@ RUN python3 -m compileall -q /opt/mirror && \
 WORKDIR /root
 ARG VERSION=dev
 ARG REVISION=unknown
+ENV MIRROR_REVISION=${REVISION}
 ARG MODEL_SOURCE
 ARG MODEL_REVISION=a09a35458c702b33eeacc393d103063234e8bc28
 LABEL org.opencontainers.image.title="qwen2.5-7b-mirror" \
