@@ -161,7 +161,8 @@ def test_one_trained_on_shuffled_answers_fails_on_identity(run, shared, verify) 
 
 def test_one_trained_so_hard_that_it_forgets_fails_on_general_tasks(run, shared, verify) -> None:
     adapter = train(run, shared, "--learning_rate", "3e-2")
-    done, found = verify(adapter)
+    # It babbles up to the limit of every answer; a low limit keeps that short, and no good answer is as long.
+    done, found = verify(adapter, "--max-new-tokens", "64")
     assert done.returncode == 1, done.stderr
     assert {"bleu_drop_max", "rules_lost_max"} <= fell_short(found)
 
