@@ -94,9 +94,11 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
         # Threads that spin while they wait take the cores from each other where a container shares them: twice the
         # time on a busy machine. It has to be set before torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for each in (run, *([runinfo.of_adapter(other)] if other else [])):
+        each.require_base(model_dir)
     if make_engine is Qwen2Engine:
-        for each in (adapter, *([other] if other else [])):
-            check_adapter(each, model_dir)
+        for named in (adapter, *([other] if other else [])):
+            check_adapter(named, model_dir)
 
     sides: list[tuple[str, Path | None]] = [("before", None), ("after", adapter)]
     sides += [("other", other)] if other else []

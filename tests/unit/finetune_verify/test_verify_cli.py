@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -318,6 +319,18 @@ def test_a_cut_short_adapter_file(workspace: Any, capsys: pytest.CaptureFixture[
 def test_an_adapter_that_the_engine_refuses(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert workspace.verify(workspace.add_checkpoint(13)) == 2
     assert "another shape" in capsys.readouterr().err
+
+
+def test_an_adapter_of_other_weights_of_the_same_shape(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sums = workspace.model / "SHA256SUMS"
+    sums.write_text("one  model.safetensors\n")
+    weights = {"path": "/elsewhere", "sha256sums": hashlib.sha256(sums.read_bytes()).hexdigest()}
+    (workspace.run / "run.json").write_text(json.dumps({"weights": weights}))
+    assert workspace.verify() == 0
+    capsys.readouterr()
+    sums.write_text("two  model.safetensors\n")
+    assert workspace.verify() == 2
+    assert "trained on other weights" in one_line(capsys)
 
 
 def test_a_full_model_is_no_adapter(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:
