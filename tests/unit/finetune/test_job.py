@@ -86,9 +86,11 @@ def test_a_job_that_raises_is_gone_as_well(run_dir):
 def test_a_second_job_is_refused_with_the_name_of_the_first(run_dir, monkeypatch):
     with job("sft", total=40) as current:
         current.step(12)
-        monkeypatch.delenv("MIRROR_JOB")  # as a process that is not the job's own
-        with pytest.raises(UserError) as caught, job("verify"):
-            pass
+        # as a process that is not the job's own; undone before the job ends, which clears the variable itself
+        with monkeypatch.context() as other:
+            other.delenv("MIRROR_JOB")
+            with pytest.raises(UserError) as caught, job("verify"):
+                pass
     assert caught.value.exit_code == 1
     assert "job sft" in str(caught.value) and "step 12/40" in str(caught.value) and "--wait" in str(caught.value)
 
