@@ -170,7 +170,7 @@ def long_rows(args: argparse.Namespace) -> None:
         for _ in range(micro):
             ids = torch.randint(0, limit, (args.length,), generator=generator).tolist()
             rows.append((ids, [-100] * 30 + ids[30:]))
-        settings = settings_of(args, batch_size=micro, max_steps=8, recompute=recompute)
+        settings = settings_of(args, batch_size=micro, max_steps=24, recompute=recompute)
         figures: dict[str, Any] = {"micro_batch": micro, "recompute": recompute}
         try:
             with tempfile.TemporaryDirectory() as folder:

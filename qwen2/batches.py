@@ -20,7 +20,7 @@ TOKEN_UNIT, LABEL_UNIT = 64, 64
 # Rough costs on an H100 at the 7B shape, for choosing buckets only: a step is bound by reading the weights below some
 # 350 tokens and grows with the tokens above; a capture costs as much as a few steps.
 MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE = 20.0, 0.061, 250.0
-MS_LAUNCH = 60.0  # what launching the kernels of an uncaptured micro-batch takes: it is no faster than that
+MS_LAUNCH = 140.0  # what launching the kernels of an uncaptured micro-batch takes: it is no faster than that
 
 
 @dataclass(frozen=True)

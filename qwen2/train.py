@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -280,7 +281,7 @@ class _Run:
         else:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}
         if self.captured:
-            self._capture()
+            self._try_capture()
 
     def _check_resumable(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("fingerprint") != self.fingerprint:
@@ -322,11 +323,34 @@ class _Run:
         for target, source in self.b_pairs:
             target.copy_(source * self.adapter.scaling)
 
-    def _capture(self) -> None:
-        """Capture the update and one graph per bucket, largest first so that the others fit into its memory."""
+    def _try_capture(self) -> None:
+        """Capture; where the graphs' memory does not fit under the ceiling, go on without them, slower."""
         # On the host: at the moment of a capture every GiB counts.
         changed = (self.adapter.flat, self.first, self.second, self.adam_step, self.done, self.history)
         kept = [tensor.cpu() for tensor in changed]
+        every = self.backprop.layers
+        try:
+            self._capture()
+        except torch.OutOfMemoryError:
+            print(
+                "note: no room for CUDA graphs under the ceiling; steps are launched one kernel at a time",
+                file=sys.stderr,
+            )
+            self.graphs.clear()
+            self.inputs.clear()
+            self.update_graph = None
+            self.shapes, self.captured = batches.plan_shapes(self.steps[self.start_step :], graphs=False)
+        self.backprop.layers = every
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        for target, value in zip(changed, kept, strict=True):
+            target.copy_(value)
+        for total in (self.grad, self.loss, self.hits):
+            total.zero_()
+        self._refresh()
+
+    def _capture(self) -> None:
+        """Capture the update and one graph per bucket, largest first so that the others fit into its memory."""
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()
         every = self.backprop.layers
@@ -352,11 +376,6 @@ class _Run:
         self.update_graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.update_graph, pool=pool):
             self._update()
-        for target, value in zip(changed, kept, strict=True):
-            target.copy_(value)
-        for total in (self.grad, self.loss, self.hits):
-            total.zero_()
-        self._refresh()
 
     def _words_of_any(self, shape: Shape) -> Tensor:
         micro = next(micro for micro, its in self.shapes.items() if its == shape)

@@ -171,6 +171,27 @@ def test_captured_decoding_equals_the_plain_one(folder: Path, monkeypatch: pytes
     assert generate(model, prompts, 30, temperature=1.0, top_p=0.9, repetition_penalty=1.2) == sampled
 
 
+def test_without_room_for_graphs_training_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qwen2 import train as module
+
+    model = Model.load(folder, "cuda")
+    wanted = train(model, rows(), SETTINGS, tmp_path / "a", adapter=start(model)).losses
+    plain = module._Run._micro
+
+    def full(self: Any, *args: Any) -> None:
+        plain(self, *args)
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("as if")
+
+    monkeypatch.setattr(module._Run, "_micro", full)
+    assert train(model, rows(), SETTINGS, tmp_path / "b", adapter=start(model)).losses == pytest.approx(
+        wanted, abs=0.01
+    )
+    assert "no room for CUDA graphs" in capsys.readouterr().err
+
+
 def test_reserved_memory_stays_under_the_ceiling(folder: Path, tmp_path: Path) -> None:
     model = Model.load(folder, "cuda")
     result = train(model, rows(), replace(SETTINGS, vram_ceiling_gib=2.0), tmp_path)

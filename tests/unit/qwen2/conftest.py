@@ -11,6 +11,12 @@ import torch
 from tests.unit.qwen2.tiny import make_tiny
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two threads that wait for each other on a busy machine make tiny matmuls ten times slower."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny model, in several shards."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwen2 import batches, memory
+from qwen2 import batches, checkpoint, memory
 from qwen2.config import Config
 from qwen2.lora import Adapter
 from qwen2.model import Model
@@ -60,7 +60,7 @@ def peft_losses(tiny_dir: Path, folder: Path, rows: list[Any], settings: TrainSe
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses, norms, model
 
 
@@ -94,6 +94,7 @@ def test_splitting_a_batch_changes_no_loss(tiny_model: Model, tmp_path: Path, ch
 
 
 def _train_and_die(folder: str, tiny: str, at: int) -> None:
+    torch.set_num_threads(1)
     model = Model.load(tiny, "cpu", torch.float32)
 
     def die(step: int, _total: int, _log: Any) -> None:
@@ -103,21 +104,23 @@ def _train_and_die(folder: str, tiny: str, at: int) -> None:
     train(model, make_rows(13), replace(SETTINGS, lora_dropout=0.1), folder, on_step=die)
 
 
-def test_resume_after_sigkill_ends_at_the_same_losses(tiny_dir: Path, tiny_model: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [4, 9, 14])
+def test_resume_after_sigkill_ends_at_the_same_losses(
+    tiny_dir: Path, tiny_model: Model, tmp_path: Path, at: int
+) -> None:
     settings = replace(SETTINGS, lora_dropout=0.1)
     straight = train(tiny_model, make_rows(13), settings, tmp_path / "straight")
     process = multiprocessing.get_context("spawn").Process(
-        target=_train_and_die, args=(str(tmp_path / "killed"), str(tiny_dir), 7)
+        target=_train_and_die, args=(str(tmp_path / "killed"), str(tiny_dir), at)
     )
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     half = tmp_path / "killed" / ".checkpoint-8-99"  # as a kill within a save leaves it
     half.mkdir()
-    assert [p.name for p in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-4"]
-    resumed = train(
-        tiny_model, make_rows(13), settings, tmp_path / "killed", resume=tmp_path / "killed" / "checkpoint-4"
-    )
+    whole = checkpoint.list_checkpoints(tmp_path / "killed")
+    assert [path.name for path in whole] == [f"checkpoint-{n}" for n in (4, 8, 12) if n <= at]
+    resumed = train(tiny_model, make_rows(13), settings, tmp_path / "killed", resume=whole[-1])
     assert resumed.losses == straight.losses
     assert torch.equal(resumed.adapter.flat, straight.adapter.flat)
     assert not half.exists()
@@ -274,10 +277,10 @@ def test_memory_plan_follows_the_measured_peaks_and_the_ceiling() -> None:
     """Reserved GiB measured on an H100 at the 7B shape, rank 8 (docs/fast-lane.md): the estimate is a little above."""
     config = Config(3584, 18944, 28, 28, 4, 128, 152064, 32768, 1e-6, 1e6, False, (151645,), 151643)
     peaks: list[tuple[Any, int, float]] = [
-        ("none", 768, 19.04), ("swiglu", 2048, 21.67), ("layer", 2048, 16.66), ("layer", 8192, 19.51),
+        ("none", 768, 18.92), ("swiglu", 2048, 21.35), ("swiglu", 2176, 21.69), ("layer", 8192, 19.18),
     ]  # fmt: skip
     for mode, tokens, measured in peaks:
-        assert measured - 0.2 <= memory.peak_gib(config, 8, mode, tokens) <= measured + 0.6, mode
+        assert measured <= memory.peak_gib(config, 8, mode, tokens, dropout=0.05) <= measured + 0.8, mode
     short, long, huge = ([([1] * n, [-100] + [1] * (n - 1))] * 50 for n in (46, 1500, 30000))
     settings = TrainSettings(num_train_epochs=1)
     whole = memory.plan(config, settings, short, 22.0)
