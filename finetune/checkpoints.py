@@ -97,6 +97,8 @@ def _json_fault(path: Path) -> str | None:
         )
     except FileNotFoundError:
         return f"no {path.name}"
+    except PermissionError:
+        return f"{path.name} may not be read by this user"
     except (OSError, ValueError):
         return f"{path.name} is broken"
 
@@ -113,6 +115,8 @@ def _safetensors_fault(path: Path) -> str | None:
         end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
     except FileNotFoundError:
         return f"no {path.name}"
+    except PermissionError:
+        return f"{path.name} may not be read by this user"
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
         return f"{path.name} is broken"
     if end == 0:

@@ -45,6 +45,11 @@ def write_weights(adapter: Path, header: dict[str, Any], tensors: bytearray) -> 
     (adapter / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + tensors)
 
 
+def copy_adapter(source: Path, target: Path) -> None:
+    """Contents without modes: the container's user is not the one who copies, and adapters are written 0600."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+
+
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
     """A folder that the container's user may write to; it is /data there."""
@@ -59,7 +64,7 @@ def verify(run, shared: Path) -> Callable[..., tuple[Any, dict[str, Any]]]:
     def call(adapter: Path, *options: str) -> tuple[Any, dict[str, Any]]:
         copy = shared / "run" / "checkpoint-1"
         shutil.rmtree(copy.parent, ignore_errors=True)
-        shutil.copytree(adapter, copy)
+        copy_adapter(adapter, copy)
         for path in (copy.parent, copy):
             path.chmod(0o777)
         done = run(
@@ -124,7 +129,7 @@ def test_the_same_adapter_twice_gives_the_same_figures_and_answers(good, report,
 
 def test_an_untrained_adapter_fails_on_identity_alone(good, shared, verify) -> None:
     untrained = shared / "untrained"
-    shutil.copytree(good, untrained)
+    copy_adapter(good, untrained)
     header, tensors = read_weights(untrained)
     for name, entry in header.items():
         if ".lora_B." in name:
@@ -169,7 +174,7 @@ def test_one_trained_so_hard_that_it_forgets_fails_on_general_tasks(run, shared,
 
 def test_two_adapters_side_by_side(good, run, shared) -> None:
     for name in ("a", "b"):
-        shutil.copytree(good, shared / name / "checkpoint-1")
+        copy_adapter(good, shared / name / "checkpoint-1")
         (shared / name).chmod(0o777)
     done = run(
         *("verify", "/data/a/checkpoint-1", "--compare", "/data/b/checkpoint-1", "--summary"),
@@ -188,7 +193,7 @@ def spoil_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("fault", ["another base", "broken file", "dora", "empty questions"])
 def test_what_cannot_be_verified_ends_with_2_and_one_line(good, shared, verify, fault) -> None:
     adapter = shared / "bad"
-    shutil.copytree(good, adapter)
+    copy_adapter(good, adapter)
     options: tuple[str, ...] = ()
     if fault == "another base":
         header, tensors = read_weights(adapter)

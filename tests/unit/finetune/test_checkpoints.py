@@ -76,6 +76,17 @@ def test_what_is_wrong_is_said(tmp_path, checkpoint, name, content, fault):
     assert checkpoints.problem(path) == fault
 
 
+def test_a_file_of_another_user_is_not_called_broken(tmp_path, checkpoint, monkeypatch):
+    path = checkpoint(tmp_path)
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)  # root may read everything, so the mode alone would not do
+    monkeypatch.setattr(type(path), "read_text", lambda *_a, **_k: "{}")
+    assert checkpoints.problem(path) == "adapter_model.safetensors may not be read by this user"
+
+
 def test_a_full_model_needs_every_shard_of_its_index(tmp_path, checkpoint):
     path = checkpoint(tmp_path)
     (path / "adapter_config.json").unlink()
