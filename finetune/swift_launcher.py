@@ -109,16 +109,20 @@ class Line:
 
     def prepare(self, data_checked: bool) -> None:
         """All steps, the cheap ones first."""
+        self.check()
+        if not data_checked:
+            self.datasets()
+        self.device()
+        self.additions()
+
+    def check(self) -> None:
+        """The steps that look at the line alone; the fast lane takes them, too."""
         self.read_config()
         self.rename()
         self.check_options()
         self.backend()
         self.adapters()
         self.model()
-        if not data_checked:
-            self.datasets()
-        self.device()
-        self.additions()
 
     def value(self, name: str) -> list[str]:
         """An option's values, from the command line or else from the config file; [] when it is in neither."""
@@ -317,13 +321,32 @@ class Line:
         if self.command in TRAINING and not self.value("check_model") and self.args.get("no_check_model") is None:
             # It asks the hub whether the weights are the newest: 7 to 23 s of retries without a network.
             self.args.set("check_model", "false")
+        if "external_plugins" not in self.options:
+            return
+        plugins = self.plugins()
+        ours = [PLUGINS / "vram_ceiling.py"] if self.has_torch_engine() else []
         if self.command == "infer" and not self.value("val_dataset"):
-            plugins = self.value("external_plugins")
-            if not plugins and self.value("adapters"):
-                # ms-swift loads those that the adapter was trained with, unless some are named.
-                recorded = _args_json(Path(self.value("adapters")[0])).get("external_plugins")
-                plugins = [str(name) for name in recorded] if isinstance(recorded, list) else []
-            self.args.set("external_plugins", *plugins, str(PLUGINS / "end_of_input.py"))
+            ours.append(PLUGINS / "end_of_input.py")
+        if ours:
+            names = {path.name for path in ours}
+            plugins = [name for name in plugins if Path(name).name not in names]
+            self.args.set("external_plugins", *plugins, *map(str, ours))
+
+    def plugins(self) -> list[str]:
+        """The user's plugins, or those that ms-swift would load because the checkpoint was trained with them."""
+        plugins = self.value("external_plugins")
+        default = "false" if self.command in TRAINING else "true"
+        if plugins or (self.value("load_args") or [default])[0].lower() in ("false", "no", "f", "n", "0"):
+            return plugins
+        folders = [Path(name) for name in [*self.value("adapters"), *self.value("model")]]
+        folder = next((path for path in folders if (path / "args.json").is_file()), None)
+        recorded = _args_json(folder).get("external_plugins") if folder else None
+        return [str(name) for name in recorded] if isinstance(recorded, list) else []
+
+    def has_torch_engine(self) -> bool:
+        """Whether the model is in torch's memory, in ms-swift's process: other engines divide the card themselves."""
+        backend = (self.value("infer_backend") or ["transformers"])[0]
+        return self.command != "rollout" and backend in ("transformers", "pt")
 
 
 def _args_json(checkpoint: Path) -> dict[str, Any]:

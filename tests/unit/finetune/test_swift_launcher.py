@@ -25,6 +25,10 @@ INFER = "infer --model Qwen2.5-7B-Instruct --model_type qwen --stream true --tem
 ON_CPU = "--torch_dtype float32 --bf16 false --fp16 false --use_cpu true --dataloader_num_workers 0"
 
 
+CEILING = f" --external_plugins {swift_launcher.PLUGINS}/vram_ceiling.py"
+END_OF_INPUT = f" {swift_launcher.PLUGINS}/end_of_input.py"
+
+
 def launch(line: str) -> str:
     """The line as the real swift would get it."""
     command, words = prepare(shlex.split(line), Settings.from_env())
@@ -44,7 +48,7 @@ def gpu(monkeypatch):
 
 
 def test_the_article_s_training_line_on_a_gpu(gpu, capsys):
-    assert launch(SFT) == SFT.replace("--train_type", "--tuner_type") + " --check_model false"
+    assert launch(SFT) == SFT.replace("--train_type", "--tuner_type") + " --check_model false" + CEILING
     assert (
         capsys.readouterr().err
         == "swift: --train_type is called --tuner_type in ms-swift 4: passed on under that name\n"
@@ -61,8 +65,7 @@ def test_the_article_s_training_line_on_the_cpu(capsys):
 
 
 def test_the_article_s_inference_line(gpu, capsys):
-    plugin = str(swift_launcher.PLUGINS / "end_of_input.py")
-    assert launch(INFER) == INFER.replace("type qwen", "type qwen2") + f" --external_plugins {plugin}"
+    assert launch(INFER) == INFER.replace("type qwen", "type qwen2") + CEILING + END_OF_INPUT
     assert "qwen2" in capsys.readouterr().err
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
@@ -75,7 +78,7 @@ def test_the_first_qwen_stays_the_first_qwen(gpu, home):
 
 def test_a_line_for_ms_swift_4_passes_as_it_is(gpu, capsys):
     line = "sft --model Qwen2.5-7B-Instruct --tuner_type lora --dataset self_cognition.json#1 --check_model true"
-    assert launch(line) == shlex.join(shlex.split(line))
+    assert launch(line) == shlex.join(shlex.split(line)) + CEILING
     assert capsys.readouterr().err == ""
 
 
@@ -99,7 +102,7 @@ def test_weights_are_found_from_another_folder(gpu, home, checkpoint, monkeypatc
     assert f"--model {home}/Qwen2.5-7B-Instruct" in launch("infer --model Qwen2.5-7B-Instruct")
     line = launch(f"infer --adapters {adapter}")
     assert f"--model {home}/Qwen2.5-7B-Instruct" in line
-    assert f"--external_plugins mine.py {swift_launcher.PLUGINS}/end_of_input.py" in line
+    assert f"--external_plugins mine.py{CEILING.removeprefix(' --external_plugins')}{END_OF_INPUT}" in line
     assert capsys.readouterr().err.count("taking") == 2
 
 
@@ -189,12 +192,45 @@ def test_what_cannot_work_is_one_line_and_2(home, line, says):
 
 def test_a_config_file_comes_first_and_counts(gpu, home):
     (home / "my.yaml").write_text("model: Qwen2.5-7B-Instruct\ndataset: [self_cognition.json]\ncheck_model: true\n")
-    assert launch("sft my.yaml --seed 1") == "sft my.yaml --seed 1"
+    assert launch("sft my.yaml --seed 1") == "sft my.yaml --seed 1" + CEILING
 
 
 def test_options_that_argparse_would_take_pass(gpu):
     line = f"{BASE} --check-model=false --no_add_version --gradient_accum 2 --stopping_strategy first_exhausted"
-    assert launch(line) == line
+    assert launch(line) == line + CEILING
+
+
+@pytest.mark.parametrize("command", ["pt", "sft", "rlhf", "infer", "deploy", "app", "eval", "sample", "export"])
+def test_the_ceiling_is_in_every_process_that_holds_a_model(gpu, command):
+    data = " --dataset self_cognition.json" if command in swift_launcher.TRAINING else ""
+    assert CEILING in launch(f"{command} --model Qwen2.5-7B-Instruct{data}")
+
+
+def test_the_ceiling_is_not_for_engines_that_divide_the_card_themselves(gpu, monkeypatch):
+    monkeypatch.setattr(swift_launcher, "find_spec", lambda name: object())
+    assert "vram_ceiling" not in launch("deploy --model Qwen2.5-7B-Instruct --infer_backend vllm")
+    assert "vram_ceiling" not in launch("rollout --model Qwen2.5-7B-Instruct")
+    assert "external_plugins" not in launch("web-ui")
+
+
+def test_the_user_s_plugins_are_kept(gpu, home, checkpoint):
+    plugins = CEILING.removeprefix(" --external_plugins")
+    assert f"--external_plugins a.py b.py{plugins} " in launch(f"{BASE} --external_plugins a.py b.py")
+    assert launch(f"{BASE}{CEILING}").count("vram_ceiling") == 1
+    (home / "my.yaml").write_text(
+        "model: Qwen2.5-7B-Instruct\ndataset: [self_cognition.json]\nexternal_plugins: [a.py]\n"
+    )
+    assert launch("sft my.yaml").endswith(f"--external_plugins a.py{plugins}")
+    # What a checkpoint was trained with: ms-swift loads it where it answers, and where it trains only with load_args.
+    adapter = checkpoint(home / "output", args={"external_plugins": ["mine.py", "/elsewhere/vram_ceiling.py"]})
+    model = "--model Qwen2.5-7B-Instruct"
+    assert launch(f"deploy {model} --adapters {adapter}").endswith(f"--external_plugins mine.py{plugins}")
+    assert launch(f"deploy {model} --adapters {adapter} --load_args false").endswith(CEILING)
+    assert launch(f"export {model} --adapters {adapter} --external_plugins a.py").endswith(f" a.py{plugins}")
+    assert launch(f"{BASE} --adapters {adapter}").endswith(CEILING)
+    assert "mine.py" in launch(f"{BASE} --adapters {adapter} --load_args true")
+    (home / "Qwen2.5-7B-Instruct/args.json").write_text('{"external_plugins": ["merged.py"]}')
+    assert "merged.py" in launch(f"infer {model}")
 
 
 def test_help_and_version(capsys):
