@@ -1,0 +1,233 @@
+"""Merge an adapter into its base, as a folder that any program loads by itself; merge.sh calls it.
+
+ms-swift merges (`swift export --merge_lora`); around it stand the checks before (room, target, a whole adapter), the
+files beside the weights, and the check after: 20 questions get the same greedy answers. The folder gets its name last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune import checkpoints, infer, runs, standin, swift_launcher, swift_options
+from finetune.errors import DONE, FAILED, Parser, UserError, run_main
+from finetune.merge import card, folder, room, same
+from finetune.settings import Settings
+from finetune.swift_args import Arguments
+
+# What this command sets itself; the same option behind merge.sh would contradict it.
+OURS = (
+    "adapters",
+    "merge_lora",
+    "output_dir",
+    "torch_dtype",
+    "device_map",
+    "to_peft_format",
+    "quant_method",
+    "push_to_hub",
+)
+DEFAULT_SYSTEM = "You are a helpful assistant."  # of configs/sft.yaml, where the run does not say
+
+
+def parser() -> Parser:
+    """The options of ours; all others are ms-swift's."""
+    p = Parser(
+        prog="merge.sh",
+        usage="merge.sh [ADAPTER] [--output DIR] [--device auto|cuda|cpu] [--no-check] [--swift-option value ...]",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__.split("\n", 1)[0],
+        epilog="""The folder holds weights (safetensors, bfloat16), tokenizer, LICENSE, a model card and SHA256SUMS.
+Exit code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: unusable input, no room.
+Every other option is `swift export`'s: --max_shard_size 2GB""",
+    )
+    p.add_argument(
+        "--adapter", metavar="DIR|newest", help="a checkpoint or a run's folder (default: the newest); also as ADAPTER"
+    )
+    p.add_argument("--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-merged)")
+    p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="auto: the GPU where it has room")
+    p.add_argument("--no-check", action="store_true", help="do not compare the answers of adapter and merged model")
+    p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
+    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, rest = parser().parse_known_args(words)
+    settings = Settings.from_env()
+    args = Arguments(rest)
+    named = infer.take_questions(args, swift_options.options_of("export")) + (
+        [options.adapter] if options.adapter else []
+    )
+    if len(named) > 1:
+        raise UserError(f"merge: {len(named)} adapters named ({', '.join(named)}); one is merged at a time")
+    for name in OURS:
+        if args.get(name) is not None:
+            raise UserError(
+                f"merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output"
+            )
+
+    adapter = find_adapter(named[0] if named else "newest", settings)
+    base = options.model or settings.model_dir
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
+    target = (options.output or adapter.with_name(f"{adapter.name}-merged")).expanduser().absolute()
+    weights = room.weights_bytes(base)
+    room.require_target(target)
+    room.require_disk(target, weights)
+    args.set("model", str(base))
+    args.set("adapters", str(adapter))
+    swift_launcher.prepare(["export", *args.words()], settings)  # unknown options, before anything slow
+    texts = None if options.no_check else same.choose(options.questions or _questions())
+    run = _fits(adapter, base)
+
+    if options.device == "cpu":
+        device, why = "cpu", "--device cpu"
+    else:
+        device, why = room.choose_device(settings.wants_cpu, weights)
+        if options.device == "cuda" and device == "cpu":
+            raise UserError(f"merge: --device cuda: {why}; free the GPU, or leave --device out", FAILED)
+    if device == "cpu":
+        room.require_memory(weights, not options.no_check)
+    if standin.is_standin(base):
+        print(standin.notice(base), file=sys.stderr)
+    print(f"merging {adapter} into {base} on {device} ({why})", file=sys.stderr, flush=True)
+
+    # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    system, is_standin = run.system or DEFAULT_SYSTEM, standin.is_standin(base)
+    with folder.temporary(target) as place:
+        model = place / target.name
+        export(args, model, place / "log", device, options.wait)
+        folder.complete(model, base, _object(adapter / "args.json") or run.settings)
+        fault = checkpoints.problem(model)
+        if fault:
+            raise UserError(f"merge: ms-swift left no whole model: {fault}; try again", FAILED)
+        asked = None
+        if texts is not None:
+            asked = compare(same.Answers(texts, system, device, settings.vram_ceiling_gib), base, adapter, model)
+            judge(asked, is_standin)
+        sums = base / "SHA256SUMS"
+        card.write(
+            model / "README.md",
+            name=target.name,
+            base=base,
+            base_digest=folder.sha256(sums) if sums.is_file() else None,
+            standin=is_standin,
+            adapter=adapter,
+            record=_object(run.folder / "run.json"),
+            lora=_object(adapter / "adapter_config.json"),
+            system=system,
+            versions=runs.versions(),
+            asked=asked,
+            device=device,
+        )
+        folder.write_sums(model)
+        folder.publish(model, target)
+    print(summary(target, asked))
+    return DONE
+
+
+def find_adapter(name: str, settings: Settings) -> Path:
+    """The adapter to merge, whole. UserError for anything else."""
+    path = infer.find_adapter(name, settings)
+    fault = checkpoints.problem(path)
+    if fault:
+        raise UserError(f"{path}: not a whole adapter ({fault}); name another, or newest")
+    if not (path / "adapter_config.json").is_file():
+        raise UserError(f"{path}: a full model, not an adapter, so there is nothing to merge")
+    return path.absolute()
+
+
+def _questions() -> Path:
+    """The workspace's questions: below the working folder (/root in the image), else of this checkout."""
+    places = [Path.cwd() / "questions", Path(__file__).parents[2] / "workspace/questions", Path("/root/questions")]
+    found = next((place for place in places if (place / "identity.yaml").is_file()), None)
+    if found is None:
+        raise UserError("merge: no questions/identity.yaml here; name its folder with --questions DIR, or --no-check")
+    return found
+
+
+def _fits(adapter: Path, base: Path) -> Any:
+    """The adapter's run; UserError when the adapter is of another base."""
+    from finetune.verify import engine, runinfo
+
+    run = runinfo.of_adapter(adapter)
+    run.require_base(base)
+    engine.check_adapter(adapter, base)
+    return run
+
+
+def compare(answers: same.Answers, base: Path, adapter: Path, model: Path) -> list[same.Asked]:
+    """Ask both, as a job of its own; it waits, since another may have taken the GPU after ms-swift let go of it."""
+    from finetune.job import job
+
+    with job("merge", wait=True) as held:
+        held.phase("asking the adapter")
+        answers.ask_adapter(base, adapter)
+        held.phase("asking the merged model")
+        return answers.ask_merged(model)
+
+
+def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> None:
+    """`swift export --merge_lora` into a folder that is not there yet; what it says is kept for a failure."""
+    from finetune.job import run
+
+    args.set("merge_lora", "true")
+    args.set("output_dir", str(model))
+    args.set("torch_dtype", "bfloat16")  # as the base's weights are stored
+    args.set("device_map", "cuda:0" if device == "cuda" else "cpu")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    command = [swift_launcher.find_real(), "export", *args.words()]
+    code = run("merge", ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), *command], wait, [], None)
+    if code in (130, 143):
+        raise UserError("merge: stopped; nothing was left behind", code)
+    if code or not model.is_dir():
+        raise UserError(f"merge: ms-swift ended with exit code {code}: {infer.last_line(log)}", code or FAILED)
+
+
+def judge(asked: Sequence[same.Asked], is_standin: bool) -> None:
+    """UserError (exit 1) when the merged model is not the adapter: see same.py for the rule."""
+    near_tie = 0.0 if is_standin else same.NEAR_TIE
+    wrong = [each for each in asked if not each.accepted(near_tie)]
+    if not wrong:
+        return
+    worst = max(wrong, key=lambda each: each.gap or 0.0)
+    raise UserError(
+        f"merge: {len(wrong)} of {len(asked)} answers are not the adapter's, by up to {worst.gap:.2f} logits; "
+        f"{worst.question!r}: adapter {worst.adapter[:80]!r}, merged {worst.merged[:80]!r}; nothing was written",
+        FAILED,
+    )
+
+
+def summary(target: Path, asked: Sequence[same.Asked] | None) -> str:
+    """What was made, in one line."""
+    shards = list(target.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in shards) / room.GIB
+    text = f"merge: {target}: {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} GiB"
+    if asked is None:
+        return f"{text}; answers not compared"
+    differing = sum(each.gap is not None for each in asked)
+    return f"{text}; {len(asked)} questions, {differing} answers differ" + (" (at near ties only)" if differing else "")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

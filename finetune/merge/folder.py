@@ -1,0 +1,111 @@
+"""The folder that a merged model is made in: under a temporary name until it is whole, then renamed; for cli."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+
+# Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
+# 5 words config.json in a way that older readers misread (rope_theta is moved), the official ones suit every reader.
+SHARED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE",
+)
+# What ms-swift takes from args.json when it serves or trains the folder later; the rest is of the adapter's machine.
+KEPT_ARGUMENTS = ("model_type", "template", "system", "task_type", "swift_version")
+
+
+@contextlib.contextmanager
+def temporary(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, removed at the end. What a killed merge left there is removed first.
+
+    The folder is locked while its merge lives; the kernel lets go of the lock whatever happens.
+    """
+    prefix = f".{target.name}.partial-"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{prefix}*"):
+            with _locked(left) as alone:
+                if alone:
+                    shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); name another with --output DIR") from error
+    with _locked(made):
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock; whether it could be had."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def complete(model: Path, base: Path, adapter_args: dict[str, Any]) -> None:
+    """Put the base's own small files in place of those that ms-swift wrote, and keep of args.json what is needed."""
+    for name in SHARED:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, model / name)
+    if '"chat_template"' in (base / "tokenizer_config.json").read_text(encoding="utf-8"):
+        (model / "chat_template.jinja").unlink(missing_ok=True)  # the same text, once
+    kept = {key: adapter_args[key] for key in KEPT_ARGUMENTS if adapter_args.get(key) is not None}
+    (model / "args.json").write_text(
+        json.dumps(kept | {"tuner_type": "full"}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
+
+
+def write_sums(model: Path) -> None:
+    """SHA256SUMS over all files of the folder, as `sha256sum -c` reads it."""
+    paths = sorted(path for path in model.iterdir() if path.is_file())
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(sha256, paths))
+    lines = [f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True)]
+    (model / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def publish(model: Path, target: Path) -> None:
+    """Give the whole folder its name. UserError when something else has taken the name meanwhile."""
+    mask = os.umask(0)
+    os.umask(mask)
+    model.chmod(0o777 & ~mask)
+    for path in model.iterdir():
+        path.chmod(0o666 & ~mask)
+    try:
+        os.rename(model, target)  # over an empty folder, too
+    except OSError as error:
+        raise UserError(f"{target}: cannot be given to the merged model ({error.strerror}); is it in use?") from error

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Merge the newest adapter into its base: a model folder that any program loads; merge.sh DIR takes another
+#
+# It runs `swift export --merge_lora` and asks adapter and merged model 20 questions: the answers must be the same.
+# --output DIR names the folder, --help has the rest.
+set -euo pipefail
+
+here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
+export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+
+exec python -m finetune.merge --questions "$here/questions" "$@"
