@@ -1,0 +1,171 @@
+"""ASGI middleware in front of the endpoint: the key, the size of a request, errors as JSON, a count. plugin.py adds it.
+
+Pure ASGI and the standard library, so that it is tested without ms-swift.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+# What readiness probes ask. They name the models and nothing else.
+OPEN = frozenset({"/health", "/health/", "/ping", "/v1/models"})
+# A body that is too long is still read to its end, or the client would see a broken connection and not the answer.
+DRAIN_BYTES = 256 * 2**20
+
+
+class Guard:
+    """Wraps an ASGI app. `key` "" asks for none; `max_body` in bytes."""
+
+    def __init__(self, app: App, key: str = "", max_body: int = 2**20, ready: str = "") -> None:
+        self.app, self.key, self.max_body, self.ready = app, key.encode(), max_body, ready
+        self.begun = self.ended = 0
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """One connection scope: a request, or the server's own start and end."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, self._telling(send))
+        elif scope["type"] == "http":
+            self.begun += 1
+            try:
+                await self._request(scope, receive, send)
+            finally:
+                self.ended += 1
+        else:
+            await self.app(scope, receive, send)
+
+    def _telling(self, send: Send) -> Send:
+        """Say on stderr that the server is ready, and at its end what it has answered."""
+
+        async def tell(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                print(f"serve: ready: {self.ready}", file=sys.stderr, flush=True)
+            elif message["type"] == "lifespan.shutdown.complete":
+                text = f"serve: {self.ended} requests answered, {self.begun - self.ended} in flight"
+                print(text, file=sys.stderr, flush=True)
+
+        return tell
+
+    async def _request(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self.key and scope["path"] not in OPEN and not self._knows(headers.get(b"authorization", b"")):
+            await self._drain(receive)
+            message = "this server asks for an API key: send `Authorization: Bearer KEY` with the right one"
+            await refuse(send, 401, message, "invalid_api_key", [(b"www-authenticate", b"Bearer")])
+            return
+        body = await self._read(receive)
+        if body is None:
+            message = f"the request is longer than {self.max_body // 1024} KiB: shorten the prompt"
+            await refuse(send, 413, message, "request_too_large")
+            return
+        await self._answer(scope, _Replay(body, receive), send)
+
+    def _knows(self, header: bytes) -> bool:
+        scheme, _, given = header.partition(b" ")
+        return hmac.compare_digest(given.strip(), self.key) and scheme.lower() == b"bearer"
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The whole body; None when it is too long."""
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            more = message.get("more_body", False)
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                if more:
+                    await self._drain(receive)
+                return None
+            parts.append(message.get("body", b""))
+        return b"".join(parts)
+
+    async def _drain(self, receive: Receive) -> None:
+        size, more = 0, True
+        while more and size < DRAIN_BYTES:
+            message = await receive()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            size += len(message.get("body", b""))
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Run the app. Its response begins with its first piece of body, so that an error before can still be a 4xx."""
+        held: Message | None = None
+        sent = streaming = False
+
+        async def hold(message: Message) -> None:
+            nonlocal held, sent, streaming
+            if message["type"] == "http.response.start":
+                held = message
+                streaming = any(
+                    name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+                    for name, value in message.get("headers", [])
+                )
+                return
+            if held is not None:
+                await send(held)
+                held, sent = None, True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, hold)
+        except Exception as error:
+            cause = leaf(error)
+            text = str(cause) or type(cause).__name__
+            print(f"serve: {scope['method']} {scope['path']}: {type(cause).__name__}: {text[:500]}", file=sys.stderr)
+            if not sent:
+                bad = isinstance(cause, (ValueError, TypeError, KeyError, AttributeError, RecursionError))
+                await refuse(send, 400 if bad else 500, text, "invalid_request" if bad else "server_error")
+            elif streaming:
+                # The status is out already; a stream's own way to tell is an event, and OpenAI's client raises it.
+                event = {"error": {"message": text, "type": "server_error", "code": "server_error"}}
+                data = f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+                await send({"type": "http.response.body", "body": data, "more_body": False})
+            else:
+                raise
+
+
+class _Replay:
+    """receive() of a request whose body has been read: the body once, then what the connection says (that it ended)."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self.body: bytes | None = body
+        self.receive = receive
+
+    async def __call__(self) -> Message:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await self.receive()
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The first error within groups of them (anyio wraps what happens in a task)."""
+    while getattr(error, "exceptions", None):
+        error = error.exceptions[0]  # type: ignore[attr-defined]
+    return error
+
+
+def error_body(status: int, message: str, code: str) -> dict[str, Any]:
+    """An error in the form of OpenAI's; `message` at the top, too, where ms-swift puts its own."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = {"message": message, "type": kind, "code": code, "param": None}
+    return {"error": error, "message": message, "object": "error"}
+
+
+async def refuse(
+    send: Send, status: int, message: str, code: str, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    """Send an error as the whole response."""
+    body = json.dumps(error_body(status, message, code), ensure_ascii=False).encode()
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Serve the model at an OpenAI-compatible address: serve.sh --adapter newest
+#
+# It runs `swift deploy` on configs/serve.yaml. Base and adapters are chosen by the request's model name. Without a key
+# (MIRROR_API_KEY) only this machine is listened to. Options behind serve.sh go to ms-swift and win over the file.
+set -euo pipefail
+
+here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
+export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+
+exec python -m finetune.serve --config "$here/configs/serve.yaml" "$@"
