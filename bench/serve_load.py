@@ -3,9 +3,9 @@
     python -m bench.serve_load [--clients 32] [--seconds 300] [-- OPTIONS OF serve.sh]
 
 It starts serve.sh (by default with --adapter newest) on a free port of 127.0.0.1. First every client's question is
-asked alone: that is its known greedy answer, and all of them differ. Then all clients ask at once, each its own question, the
-base and the adapters in turn, half of them streaming. At the end SIGTERM is sent under load: what was asked GRACE_S or
-more before must still be answered; what came later may be refused, and must not be answered wrongly.
+asked alone: that is its known greedy answer, and all of them differ. Then all clients ask at once, each its own
+question, the base and the adapters in turn, half of them streaming. At the end SIGTERM is sent under load: what was
+asked GRACE_S or more before must still be answered; what came later may be refused, but not be answered wrongly.
 Prints one line of JSON and a verdict; exit 1 when a bar is missed. Needs the `openai` package, which ms-swift brings.
 """
 
@@ -94,13 +94,13 @@ def _gpu_mib() -> int | None:
         return None
 
 
-def questions() -> list[str]:
-    """Questions with short answers, most of them different."""
+def questions(folder: Path) -> list[str]:
+    """Questions with short answers, most of them different; sums and those of the workspace."""
     import yaml
 
     found = [f"{a}加{b}等于几?" for a in range(2, 10) for b in range(a, 10)]
     for name in ("general", "identity"):
-        data = yaml.safe_load((ROOT / f"workspace/questions/{name}.yaml").read_text(encoding="utf-8"))
+        data = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
         found += [each["question"] for each in data.get("questions", data.get("heldout", [])) if "question" in each]
     return found
 
@@ -124,11 +124,11 @@ async def ask(api: Any, client: Client, max_tokens: int) -> str:
     return "".join(parts)
 
 
-async def known_answers(api: Any, models: list[str], count: int, max_tokens: int) -> list[Client]:
+async def known_answers(api: Any, models: list[str], asked: list[str], count: int, max_tokens: int) -> list[Client]:
     """Clients whose answers, asked for alone, all differ. SystemExit when there are not enough."""
     found: list[Client] = []
     seen: set[str] = set()
-    for question in questions():
+    for question in asked:
         number = len(found)
         if number == count:
             break
@@ -188,7 +188,8 @@ async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int
     pool = httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(600))
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=pool) as api:
         models = [model.id async for model in api.models.list()]
-        clients = await known_answers(api, models, args.clients, args.max_tokens)
+        asked = questions(Path(args.serve).parent / "questions")
+        clients = await known_answers(api, models, asked, args.clients, args.max_tokens)
         over, stop = asyncio.Event(), {}  # type: ignore[var-annotated]
         memory = Memory(server.pid)
         watching = asyncio.create_task(memory.watch(over))

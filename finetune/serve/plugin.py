@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from swift.infer_engine import AdapterRequest, TransformersEngine
 from swift.pipelines.infer.deploy import SwiftDeploy
 from swift.template import Template
@@ -39,6 +40,7 @@ def install(self: SwiftDeploy) -> None:
             self.infer_engine._get_adapter_names(AdapterRequest(name, path))
     self.infer_engine.strict = False
     self.app.add_exception_handler(RequestValidationError, unreadable)
+    self.app.add_exception_handler(HTTPException, failed)
     self.app.add_middleware(
         Guard,
         key=os.environ.get("MIRROR_API_KEY", ""),
@@ -53,6 +55,11 @@ async def unreadable(_request: Request, error: Any) -> JSONResponse:
     why = (first.get("ctx") or {}).get("error")
     text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}" + (f" ({why})" if why else "")
     return JSONResponse(error_body(422, text, "invalid_request"), 422)
+
+
+async def failed(_request: Request, error: Any) -> JSONResponse:
+    """An error of the web framework's own (a body that is no text, no such path), in the same form."""
+    return JSONResponse(error_body(error.status_code, str(error.detail), "invalid_request"), error.status_code)
 
 
 def generate(self: Template, model: Any, *args: Any, **kwargs: Any) -> Any:
