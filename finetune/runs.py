@@ -7,11 +7,13 @@ import json
 import os
 import platform
 import re
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from finetune import checkpoints
 from finetune.errors import UserError
 
 PACKAGES = ("ms-swift", "torch", "transformers", "peft", "accelerate")
@@ -42,6 +44,50 @@ def make_folder(output_dir: Path, name: str, kind: str) -> Path:
             f"{output_dir}: cannot be written ({error.strerror}); start as its owner, or name another with OUTPUT_DIR"
         ) from error
     raise UserError(f"{output_dir}: a hundred runs in one second; wait a second")
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """run.json of a run's folder. UserError when there is none that can be read."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name the folder of a run, below $OUTPUT_DIR") from None
+    except ValueError:
+        raise UserError(f"{path}: is broken; start a new run") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: is no record of a run; start a new run")
+    return record
+
+
+def newest(output_dir: Path) -> Path:
+    """The run's folder below `output_dir` that was started last. UserError when there is none."""
+    found = []
+    for path in output_dir.glob("*/run.json"):
+        try:
+            found.append((str(load(path.parent).get("started", "")), path.stat().st_mtime_ns, path.parent))
+        except UserError:
+            continue
+    if not found:
+        raise UserError(f"{output_dir}: holds no run that could be resumed; sft starts one")
+    return max(found)[2].resolve()
+
+
+# What a checkpoint must hold, besides the adapter, to go on from it: of the fast lane, of ms-swift.
+STATE = ({"trainer_state.json", "optimizer.safetensors"}, {"trainer_state.json", "optimizer.pt", "scheduler.pt"})
+
+
+def resumable(folder: Path) -> Path:
+    """The newest checkpoint of a run that training can go on from; half-written ones are passed over and named."""
+    for path in sorted(checkpoints.find(folder), key=checkpoints.step, reverse=True):
+        held = {child.name for child in path.iterdir()}
+        fault = checkpoints.problem(path)
+        if fault is None and not any(names <= held for names in STATE):
+            fault = "no optimizer state"
+        if fault is None:
+            return path
+        print(f"resume: {path.name} is passed over: {fault}", file=sys.stderr)
+    raise UserError(f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with sft")
 
 
 def claim(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One fine-tuning run from a config file: check the data, make the run's folder, run ms-swift, write run.json.
+"""One fine-tuning run from a config file: check the data, make the run's folder, run the engine, write run.json.
 
 sft.sh and sft_mixed.sh call it, with their YAML and what the user wrote behind the script's name.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -15,17 +16,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from finetune import checkpoints, config, runs, standin, swift_launcher, swift_options
+from finetune import checkpoints, config, engine_choice, fast_rows, runs, standin, swift_launcher, swift_options
 from finetune.dataset import hub
 from finetune.dataset.__main__ import parse_columns
 from finetune.dataset.check import FileReport, Options, default_heldout, in_one_line, require, sha256
 from finetune.dataset.convert import convert
 from finetune.dataset.source import Source
+from finetune.engine_choice import Choice
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
+from finetune.fast import Lane, Request, curves
+from finetune.fast import train as train_fast
 from finetune.settings import Settings
 from finetune.swift_args import Arguments, tidy
 
-ENGINE = "ms-swift"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -39,6 +42,9 @@ def parser(name: str) -> Parser:
         epilog="""Every other option is ms-swift's, and wins over the file: --num_train_epochs 3 --dataset my.json
 (`swift sft --help` lists them all; the config file explains those of the article).
 
+ENGINE=auto|fast|swift chooses who trains. The fast lane does in seconds what ms-swift does in a minute, for one GPU,
+LoRA and Qwen2; auto takes it where it honours every option given, and says in a line which engine runs and why.
+
 Every run gets a folder of its own below $OUTPUT_DIR (/root/output), named by its start: run.json (settings, versions,
 data), logging.jsonl, checkpoint-N/ (the adapter). No run is ever written into the folder of another. infer.sh and
 verify.sh take the newest by themselves. With --output_dir DIR the run goes to DIR, which must not hold one yet.""",
@@ -47,6 +53,13 @@ verify.sh take the newest by themselves. With --output_dir DIR the run goes to D
     p.add_argument("--show", action="store_true", help="print the equivalent `swift sft` line and run nothing")
     p.add_argument("--run", default="", metavar="NAME", help="the run folder's name below $OUTPUT_DIR")
     p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with a run that was stopped, from its newest whole checkpoint (default: the newest run)",
+    )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help="write the finished adapter's path to FILE")
     return p
@@ -62,22 +75,25 @@ def main(argv: list[str] | None = None) -> int:
     name, *words = sys.argv[1:] if argv is None else argv
     words, _ = tidy(words)
     options, rest = parser(name).parse_known_args(words)
+    plan = prepare(name, options, rest)
+    return DONE if plan is None else run(plan, options)
+
+
+def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | None:
+    """The plan of a run, checked, with its engine and folder; None when only the line was to be shown."""
     if options.config is None:
         raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
     settings = Settings.from_env()
+    if options.resume is not None:
+        return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
+    plan.choose_engine(os.environ.get("ENGINE") or "auto")
     if options.show:
         plan.place(settings.output_dir / (options.run or time.strftime(f"{plan.kind}-%Y%m%d-%H%M%S")))
         print(plan.line())
-        return DONE
+        return None
     plan.make_folder(options.run)
-    try:
-        plan.convert_data()
-        _, words = swift_launcher.prepare(["sft", *plan.words()], settings, data_checked=True)
-    except UserError:
-        plan.discard_folder()
-        raise
-    return run(plan, words, options)
+    return plan
 
 
 class Plan:
@@ -104,6 +120,9 @@ class Plan:
         self.columns = self.take_columns()
         self.data = self.check_data()
         self.folder = Path()
+        self.choice = Choice(engine_choice.SWIFT, "")
+        self.checkpoint: Path | None = None  # to go on from
+        self.resumed: list[str] = []  # checkpoints that the run was resumed from
 
     def value(self, name: str) -> Any:
         """An option's value: the user's, the stand-in's, or the config file's; None when nobody gives one."""
@@ -178,6 +197,26 @@ class Plan:
             heldout=default_heldout(),
         )
 
+    def choose_engine(self, asked: str) -> None:
+        """Check every option, and take the engine that honours them all; one line says which, and why."""
+        swift_launcher.Line("sft", Arguments([*self.words(), "--model", str(self.model_dir)]), self.settings).check()
+        sources = [source for source, _ in self.data]
+        self.choice = engine_choice.choose(
+            asked, self.options(), self.model_dir, sources, on_cpu=self.settings.wants_cpu
+        )
+        print(self.choice.in_one_line(), file=sys.stderr)
+
+    def options(self) -> dict[str, Any]:
+        """All options by name, with values of their types: the file's, the stand-in's own, the user's."""
+        types = swift_options.options_of("sft")
+        found = {
+            name: typed(types.get(name), [value]) if isinstance(value, str) else value
+            for name, value in (self.config | self.own).items()
+        }
+        for item in self.args.given:
+            found[item.name] = typed(types.get(item.name), item.values)
+        return found
+
     def convert_data(self) -> None:
         """Write files that ms-swift does not read as they are (tables, other encodings, mixed rows) as JSONL."""
         for name in ("dataset", "val_dataset"):
@@ -222,6 +261,13 @@ class Plan:
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
+    def same_data(self, record: dict[str, Any]) -> None:
+        """UserError when a dataset is no longer the one that run.json recorded."""
+        recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
+        for source, _ in self.data:
+            if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256(source.path)):
+                raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
+
     def words(self) -> list[str]:
         """The words behind `swift sft`: the config file, the stand-in's values, the user's options."""
         own = {key: value for key, value in self.own.items() if self.args.get(key) is None}
@@ -242,19 +288,40 @@ class Plan:
         return " \\\n  ".join(lines)
 
 
-def run(plan: Plan, words: list[str], options: argparse.Namespace) -> int:
-    """Run ms-swift as the job that holds the GPU, and write run.json before and after. Returns the exit code."""
-    from finetune.job import run as run_job
+def resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> Plan:
+    """The plan of a run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
+    if rest:
+        raise UserError(f"{name} --resume: {rest[0]} is not possible, a run goes on with its own options; leave it out")
+    folder = Path(options.resume).resolve() if options.resume else runs.newest(settings.output_dir)
+    record = runs.load(folder)
+    if record.get("status") == "done":
+        raise UserError(f"{folder}: is finished ({record.get('adapter')}); sft starts a new run")
+    words = record.get("words")
+    if not isinstance(words, list) or record.get("name") != name:
+        raise UserError(f"{folder}: not a run of {name}.sh that can be resumed; start a new one")
+    args = Arguments([str(word) for word in words])
+    model = (args.get("model") or [""])[0]
+    digest = (record.get("weights") or {}).get("sha256sums")
+    if model and digest and Path(model).is_dir() and weights_digest(Path(model)) not in (None, digest):
+        raise UserError(f"{folder}: was trained on other weights than {model} holds now; start a new run")
+    plan = Plan(name, options.config, args, settings)
+    plan.same_data(record)
+    plan.folder, plan.checkpoint = folder, runs.resumable(folder)
+    plan.resumed = [*record.get("resumed", []), plan.checkpoint.name]
+    plan.choose_engine("fast" if record.get("engine") == engine_choice.FAST else "swift")
+    print(f"resume: {folder} from {plan.checkpoint.name}", file=sys.stderr)
+    return plan
 
-    command = [swift_launcher.find_real(), "sft", *words]
-    record = describe(plan, words)
-    runs.write(plan.folder, record)
-    begin = time.monotonic()
+
+def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> int:
+    """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code."""
+    train = run_fast if plan.choice.is_fast else run_swift
     try:
-        code = run_job(plan.name, command, options.wait, [plan.folder], None)
-    except UserError:  # another job holds the GPU
-        (plan.folder / "run.json").unlink()
-        plan.discard_folder()
+        begin = time.monotonic()
+        record, code, why = train(plan, options.wait, lane)
+    except UserError:
+        if plan.checkpoint is None:
+            plan.discard_folder()
         raise
     record["seconds"] = round(time.monotonic() - begin, 1)
     record["exit_code"] = code
@@ -265,13 +332,10 @@ def run(plan: Plan, words: list[str], options: argparse.Namespace) -> int:
     record["adapter"] = str(adapter.relative_to(plan.folder)) if adapter else None
     runs.write(plan.folder, record)
     if record["status"] != "done":
-        kept = f"the newest checkpoint is {adapter}" if adapter else "no checkpoint was written"
-        if stopped:
+        kept = f"the newest checkpoint is {adapter}, --resume goes on" if adapter else "no checkpoint was written"
+        if stopped and not why:
             why = f"stopped by {signal.Signals(code - 128).name} at step {record.get('steps', 0)}"
-        elif code:
-            why = f"ms-swift ended with exit code {code}, its last lines above say why"
-        else:
-            why = "ms-swift ended without a checkpoint, its last lines above say why"
+        why = why or "it ended without a checkpoint, its last lines above say why"
         print(f"error: {plan.name}: {why}; {kept}", file=sys.stderr)
         return code or FAILED
     if options.adapter_to:
@@ -280,11 +344,72 @@ def run(plan: Plan, words: list[str], options: argparse.Namespace) -> int:
     return DONE
 
 
+def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any], int, str]:
+    """ms-swift in a process of its own: (record, exit code, why it failed)."""
+    from finetune.job import run as run_job
+
+    if plan.checkpoint is None:
+        plan.convert_data()
+    words = plan.words()
+    if plan.checkpoint is not None:
+        words += ["--resume_from_checkpoint", str(plan.checkpoint)]
+    _, words = swift_launcher.prepare(["sft", *words], plan.settings, data_checked=True)
+    record = describe(plan, words)
+    runs.write(plan.folder, record)
+    try:
+        code = run_job(plan.name, [swift_launcher.find_real(), "sft", *words], wait, [plan.folder], None)
+    except UserError:  # another job holds the GPU
+        if plan.checkpoint is None:
+            (plan.folder / "run.json").unlink()
+        raise
+    failed = code and code not in (128 + number for number in STOPPING)
+    return record, code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else ""
+
+
+def run_fast(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any], int, str]:
+    """The fast lane in this process: (record, exit code, why it failed)."""
+    choice = plan.choice
+    lane = lane or Lane(plan.model_dir, plan.settings)
+    sources = [source for source, _ in plan.data]
+    seed = int(choice.train.get("data_seed", 42))
+    length = choice.max_length
+    rows = fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns)
+    record = describe(plan, [])
+    request = Request(plan.name, plan.folder, choice, rows, args_json(plan, record), resume=plan.checkpoint, wait=wait)
+    runs.write(plan.folder, record)
+    try:
+        ended = train_fast(lane, request)
+    except UserError:  # before the first step: another job holds the GPU, the weights cannot be loaded
+        if plan.checkpoint is None:
+            (plan.folder / "run.json").unlink()
+        raise
+    if ended.figures:
+        record["figures"] = dict(ended.figures)
+        with curves(plan.folder, choice.tensorboard):
+            pass
+    return record, ended.code, ended.why
+
+
+def args_json(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
+    """What `swift infer --adapters` and verify read from a checkpoint's args.json."""
+    options = {name: value for name, value in record["settings"].items() if name != "output_dir"}
+    return options | {
+        "model": str(plan.model_dir),
+        "model_type": "qwen2",
+        "task_type": "causal_lm",
+        "tuner_type": "lora",
+        "torch_dtype": "float32" if plan.settings.wants_cpu else "bfloat16",
+        "system": plan.choice.system,
+        "swift_version": record["versions"].get("ms-swift"),
+        "output_dir": str(plan.folder),
+    }
+
+
 def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
     """run.json before the first step: what is needed to do the run again."""
+    settings = plan.options()
     types = swift_options.options_of("sft")
-    settings: dict[str, Any] = plan.config | plan.own
-    for item in Arguments(words).given:
+    for item in Arguments(words).given:  # what the launcher of ms-swift changes, too
         settings[item.name] = typed(types.get(item.name), item.values)
     datasets = [
         {
@@ -299,10 +424,13 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
     return {
         "schema": 1,
         "name": plan.name,
-        "engine": ENGINE,
+        "engine": plan.choice.engine,
+        "engine_why": plan.choice.why,
         "status": "running",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": plan.line(),
+        "words": plan.merged().words(),
+        **({"resumed": plan.resumed} if plan.resumed else {}),
         "settings": settings,
         "datasets": datasets,
         "weights": {"path": str(plan.model_dir), "standin": plan.standin, "sha256sums": weights_digest(plan.model_dir)},

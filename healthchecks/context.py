@@ -57,6 +57,7 @@ class Context:
     progress: Callable[[str, int, int], None] = lambda label, done, total: None
     torch: Callable[[], Any] = field(default=lambda: __import__("torch"))
     nvml: Callable[[], Any] = field(default=lambda: __import__("pynvml"))
+    model: Callable[[], Any] | None = None  # the caller's own bfloat16 model on the GPU, which `forward` then uses
 
     gpu: Gpu | None = None  # set by `driver`: the GPU that CUDA device 0 will be
     sums_match: bool = False  # set by `weights`: the shards' sha256, computed or recorded, are the official ones

@@ -101,6 +101,28 @@ def run(context: Context, level: str, listener: Listener, busy: str | None = Non
     return report
 
 
+def forward_alone(context: Context) -> Row:
+    """Check 7 by itself, after a run at level fast, and its row added to health.json; `finetune` calls it.
+
+    With `context.model`, the model that the caller goes on with is the one that is looked at.
+    """
+    failed: set[str] = set()
+    for name in ("driver", "weights", "forward"):
+        row = _run_one(importlib.import_module(f"healthchecks.checks.{name}"), context, failed, None)
+        if row.status == "fail":
+            break
+    try:
+        health = state.load(state.HEALTH_FILE)
+        if health is not None:
+            kept = [check for check in health["checks"] if check["name"] != row.name]
+            health |= {"checks": [*kept, asdict(row)]}
+            health |= {"state": "failed"} if row.status == "fail" else {}
+            state.write(f"{state.run_dir()}/{state.HEALTH_FILE}", health)
+    except (OSError, KeyError, TypeError, state.Unreadable):
+        pass  # there was no run of the checks, or another user's: the row is on the screen all the same
+    return row
+
+
 def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str | None) -> Row:
     name = module.NAME
     blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]

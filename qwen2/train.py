@@ -151,6 +151,14 @@ class DivergedError(RuntimeError):
     """The loss or the gradient is no longer a number; the message is a sentence for the user."""
 
 
+class StoppedError(RuntimeError):
+    """`stop` asked for the end after step `step`; `checkpoint` is where the run can be resumed."""
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped after step {step}, saved in {checkpoint}")
+        self.step, self.checkpoint = step, checkpoint
+
+
 def train(
     model: Model,
     rows: Sequence[Row],
@@ -160,21 +168,23 @@ def train(
     on_step: OnStep | None = None,
     adapter: Adapter | None = None,
     extra_files: Mapping[str, str] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train a LoRA on rows of (ids, labels), labels as ms-swift's: same length, -100 for tokens without loss.
 
     `resume` is a checkpoint-N folder of the same run; `adapter` an adapter to start from instead of PEFT's random one.
     `on_step(step, total, log)` is called after every step, with the line of logging.jsonl where one was written.
     `extra_files` (name -> text) are put into every checkpoint. With `vram_ceiling_gib` the process is held to that much
-    GPU memory from here on. ValueError for rows or settings that cannot be trained on, DivergedError when the loss is
-    no number, torch's OutOfMemoryError when the ceiling is too low for the micro-batch.
+    GPU memory from here on. `stop()` is asked after every step: true saves a checkpoint and raises StoppedError.
+    ValueError for rows or settings that cannot be trained on, DivergedError when the loss is no number, torch's
+    OutOfMemoryError when the ceiling is too low for the micro-batch.
     """
     begin = time.perf_counter()
     check_rows(rows, model)
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.clean(folder)
-    run = _Run(model, list(rows), settings, folder, dict(extra_files or {}), on_step)
+    run = _Run(model, list(rows), settings, folder, dict(extra_files or {}), on_step, stop)
     with torch.no_grad():
         run.prepare(Path(resume) if resume else None, adapter)
         return run.loop(begin)
@@ -209,9 +219,10 @@ class _Run:
         folder: Path,
         extra_files: dict[str, str],
         on_step: OnStep | None,
+        stop: Callable[[], bool] | None,
     ) -> None:
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
-        self.extra_files, self.on_step = extra_files, on_step
+        self.extra_files, self.on_step, self.stop = extra_files, on_step, stop
         self.cuda = model.device.type == "cuda"
         self.total = settings.total_steps(len(rows))
         self.fingerprint = settings.fingerprint(rows)
@@ -455,6 +466,10 @@ class _Run:
                 saved = self._save(count)
             if self.on_step:
                 self.on_step(count, self.total, line)
+            if self.stop and count < self.total and self.stop():
+                if saved is None or saved.name != f"checkpoint-{count}":
+                    saved = self._save(count)
+                raise StoppedError(count, saved)
         assert saved is not None
         return self._finish(begin, marks, saved)
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from finetune import checkpoints, standin
 from finetune.errors import DONE, FAILED, Parser, UserError
+from finetune.progress import Bar
 from finetune.settings import Settings
 from finetune.verify import alpaca, config, questions, runinfo
 from finetune.verify.engine import DEFAULT_SYSTEM, Ask, Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import DEFAULT, TRAINING, Asked, score
-from finetune.verify.progress import Bar
 from finetune.verify.questions import Question, QuestionSet
 from finetune.verify.report import data, files, terminal
 

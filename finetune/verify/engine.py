@@ -103,6 +103,14 @@ class Qwen2Engine:
             ) from None
         self.device, self.dtype, self.batch_size = device, str(dtype).removeprefix("torch."), batch_size
 
+    @classmethod
+    def of(cls, tokenizer: Any, model: Any, device: str, batch_size: int | None = None) -> Qwen2Engine:
+        """The engine on a model that this process has loaded already."""
+        engine = cls.__new__(cls)
+        engine.tokenizer, engine.model, engine.device, engine.batch_size = tokenizer, model, device, batch_size
+        engine.dtype = str(model.dtype).removeprefix("torch.")
+        return engine
+
     def memory(self) -> dict[str, float] | None:
         """Peaks of the CUDA allocator since the process began."""
         if self.device != "cuda":

@@ -48,12 +48,15 @@ def check(context: Context) -> Outcome:
     if cuda:
         cuda.reset_peak_memory_stats()
     try:
-        model = Model.load(
-            context.model_dir,
-            device,
-            torch.bfloat16,
-            progress=lambda done, total: context.progress("load", done, total),
-        )
+        if context.model is not None and device == "cuda":
+            model = context.model()
+        else:
+            model = Model.load(
+                context.model_dir,
+                device,
+                torch.bfloat16,
+                progress=lambda done, total: context.progress("load", done, total),
+            )
         outcome = _try(context, torch, model, device)
     except torch.OutOfMemoryError as error:
         assert context.gpu is not None
@@ -70,7 +73,7 @@ def check(context: Context) -> Outcome:
         if cuda:
             context.peak = (cuda.max_memory_allocated(), cuda.max_memory_reserved())
     del model
-    if cuda:
+    if cuda and context.model is None:
         cuda.empty_cache()
         context.left = (cuda.memory_allocated(), cuda.memory_reserved())
     return outcome

@@ -1,4 +1,4 @@
-"""A progress bar with the time left on a terminal, plain lines elsewhere; `cli` moves it as answers come in."""
+"""A progress bar with the time left on a terminal, plain lines elsewhere; moved by verify's answers and sft's steps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from rich.console import Console
 
 
 class Bar:
-    """`with Bar(console, total) as bar: bar.phase("..."); bar.advance(n)`. total counts answers over all phases."""
+    """`with Bar(console, total) as bar: bar.phase("..."); bar.advance(n)`. total counts answers, or other units."""
 
-    def __init__(self, console: Console, total: int, listener: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        listener: Callable[[int, int], None] | None = None,
+        unit: str = "answers",
+    ) -> None:
         """listener(done, total) is told of every step, for the busy lock's heartbeat."""
-        self.console, self.total, self.done, self.listener = console, total, 0, listener
+        self.console, self.total, self.done, self.listener, self.unit = console, total, 0, listener, unit
         self.started = time.monotonic()
         self.live: Any = None
         self.task: Any = None
@@ -43,7 +49,7 @@ class Bar:
                 transient=True,
             )
             self.live.start()
-            self.task = self.live.add_task("verify", total=self.total)
+            self.task = self.live.add_task("", total=self.total)
         return self
 
     def __exit__(
@@ -59,6 +65,21 @@ class Bar:
         else:
             self.console.print(f"{text} ...", soft_wrap=True, highlight=False, markup=False)
 
+    def detail(self, text: str) -> None:
+        """Say more of what is under way, on a terminal only: it may change many times a second."""
+        if self.live:
+            self.live.update(self.task, description=text)
+
+    def note(self, text: str) -> None:
+        """A line that stays above the bar."""
+        (self.live.console if self.live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def expect(self, total: int) -> None:
+        """Set the total, where it was not known at the start."""
+        self.total = total
+        if self.live:
+            self.live.update(self.task, total=total)
+
     def advance(self, count: int) -> None:
         """count more answers are in."""
         self.done += count
@@ -71,7 +92,7 @@ class Bar:
             used = self.said - self.started
             left = used / max(self.done, 1) * (self.total - self.done)
             self.console.print(
-                f"{self.done}/{self.total} answers, about {left:.0f} s left",
+                f"{self.done}/{self.total} {self.unit}, about {left:.0f} s left",
                 soft_wrap=True,
                 highlight=False,
                 markup=False,

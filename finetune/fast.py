@@ -1,0 +1,297 @@
+"""The fast lane behind sft.sh: rows to ids, the model into memory once, qwen2.train, PEFT checkpoints; used by train.
+
+`Lane` is the model of this process. The pipeline (check, train, verify) passes the same one on, so that the weights are
+loaded once. torch is imported in the background while the options and the data are looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune import fast_rows
+from finetune.engine_choice import Choice
+from finetune.errors import DONE, FAILED, UserError
+from finetune.progress import Bar
+from finetune.settings import Settings
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+CURVES_WAIT_S = 30.0  # for the loss curve, which is drawn beside what follows
+
+
+class Lane:
+    """The model on its device, loaded when first asked for. `settings` give the device and the ceiling."""
+
+    def __init__(self, model_dir: Path, settings: Settings) -> None:
+        self.model_dir, self.settings = model_dir, settings
+        self.device = "cpu" if settings.wants_cpu else "cuda"
+        self.seconds = 0.0  # that loading took
+        self._tokenizer: Any = None
+        self._model: Any = None
+        self._error: BaseException | None = None
+        if self.device == "cuda":
+            from qwen2.early import start_cuda
+
+            start_cuda()
+        else:
+            # Threads that spin while they wait take the cores from each other where a container shares them.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        self._import = threading.Thread(target=self._import_torch, name="import-torch", daemon=True)
+        self._import.start()
+
+    def _import_torch(self) -> None:
+        try:
+            import qwen2.generate
+            import qwen2.memory
+            import qwen2.train  # noqa: F401 - the three are what follows
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, which needs no torch."""
+        if self._tokenizer is None:
+            from qwen2.chat import Tokenizer
+
+            self._tokenizer = _loaded(self.model_dir, lambda: Tokenizer(self.model_dir))
+        return self._tokenizer
+
+    def torch(self) -> Any:
+        """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
+        self._import.join()
+        if self._error is not None:
+            raise UserError(
+                f"torch cannot be imported ({type(self._error).__name__}: {self._error}); "
+                "undo what was installed or mounted over /opt/venv",
+                FAILED,
+            )
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
+                "MIRROR_DEVICE=cpu does without",
+                FAILED,
+            )
+        return torch
+
+    def model(self, progress: Callable[[int, int], None] | None = None) -> Any:
+        """The base model: bfloat16 on CUDA, float32 on a CPU. UserError when it cannot be loaded."""
+        if self._model is None:
+            torch = self.torch()
+            from qwen2.model import Model
+
+            begin = time.perf_counter()
+            ceiling = self.settings.vram_ceiling_gib
+            if self.device == "cuda" and ceiling > 0:
+                total = torch.cuda.get_device_properties(0).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, ceiling * 2**30 / total))
+            dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+            try:
+                self._model = _loaded(self.model_dir, lambda: Model.load(self.model_dir, self.device, dtype, progress))
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"the weights do not fit into the GPU memory that is free under VRAM_CEILING_GIB={ceiling:g}; "
+                    "end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
+                    FAILED,
+                ) from None
+            self.seconds = time.perf_counter() - begin
+        return self._model
+
+    def ceiling_gib(self) -> float:
+        """GiB that this process may reserve: the ceiling, or what is free where that is less."""
+        torch = self.torch()
+        free, _ = torch.cuda.mem_get_info()
+        possible = (free + torch.cuda.memory_reserved()) / 2**30
+        ceiling = self.settings.vram_ceiling_gib
+        return min(ceiling, possible) if ceiling > 0 else possible
+
+
+def _loaded(model_dir: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{model_dir}: cannot be loaded: {error}; `healthcheck startup` looks at every file") from None
+
+
+@dataclass
+class Ended:
+    """How a run of the fast lane ended: the exit code, why when it is not 0, and figures for run.json."""
+
+    code: int
+    why: str = ""
+    figures: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Request:
+    """What is to be trained: everything that train.Plan knows and the fast lane needs."""
+
+    name: str
+    folder: Path
+    choice: Choice
+    rows: fast_rows.Rows
+    args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
+    resume: Path | None = None
+    wait: bool = False
+
+
+def train(lane: Lane, request: Request) -> Ended:
+    """Train; checkpoints, logging.jsonl and images/ come into the folder. UserError before the first step only.
+
+    A stop signal saves a checkpoint after the step in hand and ends with 128 + its number.
+    """
+    from rich.console import Console
+
+    from finetune.job import job
+
+    console = Console(stderr=True)
+    with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar, Stop() as stop:
+        bar.listener = held.step
+        bar.phase(f"loading {lane.model_dir.name} on {'the CPU' if lane.device == 'cpu' else 'the GPU'}")
+        model = lane.model(lambda done, total: bar.detail(f"loading the weights, {100 * done // total} %"))
+        settings, plan = fit(lane, model, request)
+        print(plan, file=sys.stderr)
+        return _train(lane, model, settings, request, bar, stop)
+
+
+def fit(lane: Lane, model: Any, request: Request) -> tuple[Any, str]:
+    """(TrainSettings that fit into the memory, the plan in one line)."""
+    from dataclasses import replace
+
+    from qwen2 import memory
+    from qwen2.train import TrainSettings
+
+    try:
+        settings = TrainSettings(**request.choice.train)
+        rows = request.rows.rows
+        steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
+        if lane.device == "cpu":
+            return settings, f"plan: {steps}, {request.rows.in_one_line()}"
+        ceiling = lane.ceiling_gib()
+        planned = memory.plan(model.config, settings, rows, ceiling)
+    except ValueError as error:
+        raise UserError(f"{request.name}: {error}") from None
+    settings = replace(
+        settings,
+        recompute=planned.recompute,
+        micro_batch_tokens=planned.micro_batch_tokens,
+        vram_ceiling_gib=lane.settings.vram_ceiling_gib or None,
+    )
+    parts = f"parts of {planned.micro_batch_tokens} tokens" if planned.micro_batch_tokens else "each in one piece"
+    again = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}[planned.recompute]
+    return settings, (
+        f"plan: {steps}, {parts}, {again} recomputed, about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; "
+        f"{request.rows.in_one_line()}"
+    )
+
+
+def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop) -> Ended:
+    torch = lane.torch()
+    from qwen2.train import DivergedError, StoppedError
+    from qwen2.train import train as run
+
+    bar.expect(settings.total_steps(len(request.rows.rows)))
+    bar.phase("training")
+    begun = 0
+
+    def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
+        nonlocal begun
+        bar.advance(step - begun)
+        begun = step
+        if log:
+            bar.note(f"step {step}/{total}, loss {log['loss']:.4f}")
+
+    stop.at_steps = True
+    try:
+        result = run(
+            model,
+            request.rows.rows,
+            settings,
+            request.folder,
+            resume=request.resume,
+            on_step=on_step,
+            extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
+            stop=lambda: stop.number is not None,
+        )
+    except StoppedError as error:
+        number = stop.number or signal.SIGTERM
+        return Ended(128 + number, f"stopped by {signal.Signals(number).name} at step {error.step}")
+    except DivergedError as error:
+        return Ended(FAILED, str(error))
+    except ValueError as error:
+        return Ended(FAILED, str(error))
+    except torch.OutOfMemoryError:
+        peak = torch.cuda.max_memory_reserved() / 2**30
+        return Ended(
+            FAILED,
+            f"the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={lane.settings.vram_ceiling_gib:g}: lower "
+            "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
+        )
+    except OSError as error:
+        return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
+    finally:
+        stop.at_steps = False
+    figures: dict[str, Any] = {
+        "loss_of_last_step": round(result.losses[-1], 5),
+        "setup_seconds": round(result.setup_seconds, 3),
+        "loop_seconds": round(result.seconds, 3),
+        "load_seconds": round(lane.seconds, 3),
+        "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
+        "tokens": result.tokens,
+    }
+    if lane.device == "cuda":
+        figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
+        figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
+    return Ended(DONE, figures=figures)
+
+
+class Stop:
+    """Stop signals while it is open: noted during steps, and as an exception that ends the run at any other time."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.at_steps = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._take) for number in STOPPING}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: object) -> None:
+        if self.at_steps and self.number is None:
+            self.number = number
+            print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr)
+        elif not self.at_steps:
+            raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def curves(folder: Path, tensorboard: bool) -> Iterator[None]:
+    """Draw the loss curve beside what runs inside, in a process of its own: matplotlib takes a second to import."""
+    words = [sys.executable, "-m", "finetune.curves", str(folder), *([] if tensorboard else ["--no-tensorboard"])]
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        try:
+            process.wait(CURVES_WAIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            print(f"note: {folder}: the loss curve was given up after {CURVES_WAIT_S:g} s", file=sys.stderr)

@@ -1,0 +1,115 @@
+"""Check, fine-tune, prove in one process, so that the weights are loaded once; finetune.sh runs it.
+
+The start-up checks of this script leave the forward pass out (`# health: fast` in finetune.sh): it is run here, on the
+model that then trains and answers. With ms-swift as the engine, it is left to `healthcheck startup`, and sft and verify
+follow one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune import train
+from finetune.errors import DONE, FAILED, UserError, run_main
+from finetune.fast import Lane
+from finetune.swift_args import tidy
+from finetune.verify import cli as verify
+from finetune.verify.engine import Qwen2Engine
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The words of finetune.sh: `sft --config FILE --verify-config FILE OPTION...`; the exit code."""
+    name, *words = sys.argv[1:] if argv is None else argv
+    words, _ = tidy(words)
+    parser = train.parser(name)
+    parser.prog = "finetune.sh"
+    parser.add_argument(
+        "--verify-config", type=Path, metavar="FILE", help="another YAML file of questions and thresholds"
+    )
+    options, rest = parser.parse_known_args(words)
+    begin = time.monotonic()
+    plan = train.prepare(name, options, rest)
+    if plan is None:
+        return DONE
+    proof = [*(["--config", str(options.verify_config)] if options.verify_config else [])]
+    if not plan.choice.is_fast:
+        return _one_after_the_other(plan, options, proof)
+    code = _in_one(plan, options, proof)
+    print(f"finetune: {time.monotonic() - begin:.1f} s for the forward check, training and verdict", file=sys.stderr)
+    return code
+
+
+def _in_one(plan: train.Plan, options: Any, proof: list[str]) -> int:
+    from finetune.job import job
+
+    lane = Lane(plan.model_dir, plan.settings)
+    try:
+        with job("finetune", wait=options.wait or None):
+            if _level() == "full":
+                _check_forward(lane)
+            code = train.run(plan, options, lane)
+            if code != DONE:
+                return code
+            adapter = train.find_adapter(plan.folder)
+            return verify.main([*proof, "--adapter", str(adapter)], lambda *settings: _engine(lane, settings[-1]))
+    except UserError:
+        if plan.checkpoint is None:
+            plan.discard_folder()
+        raise
+
+
+def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
+    """verify's engine on the model that has just been trained on; its figures of memory begin anew."""
+    if lane.device == "cuda":
+        torch = lane.torch()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return Qwen2Engine.of(lane.tokenizer, lane.model(), lane.device, batch_size)
+
+
+def _check_forward(lane: Lane) -> None:
+    """The start-up check `forward` on this process's model, and its row in health.json. UserError when it fails."""
+    from healthchecks import show, startup
+    from healthchecks.context import BadSetting, Context
+
+    try:
+        context = Context.from_env()
+    except BadSetting as error:
+        raise UserError(str(error)) from None
+    context.torch = lane.torch
+    if lane.device == "cuda":
+        context.model = lane.model
+    row = startup.forward_alone(context)
+    print(show.line(row), file=sys.stderr)
+    if row.status == "fail":
+        raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
+
+
+def _one_after_the_other(plan: train.Plan, options: Any, proof: list[str]) -> int:
+    """ms-swift in a process of its own, then verify in this one."""
+    if _level() == "full":
+        done = subprocess.run(["healthcheck", "startup", "--level", "full"], stdout=sys.stderr, check=False)
+        if done.returncode:
+            plan.discard_folder()
+            raise UserError(
+                "finetune was not started, because a start-up check failed (above, with its remedy); "
+                "HEALTH_LEVEL=off starts it all the same",
+                FAILED,
+            )
+    code = train.run(plan, options)
+    if code != DONE:
+        return code
+    return verify.main([*proof, "--adapter", str(train.find_adapter(plan.folder))])
+
+
+def _level() -> str:
+    return os.environ.get("HEALTH_LEVEL") or "full"
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
