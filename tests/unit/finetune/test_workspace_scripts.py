@@ -43,6 +43,8 @@ def run(tmp_path, monkeypatch):
         ("sft_mixed.sh", "finetune.train sft_mixed --config {0}/configs/sft_mixed.yaml"),
         ("infer.sh", "finetune.infer --config {0}/configs/infer.yaml"),
         ("verify.sh", "finetune.verify --config {0}/configs/verify.yaml"),
+        ("merge.sh", "finetune.merge --questions {0}/questions"),
+        ("serve.sh", "finetune.serve --config {0}/configs/serve.yaml"),
         (
             "finetune.sh",
             "finetune.pipeline sft --config {0}/configs/sft.yaml --verify-config {0}/configs/verify.yaml",
