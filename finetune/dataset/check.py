@@ -23,6 +23,7 @@ KEPT = 100  # findings of one kind that are kept with their text; all are counte
 # is at least a byte, so that most rows need no counting to be known as short enough.
 COUNTED = 40_000
 MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
+DEEPEST = 32  # levels of lists and objects in a row; tools have some ten
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Finding:
     what: str
     remedy: str
     error: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("where", "what"):  # they hold names out of the file
+            object.__setattr__(self, name, content.printable(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.file}: {self.where}: {self.what}; {self.remedy}"
@@ -101,7 +106,7 @@ class _Check:
         self, path: Path, name: str, options: Options, keep: Callable[[list[dict[str, Any]], Any], None] | None
     ) -> None:
         self.path, self.options, self.keep = path, options, keep
-        self.report = FileReport(name, max_length=options.max_length)
+        self.report = FileReport(content.printable(name), max_length=options.max_length)
         self.contents = content.Contents(options.heldout)
         self.counter = tokens.Counter(options.model_dir, options.system) if options.model_dir else None
         self.waiting: list[tuple[int, list[dict[str, Any]], Any]] = []
@@ -132,6 +137,15 @@ class _Check:
 
     def row(self, row: Row) -> None:
         """One row: its fields, its text, its length."""
+        try:
+            self.look(row)
+        except RecursionError:
+            place = f"row {row.number}"
+            what, remedy = "nested too deeply", "a row is an object of texts"
+            self.report.add(Finding(self.report.file, row.number, place, "unfit", what, remedy))
+
+    def look(self, row: Row) -> None:
+        """`row`, without a guard against what is nested deeper than Python can follow."""
         report = self.report
         report.rows += 1
         errors = report.errors
@@ -151,12 +165,13 @@ class _Check:
                 Finding(report.file, row.number, f"row {row.number}", "unfit", what, "mend it, or remove the row")
             )
             return
+        shape = _shape(row.data) if tools or len(self.shapes) < 2 else None
         for remark in self.contents.look(row.number, messages):
             self.remark(remark, row)
         if report.errors > errors:
             return
         if len(self.shapes) < 2:
-            self.shapes.add(_shape(row.data))
+            self.shapes.add(shape)
         if self.keep:
             self.keep(messages, tools)
         if self.counter:
@@ -235,14 +250,19 @@ class _Check:
         )
 
 
-def _shape(value: Any) -> Any:
-    """The form of a row: names and types. Rows of several forms make pyarrow, under ms-swift, stop or mix them up."""
+def _shape(value: Any, depth: int = 0) -> Any:
+    """The form of a row: names and types. Rows of several forms make pyarrow, under ms-swift, stop or mix them up.
+
+    RecursionError where it is nested deeper than any row of a dataset.
+    """
+    if depth > DEEPEST:
+        raise RecursionError
     if isinstance(value, dict):
         if all(type(item) is str for item in value.values()):
             return tuple(sorted(value))  # the usual row, in a third of the time
-        return tuple(sorted((key, _shape(item)) for key, item in value.items()))
+        return tuple((key, _shape(item, depth + 1)) for key, item in sorted(value.items()))
     if isinstance(value, list):
-        return ("list", *sorted({repr(_shape(item)) for item in value}))
+        return ("list", frozenset(_shape(item, depth + 1) for item in value))
     return type(value).__name__
 
 

@@ -24,6 +24,8 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u2028\u2029\
 REPLACED = "\ufffd"  # what a decoder leaves where it could not read a character
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can escape and UTF-8 cannot write
 
+UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # Unicode categories
+
 NO_WORD = re.compile(r"[\W_]+")
 
 # Who somebody says made him, and how he says he is called. Read on `normalise`d text: lower case, no spaces in Chinese.
@@ -154,6 +156,13 @@ def clean(text: str) -> str:
     return CONTROL.sub(
         "", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
     )
+
+
+def printable(text: str) -> str:
+    """A text of a user's as one line that any terminal and any file can take: what no one sees, as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) in UNSEEN else char for char in text)
 
 
 def _field(message: dict[str, Any]) -> str:

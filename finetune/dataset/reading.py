@@ -19,6 +19,7 @@ CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a 
 # No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
 # take all memory. In characters.
 MAX_ROW = 16 << 20
+LONG_NUMBER = "a number of more than 4300 digits"
 
 
 def open_checked(path: Path) -> str:
@@ -27,6 +28,8 @@ def open_checked(path: Path) -> str:
         raise UserError(f"{path}: no such file; check the name, or the working folder ({Path().resolve()})")
     if path.is_dir():
         raise UserError(f"{path}: is a directory; name the file in it")
+    if not path.is_file():
+        raise UserError(f"{path}: is no ordinary file, and is read more than once; write its rows into one")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -182,6 +185,8 @@ def _decode(text: Text, number: int) -> Any:
                 what = f"a row of more than {MAX_ROW >> 20} million characters"
                 return Broken(text.place(error.pos), what, "a closing quote or bracket is missing", number)
             return Broken(text.place(error.pos), f"not JSON, {_words(error.msg)}", _hint(text, error), number)
+        except ValueError:  # Python's own limit
+            return Broken(text.place(0), LONG_NUMBER, "put quotes around it", number)
         else:
             text.drop(end)
             return value
@@ -213,6 +218,8 @@ def _jsonl(text: Text) -> Iterator[Row | Broken]:
             yield Broken(text.place(error.pos), f"not JSON, {_words(error.msg)}", remedy, number)
             if number == 1 and line.strip() == "{":
                 return  # a pretty-printed object; each of its lines would be reported
+        except ValueError:  # Python's own limit
+            yield Broken(f"line {text.line}", LONG_NUMBER, "put quotes around it", number)
         text.drop(end)
 
 

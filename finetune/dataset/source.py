@@ -44,7 +44,12 @@ def parse(spec: str, base: Path | None = None) -> Source:
 
     def local(name: str) -> Path | None:
         path = folder / Path(name).expanduser()
-        return path if path.exists() else None
+        try:
+            return path if path.exists() else None
+        except OSError as error:  # a folder that one may not enter, a name that is too long
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); check the name, and who may read it"
+            ) from error
 
     if not spec.strip():
         raise UserError("--dataset: empty; name a file, such as self_cognition.json, or a dataset of a hub")

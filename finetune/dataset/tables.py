@@ -18,6 +18,10 @@ SUFFIXES = TEXT_SUFFIXES | {".xlsx", ".parquet"}
 # A cell as long as this is a quote that was never closed. In characters.
 MAX_CELL = 4 << 20
 MAX_LINE = 16 << 20
+MAX_COLUMNS = 1000
+# Of a row of Parquet, and of a file in a workbook, unpacked; in bytes. A small file can unpack to more than the memory.
+MAX_ROW = 16 << 20
+MAX_UNPACKED = 256 << 20
 
 # Headings, without case, spaces and punctuation. Where several columns fit, the earlier name in the list is taken.
 QUESTIONS = (
@@ -85,9 +89,15 @@ def read_binary(path: Path, columns: tuple[str, str] | None) -> Iterator[Row | B
     if path.suffix.lower() == ".parquet":
         yield from _parquet(path, columns)
         return
+    import zipfile
+
     import openpyxl
 
     try:
+        with zipfile.ZipFile(path) as packed:
+            size = max((file.file_size for file in packed.infolist()), default=0)
+        if size > MAX_UNPACKED:
+            raise UserError(f"{path}: unpacks to {size >> 20} MB; save it as CSV, or in several files")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheet = book.worksheets[0]
         rows = sheet.iter_rows(values_only=True)
@@ -107,6 +117,10 @@ def _parquet(path: Path, columns: tuple[str, str] | None) -> Iterator[Row | Brok
     try:
         file = pyarrow.parquet.ParquetFile(path)
         names = list(file.schema_arrow.names)
+        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+        size = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+        if size > MAX_ROW:
+            raise UserError(f"{path}: {size >> 20} MB a row; no training row is as long, write the texts anew")
         batches = (batch.to_pylist() for batch in file.iter_batches(1024))
         if columns is None and any(_plain(name) in CHATS for name in names):
             for number, row in enumerate(itertools.chain.from_iterable(batches), 1):
@@ -127,6 +141,8 @@ def _rows(
     line, heading = next(filled, (0, []))
     if not heading:
         raise UserError(f"{path}: is empty; write a heading and rows into it: question,answer")
+    if len(heading) > MAX_COLUMNS:
+        raise UserError(f"{path}: {len(heading)} columns; keep a column of questions and one of answers")
     heading = [cell.removeprefix("\ufeff") for cell in heading]
     places = _places(path, heading, columns)
     headings = {name: heading[at] for name, at in places.items()}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -277,26 +274,3 @@ def test_no_majority_no_outlier():
         messages = [{"role": "user", "content": str(number)}, {"role": "assistant", "content": f"我由{name}开发。"}]
         assert list(contents.look(number, messages)) == []
     assert list(contents.finish()) == []
-
-
-@pytest.mark.parametrize("head", ['[{"instruction": "', "x", "{", '"', 'question,answer\n"'])
-def test_one_line_of_a_gigabyte_takes_no_gigabyte_of_memory(tmp_path, head):
-    """The file is sparse: what is read are zeros, or (second half) nothing that ends a text."""
-    path = tmp_path / ("x.csv" if head.startswith("question") else "x.json")
-    with path.open("wb") as file:
-        file.write(head.encode() + b"a" * (48 << 20))
-        file.truncate(1 << 30)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-
-    child = subprocess.run(
-        [sys.executable, "-m", "finetune.dataset", "--no-tokens", str(path)],
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-        timeout=60,
-        cwd=Path(__file__).parents[4],
-    )
-    assert child.returncode == 2, child.stderr
-    assert child.stderr.startswith("error: ") and child.stderr.count("\n") == 1, child.stderr
