@@ -1,0 +1,45 @@
+"""550 rows of 20 to 600 tokens for the mixed run's times: `python bench/mixed_rows.py OUT.json`; words drawn at random."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+WORDS = [
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+]
+
+
+def main() -> None:
+    """500 rows of random length, and 50 short ones, as JSON."""
+    draw = random.Random(0)
+    lengths = [draw.randint(20, 600) for _ in range(500)] + [46] * 50
+    rows = []
+    for number, length in enumerate(lengths):
+        words = [draw.choice(WORDS) for _ in range(max(4, length - 22))]  # a word is a token, 22 are the template's
+        cut = max(1, len(words) // 3)
+        rows.append({"instruction": f"{number} {' '.join(words[:cut])}", "input": "", "output": " ".join(words[cut:])})
+    Path(sys.argv[1]).write_text(json.dumps(rows, indent=0), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
