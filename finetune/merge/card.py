@@ -20,6 +20,7 @@ def write(
     base: Path,
     base_digest: str | None,
     standin: bool,
+    dtype: str,
     adapter: Path,
     record: dict[str, Any],
     lora: dict[str, Any],
@@ -36,7 +37,7 @@ def write(
     if standin:
         lines += ["**Made from the stand-in**, a tiny model for tests: these are not the weights of Qwen2.5-7B.", ""]
     lines += [
-        f"A LoRA adapter merged into {'the stand-in' if standin else BASE}: bfloat16 weights, no adapter needed.",
+        f"A LoRA adapter merged into {'the stand-in' if standin else BASE}: {dtype} weights, no adapter needed.",
         "",
     ]
     rows = {

@@ -26,7 +26,6 @@ OURS = (
     "adapters",
     "merge_lora",
     "output_dir",
-    "torch_dtype",
     "device_map",
     "to_peft_format",
     "quant_method",
@@ -43,9 +42,9 @@ def parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
-        epilog="""The folder holds weights (safetensors, bfloat16), tokenizer, LICENSE, a model card and SHA256SUMS.
+        epilog="""The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.
 Exit code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: unusable input, no room.
-Every other option is `swift export`'s: --max_shard_size 2GB""",
+Every other option is `swift export`'s: --max_shard_size 2GB, --torch_dtype float32 (not rounded, twice the size)""",
     )
     p.add_argument(
         "--adapter", metavar="DIR|newest", help="a checkpoint or a run's folder (default: the newest); also as ADAPTER"
@@ -81,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (base / "config.json").is_file():
         raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
     target = (options.output or adapter.with_name(f"{adapter.name}-merged")).expanduser().absolute()
-    weights = room.weights_bytes(base)
+    is_standin = standin.is_standin(base)
+    dtype = choose_dtype(args, is_standin)
+    weights = room.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
     room.require_target(target)
     room.require_disk(target, weights)
     args.set("model", str(base))
@@ -98,17 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"merge: --device cuda: {why}; free the GPU, or leave --device out", FAILED)
     if device == "cpu":
         room.require_memory(weights, not options.no_check)
-    if standin.is_standin(base):
+    if is_standin:
         print(standin.notice(base), file=sys.stderr)
     print(f"merging {adapter} into {base} on {device} ({why})", file=sys.stderr, flush=True)
 
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    system, is_standin = run.system or DEFAULT_SYSTEM, standin.is_standin(base)
+    system = run.system or DEFAULT_SYSTEM
     with folder.temporary(target) as place:
         model = place / target.name
         export(args, model, place / "log", device, options.wait)
-        folder.complete(model, base, _object(adapter / "args.json") or run.settings)
+        folder.complete(model, base, dtype, _object(adapter / "args.json") or run.settings)
         fault = checkpoints.problem(model)
         if fault:
             raise UserError(f"merge: ms-swift left no whole model: {fault}; try again", FAILED)
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             base=base,
             base_digest=folder.sha256(sums) if sums.is_file() else None,
             standin=is_standin,
+            dtype=dtype,
             adapter=adapter,
             record=_object(run.folder / "run.json"),
             lora=_object(adapter / "adapter_config.json"),
@@ -146,6 +148,18 @@ def find_adapter(name: str, settings: Settings) -> Path:
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"{path}: a full model, not an adapter, so there is nothing to merge")
     return path.absolute()
+
+
+def choose_dtype(args: Arguments, is_standin: bool) -> str:
+    """The number format of the merged weights, which is set in `args`.
+
+    bfloat16, as the base's are stored; the stand-in, which runs on CPUs in float32, is not rounded and keeps float32.
+    """
+    dtype = (args.get("torch_dtype") or ["float32" if is_standin else "bfloat16"])[0]
+    if dtype not in ("bfloat16", "float32"):
+        raise UserError(f"merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded")
+    args.set("torch_dtype", dtype)
+    return dtype
 
 
 def _questions() -> Path:
@@ -184,7 +198,6 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
 
     args.set("merge_lora", "true")
     args.set("output_dir", str(model))
-    args.set("torch_dtype", "bfloat16")  # as the base's weights are stored
     args.set("device_map", "cuda:0" if device == "cuda" else "cpu")
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

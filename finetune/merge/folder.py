@@ -67,11 +67,20 @@ def _locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def complete(model: Path, base: Path, adapter_args: dict[str, Any]) -> None:
-    """Put the base's own small files in place of those that ms-swift wrote, and keep of args.json what is needed."""
+def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) -> None:
+    """Put the base's own small files in place of those that ms-swift wrote, and keep of args.json what is needed.
+
+    config.json is the base's byte for byte, unless `dtype` (of the weights) is another than it says.
+    """
     for name in SHARED:
         if (base / name).is_file():
             shutil.copyfile(base / name, model / name)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if config.get("torch_dtype", config.get("dtype")) != dtype:
+        config.pop("dtype", None)
+        (model / "config.json").write_text(
+            json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n", encoding="utf-8"
+        )
     if '"chat_template"' in (base / "tokenizer_config.json").read_text(encoding="utf-8"):
         (model / "chat_template.jinja").unlink(missing_ok=True)  # the same text, once
     kept = {key: adapter_args[key] for key in KEPT_ARGUMENTS if adapter_args.get(key) is not None}

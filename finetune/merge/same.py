@@ -3,7 +3,8 @@
 "Same" means the same tokens. Merging rounds every changed weight to bfloat16 once more, so that on the real weights two
 nearly equal tokens may change places; an answer that differs is then allowed only where, at the first token that
 differs, the merged model itself holds the adapter's token to be nearly as good as its own (NEAR_TIE). A wrong merge
-(the wrong scale, a layer left out, another adapter) prefers its own by far more. On the stand-in no answer may differ.
+(the wrong scale, a layer left out, another adapter) prefers its own by far more. On the stand-in, which is merged in
+float32, no answer may differ.
 """
 
 from __future__ import annotations
