@@ -3,8 +3,8 @@
     python bench/plan_fit.py measure MODEL_DIR OUT.json [--only swift|fast]   ms-swift's own trainer, and the fast lane
     python bench/plan_fit.py fit OUT.json                                     constants by least squares, and the table
 
-MODEL_DIR holds the model (random weights of the 7B shape do). ms-swift's model loading, adapter, collator and trainer run
-as `swift sft` runs them; only the rows are made up, so that each setting has one length. Progress goes to stderr.
+MODEL_DIR holds the model (random weights of the 7B shape do). ms-swift's model loading, adapter, collator and trainer
+run as `swift sft` runs them; only the rows are made up, so that each setting has one length. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def note(text: str) -> None:
 
 
 def made_rows(tokens: int, rows: int, padded: bool, vocabulary: int) -> list[dict[str, Any]]:
-    """Rows of random ids as ms-swift's template encodes them. Padded: one of full length, the others a little shorter."""
+    """Rows of random ids as ms-swift's template encodes them. Padded: one of full length, the others a bit shorter."""
     draw = random.Random(0)
     found = []
     for number in range(rows):
@@ -106,10 +106,12 @@ def pipeline(model_dir: str) -> Any:
 
     on_gpu = __import__("torch").cuda.is_available()
     words = [
-        "--model", model_dir, "--model_type", "qwen2", "--template", "qwen2_5", "--tuner_type", "lora", "--check_model", "false",
+        "--model", model_dir, "--model_type", "qwen2", "--template", "qwen2_5", "--tuner_type", "lora",
+        "--check_model", "false",
         "--torch_dtype", "bfloat16" if on_gpu else "float32", "--lora_rank", str(RANK), "--lora_alpha", "32",
         "--target_modules", "all-linear", "--max_length", "2048", "--dataset", str(dataset_file()),
-        "--lazy_tokenize", "true", "--dataloader_num_workers", "0", "--output_dir", tempfile.mkdtemp(), "--add_version", "false",
+        "--lazy_tokenize", "true", "--dataloader_num_workers", "0", "--output_dir", tempfile.mkdtemp(),
+        "--add_version", "false",
         "--report_to", "none", "--save_strategy", "no", "--learning_rate", "1e-4", "--logging_steps", "1",
     ]  # fmt: skip
     sft = SwiftSft(words)
@@ -245,6 +247,74 @@ def measure(args: argparse.Namespace) -> None:
         gc.collect()
 
 
+def setting_of(row: dict[str, Any]) -> tuple[Any, bool, bool]:
+    """A measured setting as finetune.plan.memory takes it: the micro-batch, checkpointing, liger."""
+    from finetune.plan.memory import Micro
+
+    return Micro(row["tokens"], row["rows"], row["kept"], row["padded"]), row["checkpointing"], row["liger"]
+
+
+def fit(args: argparse.Namespace) -> None:
+    """The constants that make least squares of predicted / measured - 1, and how far each setting is off.
+
+    Too little counts three times as much as too much: a prediction that is too low ends a run.
+    """
+    from scipy.optimize import least_squares
+
+    from finetune.plan import memory
+
+    found = json.loads(Path(args.out).read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(found["shape"]))
+        shape = memory.Config.from_dir(folder)
+    rows = [row for row in found["swift"] if "reserved_gib" in row]
+    adapter = memory.Adapter(RANK)
+
+    def errors(constants: Any) -> list[float]:
+        fitted = memory.Fitted(*constants)
+        return [memory.peak_gib(shape, adapter, *setting_of(row), fitted) / row["reserved_gib"] - 1 for row in rows]
+
+    def weighted(constants: Any) -> list[float]:
+        return [error * (3 if error < 0 else 1) for error in errors(constants)]
+
+    start = [0.4, 1.0, 1.0, 1.5, 1.5, 12.0, 8.0, 2.0]
+    low, high = [0.0, 0.5, 0.5, 0.0, 0.0, 2.0, 0.0, 0.0], [2.0, 2.0, 2.0, 9.0, 9.0, 30.0, 60.0, 30.0]
+    best = least_squares(weighted, start, bounds=(low, high), x_scale=start, xtol=1e-12)
+    for name, value in zip(memory.Fitted.__dataclass_fields__, best.x, strict=True):
+        print(f"    {name}={value:.3f},")
+    table(found, rows, [errors(best.x), errors(list(vars(memory.FITTED).values()))], shape)
+
+
+def table(found: dict[str, Any], rows: list[dict[str, Any]], both: list[list[float]], shape: Any) -> None:
+    """The table of docs/plan.md: measured, predicted with the constants that are in the code, and with the new fit."""
+    from finetune.plan.speed import micro_batch_seconds
+
+    print(f"\n{found['device']}, torch {found['torch']}, {found['date']}\n")
+    print(
+        "| checkpointing | liger | tokens | rows | padded | allocated | reserved | predicted | off | ms | predicted |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row, new, old in zip(rows, *both, strict=True):
+        words = ["yes" if row[name] else "no" for name in ("checkpointing", "liger", "padded")]
+        speed = micro_batch_seconds(shape, row["tokens"] * row["rows"], row["checkpointing"], row["liger"]) * 1000
+        print(
+            f"| {words[0]} | {words[1]} | {row['tokens']} | {row['rows']} | {words[2]} | {row['allocated_gib']:.2f} "
+            f"| {row['reserved_gib']:.2f} | {row['reserved_gib'] * (1 + old):.2f} | {old * 100:+.1f} % "
+            f"| {row['ms_per_micro_batch']:.0f} | {speed:.0f} | new fit {new * 100:+.1f} %"
+        )
+    for name, errors in zip(("new fit", "the code"), both, strict=True):
+        print(f"\n{name}: {min(errors) * 100:+.2f} to {max(errors) * 100:+.2f} % of {len(errors)} settings")
+    print("\n| recompute | tokens | rows | steps | allocated | reserved | estimate | off |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in found.get("fast", []):
+        if "reserved_gib" in row:
+            off = row["estimate_gib"] / row["reserved_gib"] - 1
+            print(
+                f"| {row['recompute']} | {row['tokens']} | {row['rows']} | {row['steps']} | {row['allocated_gib']:.2f} "
+                f"| {row['reserved_gib']:.2f} | {row['estimate_gib']:.2f} | {off * 100:+.1f} % |"
+            )
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -255,6 +325,9 @@ def main() -> None:
     measuring.add_argument("--only", choices=["swift", "fast"])
     measuring.add_argument("--tiny", action="store_true", help="a few short settings, to try the script on a CPU")
     measuring.set_defaults(run=measure)
+    fitting = commands.add_parser("fit")
+    fitting.add_argument("out")
+    fitting.set_defaults(run=fit)
     args = parser.parse_args()
     if getattr(args, "tiny", False):
         global GROUPS, FAST

@@ -1,0 +1,44 @@
+"""What the fast lane would choose for the same data; called by the command. Imports torch, hence only when needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen2.config import Config
+
+SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
+
+
+@dataclass(frozen=True)
+class FastPlan:
+    """qwen2.memory's choice. `micro_batch_tokens` None: a batch in one piece. Seconds are of a step, on an H100."""
+
+    recompute: str
+    micro_batch_tokens: int | None
+    peak_gib: float
+    seconds_per_step: float
+
+
+def plan_fast(
+    shape: Config, lengths: Sequence[int], batch: int, ceiling_gib: float, rank: int = 8, dropout: float = 0.05
+) -> FastPlan | str:
+    """The plan, or in words why there is none. All tokens count as if they carried loss."""
+    from qwen2 import memory
+    from qwen2.batches import MS_FLOOR, MS_PER_TOKEN, plan_steps
+    from qwen2.train import TrainSettings
+
+    settings = TrainSettings(num_train_epochs=1, batch_size=batch, lora_rank=rank, lora_dropout=dropout)
+    some = lengths if len(lengths) <= SAMPLE else [max(lengths), *random.Random(0).sample(list(lengths), SAMPLE - 1)]
+    rows = [(range(length), range(length)) for length in some]
+    try:
+        found = memory.plan(shape, settings, rows, ceiling_gib)
+    except ValueError as error:
+        return str(error)
+    steps = plan_steps(rows, settings.total_steps(len(rows)), batch, settings.data_seed, None, found.micro_batch_tokens)
+    again = 4 / 3 if found.recompute == "layer" else 1.0  # the forward pass runs twice
+    milliseconds = sum(max(MS_FLOOR, MS_PER_TOKEN * micro.tokens) * again for step in steps for micro in step.micros)
+    return FastPlan(
+        found.recompute, found.micro_batch_tokens, round(found.peak_gib, 2), milliseconds / len(steps) / 1000
+    )

@@ -1,0 +1,127 @@
+"""The memory and time that ms-swift's LoRA training takes, from the model's shape; called by swift.py, fitted by bench.
+
+What autograd keeps is counted tensor by tensor, as ms-swift 4.6, transformers 5 and peft 0.20 run it: bfloat16 weights,
+float32 adapter, autocast, sdpa attention, LoRA dropout on. `FITTED` holds what counting cannot give; bench/plan_fit.py
+measures it (docs/plan.md). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen2.config import Config
+
+GIB = 2**30
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# bitsandbytes NF4 with blocks of 64 and double quantization: 4 bits, 8 for a block's scale, and 32 for 256 of those.
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Constants from measurements."""
+
+    overhead_gib: float  # cuBLAS workspaces, buffers, what the allocator reserves beyond what is in use
+    kept: float  # measured / counted bytes that wait for the backward pass, without liger
+    kept_liger: float  # the same with liger
+    passing: float  # bytes of a layer that comes and goes, in units of what it keeps; for checkpointing
+    passing_liger: float
+    logit_bytes: float  # of each logit: bfloat16 and float32 copies, log-softmax, gradients
+    logit_bytes_liger: float  # of each hidden value at a position with a loss, in chunks of the same size
+    mask_bytes: float  # a layer's attention mask, of each pair of positions, where rows are padded
+
+
+FITTED = Fitted(
+    overhead_gib=0.35,
+    kept=1.0,
+    kept_liger=1.0,
+    passing=1.5,
+    passing_liger=1.2,
+    logit_bytes=12.0,
+    logit_bytes_liger=8.0,
+    mask_bytes=2.0,
+)
+
+
+@dataclass(frozen=True)
+class Micro:
+    """The micro-batch that decides: `rows` rows padded to `width` tokens, `kept` positions of them with logits."""
+
+    width: int
+    rows: int
+    kept: int
+    padded: bool  # rows of several lengths: a mask, and keys and values repeated for each query head
+
+    @property
+    def tokens(self) -> int:
+        """Positions, padding included."""
+        return self.width * self.rows
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is trained: LoRA of that rank on these linears, with the base at `bits` bits (None: bfloat16)."""
+
+    rank: int = 8
+    targets: Sequence[str] = TARGETS
+    bits: int | None = None
+
+
+def inputs_of(shape: Config) -> dict[str, int]:
+    """Width of what goes into each linear."""
+    wide = dict.fromkeys(TARGETS, shape.hidden_size)
+    return wide | {"o_proj": shape.q_size, "down_proj": shape.intermediate_size}
+
+
+def outputs_of(shape: Config) -> dict[str, int]:
+    """Width of what comes out of each linear."""
+    return {
+        "q_proj": shape.q_size, "k_proj": shape.kv_size, "v_proj": shape.kv_size, "o_proj": shape.hidden_size,
+        "gate_proj": shape.intermediate_size, "up_proj": shape.intermediate_size, "down_proj": shape.hidden_size,
+    }  # fmt: skip
+
+
+def fixed_gib(shape: Config, adapter: Adapter) -> float:
+    """GiB that do not grow with the batch: the weights; adapter, gradient and two moments in float32."""
+    heads = 1 if shape.tie_embeddings else 2
+    small = shape.num_layers * (2 * shape.hidden_size + shape.q_size + 2 * shape.kv_size) + shape.hidden_size
+    weights: float = 2 * (heads * shape.vocab_size * shape.hidden_size + small)
+    weights += shape.linear_parameters * (NF4_BITS / 8 if adapter.bits == 4 else 1 if adapter.bits == 8 else 2)
+    if adapter.bits:  # the largest linear, unpacked while it is used, forward or backward
+        weights += 2 * shape.hidden_size * shape.intermediate_size
+    into, out = inputs_of(shape), outputs_of(shape)
+    trained = shape.num_layers * sum(adapter.rank * (into[name] + out[name]) for name in adapter.targets)
+    return (weights + 16 * trained) / GIB
+
+
+def layer_bytes(shape: Config, adapter: Adapter, liger: bool, padded: bool) -> int:
+    """Bytes of one token that a layer keeps for the backward pass."""
+    h, i, q, kv = shape.hidden_size, shape.intermediate_size, shape.q_size, shape.kv_size
+    norms = 2 * (2 * h if liger else 4 * h)
+    attention = 2 * q + 2 * (2 * q if padded else 2 * kv) + 2 * q + 4 * shape.num_heads
+    swiglu = (4 if liger else 6) * i
+    into = inputs_of(shape)
+    # each LoRA keeps its own dropped-out input in bfloat16, the mask of that, and its low-rank output
+    lora = sum(3 * into[name] + 2 * adapter.rank for name in adapter.targets)
+    return norms + attention + swiglu + lora
+
+
+def peak_gib(
+    shape: Config, adapter: Adapter, micro: Micro, checkpointing: bool, liger: bool, fitted: Fitted = FITTED
+) -> float:
+    """GiB that torch's allocator reserves at most."""
+    layer = layer_bytes(shape, adapter, liger, micro.padded) * micro.tokens
+    masks = fitted.mask_bytes * micro.rows * micro.width**2 if micro.padded else 0.0
+    kept = fitted.kept_liger if liger else fitted.kept
+    passing = fitted.passing_liger if liger else fitted.passing
+    if liger:
+        logits = fitted.logit_bytes_liger * micro.kept * shape.hidden_size
+    else:
+        logits = fitted.logit_bytes * micro.kept * shape.vocab_size
+    if checkpointing:
+        inputs = shape.num_layers * 2 * shape.hidden_size * micro.tokens
+        growing = inputs + max(logits, passing * layer + masks)
+    else:
+        growing = shape.num_layers * (kept * layer + masks) + logits
+    return fixed_gib(shape, adapter) + fitted.overhead_gib + growing / GIB

@@ -1,0 +1,25 @@
+"""How long ms-swift takes for a micro-batch on an H100, for choosing between plans; called by swift.py.
+
+A micro-batch takes the time of launching its kernels or of its arithmetic, whichever is longer. Constants were measured
+with bench/plan_fit.py at the 7B shape (docs/plan.md); they rank plans on other cards, but are no forecast there.
+"""
+
+from __future__ import annotations
+
+from qwen2.config import Config
+
+# (checkpointing, liger) -> seconds of launching, microseconds of a token, at the 7B shape on an H100
+MEASURED = {
+    (False, False): (0.220, 125.0),
+    (False, True): (0.200, 115.0),
+    (True, False): (0.300, 170.0),
+    (True, True): (0.280, 155.0),
+}
+LAYERS, WEIGHTS = 28, 7.07e9  # of that shape: what launching and arithmetic grow with
+
+
+def micro_batch_seconds(shape: Config, tokens: int, checkpointing: bool, liger: bool) -> float:
+    """Seconds of forward and backward of that many tokens, padding included."""
+    launching, micros = MEASURED[checkpointing, liger]
+    weights = shape.linear_parameters + shape.vocab_size * shape.hidden_size
+    return max(launching * shape.num_layers / LAYERS, micros * 1e-6 * tokens * weights / WEIGHTS)

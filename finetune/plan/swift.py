@@ -1,0 +1,206 @@
+"""Chooses how ms-swift runs a batch under a ceiling; called by train.py (sft.sh) and by the plan command.
+
+plan = plan_swift(Config.from_dir(model_dir), lengths, batch=16, ceiling_gib=22)
+options = plan.options()        # {"per_device_train_batch_size": 8, ...}
+print(plan.in_one_line())
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.plan.memory import FITTED, TARGETS, Adapter, Fitted, Micro, peak_gib
+from finetune.plan.speed import micro_batch_seconds
+from qwen2.config import Config
+
+MARGIN = 1.02  # predictions are at most so much too low (docs/plan.md)
+CARDS_GIB = (12, 16, 24, 48, 80)
+SAMPLE = 2048  # rows that the mean time of a step is computed from
+LENGTH_STEP = 64  # a shorter max_length is proposed in steps of so many tokens
+LIGER_GAIN = (
+    0.95  # liger is switched on where it fits what else would not, or takes no more than this share of the time
+)
+
+
+@dataclass(frozen=True)
+class SwiftPlan:
+    """How ms-swift is to run. The peak is the allocator's reserved GiB of the worst micro-batch that can occur."""
+
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    use_liger_kernel: bool
+    peak_gib: float
+    seconds_per_step: float  # mean of an optimizer step on an H100; other cards were not measured
+    ceiling_gib: float
+    longest: int  # tokens
+
+    def options(self) -> dict[str, Any]:
+        """The options of `swift sft` that it sets."""
+        return {
+            "per_device_train_batch_size": self.per_device_train_batch_size,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "use_liger_kernel": self.use_liger_kernel,
+        }
+
+    def in_one_line(self) -> str:
+        """For the screen, before the run."""
+        return (
+            f"plan: {self.per_device_train_batch_size} rows x {self.gradient_accumulation_steps} micro-batches, "
+            f"gradient checkpointing {_on(self.gradient_checkpointing)}, liger {_on(self.use_liger_kernel)}: "
+            f"about {self.peak_gib:.1f} of {self.ceiling_gib:g} GiB (longest row {self.longest} tokens)"
+        )
+
+
+def plan_swift(
+    shape: Config,
+    lengths: Sequence[int],
+    batch: int,
+    ceiling_gib: float,
+    rank: int = 8,
+    targets: Sequence[str] = ("all-linear",),
+    quant_bits: int | None = None,
+    micro_batch: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    use_liger_kernel: bool | None = None,
+    fitted: Fitted = FITTED,
+) -> SwiftPlan:
+    """The fastest way whose predicted peak stays under the ceiling, with micro-batch x accumulation = `batch` exactly.
+
+    `lengths` are the tokens of the rows that are trained on (those over max_length left out); which rows meet in a
+    micro-batch is the shuffle's choice, so the longest counts for all. What is not None is fixed by the user.
+    UserError with the remedies when nothing fits, or when there is nothing to plan.
+    """
+    if not lengths:
+        raise UserError("plan: there are no rows to train on; name a dataset with rows no longer than --max_length")
+    if batch < 1:
+        raise UserError(f"plan: a batch of {batch} rows is no batch; set --per_device_train_batch_size to 1 or more")
+    if not ceiling_gib > 0:
+        raise UserError(f"plan: {ceiling_gib:g} GiB is no memory; free the card, or name another with --gpu GIB")
+    if micro_batch is not None and (micro_batch < 1 or batch % micro_batch):
+        raise UserError(f"plan: {micro_batch} rows at a time do not divide a batch of {batch}; take a divisor of it")
+    adapter = Adapter(rank, named(targets), quant_bits)
+    order = list(lengths)
+    random.Random(0).shuffle(order)
+    best: tuple[float, SwiftPlan] | None = None
+    for size in divisors(batch) if micro_batch is None else [micro_batch]:
+        for checkpointing in (False, True) if gradient_checkpointing is None else (gradient_checkpointing,):
+            for liger in (False, True) if use_liger_kernel is None else (use_liger_kernel,):
+                peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted)
+                if peak * MARGIN > ceiling_gib:
+                    continue
+                seconds = step_seconds(shape, order, batch, size, checkpointing, liger)
+                cost = seconds / LIGER_GAIN if liger else seconds
+                if best is None or cost < best[0]:
+                    plan = SwiftPlan(
+                        size, batch // size, checkpointing, liger, round(peak, 2), seconds, ceiling_gib, max(lengths)
+                    )
+                    best = (cost, plan)
+    if best is None:
+        fixed = (micro_batch, gradient_checkpointing, use_liger_kernel)
+        raise UserError(_what_would_fit(shape, lengths, ceiling_gib, adapter, fixed, fitted))
+    return best[1]
+
+
+def worst(lengths: Sequence[int], size: int) -> Micro:
+    """The micro-batch of `size` rows that needs most: the longest row with others beside it, all with loss."""
+    width, rows = max(lengths), min(size, len(lengths))
+    return Micro(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
+
+
+def step_seconds(shape: Config, order: Sequence[int], batch: int, size: int, checkpointing: bool, liger: bool) -> float:
+    """Mean seconds of an optimizer step over an epoch of that order, on an H100."""
+    rows = order[: max(batch, SAMPLE - SAMPLE % batch)]
+    seconds = 0.0
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        seconds += micro_batch_seconds(shape, len(part) * max(part), checkpointing, liger)
+    return seconds / math.ceil(len(rows) / batch)
+
+
+def divisors(batch: int) -> list[int]:
+    """Micro-batches that make up the batch exactly, smallest first."""
+    return [size for size in range(1, batch + 1) if batch % size == 0]
+
+
+def named(targets: Sequence[str]) -> tuple[str, ...]:
+    """The linears of `target_modules`; `all-linear` is all seven. UserError for one that Qwen2 does not have."""
+    found = TARGETS if "all-linear" in targets else tuple(dict.fromkeys(targets))
+    unknown = [name for name in found if name not in TARGETS]
+    if unknown or not found:
+        raise UserError(
+            f"plan: --target_modules {' '.join(targets)}: knows all-linear and {', '.join(TARGETS)}; name some of those"
+        )
+    return found
+
+
+def fitting_length(
+    shape: Config, ceiling_gib: float, adapter: Adapter, liger: bool = True, fitted: Fitted = FITTED
+) -> int:
+    """The longest row, in steps of 64 tokens, that fits with everything that saves memory; 0 when none does."""
+
+    def fits(length: int) -> bool:
+        return peak_gib(shape, adapter, worst([length], 1), True, liger, fitted) * MARGIN <= ceiling_gib
+
+    low, high = 0, shape.max_positions // LENGTH_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * LENGTH_STEP) else (low, middle - 1)
+    return low * LENGTH_STEP
+
+
+def card_ceiling(gpu_gib: float) -> float:
+    """The GiB to plan for on a card of that size, as 22 is for 24: context, display and others take the rest."""
+    return round(gpu_gib - max(1.0, gpu_gib / 12), 1)
+
+
+def _what_would_fit(
+    shape: Config,
+    lengths: Sequence[int],
+    ceiling_gib: float,
+    adapter: Adapter,
+    fixed: tuple[int | None, bool | None, bool | None],
+    fitted: Fitted,
+) -> str:
+    size, checkpointing, liger = fixed[0] or 1, fixed[1] is not False, fixed[2] is not False
+    needed = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted) * MARGIN
+    longest = max(lengths)
+    at = f"{size} at a time, " if size > 1 else ""
+    what = f"rows of {longest} tokens ({at}everything that saves memory on) need {needed:.1f} GiB"
+    if (
+        fixed != (None, None, None)
+        and peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted) < needed / MARGIN
+    ):
+        best = peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted) * MARGIN
+        what = f"rows of {longest} tokens with the options given need {needed:.1f} GiB"
+        if best <= ceiling_gib:
+            return (
+                f"plan: {what}, more than the {ceiling_gib:g} there are; leave out --per_device_train_batch_size, "
+                f"--gradient_checkpointing and --use_liger_kernel, and {best:.1f} are enough"
+            )
+        needed = best
+    remedies = []
+    shorter = fitting_length(shape, ceiling_gib, adapter, fitted=fitted)
+    if shorter >= 2 * LENGTH_STEP:
+        remedies.append(f"--max_length {shorter}")
+    quantized = Adapter(adapter.rank, adapter.targets, 4)
+    if adapter.bits != 4:
+        small = peak_gib(shape, quantized, worst(lengths, 1), True, True, fitted) * MARGIN
+        if small <= ceiling_gib:
+            remedies.append(f"a 4-bit base (--config configs/sft_qlora.yaml: {small:.1f} GiB)")
+    card = next((card for card in CARDS_GIB if card_ceiling(card) >= max(needed, ceiling_gib)), None)
+    if card:
+        remedies.append(f"a card of {card} GB with VRAM_CEILING_GIB={card_ceiling(card):g}")
+    else:
+        remedies.append(f"a card with more than {needed:.0f} GiB")
+    return f"plan: {what}, more than the {ceiling_gib:g} there are; take {', or '.join(remedies)}"
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
