@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,15 @@ def test_the_fast_lane_says_why_it_cannot(model):
     assert "more than the ceiling" in fast.plan_fast(shape, [2048], 16, 10)
     found = fast.plan_fast(shape, [46] * 50, 16, 22)
     assert found.micro_batch_tokens is None and 0 < found.peak_gib <= 22 and found.seconds_per_step > 0
+
+
+def test_the_launcher_runs_from_a_folder_with_a_users_json_py(model, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        [str(ROOT / "entrypoint/bin/plan"), "--engine", "swift", "--json"],
+        env=clean | {"MIRROR_ROOT": str(ROOT), "MIRROR_PYTHON": sys.executable},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["schema"] == 1
