@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with folder.temporary(target) as place:
         model = place / target.name
         export(args, model, place / "log", device, options.wait)
-        folder.complete(model, base, dtype, _object(adapter / "args.json") or run.settings)
+        folder.complete(model, base, dtype, run.settings | _object(adapter / "args.json") | {"system": system})
         fault = checkpoints.problem(model)
         if fault:
             raise UserError(f"merge: ms-swift left no whole model: {fault}; try again", FAILED)

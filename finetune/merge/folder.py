@@ -29,6 +29,8 @@ SHARED = (
 )
 # What ms-swift takes from args.json when it serves or trains the folder later; the rest is of the adapter's machine.
 KEPT_ARGUMENTS = ("model_type", "template", "system", "task_type", "swift_version")
+# ms-swift guesses them from the folder's name, which here is any; the fast lane does not record them.
+QWEN25 = {"model_type": "qwen2", "template": "qwen2_5", "tuner_type": "full"}
 
 
 @contextlib.contextmanager
@@ -84,9 +86,7 @@ def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) 
     if '"chat_template"' in (base / "tokenizer_config.json").read_text(encoding="utf-8"):
         (model / "chat_template.jinja").unlink(missing_ok=True)  # the same text, once
     kept = {key: adapter_args[key] for key in KEPT_ARGUMENTS if adapter_args.get(key) is not None}
-    (model / "args.json").write_text(
-        json.dumps(kept | {"tuner_type": "full"}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
+    (model / "args.json").write_text(json.dumps(QWEN25 | kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def write_sums(model: Path) -> None:

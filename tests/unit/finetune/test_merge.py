@@ -154,7 +154,7 @@ def test_the_card_says_where_the_model_came_from_and_names_no_folder_of_this_mac
         assert text in card, text
     assert "/home/" not in card
     kept = json.loads((mirror / "out/my-model/args.json").read_text())
-    assert kept == {"system": "Be kind.", "template": "qwen2_5", "tuner_type": "full"}
+    assert kept == {"model_type": "qwen2", "system": "Be kind.", "template": "qwen2_5", "tuner_type": "full"}
 
 
 def test_the_sums_prove_the_folder(merge, mirror):
