@@ -2,7 +2,7 @@
 
 What autograd keeps is counted tensor by tensor, as ms-swift 4.6, transformers 5 and peft 0.20 run it: bfloat16 weights,
 float32 adapter, autocast, sdpa attention, LoRA dropout on. `FITTED` holds what counting cannot give; bench/plan_fit.py
-measures it (docs/plan.md). Nothing here imports torch.
+measures it (docs/plan.md says what has been). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 
 @dataclass(frozen=True)
 class Fitted:
-    """Constants from measurements."""
+    """Constants that counting does not give."""
 
     overhead_gib: float  # cuBLAS workspaces, buffers, what the allocator reserves beyond what is in use
     kept: float  # measured / counted bytes that wait for the backward pass, without liger
