@@ -206,7 +206,7 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
     if code in (130, 143):
         raise UserError("merge: stopped; nothing was left behind", code)
     if code or not model.is_dir():
-        raise UserError(f"merge: ms-swift ended with exit code {code}: {infer.last_line(log)}", code or FAILED)
+        raise UserError(f"merge: ms-swift ended with exit code {code}: {infer.last_line(log)}", FAILED)
 
 
 def judge(asked: Sequence[same.Asked], is_standin: bool) -> None:

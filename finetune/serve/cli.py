@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("serve: stopped", file=sys.stderr)
         return DONE
     if code:
-        raise UserError(f"serve: the server ended with exit code {code}; its last lines above say why", code)
+        raise UserError(f"serve: the server ended with exit code {code}; its last lines above say why", FAILED)
     return DONE
 
 

@@ -7,6 +7,7 @@
   Under steady load the others would never be served.
 - What one request does is not felt by another: in a batch, ms-swift lets one unusable request fail all of them, and one
   long prompt shortens the answers of all. Here an unusable one fails alone, and a long prompt is answered by itself.
+- No pictures: the model takes text only, and fetching an address that a request names is nothing a server should do.
 """
 
 import hashlib
@@ -92,6 +93,12 @@ def fetch(self: TransformersEngine) -> Any:
     return kwargs | {"infer_requests": [request for request, _ in batch]}, [queue for _, queue in batch]
 
 
+def no_media(*_: Any) -> Any:
+    """In place of _materialize_media, which reads files and fetches addresses."""
+    raise ValueError("this model takes text only: leave pictures, sound and video out of the messages")
+
+
 SwiftDeploy._install_auth_middleware = install
+SwiftDeploy._materialize_media = staticmethod(no_media)
 Template.generate = generate
 TransformersEngine._fetch_infer_requests = fetch

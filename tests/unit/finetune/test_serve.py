@@ -186,4 +186,4 @@ def test_a_server_that_fails_says_so(serve, monkeypatch):
     monkeypatch.setenv("STUB_CODE", "3")
     with pytest.raises(UserError, match="the server ended with exit code 3") as failed:
         serve()
-    assert failed.value.exit_code == 3
+    assert failed.value.exit_code == 1

@@ -150,6 +150,9 @@ def message(content: str, **fields: Any) -> bytes:
     ).encode()
 
 
+PICTURE = [{"type": "image_url", "image_url": {"url": "http://192.0.2.1/x.png"}}, {"type": "text", "text": "x"}]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
@@ -164,6 +167,8 @@ def message(content: str, **fields: Any) -> bytes:
         (message("x", temperature="hot"), 422, "body.temperature"),
         (message("x", max_tokens=-1), 400, "max_new_tokens"),
         (b"{}", 422, "body.model"),
+        (message("x", messages=[{"role": "user", "content": PICTURE}]), 400, "text only"),
+        (message("x", images=["http://192.0.2.1/x.png"]), 400, "text only"),
     ],
 )
 def test_what_cannot_be_answered_is_a_4xx_with_a_message_and_the_server_goes_on(server, body, status, says):
