@@ -6,6 +6,7 @@ import json
 import os
 import re
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,19 @@ def problem(checkpoint: str | Path) -> str | None:
         shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         return next((f for f in (_safetensors_fault(folder / shard) for shard in sorted(shards)) if f), None)
     return "no adapter_config.json"
+
+
+def state_problem(checkpoint: Path) -> str | None:
+    """Why the trainer's state in a checkpoint is not whole; None when it is, by the headers and ends of its files."""
+    if fault := _json_fault(checkpoint / "trainer_state.json"):
+        return fault
+    optimizer = checkpoint / "optimizer.safetensors"  # the fast lane's
+    if optimizer.exists():
+        return _safetensors_fault(optimizer)
+    for path in sorted(checkpoint.glob("*.pt*")):  # torch.save writes zip files, whose directory is at the end
+        if not zipfile.is_zipfile(path):
+            return f"{path.name} is cut short"
+    return None
 
 
 def weights_time(checkpoint: Path) -> int:

@@ -72,6 +72,20 @@ NUMBERS = frozenset(
         "logging_steps",
     }
 )
+# Those of them that are whole numbers. The others are kept as floats, however they were written: 3 and 3.0 are one run.
+WHOLE = frozenset(
+    {
+        "max_steps",
+        "lora_rank",
+        "lora_alpha",
+        "warmup_steps",
+        "seed",
+        "data_seed",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+    }
+)
 FLAGS = frozenset({"use_rslora", "logging_first_step"})
 
 
@@ -156,10 +170,10 @@ def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on
     if name in WITHOUT_EFFECT:
         return ""
     if name in NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _possible(name, value):
             return f"--{name} {value}"
-        train[name] = value
-        return "" if _possible(name, value) else f"--{name} {value}"
+        train[name] = int(value) if name in WHOLE else float(value)
+        return ""
     if name in FLAGS:
         train[name] = bool(value)
         return ""
@@ -168,11 +182,16 @@ def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on
 
 
 def _possible(name: str, value: float) -> bool:
-    """Values that the fast lane can train with; ms-swift gets the others, or says what is wrong with them."""
+    """Values that the fast lane can train with; ms-swift gets the others, or says what is wrong with them.
+
+    A fraction is not whole steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
+    """
+    if name in WHOLE and not float(value).is_integer():
+        return False
     if name in ("num_train_epochs", "adam_epsilon"):
         return value > 0
     if name in ("lora_rank", "save_steps", "save_total_limit", "logging_steps"):
-        return value >= 1 and float(value).is_integer()
+        return value >= 1
     if name in ("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"):
         return 0 <= value < 1
     return name == "max_steps" or value >= 0

@@ -229,8 +229,8 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         return Ended(128 + number, f"stopped by {signal.Signals(number).name} at step {error.step}")
     except DivergedError as error:
         return Ended(FAILED, str(error))
-    except ValueError as error:
-        return Ended(FAILED, str(error))
+    except ValueError as error:  # rows or a checkpoint that cannot be trained on; found before the first step
+        raise UserError(f"{request.name}: {error}") from None
     except torch.OutOfMemoryError:
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(

@@ -85,6 +85,8 @@ def resumable(folder: Path) -> Path:
         if fault is None and not any(names <= held for names in STATE):
             fault = "no optimizer state"
         if fault is None:
+            fault = checkpoints.state_problem(path)
+        if fault is None:
             return path
         print(f"resume: {path.name} is passed over: {fault}", file=sys.stderr)
     raise UserError(f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with sft")

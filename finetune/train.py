@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,10 @@ class Plan:
         self.args.remove("columns")
         return parse_columns(",".join(given))
 
+    def columns_words(self) -> list[str]:
+        """--columns again, for a run that reads the user's own file; ms-swift reads a converted one."""
+        return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
+
     def check_options(self) -> Options:
         """How the data is looked at: as this run will use it."""
         system, length = self.value("system"), str(self.value("max_length") or "")
@@ -355,13 +361,8 @@ def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any]
         words += ["--resume_from_checkpoint", str(plan.checkpoint)]
     _, words = swift_launcher.prepare(["sft", *words], plan.settings, data_checked=True)
     record = describe(plan, words)
-    runs.write(plan.folder, record)
-    try:
+    with record_of(plan, record):
         code = run_job(plan.name, [swift_launcher.find_real(), "sft", *words], wait, [plan.folder], None)
-    except UserError:  # another job holds the GPU
-        if plan.checkpoint is None:
-            (plan.folder / "run.json").unlink()
-        raise
     failed = code and code not in (128 + number for number in STOPPING)
     return record, code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else ""
 
@@ -372,22 +373,41 @@ def run_fast(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any],
     lane = lane or Lane(plan.model_dir, plan.settings)
     sources = [source for source, _ in plan.data]
     seed = int(choice.train.get("data_seed", 42))
-    length = choice.max_length
+    length = choice.max_length or model_limit(plan.model_dir)
     rows = fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns)
     record = describe(plan, [])
     request = Request(plan.name, plan.folder, choice, rows, args_json(plan, record), resume=plan.checkpoint, wait=wait)
-    runs.write(plan.folder, record)
-    try:
+    with record_of(plan, record):
         ended = train_fast(lane, request)
-    except UserError:  # before the first step: another job holds the GPU, the weights cannot be loaded
-        if plan.checkpoint is None:
-            (plan.folder / "run.json").unlink()
-        raise
     if ended.figures:
         record["figures"] = dict(ended.figures)
         with curves(plan.folder, choice.tensorboard):
             pass
     return record, ended.code, ended.why
+
+
+@contextlib.contextmanager
+def record_of(plan: Plan, record: dict[str, Any]) -> Iterator[None]:
+    """run.json while the engine runs. What was there before it comes back where no step was made.
+
+    That is a UserError: another job holds the GPU, the weights cannot be loaded.
+    """
+    before = runs.load(plan.folder) if plan.checkpoint else None
+    runs.write(plan.folder, record)
+    try:
+        yield
+    except UserError:
+        if before is None:
+            (plan.folder / "run.json").unlink()
+        else:
+            runs.write(plan.folder, before)
+        raise
+
+
+def model_limit(model_dir: Path) -> int:
+    """Tokens that the model can take, from config.json: the limit of a row where max_length is not given."""
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("max_position_embeddings", 0))
 
 
 def args_json(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
@@ -429,7 +449,7 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
         "status": "running",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": plan.line(),
-        "words": plan.merged().words(),
+        "words": [*plan.merged().words(), *plan.columns_words()],
         **({"resumed": plan.resumed} if plan.resumed else {}),
         "settings": settings,
         "datasets": datasets,

@@ -19,7 +19,7 @@ from qwen2 import batches, checkpoint, memory
 from qwen2.config import Config
 from qwen2.lora import Adapter
 from qwen2.model import Model
-from qwen2.train import DivergedError, TrainSettings, format_time, train
+from qwen2.train import DivergedError, StoppedError, TrainSettings, format_time, train
 from tests.unit.qwen2.tiny import ids, make_rows
 
 SETTINGS = TrainSettings(
@@ -292,3 +292,35 @@ def test_memory_plan_follows_the_measured_peaks_and_the_ceiling() -> None:
         memory.plan(config, settings, huge, 22.0)
     with pytest.raises(ValueError, match="VRAM_CEILING_GIB"):
         memory.plan(config, settings, short, 12.0)
+
+
+def test_stop_saves_that_step_and_the_run_can_go_on(tiny_model: Model, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, lora_dropout=0.1)
+    straight = train(tiny_model, make_rows(13), settings, tmp_path / "straight")
+    done: list[int] = []
+    with pytest.raises(StoppedError, match="stopped after step 5, saved in") as caught:
+        train(
+            tiny_model, make_rows(13), settings, tmp_path / "run",
+            on_step=lambda step, *_: done.append(step), stop=lambda: len(done) == 5,
+        )  # fmt: skip
+    assert done == [1, 2, 3, 4, 5]
+    assert caught.value.step == 5 and caught.value.checkpoint == tmp_path / "run/checkpoint-5"
+    resumed = train(tiny_model, make_rows(13), settings, tmp_path / "run", resume=caught.value.checkpoint)
+    assert resumed.losses == straight.losses
+
+
+def test_stop_at_a_saved_step_saves_once_and_at_the_last_step_is_the_end(tiny_model: Model, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, max_steps=6)
+    steps: list[int] = []
+    with pytest.raises(StoppedError) as caught:
+        train(
+            tiny_model, make_rows(13), settings, tmp_path / "a",
+            on_step=lambda step, *_: steps.append(step), stop=lambda: steps[-1] == 4,
+        )  # fmt: skip
+    assert [path.name for path in (tmp_path / "a").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert caught.value.step == 4
+    result = train(
+        tiny_model, make_rows(13), settings, tmp_path / "b",
+        on_step=lambda step, *_: steps.append(step), stop=lambda: steps[-1] == 6,
+    )  # fmt: skip
+    assert result.steps == 6 and result.checkpoint.name == "checkpoint-6"
