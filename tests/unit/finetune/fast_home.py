@@ -41,6 +41,7 @@ dataloader_num_workers: 0
 
 def make(folder: Path, tokenizer: Path) -> Path:
     """Model, dataset of 16 rows and configs/sft.yaml: 12 steps of 4 rows."""
+    folder.mkdir(parents=True, exist_ok=True)
     make_home(folder, tokenizer, rows=16)
     (folder / "configs").mkdir()
     (folder / "configs/sft.yaml").write_text(CONFIG)
