@@ -71,7 +71,16 @@ def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m finetune.curves", description=__doc__.split("\n", 1)[0])
     p.add_argument("folder", type=Path, help="a run's folder, with logging.jsonl")
     p.add_argument("--no-tensorboard", action="store_true", help="only the PNG")
+    p.add_argument("--wait", action="store_true", help="begin at the end of stdin; the imports are done by then")
     options: argparse.Namespace = p.parse_args(argv)
+    if options.wait:
+        import matplotlib.pyplot  # noqa: F401 - a second or more, beside the training
+
+        if not options.no_tensorboard:
+            import tensorboard.summary.writer.event_file_writer  # noqa: F401 - likewise
+        sys.stdin.buffer.read()
+        if not (options.folder / "logging.jsonl").is_file():
+            return DONE  # nothing was trained
     found = rows(options.folder)
     if not found:
         return DONE

@@ -162,7 +162,8 @@ def train(lane: Lane, request: Request) -> Ended:
         model = lane.model(lambda done, total: bar.detail(f"loading the weights, {100 * done // total} %"))
         settings, plan = fit(lane, model, request)
         print(plan, file=sys.stderr)
-        return _train(lane, model, settings, request, bar, stop)
+        with curves(request.folder, request.choice.tensorboard):
+            return _train(lane, model, settings, request, bar, stop)
 
 
 def fit(lane: Lane, model: Any, request: Request) -> tuple[Any, str]:
@@ -283,12 +284,17 @@ class Stop:
 
 @contextlib.contextmanager
 def curves(folder: Path, tensorboard: bool) -> Iterator[None]:
-    """Draw the loss curve beside what runs inside, in a process of its own: matplotlib takes a second to import."""
-    words = [sys.executable, "-m", "finetune.curves", str(folder), *([] if tensorboard else ["--no-tensorboard"])]
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    """Draw the loss curve when what runs inside has ended well, by a process that imports matplotlib meanwhile."""
+    words = [sys.executable, "-m", "finetune.curves", str(folder), "--wait"]
+    words += [] if tensorboard else ["--no-tensorboard"]
+    # A session of its own: a Ctrl-C or stop signal to the group is for the training, which saves first.
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
         try:
             process.wait(CURVES_WAIT_S)
         except subprocess.TimeoutExpired:

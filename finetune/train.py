@@ -26,7 +26,7 @@ from finetune.dataset.convert import convert
 from finetune.dataset.source import Source
 from finetune.engine_choice import Choice
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
-from finetune.fast import Lane, Request, curves
+from finetune.fast import Lane, Request
 from finetune.fast import train as train_fast
 from finetune.settings import Settings
 from finetune.swift_args import Arguments, tidy
@@ -381,8 +381,6 @@ def run_fast(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any],
         ended = train_fast(lane, request)
     if ended.figures:
         record["figures"] = dict(ended.figures)
-        with curves(plan.folder, choice.tensorboard):
-            pass
     return record, ended.code, ended.why
 
 
