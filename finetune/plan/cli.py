@@ -25,7 +25,7 @@ def parser() -> Parser:
         description=__doc__,
         epilog="""Reads the rows' token lengths and config.json; no weights, no GPU. The config's batch stays as it is
 (per_device_train_batch_size x gradient_accumulation_steps); only how it is cut changes, so the losses stay the same.
-Peaks are the allocator's, fitted to measurements (docs/plan.md); minutes are of an H100.
+Peaks and minutes (of an H100) are estimates; docs/plan.md says what of them has been measured.
 Exit code: 0 a plan, 1 nothing fits (the line says what would), 2 unusable input.""",
     )
     p.add_argument("--dataset", nargs="+", metavar="FILE", help="datasets (default: the config's, the 50 rows)")

@@ -36,7 +36,7 @@ class SwiftPlan:
     gradient_checkpointing: bool
     use_liger_kernel: bool
     peak_gib: float
-    seconds_per_step: float  # mean of an optimizer step on an H100; other cards were not measured
+    seconds_per_step: float  # estimated mean of an optimizer step on an H100
     ceiling_gib: float
     longest: int  # tokens
 
