@@ -1,4 +1,4 @@
-"""The memory and time that ms-swift's LoRA training takes, from the model's shape; called by swift.py, to be fitted by bench.
+"""The memory that ms-swift's LoRA training takes, from the model's shape; called by swift.py, to be fitted by bench.
 
 What autograd keeps is counted tensor by tensor, as ms-swift 4.6, transformers 5 and peft 0.20 run it: bfloat16 weights,
 float32 adapter, autocast, sdpa attention, LoRA dropout on. `FITTED` holds what counting cannot give; bench/plan_fit.py

@@ -54,7 +54,7 @@ def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str,
     else:
         batch = f"parts of {plan.micro_batch_tokens} tokens" if plan.micro_batch_tokens else "in one piece"
         saved = [] if plan.recompute == "none" else [f"{AGAIN[plan.recompute]} recomputed"]
-    return batch, ", ".join(saved) or "nothing", f"{plan.peak_gib:.1f}", f"{minutes(found, plan):.1f}"
+    return batch, ", ".join(saved) or "nothing", f"{plan.peak_gib:.1f}", f"{minutes(found, plan):.2f}"
 
 
 def _remedy(why: str) -> str:
