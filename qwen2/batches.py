@@ -18,8 +18,9 @@ Row = tuple[Sequence[int], Sequence[int]]
 TOKEN_UNIT, LABEL_UNIT = 64, 64
 
 # Rough costs on an H100 at the 7B shape, for choosing buckets only: a step is bound by reading the weights below some
-# 350 tokens and grows with the tokens above; a capture costs as much as a few steps.
-MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE = 20.0, 0.061, 250.0
+# 350 tokens and grows with the tokens above, a tile of 256 at a time (768 tokens 47 ms, 832 60 ms, docs/fast-lane.md); a
+# capture costs as much as a few steps.
+MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE, TILE = 20.0, 0.061, 250.0, 256
 MS_LAUNCH = 140.0  # what launching the kernels of an uncaptured micro-batch takes: it is no faster than that
 
 
@@ -118,6 +119,11 @@ def up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
+def step_ms(tokens: int) -> float:
+    """Roughly what a micro-batch of that many tokens takes on an H100 at the 7B shape, in milliseconds."""
+    return max(MS_FLOOR, MS_PER_TOKEN * up(tokens, TILE))
+
+
 def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:
     """Bucket sizes (tokens), given how many micro-batches there are of each size: least time for steps and captures.
 
@@ -128,7 +134,7 @@ def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:
     best = [0.0] + [math.inf] * len(sizes)
     cut = [0] * (len(sizes) + 1)
     for end in range(1, len(sizes) + 1):
-        cost = max(MS_FLOOR, MS_PER_TOKEN * sizes[end - 1])
+        cost = step_ms(sizes[end - 1])
         runs = 0
         for start in range(end - 1, -1, -1):
             runs += counts[sizes[start]]
@@ -154,7 +160,7 @@ def plan_shapes(steps: Sequence[Step], graphs: bool) -> tuple[dict[Micro, Shape]
         size = up(micro.tokens, TOKEN_UNIT)
         counts[size] = counts.get(size, 0) + 1
     buckets, captured_ms = choose_sizes(counts)
-    launched_ms = sum(count * max(MS_LAUNCH, MS_PER_TOKEN * size) for size, count in counts.items())
+    launched_ms = sum(count * max(MS_LAUNCH, step_ms(size)) for size, count in counts.items())
     if not graphs or launched_ms <= captured_ms:
         return {micro: shape_of([micro], up(micro.tokens, TOKEN_UNIT)) for micro in micros}, []
     members: dict[int, list[Micro]] = {}
