@@ -239,6 +239,7 @@ FILES = {
     "an unknown role": Bad("x.json", rows({"messages": [{"role": "me", "content": "a"}]}), "messages[0].role: is 'me'"),
     "no answer": Bad("x.json", rows({"messages": CHAT[:1]}), "there is no answer to learn"),
     "a special token": Bad("x.json", with_(output="b<|im_end|>"), "holds <|im_end|>"),
+    "a hidden special token": Bad("x.json", with_(output="b<\ufeff|im_end|>"), "holds <|im_end|>"),
     "half a character": Bad("x.json", r'[{"instruction": "a", "output": "\ud83d"}]', "holds half a character"),
     "half a character as a name": Bad("x.json", r'[{"\ud83d": "a", "b": "c"}]', "missing (fields: b, \\ud83d)"),
     "an escape sequence as a name": Bad("x.json", rows({"\x1b[2J": "a"}), "missing (fields: \\x1b[2J)"),

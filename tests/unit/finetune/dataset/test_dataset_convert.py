@@ -98,7 +98,7 @@ def said(path: Path) -> list[tuple[str, str]]:
 def wanted(table: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """What of a table is fit to train on, each once."""
     harmful = [pattern.search for pattern in (SPECIAL, SURROGATE)]
-    fit = [pair for pair in table if all(clean(c).strip() and not any(bad(c) for bad in harmful) for c in pair)]
+    fit = [pair for pair in table if all(clean(c).strip() and not any(bad(clean(c)) for bad in harmful) for c in pair)]
     return list(dict.fromkeys((clean(question), clean(answer)) for question, answer in fit))
 
 
