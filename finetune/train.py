@@ -28,10 +28,19 @@ from finetune.engine_choice import Choice
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
 from finetune.fast import Lane, Request
 from finetune.fast import train as train_fast
+from finetune.plan import card
+from finetune.plan.memory import TARGETS
+from finetune.plan.swift import plan_swift
 from finetune.settings import Settings
 from finetune.swift_args import Arguments, tidy
+from qwen2.config import Config
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
+UNPLANNED = (
+    *("deepspeed", "fsdp", "device_map", "packing", "padding_free", "streaming", "sequence_parallel_size"),
+    *("use_dora", "modules_to_save", "target_regex", "target_parameters", "attn_impl", "use_galore", "optimizer"),
+)
 
 
 def parser(name: str) -> Parser:
@@ -90,6 +99,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
         return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
     plan.choose_engine(os.environ.get("ENGINE") or "auto")
+    plan.fit_the_card(options.wait or bool(os.environ.get("MIRROR_WAIT")))
     if options.show:
         plan.place(settings.output_dir / (options.run or time.strftime(f"{plan.kind}-%Y%m%d-%H%M%S")))
         print(plan.line())
@@ -212,6 +222,66 @@ class Plan:
         )
         print(self.choice.in_one_line(), file=sys.stderr)
 
+    @property
+    def is_helping(self) -> bool:
+        """Whether this is a node above 0: checkpoints (ms-swift) and run.json (we) are written on node 0 alone."""
+        return not self.choice.is_fast and _count("NODE_RANK") > 0
+
+    def fit_the_card(self, waits: bool = False) -> None:
+        """Cut ms-swift's batch as finetune/plan finds it fastest under the ceiling; what the user gave stays.
+
+        UserError with the remedies when nothing fits. Nothing is changed where the plan does not know the run: no GPU,
+        several processes, another model than Qwen2, no LoRA, options in UNPLANNED. `waits`: another job may hold the
+        card now, so that its whole memory counts in place of what is free.
+        """
+        if self.choice.is_fast or self.standin or self.settings.wants_cpu:
+            return
+        if any(_count(name) > 1 for name in ("NPROC_PER_NODE", "NNODES")):
+            return
+        options = self.options()
+        targets = _list(options.get("target_modules", "all-linear"))
+        known = options.get("tuner_type", "lora") == "lora" and options.get("torch_dtype", "bfloat16") == "bfloat16"
+        if not known or any(options.get(name) for name in UNPLANNED) or not {*targets} <= {"all-linear", *TARGETS}:
+            return
+        lengths = self.lengths()
+        try:
+            shape = Config.from_dir(self.model_dir)
+        except ValueError:
+            return
+        if lengths is None:
+            return
+        size = int(options.get("per_device_train_batch_size", 1))
+        cut = any(
+            self.args.get(name) is not None for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        )
+        plan = plan_swift(
+            shape,
+            lengths,
+            batch=size * int(options.get("gradient_accumulation_steps", 1)),
+            ceiling_gib=ceiling_gib(self.settings, waits),
+            rank=int(options.get("lora_rank", 8)),
+            targets=targets,
+            quant_bits=int(options.get("quant_bits") or 0) or None,
+            micro_batch=size if cut else None,
+            gradient_checkpointing=options.get("gradient_checkpointing"),
+            use_liger_kernel=options.get("use_liger_kernel"),
+        )
+        self.own |= plan.options()
+        print(plan.in_one_line(), file=sys.stderr)
+
+    def lengths(self) -> list[int] | None:
+        """Tokens of the rows to train on, those over max_length left out; None when nothing says how long they are."""
+        limit = int(self.options().get("max_length") or 0)
+        found: list[int] = []
+        for _, report in self.data[: len(self.args.get("dataset") or [])]:
+            if report:
+                found += [length for length in report.lengths if not limit or length <= limit]
+            if report is None or report.sampled or not report.lengths:  # a row may be as long as it is allowed to be
+                if not limit:
+                    return None
+                found.append(limit)
+        return found
+
     def options(self) -> dict[str, Any]:
         """All options by name, with values of their types: the file's, the stand-in's own, the user's."""
         types = swift_options.options_of("sft")
@@ -233,7 +303,9 @@ class Plan:
                 old = source.with_path(source.path.resolve())
                 if old not in words:
                     continue
-                new = self.folder / f"{name}-{words.index(old) + 1}.jsonl"
+                rank = f"-node{_count('NODE_RANK')}" if self.is_helping else ""
+                self.folder.mkdir(parents=True, exist_ok=True)
+                new = self.folder / f"{name}-{words.index(old) + 1}{rank}.jsonl"
                 writer, _ = convert([source.path], new, Options(columns=self.columns))
                 print(f"data: {source.path} as JSONL: {new} ({writer.rows} rows)", file=sys.stderr)
                 words = [source.with_path(new) if word == old else word for word in words]
@@ -247,7 +319,10 @@ class Plan:
             raise UserError(f"{self.name}: --run and --output_dir both name the folder; leave one out")
         if given:
             folder = Path(given[0]).expanduser().resolve()
-            runs.claim(folder)
+            if not self.is_helping:
+                runs.claim(folder)
+        elif self.is_helping:
+            folder = self.settings.output_dir.resolve() / (run_name or time.strftime(f"{self.kind}-%Y%m%d-%H%M%S"))
         else:
             folder = runs.make_folder(self.settings.output_dir.resolve(), run_name, self.kind)
         self.place(folder)
@@ -261,7 +336,9 @@ class Plan:
             self.args.set("model", str(self.model_dir))
 
     def discard_folder(self) -> None:
-        """Take a run folder away again in which nothing was run."""
+        """Take a run folder away again in which nothing was run; node 0's is left alone by the others."""
+        if self.is_helping:
+            return
         for path in self.folder.glob("*dataset-*.jsonl"):
             path.unlink()
         with contextlib.suppress(OSError):
@@ -329,7 +406,12 @@ def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> in
         if plan.checkpoint is None:
             plan.discard_folder()
         raise
-    record["seconds"] = round(time.monotonic() - begin, 1)
+    seconds = time.monotonic() - begin
+    if plan.is_helping:
+        ended = f"node {_count('NODE_RANK')} ended with exit code {code}; node 0 writes checkpoints and run.json"
+        print(f"error: {plan.name}: {why}" if why else f"{plan.name}: {ended}", file=sys.stderr)
+        return code
+    record["seconds"] = round(seconds, 1)
     record["exit_code"] = code
     record |= runs.progress(plan.folder)
     adapter = find_adapter(plan.folder)
@@ -390,6 +472,9 @@ def record_of(plan: Plan, record: dict[str, Any]) -> Iterator[None]:
 
     That is a UserError: another job holds the GPU, the weights cannot be loaded.
     """
+    if plan.is_helping:
+        yield
+        return
     before = runs.load(plan.folder) if plan.checkpoint else None
     runs.write(plan.folder, record)
     try:
@@ -400,6 +485,15 @@ def record_of(plan: Plan, record: dict[str, Any]) -> Iterator[None]:
         else:
             runs.write(plan.folder, before)
         raise
+
+
+def ceiling_gib(settings: Settings, waits: bool) -> float:
+    """The GiB that a run is planned with: VRAM_CEILING_GIB, or what the card has free (all of it, if the run waits)."""
+    found = card.find(None, settings.vram_ceiling_gib)
+    if not waits:
+        return found.ceiling_gib
+    whole = round(found.gib - card.CONTEXT_GIB, 2)
+    return min(settings.vram_ceiling_gib or whole, whole)
 
 
 def model_limit(model_dir: Path) -> int:
@@ -493,6 +587,12 @@ def summary(name: str, record: dict[str, Any], adapter: Path | None) -> str:
     if "peak_gib" in record:
         parts.append(f"peak {record['peak_gib']:.1f} GiB")
     return f"{name}: {', '.join(parts)}; adapter {adapter}"
+
+
+def _count(name: str) -> int:
+    """A number in the environment, such as NODE_RANK; 0 when it is not set."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _list(value: Any) -> list[str]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from finetune import runs, train
+from finetune.dataset import tokens
 from finetune.errors import UserError
+from finetune.plan import card
+from finetune.plan.swift import plan_swift
+from qwen2.config import Config
 
 STUB_SWIFT = """#!{python}
 # A stub of ms-swift: it takes the words of a training line and leaves what a training leaves, without a model.
@@ -278,3 +284,177 @@ def test_warnings_are_counted_and_do_not_stop_a_run(workspace, capsys):
         "data: 3 rows, warnings: 2 two answers, 1 control character (check-data lists them)\n"
         in capsys.readouterr().err
     )
+
+
+SHAPE = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "eos_token_id": 151645,
+}
+
+
+@pytest.fixture
+def on_a_card(workspace, official_tokenizer_dir, monkeypatch):
+    """The workspace on a GPU: a stub of the card (24 GB, 21 GiB free) and a config.json of the 7B shape."""
+    model = workspace / "Qwen2.5-7B-Instruct"
+    (model / "config.json").write_text(json.dumps(SHAPE))
+    for path in official_tokenizer_dir.iterdir():
+        shutil.copy(path, model)
+    with (workspace / "configs/sft.yaml").open("a") as file:
+        file.write("max_length: 2048\nper_device_train_batch_size: 1\ngradient_accumulation_steps: 16\n")
+    monkeypatch.setenv("MIRROR_DEVICE", "cuda")
+
+    def stub_find(gpu_gib, setting_gib):
+        return card.Card("a stub of a card", 24.0, min(setting_gib or 21.0, 21.0), "a stub")
+
+    monkeypatch.setattr("finetune.plan.card.find", stub_find)
+    return workspace
+
+
+PLANNED = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "use_liger_kernel")
+
+
+def planned(folder: Path) -> dict[str, str]:
+    """The plan's four options as ms-swift got them."""
+    words = seen(folder)
+    return {name: last(words, f"--{name}") for name in PLANNED if f"--{name}" in words}
+
+
+def test_on_a_gpu_ms_swift_follows_the_plan(on_a_card, capsys):
+    assert sft(on_a_card) == 0
+    got = planned(the_run(on_a_card))
+    counter = tokens.Counter(on_a_card / "Qwen2.5-7B-Instruct", None)
+    rows = json.loads((on_a_card / "self_cognition.json").read_text())
+    asked = [
+        [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+        for row in rows
+    ]
+    lengths = counter.count([(messages, None) for messages in asked])
+    wanted = plan_swift(Config.from_dir(on_a_card / "Qwen2.5-7B-Instruct"), lengths, 16, 21.0)
+    assert got == {name: str(value) for name, value in wanted.options().items()}
+    assert int(got["per_device_train_batch_size"]) * int(got["gradient_accumulation_steps"]) == 16
+    assert wanted.in_one_line() in capsys.readouterr().err.splitlines()
+    settings = json.loads((the_run(on_a_card) / "run.json").read_text())["settings"]
+    assert {name: settings[name] for name in PLANNED} == wanted.options()
+
+
+def test_what_the_user_gives_stays_and_only_the_rest_is_planned(on_a_card, monkeypatch):
+    fixed: list[dict] = []
+
+    def spy(*args, **options):
+        fixed.append(options)
+        return plan_swift(*args, **options)
+
+    monkeypatch.setattr("finetune.train.plan_swift", spy)
+    given = ["--per_device_train_batch_size", "2", "--gradient_checkpointing", "true", "--use_liger_kernel", "false"]
+    assert sft(on_a_card, *given) == 0
+    assert planned(the_run(on_a_card)) == {
+        "per_device_train_batch_size": "2",
+        "gradient_accumulation_steps": "16",
+        "gradient_checkpointing": "true",
+        "use_liger_kernel": "false",
+    }
+    (options,) = fixed
+    assert (options["batch"], options["micro_batch"]) == (32, 2)
+    assert (options["gradient_checkpointing"], options["use_liger_kernel"]) == (True, False)
+
+
+def test_what_does_not_fit_ends_before_a_folder_is_made(on_a_card, monkeypatch):
+    monkeypatch.setenv("VRAM_CEILING_GIB", "12")
+    with pytest.raises(UserError, match=r"more than the 12 there are; take .*a card of \d+ GB") as caught:
+        sft(on_a_card)
+    assert caught.value.exit_code == 2
+    assert not (on_a_card / "output").exists()
+
+
+def test_a_dataset_of_a_hub_counts_as_max_length(on_a_card, monkeypatch, capsys):
+    monkeypatch.setattr("finetune.dataset.hub.require", lambda source: None)
+    assert sft(on_a_card, "--dataset", "AI-ModelScope/alpaca-gpt4-data-zh#5", "--max_length", "1024") == 0
+    assert "(longest row 1024 tokens)" in capsys.readouterr().err
+
+
+def test_rows_over_max_length_are_left_out_of_the_plan(on_a_card, capsys):
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": "a b " * 900, "output": "c"}]
+    Path("long.json").write_text(json.dumps(rows))
+    assert sft(on_a_card, "--dataset", "long.json", "--max_length", "100") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: ")]
+    assert int(re.search(r"longest row (\d+) tokens", line).group(1)) <= 100
+
+
+@pytest.mark.parametrize(
+    "words, environ",
+    [
+        ([], {"NPROC_PER_NODE": "2"}),
+        ([], {"NNODES": "2"}),
+        (["--deepspeed", "zero2"], {}),
+        (["--tuner_type", "full"], {}),
+        (["--packing", "true"], {}),
+        ([], {"MIRROR_DEVICE": "cpu"}),
+    ],
+)
+def test_no_plan_for_what_it_does_not_know(on_a_card, monkeypatch, capsys, words, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert sft(on_a_card, "--show", *words) == 0
+    captured = capsys.readouterr()
+    assert "plan:" not in captured.err
+    assert "--use_liger_kernel" not in captured.out
+
+
+def test_a_waiting_run_is_planned_with_the_whole_card(on_a_card, monkeypatch, capsys):
+    monkeypatch.setenv("VRAM_CEILING_GIB", "0")
+    assert sft(on_a_card, "--show") == 0
+    assert "of 21 GiB" in capsys.readouterr().err
+    assert sft(on_a_card, "--show", "--wait") == 0
+    assert "of 23.4 GiB" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_plan(on_a_card, monkeypatch, capsys):
+    assert sft(on_a_card) == 0
+    folder = the_run(on_a_card)
+    before = planned(folder)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"status": "stopped"}))
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (folder / "checkpoint-4" / name).write_bytes(b"")
+    monkeypatch.setattr("finetune.checkpoints.state_problem", lambda path: None)
+    (folder / "checkpoint-4/trainer_state.json").write_text("{}")
+    monkeypatch.setenv("VRAM_CEILING_GIB", "12")  # a plan would refuse now
+    monkeypatch.setenv("STUB_CODE", "1")
+    assert sft(on_a_card, "--resume", str(folder)) == 1
+    assert last(seen(folder), "--resume_from_checkpoint") == str(folder / "checkpoint-4")
+    assert planned(folder) == before
+
+
+def test_a_node_above_0_leaves_the_folder_to_node_0(workspace, monkeypatch, capsys):
+    shared = workspace / "shared"
+    (shared / "checkpoint-2").mkdir(parents=True)  # of node 0, which has begun
+    (shared / "run.json").write_text("of node 0")
+    monkeypatch.setenv("NNODES", "2")
+    monkeypatch.setenv("NODE_RANK", "1")
+    stub = workspace / "stub-swift"  # a stub of ms-swift on node 1: it writes no checkpoint
+    stub.write_text("#!/bin/sh\nexit ${STUB_CODE:-0}\n")
+    assert sft(workspace, "--output_dir", str(shared)) == 0
+    assert (shared / "run.json").read_text() == "of node 0"
+    assert {path.name for path in shared.iterdir()} == {"checkpoint-2", "run.json"}
+    assert "node 1 ended with exit code 0" in capsys.readouterr().err
+    assert sft(workspace) == 0
+    assert not (workspace / "output").exists()
+    monkeypatch.setenv("STUB_CODE", "3")
+    assert sft(workspace, "--output_dir", str(shared)) == 3
+    assert "error: sft: ms-swift ended with exit code 3" in capsys.readouterr().err
+    assert (shared / "run.json").read_text() == "of node 0"
+
+
+def test_a_node_above_0_converts_a_table_under_a_name_of_its_own(workspace, monkeypatch):
+    Path("faq.csv").write_text("question,answer\nq,a\n")
+    monkeypatch.setenv("NODE_RANK", "1")
+    (workspace / "stub-swift").write_text("#!/bin/sh\nexit 0\n")
+    assert sft(workspace, "--dataset", "faq.csv", "--output_dir", "shared") == 0
+    assert [path.name for path in Path("shared").iterdir()] == ["dataset-1-node1.jsonl"]
