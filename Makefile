@@ -19,6 +19,9 @@ WEIGHTS ?=
 DATASET ?=
 OUTPUT ?= output
 ADAPTER ?=
+# who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
+ENGINE ?=
+export ENGINE
 # what else goes to the script in the container: make finetune ARGS='--num_train_epochs 3'
 ARGS ?=
 # nearer mirrors for slow networks
@@ -35,19 +38,20 @@ WHEELS = $(CURDIR)/.cache/wheels
 VENV = .venv
 
 # every recipe that needs Docker starts with this: an engine that answers, and the shell pointed at it
-ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
+DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g -v "$(abspath $(OUTPUT))":/root/output \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e HEALTH_LEVEL -e VRAM_CEILING_GIB
+  -e NO_COLOR -e HEALTH_LEVEL -e VRAM_CEILING_GIB -e ENGINE
 DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
-# usage: $(call mirror_run,VERB,ARGUMENTS) -- a container with the output folder of this machine, owned by the caller
+# usage: $(call mirror_run,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, owned by the caller;
+# FLAGS are more flags of `docker run`
 define mirror_run
 @mkdir -p "$(OUTPUT)"
 @$(if $(DATASET),test -r "$(DATASET)" || { echo "error: DATASET=$(DATASET): no such file; give a path on this machine" >&2; exit 2; })
-@$(ENGINE); tty=; if [ -t 0 ] && [ -t 1 ]; then tty=-it; fi; \
-  docker run $$tty $(RUN_FLAGS) $(REF) $(1) $(2)
+@$(DOCKER_ENGINE); tty=; if [ -t 0 ] && [ -t 1 ]; then tty=-it; fi; \
+  docker run $$tty $(RUN_FLAGS) $(3) $(REF) $(1) $(2)
 endef
 
 .PHONY: help
@@ -57,13 +61,14 @@ help: ## this list
 	@echo
 	@grep -hE '^[a-z][a-z_-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: IMAGE GPUS MODEL_SOURCE DATASET OUTPUT ADAPTER ARGS (defaults are at the top of the Makefile)."
+	@echo "Variables: IMAGE GPUS MODEL_SOURCE DATASET OUTPUT ADAPTER ENGINE ARGS (defaults are at the top of the Makefile)."
+	@echo "ENGINE=auto|fast|swift: who trains, the fast lane or ms-swift (auto takes the fast lane where it can)."
 	@echo "Here: GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
 
 .PHONY: image
 image: # the image, built only when it is not there
 	@$(if $(HAS_GPU),,echo "No NVIDIA GPU answers on this machine (nvidia-smi): stand-in weights, on the CPU." >&2)
-	@$(ENGINE); docker image inspect $(REF) >/dev/null 2>&1 || $(MAKE) --no-print-directory build
+	@$(DOCKER_ENGINE); docker image inspect $(REF) >/dev/null 2>&1 || $(MAKE) --no-print-directory build
 
 BUILD_ARGS = --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) \
   --build-arg APT_MIRROR=$(APT_MIRROR) --build-arg HF_ENDPOINT=$(HF_ENDPOINT) \
@@ -73,7 +78,7 @@ BUILD_ARGS = --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg PIP_INDEX_URL=
 # usage: $(call docker_build,FLAGS) -- BASE is found first; a local CPU torch is used where one was asked for and is known
 define docker_build
 $(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE=local needs WEIGHTS=DIR, the folder with the model's twelve files" >&2; exit 2))
-@$(ENGINE); base=$$(host/base-image.sh $(BASE_IMAGE)); torch=(); \
+@$(DOCKER_ENGINE); base=$$(host/base-image.sh $(BASE_IMAGE)); torch=(); \
   if [ "$(TORCH)" = cpu ]; then \
     spec=$$(host/torch-cpu.sh $(WHEELS) $$base); \
     if [ -n "$$spec" ]; then torch=(--build-arg "TORCH_SPEC=$$spec" --build-context wheels=$(WHEELS)); fi; \
@@ -101,6 +106,18 @@ finetune: image ## check, fine-tune, prove: the adapter lands in OUTPUT (DATASET
 verify: image ## the verdict on the newest adapter in OUTPUT, or on ADAPTER
 	$(call mirror_run,verify,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
 
+.PHONY: plan
+plan: image ## will it fit the card? before anything is loaded (DATASET=my.json, ARGS='--gpu 16' for another card)
+	$(call mirror_run,plan,$(DATASET_ARG) $(ARGS))
+
+.PHONY: merge
+merge: image ## a model folder that needs no adapter, from the newest adapter in OUTPUT, or from ADAPTER
+	$(call mirror_run,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))
+
+.PHONY: serve
+serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000, newest adapter or ADAPTER (needs MIRROR_API_KEY set)
+	$(call mirror_run,serve,--host 0.0.0.0 --adapter "$(or $(ADAPTER),newest)" $(ARGS),-p 127.0.0.1:8000:8000 -e MIRROR_API_KEY --stop-timeout 120)
+
 .PHONY: mixed
 mixed: image ## the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh
 	$(call mirror_run,sft_mixed,$(ARGS))
@@ -112,7 +129,7 @@ health: image ## the health checks alone
 .PHONY: tensorboard
 tensorboard: image ## loss curves of the runs in OUTPUT, on 127.0.0.1:6006
 	@mkdir -p "$(OUTPUT)"
-	@$(ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(abspath $(OUTPUT))":/root/output:ro $(REF) \
+	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(abspath $(OUTPUT))":/root/output:ro $(REF) \
 	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
 
 # ---- development ------------------------------------------------------------------------------------------------------
@@ -125,7 +142,7 @@ $(VENV)/.done: requirements/test.lock
 .PHONY: lint
 lint: $(VENV)/.done ## shellcheck, shfmt, hadolint, ruff, mypy, yamllint, workflows, compose config
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" host/lint.sh
-	@$(ENGINE); docker compose config -q && docker compose -f docker-compose.yml -f docker-compose.cpu.yml config -q && echo "compose: ok"
+	@$(DOCKER_ENGINE); docker compose config -q && docker compose -f docker-compose.yml -f docker-compose.cpu.yml config -q && echo "compose: ok"
 
 .PHONY: test
 test: lint test-unit test-image ## everything: lint, unit tests, the image's tests, whole runs on the stand-in
@@ -141,19 +158,20 @@ build-test-stage:
 
 .PHONY: test-unit
 test-unit: test-build # in the image's own packages, on the source tree
-	@$(ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e CI -e PYTHONDONTWRITEBYTECODE=1 \
+	@$(DOCKER_ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e CI -e PYTHONDONTWRITEBYTECODE=1 \
 	  -e HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis $(TEST_REF) python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
 
 .PHONY: test-image
 test-image: test-build $(VENV)/.done # testinfra on running containers, then whole runs
-	@$(ENGINE); MIRROR_IMAGE=$(IMAGE):standin $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
+	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
 
 .PHONY: lock
 lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
 	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
-	@for in_file in requirements/{image,build,standin,test}.in weights/clients.in; do \
+	@for in_file in requirements/{image,build,standin,test,deepspeed}.in weights/clients.in; do \
 	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
-	  case $$in_file in *clients* | *test*) flags+=(-c requirements/image.lock) ;; *standin*) flags+=(--no-deps) ;; esac; \
+	  case $$in_file in *clients* | *test*) flags+=(-c requirements/image.lock) ;; *standin*) flags+=(--no-deps) ;; \
+	    *deepspeed*) flags+=(--no-deps -c requirements/image.lock) ;; esac; \
 	  .cache/uv/bin/uv pip compile "$${flags[@]}" $$in_file -o $${in_file%.in}.lock; \
 	done
 
