@@ -53,7 +53,7 @@ def test_words_are_those_that_ms_swift_makes():
     assert config.arguments(options) == words
 
 
-@pytest.mark.parametrize("name", ["sft.yaml", "sft_mixed.yaml", "infer.yaml"])
+@pytest.mark.parametrize("name", ["sft.yaml", "sft_mixed.yaml", "sft_attention.yaml", "infer.yaml"])
 def test_the_image_s_own_files_hold_known_options_only(name):
     options = swift_options.options_of("infer" if name == "infer.yaml" else "sft")
     assert set(config.load(CONFIGS / name)) <= set(options)
@@ -63,6 +63,11 @@ def test_sft_yaml_explains_every_parameter():
     lines = [line for line in (CONFIGS / "sft.yaml").read_text().splitlines() if line and not line.startswith("#")]
     assert all(" # " in line for line in lines)
     assert len(lines) == len(config.load(CONFIGS / "sft.yaml"))
+
+
+def test_the_attention_file_is_sft_yaml_but_for_the_layers():
+    sft, attention = config.load(CONFIGS / "sft.yaml"), config.load(CONFIGS / "sft_attention.yaml")
+    assert attention == sft | {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 
 def test_sft_yaml_has_the_article_s_values():
