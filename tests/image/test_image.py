@@ -47,7 +47,19 @@ def test_every_verb_is_a_command(host, verb):
 
 @pytest.mark.parametrize(
     "name",
-    ["infer.sh", "sft.sh", "sft_mixed.sh", "verify.sh", "finetune.sh", "self_cognition.json", "configs/sft.yaml"],
+    [
+        "infer.sh",
+        "sft.sh",
+        "sft_mixed.sh",
+        "verify.sh",
+        "finetune.sh",
+        "merge.sh",
+        "serve.sh",
+        "self_cognition.json",
+        "configs/sft.yaml",
+        "configs/serve.yaml",
+        "configs/sft_attention.yaml",
+    ],
 )
 def test_the_workspace_is_in_root_and_readable_by_everyone(host, name):
     file = host.file(f"/root/{name}")
