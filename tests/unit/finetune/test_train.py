@@ -365,6 +365,15 @@ def test_what_the_user_gives_stays_and_only_the_rest_is_planned(on_a_card, monke
     assert (options["gradient_checkpointing"], options["use_liger_kernel"]) == (True, False)
 
 
+def test_a_config_file_s_checkpointing_and_liger_stay(on_a_card):
+    with (on_a_card / "configs/sft.yaml").open("a") as file:
+        file.write("gradient_checkpointing: true\nuse_liger_kernel: false\n")
+    assert sft(on_a_card) == 0
+    got = planned(the_run(on_a_card))
+    assert (got["gradient_checkpointing"].lower(), got["use_liger_kernel"].lower()) == ("true", "false")
+    assert int(got["per_device_train_batch_size"]) * int(got["gradient_accumulation_steps"]) == 16
+
+
 def test_what_does_not_fit_ends_before_a_folder_is_made(on_a_card, monkeypatch):
     monkeypatch.setenv("VRAM_CEILING_GIB", "12")
     with pytest.raises(UserError, match=r"more than the 12 there are; take .*a card of \d+ GB") as caught:
