@@ -59,6 +59,7 @@ def test_every_verb_is_a_command(host, verb):
         "configs/sft.yaml",
         "configs/serve.yaml",
         "configs/sft_attention.yaml",
+        "configs/sft_qlora.yaml",
     ],
 )
 def test_the_workspace_is_in_root_and_readable_by_everyone(host, name):
