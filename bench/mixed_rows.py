@@ -1,4 +1,4 @@
-"""550 rows of 20 to 600 tokens for the mixed run's times: `python bench/mixed_rows.py OUT.json`; words drawn at random."""
+"""550 rows of 20 to 600 tokens for the mixed run's times, of random words: `python bench/mixed_rows.py OUT.json`."""
 
 from __future__ import annotations
 

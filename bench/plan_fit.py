@@ -272,7 +272,7 @@ def fit(args: argparse.Namespace) -> None:
 
     def errors(constants: Any) -> list[float]:
         fitted = memory.Fitted(*constants)
-        return [memory.peak_gib(shape, adapter, *setting_of(row), fitted) / row["reserved_gib"] - 1 for row in rows]
+        return [memory.peak_gib(shape, adapter, *setting_of(row), fitted) / row["allocated_gib"] - 1 for row in rows]
 
     def weighted(constants: Any) -> list[float]:
         return [error * (3 if error < 0 else 1) for error in errors(constants)]
@@ -299,7 +299,7 @@ def table(found: dict[str, Any], rows: list[dict[str, Any]], both: list[list[flo
         speed = micro_batch_seconds(shape, row["tokens"] * row["rows"], row["checkpointing"], row["liger"]) * 1000
         print(
             f"| {words[0]} | {words[1]} | {row['tokens']} | {row['rows']} | {words[2]} | {row['allocated_gib']:.2f} "
-            f"| {row['reserved_gib']:.2f} | {row['reserved_gib'] * (1 + old):.2f} | {old * 100:+.1f} % "
+            f"| {row['reserved_gib']:.2f} | {row['allocated_gib'] * (1 + old):.2f} | {old * 100:+.1f} % "
             f"| {row['ms_per_micro_batch']:.0f} | {speed:.0f} | new fit {new * 100:+.1f} %"
         )
     for name, errors in zip(("new fit", "the code"), both, strict=True):

@@ -121,6 +121,7 @@ class Line:
         self.rename()
         self.check_options()
         self.backend()
+        self.quantizer()
         self.adapters()
         self.model()
 
@@ -218,6 +219,15 @@ class Line:
             raise UserError(
                 f"swift {self.command}: {backend} is not installed; pip install {backend}, "
                 "or leave the option out: transformers answers too, only slower",
+                FAILED,
+            )
+
+    def quantizer(self) -> None:
+        """bitsandbytes, where a 4-bit or 8-bit base is asked for: the image does not hold it."""
+        if self.value("quant_method")[:1] in (["bnb"], ["bitsandbytes"]) and find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"swift {self.command}: --quant_method bnb needs bitsandbytes, which is not installed; "
+                "pip install bitsandbytes, or leave the option out where the weights fit in bfloat16 (`plan`)",
                 FAILED,
             )
 

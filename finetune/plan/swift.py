@@ -18,7 +18,9 @@ from finetune.plan.memory import FITTED, TARGETS, Adapter, Fitted, Micro, peak_g
 from finetune.plan.speed import micro_batch_seconds
 from qwen2.config import Config
 
-MARGIN = 1.06  # predictions may be so much too low: the constants are counted, not yet fitted (docs/plan.md)
+# What to leave for the allocator, as a share of what the micro-batch adds to the weights, by gradient checkpointing:
+# with it, activations come and go in every size, and the cache breaks up (docs/plan.md).
+MARGIN = {False: 0.05, True: 0.45}
 CARDS_GIB = (12, 16, 24, 48, 80)
 SAMPLE = 2048  # rows that the mean time of a step is computed from
 LENGTH_STEP = 64  # a shorter max_length is proposed in steps of so many tokens
@@ -93,7 +95,7 @@ def plan_swift(
         for checkpointing in (False, True) if gradient_checkpointing is None else (gradient_checkpointing,):
             for liger in (False, True) if use_liger_kernel is None else (use_liger_kernel,):
                 peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted)
-                if peak * MARGIN > ceiling_gib:
+                if with_margin(peak, shape, adapter, checkpointing, fitted) > ceiling_gib:
                     continue
                 seconds = step_seconds(shape, order, batch, size, checkpointing, liger)
                 cost = seconds / LIGER_GAIN if liger else seconds
@@ -140,13 +142,20 @@ def named(targets: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def with_margin(peak: float, shape: Config, adapter: Adapter, checkpointing: bool, fitted: Fitted = FITTED) -> float:
+    """GiB to have free for a predicted peak: MARGIN on top of what it takes beyond one token's."""
+    alone = peak_gib(shape, adapter, worst([1], 1), True, True, fitted)
+    return peak + MARGIN[checkpointing] * max(0.0, peak - alone)
+
+
 def fitting_length(
     shape: Config, ceiling_gib: float, adapter: Adapter, liger: bool = True, fitted: Fitted = FITTED
 ) -> int:
     """The longest row, in steps of 64 tokens, that fits with everything that saves memory; 0 when none does."""
 
     def fits(length: int) -> bool:
-        return peak_gib(shape, adapter, worst([length], 1), True, liger, fitted) * MARGIN <= ceiling_gib
+        peak = peak_gib(shape, adapter, worst([length], 1), True, liger, fitted)
+        return with_margin(peak, shape, adapter, True, fitted) <= ceiling_gib
 
     low, high = 0, shape.max_positions // LENGTH_STEP
     while low < high:
@@ -169,15 +178,14 @@ def _what_would_fit(
     fitted: Fitted,
 ) -> str:
     size, checkpointing, liger = fixed[0] or 1, fixed[1] is not False, fixed[2] is not False
-    needed = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted) * MARGIN
+    peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted)
+    needed = with_margin(peak, shape, adapter, checkpointing, fitted)
+    least = peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted)
     longest = max(lengths)
     at = f"{size} at a time, " if size > 1 else ""
     what = f"rows of {longest} tokens ({at}everything that saves memory on) need {needed:.1f} GiB"
-    if (
-        fixed != (None, None, None)
-        and peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted) < needed / MARGIN
-    ):
-        best = peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted) * MARGIN
+    if fixed != (None, None, None) and least < peak:
+        best = with_margin(least, shape, adapter, True, fitted)
         what = f"rows of {longest} tokens with the options given need {needed:.1f} GiB"
         if best <= ceiling_gib:
             return (
@@ -191,7 +199,8 @@ def _what_would_fit(
         remedies.append(f"--max_length {shorter}")
     quantized = Adapter(adapter.rank, adapter.targets, 4)
     if adapter.bits != 4:
-        small = peak_gib(shape, quantized, worst(lengths, 1), True, True, fitted) * MARGIN
+        small = peak_gib(shape, quantized, worst(lengths, 1), True, True, fitted)
+        small = with_margin(small, shape, quantized, True, fitted)
         if small <= ceiling_gib:
             remedies.append(f"a 4-bit base (--config configs/sft_qlora.yaml: {small:.1f} GiB)")
     card = next((card for card in CARDS_GIB if card_ceiling(card) >= max(needed, ceiling_gib)), None)

@@ -248,7 +248,7 @@ def test_buckets_save_time_but_not_at_the_price_of_captures() -> None:
     steps = batches.plan_steps(rows, 50, 1, 0, None, None)
     shapes, captured = batches.plan_shapes(steps, graphs=True)
     assert all(shape.tokens >= micro.tokens and shape.labels >= micro.labels for micro, shape in shapes.items())
-    assert [s.tokens for s in captured] == [704, 320, 64] and set(captured) == set(shapes.values())
+    assert [s.tokens for s in captured] == [704, 64] and set(captured) == set(shapes.values())
     assert batches.plan_shapes(steps, graphs=False)[1] == []
     long = [([1] * n, [-100] + [1] * (n - 1)) for n in (2000, 3000)]
     assert batches.plan_shapes(batches.plan_steps(long, 50, 1, 0, None, None), graphs=True)[1] == []
