@@ -18,8 +18,8 @@ Row = tuple[Sequence[int], Sequence[int]]
 TOKEN_UNIT, LABEL_UNIT = 64, 64
 
 # Rough costs on an H100 at the 7B shape, for choosing buckets only: a step is bound by reading the weights below some
-# 350 tokens and grows with the tokens above, a tile of 256 at a time (768 tokens 47 ms, 832 60 ms, docs/fast-lane.md); a
-# capture costs as much as a few steps.
+# 350 tokens and grows with the tokens above, a tile of 256 at a time (768 tokens 47 ms, 832 60 ms; docs/fast-lane.md).
+# A capture costs as much as a few steps.
 MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE, TILE = 20.0, 0.061, 250.0, 256
 MS_LAUNCH = 140.0  # what launching the kernels of an uncaptured micro-batch takes: it is no faster than that
 
