@@ -1,4 +1,4 @@
-"""The article's job by the fast lane and by its peers, in one run on one GPU: `make bench`, or
+"""The article's job by the fast lane and by its peers, in one run on one GPU.
 
     python bench/peers.py MODEL_DIR [--repeat 3] [--only fast,swift,...] [--out build/bench]
 
