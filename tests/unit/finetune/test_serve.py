@@ -170,8 +170,8 @@ def test_names_that_would_be_mixed_up(serve, mirror, checkpoint):
 def test_one_job_holds_the_gpu(serve, monkeypatch):
     from finetune.job import job
 
-    with job("sft"):
-        monkeypatch.delenv("MIRROR_JOB")  # another process would not have it
+    with job("sft"), monkeypatch.context() as other:
+        other.delenv("MIRROR_JOB")  # another process would not have it
         with pytest.raises(UserError, match="serve was not started: job sft"):
             serve()
 

@@ -152,9 +152,13 @@ def sparse(head: bytes, filled: int = 48 << 20) -> Callable[[Path], None]:
 
 
 def bind_socket(path: Path) -> None:
+    before = Path.cwd()
     os.chdir(path.parent)  # the name of a socket has at most 108 bytes
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(path.name)
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path.name)
+    finally:
+        os.chdir(before)
 
 
 TABLE = "question,answer\n"
