@@ -170,7 +170,9 @@ def test_without_any_writable_folder_it_starts_and_says_what_is_missing(run):
 
 def test_docker_stop_makes_the_real_trainer_save_a_checkpoint(container, tmp_path):
     """ms-swift on the stand-in, stopped in its second step or later: exit 143, and the checkpoint is there."""
-    box = container("sft", "--num_train_epochs", "50", "--enable_jit_checkpoint", "true", flags=[*OFF, "-e", "ENGINE=swift"])
+    box = container(
+        "sft", "--num_train_epochs", "50", "--enable_jit_checkpoint", "true", flags=[*OFF, "-e", "ENGINE=swift"]
+    )
     box.wait_until(lambda: "busy: sft step" in box.exec("healthcheck", "probe").stdout, 120, "the first step")
     assert docker("stop", "-t", "120", box.id).returncode == 0
     assert exit_code(box) == 143
