@@ -147,7 +147,12 @@ def train(run, shared: Path, *options: str) -> Path:
     output = shared / "output"
     output.mkdir(mode=0o777, exist_ok=True)
     output.chmod(0o777)
-    done = run("sft", *options, flags=["-v", f"{shared}:/data", "-e", "OUTPUT_DIR=/data/output", *USER], timeout=900)
+    done = run(
+        "sft",
+        *options,
+        flags=["-v", f"{shared}:/data", "-e", "OUTPUT_DIR=/data/output", "-e", "ENGINE=swift", *USER],
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return max(output.rglob("checkpoint-*/adapter_model.safetensors"), key=lambda p: p.stat().st_mtime).parent
 
