@@ -86,9 +86,8 @@ def make_adapter(folder: Path, model: Path) -> None:
     """A rank 8 adapter on all seven linears with a B that is not zero, so that `after` differs from `before`."""
     import torch
 
-    from qwen2.config import Config
+    from qwen2.config import PROJECTIONS, Config
     from qwen2.lora import Adapter
-    from qwen2.model import PROJECTIONS
 
     adapter = Adapter(Config.from_dir(model), 8, 32, list(PROJECTIONS), device="cpu")
     adapter.initialize(0)

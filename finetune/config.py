@@ -35,6 +35,15 @@ def load(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that a program wrote; {} when there is none that can be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def arguments(options: dict[str, Any]) -> list[str]:
     """The options as command-line words, the way ms-swift makes them (swift/cli/main.py, parse_yaml_args)."""
     words: list[str] = []

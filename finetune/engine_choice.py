@@ -6,7 +6,6 @@ No torch is imported: the choice is made, and said in one line, before anything 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ from typing import Any
 
 from finetune.dataset.source import Source
 from finetune.errors import UserError
+from qwen2.config import PROJECTIONS, Config
 
 FAST, SWIFT = "fast", "ms-swift"
 ASKED = ("auto", "fast", "swift")
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # Options that settle how ms-swift goes about it, or what the fast lane settles by itself; any value will do.
 WITHOUT_EFFECT = frozenset(
@@ -49,30 +48,8 @@ WITHOUT_EFFECT = frozenset(
         "columns",
     }
 )
-# Names that the fast lane takes over as they are: qwen2.train.TrainSettings.
-NUMBERS = frozenset(
-    {
-        "num_train_epochs",
-        "max_steps",
-        "learning_rate",
-        "lora_rank",
-        "lora_alpha",
-        "lora_dropout",
-        "warmup_ratio",
-        "warmup_steps",
-        "weight_decay",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "max_grad_norm",
-        "seed",
-        "data_seed",
-        "save_steps",
-        "save_total_limit",
-        "logging_steps",
-    }
-)
-# Those of them that are whole numbers. The others are kept as floats, however they were written: 3 and 3.0 are one run.
+# Names that the fast lane takes over as they are (qwen2.train.TrainSettings): whole numbers, and fractions. A fraction
+# is kept as a float, however it was written: 3 and 3.0 are one run.
 WHOLE = frozenset(
     {
         "max_steps",
@@ -86,6 +63,20 @@ WHOLE = frozenset(
         "logging_steps",
     }
 )
+FRACTIONS = frozenset(
+    {
+        "num_train_epochs",
+        "learning_rate",
+        "lora_dropout",
+        "warmup_ratio",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+    }
+)
+NUMBERS = WHOLE | FRACTIONS
 FLAGS = frozenset({"use_rslora", "logging_first_step"})
 
 
@@ -152,13 +143,10 @@ def _of_machine(environ: Mapping[str, str]) -> list[str]:
 
 def _of_model(model_dir: Path) -> list[str]:
     try:
-        config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-        architectures = config.get("architectures")
-    except (OSError, ValueError, AttributeError):
-        return [f"{model_dir}, whose config.json cannot be read"]
-    if architectures != ["Qwen2ForCausalLM"]:
-        return [f"a model of {architectures}, not Qwen2ForCausalLM"]
-    return [f"the quantized weights of {model_dir}"] if config.get("quantization_config") else []
+        Config.from_dir(model_dir)
+    except ValueError as error:
+        return [f"the weights ({str(error).split(';')[0]})"]
+    return []
 
 
 def _of_data(sources: Sequence[Source]) -> list[str]:

@@ -1,20 +1,17 @@
 """The fast lane behind sft.sh: rows to ids, the model into memory once, qwen2.train, PEFT checkpoints; used by train.
 
-`Lane` is the model of this process. The pipeline (check, train, verify) passes the same one on, so that the weights are
-loaded once. torch is imported in the background while the options and the data are looked at.
+The model is a Lane's (lane.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,106 +19,11 @@ from typing import Any
 from finetune import fast_rows
 from finetune.engine_choice import Choice
 from finetune.errors import DONE, FAILED, UserError
+from finetune.job import STOPPING, job
+from finetune.lane import Lane
 from finetune.progress import Bar
-from finetune.settings import Settings
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-CURVES_WAIT_S = 30.0  # for the loss curve, which is drawn beside what follows
-
-
-class Lane:
-    """The model on its device, loaded when first asked for. `settings` give the device and the ceiling."""
-
-    def __init__(self, model_dir: Path, settings: Settings) -> None:
-        self.model_dir, self.settings = model_dir, settings
-        self.device = "cpu" if settings.wants_cpu else "cuda"
-        self.seconds = 0.0  # that loading took
-        self._tokenizer: Any = None
-        self._model: Any = None
-        self._error: BaseException | None = None
-        if self.device == "cuda":
-            from qwen2.early import start_cuda
-
-            start_cuda()
-        else:
-            # Threads that spin while they wait take the cores from each other where a container shares them.
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._import = threading.Thread(target=self._import_torch, name="import-torch", daemon=True)
-        self._import.start()
-
-    def _import_torch(self) -> None:
-        try:
-            import qwen2.generate
-            import qwen2.memory
-            import qwen2.train  # noqa: F401 - the three are what follows
-        except BaseException as error:
-            self._error = error
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, which needs no torch."""
-        if self._tokenizer is None:
-            from qwen2.chat import Tokenizer
-
-            self._tokenizer = _loaded(self.model_dir, lambda: Tokenizer(self.model_dir))
-        return self._tokenizer
-
-    def torch(self) -> Any:
-        """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
-        self._import.join()
-        if self._error is not None:
-            raise UserError(
-                f"torch cannot be imported ({type(self._error).__name__}: {self._error}); "
-                "undo what was installed or mounted over /opt/venv",
-                FAILED,
-            )
-        import torch
-
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
-                "MIRROR_DEVICE=cpu does without",
-                FAILED,
-            )
-        return torch
-
-    def model(self, progress: Callable[[int, int], None] | None = None) -> Any:
-        """The base model: bfloat16 on CUDA, float32 on a CPU. UserError when it cannot be loaded."""
-        if self._model is None:
-            torch = self.torch()
-            from qwen2.model import Model
-
-            begin = time.perf_counter()
-            ceiling = self.settings.vram_ceiling_gib
-            if self.device == "cuda" and ceiling > 0:
-                total = torch.cuda.get_device_properties(0).total_memory
-                torch.cuda.set_per_process_memory_fraction(min(1.0, ceiling * 2**30 / total))
-            dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-            try:
-                self._model = _loaded(self.model_dir, lambda: Model.load(self.model_dir, self.device, dtype, progress))
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"the weights do not fit into the GPU memory that is free under VRAM_CEILING_GIB={ceiling:g}; "
-                    "end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
-                    FAILED,
-                ) from None
-            self.seconds = time.perf_counter() - begin
-        return self._model
-
-    def ceiling_gib(self) -> float:
-        """GiB that this process may reserve: the ceiling, or what is free where that is less."""
-        torch = self.torch()
-        free, _ = torch.cuda.mem_get_info()
-        possible = (free + torch.cuda.memory_reserved()) / 2**30
-        ceiling = self.settings.vram_ceiling_gib
-        return min(ceiling, possible) if ceiling > 0 else possible
-
-
-def _loaded(model_dir: Path, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except (ValueError, OSError) as error:
-        raise UserError(f"{model_dir}: cannot be loaded: {error}; `healthcheck startup` looks at every file") from None
+CURVES_WAIT_S = 30.0  # for the loss curve, at the end
 
 
 @dataclass
@@ -153,13 +55,10 @@ def train(lane: Lane, request: Request) -> Ended:
     """
     from rich.console import Console
 
-    from finetune.job import job
-
     console = Console(stderr=True)
     with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar, Stop() as stop:
         bar.listener = held.step
-        bar.phase(f"loading {lane.model_dir.name} on {'the CPU' if lane.device == 'cpu' else 'the GPU'}")
-        model = lane.model(lambda done, total: bar.detail(f"loading the weights, {100 * done // total} %"))
+        model = lane.load(bar)
         settings, plan = fit(lane, model, request)
         print(plan, file=sys.stderr)
         with curves(request.folder, request.choice.tensorboard):
@@ -183,12 +82,7 @@ def fit(lane: Lane, model: Any, request: Request) -> tuple[Any, str]:
         planned = memory.plan(model.config, settings, rows, ceiling)
     except ValueError as error:
         raise UserError(f"{request.name}: {error}") from None
-    settings = replace(
-        settings,
-        recompute=planned.recompute,
-        micro_batch_tokens=planned.micro_batch_tokens,
-        vram_ceiling_gib=lane.settings.vram_ceiling_gib or None,
-    )
+    settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     parts = f"parts of {planned.micro_batch_tokens} tokens" if planned.micro_batch_tokens else "each in one piece"
     again = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}[planned.recompute]
     return settings, (
@@ -236,7 +130,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,
-            f"the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={lane.settings.vram_ceiling_gib:g}: lower "
+            f"the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={lane.cap_gib:g}: lower "
             "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
         )
     except OSError as error:
@@ -284,7 +178,7 @@ class Stop:
 
 @contextlib.contextmanager
 def curves(folder: Path, tensorboard: bool) -> Iterator[None]:
-    """Draw the loss curve when what runs inside has ended well, by a process that imports matplotlib meanwhile."""
+    """Draw the loss curve when what runs inside has ended, by a process that imports matplotlib meanwhile."""
     words = [sys.executable, "-m", "finetune.curves", str(folder), "--wait"]
     words += [] if tensorboard else ["--no-tensorboard"]
     # A session of its own: a Ctrl-C or stop signal to the group is for the training, which saves first.

@@ -100,6 +100,11 @@ class Job:
             self.path = None
 
 
+def waits(asked: bool | None) -> bool:
+    """Whether to wait while another job holds the GPU: as asked for, else as MIRROR_WAIT says."""
+    return os.environ.get("MIRROR_WAIT", "") not in ("", "0") if asked is None else asked
+
+
 @contextlib.contextmanager
 def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: float | None = None) -> Iterator[Job]:
     """Hold the GPU as job `name`. While another job holds it: wait (`wait`, or MIRROR_WAIT=1), else UserError, exit 1.
@@ -118,7 +123,7 @@ def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: 
         print(f"note: job {name} runs without a lock: {error}", file=sys.stderr)
         yield Job(None, {}, limit, owner=True)
         return
-    wait = os.environ.get("MIRROR_WAIT", "") not in ("", "0") if wait is None else wait
+    wait = waits(wait)
     lock = _lock(folder, name, wait)
     writer = state.this_process()
     record = {

@@ -7,6 +7,7 @@ follow one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from typing import Any
 
 from finetune import train
 from finetune.errors import DONE, FAILED, UserError, run_main
-from finetune.fast import Lane
+from finetune.job import job
+from finetune.lane import Lane
+from finetune.progress import Bar
 from finetune.swift_args import tidy
 from finetune.verify import cli as verify
 from finetune.verify.engine import Qwen2Engine
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = train.prepare(name, options, rest)
     if plan is None:
         return DONE
-    proof = [*(["--config", str(options.verify_config)] if options.verify_config else [])]
+    proof = ["--config", str(options.verify_config)] if options.verify_config else []
     if not plan.choice.is_fast:
         return _one_after_the_other(plan, options, proof)
     code = _in_one(plan, options, proof)
@@ -45,22 +48,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _in_one(plan: train.Plan, options: Any, proof: list[str]) -> int:
-    from finetune.job import job
-
-    lane = Lane(plan.model_dir, plan.settings)
-    try:
-        with job("finetune", wait=options.wait or None):
+    lane = Lane(plan.model_dir, "cpu" if plan.settings.wants_cpu else "cuda", plan.settings.vram_ceiling_gib)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(job("finetune", wait=options.wait or None))
             if _level() == "full":
                 _check_forward(lane)
-            code = train.run(plan, options, lane)
-            if code != DONE:
-                return code
-            adapter = train.find_adapter(plan.folder)
-            return verify.main([*proof, "--adapter", str(adapter)], lambda *settings: _engine(lane, settings[-1]))
-    except UserError:
-        if plan.checkpoint is None:
+        except UserError:
             plan.discard_folder()
-        raise
+            raise
+        code = train.run(plan, options, lane)
+        if code != DONE:
+            return code
+        return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+
+
+def proof_of(plan: train.Plan, proof: list[str]) -> list[str]:
+    """verify's words for the adapter just made."""
+    return [*proof, "--adapter", str(train.find_adapter(plan.folder))]
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
@@ -69,11 +74,13 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return Qwen2Engine.of(lane.tokenizer, lane.model(), lane.device, batch_size)
+    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane)
 
 
 def _check_forward(lane: Lane) -> None:
     """The start-up check `forward` on this process's model, and its row in health.json. UserError when it fails."""
+    from rich.console import Console
+
     from healthchecks import show, startup
     from healthchecks.context import BadSetting, Context
 
@@ -82,9 +89,10 @@ def _check_forward(lane: Lane) -> None:
     except BadSetting as error:
         raise UserError(str(error)) from None
     context.torch = lane.torch
-    if lane.device == "cuda":
-        context.model = lane.model
-    row = startup.forward_alone(context)
+    with Bar(Console(stderr=True), 0) as bar:
+        if lane.device == "cuda":
+            context.model = lambda: lane.load(bar)
+        row = startup.forward_alone(context)
     print(show.line(row), file=sys.stderr)
     if row.status == "fail":
         raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
@@ -102,9 +110,9 @@ def _one_after_the_other(plan: train.Plan, options: Any, proof: list[str]) -> in
                 FAILED,
             )
     code = train.run(plan, options)
-    if code != DONE:
+    if code != DONE or plan.is_helping:  # node 0 has the adapter, and proves it
         return code
-    return verify.main([*proof, "--adapter", str(train.find_adapter(plan.folder))])
+    return verify.main(proof_of(plan, proof))
 
 
 def _level() -> str:

@@ -13,9 +13,9 @@ Only the standard library is imported here: the real swift needs seconds enough 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,8 @@ def tell(line: str) -> None:
 class Line:
     """One command line on its way to the real swift: every step checks or changes one thing."""
 
-    def __init__(self, command: str, args: Arguments, settings: Settings) -> None:
-        self.command, self.args, self.settings = command, args, settings
+    def __init__(self, command: str, args: Arguments, settings: Settings, tell: Callable[[str], None] = tell) -> None:
+        self.command, self.args, self.settings, self.tell = command, args, settings, tell
         self.options: dict[str, Option] = swift_options.options_of(command)
         self.config: dict[str, Any] = {}
         self.config_file = ""
@@ -146,12 +146,12 @@ class Line:
             self.args.remove("use_vllm")
             if wanted:
                 self.args.set("infer_backend", "vllm")
-                tell("--use_vllm is --infer_backend vllm in ms-swift 4: passed on as that")
+                self.tell("--use_vllm is --infer_backend vllm in ms-swift 4: passed on as that")
         for old, new in RENAMED.items():
             if old in self.options or new not in self.options:
                 continue
             if self.args.rename(old, new):
-                tell(f"--{old} is called --{new} in ms-swift 4: passed on under that name")
+                self.tell(f"--{old} is called --{new} in ms-swift 4: passed on under that name")
             if old in self.config:
                 raise UserError(f"{self.config_file}: {old}: is called {new} in ms-swift 4; rename it there")
 
@@ -239,7 +239,7 @@ class Line:
             if not path.exists() and name.rstrip("/").endswith(ARTICLE_CHECKPOINT):
                 root = Path(name[: name.index(ARTICLE_CHECKPOINT)] or ".")
                 found = newest(root if root.is_dir() else self.settings.output_dir)
-                tell(f"{name} is the article's own run: taking the newest checkpoint here, {found}")
+                self.tell(f"{name} is the article's own run: taking the newest checkpoint here, {found}")
                 names = [*names[:index], str(found), *names[index + 1 :]]
                 self.args.set("adapters", *names)
             elif not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
@@ -249,7 +249,7 @@ class Line:
         if names and not self.value("model"):
             recorded = _args_json(Path(names[0])).get("model")
             if isinstance(recorded, str) and not Path(recorded).exists() and self.is_ours(recorded):
-                tell(f"the adapter was trained on {recorded}: taking {self.settings.model_dir}")
+                self.tell(f"the adapter was trained on {recorded}: taking {self.settings.model_dir}")
                 self.args.set("model", str(self.settings.model_dir))
 
     def hint(self) -> str:
@@ -283,15 +283,18 @@ class Line:
             folder = Path(given[0])
             if not folder.exists():
                 if self.is_ours(given[0]):
-                    tell(f"--model {given[0]}: taking {self.settings.model_dir}")
+                    self.tell(f"--model {given[0]}: taking {self.settings.model_dir}")
                     folder = self.settings.model_dir
                     self.args.set("model", str(folder))
                 elif given[0].startswith(("/", ".", "~")) or given[0].count("/") != 1:
                     raise UserError(
                         f"--model {given[0]}: no such folder; the weights here are {self.settings.model_dir}"
                     )
-        if self.value("model_type") == ["qwen"] and _json_object(folder / "config.json").get("model_type") == "qwen2":
-            tell("--model_type qwen is the first Qwen in ms-swift 4: passed on as qwen2, which these weights are")
+        if (
+            self.value("model_type") == ["qwen"]
+            and config.json_object(folder / "config.json").get("model_type") == "qwen2"
+        ):
+            self.tell("--model_type qwen is the first Qwen in ms-swift 4: passed on as qwen2, which these weights are")
             self.args.set("model_type", "qwen2")
 
     def datasets(self) -> None:
@@ -324,7 +327,7 @@ class Line:
         for name, value in changes.items():
             self.args.set(name, value)
         reason = "MIRROR_DEVICE=cpu" if self.settings.device == "cpu" else "no GPU is visible"
-        tell(f"{reason}: on the CPU, with {' '.join(f'--{name} {value}' for name, value in changes.items())}")
+        self.tell(f"{reason}: on the CPU, with {' '.join(f'--{name} {value}' for name, value in changes.items())}")
 
     def additions(self) -> None:
         """What spares a wait or a traceback, unless the line says otherwise."""
@@ -361,15 +364,7 @@ class Line:
 
 def _args_json(checkpoint: Path) -> dict[str, Any]:
     """The options that a checkpoint was trained with; {} when it does not say."""
-    return _json_object(checkpoint / "args.json")
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return config.json_object(checkpoint / "args.json")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -26,16 +25,17 @@ from finetune.dataset.convert import convert
 from finetune.dataset.source import Source
 from finetune.engine_choice import Choice
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
-from finetune.fast import Lane, Request
+from finetune.fast import Request
 from finetune.fast import train as train_fast
+from finetune.job import STOPPING, waits
+from finetune.job import run as run_job
+from finetune.lane import Lane
 from finetune.plan import card
-from finetune.plan.memory import TARGETS
 from finetune.plan.swift import plan_swift
 from finetune.settings import Settings
 from finetune.swift_args import Arguments, tidy
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
 UNPLANNED = (
     *("deepspeed", "fsdp", "device_map", "packing", "padding_free", "streaming", "sequence_parallel_size"),
@@ -99,7 +99,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
         return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
     plan.choose_engine(os.environ.get("ENGINE") or "auto")
-    plan.fit_the_card(options.wait or bool(os.environ.get("MIRROR_WAIT")))
+    plan.fit_the_card(waits(options.wait or None))
     if options.show:
         plan.place(settings.output_dir / (options.run or time.strftime(f"{plan.kind}-%Y%m%d-%H%M%S")))
         print(plan.line())
@@ -215,11 +215,16 @@ class Plan:
 
     def choose_engine(self, asked: str) -> None:
         """Check every option, and take the engine that honours them all; one line says which, and why."""
-        swift_launcher.Line("sft", Arguments([*self.words(), "--model", str(self.model_dir)]), self.settings).check()
+        remarks: list[str] = []
+        words = Arguments([*self.words(), "--model", str(self.model_dir)])
+        swift_launcher.Line("sft", words, self.settings, remarks.append).check()
         sources = [source for source, _ in self.data]
         self.choice = engine_choice.choose(
             asked, self.options(), self.model_dir, sources, on_cpu=self.settings.wants_cpu
         )
+        if self.choice.is_fast:  # ms-swift's launcher makes them itself
+            for remark in remarks:
+                swift_launcher.tell(remark)
         print(self.choice.in_one_line(), file=sys.stderr)
 
     @property
@@ -241,7 +246,7 @@ class Plan:
         options = self.options()
         targets = _list(options.get("target_modules", "all-linear"))
         known = options.get("tuner_type", "lora") == "lora" and options.get("torch_dtype", "bfloat16") == "bfloat16"
-        if not known or any(options.get(name) for name in UNPLANNED) or not {*targets} <= {"all-linear", *TARGETS}:
+        if not known or any(options.get(name) for name in UNPLANNED) or not {*targets} <= {"all-linear", *PROJECTIONS}:
             return
         lengths = self.lengths()
         try:
@@ -336,8 +341,8 @@ class Plan:
             self.args.set("model", str(self.model_dir))
 
     def discard_folder(self) -> None:
-        """Take a run folder away again in which nothing was run; node 0's is left alone by the others."""
-        if self.is_helping:
+        """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
+        if self.is_helping or self.checkpoint is not None:
             return
         for path in self.folder.glob("*dataset-*.jsonl"):
             path.unlink()
@@ -403,8 +408,7 @@ def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> in
         begin = time.monotonic()
         record, code, why = train(plan, options.wait, lane)
     except UserError:
-        if plan.checkpoint is None:
-            plan.discard_folder()
+        plan.discard_folder()
         raise
     seconds = time.monotonic() - begin
     if plan.is_helping:
@@ -434,8 +438,6 @@ def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> in
 
 def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any], int, str]:
     """ms-swift in a process of its own: (record, exit code, why it failed)."""
-    from finetune.job import run as run_job
-
     if plan.checkpoint is None:
         plan.convert_data()
     words = plan.words()
@@ -452,10 +454,11 @@ def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any]
 def run_fast(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any], int, str]:
     """The fast lane in this process: (record, exit code, why it failed)."""
     choice = plan.choice
-    lane = lane or Lane(plan.model_dir, plan.settings)
+    settings = plan.settings
+    lane = lane or Lane(plan.model_dir, "cpu" if settings.wants_cpu else "cuda", settings.vram_ceiling_gib)
     sources = [source for source, _ in plan.data]
     seed = int(choice.train.get("data_seed", 42))
-    length = choice.max_length or model_limit(plan.model_dir)
+    length = choice.max_length or Config.from_dir(plan.model_dir).max_positions
     rows = fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns)
     record = describe(plan, [])
     request = Request(plan.name, plan.folder, choice, rows, args_json(plan, record), resume=plan.checkpoint, wait=wait)
@@ -494,12 +497,6 @@ def ceiling_gib(settings: Settings, waits: bool) -> float:
         return found.ceiling_gib
     whole = round(found.gib - card.CONTEXT_GIB, 2)
     return min(settings.vram_ceiling_gib or whole, whole)
-
-
-def model_limit(model_dir: Path) -> int:
-    """Tokens that the model can take, from config.json: the limit of a row where max_length is not given."""
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("max_position_embeddings", 0))
 
 
 def args_json(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:

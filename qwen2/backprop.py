@@ -19,8 +19,9 @@ from torch import Tensor
 
 from qwen2 import attention, kernels
 from qwen2.attention import Rows
+from qwen2.config import PROJECTIONS
 from qwen2.lora import Adapter
-from qwen2.model import PROJECTIONS, ActiveLora, Model
+from qwen2.model import ActiveLora, Model
 
 Recompute = Literal["none", "swiglu", "layer"]
 

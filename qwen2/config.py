@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+PROJECTIONS = tuple(path.split(".")[1] for paths in GROUPS.values() for path in paths)
+
 
 @dataclass(frozen=True)
 class Config:

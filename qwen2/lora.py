@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qwen2.config import Config
-from qwen2.model import GROUPS, PROJECTIONS, padded_columns, projection_sizes
+from qwen2.config import GROUPS, PROJECTIONS, Config
+from qwen2.model import padded_columns, projection_sizes
 
 if TYPE_CHECKING:
     from qwen2.model import Linear, Model

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from qwen2.backprop import Recompute, head_rows
 from qwen2.batches import TOKEN_UNIT, Row, plan_steps, up
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 from qwen2.lora import Layout
-from qwen2.model import PROJECTIONS, padded_columns
+from qwen2.model import padded_columns
 from qwen2.train import TrainSettings
 
 GIB = 2**30

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen2 import kernels, weights
-from qwen2.config import Config
+from qwen2.config import GROUPS, Config
 
 if TYPE_CHECKING:
     from qwen2.lora import Adapter
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
 # Columns of h and s B come in units of this: rows stay 32-byte aligned, which the kernels rely on. Rows of whole cache
 # lines (units of 64) gained nothing that could be measured, and cost 0.15 GiB at 7B (docs/fast-lane.md).
 COLUMN_UNIT = 16
-
-# The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
-PROJECTIONS = tuple(path.split(".")[1] for paths in GROUPS.values() for path in paths)
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

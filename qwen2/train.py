@@ -24,8 +24,9 @@ from qwen2 import batches, checkpoint, kernels
 from qwen2.attention import Rows, has_flash
 from qwen2.backprop import Backprop, MicroBatch, Recompute
 from qwen2.batches import Micro, Row, Shape, Step
+from qwen2.config import PROJECTIONS
 from qwen2.lora import Adapter
-from qwen2.model import PROJECTIONS, ActiveLora, Model
+from qwen2.model import ActiveLora, Model
 
 OnStep = Callable[[int, int, "dict[str, Any] | None"], None]
 LOG_FILE = "logging.jsonl"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,3 +17,15 @@ def official_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def swift_processor(official_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ms-swift's own templates are made of, over the official tokenizer: `get_template(swift_processor, ...)`."""
+    from swift.model import get_processor
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(official_tokenizer_dir, folder, dirs_exist_ok=True)
+    Qwen2Config(architectures=["Qwen2ForCausalLM"]).save_pretrained(folder)  # ms-swift asks it for the model's type
+    return get_processor(str(folder), model_type="qwen2", download_model=False)

@@ -7,7 +7,6 @@ files beside the weights, and the check after: 20 questions get the same greedy 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -15,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import checkpoints, infer, runs, standin, swift_launcher, swift_options
+from finetune import checkpoints, config, infer, runs, standin, swift_launcher, swift_options
+from finetune.dataset.check import sha256
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
 from finetune.merge import card, folder, room, same
 from finetune.settings import Settings
 from finetune.swift_args import Arguments
+from finetune.verify.config import default_path
 
 # What this command sets itself; the same option behind merge.sh would contradict it.
 OURS = (
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.set("model", str(base))
     args.set("adapters", str(adapter))
     swift_launcher.prepare(["export", *args.words()], settings)  # unknown options, before anything slow
-    texts = None if options.no_check else same.choose(options.questions or _questions())
+    texts = None if options.no_check else same.choose(options.questions or default_path().parent.parent / "questions")
     run = _fits(adapter, base)
 
     if options.device == "cpu":
@@ -109,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with folder.temporary(target) as place:
         model = place / target.name
         export(args, model, place / "log", device, options.wait)
-        folder.complete(model, base, dtype, run.settings | _object(adapter / "args.json") | {"system": system})
+        adapter_args = run.settings | config.json_object(adapter / "args.json") | {"system": system}
+        folder.complete(model, base, dtype, adapter_args)
         fault = checkpoints.problem(model)
         if fault:
             raise UserError(f"merge: ms-swift left no whole model: {fault}; try again", FAILED)
@@ -122,12 +124,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             model / "README.md",
             name=target.name,
             base=base,
-            base_digest=folder.sha256(sums) if sums.is_file() else None,
+            base_digest=sha256(sums) if sums.is_file() else None,
             standin=is_standin,
             dtype=dtype,
             adapter=adapter,
-            record=_object(run.folder / "run.json"),
-            lora=_object(adapter / "adapter_config.json"),
+            record=config.json_object(run.folder / "run.json"),
+            lora=config.json_object(adapter / "adapter_config.json"),
             system=system,
             versions=runs.versions(),
             asked=asked,
@@ -160,15 +162,6 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
         raise UserError(f"merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded")
     args.set("torch_dtype", dtype)
     return dtype
-
-
-def _questions() -> Path:
-    """The workspace's questions: below the working folder (/root in the image), else of this checkout."""
-    places = [Path.cwd() / "questions", Path(__file__).parents[2] / "workspace/questions", Path("/root/questions")]
-    found = next((place for place in places if (place / "identity.yaml").is_file()), None)
-    if found is None:
-        raise UserError("merge: no questions/identity.yaml here; name its folder with --questions DIR, or --no-check")
-    return found
 
 
 def _fits(adapter: Path, base: Path) -> Any:
@@ -232,14 +225,6 @@ def summary(target: Path, asked: Sequence[same.Asked] | None) -> str:
         return f"{text}; answers not compared"
     differing = sum(each.gap is not None for each in asked)
     return f"{text}; {len(asked)} questions, {differing} answers differ" + (" (at near ties only)" if differing else "")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 if __name__ == "__main__":

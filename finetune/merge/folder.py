@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from finetune.dataset.check import sha256
 from finetune.errors import UserError
 
 # Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
@@ -96,15 +96,6 @@ def write_sums(model: Path) -> None:
         digests = list(pool.map(sha256, paths))
     lines = [f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True)]
     (model / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def publish(model: Path, target: Path) -> None:

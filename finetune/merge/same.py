@@ -90,7 +90,7 @@ class Answers:
             (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
         )
         ends = list(engine.model.config.eos_ids)
-        ids = torch.tensor([self._prompt(engine, text) + left[:place]])
+        ids = torch.tensor([self._prompt(engine, text) + left[:place]], device=engine.device)
         logits = engine.model.forward(ids)[0, -1].float()
         best = [logits[[side[place]] if place < len(side) else ends].max() for side in (left, right)]
         return float(best[1] - best[0])

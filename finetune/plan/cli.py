@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune.plan import card, job
 from finetune.plan.fast import FastPlan, plan_fast
 from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, plan_swift
 from finetune.settings import Settings
+from finetune.verify.config import default_path
 
 
 def parser() -> Parser:
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     """Plan and print; the exit code."""
     args = parser().parse_args(argv)
     settings = Settings.from_env()
-    found = job.read(args.config or default_config(), settings.model_dir, args.dataset, args.max_length)
+    file = args.config or default_path().with_name("sft.yaml")
+    found = job.read(file, settings.model_dir, args.dataset, args.max_length)
     on = card.find(args.gpu, settings.vram_ceiling_gib)
     engines: dict[str, Any] = {}
     if args.engine != "fast":
@@ -105,11 +106,3 @@ def as_data(found: job.Job, on: card.Card, engines: dict[str, Any], cards: dict[
         "engines": {name: plan(value) for name, value in engines.items()},
         "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
     }
-
-
-def default_config() -> Path:
-    """configs/sft.yaml below the working directory, else of the workspace, else of this checkout."""
-    roots = [Path.cwd(), Path(os.environ.get("MIRROR_WORKSPACE") or "/root"), Path(__file__).parents[2] / "workspace"]
-    return next(
-        (path for root in roots if (path := root / "configs/sft.yaml").is_file()), roots[0] / "configs/sft.yaml"
-    )

@@ -26,7 +26,7 @@ def plan_fast(
 ) -> FastPlan | str:
     """The plan, or in words why there is none. All tokens count as if they carried loss."""
     from qwen2 import memory
-    from qwen2.batches import MS_FLOOR, MS_PER_TOKEN, plan_steps
+    from qwen2.batches import plan_steps, step_ms
     from qwen2.train import TrainSettings
 
     settings = TrainSettings(num_train_epochs=1, batch_size=batch, lora_rank=rank, lora_dropout=dropout)
@@ -38,7 +38,7 @@ def plan_fast(
         return str(error)
     steps = plan_steps(rows, settings.total_steps(len(rows)), batch, settings.data_seed, None, found.micro_batch_tokens)
     again = 4 / 3 if found.recompute == "layer" else 1.0  # the forward pass runs twice
-    milliseconds = sum(max(MS_FLOOR, MS_PER_TOKEN * micro.tokens) * again for step in steps for micro in step.micros)
+    milliseconds = sum(step_ms(micro.tokens) * again for step in steps for micro in step.micros)
     return FastPlan(
         found.recompute, found.micro_batch_tokens, round(found.peak_gib, 2), milliseconds / len(steps) / 1000
     )

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 
 GIB = 2**30
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # bitsandbytes NF4 with blocks of 64 and double quantization: 4 bits, 8 for a block's scale, and 32 for 256 of those.
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 
@@ -22,7 +21,7 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 class Fitted:
     """Constants that counting does not give."""
 
-    overhead_gib: float  # cuBLAS workspaces, buffers, what the allocator reserves beyond what is in use
+    overhead_gib: float  # cuBLAS workspaces, buffers
     kept: float  # measured / counted bytes that wait for the backward pass, without liger
     kept_liger: float  # the same with liger
     passing: float  # bytes of a layer that comes and goes, in units of what it keeps; for checkpointing
@@ -65,13 +64,13 @@ class Adapter:
     """What is trained: LoRA of that rank on these linears, with the base at `bits` bits (None: bfloat16)."""
 
     rank: int = 8
-    targets: Sequence[str] = TARGETS
+    targets: Sequence[str] = PROJECTIONS
     bits: int | None = None
 
 
 def inputs_of(shape: Config) -> dict[str, int]:
     """Width of what goes into each linear."""
-    wide = dict.fromkeys(TARGETS, shape.hidden_size)
+    wide = dict.fromkeys(PROJECTIONS, shape.hidden_size)
     return wide | {"o_proj": shape.q_size, "down_proj": shape.intermediate_size}
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import UserError
-from finetune.plan.memory import FITTED, TARGETS, Adapter, Fitted, Micro, peak_gib
+from finetune.plan.memory import FITTED, Adapter, Fitted, Micro, peak_gib
 from finetune.plan.speed import micro_batch_seconds
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 
 # What to leave for the allocator, as a share of what the micro-batch adds to the weights, by gradient checkpointing:
 # with it, activations come and go in every size, and the cache breaks up (docs/plan.md).
@@ -31,7 +31,7 @@ LIGER_GAIN = (
 
 @dataclass(frozen=True)
 class SwiftPlan:
-    """How ms-swift is to run. The peak is the allocator's reserved GiB of the worst micro-batch that can occur."""
+    """How ms-swift is to run. The peak is the allocated GiB of the worst micro-batch that can occur."""
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
@@ -133,11 +133,12 @@ def divisors(batch: int) -> list[int]:
 
 def named(targets: Sequence[str]) -> tuple[str, ...]:
     """The linears of `target_modules`; `all-linear` is all seven. UserError for one that Qwen2 does not have."""
-    found = TARGETS if "all-linear" in targets else tuple(dict.fromkeys(targets))
-    unknown = [name for name in found if name not in TARGETS]
+    found = PROJECTIONS if "all-linear" in targets else tuple(dict.fromkeys(targets))
+    unknown = [name for name in found if name not in PROJECTIONS]
     if unknown or not found:
         raise UserError(
-            f"plan: --target_modules {' '.join(targets)}: knows all-linear and {', '.join(TARGETS)}; name some of those"
+            f"plan: --target_modules {' '.join(targets)}: knows all-linear and "
+            f"{', '.join(PROJECTIONS)}; name some of those"
         )
     return found
 

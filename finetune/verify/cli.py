@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import datetime
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from finetune import checkpoints, standin
 from finetune.errors import DONE, FAILED, Parser, UserError
+from finetune.lane import spare_the_cores
 from finetune.progress import Bar
 from finetune.settings import Settings
 from finetune.verify import alpaca, config, questions, runinfo
@@ -91,9 +91,7 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
         err.print(standin.notice(model_dir), soft_wrap=True, highlight=False, markup=False)
     device = "cpu" if settings.wants_cpu else "cuda"
     if device == "cpu":
-        # Threads that spin while they wait take the cores from each other where a container shares them: twice the
-        # time on a busy machine. It has to be set before torch is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        spare_the_cores()
     for each in (run, *([runinfo.of_adapter(other)] if other else [])):
         each.require_base(model_dir)
     if make_engine is Qwen2Engine:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune.errors import FAILED, UserError
+from finetune.lane import Lane
 
 # The system prompt of Qwen2.5's chat template where a conversation brings none of its own.
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -69,47 +70,13 @@ class Qwen2Engine:
         device: str,
         ceiling_gib: float = 0.0,
         batch_size: int | None = None,
-        progress: Any = None,
+        lane: Lane | None = None,
     ) -> None:
-        """Load the base (seconds at 7B). device is cuda or cpu; ceiling_gib caps the CUDA allocator (0: no cap).
-
-        progress(done_bytes, total_bytes) is called while weights come in.
-        """
-        import torch
-
-        from qwen2.chat import Tokenizer
-        from qwen2.model import Model
-
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
-                "MIRROR_DEVICE=cpu does without",
-                exit_code=FAILED,
-            )
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        if device == "cuda" and ceiling_gib > 0:
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, ceiling_gib * 2**30 / total))
-        try:
-            self.tokenizer = Tokenizer(model_dir)
-            self.model = Model.load(model_dir, device, dtype, progress)
-        except (ValueError, OSError) as error:
-            raise UserError(f"{model_dir}: cannot load the base model: {error}") from None
-        except torch.cuda.OutOfMemoryError:
-            raise UserError(
-                f"the base model does not fit in the GPU memory that is free under VRAM_CEILING_GIB={ceiling_gib:g}; "
-                "end what else uses the GPU (nvidia-smi), or set MIRROR_DEVICE=cpu",
-                exit_code=FAILED,
-            ) from None
-        self.device, self.dtype, self.batch_size = device, str(dtype).removeprefix("torch."), batch_size
-
-    @classmethod
-    def of(cls, tokenizer: Any, model: Any, device: str, batch_size: int | None = None) -> Qwen2Engine:
-        """The engine on a model that this process has loaded already."""
-        engine = cls.__new__(cls)
-        engine.tokenizer, engine.model, engine.device, engine.batch_size = tokenizer, model, device, batch_size
-        engine.dtype = str(model.dtype).removeprefix("torch.")
-        return engine
+        """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's."""
+        lane = lane or Lane(model_dir, device, ceiling_gib)
+        self.tokenizer, self.model = lane.tokenizer, lane.model()
+        self.device, self.batch_size = device, batch_size
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def memory(self) -> dict[str, float] | None:
         """Peaks of the CUDA allocator since the process began."""

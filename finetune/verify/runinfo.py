@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune.config import json_object
 from finetune.errors import UserError
 
 # What the report shows of a run, by the names that both engines share.
@@ -92,13 +93,8 @@ def of_adapter(adapter: Path) -> Run:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, {} when there is none; options one level down (`args`, `options`) are lifted."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(data, dict):
-        return {}
+    """A file's JSON object; options one level down (`args`, `options`, `settings`) are lifted."""
+    data = json_object(path)
     lifted: dict[str, Any] = {}
     for key in ("args", "options", "settings"):
         if isinstance(data.get(key), dict):

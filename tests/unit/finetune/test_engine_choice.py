@@ -22,12 +22,15 @@ CONFIGS = ROOT / "workspace/configs"
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model folder as far as the choice looks into it."""
-    return with_config(tmp_path / "model", architectures=["Qwen2ForCausalLM"])
+    return with_config(tmp_path / "model")
 
 
 def with_config(folder: Path, **values: Any) -> Path:
+    """A config.json of Qwen2's shape with other values."""
+    shape = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 64, "intermediate_size": 128}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512, "eos_token_id": 1}
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "config.json").write_text(json.dumps(shape | values))
     return folder
 
 
@@ -49,9 +52,9 @@ def shipped(*names: str) -> dict[str, Any]:
     ("files", "batch", "epochs", "rate"),
     [
         (("sft.yaml",), 16, 10, 1e-4),
-        (("sft.yaml", "standin.yaml"), 16, 15, 1e-3),
+        (("sft.yaml", "standin.yaml"), 16, 20, 1e-3),
         (("sft_mixed.yaml",), 16, 1, 1e-4),
-        (("sft_mixed.yaml", "standin.yaml"), 16, 15, 1e-3),
+        (("sft_mixed.yaml", "standin.yaml"), 16, 20, 1e-3),
     ],
 )
 def test_every_option_that_is_shipped_is_honoured(
@@ -127,13 +130,13 @@ def test_several_processes_are_ms_swift_s(model: Path, name: str) -> None:
 def test_other_models_are_ms_swift_s(tmp_path: Path) -> None:
     other = with_config(tmp_path / "a", architectures=["Qwen3ForCausalLM"])
     assert "Qwen3ForCausalLM" in ask(other).why and not ask(other).is_fast
-    quantized = with_config(
-        tmp_path / "b", architectures=["Qwen2ForCausalLM"], quantization_config={"quant_method": "awq"}
-    )
+    quantized = with_config(tmp_path / "b", quantization_config={"quant_method": "awq"})
     assert "quantized" in ask(quantized).why and not ask(quantized).is_fast
-    assert "cannot be read" in ask(tmp_path / "nowhere").why
+    scaled = with_config(tmp_path / "c", rope_scaling={"type": "yarn", "factor": 4.0})
+    assert "its positions are scaled (yarn)" in ask(scaled).why and not ask(scaled).is_fast
+    assert "no config.json" in ask(tmp_path / "nowhere").why
     (tmp_path / "b/config.json").write_text("[1]")
-    assert "cannot be read" in ask(tmp_path / "b").why
+    assert "does not hold a JSON object" in ask(tmp_path / "b").why
 
 
 def test_a_hub_s_dataset_is_ms_swift_s(model: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,11 @@ def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def template(official_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def template(swift_processor: Any) -> Any:
     """ms-swift's own template with the system prompt of sft.yaml, in training mode."""
-    from swift.model import get_processor
     from swift.template import get_template
-    from transformers import Qwen2Config
 
-    folder = tmp_path_factory.mktemp("model")
-    shutil.copytree(official_tokenizer_dir, folder, dirs_exist_ok=True)
-    Qwen2Config(architectures=["Qwen2ForCausalLM"]).save_pretrained(folder)
-    processor = get_processor(str(folder), model_type="qwen2", download_model=False)
-    made = get_template(processor, template_type="qwen2_5", default_system=SYSTEM)
+    made = get_template(swift_processor, template_type="qwen2_5", default_system=SYSTEM)
     made.set_mode("train")
     return made
 

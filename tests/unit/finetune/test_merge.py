@@ -20,7 +20,7 @@ import pytest
 
 from finetune.errors import UserError
 from finetune.merge import cli, folder, room, same
-from tests.unit.qwen2.tiny import make_tiny
+from tests.unit.qwen2.tiny import make_tiny, random_adapter
 
 ROOT = Path(__file__).parents[3]
 STUB_SWIFT = """#!{python}
@@ -79,17 +79,7 @@ def base(tmp_path_factory, official_tokenizer_dir) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, base) -> Path:
     """A run's checkpoint: an adapter whose B is not zero, and a run.json that says how it came about."""
-    import torch
-
-    from qwen2.config import Config
-    from qwen2.lora import Adapter
-
-    adapter = Adapter(Config.from_dir(base), 4, 16, ["q_proj", "o_proj", "down_proj"], device="cpu")
-    adapter.initialize(0)
-    generator = torch.Generator().manual_seed(1)
-    for name, view in adapter.named():
-        if ".lora_B." in name:
-            view.copy_(torch.randn(view.shape, generator=generator) * 0.3)
+    adapter = random_adapter(base, ["q_proj", "o_proj", "down_proj"], 0.3)
     run = tmp_path_factory.mktemp("runs") / "run-1"
     adapter.save(run / "checkpoint-7")
     record = {

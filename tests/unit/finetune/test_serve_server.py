@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.unit.finetune.real_swift import ROOT, make_home
+from tests.unit.qwen2.tiny import random_adapter
 
 openai = pytest.importorskip("openai")
 BASE, KEY = "Qwen2.5-7B-Instruct", "s3cret-key"
@@ -25,18 +26,7 @@ BASE, KEY = "Qwen2.5-7B-Instruct", "s3cret-key"
 
 def make_adapter(folder: Path, model: Path) -> None:
     """An adapter that changes the answers; args.json is what ms-swift leaves beside one."""
-    import torch
-
-    from qwen2.config import Config
-    from qwen2.lora import Adapter
-
-    adapter = Adapter(Config.from_dir(model), 4, 16, ["q_proj", "down_proj"], device="cpu")
-    adapter.initialize(0)
-    generator = torch.Generator().manual_seed(1)
-    for name, view in adapter.named():
-        if ".lora_B." in name:
-            view.copy_(torch.randn(view.shape, generator=generator) * 0.5)
-    adapter.save(folder)
+    random_adapter(model, ["q_proj", "down_proj"], 0.5).save(folder)
     settings = {"model_type": "qwen2", "template": "qwen2_5", "system": "Be kind.", "tuner_type": "lora"}
     (folder / "args.json").write_text(json.dumps(settings))
 

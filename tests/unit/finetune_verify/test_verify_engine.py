@@ -68,9 +68,8 @@ def make_adapter(folder: Path, base: Path, scale: float) -> Path:
     """A rank 4 adapter; scale 0 leaves B at zero, as an untrained one has it."""
     import torch
 
-    from qwen2.config import Config
+    from qwen2.config import PROJECTIONS, Config
     from qwen2.lora import Adapter
-    from qwen2.model import PROJECTIONS
 
     adapter = Adapter(Config.from_dir(base), 4, 16, list(PROJECTIONS), device="cpu")
     adapter.initialize(0)

@@ -31,14 +31,15 @@ def test_the_row_is_added_once(context: Context, run_dir: Path) -> None:
 
 def test_a_failure_is_health_json_s_state(context: Context, run_dir: Path, model: Path) -> None:
     file = write_health(run_dir, "driver", "weights")
-    next(model.glob("*.safetensors")).write_bytes(b"x")
+    damaged = next(model.glob("*.safetensors"))
+    damaged.write_bytes(b"x")
     context.model_dir = model
     row = startup.forward_alone(context)
-    assert (row.name, row.status) == ("weights", "fail")
-    assert row.cause and row.remedy
+    assert (row.name, row.status, row.code) == ("forward", "fail", "model")
+    assert row.cause and damaged.name in row.cause and row.remedy
     health = json.loads(file.read_text())
     assert health["state"] == "failed"
-    assert [check["name"] for check in health["checks"]] == ["driver", "weights"]
+    assert [check["name"] for check in health["checks"]] == ["driver", "weights", "forward"]
 
 
 def test_on_a_gpu_the_caller_s_model_is_looked_at(

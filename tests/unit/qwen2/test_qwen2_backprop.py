@@ -13,8 +13,9 @@ from qwen2 import batches, kernels
 from qwen2.attention import Rows
 from qwen2.backprop import Backprop, MicroBatch
 from qwen2.batches import Micro, Shape
+from qwen2.config import PROJECTIONS
 from qwen2.lora import Adapter
-from qwen2.model import PROJECTIONS, ActiveLora, Model
+from qwen2.model import ActiveLora, Model
 from tests.unit.qwen2.tiny import make_rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +147,11 @@ def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def template(official_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def template(swift_processor: Any) -> Any:
     """ms-swift's own Qwen2.5 template over the same tokenizer, in training mode."""
-    from swift.model import get_processor
     from swift.template import get_template
-    from transformers import Qwen2Config
 
-    folder = tmp_path_factory.mktemp("model")
-    shutil.copytree(official_tokenizer_dir, folder, dirs_exist_ok=True)
-    Qwen2Config(architectures=["Qwen2ForCausalLM"]).save_pretrained(folder)  # ms-swift asks it for the model's type
-    processor = get_processor(str(folder), model_type="qwen2", download_model=False)
-    made = get_template(processor, template_type="qwen2_5")
+    made = get_template(swift_processor, template_type="qwen2_5")
     made.set_mode("train")
     return made
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 from qwen2.lora import Adapter
-from qwen2.model import PROJECTIONS, Model
+from qwen2.model import Model
 from tests.unit.qwen2.tiny import EOS, copy_dir, ids
 
 

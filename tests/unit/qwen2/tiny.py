@@ -22,6 +22,20 @@ def copy_dir(source: Path, target: Path) -> Path:
     return Path(shutil.copytree(source, target))
 
 
+def random_adapter(base: Path, targets: list[str], scale: float) -> Any:
+    """An Adapter of rank 4 on these linears of the model in `base`, with a B that is not zero: it changes answers."""
+    from qwen2.config import Config
+    from qwen2.lora import Adapter
+
+    adapter = Adapter(Config.from_dir(base), 4, 16, targets, device="cpu")
+    adapter.initialize(0)
+    generator = torch.Generator().manual_seed(1)
+    for name, view in adapter.named():
+        if ".lora_B." in name:
+            view.copy_(torch.randn(view.shape, generator=generator) * scale)
+    return adapter
+
+
 def make_tiny(folder: Path, **changes: Any) -> Path:
     """Write a random float32-valued bfloat16 checkpoint with grouped heads and an eos that greedy decoding can meet."""
     from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from finetune.errors import UserError
 from finetune.plan import memory
-from finetune.plan.memory import TARGETS, Adapter, Micro
+from finetune.plan.memory import Adapter, Micro
 from finetune.plan.swift import CARDS_GIB, card_ceiling, fitting_length, plan_swift, with_margin, worst
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 
 SHAPE = Config(
     hidden_size=3584,
@@ -33,7 +33,7 @@ LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=60)
 BATCH = st.integers(1, 40)
 CEILING = st.floats(1, 100)
 RANK = st.integers(1, 64)
-TARGET = st.lists(st.sampled_from(TARGETS), min_size=1, max_size=7, unique=True)
+TARGET = st.lists(st.sampled_from(PROJECTIONS), min_size=1, max_size=7, unique=True)
 
 
 def planned(lengths, batch, ceiling, **more):
@@ -104,7 +104,7 @@ def test_fewer_targets_and_four_bits_take_less():
     micro = Micro(512, 4, 2048, False)
     peaks = [
         memory.peak_gib(SHAPE, adapter, micro, False, False)
-        for adapter in (Adapter(), Adapter(targets=TARGETS[:4]), Adapter(bits=8), Adapter(bits=4))
+        for adapter in (Adapter(), Adapter(targets=PROJECTIONS[:4]), Adapter(bits=8), Adapter(bits=4))
     ]
     assert peaks[1] < peaks[0]
     assert peaks[3] < peaks[2] < peaks[0]
