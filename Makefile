@@ -24,6 +24,8 @@ ENGINE ?=
 export ENGINE
 # what else goes to the script in the container: make finetune ARGS='--num_train_epochs 3'
 ARGS ?=
+# make fuzz: seconds of processor time for each file of tests/fuzz
+FUZZ_CPU_S ?= 600
 # nearer mirrors for slow networks
 PIP_INDEX_URL ?=
 APT_MIRROR ?=
@@ -159,7 +161,12 @@ build-test-stage:
 .PHONY: test-unit
 test-unit: test-build # in the image's own packages, on the source tree
 	@$(DOCKER_ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e CI -e PYTHONDONTWRITEBYTECODE=1 \
-	  -e HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis $(TEST_REF) python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+	  -e HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis $(TEST_REF) python -m pytest -q -p no:cacheprovider tests/unit tests/fuzz $(ARGS)
+
+.PHONY: fuzz
+fuzz: test-build ## hypothesis against what users give: FUZZ_CPU_S=600 seconds of processor time a file of tests/fuzz
+	@$(DOCKER_ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e PYTHONDONTWRITEBYTECODE=1 \
+	  -e OMP_NUM_THREADS=1 -e FUZZ_SEED -e FUZZ_CPU_S=$(FUZZ_CPU_S) $(TEST_REF) nice python -m pytest -q -s -p no:cacheprovider tests/fuzz $(ARGS)
 
 .PHONY: test-image
 test-image: test-build $(VENV)/.done # testinfra on running containers, then whole runs

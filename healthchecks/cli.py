@@ -10,12 +10,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from healthchecks import probe, show, startup, state
 from healthchecks.context import BadSetting, Context
 
 DONE, FAILED, UNUSABLE = 0, 1, 2
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -130,14 +131,32 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _as_report(health: dict) -> startup.Report:
-    names = startup.Report.__dataclass_fields__
+    """The report that health.json holds. Unreadable when a value is missing, or of another type than ours."""
     try:
-        values = {name: health[name] for name in names if name in health}
-        values["seconds"] = float(health["seconds"])
-        values["checks"] = [startup.Row(**check) for check in health["checks"]]
-        return startup.Report(**values)
-    except (KeyError, TypeError, ValueError) as error:
+        rows = [_typed(startup.Row, check) for check in health["checks"]]
+        unknown = next((row.status for row in rows if row.status not in show.WORDS), None)
+        if unknown is not None:
+            raise ValueError(f"status {unknown!r}")
+        names = startup.Report.__dataclass_fields__
+        return _typed(startup.Report, {name: health[name] for name in names if name in health} | {"checks": rows})
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise state.Unreadable(f"{state.HEALTH_FILE} is not one of this version ({type(error).__name__})") from error
+
+
+def _typed(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass of these values; TypeError or OverflowError when one is not of the type that it is declared as."""
+    hints = get_type_hints(kind)
+    fit = dict(values)
+    for name, value in fit.items():
+        hint = hints[name]
+        if hint is float and not isinstance(value, str):
+            fit[name] = float(value)
+        elif get_origin(hint) is list:
+            if not isinstance(value, list) or not all(isinstance(item, get_args(hint)) for item in value):
+                raise TypeError(name)
+        elif not isinstance(value, hint):
+            raise TypeError(name)
+    return kind(**fit)
 
 
 def _busy_job() -> str | None:
