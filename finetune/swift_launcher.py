@@ -290,6 +290,9 @@ class Line:
                     raise UserError(
                         f"--model {given[0]}: no such folder; the weights here are {self.settings.model_dir}"
                     )
+                else:
+                    use_hf = (self.value("use_hf") or ["false"])[0].lower() in ("true", "1", "yes", "y", "t")
+                    hub.require_model(given[0], use_hf, self.settings.model_dir)
         if (
             self.value("model_type") == ["qwen"]
             and config.json_object(folder / "config.json").get("model_type") == "qwen2"

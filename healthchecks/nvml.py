@@ -27,6 +27,7 @@ class Gpu:
     total: int
     free: int
     processes: list[tuple[int, int | None, str]] = field(default_factory=list)  # pid, bytes (None: hidden), name
+    mig: bool = False  # the memory is that of the first MIG instance
 
 
 @dataclass
@@ -70,7 +71,8 @@ def read(nvml: Any) -> Driver:
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
-    memory = nvml.nvmlDeviceGetMemoryInfo(_memory_handle(nvml, handle))
+    counted = _memory_handle(nvml, handle)
+    memory = nvml.nvmlDeviceGetMemoryInfo(counted)
     return Gpu(
         name=_text(nvml.nvmlDeviceGetName(handle)),
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
@@ -78,6 +80,7 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
         total=memory.total,
         free=memory.free,
         processes=_processes(nvml, handle),
+        mig=counted is not handle,
     )
 
 

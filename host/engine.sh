@@ -25,7 +25,11 @@ alive() { [[ -s $home/pid ]] && kill -0 "$(cat "$home/pid")" 2>/dev/null && grep
 
 # usage: answers -- does an engine answer the plain `docker` of this shell, with buildx and compose?
 answers() {
+  local version
   command -v docker >/dev/null && docker info >/dev/null 2>&1 || return 1
+  version=$(docker version --format '{{.Server.Version}}' 2>/dev/null) || version=''
+  [[ ! $version =~ ^[0-9]+\. ]] || ((${version%%.*} >= 25)) ||
+    say "Docker $version is too old to build the image: HEALTHCHECK --start-interval needs Docker 25 or later. It runs an image that was built elsewhere; to build one here, update Docker Engine."
   docker buildx version >/dev/null 2>&1 ||
     die "this Docker has no buildx; the Dockerfile needs BuildKit. Install the docker-buildx-plugin (or docker-buildx) package."
   docker compose version >/dev/null 2>&1 ||
@@ -42,7 +46,7 @@ check_host() {
   fi
   case $ID in
     debian | ubuntu) ;;
-    *) die "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 24 or later with buildx and compose v2, start it, and retry." ;;
+    *) die "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 25 or later with buildx and compose v2, start it, and retry." ;;
   esac
   [[ $(id -u) == 0 ]] ||
     die "no Docker engine answers. Start it ('sudo systemctl start docker'), or run this once as root: sudo host/engine.sh start"

@@ -1,4 +1,4 @@
-"""Whether a hub dataset can be had: it is in the cache, or the hub answers; asked before anything slow is begun."""
+"""Whether a hub's dataset or model can be had: cached, or the hub answers; asked before anything slow is begun."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ def require(source: Source) -> None:
     )
 
 
+def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
+    """Raise UserError when a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
+    which = "hf" if use_hf or os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms"
+    if model_cached(name) or reachable(which):
+        return
+    raise UserError(
+        f"--model {name}: a model of the {HUBS[which]} hub, which does not answer from here; "
+        f"connect the container to a network, or name a folder; the weights here are {model_dir}"
+    )
+
+
 def reachable(which: str) -> bool:
     """Whether something accepts a connection where the hub, or the proxy before it, should be."""
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
@@ -46,12 +57,23 @@ def endpoint(which: str) -> str:
 
 def cached(hub_id: str) -> bool:
     """Whether a hub client has put this dataset into its cache on this machine before."""
-    home = Path.home() / ".cache"
     owner, name = hub_id.split("/", 1)
+    return _filled("datasets", owner, name)
+
+
+def model_cached(hub_id: str) -> bool:
+    """The same for a model; ModelScope's client writes a dot in its name as ___."""
+    owner, name = hub_id.split("/", 1)
+    return _filled("models", owner, name) or _filled("models", owner, name.replace(".", "___"))
+
+
+def _filled(kind: str, owner: str, name: str) -> bool:
+    """Whether a client's cache has a folder for it with something in it."""
+    home = Path.home() / ".cache"
     modelscope = Path(os.environ.get("MODELSCOPE_CACHE") or home / "modelscope")
     huggingface = Path(os.environ.get("HF_HOME") or home / "huggingface")
     places = [
-        *(modelscope / sub / "datasets" / owner / name for sub in ("", "hub")),
-        huggingface / "hub" / f"datasets--{owner}--{name}",
+        *(modelscope / sub / kind / owner / name for sub in ("", "hub")),
+        huggingface / "hub" / f"{kind}--{owner}--{name}",
     ]
     return any(place.is_dir() and any(place.iterdir()) for place in places)

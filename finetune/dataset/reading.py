@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def open_checked(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such file; check the name, or the working folder ({Path().resolve()})")
     if path.is_dir():
-        raise UserError(f"{path}: is a directory; name the file in it")
+        raise UserError(f"{path}: is a directory; {_in_it(path)}")
     if not path.is_file():
         raise UserError(f"{path}: is no ordinary file, and is read more than once; write its rows into one")
     try:
@@ -42,6 +43,14 @@ def open_checked(path: Path) -> str:
     if encoding is None and b"\0" in head:
         raise UserError(f"{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx")
     return encoding or "utf-8"
+
+
+def _in_it(folder: Path) -> str:
+    """What to do about a folder in a file's place; an empty one is mostly Docker's own."""
+    with contextlib.suppress(OSError):
+        if not any(folder.iterdir()):
+            return "it is empty: docker run -v makes one where the host has no such file; check the path before the colon"
+    return "name the file in it"
 
 
 def read(path: Path, columns: tuple[str, str] | None = None) -> Iterator[Row | Broken]:

@@ -12,6 +12,7 @@ from finetune.errors import UserError
 FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xls", ".txt", ".parquet", ".arrow", ".ndjson"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUBS = {"hf": "HuggingFace", "ms": "ModelScope"}
+MOUNT = "a container sees a file of the host only where it is mounted (docker run -v, make finetune DATASET=FILE)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def parse(spec: str, base: Path | None = None) -> Source:
         return Source(spec, path=path, sample=sample)
     stem, _, subset = name.partition(":")
     if hub is None and _looks_like_a_file(name):
-        raise UserError(f"{name}: no such file; check the name, or the working folder ({folder.resolve()})")
+        raise UserError(f"{name}: no such file; check the name, or the working folder ({folder.resolve()}); {MOUNT}")
     if not HUB_ID.fullmatch(stem):
         raise UserError(f"{name}: no such file, and not a hub id of the form OWNER/NAME either; check the name")
     subsets = tuple(part.strip() for part in subset.split("/") if part.strip())

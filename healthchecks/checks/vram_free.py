@@ -29,10 +29,14 @@ def check(context: Context) -> Outcome:
     need = ceiling or weights + MARGIN_BYTES
     why = f"VRAM_CEILING_GIB={context.ceiling_gib:g}" if ceiling else f"the weights and {gib(MARGIN_BYTES)}"
     if gpu.total < need:
+        name = f"the MIG instance of {gpu.name}" if gpu.mig else gpu.name
+        lower = int(gpu.total / GIB) - 1
         raise Failure(
             "card-too-small",
-            f"{gpu.name} has {gib(gpu.total)} in all, less than {why} asks for",
-            f"set VRAM_CEILING_GIB to {max(1, int(gpu.total / GIB) - 1)}; what training fits under it, `plan` says",
+            f"{name} has {gib(gpu.total)} in all, less than {why} asks for",
+            f"set VRAM_CEILING_GIB to {lower}; what training fits under it, `plan` says"
+            if lower * GIB >= weights + MARGIN_BYTES // 2
+            else f"the weights alone take {gib(weights)}: use a card{' or a MIG instance' if gpu.mig else ''} of 24 GB",
         )
     if gpu.free < need:
         raise Failure(

@@ -106,7 +106,8 @@ def test_weights_are_found_from_another_folder(gpu, home, checkpoint, monkeypatc
     assert capsys.readouterr().err.count("taking") == 2
 
 
-def test_the_stand_in_does_not_pass_for_the_hub_s_weights(gpu, home):
+def test_the_stand_in_does_not_pass_for_the_hub_s_weights(gpu, home, monkeypatch):
+    monkeypatch.setattr("finetune.dataset.hub.reachable", lambda which: True)
     assert "--model Qwen/Qwen2.5-7B-Instruct" in launch("infer --model Qwen/Qwen2.5-7B-Instruct")
     (home / "Qwen2.5-7B-Instruct/config.json").write_text('{"model_type": "qwen2"}')
     assert f"--model {home}/Qwen2.5-7B-Instruct" in launch("infer --model Qwen/Qwen2.5-7B-Instruct")
@@ -259,6 +260,18 @@ def test_the_hub_is_asked_before_anything_slow(monkeypatch):
     monkeypatch.setattr("finetune.dataset.hub.reachable", lambda which: False)
     with pytest.raises(UserError, match=r"ModelScope hub, which does not answer.*--general FILE"):
         launch("sft --model Qwen2.5-7B-Instruct --dataset AI-ModelScope/alpaca-gpt4-data-zh#500 self_cognition.json")
+
+
+@pytest.mark.parametrize(("words", "hub"), [("", "ModelScope"), (" --use_hf true", "HuggingFace")])
+def test_a_hub_s_model_without_a_network_ends_in_one_line(gpu, home, monkeypatch, words, hub):
+    monkeypatch.setattr("finetune.dataset.hub.reachable", lambda which: False)
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(home / "cache"))
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    line = f"infer --model Qwen/Qwen2.5-7B-Instruct{words}"
+    with pytest.raises(UserError, match=rf"{hub} hub, which does not answer.*{home}/Qwen2.5-7B-Instruct"):
+        launch(line)
+    (home / "cache/models/Qwen/Qwen2___5-7B-Instruct/x").mkdir(parents=True)  # an earlier download
+    assert "--model Qwen/Qwen2.5-7B-Instruct" in launch(line)
 
 
 def test_broken_args_json_is_nothing(home, checkpoint, gpu):

@@ -397,9 +397,17 @@ def test_ceiling_above_the_card(gpu_context):
     fails(vram_free.check, with_gpu(gpu_context), "card-too-small", "24.0 GiB in all", "set VRAM_CEILING_GIB to 22")
 
 
-def test_a_slice_of_a_gpu_counts_with_its_own_memory(gpu_context):
+def test_a_slice_of_a_gpu_counts_with_its_own_memory(gpu_context, tmp_path):
     gpu_context.nvml().mig = True
     assert with_gpu(gpu_context).gpu.total == 10 * GIB
+    cause = "the MIG instance of Stub GPU 0 has 10.0 GiB in all"
+    fails(vram_free.check, gpu_context, "card-too-small", cause, "set VRAM_CEILING_GIB to 9")
+    # A lower ceiling is no remedy where the weights do not fit under it.
+    (tmp_path / "big").mkdir()
+    with (tmp_path / "big/model.safetensors").open("wb") as file:
+        file.truncate(15 * GIB)  # sparse
+    gpu_context.model_dir = tmp_path / "big"
+    fails(vram_free.check, gpu_context, "card-too-small", cause, "or a MIG instance of 24 GB")
 
 
 def test_enough_memory(gpu_context):
