@@ -49,7 +49,7 @@ def _in_it(folder: Path) -> str:
     """What to do about a folder in a file's place; an empty one is mostly Docker's own."""
     with contextlib.suppress(OSError):
         if not any(folder.iterdir()):
-            return "it is empty: docker run -v makes one where the host has no such file; check the path before the colon"
+            return "it is empty: docker run -v makes one where the host has no such file; check the path on the host"
     return "name the file in it"
 
 
