@@ -41,7 +41,8 @@ check_host() {
   local ID=''
   # shellcheck disable=SC1091
   [[ -r /etc/os-release ]] && . /etc/os-release
-  if command -v docker >/dev/null && docker info 2>&1 | grep -q 'permission denied'; then
+  # not through a pipe: docker ends with 1 there, and pipefail would hide what grep found
+  if command -v docker >/dev/null && [[ $(docker info 2>&1) == *'permission denied'* ]]; then
     die "Docker runs, but this user may not talk to it. Run 'sudo usermod -aG docker $(id -un)', log in again, and retry."
   fi
   case $ID in
