@@ -386,7 +386,7 @@ class Bench:
         return self.plain(done.stdout + done.stderr)
 
     def load_ceiling(self) -> ModuleType:
-        """The plugin, as ms-swift imports it, on STUBS of what it takes from ms-swift; this process is left as it was."""
+        """The plugin on STUBS of what it takes from ms-swift; this process is left as it was."""
         torch = pytest.importorskip("torch")
         self.patch.setattr(torch.cuda, "_lazy_call", lambda call: None)
         self.patch.setattr(sys, "excepthook", sys.excepthook)
