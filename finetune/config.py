@@ -22,7 +22,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file}: byte {error.start + 1}: not UTF-8 text; save the file in UTF-8") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); name a YAML file of options") from error
-    data = _json(file, text) if file.suffix == ".json" else _yaml(file, text)
+    try:
+        data = _json(file, text) if file.suffix == ".json" else _yaml(file, text)
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply; write one `name: value` a line") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

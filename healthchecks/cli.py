@@ -20,7 +20,14 @@ T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with complaints of one line."""
+    """argparse with complaints of one line. (finetune's is not used: arrows point from there to here.)"""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but `--option=--` is refused: argparse would take the `--` away and give an empty list."""
+        words = sys.argv[1:] if args is None else list(args)
+        if wrong := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
+            self.error(f"{wrong}: -- is no value")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit 2."""

@@ -160,11 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
     if "--json" in arguments:
         import json
 
-        print(json.dumps(result, ensure_ascii=False))
+        line = json.dumps(result, ensure_ascii=False)
     else:
-        # One line whatever a broken file put into it; no output of ours may fail on a lone surrogate.
+        # One line whatever a broken file put into it.
         line = " ".join(f"{result['state']}: {result['message']}".split())
-        print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
+    # No output of ours may fail on a lone surrogate; \udXXX is how JSON writes one, too.
+    print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     signal.setitimer(signal.ITIMER_REAL, 0)
     good = result["state"] in ("ready", "busy")
     for name in ("live", "checked"):

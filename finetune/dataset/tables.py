@@ -129,7 +129,7 @@ def _parquet(path: Path, columns: tuple[str, str] | None) -> Iterator[Row | Brok
         cells: Iterable[list[Any]] = ([row[name] for name in names] for batch in batches for row in batch)
         numbered = enumerate(([_cell(value) for value in row] for row in cells), 2)
         yield from _rows(path, itertools.chain([(1, names)], numbered), columns)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:120]}); write it anew") from error
 
 

@@ -84,7 +84,7 @@ def compile_pattern(source: str) -> re.Pattern[str]:
         escaped = char == "\\" and not escaped
     try:
         pattern = re.compile("".join(out), re.IGNORECASE)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression: {source!r}: {error}") from None
     if pattern.match(""):
         raise ValueError(f"the pattern {source!r} matches an empty answer, so it would decide nothing")

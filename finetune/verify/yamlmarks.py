@@ -86,6 +86,8 @@ def load(path: Path, what: str) -> Node:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; docs/verify.md shows what belongs in it") from None
     if node is None:
         raise UserError(f"{path}: the {what} is empty; docs/verify.md shows what belongs in it")
     return Node(node, path)

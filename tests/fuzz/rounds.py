@@ -21,7 +21,7 @@ from finetune.errors import run_main
 
 ROUND = 500  # inputs of a round of the long profile
 GROWTH_MIB = 256  # resident memory that a command may take on top of what the imports took
-QUIET = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+QUIET: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
 def cpu_seconds() -> float:
@@ -64,20 +64,29 @@ def fuzz(strategy: SearchStrategy[Any], check: Callable[[Any], object], short: i
     return tried
 
 
-def call(main: Callable[[list[str]], int | None], words: list[str], codes: tuple[int, ...] = (0, 1, 2)) -> str:
+def call(
+    main: Callable[[list[str]], int | None],
+    words: list[str],
+    codes: tuple[int, ...] = (0, 1, 2),
+    errors: str = "strict",
+) -> str:
     """A command in this process, as its launcher runs it: the exit code is one of `codes` and there is no traceback.
 
-    argparse's own exits (--help) count as the command's. Returns what it said.
+    argparse's own exits (--help) count as the command's. `errors` is how stdout takes what is no UTF-8. Returns what
+    was said.
     """
     before = peak_mib()
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
+    raw, raw_error = io.BytesIO(), io.BytesIO()
+    out = io.TextIOWrapper(raw, "utf-8", errors)
+    err = io.TextIOWrapper(raw_error, "utf-8", "backslashreplace")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code: object = run_main(main, words)
         except SystemExit as end:
             code = end.code or 0
-        out.flush(), err.flush()
-    said = out.buffer.getvalue().decode("utf-8") + err.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+        out.flush()
+        err.flush()
+    said = raw.getvalue().decode() + raw_error.getvalue().decode()
     assert code in codes, f"exit code {code}: {said[-2000:]}"
     assert "Traceback" not in said and "internal error" not in said, said[-2000:]
     assert peak_mib() - before < GROWTH_MIB, f"{peak_mib() - before:.0f} MiB more than before; {words}"

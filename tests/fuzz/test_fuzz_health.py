@@ -27,8 +27,12 @@ HEALTH = {
 }
 JOB = {"schema": 1, "name": "sft", "step": 12, "total": 40, "phase": None, "beat": 1.0, "stale_s": 600.0, "group": 7}
 READERS = (
-    (probe.main, ([], ["--json"], ["--live"], ["--checked"])),
-    (cli.main, (["report"], ["report", "--json"], ["report", "--junit", "-"])),
+    (probe.main, ([], ["--json"], ["--live"], ["--checked"]), "strict"),
+    (
+        cli.main,
+        (["report"], ["report", "--json"], ["report", "--junit", "-"]),
+        "backslashreplace",
+    ),  # as cli.leave sets it
 )
 ANYTHING = st.recursive(
     st.one_of(
@@ -74,9 +78,9 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def look(folder: Path) -> None:
     """Every reader ends with 0 or 1 and says something."""
-    for main, lines in READERS:
+    for main, lines, errors in READERS:
         for words in lines:
-            assert call(main, words, (0, 1)).strip()
+            assert call(main, words, (0, 1), errors).strip()
     assert {path.name for path in folder.iterdir()} <= {"health.json", "job.json"}
 
 

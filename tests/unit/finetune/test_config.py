@@ -96,3 +96,11 @@ def test_sft_yaml_has_the_article_s_values():
         "model_name": ["swift-robot"],
     }
     assert json.loads(json.dumps({key: found[key] for key in article})) == article
+
+
+@pytest.mark.parametrize("name", ["deep.yaml", "deep.json"])
+def test_nested_too_deeply(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        config.load(path)

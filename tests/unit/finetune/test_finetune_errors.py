@@ -73,3 +73,13 @@ def test_a_closed_pipe_is_quiet():
     child.stdout.close()
     assert child.stderr.read() == b""
     assert child.wait(20) == 141
+
+
+@pytest.mark.parametrize("word", ["--expect=--", "--no-such-option=--"])
+def test_two_dashes_are_no_value(capsys, word):
+    """argparse takes the -- away, and gives a list where a text is expected. Found by tests/fuzz."""
+    parser = Parser(prog="x")
+    parser.add_argument("--expect")
+    assert run_main(lambda: parser.parse_known_args([word])) == 2
+    assert capsys.readouterr().err == f"error: {word}: -- is no value; see x --help\n"
+    assert parser.parse_args(["--expect=-"]).expect == "-"

@@ -174,6 +174,20 @@ def test_a_broken_configuration(tmp_path: Path, text: str, line: int | None, wor
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("read", [questions.read, config.read])
+def test_nested_too_deeply(tmp_path: Path, read) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text("[" * 5000, encoding="utf-8")
+    with pytest.raises(UserError, match="nested too deeply"):
+        read(path)
+
+
+@pytest.mark.parametrize("source", ["a{999999999999}", "(" * 3000 + "a" + ")" * 3000])
+def test_patterns_that_python_cannot_take_in(source: str) -> None:
+    with pytest.raises(ValueError, match="not a regular expression"):
+        compile_pattern(source)
+
+
 # ---------------------------------------------------------------------------------------------------- trained rows
 
 

@@ -131,6 +131,31 @@ def test_report_without_a_run_and_with_a_broken_file(settings, run_dir, capsys):
             assert error.startswith("error: ") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checks": [{"name": None}]},
+        {"checks": [{"status": "great"}]},
+        {"checks": [{"seconds": "4"}]},
+        {"checks": [{"seconds": 10**400}]},
+        {"running": [[]]},
+        {"seconds": None},
+    ],
+    ids=str,
+)
+def test_report_of_values_that_are_not_ours(settings, run_dir, capsys, change):
+    """Valid JSON of this start, with a value of another type: one line, no traceback. Found by tests/fuzz."""
+    cli.main(["startup", "--level", "fast"])
+    found = json.loads((run_dir / "health.json").read_text())
+    if "checks" in change:
+        change = {"checks": [found["checks"][0] | change["checks"][0]]}
+    (run_dir / "health.json").write_text(json.dumps(found | change))
+    capsys.readouterr()
+    assert cli.main(["report"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: health.json is not one of this version") and error.count("\n") == 1
+
+
 def test_junit(settings, run_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("MODEL_DIR", str(run_dir / "none"))
     cli.main(["startup", "--level", "full"])

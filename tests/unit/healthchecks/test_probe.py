@@ -204,6 +204,13 @@ def test_odd_characters_stay_in_one_line(run_dir, capsys):
     assert look(capsys) == (0, "busy: a b\\ud800 step 12/40\n")
 
 
+def test_json_holds_what_utf_8_cannot_write(run_dir, capfd):
+    health(run_dir)
+    job(run_dir, name="\ud800")
+    probe.main(["--json"])
+    assert json.loads(capfd.readouterr().out)["job"]["name"] == "\ud800"
+
+
 def test_json(run_dir, capsys):
     health(run_dir)
     job(run_dir)

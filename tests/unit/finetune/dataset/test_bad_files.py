@@ -340,3 +340,15 @@ def test_reports_hold_what_utf_8_cannot_write(tmp_path, flags):
     path = tmp_path / "x.json"
     path.write_text(r'[{"\ud83d": "a"}, {"messages": [{"role": "\ud83d", "content": "a"}]}]')
     must_be_one_line(run(path, "--no-tokens", *flags, work=tmp_path))
+
+
+def test_parquet_text_that_is_no_utf_8(tmp_path):
+    """Parquet says that a column is text; nobody holds a writer to it. Found by tests/fuzz."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    broken = pa.array([b"\x80\xff", b"a"]).view(pa.string())
+    pq.write_table(pa.table({"question": broken, "answer": ["x", "y"]}), tmp_path / "faq.parquet")
+    said = run(tmp_path / "faq.parquet", work=tmp_path)
+    must_be_one_line(said)
+    assert "not a Parquet file" in said.err
