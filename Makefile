@@ -22,6 +22,10 @@ ADAPTER ?=
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
+# where to push: host:port/name, the tag is TAG
+REGISTRY ?=
+# the image as a file, for save and load; .tar.zst, .tar.gz or .tar
+FILE ?= $(IMAGE)-$(TAG).tar.zst
 # what else goes to the script in the container: make finetune ARGS='--num_train_epochs 3'
 ARGS ?=
 # make fuzz: seconds of processor time for each file of tests/fuzz
@@ -63,7 +67,7 @@ help: ## this list
 	@echo
 	@grep -hE '^[a-z][a-z_-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: IMAGE GPUS MODEL_SOURCE DATASET OUTPUT ADAPTER ENGINE ARGS (defaults are at the top of the Makefile)."
+	@echo "Variables: IMAGE GPUS MODEL_SOURCE DATASET OUTPUT ADAPTER ENGINE ARGS REGISTRY FILE (defaults are at the top of the Makefile)."
 	@echo "ENGINE=auto|fast|swift: who trains, the fast lane or ms-swift (auto takes the fast lane where it can)."
 	@echo "Here: GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
 
@@ -133,6 +137,19 @@ tensorboard: image ## loss curves of the runs in OUTPUT, on 127.0.0.1:6006
 	@mkdir -p "$(OUTPUT)"
 	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(abspath $(OUTPUT))":/root/output:ro $(REF) \
 	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
+
+.PHONY: push
+push: image ## the image to a registry, REGISTRY=host:port/name; only layers that it lacks travel
+	@$(if $(REGISTRY),,echo "error: push needs REGISTRY=host:port/name, where the image is to go" >&2; exit 2)
+	@$(DOCKER_ENGINE); docker tag $(REF) $(REGISTRY):$(TAG) && docker push $(REGISTRY):$(TAG)
+
+.PHONY: save
+save: image ## the image as one compressed file with its sha256 beside it (FILE=mirror.tar.zst), for machines without a registry
+	@$(DOCKER_ENGINE); host/image-file.sh save $(REF) "$(FILE)"
+
+.PHONY: load
+load: ## load a FILE that `make save` wrote, after its sha256 and the room were checked
+	@$(DOCKER_ENGINE); host/image-file.sh load "$(FILE)"
 
 # ---- development ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# The image as one compressed file, for machines that no registry reaches; called by `make save` and `make load`.
+#
+# usage: host/image-file.sh save IMAGE FILE   write FILE (.tar.zst, .tar.gz or .tar) and FILE.sha256 beside it
+#        host/image-file.sh load FILE         check FILE against FILE.sha256 and the room, then load it into Docker
+#
+# FILE.sha256 is what `sha256sum -c` reads, under a comment line with the image's name and id and both sizes: they tell a
+# cut file from a damaged one, and how much room is needed, before anything is unpacked. Exit codes: 0 done, 1 failed,
+# 2 unusable input.
+set -Eeuo pipefail
+
+say() { printf 'image-file: %s\n' "$*" >&2; }
+# usage: die CODE MESSAGE -- what is wrong, why, what to do
+die() {
+  printf 'error: %s\n' "$2" >&2
+  exit "$1"
+}
+mb() { echo "$((($1 + 500000) / 1000000)) MB"; }
+free_in() { df -B1 --output=avail "$1" | tail -n 1; }
+
+# usage: engine_room WHAT IMAGE BYTES [FOLDER] -- Docker's own disk must hold the unpacked image twice while it saves or
+# loads (measured in docs/distribute.md); where FOLDER is on that disk, the file comes on top
+engine_room() {
+  local root need=$((2 * $3)) free
+  root=$(docker info -f '{{.DockerRootDir}}' 2>/dev/null || true)
+  [[ -d $root ]] || return 0 # the engine is another machine's, or its folder is not for this user's eyes
+  if [[ -n ${4:-} && $(stat -c %d -- "$4") == $(stat -c %d -- "$root") ]]; then need=$((3 * $3)); fi
+  free=$(free_in "$root")
+  ((free >= need)) ||
+    die 2 "no room to $1 $2: Docker needs $(mb "$need") for a while and $root has $(mb "$free") free; make room there ('docker system df' shows what takes it)"
+}
+
+# usage: packer FILE -- prints the command that compresses into a file of that name
+packer() {
+  local -a known=()
+  case $1 in
+    *.tar.zst) known=('zstd -q -3 -T0') ;;
+    *.tar.gz) known=('pigz -4' 'gzip -4') ;;
+    *.tar) known=(cat) ;;
+    *) die 2 "FILE=$1: the ending says how it is compressed; give one that ends in .tar.zst, .tar.gz or .tar" ;;
+  esac
+  for command in "${known[@]}"; do
+    if command -v "${command%% *}" >/dev/null; then
+      echo "$command"
+      return
+    fi
+  done
+  die 2 "FILE=$1 needs zstd, which is not here; install it (apt-get install zstd), or give FILE=${1%.zst}.gz"
+}
+
+save() {
+  local image=$1 file=$2 id size folder free pack
+  pack=$(packer "$file")
+  size=$(docker image inspect -f '{{.Size}}' "$image" 2>/dev/null) ||
+    die 2 "there is no image $image here; 'make build' makes it, 'docker images' lists what there is"
+  id=$(docker image inspect -f '{{.Id}}' "$image")
+  folder=$(dirname -- "$file")
+  [[ -d $folder && -w $folder ]] || die 2 "FILE=$file: $folder is not a folder that this user can write; give another FILE"
+  free=$(free_in "$folder")
+  # how far it shrinks is not known before it is written: room for the whole of it is asked for
+  ((free >= size)) ||
+    die 2 "no room for $file: $image is $(mb "$size") unpacked and $folder has $(mb "$free") free; give a FILE elsewhere"
+  engine_room save "$image" "$size" "$folder"
+  say "writing $image ($(mb "$size") unpacked) to $file"
+  # shellcheck disable=SC2064,SC2086  # now, not at exit; a command and its flags
+  trap "rm -f -- $(printf %q "$file.part")" EXIT
+  rm -f -- "$file.sha256"
+  docker save "$image" | $pack >"$file.part" ||
+    die 1 "$file was not written (the cause is above; $(mb "$(free_in "$folder")") are free); nothing is left of it"
+  mv -f -- "$file.part" "$file"
+  {
+    echo "# $image $id file=$(stat -c %s -- "$file") unpacked=$size"
+    (cd -- "$folder" && sha256sum -- "$(basename -- "$file")")
+  } >"$file.sha256"
+  say "$(mb "$(stat -c %s -- "$file")"); copy $file and $file.sha256, then on the other machine: make load FILE=$(basename -- "$file")"
+}
+
+load() {
+  local file=$1 comment name id bytes unpacked there
+  [[ -r $file ]] || die 2 "FILE=$file: no such file; give the one that 'make save' wrote"
+  [[ -r $file.sha256 ]] ||
+    die 2 "$file.sha256 is not there, so the file cannot be proved; copy it too ('make save' writes it beside the file)"
+  comment=$(head -n 1 -- "$file.sha256")
+  [[ $comment =~ ^'# '([^ ]+)\ ([^ ]+)\ file=([0-9]+)\ unpacked=([0-9]+)$ ]] ||
+    die 2 "$file.sha256 is not one that 'make save' wrote (its first line names the image and its sizes); copy it again"
+  name=${BASH_REMATCH[1]} id=${BASH_REMATCH[2]} bytes=${BASH_REMATCH[3]} unpacked=${BASH_REMATCH[4]}
+  there=$(stat -L -c %s -- "$file")
+  ((there == bytes)) ||
+    die 2 "$file has $there bytes, not the $bytes of $file.sha256: the copy was cut or is another's; copy it again"
+  if [[ $(docker image inspect -f '{{.Id}}' "$name" 2>/dev/null) == "$id" ]]; then
+    say "$name is here already, with the same id ${id:0:19}"
+    return
+  fi
+  engine_room load "$name" "$unpacked"
+  # its own name in the sum may be an older one: the content is what counts
+  [[ $(sha256sum <"$file") == "$(sed -n '2s/ .*//p' "$file.sha256")  -" ]] ||
+    die 2 "$file is damaged: its sha256 is not the one of $file.sha256; copy it again, nothing was loaded"
+  docker load -q -i "$file" >&2 || die 1 "docker load failed (the cause is above), although the file is whole"
+  say "$name is here, id $(docker image inspect -f '{{.Id}}' "$name")"
+}
+
+case ${1:-}/$# in
+  save/3) save "$2" "$3" ;;
+  load/2) load "$2" ;;
+  *)
+    sed -n '4,5s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
