@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
-# Every linter over every file of its kind; called by `make lint` with the linters on PATH. Fails if any of them does.
+# Every linter over every file of its kind; called by `make lint` and by pre-commit. Fails if any of them does.
+#
+# usage: host/lint.sh [NAME…]   these linters only, by the name that each prints; without one: all
+#
+# They are taken from .venv (requirements/test.lock), which `make lint` makes, else from PATH.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
+PATH=$PWD/.venv/bin:$PATH
 
 failed=0
-# usage: lint NAME COMMAND… -- run a linter, say whether it passed, remember when it did not
+asked=("$@") known=,
+# usage: lint NAME COMMAND… -- run a linter if it was asked for, say whether it passed, remember when it did not
 lint() {
   local name=$1
   shift
+  known+="$name,"
+  if ((${#asked[@]})) && [[ ",$(printf '%s,' "${asked[@]}")" != *",$name,"* ]]; then return; fi
   if "$@"; then echo "$name: ok"; else
     echo "$name: FAILED" >&2
     failed=1
@@ -29,4 +37,13 @@ lint yamllint yamllint -s "${yaml_files[@]}"
 if compgen -G '.github/workflows/*.yml' >/dev/null; then
   lint workflows check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 fi
+if compgen -G '.github/ISSUE_TEMPLATE/bug*.yml' >/dev/null; then
+  lint 'issue forms' check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug*.yml
+fi
+for name in "${asked[@]}"; do
+  [[ $known == *",$name,"* ]] || {
+    echo "error: $name: no linter of this name; there are ${known:1:-1}" >&2
+    exit 2
+  }
+done
 exit "$failed"
