@@ -243,7 +243,7 @@ def run(name: str, command: list[str], wait: bool, watch: list[Path], stale_s: f
 
 def _supervise(current: Job, name: str, command: list[str], watch: list[Path], signals: set[signal.Signals]) -> int:
     terminal = _Terminal()
-    begin = time.time()
+    log = _Log(watch)
     if current.lock is not None:
         os.set_inheritable(current.lock, True)  # if this process is killed, the program still holds the lock
     try:
@@ -262,7 +262,6 @@ def _supervise(current: Job, name: str, command: list[str], watch: list[Path], s
     current.phase("starting")
     terminal.give(pid)
     stopped_by = None
-    log = _Log(watch, begin)
     while True:
         info = signal.sigtimedwait(signals, POLL_S)
         if info is not None and info.si_signo != signal.SIGCHLD:
@@ -357,10 +356,11 @@ class _Terminal:
 
 
 class _Log:
-    """Follows the newest logging.jsonl that a run below the watched folders writes after `begin`."""
+    """Follows the logging.jsonl that a run below the watched folders writes to from now on, whatever the clock says."""
 
-    def __init__(self, folders: list[Path], begin: float) -> None:
-        self.folders, self.begin = folders, begin
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
+        self.before = self._sizes()
         self.seen: tuple[int, int] | None = None
 
     def progress(self) -> tuple[int, int] | None:
@@ -373,18 +373,20 @@ class _Log:
         return last
 
     def _newest(self) -> Path | None:
-        paths = [
-            path
-            for folder in self.folders
-            for pattern in ("logging.jsonl", "*/logging.jsonl")
-            for path in folder.glob(pattern)
-        ]
-        times = []
-        for path in paths:
-            with contextlib.suppress(OSError):
-                times.append((path.stat().st_mtime, path))
-        # A file's time has the grain of a kernel tick, and a resumed run goes on in an old file.
-        return max((pair for pair in times if pair[0] >= self.begin - 1), default=(0.0, None))[1]
+        """The log whose size is not what it was; of several, the one that is written last."""
+        found = [(times, path) for path, times in self._sizes().items() if self.before.get(path) != times]
+        return max(found, key=lambda each: each[0][1], default=(None, None))[1]
+
+    def _sizes(self) -> dict[Path, tuple[int, int]]:
+        """Size and time of every log: the time alone would not do, since a clock may be set back."""
+        found = {}
+        for folder in self.folders:
+            for pattern in ("logging.jsonl", "*/logging.jsonl"):
+                for path in folder.glob(pattern):
+                    with contextlib.suppress(OSError):
+                        info = path.stat()
+                        found[path] = (info.st_size, info.st_mtime_ns)
+        return found
 
 
 def _last_step(path: Path) -> tuple[int, int] | None:

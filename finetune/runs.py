@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -10,11 +12,12 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from finetune import checkpoints
-from finetune.errors import UserError
+from finetune.errors import FAILED, UserError
 
 PACKAGES = ("ms-swift", "torch", "transformers", "peft", "accelerate")
 RUN_NAME = re.compile(r"[\w][\w.+-]*")
@@ -62,15 +65,93 @@ def load(folder: Path) -> dict[str, Any]:
 
 def newest(output_dir: Path) -> Path:
     """The run's folder below `output_dir` that was started last. UserError when there is none."""
+    found = _all(output_dir)
+    if not found:
+        raise UserError(f"{output_dir}: holds no run that could be resumed; sft starts one")
+    return found[-1][0].resolve()
+
+
+def _all(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs below a folder with their records, in the order in which they were started: by number, then by clock."""
     found = []
     for path in output_dir.glob("*/run.json"):
         try:
-            found.append((str(load(path.parent).get("started", "")), path.stat().st_mtime_ns, path.parent))
-        except UserError:
+            record = load(path.parent)
+            order = checkpoints.run_number(path.parent), str(record.get("started", "")), path.stat().st_mtime_ns
+        except (UserError, OSError):
             continue
-    if not found:
-        raise UserError(f"{output_dir}: holds no run that could be resumed; sft starts one")
-    return max(found)[2].resolve()
+        found.append((order, path.parent, record))
+    return [(folder, record) for _, folder, record in sorted(found, key=lambda each: each[:2])]
+
+
+def next_number(folder: Path) -> int:
+    """A number for a run that is started now: above those of all runs beside it. No clock is asked."""
+    return 1 + max((checkpoints.run_number(path.parent) for path in folder.parent.glob("*/run.json")), default=0)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while it is written to, whichever container does it. UserError (exit 1) when another does.
+
+    flock on the folder itself: nothing is left behind, and the kernel lets go whatever happens. What is started
+    meanwhile inherits it, since ms-swift goes on where only the process above it was killed. Where the file system has
+    no locks, nothing is held.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another container or process is training this run; wait for its end, or start a new run",
+                FAILED,
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nobody holds a run's folder; False where that cannot be told."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def tell_of_killed(output_dir: Path, script: str) -> None:
+    """Say on stderr, once for each, which runs below a folder were killed: their run.json says that they still run.
+
+    Nobody could write it down when it happened: SIGKILL, the memory limit, a machine that went down.
+    """
+    for folder, record in _all(output_dir):
+        if record.get("status") != "running" or not _is_free(folder):
+            continue
+        record |= {"status": "killed"} | progress(folder)
+        saved = sorted(
+            (path for path in checkpoints.find(folder) if not checkpoints.problem(path)), key=checkpoints.step
+        )
+        if saved:
+            what = f"its newest checkpoint is {saved[-1].name}, {script} --resume {folder} goes on from it"
+        else:
+            what = "it had saved no checkpoint"
+        print(
+            f"note: {folder}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of docker run "
+            f"--memory, or the machine went down); {what}",
+            file=sys.stderr,
+        )
+        with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again
+            write(folder, record)
 
 
 # What a checkpoint must hold, besides the adapter, to go on from it: of the fast lane, of ms-swift.
@@ -122,13 +203,22 @@ def versions() -> dict[str, str]:
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
-    """Put run.json into the folder by rename, so that a reader never sees half of it."""
-    descriptor, name = tempfile.mkstemp(prefix=".run.json.", dir=folder)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(record, file, ensure_ascii=False, indent=2)
-        file.write("\n")
-    os.chmod(name, 0o644)
-    os.replace(name, folder / "run.json")
+    """Put run.json into the folder by rename, so that a reader never sees half of it. UserError (exit 1) on failure."""
+    name = ""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".run.json.", dir=folder)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(record, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+        os.chmod(name, 0o644)
+        os.replace(name, folder / "run.json")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise UserError(
+            f"{folder}/run.json: cannot be written ({error.strerror}); free some room, or name another OUTPUT_DIR",
+            FAILED,
+        ) from None
 
 
 def progress(folder: Path) -> dict[str, Any]:

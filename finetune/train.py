@@ -24,7 +24,7 @@ from finetune.dataset.check import FileReport, Options, default_heldout, in_one_
 from finetune.dataset.convert import convert
 from finetune.dataset.source import Source
 from finetune.engine_choice import Choice
-from finetune.errors import DONE, FAILED, Parser, UserError, run_main
+from finetune.errors import DONE, FAILED, Parser, UserError, leave, run_main
 from finetune.fast import Request
 from finetune.fast import train as train_fast
 from finetune.job import STOPPING, waits
@@ -95,6 +95,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
     if options.config is None:
         raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
     settings = Settings.from_env()
+    if not options.show and not _count("NODE_RANK"):
+        runs.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
     if options.resume is not None:
         return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
@@ -403,6 +405,11 @@ def resumed(name: str, options: argparse.Namespace, rest: list[str], settings: S
 
 def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> int:
     """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code."""
+    with contextlib.nullcontext() if plan.is_helping else runs.held(plan.folder):
+        return _run(plan, options, lane)
+
+
+def _run(plan: Plan, options: argparse.Namespace, lane: Lane | None) -> int:
     train = run_fast if plan.choice.is_fast else run_swift
     try:
         begin = time.monotonic()
@@ -418,11 +425,17 @@ def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> in
     record["seconds"] = round(seconds, 1)
     record["exit_code"] = code
     record |= runs.progress(plan.folder)
+    checkpoints.seal(plan.folder)
     adapter = find_adapter(plan.folder)
     stopped = code in (128 + number for number in STOPPING)
     record["status"] = "done" if code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(plan.folder)) if adapter else None
-    runs.write(plan.folder, record)
+    try:
+        runs.write(plan.folder, record)
+    except UserError as error:
+        if record["status"] == "done":
+            raise
+        print(f"note: {error}", file=sys.stderr)  # what ended the run comes below, and is often the same
     if record["status"] != "done":
         kept = f"the newest checkpoint is {adapter}, --resume goes on" if adapter else "no checkpoint was written"
         if stopped and not why:
@@ -443,6 +456,7 @@ def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any]
     words = plan.words()
     if plan.checkpoint is not None:
         words += ["--resume_from_checkpoint", str(plan.checkpoint)]
+        checkpoints.unseal(plan.folder, checkpoints.step(plan.checkpoint))
     _, words = swift_launcher.prepare(["sft", *words], plan.settings, data_checked=True)
     record = describe(plan, words)
     with record_of(plan, record):
@@ -533,6 +547,7 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
     return {
         "schema": 1,
         "name": plan.name,
+        "number": runs.next_number(plan.folder),
         "engine": plan.choice.engine,
         "engine_why": plan.choice.why,
         "status": "running",
@@ -600,4 +615,4 @@ def _list(value: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    leave(run_main(main))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwen2 import sums
 from qwen2.lora import Adapter
 from qwen2.model import Model
 
@@ -59,6 +60,7 @@ def save(
     (temporary / STATE_FILE).write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, text in extra_files.items():
         (temporary / name).write_text(text, encoding="utf-8")
+    sums.write(temporary)
     for path in temporary.iterdir():
         _sync(path)
     _sync(temporary)

@@ -136,6 +136,7 @@ def test_an_untrained_adapter_fails_on_identity_alone(good, shared, verify) -> N
             start, end = entry["data_offsets"]
             tensors[start:end] = bytes(end - start)
     write_weights(untrained, header, tensors)
+    (untrained / "SHA256SUMS").unlink()
     done, found = verify(untrained)
     assert done.returncode == 1, done.stderr
     assert fell_short(found) == {"identity_trained_min", "identity_heldout_min", "old_identity_max"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
-from finetune import checkpoints
+from finetune import checkpoints, runs
 from finetune.errors import UserError
+from qwen2 import sums
 
 
 def aged(path, seconds):
@@ -105,3 +107,46 @@ def test_links_and_other_folders_are_no_checkpoints(tmp_path, checkpoint):
     (tmp_path / "run-1/last-checkpoint").symlink_to(path)
     (tmp_path / "run-1/checkpoint-final").mkdir()
     assert list(checkpoints.find(tmp_path)) == [path]
+
+
+def numbered(folder, number):
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"number": number}))
+
+
+def test_a_clock_set_back_does_not_make_an_older_run_the_newest(tmp_path, checkpoint):
+    old, new = aged(checkpoint(tmp_path / "run-a", 40), 3600), aged(checkpoint(tmp_path / "run-b", 20), 0)
+    numbered(tmp_path / "run-a", 1)
+    numbered(tmp_path / "run-b", 2)
+    assert checkpoints.newest(tmp_path) == new
+    assert runs.newest(tmp_path) == new.parent
+    assert runs.next_number(tmp_path / "run-c") == 3
+    aged(checkpoint(tmp_path / "v0-of-ms-swift", 5), 60)  # without a number: by its time, against run-b's
+    assert checkpoints.newest(tmp_path).parent.name == "v0-of-ms-swift"
+    assert old.is_dir()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_flipped_byte_is_found_by_the_sums(tmp_path, checkpoint, capsys, name):
+    whole, bad = aged(checkpoint(tmp_path, 50), 0), aged(checkpoint(tmp_path, 100), 60)
+    checkpoints.seal(tmp_path)
+    data = bytearray((bad / name).read_bytes())
+    data[-2] ^= 1 if name.endswith("json") else 16
+    (bad / name).write_bytes(data)
+    if name.endswith("json"):
+        (bad / name).write_text('{"r": 9}')
+    aged(bad, 60)
+    assert checkpoints.problem(bad) == f"{name} was changed since it was written, see SHA256SUMS"
+    assert checkpoints.newest(tmp_path) == whole
+    assert f"note: passed over: checkpoint-100 ({name} was changed" in capsys.readouterr().err
+    checkpoints.unseal(tmp_path, after=50)
+    assert checkpoints.problem(bad) is None and (whole / sums.NAME).exists()
+
+
+def test_flipped_bytes_in_the_state_are_found(tmp_path, checkpoint):
+    path = checkpoint(tmp_path)
+    (path / "trainer_state.json").write_text('{"global_step": 40}')
+    checkpoints.seal(tmp_path)
+    assert checkpoints.state_problem(path) is None
+    (path / "trainer_state.json").write_text('{"global_step": 41}')
+    assert checkpoints.state_problem(path) == "trainer_state.json was changed since it was written, see SHA256SUMS"

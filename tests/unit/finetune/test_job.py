@@ -267,6 +267,7 @@ def test_steps_come_from_the_newest_log_of_the_run(run_dir, tmp_path):
     wait_until(lambda: probe.status()["message"] == "sft step 5/40")
     with (run / "logging.jsonl").open("a") as file:
         file.write('ep/max_steps": "10/40"}\n')
+    os.utime(run / "logging.jsonl", (1, 1))  # the clock was set back
     wait_until(lambda: probe.status()["message"] == "sft step 10/40")
     running.terminate()
     assert running.wait(10) == 143

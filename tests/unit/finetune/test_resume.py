@@ -67,8 +67,16 @@ def test_sigkill_and_resume(home: Path, output: Path, straight: Path, at: int, s
     assert fast_home.record(folder)["status"] == "running"  # nobody could write that it was killed
     done = fast_home.command(home, output, "--resume", ENGINE="swift")  # the run's own engine counts
     assert done.returncode == 0, done.stderr
+    assert f"note: {folder}: was killed at step {at}" in done.stderr  # the next start says what happened
+    assert f"its newest checkpoint is checkpoint-{since}, sft.sh --resume {folder} goes on from it" in done.stderr
     assert f"from checkpoint-{since}" in done.stderr and "engine: the fast lane" in done.stderr
     same_end(folder, straight)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 64
+    path.write_bytes(data)
 
 
 def truncate(path: Path) -> None:
@@ -82,6 +90,11 @@ def test_half_written_checkpoints_are_passed_over_and_named(home: Path, output: 
     truncate(folder / "checkpoint-8/adapter_model.safetensors")
     truncate(folder / "checkpoint-6/optimizer.safetensors")
     (folder / "checkpoint-4/trainer_state.json").write_text('{"global_step": 4, ')
+    flip(folder / "checkpoint-2/optimizer.safetensors")
+    done = fast_home.command(home, output, "--resume", str(folder))
+    assert done.returncode == 2, done.stderr
+    assert "checkpoint-2 is passed over: optimizer.safetensors was changed since it was written" in done.stderr
+    flip(folder / "checkpoint-2/optimizer.safetensors")
     done = fast_home.command(home, output, "--resume", str(folder))
     assert done.returncode == 0, done.stderr
     for name, fault in (
@@ -111,6 +124,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_run_json_as_it_was(home: Path, ou
     before = fast_home.record(folder)
     state = folder / "checkpoint-3/trainer_state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"fingerprint": "another"}))
+    (state.parent / "SHA256SUMS").unlink()
     done = fast_home.command(home, output, "--resume")
     assert done.returncode == 2, done.stderr
     assert "is of a run with other data or settings" in done.stderr and "Traceback" not in done.stderr
@@ -204,3 +218,28 @@ def test_newest_is_by_start(tmp_path: Path) -> None:
     assert runs.newest(tmp_path) == tmp_path / "a"
     with pytest.raises(UserError, match="holds no run"):
         runs.newest(tmp_path / "a")
+
+
+def test_a_run_that_somebody_holds_is_not_called_killed_and_not_trained_twice(
+    home: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = fast_home.record(here)
+    runs.write(here, record | {"status": "running"})
+    try:
+        with runs.held(here):
+            assert fast_home.sft(home, "--resume", str(here)) == 1
+        text = capsys.readouterr().err
+        assert "another container or process is training this run" in text and "was killed" not in text
+        runs.tell_of_killed(here.parent, "sft.sh")
+        assert f"note: {here}: was killed at step 3" in capsys.readouterr().err
+        assert fast_home.record(here)["status"] == "killed"
+        runs.tell_of_killed(here.parent, "sft.sh")
+        assert capsys.readouterr().err == ""  # once
+    finally:
+        runs.write(here, record)
+
+
+def test_run_json_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        runs.write(tmp_path / "gone", {})
+    assert caught.value.exit_code == 1
