@@ -128,7 +128,7 @@ def state_problem(checkpoint: Path) -> str | None:
 def seal(folder: Path) -> None:
     """Write SHA256SUMS into the whole checkpoints below a run's folder that have none, ms-swift's; best effort."""
     for path in find(folder):
-        if not (path / sums.NAME).exists() and problem(path) is None:
+        if not (path / sums.NAME).exists() and problem(path) is None and state_problem(path) is None:
             with contextlib.suppress(OSError):
                 sums.write(path)
 

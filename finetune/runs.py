@@ -147,7 +147,7 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
             what = "it had saved no checkpoint"
         print(
             f"note: {folder}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of docker run "
-            f"--memory, or the machine went down); {what}",
+            f"--memory, a full disk, or the machine went down); {what}",
             file=sys.stderr,
         )
         with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again

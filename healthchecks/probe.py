@@ -135,7 +135,10 @@ def _dicts(value: object) -> list[dict]:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    try:
+        return float(value) if isinstance(value, (int, float)) else 0.0
+    except OverflowError:  # JSON may hold an integer of any size
+        return 0.0
 
 
 def _out_of_time(signum: int, frame: object) -> None:

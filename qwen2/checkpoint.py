@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -46,13 +47,40 @@ def save(
     """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`.
 
     `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
-    to disk, renamed: whoever sees checkpoint-N sees all of it.
+    to disk, renamed: whoever sees checkpoint-N sees all of it. OSError when that fails; nothing is left then.
     """
-    from safetensors.torch import save_file
+    from safetensors import SafetensorError
 
     final = folder / f"checkpoint-{step}"
     temporary = folder / f".checkpoint-{step}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, adapter, moments, state, extra_files)
+    except SafetensorError as error:  # how it tells of a full disk, for one
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(errno.EIO, str(error), str(final)) from None
+    except BaseException:  # the half that was written would keep its room
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if final.exists():  # a resumed run passes the same step again
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    _sync(folder)
+    if keep:
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write(
+    temporary: Path,
+    adapter: Adapter,
+    moments: tuple[Tensor, Tensor] | None,
+    state: dict[str, Any],
+    extra_files: Mapping[str, str],
+) -> None:
+    from safetensors.torch import save_file
+
     adapter.save(temporary)
     if moments is not None:
         first, second = (moment.detach().cpu() for moment in moments)
@@ -64,14 +92,6 @@ def save(
     for path in temporary.iterdir():
         _sync(path)
     _sync(temporary)
-    if final.exists():  # a resumed run passes the same step again
-        shutil.rmtree(final)
-    os.rename(temporary, final)
-    _sync(folder)
-    if keep:
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
-    return final
 
 
 def _sync(path: Path) -> None:

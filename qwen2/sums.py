@@ -14,7 +14,11 @@ def write(folder: Path) -> Path:
     lines = [
         f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.is_file() and path.name != NAME
     ]
-    (folder / NAME).write_text("".join(lines), encoding="utf-8")
+    try:
+        (folder / NAME).write_text("".join(lines), encoding="utf-8")
+    except OSError:
+        (folder / NAME).unlink(missing_ok=True)
+        raise
     return folder / NAME
 
 

@@ -129,6 +129,8 @@ def test_a_clock_set_back_does_not_make_an_older_run_the_newest(tmp_path, checkp
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_flipped_byte_is_found_by_the_sums(tmp_path, checkpoint, capsys, name):
     whole, bad = aged(checkpoint(tmp_path, 50), 0), aged(checkpoint(tmp_path, 100), 60)
+    for path in (whole, bad):
+        (path / "trainer_state.json").write_text("{}")
     checkpoints.seal(tmp_path)
     data = bytearray((bad / name).read_bytes())
     data[-2] ^= 1 if name.endswith("json") else 16

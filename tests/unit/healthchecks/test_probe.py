@@ -204,6 +204,13 @@ def test_odd_characters_stay_in_one_line(run_dir, capsys):
     assert look(capsys) == (0, "busy: a b\\ud800 step 12/40\n")
 
 
+@pytest.mark.parametrize("name", ["beat", "stale_s"])
+def test_a_number_beyond_all_floats(run_dir, capsys, name):
+    health(run_dir)
+    job(run_dir, **{"beat": 1.0, "stale_s": 600.0, name: 10**400})
+    assert look(capsys)[0] in (0, 1)
+
+
 def test_json_holds_what_utf_8_cannot_write(run_dir, capfd):
     health(run_dir)
     job(run_dir, name="\ud800")
