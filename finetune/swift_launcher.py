@@ -334,6 +334,8 @@ class Line:
 
     def additions(self) -> None:
         """What spares a wait or a traceback, unless the line says otherwise."""
+        # `datasets` tells its makers of every file that it reads, by a request to a server of theirs.
+        os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
         if self.command in TRAINING and not self.value("check_model") and self.args.get("no_check_model") is None:
             # It asks the hub whether the weights are the newest: 7 to 23 s of retries without a network.
             self.args.set("check_model", "false")
@@ -341,6 +343,7 @@ class Line:
             return
         plugins = self.plugins()
         ours = [PLUGINS / "vram_ceiling.py"] if self.has_torch_engine() else []
+        ours.append(PLUGINS / "no_remote_code.py")
         if self.command == "infer" and not self.value("val_dataset"):
             ours.append(PLUGINS / "end_of_input.py")
         if ours:

@@ -25,7 +25,7 @@ INFER = "infer --model Qwen2.5-7B-Instruct --model_type qwen --stream true --tem
 ON_CPU = "--torch_dtype float32 --bf16 false --fp16 false --use_cpu true --dataloader_num_workers 0"
 
 
-CEILING = f" --external_plugins {swift_launcher.PLUGINS}/vram_ceiling.py"
+CEILING = f" --external_plugins {swift_launcher.PLUGINS}/vram_ceiling.py {swift_launcher.PLUGINS}/no_remote_code.py"
 END_OF_INPUT = f" {swift_launcher.PLUGINS}/end_of_input.py"
 
 
@@ -278,3 +278,13 @@ def test_broken_args_json_is_nothing(home, checkpoint, gpu):
     path = checkpoint(home / "output")
     (path / "args.json").write_text("[")
     assert json.dumps(str(path))[1:-1] in launch(f"infer --adapters {path}")
+
+
+def test_nobody_is_told_that_a_dataset_is_read(monkeypatch):
+    """`datasets` would ask a server of its makers at every file (tests/flow/test_offline.py); who wants that may."""
+    monkeypatch.delenv("HF_UPDATE_DOWNLOAD_COUNTS", raising=False)
+    launch(SFT)
+    assert os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] == "0"
+    monkeypatch.setenv("HF_UPDATE_DOWNLOAD_COUNTS", "1")
+    launch(SFT)
+    assert os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] == "1"
