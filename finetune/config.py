@@ -82,3 +82,5 @@ def _yaml(file: Path, text: str) -> Any:
         raise UserError(f"{file}: {place}: not YAML, {what}; write `name: value`, with quotes around a text") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not YAML, {error}; write one `name: value` a line") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # `!!int x`, `2001-99-99`
+        raise UserError(f"{file}: holds a value that is none of its type ({error}); put quotes around it") from error

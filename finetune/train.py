@@ -502,6 +502,10 @@ def record_of(plan: Plan, record: dict[str, Any]) -> Iterator[None]:
         else:
             runs.write(plan.folder, before)
         raise
+    except SystemExit as end:  # a stop signal while the fast lane loads
+        runs.write(plan.folder, before or record | {"status": "stopped", "exit_code": end.code})
+        print(f"error: {plan.name}: stopped before the first step, so nothing is lost", file=sys.stderr)
+        raise
 
 
 def ceiling_gib(settings: Settings, waits: bool) -> float:

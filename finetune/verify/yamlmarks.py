@@ -11,6 +11,9 @@ import yaml
 
 from finetune.errors import UserError
 
+# PyYAML's constructors raise what int(), dict and datetime raise, and on `!!timestamp x` an AttributeError.
+PYYAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
 
 class Node:
     """A YAML node with its file and line; its methods give the value, or raise UserError that names both."""
@@ -31,7 +34,7 @@ class Node:
         """The plain Python value of the node and all below it."""
         try:
             return yaml.constructor.SafeConstructor().construct_object(self.node, deep=True)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError, TypeError) as error:
+        except (*PYYAML, RecursionError) as error:
             raise self.error(f"not a usable value: {error}") from None
 
     def mapping(self, known: Iterable[str] | None, what: str) -> dict[str, Node]:

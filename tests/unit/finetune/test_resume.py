@@ -243,3 +243,19 @@ def test_run_json_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written") as caught:
         runs.write(tmp_path / "gone", {})
     assert caught.value.exit_code == 1
+
+
+def test_a_stop_while_the_model_loads_is_written_down(
+    home: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "output"))
+    monkeypatch.setenv("ENGINE", "fast")
+    monkeypatch.setattr("finetune.fast.fit", stop)
+    with pytest.raises(SystemExit):
+        fast_home.sft(home)
+    record = fast_home.record(fast_home.the_run(tmp_path / "output"))
+    assert (record["status"], record["exit_code"]) == ("stopped", 143)
+    assert "error: sft: stopped before the first step, so nothing is lost" in capsys.readouterr().err

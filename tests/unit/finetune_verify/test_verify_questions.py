@@ -182,6 +182,14 @@ def test_nested_too_deeply(tmp_path: Path, read) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!int ''", "!!bool x", "2001-99-99", "{a: !!timestamp x}"])
+def test_values_that_pyyaml_cannot_make(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"- {{id: a, question: b, rule: {value}}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine.yaml:1: not a usable value"):
+        questions.read(path)
+
+
 @pytest.mark.parametrize("source", ["a{999999999999}", "(" * 3000 + "a" + ")" * 3000])
 def test_patterns_that_python_cannot_take_in(source: str) -> None:
     with pytest.raises(ValueError, match="not a regular expression"):
