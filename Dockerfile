@@ -74,12 +74,15 @@ RUN --mount=type=cache,target=/root/.cache/uv \
       /opt/uv/bin/uv pip install -q --no-deps --require-hashes --compile-bytecode -r /tmp/torch.lock; \
     fi && \
     rm -f /tmp/torch.lock
+# bitsandbytes brings a library for every CUDA, ROCm and XPU; torch's (12.8) and the CPU's stay.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     python3 /opt/mirror/requirements/split.py /opt/mirror/requirements/image.lock rest >/tmp/rest.lock && \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes --compile-bytecode -r /tmp/rest.lock && \
     rm -f /tmp/rest.lock && \
+    find /opt/venv/lib/python3*/site-packages/bitsandbytes -name 'libbitsandbytes_*.so' \
+      ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
     echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth"
 
 # ---- test: the same packages with pytest and a browser; never shipped -----------------------------------------------
@@ -154,6 +157,7 @@ COPY --link --from=model /model/model-00002-of-00004.safetensors /root/Qwen2.5-7
 COPY --link --from=model /model/model-00003-of-00004.safetensors /root/Qwen2.5-7B-Instruct/
 COPY --link --from=model /model/model-00004-of-00004.safetensors /root/Qwen2.5-7B-Instruct/
 COPY --link --from=model /model/*.json /model/merges.txt /model/LICENSE /model/SHA256SUMS /root/Qwen2.5-7B-Instruct/
+COPY LICENSE /opt/mirror/
 COPY weights/SHA256SUMS /opt/mirror/weights/
 COPY entrypoint/ /opt/mirror/entrypoint/
 COPY qwen2/ /opt/mirror/qwen2/

@@ -16,6 +16,19 @@ if [ -z "${HOME:-}" ] || [ "$HOME" = / ] || [ ! -w "$HOME" ]; then
   fi
   unset _dir
 fi
+# Docker mounts --tmpfs /tmp with noexec, where Triton cannot load the kernels that it compiles: its cache moves to the
+# output folder then. Nothing is written there unless a kernel is compiled.
+if [ -z "${TRITON_CACHE_DIR:-}" ] && cp /bin/true "$HOME/.exec-$$" 2>/dev/null; then
+  if ! "$HOME/.exec-$$" 2>/dev/null; then
+    if [ -w "${OUTPUT_DIR:-/root/output}" ]; then
+      export TRITON_CACHE_DIR="${OUTPUT_DIR:-/root/output}/.cache/triton"
+    else
+      mirror_warn "$HOME is mounted noexec and ${OUTPUT_DIR:-/root/output} cannot be written: Triton cannot keep its" \
+        "kernels, so the GPU will not be used well; give --tmpfs /tmp:exec"
+    fi
+  fi
+  rm -f "$HOME/.exec-$$"
+fi
 # getpass.getuser(), which torch calls to name its cache, fails for a user without a name.
 if ! id -un >/dev/null 2>&1; then
   export USER="${USER:-mirror}" LOGNAME="${LOGNAME:-mirror}"

@@ -122,9 +122,10 @@ _save_args = BaseArguments.save_args
 
 
 def _save_args_without_this(self: BaseArguments, output_dir: str | None = None) -> None:
-    """args.json without this plugin: a machine without it could not load the adapter, and here the launcher adds it."""
+    """args.json without our plugins: elsewhere the adapter could not be loaded, and here the launcher adds them."""
     plugins = self.external_plugins
-    self.external_plugins = [name for name in plugins if Path(name).name != Path(__file__).name]
+    ours = {path.name for path in Path(__file__).parent.glob("*.py")}
+    self.external_plugins = [name for name in plugins if Path(name).name not in ours]
     try:
         _save_args(self, output_dir)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers import container, docker, image, run  # noqa: F401
+from tests.containers import RESTRICTED, container, docker, image, run  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Finetuned:
 
 @pytest.fixture(scope="session")
 def finetuned(image: str, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:  # noqa: F811
-    """`docker run IMAGE finetune` as an ordinary user, without a network, on the stand-in."""
+    """`docker run IMAGE finetune` as an ordinary user with no rights and without a network, on the stand-in."""
     folder = tmp_path_factory.mktemp("output")
     folder.chmod(0o777)
     done = docker(
         *("run", "--rm", "-e", "MIRROR_DEVICE=cpu", "--shm-size", "2g", "--network", "none", "--user", "1234:1234"),
-        *("-v", f"{folder}:/root/output", image, "finetune"),
+        *(*RESTRICTED, "-v", f"{folder}:/root/output", image, "finetune"),
         timeout=900,
     )
     return Finetuned(folder, done)

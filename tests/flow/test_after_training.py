@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.containers import docker
+from tests.containers import RESTRICTED, docker
 
 pytestmark = pytest.mark.flow
 ROOT = Path(__file__).parents[2]
-USER = ("--user", "1234:1234", "-e", "HEALTH_LEVEL=off")
+USER = ("--user", "1234:1234", *RESTRICTED, "-e", "HEALTH_LEVEL=off")
 KEY = "k3y"
 
 
 @pytest.fixture(scope="module")
 def output(finetuned) -> tuple[str, ...]:
-    """The flags that give a container the fine-tuned output folder, as the user it belongs to."""
+    """The flags that give a container the fine-tuned output folder, as the user it belongs to, with no rights."""
     return ("-v", f"{finetuned.folder}:/root/output", *USER)
 
 

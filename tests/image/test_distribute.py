@@ -130,7 +130,7 @@ def build(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     recipe = f"FROM {found.stdout.strip()}\nRUN ln -s /bin/true /usr/local/bin/python3"
     good(subprocess.run(["docker", "build", "-q", "-t", STAGE, "-"], input=recipe, capture_output=True, text=True))
     tree, model = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("model") / "model"
-    for name in ("Dockerfile", ".dockerignore"):
+    for name in ("Dockerfile", ".dockerignore", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     for name in ("weights", "entrypoint", "qwen2", "healthchecks", "finetune", "workspace", "requirements"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
