@@ -173,9 +173,10 @@ def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def release(sft: Any) -> None:
-    """Take off what a trainer put around the model, and its gradients."""
-    sft.model.__dict__.pop("forward", None)  # accelerate's autocast
-    sft.model.__dict__.pop("_original_forward", None)
+    """Take off what a trainer put around the model, and its gradients; but for accelerate's autocast.
+
+    accelerate puts that around a model once, and a second time leaves it out: without it, LoRA runs in float32.
+    """
     base = sft.model.get_base_model()
     if base.is_gradient_checkpointing:
         base.gradient_checkpointing_disable()
@@ -278,7 +279,7 @@ def fit(args: argparse.Namespace) -> None:
         return [error * (3 if error < 0 else 1) for error in errors(constants)]
 
     start = [0.4, 1.0, 1.0, 1.5, 1.5, 12.0, 8.0, 2.0]
-    low, high = [0.0, 0.5, 0.5, 0.0, 0.0, 2.0, 0.0, 0.0], [2.0, 2.0, 2.0, 9.0, 9.0, 30.0, 60.0, 30.0]
+    low, high = [0.0, 0.5, 0.5, 0.0, 0.0, 2.0, 0.0, 0.0], [2.0, 2.0, 2.0, 9.0, 9.0, 30.0, 300.0, 30.0]
     best = least_squares(weighted, start, bounds=(low, high), x_scale=start, xtol=1e-12)
     for name, value in zip(memory.Fitted.__dataclass_fields__, best.x, strict=True):
         print(f"    {name}={value:.3f},")

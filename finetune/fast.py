@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,24 @@ def train(lane: Lane, request: Request) -> Ended:
     console = Console(stderr=True)
     with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar, Stop() as stop:
         bar.listener = held.step
-        model = lane.load(bar)
-        settings, plan = fit(lane, model, request)
-        print(plan, file=sys.stderr)
-        with curves(request.folder, request.choice.tensorboard):
-            return _train(lane, model, settings, request, bar, stop)
+        with curves(request.folder, request.choice.tensorboard), ThreadPoolExecutor(1) as pool:
+            drawing = None if request.resume else pool.submit(_first_adapter, lane, request)
+            model = lane.load(bar)
+            settings, plan = fit(lane, model, request)
+            print(plan, file=sys.stderr)
+            return _train(lane, model, settings, request, bar, stop, drawing.result() if drawing else None)
+
+
+def _first_adapter(lane: Lane, request: Request) -> Any:
+    """The adapter to begin with, its numbers drawn while the weights are loaded; None where settings are no good."""
+    lane.torch()
+    from qwen2.config import Config
+    from qwen2.train import TrainSettings, new_adapter
+
+    try:
+        return new_adapter(Config.from_dir(lane.model_dir), TrainSettings(**request.choice.train))
+    except ValueError:
+        return None  # fit() says what is wrong
 
 
 def fit(lane: Lane, model: Any, request: Request) -> tuple[Any, str]:
@@ -91,7 +105,7 @@ def fit(lane: Lane, model: Any, request: Request) -> tuple[Any, str]:
     )
 
 
-def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop) -> Ended:
+def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any) -> Ended:
     torch = lane.torch()
     from qwen2.train import DivergedError, StoppedError
     from qwen2.train import train as run
@@ -115,6 +129,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             settings,
             request.folder,
             resume=request.resume,
+            adapter=adapter,
             on_step=on_step,
             extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
             stop=lambda: stop.number is not None,

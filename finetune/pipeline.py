@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import train
-from finetune.errors import DONE, FAILED, UserError, run_main
+from finetune.errors import DONE, FAILED, UserError, leave, run_main
 from finetune.job import job
 from finetune.lane import Lane
 from finetune.progress import Bar
@@ -120,4 +120,4 @@ def _level() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    leave(run_main(main))

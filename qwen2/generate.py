@@ -16,7 +16,9 @@ from torch import Tensor
 from qwen2.lora import Adapter
 from qwen2.model import Attend, Model, causal_attention
 
-PREFILL_TOKENS = 8192  # tokens of the prompt pass at a time: bounds its activations (about 150 KB a token at 7B)
+PREFILL_TOKENS = 4096  # tokens of the prompt pass at a time: bounds its activations (about 150 KB a token at 7B)
+MOST_ROWS = 128  # answered at a time on a GPU: more are hardly faster
+CACHE_GIB = 1.5  # of keys and values at most
 CHECK_EVERY = 8  # steps between two looks at whether every row has ended: a look stalls the GPU's queue
 
 
@@ -83,9 +85,9 @@ def generate(
 
 
 def fitting_rows(model: Model, length: int) -> int:
-    """Rows of `length` tokens whose cache and logits fit in what is free; at most 64 (32 on a CPU).
+    """Rows of `length` tokens whose cache and logits fit in what is free; at most MOST_ROWS (32 on a CPU).
 
-    More rows are hardly faster, and a process that only answers stays under 17 GiB with the 7B weights.
+    The cache stays under CACHE_GIB, so that a process that only answers stays under 17 GiB with the 7B weights.
     """
     if model.device.type != "cuda":
         return 32
@@ -99,7 +101,8 @@ def fitting_rows(model: Model, length: int) -> int:
     cache = 2 * config.num_layers * config.kv_size * width * length
     logits = config.vocab_size * (width + 3 * 4)
     prefill = PREFILL_TOKENS * (3 * config.intermediate_size + 4 * config.hidden_size) * width
-    return max(1, min(64, int((0.8 * free - prefill) / (cache + logits))))
+    fitting = int((0.8 * free - prefill) / (cache + logits))
+    return max(1, min(MOST_ROWS, fitting, int(CACHE_GIB * 2**30 / cache)))
 
 
 class Decoder:
@@ -132,12 +135,11 @@ class Decoder:
 
     def run(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], seed: int) -> list[list[int]]:
         """Answers of at most `rows` prompts; `numbers` are their indices, which seed the sampling."""
+        if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
+            self._reset(prompts, numbers, seed)  # what is captured works on any state: this one is in range
+            self._capture()
         self._reset(prompts, numbers, seed)
         self._prefill(prompts)
-        if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
-            self._capture()
-            self._reset(prompts, numbers, seed)
-            self._prefill(prompts)
         check = CHECK_EVERY if self.graph is not None else 1
         for count in range(1, self.new_tokens):
             if count % check == 0 and bool(self.done.all()):

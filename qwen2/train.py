@@ -24,7 +24,7 @@ from qwen2 import batches, checkpoint, kernels
 from qwen2.attention import Rows, has_flash
 from qwen2.backprop import Backprop, MicroBatch, Recompute
 from qwen2.batches import Micro, Row, Shape, Step
-from qwen2.config import PROJECTIONS
+from qwen2.config import PROJECTIONS, Config
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model
 
@@ -191,6 +191,14 @@ def train(
         return run.loop(begin)
 
 
+def new_adapter(config: Config, settings: TrainSettings) -> Adapter:
+    """The adapter that a run begins with, on the CPU: what train() makes itself unless it is given one."""
+    s = settings
+    adapter = Adapter(config, s.lora_rank, s.lora_alpha, s.target_modules, s.lora_dropout, s.use_rslora)
+    adapter.initialize(s.seed)
+    return adapter
+
+
 def check_rows(rows: Sequence[Row], model: Model) -> None:
     """ValueError naming the first row that cannot be trained on."""
     if not rows:
@@ -262,10 +270,10 @@ class _Run:
             adapter, moments, state = checkpoint.load(resume, model)
             self._check_resumable(resume, state)
         elif adapter is None:
-            adapter = Adapter(model.config, s.lora_rank, s.lora_alpha, s.target_modules, s.lora_dropout, s.use_rslora)
-            adapter.initialize(s.seed)
+            adapter = new_adapter(model.config, s)
         adapter.dropout = s.lora_dropout
-        adapter.flat = adapter.flat.to(device)
+        initial = adapter.flat
+        adapter.flat = initial.to(device)
         self.adapter = adapter
         self.first, self.second = moments or (torch.zeros_like(adapter.flat), torch.zeros_like(adapter.flat))
         self.grad = torch.zeros_like(adapter.flat)
@@ -293,7 +301,7 @@ class _Run:
         else:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}
         if self.captured:
-            self._try_capture()
+            self._try_capture(initial)
 
     def _check_resumable(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("fingerprint") != self.fingerprint:
@@ -335,11 +343,17 @@ class _Run:
         for target, source in self.b_pairs:
             target.copy_(source * self.adapter.scaling)
 
-    def _try_capture(self) -> None:
-        """Capture; where the graphs' memory does not fit under the ceiling, go on without them, slower."""
-        # On the host: at the moment of a capture every GiB counts.
-        changed = (self.adapter.flat, self.first, self.second, self.adam_step, self.done, self.history)
-        kept = [tensor.cpu() for tensor in changed]
+    def _try_capture(self, initial: Tensor) -> None:
+        """Capture; where the graphs' memory does not fit under the ceiling, go on without them, slower.
+
+        Afterwards all is as before; `initial` is the adapter's numbers, which stay on the host where they came from it.
+        """
+        # Copies are on the host: at the moment of a capture every GiB counts.
+        changed = [self.adam_step, self.done, self.history]
+        moments = [self.first, self.second]
+        kept = [tensor.cpu() for tensor in (changed + moments if self.start_step else changed)]
+        if initial is self.adapter.flat:
+            initial = initial.cpu()
         every = self.backprop.layers
         try:
             self._capture()
@@ -355,8 +369,12 @@ class _Run:
         self.backprop.layers = every
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        for target, value in zip(changed, kept, strict=True):
+        self.adapter.flat.copy_(initial)
+        for target, value in zip(changed + moments, kept, strict=False):
             target.copy_(value)
+        if not self.start_step:
+            for target in moments:
+                target.zero_()
         for total in (self.grad, self.loss, self.hits):
             total.zero_()
         self._refresh()

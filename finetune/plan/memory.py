@@ -31,16 +31,16 @@ class Fitted:
     mask_bytes: float  # a layer's attention mask, of each pair of positions, where rows are padded
 
 
-# Of 36 settings on one H100, 2026-11-24, within -0.4 and +1.3 % of the allocated peak: docs/plan.md has the table.
+# Of 36 settings on one H100, 2026-11-24, within -0.2 and +0.4 % of the allocated peak: docs/plan.md has the table.
 FITTED = Fitted(
-    overhead_gib=0.201,
-    kept=1.289,
-    kept_liger=1.335,
-    passing=3.589,
-    passing_liger=1.979,
-    logit_bytes=12.165,
-    logit_bytes_liger=59.992,
-    mask_bytes=0.338,
+    overhead_gib=0.106,
+    kept=1.003,
+    kept_liger=1.034,
+    passing=0.240,
+    passing_liger=1.846,
+    logit_bytes=12.064,
+    logit_bytes_liger=0.001,
+    mask_bytes=1.357,
 )
 
 

@@ -14,12 +14,12 @@ from finetune.plan.fast import FastPlan
 from finetune.plan.job import Job
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
-FIGURES = ("VRAM_CEILING_GIB", "peak GiB", "minutes, H100")
+FIGURES = ("ceiling, GiB", "peak, GiB", "minutes, H100")
 AGAIN = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}
 
 
 def terminal(console: Console, found: Job, on: Card, engines: dict[str, Any], cards: dict[int, Any]) -> None:
-    """Lines and two tables."""
+    """Lines and two tables; what would fit instead stands below them, where a narrow terminal has room for it."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -28,26 +28,33 @@ def terminal(console: Console, found: Job, on: Card, engines: dict[str, Any], ca
     for note in found.notes:
         say(f"note: {escape(note)}")
     say(f"card: {escape(on.name)}; planned for {on.ceiling_gib:g} GiB: {escape(on.why)}")
-    table = _table("engine", "batch", "saved by", "peak GiB", "minutes, H100")
+    table = _table("engine", "batch", "saved by", "peak, GiB", "minutes, H100")
     for name, plan in engines.items():
         table.add_row(name, *_cells(found, plan))
     console.print(table)
-    table = _table("ms-swift on", "VRAM_CEILING_GIB", "batch", "saved by", "peak GiB", "minutes, H100")
+    for name, plan in engines.items():
+        if isinstance(plan, str):
+            say(f"{name}: {escape(_remedy(plan))}")
+    table = _table("ms-swift on", "ceiling, GiB", "batch", "saved by", "peak, GiB", "minutes, H100")
     for size, plan in cards.items():
         table.add_row(f"{size} GB", f"{card_ceiling(size):g}", *_cells(found, plan))
+    console.print()
     console.print(table)
+    for size, plan in cards.items():
+        if isinstance(plan, str):
+            say(f"{size} GB: {escape(_remedy(plan))}")
 
 
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading in FIGURES else "left")
+        table.add_column(heading, justify="right" if heading in FIGURES else "left")
     return table
 
 
 def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
     if isinstance(plan, str):
-        return "[red]does not fit[/]", escape(_remedy(plan)), "", ""
+        return "[red]does not fit[/]", "", "", ""
     if isinstance(plan, SwiftPlan):
         batch = f"{plan.per_device_train_batch_size} x {plan.gradient_accumulation_steps}"
         saved = ["checkpointing"] * plan.gradient_checkpointing + ["liger"] * plan.use_liger_kernel

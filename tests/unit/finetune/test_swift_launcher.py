@@ -288,3 +288,21 @@ def test_nobody_is_told_that_a_dataset_is_read(monkeypatch):
     monkeypatch.setenv("HF_UPDATE_DOWNLOAD_COUNTS", "1")
     launch(SFT)
     assert os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] == "1"
+
+
+def test_a_4_bit_base_gets_bitsandbytes_on_its_path(gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(swift_launcher, "find_spec", lambda _: None)
+    monkeypatch.setattr(swift_launcher, "BITSANDBYTES", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    line = f"{SFT} --quant_method bnb --quant_bits 4"
+    with pytest.raises(UserError, match="needs bitsandbytes, which is not installed; pip install bitsandbytes"):
+        launch(line)
+    (tmp_path / "bitsandbytes").mkdir()
+    assert "--quant_method bnb" in launch(line)
+    assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}/mine"
+
+
+def test_without_a_4_bit_base_nothing_is_put_on_the_path(gpu, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    launch(SFT)
+    assert os.environ["PYTHONPATH"] == "/mine"
