@@ -134,6 +134,8 @@ def _report(options: argparse.Namespace) -> int:
         view = show.make()
         with view:
             view.update(report)
+    if report.state == "starting":
+        print("error: the checks have not ended; `healthcheck probe` says whether they still run", file=sys.stderr)
     return DONE if report.state == "ready" else FAILED
 
 
@@ -144,8 +146,10 @@ def _as_report(health: dict) -> startup.Report:
         unknown = next((row.status for row in rows if row.status not in show.WORDS), None)
         if unknown is not None:
             raise ValueError(f"status {unknown!r}")
-        names = startup.Report.__dataclass_fields__
-        return _typed(startup.Report, {name: health[name] for name in names if name in health} | {"checks": rows})
+        if health["state"] not in ("starting", "ready", "failed"):
+            raise ValueError(f"state {health['state']!r}")
+        values = {name: health[name] for name in startup.Report.__dataclass_fields__}
+        return _typed(startup.Report, values | {"checks": rows})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise state.Unreadable(f"{state.HEALTH_FILE} is not one of this version ({type(error).__name__})") from error
 

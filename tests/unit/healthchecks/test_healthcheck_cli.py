@@ -140,6 +140,8 @@ def test_report_without_a_run_and_with_a_broken_file(settings, run_dir, capsys):
         {"checks": [{"seconds": 10**400}]},
         {"running": [[]]},
         {"seconds": None},
+        {"state": "great"},
+        {"state": None},
     ],
     ids=str,
 )
@@ -154,6 +156,20 @@ def test_report_of_values_that_are_not_ours(settings, run_dir, capsys, change):
     assert cli.main(["report"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: health.json is not one of this version") and error.count("\n") == 1
+    del found["state"]
+    (run_dir / "health.json").write_text(json.dumps(found))
+    assert cli.main(["report"]) == 1
+    assert "is not one of this version (KeyError)" in capsys.readouterr().err
+
+
+def test_report_while_the_checks_run(settings, run_dir, capsys):
+    """Before the first check has ended there is nothing to show, and that is said. Found by tests/fuzz."""
+    cli.main(["startup", "--level", "fast"])
+    found = json.loads((run_dir / "health.json").read_text())
+    (run_dir / "health.json").write_text(json.dumps(found | {"state": "starting", "checks": []}))
+    capsys.readouterr()
+    assert cli.main(["report"]) == 1
+    assert capsys.readouterr().err.startswith("error: the checks have not ended")
 
 
 def test_junit(settings, run_dir, tmp_path, monkeypatch):
