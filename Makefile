@@ -151,6 +151,20 @@ save: image ## the image as one compressed file with its sha256 beside it (FILE=
 load: ## load a FILE that `make save` wrote, after its sha256 and the room were checked
 	@$(DOCKER_ENGINE); host/image-file.sh load "$(FILE)"
 
+# what syft reads: the image in Docker, or docker-archive:FILE
+SCAN ?= docker:$(REF)
+SBOM_DIR ?= build/sbom
+
+.cache/sbom/.done: requirements/sbom.lock
+	@python3 -m venv .cache/sbom && .cache/sbom/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/sbom.lock
+	@touch $@
+
+.PHONY: sbom
+sbom: image .cache/sbom/.done ## SPDX list of the image, its third-party licences, and their check, in build/sbom
+	@mkdir -p "$(SBOM_DIR)"
+	@$(DOCKER_ENGINE); SYFT_CHECK_FOR_APP_UPDATE=false .cache/sbom/bin/syft scan -q "$(SCAN)" -o spdx-json="$(SBOM_DIR)/image.spdx.json"
+	@.cache/sbom/bin/python host/licences.py "$(SBOM_DIR)/image.spdx.json" "$(SBOM_DIR)/third-party-licences.md"
+
 # ---- development ------------------------------------------------------------------------------------------------------
 
 $(VENV)/.done: requirements/test.lock
@@ -192,7 +206,7 @@ test-image: test-build $(VENV)/.done # testinfra on running containers, then who
 .PHONY: lock
 lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
 	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
-	@for in_file in requirements/{image,build,standin,test,deepspeed}.in weights/clients.in; do \
+	@for in_file in requirements/{image,build,standin,test,deepspeed,sbom}.in weights/clients.in; do \
 	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
 	  case $$in_file in *clients* | *test*) flags+=(-c requirements/image.lock) ;; *standin*) flags+=(--no-deps) ;; \
 	    *deepspeed*) flags+=(--no-deps -c requirements/image.lock) ;; esac; \

@@ -231,3 +231,49 @@ def test_the_licences_of_project_and_model_are_in_the_image(run):
         "grep", "-c", "Apache License", "/opt/mirror/LICENSE", "/root/Qwen2.5-7B-Instruct/LICENSE", flags=OFF
     ).stdout
     assert len(texts.split()) == 2 and ":0" not in texts
+
+
+# ---- what is in it ----
+
+
+@pytest.fixture(scope="module")
+def sbom(image, archive, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder that `make sbom` fills, and how it ended."""
+    folder = tmp_path_factory.mktemp("sbom")
+    name, _, tag = image.partition(":")
+    words = [f"IMAGE={name}", f"TAG={tag}", f"SCAN=docker-archive:{archive}", f"SBOM_DIR={folder}"]
+    done = subprocess.run(["make", "-s", "-C", str(ROOT), "sbom", *words], capture_output=True, text=True, timeout=600)
+    return folder, done
+
+
+def test_every_licence_in_the_image_is_known_and_allowed(sbom):
+    folder, done = sbom
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((folder / "image.spdx.json").read_text())
+    assert found["spdxVersion"].startswith("SPDX-2.")
+    names = {package["name"] for package in found["packages"]}
+    assert {"torch", "ms-swift", "transformers", "tini"} <= names
+    listed = (folder / "third-party-licences.md").read_text()
+    assert "| ms-swift | 4.6.0 | pypi | Apache-2.0 |" in listed
+
+
+def test_an_unknown_or_forbidden_licence_fails(sbom, tmp_path):
+    folder, _ = sbom
+    value = json.loads((folder / "image.spdx.json").read_text())
+    for package in value["packages"]:
+        package["licenseDeclared"] = {"torch": "AGPL-3.0-only", "peft": "NOASSERTION", "tini": "NONE"}.get(
+            package["name"], package["licenseDeclared"]
+        )
+    (tmp_path / "planted.json").write_text(json.dumps(value))
+    command = [
+        ROOT / ".cache/sbom/bin/python",
+        ROOT / "host/licences.py",
+        tmp_path / "planted.json",
+        tmp_path / "list.md",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 3, done.stderr
+    for words in ("torch", "AGPL-3.0-only is not allowed", "peft", "tini", "licence unknown"):
+        assert words in done.stderr
