@@ -138,13 +138,11 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
         if record.get("status") != "running" or not _is_free(folder):
             continue
         record |= {"status": "killed"} | progress(folder)
-        saved = sorted(
-            (path for path in checkpoints.find(folder) if not checkpoints.problem(path)), key=checkpoints.step
-        )
+        saved = sorted((path for path in checkpoints.find(folder) if not _resume_fault(path)), key=checkpoints.step)
         if saved:
-            what = f"its newest checkpoint is {saved[-1].name}, {script} --resume {folder} goes on from it"
+            what = f"its newest whole checkpoint is {saved[-1].name}, {script} --resume {folder} goes on from it"
         else:
-            what = "it had saved no checkpoint"
+            what = "it had saved no whole checkpoint"
         print(
             f"note: {folder}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of docker run "
             f"--memory, a full disk, or the machine went down); {what}",
@@ -161,16 +159,20 @@ STATE = ({"trainer_state.json", "optimizer.safetensors"}, {"trainer_state.json",
 def resumable(folder: Path) -> Path:
     """The newest checkpoint of a run that training can go on from; half-written ones are passed over and named."""
     for path in sorted(checkpoints.find(folder), key=checkpoints.step, reverse=True):
-        held = {child.name for child in path.iterdir()}
-        fault = checkpoints.problem(path)
-        if fault is None and not any(names <= held for names in STATE):
-            fault = "no optimizer state"
-        if fault is None:
-            fault = checkpoints.state_problem(path)
+        fault = _resume_fault(path)
         if fault is None:
             return path
         print(f"resume: {path.name} is passed over: {fault}", file=sys.stderr)
     raise UserError(f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with sft")
+
+
+def _resume_fault(checkpoint: Path) -> str | None:
+    """Why training cannot go on from a checkpoint; None when it can."""
+    held = {child.name for child in checkpoint.iterdir()}
+    fault = checkpoints.problem(checkpoint)
+    if fault is None and not any(names <= held for names in STATE):
+        fault = "no optimizer state"
+    return fault or checkpoints.state_problem(checkpoint)
 
 
 def claim(folder: Path) -> None:

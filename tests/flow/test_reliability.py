@@ -179,7 +179,7 @@ def test_the_memory_limit_is_hit(container: Callable[..., Container], run: Any, 
     done = run("sft", "--max_steps", "1", flags=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"note: /root/output/{name}: was killed at step 0" in done.stderr and "--memory" in done.stderr
-    assert "it had saved no checkpoint" in done.stderr
+    assert "it had saved no whole checkpoint" in done.stderr
 
 
 def test_eight_starts_at_once(image: str, output: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_hundred_starts_and_stops_leave_nothing(image: str) -> None:
     before = mounts()
 
     def fifty(_: int) -> tuple[list[str], str, str]:
-        started = docker("run", "-d", "-e", "MIRROR_DEVICE=cpu", "--shm-size", "64m", *OFF, image, "sleep", "infinity")
+        started = docker("run", "-d", "--no-healthcheck", "-e", "MIRROR_DEVICE=cpu", *OFF, image, "sleep", "infinity")
         assert started.returncode == 0, started.stderr
         box = Container(started.stdout.strip())
         try:

@@ -68,7 +68,7 @@ def test_sigkill_and_resume(home: Path, output: Path, straight: Path, at: int, s
     done = fast_home.command(home, output, "--resume", ENGINE="swift")  # the run's own engine counts
     assert done.returncode == 0, done.stderr
     assert f"note: {folder}: was killed at step {at}" in done.stderr  # the next start says what happened
-    assert f"its newest checkpoint is checkpoint-{since}, sft.sh --resume {folder} goes on from it" in done.stderr
+    assert f"its newest whole checkpoint is checkpoint-{since}, sft.sh --resume {folder} goes on from it" in done.stderr
     assert f"from checkpoint-{since}" in done.stderr and "engine: the fast lane" in done.stderr
     same_end(folder, straight)
 
