@@ -74,15 +74,16 @@ RUN --mount=type=cache,target=/root/.cache/uv \
       /opt/uv/bin/uv pip install -q --no-deps --require-hashes --compile-bytecode -r /tmp/torch.lock; \
     fi && \
     rm -f /tmp/torch.lock
-# bitsandbytes brings a library for every CUDA, ROCm and XPU; torch's (12.8) and the CPU's stay.
+# bitsandbytes, for a 4-bit base, brings a library for every CUDA, ROCm and XPU: torch's (12.8) and the CPU's stay. It lies
+# beside the other packages (swift_launcher finds it): on their path, peft imports it in every run, which takes seconds.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     python3 /opt/mirror/requirements/split.py /opt/mirror/requirements/image.lock rest >/tmp/rest.lock && \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes --compile-bytecode -r /tmp/rest.lock && \
     rm -f /tmp/rest.lock && \
-    find /opt/venv/lib/python3*/site-packages/bitsandbytes -name 'libbitsandbytes_*.so' \
-      ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
+    mkdir /opt/bitsandbytes && mv /opt/venv/lib/python3*/site-packages/bitsandbytes /opt/bitsandbytes/ && \
+    find /opt/bitsandbytes -name 'libbitsandbytes_*.so' ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
     echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth"
 
 # ---- test: the same packages with pytest and a browser; never shipped -----------------------------------------------
@@ -166,7 +167,7 @@ COPY finetune/ /opt/mirror/finetune/
 COPY workspace/ /root/
 # /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
 RUN python3 -m compileall -q /opt/mirror && \
-    ln -s /opt/mirror/entrypoint/bin/* /usr/local/bin/ && \
+    ln -s /opt/mirror/entrypoint/bin/* /root/*.sh /usr/local/bin/ && \
     chmod 0755 /root && \
     mkdir -p /root/output && chmod 1777 /root/output && \
     install -d -m 1777 /run/mirror

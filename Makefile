@@ -26,6 +26,12 @@ export ENGINE
 REGISTRY ?=
 # the image as a file, for save and load; .tar.zst, .tar.gz or .tar
 FILE ?= $(IMAGE)-$(TAG).tar.zst
+# several machines: NODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 on the first, NODE_RANK=1 on the second; OUTPUT is shared storage
+NODES ?=
+NODE_RANK ?= 0
+MASTER_ADDR ?=
+MASTER_PORT ?= 29500
+RUN ?= nodes
 # what else goes to the script in the container: make finetune ARGS='--num_train_epochs 3'
 ARGS ?=
 # make fuzz: seconds of processor time for each file of tests/fuzz
@@ -50,6 +56,9 @@ RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g -v "$(abspath $(OUTP
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
   -e NO_COLOR -e HEALTH_LEVEL -e VRAM_CEILING_GIB -e ENGINE
+NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
+  -e MASTER_PORT=$(MASTER_PORT) -e NPROC_PER_NODE)
+NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
 DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
 # usage: $(call mirror_run,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, owned by the caller;
 # FLAGS are more flags of `docker run`
@@ -106,7 +115,8 @@ infer: image ## ask the model (ADAPTER=DIR for a fine-tuned one, ARGS='"你是�
 
 .PHONY: finetune
 finetune: image ## check, fine-tune, prove: the adapter lands in OUTPUT (DATASET=my.json for your own data)
-	$(call mirror_run,finetune,$(DATASET_ARG) $(ARGS))
+	$(if $(NODES),$(if $(MASTER_ADDR),,@echo "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" >&2; exit 2))
+	$(call mirror_run,finetune,$(DATASET_ARG) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
 .PHONY: verify
 verify: image ## the verdict on the newest adapter in OUTPUT, or on ADAPTER

@@ -101,6 +101,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
         return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
     plan.choose_engine(os.environ.get("ENGINE") or "auto")
+    plan.require_rows()
+    plan.share_the_batch()
     plan.fit_the_card(waits(options.wait or None))
     if options.show:
         plan.place(settings.output_dir / (options.run or time.strftime(f"{plan.kind}-%Y%m%d-%H%M%S")))
@@ -233,6 +235,43 @@ class Plan:
     def is_helping(self) -> bool:
         """Whether this is a node above 0: checkpoints (ms-swift) and run.json (we) are written on node 0 alone."""
         return not self.choice.is_fast and _count("NODE_RANK") > 0
+
+    def require_rows(self) -> None:
+        """UserError when max_length leaves no row of the data to train on; ms-swift would say so in a traceback."""
+        limit = int(self.options().get("max_length") or 0)
+        reports = [report for _, report in self.data]
+        if not limit or any(report is None or report.sampled or not report.lengths for report in reports):
+            return
+        lengths = [length for report in reports if report for length in report.lengths]
+        if lengths and min(lengths) > limit:
+            raise UserError(
+                f"{self.name}: no row is left to train on: the shortest has {min(lengths)} tokens, and --max_length is "
+                f"{limit}; raise it, or shorten the rows"
+            )
+
+    def share_the_batch(self) -> None:
+        """With several workers, divide the micro-batches of a step among them, so that a step has the same rows.
+
+        Nothing is changed where the user gave gradient_accumulation_steps, or the workers do not divide it.
+        """
+        workers = max(1, _count("NNODES")) * max(1, _count("NPROC_PER_NODE"))
+        if workers == 1 or self.choice.is_fast or self.args.get("gradient_accumulation_steps") is not None:
+            return
+        options = self.options()
+        size = int(options.get("per_device_train_batch_size", 1))
+        micros = int(options.get("gradient_accumulation_steps", 1))
+        if micros % workers:
+            print(
+                f"note: {workers} workers do not divide {micros} micro-batches: a step has {size * micros * workers} "
+                f"rows, where one worker's has {size * micros}; --gradient_accumulation_steps sets it",
+                file=sys.stderr,
+            )
+            return
+        self.own |= {"gradient_accumulation_steps": micros // workers}
+        print(
+            f"batch: {workers} workers x {size} x {micros // workers} rows a step, as many as on one",
+            file=sys.stderr,
+        )
 
     def fit_the_card(self, waits: bool = False) -> None:
         """Cut ms-swift's batch as finetune/plan finds it fastest under the ceiling; what the user gave stays.

@@ -467,3 +467,34 @@ def test_a_node_above_0_converts_a_table_under_a_name_of_its_own(workspace, monk
     (workspace / "stub-swift").write_text("#!/bin/sh\nexit 0\n")
     assert sft(workspace, "--dataset", "faq.csv", "--output_dir", "shared") == 0
     assert [path.name for path in Path("shared").iterdir()] == ["dataset-1-node1.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "words, environ, micros",
+    [
+        ([], {"NNODES": "2"}, 8),
+        ([], {"NNODES": "2", "NPROC_PER_NODE": "4"}, 2),
+        (["--gradient_accumulation_steps", "5"], {"NNODES": "2"}, 5),
+        ([], {"NNODES": "3"}, 16),
+        ([], {}, 16),
+    ],
+)
+def test_several_workers_share_the_rows_of_a_step(on_a_card, monkeypatch, capsys, words, environ, micros):
+    monkeypatch.setenv("MIRROR_DEVICE", "cpu")  # there, the batch is not cut for a card
+    monkeypatch.setenv("ENGINE", "swift")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert sft(on_a_card, *words) == 0
+    record = json.loads((the_run(on_a_card) / "run.json").read_text())
+    assert int(record["settings"]["gradient_accumulation_steps"]) == micros
+    said = capsys.readouterr().err
+    assert ("batch: " in said) == (micros in (8, 2))
+    assert ("note: 3 workers do not divide 16 micro-batches: a step has 48 rows" in said) == ("3" in environ.values())
+
+
+def test_a_max_length_that_leaves_no_row_is_refused(on_a_card):
+    with pytest.raises(
+        UserError, match=r"no row is left to train on: the shortest has \d+ tokens, and --max_length is 20"
+    ):
+        sft(on_a_card, "--max_length", "20")
+    assert not (on_a_card / "output").exists()
