@@ -126,6 +126,10 @@ verify: image ## the verdict on the newest adapter in OUTPUT, or on ADAPTER
 plan: image ## will it fit the card? before anything is loaded (DATASET=my.json, ARGS='--gpu 16' for another card)
 	$(call mirror_run,plan,$(DATASET_ARG) $(ARGS))
 
+.PHONY: bench
+bench: image ## the fast lane beside its peers on this GPU, about 25 minutes: tables, JSON and a plot in OUTPUT/bench
+	$(call mirror_run,python /opt/mirror/bench/run_all.py /root/output/bench $(ARGS),,$(foreach folder,bench workspace standin,-v "$(CURDIR)/$(folder)":/opt/mirror/$(folder):ro))
+
 .PHONY: merge
 merge: image ## a model folder that needs no adapter, from the newest adapter in OUTPUT, or from ADAPTER
 	$(call mirror_run,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))

@@ -79,3 +79,17 @@ def test_what_cannot_be_ends_with_2_and_one_line(run, engine, words, says) -> No
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert says in line
     assert "Traceback" not in done.stderr
+
+
+def test_peft_answers_as_the_fast_lane_does(run, finetuned) -> None:
+    """The fast lane's adapter, 20 questions, greedy, float32: the same tokens by both."""
+    folder, record = the_record(finetuned.folder)
+    script = Path(__file__).with_name("same_answers.py")
+    adapter = f"/root/output/{folder.name}/{record['adapter']}"
+    flags = [*OFFLINE, "-v", f"{finetuned.folder}:/root/output:ro", "-v", f"{script}:/same_answers.py:ro"]
+    flags += ["-e", "HF_HUB_OFFLINE=1"]
+    done = run("python", "/same_answers.py", "/root/Qwen2.5-7B-Instruct", adapter, flags=flags, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["qwen2"]) == 20 and all(found["qwen2"])
+    assert found["peft"] == found["qwen2"]

@@ -1,0 +1,72 @@
+"""Random bfloat16 weights of the Qwen2.5-7B shape, for times and memory where the real ones are absent; 15 GB.
+
+    python bench/random_weights.py OUT_DIR [--tokenizer MODEL_DIR]
+
+Four safetensors shards and config.json, drawn on the GPU where there is one (transformers' own initialisation, seed 0),
+and the tokenizer's files from MODEL_DIR. What a model with them answers, or learns, says nothing. OUT_DIR is left alone
+where it holds a whole set already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OFFICIAL = ROOT / "standin" / "official"  # the 7B's own config.json and the small files beside it
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def make(out: Path, tokenizer: Path, official: Path = OFFICIAL) -> None:
+    """Write the folder. FileNotFoundError where a file of the tokenizer is not there."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER:
+        shutil.copy(tokenizer / name, out)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(official / name, out)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out))
+    model.save_pretrained(out, max_shard_size="4GB")
+    for name in ("config.json", "generation_config.json"):  # save_pretrained writes its own
+        shutil.copy(official / name, out)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all shards that the index names are there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return (folder / "model.safetensors").is_file()
+    import json
+
+    return all((folder / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
+
+
+def main() -> int:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tokenizer", type=Path, default=Path("/root/Qwen2.5-7B-Instruct"))
+    args = parser.parse_args()
+    if is_whole(args.out):
+        print(f"{args.out}: is there already", file=sys.stderr)
+        return 0
+    try:
+        make(args.out, args.tokenizer)
+    except FileNotFoundError as error:
+        print(
+            f"error: {error.filename}: not there; --tokenizer names a folder with {', '.join(TOKENIZER)}",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
