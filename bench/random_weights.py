@@ -10,6 +10,7 @@ where it holds a whole set already.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -43,8 +44,6 @@ def is_whole(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return (folder / "model.safetensors").is_file()
-    import json
-
     return all((folder / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
 
 

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune.config import json_object
 from finetune.errors import UserError
 from qwen2 import sums
 
@@ -59,10 +60,7 @@ def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[st
 
 def run_number(folder: Path) -> int:
     """The number of a run of ours, from its run.json: higher is later. 0 for any other folder."""
-    try:
-        number = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("number")
-    except (OSError, ValueError, AttributeError):
-        return 0
+    number = json_object(folder / "run.json").get("number")
     return number if isinstance(number, int) and number > 0 else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 from finetune import checkpoints
 from finetune.errors import FAILED, UserError
+from finetune.folder_lock import locked
 
 PACKAGES = ("ms-swift", "torch", "transformers", "peft", "accelerate")
 RUN_NAME = re.compile(r"[\w][\w.+-]*")
@@ -93,40 +93,25 @@ def next_number(folder: Path) -> int:
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's folder while it is written to, whichever container does it. UserError (exit 1) when another does.
 
-    flock on the folder itself: nothing is left behind, and the kernel lets go whatever happens. What is started
-    meanwhile inherits it, since ms-swift goes on where only the process above it was killed. Where the file system has
-    no locks, nothing is held.
+    What is started meanwhile inherits it, since ms-swift goes on where only the process above it was killed. Where the
+    file system has no locks, nothing is held.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.set_inheritable(descriptor, True)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with locked(folder, inherited=True) as had:
+        if had is False:
             raise UserError(
                 f"{folder}: another container or process is training this run; wait for its end, or start a new run",
                 FAILED,
-            ) from None
-        except OSError:
-            pass
+            )
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_free(folder: Path) -> bool:
     """Whether nobody holds a run's folder; False where that cannot be told."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        with locked(folder) as had:
+            return had is True
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 def tell_of_killed(output_dir: Path, script: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from finetune import checkpoints, config, engine_choice, fast_rows, runs, standin, swift_launcher, swift_options
 from finetune.dataset import hub
 from finetune.dataset.__main__ import parse_columns
-from finetune.dataset.check import FileReport, Options, default_heldout, in_one_line, require, sha256
+from finetune.dataset.check import FileReport, Options, default_heldout, in_one_line, require
 from finetune.dataset.convert import convert
 from finetune.dataset.source import Source
 from finetune.engine_choice import Choice
@@ -34,6 +34,7 @@ from finetune.plan import card
 from finetune.plan.swift import plan_swift
 from finetune.settings import Settings
 from finetune.swift_args import Arguments, tidy
+from qwen2 import sums
 from qwen2.config import PROJECTIONS, Config
 
 # Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
@@ -394,7 +395,7 @@ class Plan:
         """UserError when a dataset is no longer the one that run.json recorded."""
         recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
         for source, _ in self.data:
-            if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256(source.path)):
+            if source.path and recorded.get(str(source.path.resolve())) not in (None, sums.digest(source.path)):
                 raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
 
     def words(self) -> list[str]:
@@ -583,7 +584,7 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
             "path": str(source.path.resolve()) if source.path else None,
             "rows": report.rows if report else None,
             "sample": source.sample,
-            "sha256": sha256(source.path) if source.path else None,
+            "sha256": sums.digest(source.path) if source.path else None,
         }
         for source, report in plan.data
     ]
@@ -622,7 +623,7 @@ def typed(option: swift_options.Option | None, values: list[str]) -> Any:
 def weights_digest(model_dir: Path) -> str | None:
     """The digest of the folder's SHA256SUMS, which stands for all its files; hashing 15 GB takes a minute."""
     path = model_dir / "SHA256SUMS"
-    return sha256(path) if path.is_file() else None
+    return sums.digest(path) if path.is_file() else None
 
 
 def find_adapter(folder: Path) -> Path | None:

@@ -346,14 +346,14 @@ class _Run:
     def _try_capture(self, initial: Tensor) -> None:
         """Capture; where the graphs' memory does not fit under the ceiling, go on without them, slower.
 
-        Afterwards all is as before; `initial` is the adapter's numbers, which stay on the host where they came from it.
+        Afterwards all is as before; `initial` is the adapter's numbers.
         """
         # Copies are on the host: at the moment of a capture every GiB counts.
         changed = [self.adam_step, self.done, self.history]
         moments = [self.first, self.second]
-        kept = [tensor.cpu() for tensor in (changed + moments if self.start_step else changed)]
-        if initial is self.adapter.flat:
-            initial = initial.cpu()
+        if self.start_step:
+            changed += moments
+        kept = [(self.adapter.flat, initial.cpu()), *((tensor, tensor.cpu()) for tensor in changed)]
         every = self.backprop.layers
         try:
             self._capture()
@@ -369,14 +369,10 @@ class _Run:
         self.backprop.layers = every
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        self.adapter.flat.copy_(initial)
-        for target, value in zip(changed + moments, kept, strict=False):
-            target.copy_(value)
-        if not self.start_step:
-            for target in moments:
-                target.zero_()
-        for total in (self.grad, self.loss, self.hits):
+        for total in (self.grad, self.loss, self.hits, *moments):
             total.zero_()
+        for target, value in kept:
+            target.copy_(value)
         self._refresh()
 
     def _capture(self) -> None:

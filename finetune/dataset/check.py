@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -310,15 +309,6 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         parts.append(f"warnings: {listed} (check-data lists them)")
     return ", ".join(parts)
-
-
-def sha256(path: Path) -> str:
-    """The file's digest, for run.json: it says which data a run was trained on."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def default_heldout() -> frozenset[str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune import checkpoints, config, infer, runs, standin, swift_launcher, swift_options
-from finetune.dataset.check import sha256
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
 from finetune.merge import card, folder, room, same
 from finetune.settings import Settings
 from finetune.swift_args import Arguments
 from finetune.verify.config import default_path
+from qwen2.sums import digest
 
 # What this command sets itself; the same option behind merge.sh would contradict it.
 OURS = (
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             model / "README.md",
             name=target.name,
             base=base,
-            base_digest=sha256(sums) if sums.is_file() else None,
+            base_digest=digest(sums) if sums.is_file() else None,
             standin=is_standin,
             dtype=dtype,
             adapter=adapter,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -13,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from finetune.dataset.check import sha256
 from finetune.errors import UserError
+from finetune.folder_lock import locked
+from qwen2.sums import digest
 
 # Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
 # 5 words config.json in a way that older readers misread (rope_theta is moved), the official ones suit every reader.
@@ -43,30 +43,17 @@ def temporary(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f"{prefix}*"):
-            with _locked(left) as alone:
+            with locked(left) as alone:
                 if alone:
                     shutil.rmtree(left, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); name another with --output DIR") from error
-    with _locked(made):
+    with locked(made):
         try:
             yield made
         finally:
             shutil.rmtree(made, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock; whether it could be had."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
 
 
 def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) -> None:
@@ -93,7 +80,7 @@ def write_sums(model: Path) -> None:
     """SHA256SUMS over all files of the folder, as `sha256sum -c` reads it."""
     paths = sorted(path for path in model.iterdir() if path.is_file())
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(sha256, paths))
+        digests = list(pool.map(digest, paths))
     lines = [f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True)]
     (model / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 

@@ -31,7 +31,7 @@ class Fitted:
     mask_bytes: float  # a layer's attention mask, of each pair of positions, where rows are padded
 
 
-# Of 36 settings on one H100, 2026-11-24, within -0.2 and +0.4 % of the allocated peak: docs/plan.md has the table.
+# Of 36 settings on one H100, 2026-11-24, within -0.1 and +0.3 % of the allocated peak: docs/plan.md has the table.
 FITTED = Fitted(
     overhead_gib=0.106,
     kept=1.003,
