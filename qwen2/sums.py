@@ -1,9 +1,10 @@
-"""SHA256SUMS of a checkpoint's files, as `sha256sum -c` reads them; for checkpoint and for finetune.checkpoints."""
+"""SHA256SUMS of a folder's files, as `sha256sum -c` reads them; for checkpoint, finetune.checkpoints and merge."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 NAME = "SHA256SUMS"
@@ -11,9 +12,9 @@ NAME = "SHA256SUMS"
 
 def write(folder: Path) -> Path:
     """Write the sums of all files of a folder (not of folders in it) into it; the file's path."""
-    lines = [
-        f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.is_file() and path.name != NAME
-    ]
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME)
+    with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run
+        lines = [f"{found}  {path.name}\n" for found, path in zip(pool.map(digest, paths), paths, strict=True)]
     try:
         (folder / NAME).write_text("".join(lines), encoding="utf-8")
     except OSError:

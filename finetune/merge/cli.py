@@ -20,7 +20,7 @@ from finetune.merge import card, folder, room, same
 from finetune.settings import Settings
 from finetune.swift_args import Arguments
 from finetune.verify.config import default_path
-from qwen2.sums import digest
+from qwen2 import sums
 
 # What this command sets itself; the same option behind merge.sh would contradict it.
 OURS = (
@@ -119,12 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if texts is not None:
             asked = compare(same.Answers(texts, system, device, settings.vram_ceiling_gib), base, adapter, model)
             judge(asked, is_standin)
-        sums = base / "SHA256SUMS"
+        official = base / "SHA256SUMS"
         card.write(
             model / "README.md",
             name=target.name,
             base=base,
-            base_digest=digest(sums) if sums.is_file() else None,
+            base_digest=sums.digest(official) if official.is_file() else None,
             standin=is_standin,
             dtype=dtype,
             adapter=adapter,
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             asked=asked,
             device=device,
         )
-        folder.write_sums(model)
+        sums.write(model)
         folder.publish(model, target)
     print(summary(target, asked))
     return DONE

@@ -8,13 +8,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
 from finetune.folder_lock import locked
-from qwen2.sums import digest
 
 # Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
 # 5 words config.json in a way that older readers misread (rope_theta is moved), the official ones suit every reader.
@@ -74,15 +72,6 @@ def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) 
         (model / "chat_template.jinja").unlink(missing_ok=True)  # the same text, once
     kept = {key: adapter_args[key] for key in KEPT_ARGUMENTS if adapter_args.get(key) is not None}
     (model / "args.json").write_text(json.dumps(QWEN25 | kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def write_sums(model: Path) -> None:
-    """SHA256SUMS over all files of the folder, as `sha256sum -c` reads it."""
-    paths = sorted(path for path in model.iterdir() if path.is_file())
-    with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(digest, paths))
-    lines = [f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True)]
-    (model / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
 def publish(model: Path, target: Path) -> None:
