@@ -5,6 +5,7 @@
     python bench/fast_lane.py MODEL_DIR --mixed           550 rows of 20 to 600 tokens, one epoch
     python bench/fast_lane.py MODEL_DIR --floor           matmul peak, copy rate, the base matmuls of a step alone
     python bench/fast_lane.py MODEL_DIR --losses          40 steps against float32 and peft (which it needs)
+    python bench/fast_lane.py MODEL_DIR --dropout-seeds 5  40 steps with dropout a seed, beside peft in both precisions
     python bench/fast_lane.py MODEL_DIR --profile         time by kernel of one step
 
 Every mode prints one JSON line on stdout, beginning with its name; progress goes to stderr.
@@ -336,56 +337,117 @@ def profile(args: argparse.Namespace) -> None:
 
 
 def losses(args: argparse.Namespace) -> None:
-    """The fast lane in bfloat16, transformers + peft in bfloat16 and in float32: same rows, order, initial adapter."""
+    """The fast lane in bfloat16, transformers + peft in bfloat16 and in float32: same rows, order, initial adapter.
+
+    Twice: 40 steps of training, and the same 40 batches with a learning rate of 0, which is the bare model's rounding.
+    """
+    exact = settings_of(args, lora_dropout=0.0)
+    rows, start, fast = fast_runs(args, {"trained": exact, "bare": replace(exact, learning_rate=0.0)})
+    peft, truth = (peft_runs(args.model_dir, start, rows, dtype) for dtype in ("bfloat16", "float32"))
+    found = {}
+    for name in start:
+        errors = {
+            who: [abs(a - b) for a, b in zip(values[name], truth[name], strict=True)]
+            for who, values in (("fast", fast), ("peft", peft))
+        }
+        found[name] = {
+            "fast": rounded(fast[name]),
+            "peft_bf16": rounded(peft[name]),
+            "peft_fp32": rounded(truth[name]),
+            "mean_error": {who: statistics.mean(each) for who, each in errors.items()},
+            "max_error": {who: max(each) for who, each in errors.items()},
+            "steps_at_least_as_close": sum(a <= b for a, b in zip(errors["fast"], errors["peft"], strict=True)),
+            "farther_at": [n + 1 for n, (a, b) in enumerate(zip(errors["fast"], errors["peft"], strict=True)) if a > b],
+            "final_minus_peft": fast[name][-1] - peft[name][-1],
+            "final_minus_fp32": fast[name][-1] - truth[name][-1],
+        }
+    say("losses", **found)
+
+
+def dropout(args: argparse.Namespace) -> None:
+    """Dropout on, `--dropout-seeds` seeds: the fast lane, peft in bfloat16 and in float32 on the same rows and order.
+
+    A seed gives the initial adapter and the dropout's masks, which differ between the three: only means can agree.
+    """
+    seeds = range(1, args.dropout_seeds + 1)
+    rows, start, fast = fast_runs(args, {f"seed {n}": settings_of(args, seed=n) for n in seeds})
+    every = {"fast": fast}
+    for dtype in ("bfloat16", "float32"):
+        every[f"peft_{dtype}"] = peft_runs(args.model_dir, start, rows, dtype)
+    found = {}
+    for who, runs in every.items():
+        last = [statistics.mean(values[-10:]) for values in runs.values()]  # the last ten steps see every row thrice
+        by_step = list(zip(*runs.values(), strict=True))
+        found[who] = {
+            "mean_by_step": rounded([statistics.mean(each) for each in by_step]),
+            "spread_by_step": rounded([statistics.stdev(each) for each in by_step]),
+            "last_ten_steps": rounded(last),
+            "mean": statistics.mean(last),
+            "spread": statistics.stdev(last),
+        }
+    say("dropout", dropout=args.dropout, seeds=list(seeds), **found)
+
+
+def rounded(values: list[float]) -> list[float]:
+    """For the eye."""
+    return [round(value, 5) for value in values]
+
+
+def fast_runs(args: argparse.Namespace, runs: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, list[float]]]:
+    """Losses by step of the fast lane for every run (name -> settings), with the rows, and where each run began: a
+    folder with its initial adapter, and its settings. The GPU is empty afterwards."""
     import gc
 
     import torch
 
     from qwen2.chat import Tokenizer
-    from qwen2.lora import Adapter
-    from qwen2.train import train
+    from qwen2.train import new_adapter, train
 
     model = load(args)
     rows = training_rows(args, Tokenizer(args.model_dir))
-    settings = settings_of(args, lora_dropout=0.0)
-    start = Adapter(model.config, settings.lora_rank, settings.lora_alpha)
-    start.initialize(settings.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        start.save(f"{folder}/start")
-        ours = train(model, rows, settings, f"{folder}/run", adapter=start).losses
-        del model, start
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        theirs = {
-            name: peft_losses(args.model_dir, f"{folder}/start", rows, settings, dtype)
-            for name, dtype in (("peft_bf16", torch.bfloat16), ("peft_fp32", torch.float32))
-        }
-    truth, peft = theirs["peft_fp32"], theirs["peft_bf16"]
-    error_ours = [abs(a - b) for a, b in zip(ours, truth, strict=True)]
-    error_peft = [abs(a - b) for a, b in zip(peft, truth, strict=True)]
-    say(
-        "losses",
-        fast=[round(x, 5) for x in ours],
-        **{name: [round(x, 5) for x in values] for name, values in theirs.items()},
-        mean_error={"fast": statistics.mean(error_ours), "peft": statistics.mean(error_peft)},
-        max_error={"fast": max(error_ours), "peft": max(error_peft)},
-        steps_at_least_as_close=sum(a <= b for a, b in zip(error_ours, error_peft, strict=True)),
-        final_minus_peft=ours[-1] - peft[-1],
-    )
+    found, start = {}, {}
+    for name, settings in runs.items():
+        folder = tempfile.mkdtemp()
+        adapter = new_adapter(model.config, settings)
+        adapter.save(f"{folder}/start")
+        start[name] = (f"{folder}/start", settings)
+        found[name] = train(model, rows, settings, f"{folder}/run", adapter=adapter).losses
+    del model, adapter
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return rows, start, found
 
 
-def peft_losses(model_dir: str, start: str, rows: list[Any], settings: Any, dtype: Any) -> list[float]:
-    """A plain loop with transformers, peft and torch's AdamW; bfloat16 runs under autocast, as in ms-swift."""
+def peft_runs(model_dir: str, start: dict[str, Any], rows: list[Any], dtype: str) -> dict[str, list[float]]:
+    """Losses by step of a plain loop with transformers, peft and torch's AdamW; bfloat16 runs under autocast, as in
+    ms-swift, float32 without TF32. The base is loaded once."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    torch.backends.cuda.matmul.allow_tf32 = False
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype), device_map="cuda")
+    found = {}
+    for name, (folder, settings) in start.items():
+        torch.manual_seed(settings.seed)
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        model.train()
+        found[name] = peft_losses(model, rows, settings, dtype == "bfloat16")
+        base = model.unload()
+        print(f"peft {dtype} {name}: {found[name][0]:.4f} to {found[name][-1]:.4f}", file=sys.stderr, flush=True)
+        del model
+    del base
+    torch.cuda.empty_cache()
+    return found
+
+
+def peft_losses(model: Any, rows: list[Any], settings: Any, autocast: bool) -> list[float]:
+    """One training of a peft model on the batches that the fast lane makes."""
+    import torch
+
     from qwen2 import batches
 
-    torch.backends.cuda.matmul.allow_tf32 = False
-    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, device_map="cuda")
-    model = PeftModel.from_pretrained(base, start, is_trainable=True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=0.0, betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.weight_decay
@@ -397,7 +459,7 @@ def peft_losses(model_dir: str, start: str, rows: list[Any], settings: Any, dtyp
         width = max(len(ids) for ids, _ in chosen)
         ids = torch.tensor([list(ids) + [0] * (width - len(ids)) for ids, _ in chosen], device="cuda")
         labels = torch.tensor([list(lab) + [-100] * (width - len(lab)) for _, lab in chosen], device="cuda")
-        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
@@ -405,8 +467,6 @@ def peft_losses(model_dir: str, start: str, rows: list[Any], settings: Any, dtyp
         optimizer.step()
         optimizer.zero_grad()
         found.append(float(loss.detach()))
-    del model, base
-    torch.cuda.empty_cache()
     return found
 
 
@@ -417,6 +477,7 @@ def main() -> None:
     modes = parser.add_mutually_exclusive_group()
     for name in ("--rows-2048", "--mixed", "--floor", "--losses", "--profile"):
         modes.add_argument(name, action="store_true")
+    modes.add_argument("--dropout-seeds", type=int, metavar="N")
     parser.add_argument("--rows", default=str(ROOT / "workspace" / "self_cognition.json"), help="the data set, JSON")
     parser.add_argument("--out", help="keep the run here (default: a temporary folder)")
     parser.add_argument("--dropout", type=float, default=0.05)
@@ -434,6 +495,7 @@ def main() -> None:
         (args.mixed, mixed),
         (args.floor, floor),
         (args.losses, losses),
+        (args.dropout_seeds, dropout),
         (args.profile, profile),
     ):
         if chosen:

@@ -8,6 +8,7 @@ takes rules of thumb for Chinese and English, in the order in which they apply; 
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -44,10 +45,7 @@ def normalise(answer: str) -> Text:
     chars: list[str] = []
     where: list[int] = []
     for position, original in enumerate(shown):
-        if original in "*`" or unicodedata.category(original) == "Cf":
-            continue
-        for char in unicodedata.normalize("NFKC", original).translate(CHARS).lower():
-            char = "\n" if char in "\n\r\v\f\u2028\u2029" else " " if char.isspace() else char
+        for char in _folded(original):
             if char == " " and (not chars or chars[-1] in " \n" or _is_cjk(chars[-1])):
                 continue
             if chars and chars[-1] == " " and (_is_cjk(char) or char == "\n"):
@@ -58,6 +56,16 @@ def normalise(answer: str) -> Text:
     return Text(shown, "".join(chars), (*where, len(shown)))
 
 
+@functools.cache
+def _folded(original: str) -> str:
+    """What one character becomes; nothing for emphasis and what cannot be seen."""
+    if original in "*`" or unicodedata.category(original) == "Cf":
+        return ""
+    folded = unicodedata.normalize("NFKC", original).translate(CHARS).lower()
+    return "".join("\n" if c in "\n\r\v\f\u2028\u2029" else " " if c.isspace() else c for c in folded)
+
+
+@functools.cache
 def _is_cjk(char: str) -> bool:
     return "\u2e80" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff" or "\U00020000" <= char <= "\U0003ffff"
 

@@ -11,6 +11,7 @@ import pytest
 from tests.containers import docker
 
 pytestmark = pytest.mark.flow
+ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = ("--user", "1234:1234", "--network", "none", "-e", "HEALTH_LEVEL=off")
 
 
@@ -84,11 +85,12 @@ def test_what_cannot_be_ends_with_2_and_one_line(run, engine, words, says) -> No
 def test_peft_answers_as_the_fast_lane_does(run, finetuned) -> None:
     """The fast lane's adapter, 20 questions, greedy, float32: the same tokens by both."""
     folder, record = the_record(finetuned.folder)
-    script = Path(__file__).with_name("same_answers.py")
+    bench = ROOT / "bench"
     adapter = f"/root/output/{folder.name}/{record['adapter']}"
-    flags = [*OFFLINE, "-v", f"{finetuned.folder}:/root/output:ro", "-v", f"{script}:/same_answers.py:ro"]
+    flags = [*OFFLINE, "-v", f"{finetuned.folder}:/root/output:ro", "-v", f"{bench}:/opt/mirror/bench:ro"]
     flags += ["-e", "HF_HUB_OFFLINE=1"]
-    done = run("python", "/same_answers.py", "/root/Qwen2.5-7B-Instruct", adapter, flags=flags, timeout=300)
+    words = ["/root/Qwen2.5-7B-Instruct", adapter, "--rows", "/root/self_cognition.json"]
+    done = run("python", "/opt/mirror/bench/same_answers.py", *words, flags=flags, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found["qwen2"]) == 20 and all(found["qwen2"])
