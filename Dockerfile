@@ -27,8 +27,11 @@ ENV LANG=C.UTF-8 LC_ALL=C.UTF-8 \
 # - procps: ps and top, for people and for tests
 # - python3, python3-venv: the interpreter under /opt/venv
 # - tini: PID 1 that reaps zombies and passes signals on
+# settle.sh ends every RUN that is shipped: one date for all files, so that a second build gives the same layers. Logs are
+# emptied, not deleted: where the base has them, a deletion is an entry in the layer, with the time of the build.
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
     rm -f /etc/apt/apt.conf.d/docker-clean && \
     if [ -n "${APT_MIRROR}" ]; then \
       find /etc/apt \( -name '*.list' -o -name '*.sources' \) -exec sed -i -E "s#https?://[^/ ]+#${APT_MIRROR}#g" {} +; \
@@ -43,7 +46,8 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
       python3-dev \
       python3-venv \
       tini >/dev/null && \
-    rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig /var/cache/debconf/*-old
+    find /var/log /var/cache/ldconfig /var/cache/debconf/*-old -type f -exec truncate -s 0 {} + && \
+    /build/settle.sh
 
 # ---- uv: the installer, used through a bind mount and left behind ---------------------------------------------------
 FROM os AS uv
@@ -60,31 +64,39 @@ ARG TORCH_SPEC=
 ENV VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     MIRROR_TORCH_SPEC=${TORCH_SPEC}
-COPY requirements/image.lock requirements/split.py /opt/mirror/requirements/
-# uv compiles the bytecode: an uncompiled ms-swift costs 20 s at every start.
+# The bytecode is compiled (settle.sh): an uncompiled ms-swift costs 20 s at every start.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
+    --mount=type=bind,source=requirements/split.py,target=/build/split.py \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
     python3 -m venv --without-pip /opt/venv && \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     if [ -n "${TORCH_SPEC}" ]; then \
-      /opt/uv/bin/uv pip install -q --no-deps --no-index --find-links /wheels --compile-bytecode "${TORCH_SPEC}"; \
+      /opt/uv/bin/uv pip install -q --no-deps --no-index --find-links /wheels "${TORCH_SPEC}"; \
     else \
-      python3 /opt/mirror/requirements/split.py /opt/mirror/requirements/image.lock torch >/tmp/torch.lock && \
-      /opt/uv/bin/uv pip install -q --no-deps --require-hashes --compile-bytecode -r /tmp/torch.lock; \
+      python3 /build/split.py /build/image.lock torch >/tmp/torch.lock && \
+      /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/torch.lock; \
     fi && \
-    rm -f /tmp/torch.lock
+    rm -f /tmp/torch.lock && \
+    /build/settle.sh /opt/venv
 # bitsandbytes, for a 4-bit base, brings a library for every CUDA, ROCm and XPU: torch's (12.8) and the CPU's stay. It lies
 # beside the other packages (swift_launcher finds it): on their path, peft imports it in every run, which takes seconds.
+# crcmod alone comes as source: without debug information its library does not name the folder in which it was compiled.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
+    --mount=type=bind,source=requirements/split.py,target=/build/split.py \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
-    python3 /opt/mirror/requirements/split.py /opt/mirror/requirements/image.lock rest >/tmp/rest.lock && \
-    /opt/uv/bin/uv pip install -q --no-deps --require-hashes --compile-bytecode -r /tmp/rest.lock && \
+    python3 /build/split.py /build/image.lock rest >/tmp/rest.lock && \
+    CFLAGS=-g0 /opt/uv/bin/uv pip install -q --no-deps --require-hashes --build-constraints /build/image.lock -r /tmp/rest.lock && \
     rm -f /tmp/rest.lock && \
     mkdir /opt/bitsandbytes && mv /opt/venv/lib/python3*/site-packages/bitsandbytes /opt/bitsandbytes/ && \
     find /opt/bitsandbytes -name 'libbitsandbytes_*.so' ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
-    echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth"
+    echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth" && \
+    /build/settle.sh /opt/venv /opt/bitsandbytes
 
 # ---- test: the same packages with pytest and a browser; never shipped -----------------------------------------------
 FROM deps AS test
@@ -100,7 +112,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /locks/standin.lock && \
     /opt/uv/bin/uv pip install -q --require-hashes -r /locks/test.lock
 
-# ---- weights: one stage a source; each ends in /model, checked against SHA256SUMS -----------------------------------
+# ---- weights: one stage a source; each ends in /layers, checked against SHA256SUMS -----------------------------------
 FROM os AS fetch
 ARG PIP_INDEX_URL=
 ENV VIRTUAL_ENV=/opt/fetch PATH=/opt/fetch/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -116,17 +128,26 @@ FROM fetch AS weights-modelscope
 ARG MODELSCOPE_DOMAIN=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=modelscope_token \
-    python3 /src/weights/fetch.py modelscope --to /model --cache /cache --copies 1
+    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    python3 /src/weights/fetch.py modelscope --to /model --cache /cache --copies 1 && \
+    /build/model-layers.sh && /build/settle.sh
 
 FROM fetch AS weights-huggingface
 ARG HF_ENDPOINT=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=hf_token \
-    python3 /src/weights/fetch.py huggingface --to /model --cache /cache --copies 1
+    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    python3 /src/weights/fetch.py huggingface --to /model --cache /cache --copies 1 && \
+    /build/model-layers.sh && /build/settle.sh
 
 FROM fetch AS weights-local
 RUN --mount=type=bind,from=weights,target=/local \
-    python3 /src/weights/fetch.py local --from /local --to /model --copies 1
+    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    python3 /src/weights/fetch.py local --from /local --to /model --copies 1 && \
+    /build/model-layers.sh && /build/settle.sh
 
 FROM deps AS weights-standin
 COPY requirements/standin.lock /tmp/standin.lock
@@ -138,10 +159,35 @@ COPY weights/SHA256SUMS /src/weights/
 COPY workspace/self_cognition.json /src/workspace/self_cognition.json
 COPY workspace/questions/ /src/workspace/questions/
 WORKDIR /src
-RUN --network=none python3 -m standin.build --out /model
+RUN --network=none \
+    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    python3 -m standin.build --out /model && \
+    /build/model-layers.sh && /build/settle.sh
 
 # hadolint ignore=DL3006
 FROM weights-${MODEL_SOURCE} AS model
+
+# ---- code: this checkout, as it lies in the image, with one date and compiled ---------------------------------------
+FROM deps AS code
+COPY LICENSE /opt/mirror/
+COPY requirements/image.lock /opt/mirror/requirements/
+COPY weights/SHA256SUMS /opt/mirror/weights/
+COPY entrypoint/ /opt/mirror/entrypoint/
+COPY qwen2/ /opt/mirror/qwen2/
+COPY healthchecks/ /opt/mirror/healthchecks/
+COPY finetune/ /opt/mirror/finetune/
+COPY workspace/ /tree/root/
+# /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
+RUN --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    find /opt/mirror /tree -exec touch -h {} + && chmod -R u=rwX,go=rX /opt/mirror /tree && \
+    /build/settle.sh /opt/mirror && \
+    mkdir -p /tree/opt /tree/root/output /tree/run/mirror /tree/usr/local/bin && \
+    chmod 1777 /tree/root/output /tree/run/mirror && \
+    ln -s /opt/mirror/entrypoint/bin/* /tree/usr/local/bin/ && \
+    for script in /tree/root/*.sh; do ln -s "${script#/tree}" /tree/usr/local/bin/; done && \
+    mv /opt/mirror /tree/opt/ && \
+    /build/settle.sh
 
 # ---- image: what is shipped ------------------------------------------------------------------------------------------
 FROM deps AS image
@@ -152,25 +198,13 @@ ENV PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin
     HEALTH_LEVEL=full VRAM_CEILING_GIB=22 MIRROR_DEVICE=auto MIRROR_RUN_DIR=/run/mirror \
     HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 # One layer a shard, so that a push or a pull moves and resumes them one by one. Weights come before code, so that a code
-# change pushes megabytes.
-COPY --link --from=model /model/model-00001-of-00004.safetensors /root/Qwen2.5-7B-Instruct/
-COPY --link --from=model /model/model-00002-of-00004.safetensors /root/Qwen2.5-7B-Instruct/
-COPY --link --from=model /model/model-00003-of-00004.safetensors /root/Qwen2.5-7B-Instruct/
-COPY --link --from=model /model/model-00004-of-00004.safetensors /root/Qwen2.5-7B-Instruct/
-COPY --link --from=model /model/*.json /model/merges.txt /model/LICENSE /model/SHA256SUMS /root/Qwen2.5-7B-Instruct/
-COPY LICENSE /opt/mirror/
-COPY weights/SHA256SUMS /opt/mirror/weights/
-COPY entrypoint/ /opt/mirror/entrypoint/
-COPY qwen2/ /opt/mirror/qwen2/
-COPY healthchecks/ /opt/mirror/healthchecks/
-COPY finetune/ /opt/mirror/finetune/
-COPY workspace/ /root/
-# /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
-RUN python3 -m compileall -q /opt/mirror && \
-    ln -s /opt/mirror/entrypoint/bin/* /root/*.sh /usr/local/bin/ && \
-    chmod 0755 /root && \
-    mkdir -p /root/output && chmod 1777 /root/output && \
-    install -d -m 1777 /run/mirror
+# change pushes megabytes. Whole trees, because COPY would give the folders that it makes the time of the build.
+COPY --link --from=model /layers/1/ /
+COPY --link --from=model /layers/2/ /
+COPY --link --from=model /layers/3/ /
+COPY --link --from=model /layers/4/ /
+COPY --link --from=model /layers/small/ /
+COPY --link --from=code /tree/ /
 WORKDIR /root
 ARG VERSION=dev
 ARG REVISION=unknown

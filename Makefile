@@ -44,6 +44,11 @@ MODELSCOPE_DOMAIN ?=
 # torch=cuda is the locked build; torch=cpu takes a local CPU wheel when this machine's pip knows one
 TORCH ?= $(if $(filter none,$(GPUS)),cpu,cuda)
 
+# what else goes to `docker build`: BUILD_FLAGS=--no-cache
+BUILD_FLAGS ?=
+# the date in the image's settings; the commit's, so that one commit gives one image id (docs/security.md)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+
 REF = $(IMAGE):$(TAG)
 TEST_REF = $(IMAGE):test
 WHEELS = $(CURDIR)/.cache/wheels
@@ -85,7 +90,8 @@ image: # the image, built only when it is not there
 	@$(if $(HAS_GPU),,echo "No NVIDIA GPU answers on this machine (nvidia-smi): stand-in weights, on the CPU." >&2)
 	@$(DOCKER_ENGINE); docker image inspect $(REF) >/dev/null 2>&1 || $(MAKE) --no-print-directory build
 
-BUILD_ARGS = --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) \
+BUILD_ARGS = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+  --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) \
   --build-arg APT_MIRROR=$(APT_MIRROR) --build-arg HF_ENDPOINT=$(HF_ENDPOINT) \
   --build-arg MODELSCOPE_DOMAIN=$(MODELSCOPE_DOMAIN) --build-arg VERSION="$$(cat VERSION)" \
   --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
@@ -98,7 +104,7 @@ $(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE
     spec=$$(host/torch-cpu.sh $(WHEELS) $$base); \
     if [ -n "$$spec" ]; then torch=(--build-arg "TORCH_SPEC=$$spec" --build-context wheels=$(WHEELS)); fi; \
   fi; \
-  docker build --build-arg BASE_IMAGE=$$base "$${torch[@]}" $(BUILD_ARGS) $(1) .
+  docker build --build-arg BASE_IMAGE=$$base "$${torch[@]}" $(BUILD_ARGS) $(BUILD_FLAGS) $(1) .
 endef
 
 .PHONY: build

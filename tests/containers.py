@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import testinfra
@@ -59,6 +61,30 @@ def image() -> str:
     if found.returncode:
         pytest.fail(f"{IMAGE} is not there: run `make build MODEL_SOURCE=standin`, or set MIRROR_IMAGE")
     return IMAGE
+
+
+@pytest.fixture(scope="session")
+def archive(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The whole image as a file, `docker save`."""
+    file = tmp_path_factory.mktemp("layers") / "image.tar"
+    assert docker("save", "-o", str(file), image).returncode == 0
+    yield file
+    file.unlink()
+
+
+def entries(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Every entry of every layer, also of those that a later layer hides."""
+    with tarfile.open(archive) as outer:
+        for member in outer:
+            file = outer.extractfile(member) if member.size >= 1024 else None
+            if file is None:
+                continue
+            try:
+                with tarfile.open(fileobj=file) as layer:
+                    for entry in layer:
+                        yield layer, entry
+            except tarfile.ReadError:
+                continue  # the image's settings, JSON
 
 
 @pytest.fixture

@@ -1,3 +1,3 @@
 """The image's tests use the shared container fixtures."""
 
-from tests.containers import container, image, run  # noqa: F401
+from tests.containers import archive, container, image, run  # noqa: F401

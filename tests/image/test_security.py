@@ -6,13 +6,11 @@ import json
 import os
 import re
 import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.containers import RESTRICTED, docker
+from tests.containers import RESTRICTED, docker, entries
 
 pytestmark = pytest.mark.image
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,30 +106,6 @@ def test_compose_gives_jobs_no_rights():
 
 
 # ---- what the layers hold ----
-
-
-@pytest.fixture(scope="module")
-def archive(image, tmp_path_factory) -> Iterator[Path]:
-    """The whole image as a file, `docker save`."""
-    file = tmp_path_factory.mktemp("layers") / "image.tar"
-    assert docker("save", "-o", str(file), image).returncode == 0
-    yield file
-    file.unlink()
-
-
-def entries(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Every entry of every layer, also of those that a later layer hides."""
-    with tarfile.open(archive) as outer:
-        for member in outer:
-            file = outer.extractfile(member) if member.size >= 1024 else None
-            if file is None:
-                continue
-            try:
-                with tarfile.open(fileobj=file) as layer:
-                    for entry in layer:
-                        yield layer, entry
-            except tarfile.ReadError:
-                continue  # the image's settings, JSON
 
 
 @pytest.fixture(scope="module")
