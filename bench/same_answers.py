@@ -2,8 +2,8 @@
 
     python bench/same_answers.py MODEL_DIR ADAPTER [--dtype bfloat16] [--device cuda] [--swift] [--new-tokens 32]
 
-Prints one JSON line: the answers by each, and how many of peft's (the same tokens) and of ms-swift's (the same text) are
-qwen2's. Each has the whole memory to itself. A test runs it on the stand-in; by hand on a GPU.
+Prints one JSON line: the answers by each, and how many of peft's (the same tokens) and of ms-swift's (the same text)
+are qwen2's. Each has the whole memory to itself. A test runs it on the stand-in; by hand on a GPU.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def by_peft(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[int
         with torch.no_grad():
             out = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.new_tokens, do_sample=False,
-                repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, eos_token_id=ends, pad_token_id=ends[0],
+                repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, eos_token_id=ends,
+                pad_token_id=ends[0],
             )  # fmt: skip
         ids = out[0, len(prompt) :].tolist()
         answers.append(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
@@ -104,8 +105,8 @@ def by_swift(args: argparse.Namespace, questions: list[str]) -> list[str]:
         line = [
             "swift", "infer", "--model", args.model_dir, "--adapters", args.adapter, "--infer_backend", "transformers",
             "--torch_dtype", args.dtype, "--temperature", 0, "--repetition_penalty", "1.0", "--max_new_tokens",
-            args.new_tokens, "--max_batch_size", 1, "--val_dataset", asked, "--result_path", answered, "--stream", "false",
-            "--dataset_shuffle", "false", "--val_dataset_shuffle", "false",
+            args.new_tokens, "--max_batch_size", 1, "--val_dataset", asked, "--result_path", answered,
+            "--stream", "false", "--dataset_shuffle", "false", "--val_dataset_shuffle", "false",
         ]  # fmt: skip
         env = os.environ | {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
         done = subprocess.run([str(word) for word in line], env=env, capture_output=True, text=True, check=False)

@@ -71,8 +71,7 @@ def proof_of(plan: train.Plan, proof: list[str]) -> list[str]:
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
-    """verify's engine on the model that has just been trained on; its figures of memory begin anew. The answers may take
-    what the training took, up to ANSWER_GIB."""
+    """verify's engine on the model that has just been trained on; its figures of memory begin anew."""
     if lane.device == "cuda":
         torch = lane.torch()
         torch.cuda.empty_cache()

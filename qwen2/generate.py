@@ -50,13 +50,14 @@ def generate(
     seed: int = 0,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    answer_gib: float = ANSWER_GIB,
+    answer_gib: float | None = None,
 ) -> list[list[int]]:
     """Continue every prompt (token ids) until an eos or max_new_tokens; the answers, in order, without the eos.
 
     Greedy when temperature is 0. A sampled row depends on (seed, its index), not on the batching. `batch_size` None
-    takes what memory allows, `answer_gib` of cache and logits at most. `progress(done_rows, total_rows)` is called
-    after every batch. ValueError for an empty prompt or one that, with its answer, is longer than the model's positions.
+    takes what memory allows, `answer_gib` (None: ANSWER_GIB) of cache and logits at most. `progress(done_rows,
+    total_rows)` is called after every batch. ValueError for an empty prompt or one that, with its answer, is longer than
+    the model's positions.
     """
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty)
     if not prompts or max_new_tokens < 1:
@@ -71,7 +72,7 @@ def generate(
         )
     with torch.no_grad():
         order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-        size = min(batch_size or fitting_rows(model, longest + max_new_tokens, answer_gib), len(prompts))
+        size = min(batch_size or fitting_rows(model, longest + max_new_tokens, answer_gib or ANSWER_GIB), len(prompts))
         # Equal batches rather than full ones and a small rest: all of them use the same captured step.
         size = -(-len(prompts) // -(-len(prompts) // size))
         decoder = Decoder(model, size, longest + max_new_tokens, max_new_tokens, sampling, adapter)

@@ -80,7 +80,7 @@ class Qwen2Engine:
         lane = lane or Lane(model_dir, device, ceiling_gib)
         self.tokenizer, self.model = lane.tokenizer, lane.model()
         self.device, self.batch_size = device, batch_size
-        self.limits = {} if answer_gib is None else {"answer_gib": answer_gib}
+        self.answer_gib = answer_gib
         self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def memory(self) -> dict[str, float] | None:
@@ -125,7 +125,7 @@ class Qwen2Engine:
                     adapter=adapter,
                     batch_size=self.batch_size,
                     progress=report,
-                    **self.limits,
+                    answer_gib=self.answer_gib,
                 )
             except ValueError as error:
                 raise UserError(f"cannot ask the questions: {error}") from None
