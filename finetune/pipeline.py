@@ -11,6 +11,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,17 @@ def _in_one(plan: train.Plan, options: Any, proof: list[str]) -> int:
         except UserError:
             plan.discard_folder()
             raise
+        threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
         code = train.run(plan, options, lane)
         if code != DONE:
             return code
         return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+
+
+def _import_for_the_verdict() -> None:
+    """While the GPU trains and this process waits for it: what scoring and reports import, each when first needed."""
+    import jinja2  # noqa: F401
+    import sacrebleu.metrics  # noqa: F401
 
 
 def proof_of(plan: train.Plan, proof: list[str]) -> list[str]:

@@ -56,8 +56,8 @@ def generate(
 
     Greedy when temperature is 0. A sampled row depends on (seed, its index), not on the batching. `batch_size` None
     takes what memory allows, `answer_gib` (None: ANSWER_GIB) of cache and logits at most. `progress(done_rows,
-    total_rows)` is called after every batch. ValueError for an empty prompt or one that, with its answer, is longer than
-    the model's positions.
+    total_rows)` is called after every batch. ValueError for an empty prompt or one that, with its answer, is longer
+    than the model's positions.
     """
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty)
     if not prompts or max_new_tokens < 1:
