@@ -64,12 +64,15 @@ ARG TORCH_SPEC=
 ENV VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     MIRROR_TORCH_SPEC=${TORCH_SPEC}
-# The bytecode is compiled (settle.sh): an uncompiled ms-swift costs 20 s at every start.
+# Files that nothing here can use are left out (requirements/unused.txt). The bytecode is compiled (settle.sh): an
+# uncompiled ms-swift costs 20 s at every start.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
     --mount=type=bind,source=requirements/split.py,target=/build/split.py \
+    --mount=type=bind,source=host/prune.sh,target=/build/prune.sh \
+    --mount=type=bind,source=requirements/unused.txt,target=/build/unused.txt \
     --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
     python3 -m venv --without-pip /opt/venv && \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
@@ -80,6 +83,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
       /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/torch.lock; \
     fi && \
     rm -f /tmp/torch.lock && \
+    /build/prune.sh /build/unused.txt && \
     /build/settle.sh /opt/venv
 # bitsandbytes, for a 4-bit base, brings a library for every CUDA, ROCm and XPU: torch's (12.8) and the CPU's stay. It lies
 # beside the other packages (swift_launcher finds it): on their path, peft imports it in every run, which takes seconds.
@@ -88,6 +92,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
     --mount=type=bind,source=requirements/split.py,target=/build/split.py \
+    --mount=type=bind,source=host/prune.sh,target=/build/prune.sh \
+    --mount=type=bind,source=requirements/unused.txt,target=/build/unused.txt \
     --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     python3 /build/split.py /build/image.lock rest >/tmp/rest.lock && \
@@ -96,6 +102,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     mkdir /opt/bitsandbytes && mv /opt/venv/lib/python3*/site-packages/bitsandbytes /opt/bitsandbytes/ && \
     find /opt/bitsandbytes -name 'libbitsandbytes_*.so' ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
     echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth" && \
+    /build/prune.sh /build/unused.txt && \
     /build/settle.sh /opt/venv /opt/bitsandbytes
 
 # ---- test: the same packages with pytest and a browser; never shipped -----------------------------------------------
@@ -170,8 +177,10 @@ FROM weights-${MODEL_SOURCE} AS model
 
 # ---- code: this checkout, as it lies in the image, with one date and compiled ---------------------------------------
 FROM deps AS code
+# Before the code, so that it runs when packages change and leaves nothing in the image: are the files left out missed?
+RUN --mount=type=bind,source=host/smoke.py,target=/build/smoke.py python3 /build/smoke.py
 COPY LICENSE /opt/mirror/
-COPY requirements/image.lock /opt/mirror/requirements/
+COPY requirements/image.lock requirements/split.py /opt/mirror/requirements/
 COPY weights/SHA256SUMS /opt/mirror/weights/
 COPY entrypoint/ /opt/mirror/entrypoint/
 COPY qwen2/ /opt/mirror/qwen2/
