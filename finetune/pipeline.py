@@ -25,8 +25,6 @@ from finetune.swift_args import tidy
 from finetune.verify import cli as verify
 from finetune.verify.engine import Qwen2Engine
 
-ANSWER_GIB = 4.0  # all identity questions at once; verify by itself stays smaller, beside other work on the card
-
 
 def main(argv: list[str] | None = None) -> int:
     """The words of finetune.sh: `sft --config FILE --verify-config FILE OPTION...`; the exit code."""
@@ -84,7 +82,7 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ANSWER_GIB)
+    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane)
 
 
 def _check_forward(lane: Lane) -> None:

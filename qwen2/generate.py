@@ -17,8 +17,8 @@ from qwen2.lora import Adapter
 from qwen2.model import Attend, Model, causal_attention
 
 PREFILL_TOKENS = 4096  # tokens of the prompt pass at a time: bounds its activations (about 150 KB a token at 7B)
-MOST_ROWS = 256  # answered at a time on a GPU: beyond that a step is bound by its arithmetic
-ANSWER_GIB = 1.35  # of cache and logits at most: a process that only answers stays under 17 GiB with the 7B weights
+MOST_ROWS = 128  # answered at a time on a GPU: more are hardly faster
+CACHE_GIB = 1.5  # of keys and values at most
 CHECK_EVERY = 8  # steps between two looks at whether every row has ended: a look stalls the GPU's queue
 
 
@@ -50,14 +50,12 @@ def generate(
     seed: int = 0,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    answer_gib: float | None = None,
 ) -> list[list[int]]:
     """Continue every prompt (token ids) until an eos or max_new_tokens; the answers, in order, without the eos.
 
     Greedy when temperature is 0. A sampled row depends on (seed, its index), not on the batching. `batch_size` None
-    takes what memory allows, `answer_gib` (None: ANSWER_GIB) of cache and logits at most. `progress(done_rows,
-    total_rows)` is called after every batch. ValueError for an empty prompt or one that, with its answer, is longer
-    than the model's positions.
+    takes what memory allows. `progress(done_rows, total_rows)` is called after every batch. ValueError for an empty
+    prompt or one that, with its answer, is longer than the model's positions.
     """
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty)
     if not prompts or max_new_tokens < 1:
@@ -72,7 +70,7 @@ def generate(
         )
     with torch.no_grad():
         order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-        size = min(batch_size or fitting_rows(model, longest + max_new_tokens, answer_gib or ANSWER_GIB), len(prompts))
+        size = min(batch_size or fitting_rows(model, longest + max_new_tokens), len(prompts))
         # Equal batches rather than full ones and a small rest: all of them use the same captured step.
         size = -(-len(prompts) // -(-len(prompts) // size))
         decoder = Decoder(model, size, longest + max_new_tokens, max_new_tokens, sampling, adapter)
@@ -86,9 +84,11 @@ def generate(
     return answers
 
 
-def fitting_rows(model: Model, length: int, answer_gib: float = ANSWER_GIB) -> int:
-    """Rows of `length` tokens whose cache and logits fit in `answer_gib` and in what is free; at most MOST_ROWS (32 on
-    a CPU)."""
+def fitting_rows(model: Model, length: int) -> int:
+    """Rows of `length` tokens whose cache and logits fit in what is free; at most MOST_ROWS (32 on a CPU).
+
+    The cache stays under CACHE_GIB, so that a process that only answers stays under 17 GiB with the 7B weights.
+    """
     if model.device.type != "cuda":
         return 32
     config = model.config
@@ -101,8 +101,8 @@ def fitting_rows(model: Model, length: int, answer_gib: float = ANSWER_GIB) -> i
     cache = 2 * config.num_layers * config.kv_size * width * length
     logits = config.vocab_size * (width + 3 * 4)
     prefill = PREFILL_TOKENS * (3 * config.intermediate_size + 4 * config.hidden_size) * width
-    fitting = int(min(answer_gib * 2**30, 0.8 * free - prefill) / (cache + logits))
-    return max(1, min(MOST_ROWS, fitting))
+    fitting = int((0.8 * free - prefill) / (cache + logits))
+    return max(1, min(MOST_ROWS, fitting, int(CACHE_GIB * 2**30 / cache)))
 
 
 class Decoder:

@@ -71,16 +71,11 @@ class Qwen2Engine:
         ceiling_gib: float = 0.0,
         batch_size: int | None = None,
         lane: Lane | None = None,
-        answer_gib: float | None = None,
     ) -> None:
-        """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's.
-
-        `answer_gib` is what the answers' cache and logits may take (None: generate's own limit).
-        """
+        """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's."""
         lane = lane or Lane(model_dir, device, ceiling_gib)
         self.tokenizer, self.model = lane.tokenizer, lane.model()
         self.device, self.batch_size = device, batch_size
-        self.answer_gib = answer_gib
         self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def memory(self) -> dict[str, float] | None:
@@ -119,13 +114,7 @@ class Qwen2Engine:
 
             try:
                 produced = generate(
-                    self.model,
-                    prompts,
-                    limit,
-                    adapter=adapter,
-                    batch_size=self.batch_size,
-                    progress=report,
-                    answer_gib=self.answer_gib,
+                    self.model, prompts, limit, adapter=adapter, batch_size=self.batch_size, progress=report
                 )
             except ValueError as error:
                 raise UserError(f"cannot ask the questions: {error}") from None
