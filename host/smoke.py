@@ -14,20 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-PACKAGES = (
-    *("torch", "torch.distributed", "torch.testing", "torch.utils.tensorboard", "torch._inductor.compile_fx"),
-    *("transformers", "peft", "trl", "accelerate", "datasets", "modelscope", "swift", "swift.pipelines"),
-    *(
-        "bitsandbytes",
-        "liger_kernel.transformers",
-        "tensorboard.main",
-        "openpyxl",
-        "pyarrow.parquet",
-        "pyarrow.dataset",
-    ),
-    *("pyarrow.dataset", "pandas", "scipy.stats", "sympy", "matplotlib.pyplot"),
-)
-WITH_TRITON = ("liger_kernel.transformers",)
+PACKAGES = """
+torch torch.distributed torch.testing torch.utils.tensorboard torch._inductor.compile_fx
+transformers peft trl accelerate datasets modelscope swift swift.pipelines bitsandbytes tensorboard.main
+openpyxl pyarrow.parquet pyarrow.dataset pandas scipy.stats sympy matplotlib.pyplot
+""".split()
+WITH_TRITON = ["liger_kernel.transformers"]
 BITSANDBYTES = Path("/opt/bitsandbytes")
 DRIVER = ("libcuda.so.1",)  # comes with the GPU
 
@@ -35,7 +27,7 @@ DRIVER = ("libcuda.so.1",)  # comes with the GPU
 def unresolved(site: Path) -> list[str]:
     """Libraries of torch, of the wheels that it loads and of pyarrow, that need one which is not there."""
     files = [*site.glob("torch/lib/*.so*"), *site.glob("torch/_C*.so"), *site.glob("triton/_C/*.so")]
-    files += [*site.glob("pyarrow/*.so*"), *site.glob("nvidia/cu[!f]*/lib/*.so*"), *site.glob("nvidia/nccl/lib/*.so*")]
+    files += [*site.glob("pyarrow/*.so*"), *site.glob("nvidia/*/lib/lib*.so*")]
     faults = []
     for file in files:
         lines = subprocess.run(["ldd", str(file)], capture_output=True, text=True).stdout.splitlines()
@@ -53,7 +45,7 @@ def import_all() -> list[str]:
     """Packages that cannot be imported."""
     faults = []
     sys.path.append(str(BITSANDBYTES))
-    for name in PACKAGES + (WITH_TRITON if has_triton() else ()):
+    for name in PACKAGES + (WITH_TRITON if has_triton() else []):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever it is, the build must end here
