@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from healthchecks import home
+
 DONE = 0
 FAILED = 1
 UNUSABLE = 2
@@ -49,6 +51,7 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
     UserError gives its line on stderr and its code, Ctrl-C gives 130, a closed pipe 141 (as a shell would report both).
     Anything else is a defect of ours: one line that names the file with the traceback, and 1.
     """
+    home.ensure()
     try:
         return main(*args) or DONE
     except UserError as error:
