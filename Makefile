@@ -133,7 +133,7 @@ plan: image ## will it fit the card? before anything is loaded (DATASET=my.json,
 	$(call mirror_run,plan,$(DATASET_ARG) $(ARGS))
 
 .PHONY: bench
-bench: image ## the fast lane beside its peers on this GPU, about 25 minutes: tables, JSON and a plot in OUTPUT/bench
+bench: image ## the fast lane beside its peers on this GPU, about 30 minutes: tables, JSON and a plot in OUTPUT/bench
 	$(call mirror_run,python /opt/mirror/bench/run_all.py /root/output/bench $(ARGS),,$(foreach folder,bench workspace standin,-v "$(CURDIR)/$(folder)":/opt/mirror/$(folder):ro))
 
 .PHONY: merge

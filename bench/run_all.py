@@ -3,7 +3,7 @@
     python bench/run_all.py OUT_DIR [--model DIR] [--repeat 3]
 
 The model is the image's; where that is the stand-in, random weights of the 7B shape (15 GB) are made in OUT_DIR/weights
-first. Leaves all.json (every line that the parts printed), peers/peers.json, and wall.png; about 25 minutes on an H100.
+first. Leaves all.json (every line that the parts printed), peers/peers.json, and wall.png; about 30 minutes on an H100.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ PARTS = {
     "job": "fast_lane.py {model}",
     "rows_2048": "fast_lane.py {model} --rows-2048 --only 1swiglu",
     "rows_2048_peft": "peer_recipes.py long {model} {out}/long",
-    "mixed": "fast_lane.py {model} --mixed",
+    "mixed_rows": "mixed_rows.py {out}/mixed.json",
+    "mixed": "peers.py {model} --rows {out}/mixed.json --only fast,swift --tuned= --more=--num_train_epochs=1 "
+    "--repeat 1 --out {out}/mixed",
     "losses": "fast_lane.py {model} --losses",
+    "dropout": "fast_lane.py {model} --dropout-seeds 5",
 }
 
 
