@@ -14,11 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-PACKAGES = """
-torch torch.distributed torch.testing torch.utils.tensorboard torch._inductor.compile_fx
-transformers peft trl accelerate datasets modelscope swift swift.pipelines bitsandbytes tensorboard.main
-openpyxl pyarrow.parquet pyarrow.dataset pandas scipy.stats sympy matplotlib.pyplot
-""".split()
+PACKAGES = [
+    *("torch", "torch.distributed", "torch.testing", "torch.utils.tensorboard", "torch._inductor.compile_fx"),
+    *("transformers", "peft", "trl", "accelerate", "datasets", "modelscope", "swift", "swift.pipelines"),
+    *("bitsandbytes", "tensorboard.main", "openpyxl", "pyarrow.parquet", "pyarrow.dataset"),
+    *("pandas", "scipy.stats", "sympy", "matplotlib.pyplot"),
+]
 WITH_TRITON = ["liger_kernel.transformers"]
 BITSANDBYTES = Path("/opt/bitsandbytes")
 DRIVER = ("libcuda.so.1",)  # comes with the GPU
