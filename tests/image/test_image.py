@@ -122,8 +122,8 @@ def test_labels(image):
 
 def test_each_shard_is_a_layer_and_weights_come_before_code(image):
     history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).stdout.splitlines()[::-1]
-    shards = [i for i, line in enumerate(history) if "COPY" in line and ".safetensors" in line]
-    code = [i for i, line in enumerate(history) if "COPY" in line and ("finetune/" in line or "workspace/" in line)]
+    shards = [i for i, line in enumerate(history) if re.search("COPY /layers/[1-4]/", line)]
+    code = [i for i, line in enumerate(history) if "COPY /tree/" in line]
     assert len(shards) == 4
     assert max(shards) < min(code)
 
