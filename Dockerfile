@@ -87,7 +87,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     /build/settle.sh /opt/venv
 # bitsandbytes, for a 4-bit base, brings a library for every CUDA, ROCm and XPU: torch's (12.8) and the CPU's stay. It lies
 # beside the other packages (swift_launcher finds it): on their path, peft imports it in every run, which takes seconds.
-# crcmod alone comes as source: without debug information its library does not name the folder in which it was compiled.
+# pip is the distribution's own, for what people add in a container. crcmod alone comes as source: without debug
+# information its library does not name the folder in which it was compiled.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
@@ -97,6 +98,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     python3 /build/split.py /build/image.lock rest >/tmp/rest.lock && \
+    PIP_ROOT_USER_ACTION=ignore python -m ensurepip --default-pip >/dev/null && \
     CFLAGS=-g0 /opt/uv/bin/uv pip install -q --no-deps --require-hashes --build-constraints /build/image.lock -r /tmp/rest.lock && \
     rm -f /tmp/rest.lock && \
     mkdir /opt/bitsandbytes && mv /opt/venv/lib/python3*/site-packages/bitsandbytes /opt/bitsandbytes/ && \

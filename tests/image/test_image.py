@@ -90,6 +90,11 @@ def test_no_build_tools_and_no_caches_are_left(host):
         assert not host.file(path).exists, path
 
 
+def test_pip_is_there_for_what_people_add(host):
+    found = host.run("pip --version")
+    assert " from /opt/venv/" in found.stdout, found.stderr
+
+
 def test_a_c_compiler_and_python_headers_are_there_for_triton(host):
     assert host.run("gcc --version").rc == 0
     assert (
