@@ -20,8 +20,8 @@ def ensure() -> None:
     user = os.getuid()
     home = os.environ.get("HOME") or "/"
     if home == "/" or not os.access(home, os.W_OK):
-        path = Path(tempfile.gettempdir(), f"home-{user}")
-        try:
+        try:  # nothing at all may be writable: then there is no folder for temporary files either
+            path = Path(tempfile.gettempdir(), f"home-{user}")
             path.mkdir(mode=0o700, exist_ok=True)
             # One that somebody else made there is not ours to trust.
             is_ours = path.stat().st_uid == user and os.access(path, os.W_OK)

@@ -68,6 +68,15 @@ def test_no_folder_can_be_made(temporary: Path, monkeypatch: pytest.MonkeyPatch)
     assert os.environ["HOME"] == "/"
 
 
+def test_there_is_no_folder_for_temporary_files(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    home.ensure()
+    assert os.environ["HOME"] == "/"
+
+
 def test_a_user_without_a_name_gets_one(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(_number: int) -> pwd.struct_passwd:
         raise KeyError
