@@ -110,7 +110,7 @@ unpack() {
 
 start() {
   local -a packages=()
-  local suite=''
+  local suite='' held
   if alive; then return; fi
   if answers; then return; fi
   check_host
@@ -118,6 +118,9 @@ start() {
   # a bridge MTU below 1500 survives tunnels; cdi lets tests declare devices
   printf '{"features":{"cdi":true},"cdi-spec-dirs":["%s/cdi"],"mtu":1400}\n' "$home" >"$home/daemon.json"
   rm -f "$home/pid"
+  # After a power cut its number may belong to another process, which dockerd would take for a running containerd.
+  held=$(cat "$home/run/containerd/containerd.pid" 2>/dev/null || echo 0)
+  if [[ $(cat "/proc/$held/comm" 2>/dev/null) != containerd ]]; then rm -f "$home/run/containerd/containerd.pid"; fi
   PATH=$root/usr/bin:$root/usr/sbin:$PATH setsid nohup "$root/usr/sbin/dockerd" --config-file "$home/daemon.json" \
     --data-root "$home/data" --exec-root "$home/run" --pidfile "$home/pid" -H "unix://$home/sock" \
     --init-path /usr/bin/tini-static --experimental >"$home/log" 2>&1 </dev/null &
