@@ -79,15 +79,11 @@ def by_transformers(folder: str, rows: list[Any], settings: Any, dtype: Any) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from qwen2 import batches
+    from bench.fast_lane import padded_batches
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     found = []
-    for step in batches.plan_steps(rows, settings.max_steps, settings.batch_size, settings.data_seed, None, None):
-        chosen = [rows[index] for index in step.micros[0].rows]
-        width = max(len(ids) for ids, _ in chosen)
-        ids = torch.tensor([list(ids) + [0] * (width - len(ids)) for ids, _ in chosen])
-        labels = torch.tensor([list(tags) + [-100] * (width - len(tags)) for _, tags in chosen])
+    for ids, labels in padded_batches(rows, settings, "cpu"):
         with torch.no_grad():
             found.append(float(model(input_ids=ids, labels=labels, use_cache=False).loss))
     return found

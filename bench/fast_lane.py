@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -342,10 +343,10 @@ def losses(args: argparse.Namespace) -> None:
     Twice: 40 steps of training, and the same 40 batches with a learning rate of 0, which is the bare model's rounding.
     """
     exact = settings_of(args, lora_dropout=0.0)
-    rows, start, fast = fast_runs(args, {"trained": exact, "bare": replace(exact, learning_rate=0.0)})
-    peft, truth = (peft_runs(args.model_dir, start, rows, dtype) for dtype in ("bfloat16", "float32"))
+    every = all_runs(args, {"trained": exact, "bare": replace(exact, learning_rate=0.0)})
+    fast, peft, truth = every["fast"], every["peft_bfloat16"], every["peft_float32"]
     found = {}
-    for name in start:
+    for name in fast:
         errors = {
             who: [abs(a - b) for a, b in zip(values[name], truth[name], strict=True)]
             for who, values in (("fast", fast), ("peft", peft))
@@ -370,10 +371,7 @@ def dropout(args: argparse.Namespace) -> None:
     A seed gives the initial adapter and the dropout's masks, which differ between the three: only means can agree.
     """
     seeds = range(1, args.dropout_seeds + 1)
-    rows, start, fast = fast_runs(args, {f"seed {n}": settings_of(args, seed=n) for n in seeds})
-    every = {"fast": fast}
-    for dtype in ("bfloat16", "float32"):
-        every[f"peft_{dtype}"] = peft_runs(args.model_dir, start, rows, dtype)
+    every = all_runs(args, {f"seed {n}": settings_of(args, seed=n) for n in seeds})
     found = {}
     for who, runs in every.items():
         last = [statistics.mean(values[-10:]) for values in runs.values()]  # the last ten steps see every row thrice
@@ -393,35 +391,42 @@ def rounded(values: list[float]) -> list[float]:
     return [round(value, 5) for value in values]
 
 
-def fast_runs(args: argparse.Namespace, runs: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, list[float]]]:
-    """Losses by step of the fast lane for every run (name -> settings), with the rows, and where each run began: a
-    folder with its initial adapter, and its settings. The GPU is empty afterwards."""
+def all_runs(args: argparse.Namespace, runs: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Losses by step of every run (name -> settings), by the fast lane and by peft in both precisions."""
+    from qwen2.chat import Tokenizer
+
+    rows = training_rows(args, Tokenizer(args.model_dir))
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"fast": fast_runs(args, runs, rows, folder)}
+        for dtype in ("bfloat16", "float32"):
+            found[f"peft_{dtype}"] = peft_runs(args.model_dir, runs, rows, folder, dtype)
+    return found
+
+
+def fast_runs(args: argparse.Namespace, runs: dict[str, Any], rows: list[Any], folder: str) -> dict[str, list[float]]:
+    """Losses by step of the fast lane; leaves each run's initial adapter in `folder`/NAME, and the GPU empty."""
     import gc
 
     import torch
 
-    from qwen2.chat import Tokenizer
     from qwen2.train import new_adapter, train
 
     model = load(args)
-    rows = training_rows(args, Tokenizer(args.model_dir))
-    found, start = {}, {}
+    found = {}
     for name, settings in runs.items():
-        folder = tempfile.mkdtemp()
         adapter = new_adapter(model.config, settings)
-        adapter.save(f"{folder}/start")
-        start[name] = (f"{folder}/start", settings)
-        found[name] = train(model, rows, settings, f"{folder}/run", adapter=adapter).losses
+        adapter.save(f"{folder}/{name}")
+        found[name] = train(model, rows, settings, f"{folder}/{name}/run", adapter=adapter).losses
     del model, adapter
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1.0)
-    return rows, start, found
+    return found
 
 
-def peft_runs(model_dir: str, start: dict[str, Any], rows: list[Any], dtype: str) -> dict[str, list[float]]:
-    """Losses by step of a plain loop with transformers, peft and torch's AdamW; bfloat16 runs under autocast, as in
-    ms-swift, float32 without TF32. The base is loaded once."""
+def peft_runs(model_dir: str, runs: dict[str, Any], rows: list[Any], folder: str, dtype: str) -> dict[str, list[float]]:
+    """Losses by step of a plain loop with transformers, peft and torch's AdamW from the adapters in `folder`; bfloat16
+    runs under autocast, as in ms-swift, float32 without TF32. The base is loaded once."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -429,9 +434,9 @@ def peft_runs(model_dir: str, start: dict[str, Any], rows: list[Any], dtype: str
     torch.backends.cuda.matmul.allow_tf32 = False
     base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype), device_map="cuda")
     found = {}
-    for name, (folder, settings) in start.items():
+    for name, settings in runs.items():
         torch.manual_seed(settings.seed)
-        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        model = PeftModel.from_pretrained(base, f"{folder}/{name}", is_trainable=True)
         model.train()
         found[name] = peft_losses(model, rows, settings, dtype == "bfloat16")
         base = model.unload()
@@ -446,19 +451,13 @@ def peft_losses(model: Any, rows: list[Any], settings: Any, autocast: bool) -> l
     """One training of a peft model on the batches that the fast lane makes."""
     import torch
 
-    from qwen2 import batches
-
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=0.0, betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.weight_decay
     )
     total = settings.total_steps(len(rows))
     found = []
-    for number, step in enumerate(batches.plan_steps(rows, total, settings.batch_size, settings.data_seed, None, None)):
-        chosen = [rows[index] for index in step.micros[0].rows]
-        width = max(len(ids) for ids, _ in chosen)
-        ids = torch.tensor([list(ids) + [0] * (width - len(ids)) for ids, _ in chosen], device="cuda")
-        labels = torch.tensor([list(lab) + [-100] * (width - len(lab)) for _, lab in chosen], device="cuda")
+    for number, (ids, labels) in enumerate(padded_batches(rows, settings, "cuda")):
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
@@ -468,6 +467,21 @@ def peft_losses(model: Any, rows: list[Any], settings: Any, autocast: bool) -> l
         optimizer.zero_grad()
         found.append(float(loss.detach()))
     return found
+
+
+def padded_batches(rows: list[Any], settings: Any, device: str) -> Iterator[tuple[Any, Any]]:
+    """(ids, labels) [rows, longest] of every step of the fast lane, padded on the right as transformers wants them."""
+    import torch
+
+    from qwen2 import batches
+
+    total = settings.total_steps(len(rows))
+    for step in batches.plan_steps(rows, total, settings.batch_size, settings.data_seed, None, None):
+        chosen = [rows[index] for index in step.micros[0].rows]
+        width = max(len(ids) for ids, _ in chosen)
+        ids = torch.tensor([list(ids) + [0] * (width - len(ids)) for ids, _ in chosen], device=device)
+        labels = torch.tensor([list(tags) + [-100] * (width - len(tags)) for _, tags in chosen], device=device)
+        yield ids, labels
 
 
 def main() -> None:
