@@ -21,7 +21,7 @@ from qwen2 import attention, kernels
 from qwen2.attention import Rows
 from qwen2.config import PROJECTIONS
 from qwen2.lora import Adapter
-from qwen2.model import ActiveLora, Model
+from qwen2.model import ActiveLora, Model, add_matmul
 
 Recompute = Literal["none", "swiglu", "layer"]
 
@@ -48,7 +48,7 @@ class MicroBatch:
 class _Kept:
     """What the forward pass of a layer leaves for its backward pass; what is None is computed again."""
 
-    x: Tensor
+    x: Tensor  # the layer's input, in the model's dtype
     wide_qkv: Tensor | None = None
     qkv: Tensor | None = None
     wide_o: Tensor | None = None
@@ -74,11 +74,11 @@ class Backprop:
         model = self.model
         table_cos, table_sin = model.rope_tables(batch.rows.longest)
         cos, sin = table_cos.index_select(0, batch.positions), table_sin.index_select(0, batch.positions)
-        x = model.embedding.index_select(0, batch.ids)
+        x = model.embed(batch.ids)
         kept: list[_Kept] = []
         for number in self.layers:
-            state = self._layer(number, x, cos, sin, batch)
-            x = self._output(number, state, batch)
+            state, x = self._layer(number, x, cos, sin, batch)
+            x = self._output(number, state, x, batch)
             kept.append(self._thin(state))
         loss, hits, grad = self._head(x, batch)
         for number in reversed(self.layers):
@@ -150,44 +150,54 @@ class Backprop:
 
     # ---- one layer
 
-    def _qkv_input(self, number: int, x: Tensor, seed: Tensor) -> Tensor:
+    def _qkv_input(self, number: int, x: Tensor, seed: Tensor, rounded: Tensor | None = None) -> Tensor:
         norm, eps = self.model.layers[number].norm1, self.model.config.rms_eps
-        return self._input(number, "qkv", x.shape[0], lambda out: kernels.rms_norm(x, norm, eps, out), seed)
+        return self._input(number, "qkv", x.shape[0], lambda out: kernels.rms_norm(x, norm, eps, out, rounded), seed)
 
-    def _gate_up_input(self, number: int, middle: Tensor, seed: Tensor) -> Tensor:
+    def _gate_up_input(self, number: int, middle: Tensor, seed: Tensor, rounded: Tensor | None = None) -> Tensor:
         norm, eps = self.model.layers[number].norm2, self.model.config.rms_eps
         return self._input(
-            number, "gate_up", middle.shape[0], lambda out: kernels.rms_norm(middle, norm, eps, out), seed
+            number, "gate_up", middle.shape[0], lambda out: kernels.rms_norm(middle, norm, eps, out, rounded), seed
         )
+
+    def _room(self, stream: Tensor) -> Tensor | None:
+        """Where a norm leaves the stream in the model's dtype for the backward pass; None where it is so already."""
+        return None if stream.dtype == self.model.dtype else torch.empty_like(stream, dtype=self.model.dtype)
 
     def _down_input(self, number: int, gate_up: Tensor, seed: Tensor) -> Tensor:
         return self._input(number, "down", gate_up.shape[0], lambda out: kernels.swiglu(gate_up, out), seed)
 
-    def _layer(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, batch: MicroBatch) -> _Kept:
-        """Forward pass of a layer up to the input of its last matmul."""
+    def _layer(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, batch: MicroBatch) -> tuple[_Kept, Tensor]:
+        """Forward pass of a layer up to the input of its last matmul, and the stream there.
+
+        x [T, H] is the stream in float32; where the model's dtype is another, it is overwritten by the one returned.
+        """
         config, linears = self.model.config, self.model.layers[number].linears
-        kept = _Kept(x)
-        kept.wide_qkv = self._qkv_input(number, x, batch.seed)
+        room = self._room(x)
+        kept = _Kept(x if room is None else room)
+        kept.wide_qkv = self._qkv_input(number, x, batch.seed, room)
         kept.qkv = linears["qkv"].apply(kept.wide_qkv)
         kernels.rope_(kept.qkv, config.num_heads + config.num_kv_heads, cos, sin)
         out, kept.attention = attention.forward(kept.qkv, batch.rows, config)
         kept.wide_o = self._input(number, "o", x.shape[0], lambda to: to.copy_(out), batch.seed)
-        kept.middle = linears["o"].apply(kept.wide_o, x)
-        wide = self._gate_up_input(number, kept.middle, batch.seed)
+        x = linears["o"].apply(kept.wide_o, x)
+        room = self._room(x)
+        kept.middle = x if room is None else room
+        wide = self._gate_up_input(number, x, batch.seed, room)
         kept.gate_up = linears["gate_up"].apply(wide)
         if self.recompute == "none":
             kept.wide_gate_up = wide
         else:
             kept.wide_qkv = None
-        return kept
+        return kept, x
 
-    def _output(self, number: int, kept: _Kept, batch: MicroBatch) -> Tensor:
-        """The layer's output, from what `_layer` returned."""
+    def _output(self, number: int, kept: _Kept, x: Tensor, batch: MicroBatch) -> Tensor:
+        """The stream behind the layer, from what `_layer` returned."""
         assert kept.gate_up is not None
         wide = self._down_input(number, kept.gate_up, batch.seed)
         if self.recompute == "none":
             kept.wide_down = wide
-        return self.model.layers[number].linears["down"].apply(wide, kept.middle)
+        return self.model.layers[number].linears["down"].apply(wide, x)
 
     def _thin(self, kept: _Kept) -> _Kept:
         return _Kept(kept.x) if self.recompute == "layer" else kept
@@ -198,7 +208,7 @@ class Backprop:
         """dL/d(layer input) from grad = dL/d(layer output); [T, H] both. The first layer's is not computed."""
         config, layer, seed = self.model.config, self.model.layers[number], batch.seed
         if kept.gate_up is None:
-            kept = self._layer(number, kept.x, cos, sin, batch)
+            kept, _ = self._layer(number, kept.x.float(), cos, sin, batch)
         assert kept.gate_up is not None and kept.middle is not None
         wide = kept.wide_down if kept.wide_down is not None else self._down_input(number, kept.gate_up, seed)
         kept.wide_down = None
@@ -232,20 +242,20 @@ class Backprop:
         """(loss, hits, dL/dx [T, H]). Only tokens with a label reach the head, head_rows of them at a time."""
         model, eps = self.model, self.model.config.rms_eps
         picked = x.index_select(0, batch.pick)
-        normed = torch.empty_like(picked)
+        normed = torch.empty_like(picked, dtype=model.dtype)
         kernels.rms_norm(picked, model.norm, eps, normed)
         loss = hits = torch.zeros((), dtype=torch.float32, device=x.device)
         size = head_rows(x.shape[0])
         for start in range(0, picked.shape[0], size):
             rows = slice(start, start + size)
             logits = matmul32(normed[rows], model.head.t())
-            grad_logits = torch.empty_like(logits, dtype=x.dtype)
+            grad_logits = torch.empty_like(logits, dtype=model.dtype)
             losses, hit = kernels.cross_entropy(logits, batch.labels[rows], batch.scale, grad_logits)
             del logits
             torch.mm(grad_logits, model.head, out=normed[rows])
             loss, hits = loss + losses.sum() * batch.scale, hits + hit.sum()
-        picked = kernels.rms_norm_backward(picked, model.norm, eps, normed, torch.zeros_like(picked))
-        grad = torch.zeros_like(x).index_add_(0, batch.pick, picked)
+        picked = kernels.rms_norm_backward(picked, model.norm, eps, normed, torch.zeros_like(normed))
+        grad = torch.zeros_like(x, dtype=model.dtype).index_add_(0, batch.pick, picked)
         return loss, hits, grad
 
 
@@ -254,11 +264,3 @@ def matmul32(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda and a.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)
     return torch.mm(a.float(), b.float())
-
-
-def add_matmul(target: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
-    """target += scale a b, in float32."""
-    if a.is_cuda and a.dtype != torch.float32:
-        torch.addmm(target, a, b, out_dtype=torch.float32, alpha=scale, out=target)
-    else:
-        target.addmm_(a.float(), b.float(), alpha=scale)

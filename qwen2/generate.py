@@ -1,25 +1,29 @@
 """Batched greedy and sampled decoding with a static key/value cache; called by finetune (answers, verdict) and bench.
 
-Rows are padded on the right and every row keeps its own position, so a row's answer does not depend on its neighbours.
-On a GPU one decoding step is captured as a CUDA graph and replayed.
+The cache has a slot for each of so many sequences. Where answers have ended, prompts that wait take their slots while
+the others go on, so that short answers and long ones share the same steps. Every row keeps its own position: its answer
+does not depend on its neighbours. On a GPU one decoding step is captured as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from qwen2 import kernels
 from qwen2.lora import Adapter
-from qwen2.model import Attend, Model, causal_attention
+from qwen2.model import Model, causal_attention
 
 PREFILL_TOKENS = 4096  # tokens of the prompt pass at a time: bounds its activations (about 150 KB a token at 7B)
-MOST_ROWS = 128  # answered at a time on a GPU: more are hardly faster
+MOST_ROWS = 192  # answered at a time on a GPU
 CACHE_GIB = 1.5  # of keys and values at most
-CHECK_EVERY = 8  # steps between two looks at whether every row has ended: a look stalls the GPU's queue
+CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
+REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free: reading few costs as much
+SPREAD = 4  # prompts that need less than 1 / SPREAD of the longest one's cache are answered by themselves
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,24 @@ class Sampling:
             )
 
 
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue by at most `limit` tokens; `number` is its place among all, and seeds its sampling."""
+
+    number: int
+    prompt: Sequence[int]
+    limit: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the cache that it may need."""
+        return len(self.prompt) + self.limit
+
+
 def generate(
     model: Model,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     adapter: Adapter | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -49,45 +67,63 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int = 0,
     batch_size: int | None = None,
+    cache_gib: float = CACHE_GIB,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt (token ids) until an eos or max_new_tokens; the answers, in order, without the eos.
 
-    Greedy when temperature is 0. A sampled row depends on (seed, its index), not on the batching. `batch_size` None
-    takes what memory allows. `progress(done_rows, total_rows)` is called after every batch. ValueError for an empty
+    `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
+    (seed, its index), not on the batching. `batch_size` None takes what memory allows, with at most `cache_gib` GiB of
+    keys and values on a GPU. `progress(done_rows, total_rows)` is called when rows have ended. ValueError for an empty
     prompt or one that, with its answer, is longer than the model's positions.
     """
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty)
-    if not prompts or max_new_tokens < 1:
-        return [[] for _ in prompts]
-    longest = max(len(prompt) for prompt in prompts)
-    if min(len(prompt) for prompt in prompts) == 0:
-        raise ValueError("a prompt is empty: there is nothing to continue")
-    if longest + max_new_tokens > model.config.max_positions:
-        raise ValueError(
-            f"a prompt of {longest} tokens with {max_new_tokens} new ones passes the model's "
-            f"{model.config.max_positions} positions: shorten the prompt or lower max_new_tokens"
-        )
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    requests = [Request(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+    answers: list[list[int]] = [[] for _ in prompts]
+    requests = [each for each in requests if each.limit >= 1]
+    _check(requests, model)
+    done = len(prompts) - len(requests)
     with torch.no_grad():
-        order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-        size = min(batch_size or fitting_rows(model, longest + max_new_tokens), len(prompts))
-        # Equal batches rather than full ones and a small rest: all of them use the same captured step.
-        size = -(-len(prompts) // -(-len(prompts) // size))
-        decoder = Decoder(model, size, longest + max_new_tokens, max_new_tokens, sampling, adapter)
-        answers: list[list[int]] = [[] for _ in prompts]
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            for row, answer in zip(rows, decoder.run([prompts[row] for row in rows], rows, seed), strict=True):
-                answers[row] = answer
-            if progress:
-                progress(start + len(rows), len(order))
+        for group in _groups(requests):
+            length = group[0].length
+            rows = min(batch_size or fitting_rows(model, length, cache_gib), len(group))
+            decoder = Decoder(model, rows, length, max(each.limit for each in group), sampling, adapter)
+            for ended in decoder.run(group, seed):
+                for number, answer in ended:
+                    answers[number] = answer
+                done += len(ended)
+                if progress:
+                    progress(done, len(prompts))
     return answers
 
 
-def fitting_rows(model: Model, length: int) -> int:
+def _check(requests: Sequence[Request], model: Model) -> None:
+    for each in requests:
+        if not each.prompt:
+            raise ValueError("a prompt is empty: there is nothing to continue")
+        if each.length > model.config.max_positions:
+            raise ValueError(
+                f"a prompt of {len(each.prompt)} tokens with {each.limit} new ones passes the model's "
+                f"{model.config.max_positions} positions: shorten the prompt or lower max_new_tokens"
+            )
+
+
+def _groups(requests: Sequence[Request]) -> list[list[Request]]:
+    """Requests that share a cache whose slots are as long as the first one needs: the longest first."""
+    groups: list[list[Request]] = []
+    for each in sorted(requests, key=lambda each: (-each.length, each.number)):
+        if not groups or each.length * SPREAD < groups[-1][0].length:
+            groups.append([])
+        groups[-1].append(each)
+    return groups
+
+
+def fitting_rows(model: Model, length: int, cache_gib: float = CACHE_GIB) -> int:
     """Rows of `length` tokens whose cache and logits fit in what is free; at most MOST_ROWS (32 on a CPU).
 
-    The cache stays under CACHE_GIB, so that a process that only answers stays under 17 GiB with the 7B weights.
+    The cache stays under `cache_gib`: with CACHE_GIB, a process that only answers stays under 17 GiB with the 7B
+    weights.
     """
     if model.device.type != "cuda":
         return 32
@@ -102,7 +138,7 @@ def fitting_rows(model: Model, length: int) -> int:
     logits = config.vocab_size * (width + 3 * 4)
     prefill = PREFILL_TOKENS * (3 * config.intermediate_size + 4 * config.hidden_size) * width
     fitting = int((0.8 * free - prefill) / (cache + logits))
-    return max(1, min(MOST_ROWS, fitting, int(CACHE_GIB * 2**30 / cache)))
+    return max(1, min(MOST_ROWS, fitting, int(cache_gib * 2**30 / cache)))
 
 
 class Decoder:
@@ -118,139 +154,135 @@ class Decoder:
         shape = (config.num_layers, rows, self.length, config.num_kv_heads, config.head_dim)
         self.keys = torch.zeros(shape, dtype=model.dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.token = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.position = torch.zeros(rows, dtype=torch.int64, device=device)  # of self.token
-        self.step = torch.zeros(1, dtype=torch.int64, device=device)  # where in `out` the next token goes
-        self.out = torch.zeros(rows, new_tokens, dtype=torch.int64, device=device)
-        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
         self.eos = torch.tensor(config.eos_ids, dtype=torch.int64, device=device)
-        self.row_index = torch.arange(rows, device=device)
-        self.columns = torch.arange(self.length, device=device)
-        self.uniform = torch.zeros(rows, new_tokens, dtype=torch.float32, device=device)
+        # Of each row: its newest token, that token's position, tokens it has of its answer, and how many it may have.
+        self.token, self.position, self.count, self.limit = torch.zeros(4, rows, dtype=torch.int64, device=device)
+        self.done = torch.ones(rows, dtype=torch.bool, device=device)  # ended, or a slot that nobody has
+        self.out = torch.zeros(rows, new_tokens + 1, dtype=torch.int64, device=device)  # what ended rows say goes last
+        self.uniform = torch.zeros(rows, new_tokens + 1, dtype=torch.float32, device=device)
         self.seen = None
         if sampling.repetition_penalty != 1.0:
             self.seen = torch.zeros(rows, config.vocab_size, dtype=torch.bool, device=device)
         self.cos, self.sin = model.rope_tables(self.length)
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def run(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], seed: int) -> list[list[int]]:
-        """Answers of at most `rows` prompts; `numbers` are their indices, which seed the sampling."""
+    def run(self, requests: Sequence[Request], seed: int) -> Iterator[list[tuple[int, list[int]]]]:
+        """Answer all of them; yields (number, answer) of those that have just ended, without the eos."""
         if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
-            self._reset(prompts, numbers, seed)  # what is captured works on any state: this one is in range
             self._capture()
-        self._reset(prompts, numbers, seed)
-        self._prefill(prompts)
-        check = CHECK_EVERY if self.graph is not None else 1
-        for count in range(1, self.new_tokens):
-            if count % check == 0 and bool(self.done.all()):
-                break
-            if self.graph is not None:
-                self.graph.replay()
+        waiting, running, free = deque(requests), dict[int, Request](), list(range(self.rows))
+        while waiting or running:
+            if waiting and (not running or len(free) * REFILL_SHARE >= min(self.rows, len(waiting) * REFILL_SHARE)):
+                taken = {free.pop(): waiting.popleft() for _ in range(min(len(free), len(waiting)))}
+                self._fill(taken, seed)
+                running |= taken
+            elif self.graph is not None:
+                for _ in range(CHECK_EVERY):
+                    self.graph.replay()
             else:
-                self._decode()
+                reach = max(each.length for each in running.values())
+                self._decode(reach)
+            ended = [slot for slot, done in enumerate(self.done.tolist()) if done and slot in running]
+            if ended:
+                said = self._answers(ended)
+                yield [(running.pop(slot).number, answer) for slot, answer in zip(ended, said, strict=True)]
+                free += ended
+
+    def _answers(self, slots: list[int]) -> list[list[int]]:
+        """What these slots have said; they are free afterwards."""
+        index = torch.tensor(slots, device=self.out.device)
         eos = set(self.model.config.eos_ids)
-        answers = []
-        # Where the loop ended early the rest of `out` holds the filler eos that _reset put there.
-        for row in self.out[: len(prompts)].tolist():
-            end = next((i for i, token in enumerate(row) if token in eos), len(row))
-            answers.append(row[:end])
-        return answers
+        found = []
+        for row, count in zip(self.out[index].tolist(), self.count[index].tolist(), strict=True):
+            found.append(row[: count - 1] if row[count - 1] in eos else row[:count])
+        self.position[index] = 0  # a free slot attends to nothing
+        return found
 
-    def _reset(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], seed: int) -> None:
-        self.out.fill_(self.model.config.eos_ids[0])
-        self.step.zero_()
-        self.done.zero_()
-        self.done[len(prompts) :] = True
-        self.position.zero_()
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        self.position[: len(prompts)] = (lengths - 1).to(self.position.device)
+    def _fill(self, taken: dict[int, Request], seed: int) -> None:
+        """Give slots to requests: run the prompts, fill the cache, choose each row's first token."""
+        order = sorted(taken, key=lambda slot: len(taken[slot].prompt))
+        start = 0
+        while start < len(order):
+            # Sorted by length, so that the last of a part is its longest.
+            size = 1
+            while start + size < len(order) and (size + 1) * len(taken[order[start + size]].prompt) <= PREFILL_TOKENS:
+                size += 1
+            slots = order[start : start + size]
+            self._prefill([taken[slot] for slot in slots], slots, seed)
+            start += size
+
+    def _prefill(self, requests: list[Request], slots: list[int], seed: int) -> None:
+        model, config, device = self.model, self.model.config, self.model.device
+        lengths = [len(each.prompt) for each in requests]
+        longest = max(lengths)
+        padded = [[*each.prompt, *[config.pad_id] * (longest - len(each.prompt))] for each in requests]
+        index = torch.tensor(slots, device=device)
+        last = torch.tensor(lengths, device=device) - 1
         if self.sampling.temperature > 0:
-            for slot, number in enumerate(numbers):
-                generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
-                self.uniform[slot] = torch.rand(self.new_tokens, generator=generator).to(self.uniform.device)
+            numbers = [self._numbers(seed, each.number) for each in requests]
+            self.uniform[index, : self.new_tokens] = torch.stack(numbers).to(device)
         if self.seen is not None:
-            self.seen.zero_()
-            for slot, prompt in enumerate(prompts):
-                self.seen[slot, torch.tensor(prompt, device=self.seen.device)] = True
-
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Run the prompts, fill the cache, choose each row's first token."""
-        model, config = self.model, self.model.config
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), longest), config.pad_id, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        ids = ids.to(model.device)
-        last = torch.zeros(self.rows, config.hidden_size, dtype=model.dtype, device=model.device)
-        step = max(1, PREFILL_TOKENS // longest)
-        for start in range(0, len(prompts), step):
-            part = ids[start : start + step]
-            count = part.shape[0]
-            causal = causal_attention(config, count, longest)
-            cos, sin = (table[:longest].repeat(count, 1) for table in (self.cos, self.sin))
-            x = F.embedding(part.reshape(-1), model.embedding)
-            for number in range(config.num_layers):
-                keys = self.keys[number, start : start + count, :longest]
-                values = self.values[number, start : start + count, :longest]
-
-                def store(
-                    q: Tensor,
-                    k: Tensor,
-                    v: Tensor,
-                    keys: Tensor = keys,
-                    values: Tensor = values,
-                    causal: Attend = causal,
-                ) -> Tensor:
-                    keys.copy_(k.view(keys.shape))
-                    values.copy_(v.view(values.shape))
-                    return causal(q, k, v)
-
-                x = model.run_layer(number, x, cos, sin, store, self.lora)
-            x = x.view(count, longest, -1)
-            last[start : start + count] = x[self.row_index[:count], self.position[start : start + count]]
-        self._choose(model.logits(last))
-
-    def _decode(self) -> None:
-        """One token for every row, from self.token at self.position; everything stays on the device."""
-        model, config = self.model, self.model.config
-        x = F.embedding(self.token, model.embedding)
-        cos, sin = self.cos.index_select(0, self.position), self.sin.index_select(0, self.position)
-        mask = torch.zeros(self.rows, 1, 1, self.length, dtype=model.dtype, device=model.device)
-        mask.masked_fill_((self.columns[None] > self.position[:, None])[:, None, None], float("-inf"))
-        # The query heads that share a key head are laid out as its queries: the cache is read once, without a copy.
-        shared = config.num_heads // config.num_kv_heads
-        mask = mask.expand(-1, config.num_kv_heads, shared, -1)
+            self.seen[index] = False
+            for slot, each in zip(slots, requests, strict=True):
+                self.seen[slot, torch.tensor(each.prompt, device=device)] = True
+        cos, sin = (table[:longest].repeat(len(slots), 1) for table in (self.cos, self.sin))
+        x = model.embed(torch.tensor(padded, device=device).reshape(-1))
         for number in range(config.num_layers):
-            keys, values = self.keys[number], self.values[number]
+            cache = (self.keys[number, :, :longest], self.values[number, :, :longest])
 
-            def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values) -> Tensor:
-                shape = (self.rows, config.num_kv_heads, config.head_dim)
-                keys.index_put_((self.row_index, self.position), k.reshape(shape))
-                values.index_put_((self.row_index, self.position), v.reshape(shape))
-                grouped = q.reshape(self.rows, config.num_kv_heads, shared, config.head_dim)
-                out = F.scaled_dot_product_attention(grouped, keys.transpose(1, 2), values.transpose(1, 2), mask)
-                return out.reshape(self.rows, config.q_size)
+            def keep(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor] = cache) -> None:
+                for into, new in zip(cache, (k, v), strict=True):
+                    into.index_copy_(0, index, new.reshape(len(slots), *into.shape[1:]))
 
-            x = model.run_layer(number, x, cos, sin, attend, self.lora)
-        self._choose(model.logits(x))
+            attend = causal_attention(config, len(slots), longest, cos, sin, keep)
+            x = model.run_layer(number, x, attend, self.lora)
+        x = x.view(len(slots), longest, -1)[torch.arange(len(slots), device=device), last]
+        seen = None if self.seen is None else self.seen[index]
+        token = self._pick(model.logits(x), self.uniform[index, :1], seen)
+        if self.seen is not None:
+            self.seen[index, token] = True
+        limit = torch.tensor([each.limit for each in requests], device=device)
+        self.out[index, 0] = token
+        self.token[index], self.position[index], self.limit[index] = token, last + 1, limit
+        self.count[index] = 1
+        self.done[index] = (token[:, None] == self.eos).any(1) | (limit <= 1)
 
-    def _choose(self, logits: Tensor) -> None:
-        """Take the next token of every row from logits [rows, V] and move on."""
-        token = self._pick(logits)
+    def _numbers(self, seed: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+        return torch.rand(self.new_tokens, generator=generator)
+
+    def _decode(self, reach: int) -> None:
+        """One token for every row, from self.token at self.position, all of them under `reach`; nothing is waited for.
+
+        Rows that have ended do the same again, at the same place, and write it where nobody reads it.
+        """
+        model, config = self.model, self.model.config
+        x = model.embed(self.token)
+        for number in range(config.num_layers):
+            keys, values = self.keys[number, :, :reach], self.values[number, :, :reach]
+
+            def attend(qkv: Tensor, out: Tensor, keys: Tensor = keys, values: Tensor = values) -> None:
+                kernels.decode_attention(qkv, keys, values, self.cos, self.sin, self.position, out)
+
+            x = model.run_layer(number, x, attend, self.lora)
+        # The first token of an answer is chosen by _prefill, so that `count` is the next one's number.
+        place = torch.where(self.done, self.new_tokens, self.count)[:, None]
+        token = self._pick(model.logits(x), self.uniform.gather(1, place), self.seen)
+        self.out.scatter_(1, place, token[:, None])
         self.token.copy_(token)
-        self.out.index_copy_(1, self.step, token[:, None])
-        self.done |= (token[:, None] == self.eos).any(1)
         if self.seen is not None:
             self.seen.scatter_(1, token[:, None], True)
-        self.position += 1
-        self.step += 1
+        self.position += ~self.done
+        self.count += ~self.done
+        self.done |= (token[:, None] == self.eos).any(1) | (self.count >= self.limit)
 
-    def _pick(self, logits: Tensor) -> Tensor:
+    def _pick(self, logits: Tensor, uniform: Tensor, seen: Tensor | None) -> Tensor:
+        """Token of each row of logits [n, V]: by its number in `uniform` [n, 1]; `seen` [n, V] is penalised."""
         s = self.sampling
-        if self.seen is not None:
+        if seen is not None:
             logits = logits.float()
             punished = torch.where(logits < 0, logits * s.repetition_penalty, logits / s.repetition_penalty)
-            logits = torch.where(self.seen, punished, logits)
+            logits = torch.where(seen, punished, logits)
         if s.temperature == 0:
             return logits.argmax(-1)
         logits = logits.float() / s.temperature
@@ -261,18 +293,20 @@ class Decoder:
         share = share * (before < s.top_p)  # the token that crosses top_p stays, as in transformers
         total = share.cumsum(-1)
         # Inverse of the distribution function at this row's and step's own uniform number.
-        u = self.uniform.gather(1, self.step.expand(self.rows)[:, None]) * total[:, -1:]
-        chosen = (total <= u).sum(-1, keepdim=True).clamp(max=k - 1)
+        chosen = (total <= uniform * total[:, -1:]).sum(-1, keepdim=True).clamp(max=k - 1)
         return index.gather(1, chosen)[:, 0]
 
     def _capture(self) -> None:
-        """Capture _decode. A first uncaptured run loads the kernels, which must not happen inside a capture."""
+        """Capture _decode. A first uncaptured run loads the kernels, which must not happen inside a capture.
+
+        Every slot is free then: what the step writes is overwritten when a slot is taken.
+        """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._decode()
+            self._decode(self.length)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self._decode()
+            self._decode(self.length)

@@ -1,4 +1,4 @@
-"""The elementwise pieces of the decoder: Triton on a GPU, plain torch elsewhere; called by model and backprop.
+"""The pieces of the decoder beside its matmuls: Triton on a GPU, plain torch elsewhere; for model, backprop, generate.
 
 Each function computes in float32 and rounds once, which is nearer the truth than rounding after every operation.
 Arguments named `out`, and inputs that say so, may be views with a row stride: they are the left part of a wider buffer.
@@ -43,17 +43,19 @@ def _fast(x: Tensor) -> ModuleType | None:
     return triton_kernels() if x.is_cuda else None
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """out = x / rms(x) * weight, row by row. x [T, H]; out [T, H], rows strided."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor | None = None) -> None:
+    """out = x / rms(x) * weight, row by row. x [T, H]; out [T, H], rows strided; `rounded` [T, H] takes a copy of x."""
     if fast := _fast(x):
-        fast.rms_norm(x, weight, eps, out)
+        fast.rms_norm(x, weight, eps, out, rounded)
         return
+    if rounded is not None:
+        rounded.copy_(x)
     x32 = x.float()
     out.copy_(x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps) * weight.float())
 
 
 def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor) -> Tensor:
-    """residual + d(rms_norm)/dx . grad, [T, H]; grad may be row-strided. The norm's weight is frozen.
+    """residual + d(rms_norm)/dx . grad, [T, H], as `residual` is; grad may be row-strided. The norm's weight is frozen.
 
     With n = x r, r = 1/rms(x), g = grad * weight: dx = r (g - n mean(g n)).
     """
@@ -63,7 +65,7 @@ def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, resid
     r = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
     n = x32 * r
     g = grad.float() * weight.float()
-    return (residual.float() + r * (g - n * (g * n).mean(-1, keepdim=True))).to(x.dtype)
+    return (residual.float() + r * (g - n * (g * n).mean(-1, keepdim=True))).to(residual.dtype)
 
 
 def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False) -> None:
@@ -79,6 +81,33 @@ def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False
     a, b = part[:, :, 0].float(), part[:, :, 1].float()
     c, s = cos[:, None], (-sin if inverse else sin)[:, None]
     part.copy_(torch.stack((a * c - b * s, b * c + a * s), 2))
+
+
+def decode_attention(
+    qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, position: Tensor, out: Tensor
+) -> None:
+    """Attention of one new token a row over its cache, to which its key and value are added.
+
+    qkv [R, q_size + 2 kv_size], not rotated yet and free to be overwritten; keys, values [R, length, kv_heads,
+    head_dim] (strided by row), of which a row has `position` [R] tokens so far; cos, sin [>= length, head_dim / 2]
+    float32; out [R, q_size], rows strided. The query heads that share a key head are taken together: the cache is read
+    once.
+    """
+    if (fast := _fast(qkv)) and fast.fits_decode_attention(keys, out):
+        fast.decode_attention(qkv, keys, values, cos, sin, position, out)
+        return
+    rows, length, kv_heads, head_dim = keys.shape
+    q_size, kv_size = out.shape[1], kv_heads * head_dim
+    angles = cos.index_select(0, position), sin.index_select(0, position)
+    rope_(qkv, (q_size + kv_size) // head_dim, *angles)
+    q, k, v = qkv.split((q_size, kv_size, kv_size), 1)
+    row = torch.arange(rows, device=qkv.device)
+    keys.index_put_((row, position), k.reshape(rows, kv_heads, head_dim))
+    values.index_put_((row, position), v.reshape(rows, kv_heads, head_dim))
+    mask = torch.arange(length, device=qkv.device) <= position[:, None]
+    grouped = q.reshape(rows, kv_heads, -1, head_dim)
+    found = F.scaled_dot_product_attention(grouped, keys.transpose(1, 2), values.transpose(1, 2), mask[:, None, None])
+    out.copy_(found.reshape(rows, q_size))
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:

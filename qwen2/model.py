@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # lines (units of 64) gained nothing that could be measured, and cost 0.15 GiB at 7B (docs/fast-lane.md).
 COLUMN_UNIT = 16
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# attend(qkv, out): qkv [T, q_size + 2 kv_size], not rotated yet, may be overwritten; out [T, q_size], rows strided.
+Attend = Callable[[Tensor, Tensor], None]
 
 
 def padded_columns(count: int) -> int:
@@ -75,11 +76,17 @@ class Linear:
         return self.storage.new_empty(tokens, self.inputs + columns)
 
     def apply(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[x | h] . [W | s B]^T + bias, or + residual [T, N] (then without bias): one rounding. x [T, K + columns]."""
+        """[x | h] . [W | s B]^T + bias, or + residual [T, N] (then without bias): one rounding. x [T, K + columns].
+
+        A float32 residual beside x of 16 bits is added to in place, without any rounding.
+        """
         weight = self.storage[:, : x.shape[1]]
-        if residual is not None:
+        if residual is None:
+            return F.linear(x, weight, self.bias)
+        if residual.dtype == x.dtype:
             return torch.addmm(residual, x, weight.t())
-        return F.linear(x, weight, self.bias)
+        add_matmul(residual, x, weight.t())
+        return residual
 
 
 @dataclass
@@ -103,13 +110,35 @@ class ActiveLora:
         return 0 if a is None else a.shape[0]
 
 
-def causal_attention(config: Config, rows: int, length: int) -> Attend:
-    """Attention for `rows` sequences of the same padded `length`, tokens laid out row by row."""
+def add_matmul(target: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    """target += scale a b, in float32."""
+    if a.is_cuda and a.dtype != torch.float32:
+        torch.addmm(target, a, b, out_dtype=torch.float32, alpha=scale, out=target)
+    else:
+        target.addmm_(a.float(), b.float(), alpha=scale)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+
+def causal_attention(
+    config: Config,
+    rows: int,
+    length: int,
+    cos: Tensor,
+    sin: Tensor,
+    keep: Callable[[Tensor, Tensor], None] | None = None,
+) -> Attend:
+    """Attention for `rows` sequences of the same padded `length`, tokens laid out row by row.
+
+    cos, sin [T, head_dim / 2] of each token's position; `keep(k, v)` gets the rotated keys and the values.
+    """
+
+    def attend(qkv: Tensor, out: Tensor) -> None:
+        kernels.rope_(qkv, config.num_heads + config.num_kv_heads, cos, sin)
+        q, k, v = qkv.split((config.q_size, config.kv_size, config.kv_size), 1)
+        if keep:
+            keep(k, v)
         q, k, v = (t.view(rows, length, -1, config.head_dim).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return out.transpose(1, 2).reshape(rows * length, config.q_size)
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        out.copy_(found.transpose(1, 2).reshape(rows * length, config.q_size))
 
     return attend
 
@@ -270,13 +299,15 @@ class Model:
 
     # ---- the forward pass
 
-    def run_layer(
-        self, number: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, lora: ActiveLora | None
-    ) -> Tensor:
-        """One decoder layer without gradients. x [T, H]; cos, sin [T, head_dim / 2] of each token's position.
+    def embed(self, ids: Tensor) -> Tensor:
+        """Where the residual stream begins: ids [T] int64 -> [T, H] float32.
 
-        `attend(q, k, v)` gets [T, heads x head_dim] each (rotated) and returns [T, q_size].
+        In float32, what a layer adds to the stream is not rounded to the stream's own size 56 times over.
         """
+        return F.embedding(ids, self.embedding).float()
+
+    def run_layer(self, number: int, x: Tensor, attend: Attend, lora: ActiveLora | None) -> Tensor:
+        """One decoder layer without gradients. x [T, H] float32, overwritten where the model's dtype is another."""
         layer, config = self.layers[number], self.config
 
         def buffer(group: str) -> Tensor:
@@ -291,10 +322,8 @@ class Model:
         wide = buffer("qkv")
         kernels.rms_norm(x, layer.norm1, config.rms_eps, wide[:, : config.hidden_size])
         qkv = project("qkv", wide)
-        kernels.rope_(qkv, config.num_heads + config.num_kv_heads, cos, sin)
-        q, k, v = qkv.split((config.q_size, config.kv_size, config.kv_size), 1)
         wide = buffer("o")
-        wide[:, : config.q_size].copy_(attend(q, k, v))
+        attend(qkv, wide[:, : config.q_size])
         x = project("o", wide, x)
         wide = buffer("gate_up")
         kernels.rms_norm(x, layer.norm2, config.rms_eps, wide[:, : config.hidden_size])
@@ -304,8 +333,8 @@ class Model:
         return project("down", wide, x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Final norm and head. x [T, H] -> [T, V] in the model's dtype."""
-        normed = torch.empty_like(x)
+        """Final norm and head. x [T, H] float32 -> [T, V] in the model's dtype."""
+        normed = torch.empty_like(x, dtype=self.dtype)
         kernels.rms_norm(x, self.norm, self.config.rms_eps, normed)
         return F.linear(normed, self.head)
 
@@ -315,10 +344,10 @@ class Model:
         rows, length = ids.shape
         lora = self.activate(adapter)
         cos, sin = (table[:length].repeat(rows, 1) for table in self.rope_tables(length))
-        attend = causal_attention(self.config, rows, length)
-        x = F.embedding(ids.to(self.device).reshape(-1), self.embedding)
+        attend = causal_attention(self.config, rows, length, cos, sin)
+        x = self.embed(ids.to(self.device).reshape(-1))
         for number in range(self.config.num_layers):
-            x = self.run_layer(number, x, cos, sin, attend, lora)
+            x = self.run_layer(number, x, attend, lora)
         return self.logits(x).view(rows, length, -1)
 
     __call__ = forward

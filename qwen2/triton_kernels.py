@@ -11,7 +11,7 @@ from qwen2.config import Config
 
 
 @triton.jit
-def _rms_norm(x, weight, out, out_stride, size, eps, BLOCK: tl.constexpr):
+def _rms_norm(x, weight, out, out_stride, rounded, size, eps, COPY: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
     keep = col < size
@@ -19,6 +19,8 @@ def _rms_norm(x, weight, out, out_stride, size, eps, BLOCK: tl.constexpr):
     scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / size + eps)
     w = tl.load(weight + col, mask=keep, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + col, (value * scale * w).to(out.dtype.element_ty), mask=keep)
+    if COPY:
+        tl.store(rounded + row * size + col, value.to(rounded.dtype.element_ty), mask=keep)
 
 
 @triton.jit
@@ -49,6 +51,79 @@ def _rope(x, x_stride, cos, sin, heads, sign, HALF: tl.constexpr, HALF_BLOCK: tl
     b = tl.load(first + HALF, mask=keep, other=0.0).to(tl.float32)
     tl.store(first, (a * c - b * s).to(x.dtype.element_ty), mask=keep)
     tl.store(first + HALF, (b * c + a * s).to(x.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _decode_attention(
+    qkv,
+    qkv_stride,
+    keys,
+    values,
+    cache_stride,
+    cos,
+    sin,
+    position,
+    out,
+    out_stride,
+    scale,
+    Q_SIZE: tl.constexpr,
+    KV_SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    HALF: tl.constexpr,
+    GROUP_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    there = tl.load(position + row)
+    size: tl.constexpr = 2 * HALF
+    i = tl.arange(0, HALF)
+    j = tl.arange(0, size)
+    g = tl.arange(0, GROUP_BLOCK)
+    c = tl.load(cos + there * HALF + i)
+    s = tl.load(sin + there * HALF + i)
+    dtype = keys.dtype.element_ty
+    # The new key and value: rotated, written to the cache, and used from here.
+    base = qkv + row * qkv_stride + Q_SIZE + head * size
+    a = tl.load(base + i).to(tl.float32)
+    b = tl.load(base + HALF + i).to(tl.float32)
+    key1 = (a * c - b * s).to(dtype)
+    key2 = (b * c + a * s).to(dtype)
+    value = tl.load(base + KV_SIZE + j)
+    cache = row * cache_stride + head * size
+    tl.store(keys + cache + there * KV_SIZE + i, key1)
+    tl.store(keys + cache + there * KV_SIZE + HALF + i, key2)
+    tl.store(values + cache + there * KV_SIZE + j, value)
+    # The queries that share this key head.
+    first = qkv + row * qkv_stride + (head * GROUP + g[:, None]) * size + i[None, :]
+    mine = g[:, None] < GROUP
+    a2 = tl.load(first, mask=mine, other=0.0).to(tl.float32)
+    b2 = tl.load(first + HALF, mask=mine, other=0.0).to(tl.float32)
+    query1 = (a2 * c[None, :] - b2 * s[None, :]).to(dtype)
+    query2 = (b2 * c[None, :] + a2 * s[None, :]).to(dtype)
+    # The softmax begins with the token itself.
+    own = query1.to(tl.float32) * key1.to(tl.float32)[None, :] + query2.to(tl.float32) * key2.to(tl.float32)[None, :]
+    top = tl.sum(own, 1) * scale
+    total = tl.full([GROUP_BLOCK], 1.0, tl.float32)
+    sum_ = tl.zeros([GROUP_BLOCK, size], tl.float32) + value.to(tl.float32)[None, :]
+    for start in range(0, there, BLOCK):
+        n = start + tl.arange(0, BLOCK)
+        inside = n < there
+        at = cache + n[:, None].to(tl.int64) * KV_SIZE
+        k1 = tl.load(keys + at + i[None, :], mask=inside[:, None], other=0.0)
+        k2 = tl.load(keys + at + HALF + i[None, :], mask=inside[:, None], other=0.0)
+        score = tl.dot(query1, tl.trans(k1), input_precision="ieee")
+        score = tl.dot(query2, tl.trans(k2), score, input_precision="ieee") * scale
+        score = tl.where(inside[None, :], score, float("-inf"))
+        new = tl.maximum(top, tl.max(score, 1))
+        share = tl.exp(score - new[:, None])
+        old = tl.exp(top - new)
+        v = tl.load(values + at + j[None, :], mask=inside[:, None], other=0.0)
+        sum_ = tl.dot(share.to(dtype), v, sum_ * old[:, None], input_precision="ieee")
+        total = total * old + tl.sum(share, 1)
+        top = new
+    to = out + row * out_stride + (head * GROUP + g[:, None]) * size + j[None, :]
+    tl.store(to, (sum_ / total[:, None]).to(out.dtype.element_ty), mask=mine)
 
 
 @triton.jit
@@ -169,16 +244,17 @@ def _block(size: int) -> int:
     return triton.next_power_of_2(size)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor | None = None) -> None:
     """See qwen2.kernels.rms_norm."""
     rows, size = _rows(x)
-    _rms_norm[(rows,)](x, weight, out, out.stride(0), size, eps, BLOCK=_block(size), num_warps=8)
+    copy, place = rounded is not None, out if rounded is None else rounded
+    _rms_norm[(rows,)](x, weight, out, out.stride(0), place, size, eps, COPY=copy, BLOCK=_block(size), num_warps=8)
 
 
 def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor) -> Tensor:
     """See qwen2.kernels.rms_norm_backward."""
     rows, size = _rows(x)
-    out = torch.empty_like(x)
+    out = torch.empty_like(residual)
     _rms_norm_backward[(rows,)](
         x, weight, grad, grad.stride(0), residual, out, size, eps, BLOCK=_block(size), num_warps=8
     )
@@ -192,6 +268,25 @@ def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool) -> Non
     grid = (x.shape[0], triton.cdiv(heads, block))
     sign = -1.0 if inverse else 1.0
     _rope[grid](x, x.stride(0), cos, sin, heads, sign, HALF=half, HALF_BLOCK=_block(half), HEADS_BLOCK=block)
+
+
+def fits_decode_attention(keys: Tensor, out: Tensor) -> bool:
+    """Whether decode_attention serves these sizes: heads of a power of two, whose blocks fit into shared memory."""
+    _, _, kv_heads, size = keys.shape
+    return size in (32, 64, 128) and out.shape[1] // (kv_heads * size) <= 32
+
+
+def decode_attention(
+    qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, position: Tensor, out: Tensor
+) -> None:
+    """See qwen2.kernels.decode_attention."""
+    rows, _, heads, size = keys.shape
+    group = out.shape[1] // (heads * size)
+    _decode_attention[(rows, heads)](
+        qkv, qkv.stride(0), keys, values, keys.stride(0), cos, sin, position, out, out.stride(0), size**-0.5,
+        Q_SIZE=out.shape[1], KV_SIZE=heads * size, GROUP=group, HALF=size // 2,
+        GROUP_BLOCK=max(16, _block(group)), BLOCK=32,
+    )  # fmt: skip
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
@@ -280,11 +375,21 @@ def warm_up(config: Config) -> None:
 
     hidden, middle, half = config.hidden_size, config.intermediate_size, config.head_dim // 2
     x, weight = empty(64, hidden), empty(hidden)
-    rms_norm(x, weight, config.rms_eps, empty(64, hidden + 16)[:, :hidden])
-    rms_norm_backward(x, weight, config.rms_eps, empty(64, hidden + 16)[:, :hidden], x)
+    stream, out = empty(64, hidden, dtype=torch.float32), empty(64, hidden + 16)[:, :hidden]
+    for each in (stream, x):
+        rms_norm(each, weight, config.rms_eps, out)
+        rms_norm_backward(each, weight, config.rms_eps, out, x)
+    rms_norm(stream, weight, config.rms_eps, out, x)
+    rms_norm(stream, weight, config.rms_eps, x)
+    rms_norm_backward(stream, weight, config.rms_eps, x, x)
     heads = config.num_heads + config.num_kv_heads
     angle = empty(1, half, dtype=torch.float32)
     rope_(empty(1, config.q_size + 2 * config.kv_size), heads, angle, angle, False)
+    cache, place = empty(1, 16, config.num_kv_heads, config.head_dim), empty(1, dtype=torch.int64)
+    out = empty(1, config.q_size + 16)[:, : config.q_size]
+    if fits_decode_attention(cache, out):
+        new = empty(1, config.q_size + 2 * config.kv_size)
+        decode_attention(new, cache, cache, angle, angle, place, out)
     swiglu(empty(1, 2 * middle), empty(1, middle + 16)[:, :middle])
     swiglu_backward_(empty(1, 2 * middle), empty(1, middle + 16)[:, :middle])
     logits, scale = empty(1, config.vocab_size, dtype=torch.float32), empty(1, dtype=torch.float32)

@@ -71,11 +71,15 @@ class Qwen2Engine:
         ceiling_gib: float = 0.0,
         batch_size: int | None = None,
         lane: Lane | None = None,
+        cache_gib: float = 1.5,
     ) -> None:
-        """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's."""
+        """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's.
+
+        Up to `cache_gib` GiB of a GPU's memory hold keys and values; at 1.5 verify stays under 17 GiB with the 7B.
+        """
         lane = lane or Lane(model_dir, device, ceiling_gib)
         self.tokenizer, self.model = lane.tokenizer, lane.model()
-        self.device, self.batch_size = device, batch_size
+        self.device, self.batch_size, self.cache_gib = device, batch_size, cache_gib
         self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def memory(self) -> dict[str, float] | None:
@@ -100,32 +104,37 @@ class Qwen2Engine:
         places: dict[tuple[Any, ...], list[int]] = {}
         for place, ask in enumerate(asks):
             places.setdefault(ask.key(), []).append(place)
+        different = [asks[group[0]] for group in places.values()]
+        prompts = [self.tokenizer.encode_chat(list(ask.messages), system=ask.system) for ask in different]
+        limits = [ask.max_new_tokens for ask in different]
+        seen = 0
+
+        def report(done: int, _total: int) -> None:
+            nonlocal seen
+            progress(done - seen)
+            seen = done
+
+        try:
+            produced = generate(
+                self.model,
+                prompts,
+                limits,
+                adapter=adapter,
+                batch_size=self.batch_size,
+                cache_gib=self.cache_gib,
+                progress=report,
+            )
+        except ValueError as error:
+            raise UserError(f"cannot ask the questions: {error}") from None
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                "the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU",
+                exit_code=FAILED,
+            ) from None
         answers: list[Answer | None] = [None] * len(asks)
-        for limit in sorted({ask.max_new_tokens for ask in asks}):
-            groups = [group for group in places.values() if asks[group[0]].max_new_tokens == limit]
-            # Short prompts and long ones, each with their own batch; generate() does the same within a call.
-            prompts = [self.tokenizer.encode_chat(list(asks[g[0]].messages), system=asks[g[0]].system) for g in groups]
-            seen = 0
-
-            def report(done: int, total: int, count: int = len(prompts)) -> None:
-                nonlocal seen
-                progress(done - seen)
-                seen = done
-
-            try:
-                produced = generate(
-                    self.model, prompts, limit, adapter=adapter, batch_size=self.batch_size, progress=report
-                )
-            except ValueError as error:
-                raise UserError(f"cannot ask the questions: {error}") from None
-            except torch.cuda.OutOfMemoryError:
-                raise UserError(
-                    "the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU",
-                    exit_code=FAILED,
-                ) from None
-            for group, ids in zip(groups, produced, strict=True):
-                for place in group:
-                    answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
+        for group, ids, limit in zip(places.values(), produced, limits, strict=True):
+            for place in group:
+                answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
         return [answer for answer in answers if answer is not None]
 
 

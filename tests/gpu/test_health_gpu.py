@@ -31,8 +31,11 @@ GIB = 1 << 30
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Settings for a run of its own; the lock is one of what is installed here."""
-    names = {f"{d.name}=={d.version.split('+')[0]}" for d in importlib.metadata.distributions() if d.name}
-    (tmp_path / "lock").write_text("\n".join(sorted(names)))
+    names = sorted(
+        {d.name for d in importlib.metadata.distributions() if d.name}
+    )  # twice on the path: the first counts
+    lines = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
+    (tmp_path / "lock").write_text("\n".join(lines))
     return os.environ | {
         "MODEL_DIR": str(MODEL),
         "OUTPUT_DIR": str(tmp_path / "output"),

@@ -112,6 +112,40 @@ def test_triton_kernels_are_used_and_equal_torch() -> None:
     close(kernels.dropout(gx, 0.3, seed.cuda(), (1, 9, 190)), kernels.dropout(gx.cpu(), 0.3, seed, (1, 9, 190)), 3e-3)
 
 
+def test_a_norm_of_the_float32_stream_leaves_it_rounded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(9, 256, generator=generator), torch.randn(256, generator=generator).to(torch.bfloat16)
+    out, copy = torch.empty(9, 272, device="cuda", dtype=torch.bfloat16), torch.empty(9, 256).cuda().to(torch.bfloat16)
+    kernels.rms_norm(x.cuda(), w.cuda(), 1e-6, out[:, :256], copy)
+    wanted = torch.empty(9, 256)
+    kernels.rms_norm(x, w.float(), 1e-6, wanted)
+    close(out[:, :256], wanted, 3e-3)
+    assert torch.equal(copy.cpu(), x.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(28, 4, 128), (14, 2, 64), (4, 4, 32)])
+def test_attention_over_the_cache_equals_torch(heads: int, kv_heads: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    position = torch.tensor([0, 33, 79, 1])
+    angle = torch.randn(80, size // 2, generator=generator)
+    shape = (4, 80, kv_heads, size)
+    exact = [
+        torch.randn(4, (heads + 2 * kv_heads) * size, generator=generator),
+        torch.randn(shape, generator=generator),
+    ]
+    exact = [each.to(torch.bfloat16).float() for each in (*exact, torch.randn(shape, generator=generator))]
+    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        truth = [each.clone() for each in exact]
+        ours = [each.to("cuda", dtype) for each in exact]
+        wanted = torch.zeros(4, heads * size)
+        out = torch.zeros(4, heads * size + 16, device="cuda", dtype=dtype)[:, : heads * size]
+        kernels.decode_attention(*truth, angle.cos(), angle.sin(), position, wanted)
+        kernels.decode_attention(*ours, angle.cos().cuda(), angle.sin().cuda(), position.cuda(), out)
+        close(out, wanted, limit)
+        close(ours[1], truth[1], limit)
+        close(ours[2], truth[2], limit)
+
+
 def test_weights_arrive_as_on_the_cpu(folder: Path) -> None:
     for dtype in (torch.bfloat16, torch.float32):
         ours, theirs = (Model.load(folder, device, dtype)._checkpoint_tensors() for device in ("cuda", "cpu"))

@@ -76,16 +76,45 @@ def test_sampled_frequencies_follow_the_filtered_distribution(tiny_model: Model,
         warpers.append(TopPLogitsWarper(top_p))
     wanted = torch.softmax(warpers(torch.zeros(1, 1, dtype=torch.long), logits[None].clone()), -1)[0]
     decoder = Decoder(tiny_model, rows, 16, 1, Sampling(1.2, top_p, top_k), None)
-    decoder._reset([[1]] * rows, range(rows), 0)
-    picked = torch.bincount(decoder._pick(logits.expand(rows, -1)), minlength=len(logits)) / rows
+    uniform = torch.stack([decoder._numbers(0, row) for row in range(rows)])
+    picked = torch.bincount(decoder._pick(logits.expand(rows, -1), uniform, None), minlength=len(logits)) / rows
     assert not picked[wanted == 0].any()
     assert (picked - wanted).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 3}, {"repetition_penalty": 1.3}])
+def test_slots_that_are_free_take_the_prompts_that_wait(tiny_model: Model, sampling: dict[str, Any]) -> None:
+    """Long and short answers in two slots: each as it would be alone, at its own limit."""
+    limits = [24, 1, 7, 0, 24, 3, 12]
+    for batch_size in (2, 3, 7):
+        found = generate(tiny_model, prompts(), limits, batch_size=batch_size, **sampling)
+        if "temperature" not in sampling:
+            alone = [generate(tiny_model, [p], n, **sampling)[0] for p, n in zip(prompts(), limits, strict=True)]
+            assert found == alone
+        assert found == generate(tiny_model, prompts(), limits, **sampling)
+        assert [len(answer) <= limit for answer, limit in zip(found, limits, strict=True)] == [True] * 7
+    whole = generate(tiny_model, prompts(), 24, **sampling)
+    assert [answer[:limit] for answer, limit in zip(whole, limits, strict=True)] == found
+
+
+def test_a_long_prompt_does_not_lengthen_everybody_s_cache(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    plain = Decoder.__init__
+
+    def noted(self: Any, model: Any, rows: int, length: int, *rest: Any) -> None:
+        lengths.append(length)
+        plain(self, model, rows, length, *rest)
+
+    monkeypatch.setattr(Decoder, "__init__", noted)
+    long = [*prompts(), [5] * 200]
+    assert generate(tiny_model, long, 4)[:7] == generate(tiny_model, prompts(), 4)
+    assert lengths == [204, 34, 34]
 
 
 def test_progress_and_limits(tiny_model: Model) -> None:
     seen: list[tuple[int, int]] = []
     generate(tiny_model, prompts(), 2, batch_size=3, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (7, 7) and len(seen) == 3
+    assert seen[-1] == (7, 7) and [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert generate(tiny_model, [], 5) == []
     with pytest.raises(ValueError, match="positions"):
         generate(tiny_model, [[5] * 250], 10)
