@@ -142,10 +142,9 @@ class Backprop:
         dropped = kernels.dropout(wide[:, :k], self.dropout, seed, keys)
         for position, rows in enumerate(self._a_rows(group, a)):
             add_matmul(grad_a[rows], dh[:, rows].t(), dropped[position])
-            if need_input:
-                torch.mm(dh[:, rows], a[rows], out=dropped[position])
+        del dropped
         if need_input:
-            kernels.dropout_backward_(dx, dropped, self.dropout, seed, keys)
+            kernels.dropout_backward_(dx, dh, a, layout.rank, self.dropout, seed, keys)
         return dx
 
     # ---- one layer

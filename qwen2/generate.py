@@ -23,7 +23,7 @@ MOST_ROWS = 192  # answered at a time on a GPU
 CACHE_GIB = 1.5  # of keys and values at most
 CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
 REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free: reading few costs as much
-SPREAD = 4  # prompts that need less than 1 / SPREAD of the longest one's cache are answered by themselves
+SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one's cache, 256 tokens at least, go apart
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _groups(requests: Sequence[Request]) -> list[list[Request]]:
     """Requests that share a cache whose slots are as long as the first one needs: the longest first."""
     groups: list[list[Request]] = []
     for each in sorted(requests, key=lambda each: (-each.length, each.number)):
-        if not groups or each.length * SPREAD < groups[-1][0].length:
+        if not groups or max(each.length, SHORT) * SPREAD < groups[-1][0].length:
             groups.append([])
         groups[-1].append(each)
     return groups

@@ -180,10 +180,18 @@ def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
     return torch.stack([x * mask * (1 / (1 - p)) for mask in masks])
 
 
-def dropout_backward_(total: Tensor, grad: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> None:
-    """total += sum over keys of mask * grad[key] / (1-p). total [T, K], rows strided; grad [n, T, K]."""
+def dropout_backward_(
+    total: Tensor, dh: Tensor, a: Tensor, rank: int, p: float, seed: Tensor, keys: tuple[int, ...]
+) -> None:
+    """total += sum over keys of mask * (dh A) / (1-p): what the LoRAs of a matmul add to dL/dx.
+
+    total [T, K], rows strided. Key number n has columns n * rank to (n + 1) * rank of dh [T, >= n rank] (rows strided)
+    and those rows of a [>= n rank, K].
+    """
     if fast := _fast(total):
-        fast.dropout_backward_(total, grad, p, seed, keys)
+        fast.dropout_backward_(total, dh, a, rank, p, seed, keys)
         return
-    for part, key in zip(grad, keys, strict=True):
-        total.add_(part * dropout_mask((total.shape[0], total.shape[1]), p, seed, key) * (1 / (1 - p)))
+    for number, key in enumerate(keys):
+        part = slice(number * rank, (number + 1) * rank)
+        mask = dropout_mask((total.shape[0], total.shape[1]), p, seed, key)
+        total.add_((dh[:, part] @ a[part]) * mask * (1 / (1 - p)))

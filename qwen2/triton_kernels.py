@@ -212,7 +212,9 @@ def _dropout(x, x_stride, out, rows, size, seed, key0, key1, key2, threshold, sc
 def _dropout_backward(
     total,
     total_stride,
-    grad,
+    dh,
+    dh_stride,
+    a,
     rows,
     size,
     seed,
@@ -221,19 +223,28 @@ def _dropout_backward(
     key2,
     threshold,
     scale,
+    RANK: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
     COUNT: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row = (tl.program_id(0) * ROW_BLOCK + tl.arange(0, ROW_BLOCK)).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = col < size
-    sum_ = tl.load(total + row * total_stride + col, mask=inside, other=0.0).to(tl.float32)
+    r = tl.arange(0, RANK_BLOCK)
+    inside = (row[:, None] < rows) & (col[None, :] < size)
+    place = total + row[:, None] * total_stride + col[None, :]
+    sum_ = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     for which in tl.static_range(COUNT):
         key = key0 if which == 0 else (key1 if which == 1 else key2)
-        part = tl.load(grad + (which * rows + row) * size + col, mask=inside, other=0.0).to(tl.float32)
-        kept = _keep(row, col, size, seed, key, threshold)
+        mine = (row[:, None] < rows) & (r[None, :] < RANK)
+        left = tl.load(dh + row[:, None] * dh_stride + which * RANK + r[None, :], mask=mine, other=0.0)
+        mine = (r[:, None] < RANK) & (col[None, :] < size)
+        right = tl.load(a + (which * RANK + r[:, None]) * size + col[None, :], mask=mine, other=0.0)
+        part = tl.dot(left, right, input_precision="ieee")
+        kept = _keep(row[:, None], col[None, :], size, seed, key, threshold)
         sum_ += tl.where(kept, part * scale, 0.0)
-    tl.store(total + row * total_stride + col, sum_.to(total.dtype.element_ty), mask=inside)
+    tl.store(place, sum_.to(total.dtype.element_ty), mask=inside)
 
 
 def _rows(x: Tensor) -> tuple[int, int]:
@@ -323,13 +334,15 @@ def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
     return out
 
 
-def dropout_backward_(total: Tensor, grad: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> None:
-    """See qwen2.kernels.dropout_backward_; at most three keys."""
+def dropout_backward_(
+    total: Tensor, dh: Tensor, a: Tensor, rank: int, p: float, seed: Tensor, keys: tuple[int, ...]
+) -> None:
+    """See qwen2.kernels.dropout_backward_; at most three keys, `a` contiguous."""
     rows, size = _rows(total)
-    grid = (rows, triton.cdiv(size, 2048))
+    grid = (triton.cdiv(rows, 32), triton.cdiv(size, 128))
     _dropout_backward[grid](
-        total, total.stride(0), grad, rows, size, seed, *_keys(keys), int(p * 2**32), 1 / (1 - p),
-        COUNT=len(keys), BLOCK=2048,
+        total, total.stride(0), dh, dh.stride(0), a, rows, size, seed, *_keys(keys), int(p * 2**32), 1 / (1 - p),
+        RANK=rank, RANK_BLOCK=max(16, _block(rank)), COUNT=len(keys), ROW_BLOCK=32, BLOCK=128,
     )  # fmt: skip
 
 
@@ -396,7 +409,8 @@ def warm_up(config: Config) -> None:
     cross_entropy(logits, empty(1, dtype=torch.int64), scale, empty(1, config.vocab_size))
     seed = empty(1, dtype=torch.int64)
     for keys in ((1,), (1, 2), (1, 2, 3)):
-        dropout_backward_(x, dropout(x, 0.05, seed, keys), 0.05, seed, keys)
+        dropout(x, 0.05, seed, keys)
+        dropout_backward_(x, empty(64, 24 + 16)[:, 16:], empty(24, hidden), 8, 0.05, seed, keys)
     place_blocks(place_table([(empty(16, 24)[:, 16:], 0)], x.device), empty(128, dtype=torch.float32), 1.0, 8)
 
 

@@ -146,6 +146,17 @@ def test_attention_over_the_cache_equals_torch(heads: int, kv_heads: int, size: 
         close(ours[2], truth[2], limit)
 
 
+@pytest.mark.parametrize(("rank", "keys"), [(8, (1, 9, 190)), (5, (3,)), (64, (2, 4))])
+def test_dropout_backward_equals_torch(rank: int, keys: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    both, a = torch.randn(70, 300 + 200, generator=generator), torch.randn(200, 300, generator=generator)
+    both, a = both.to(torch.bfloat16), a.to(torch.bfloat16)
+    seed, exact, ours = torch.tensor(2**31 - 9), both.float(), both.cuda()
+    kernels.dropout_backward_(exact[:, :300], exact[:, 300:], a.float(), rank, 0.3, seed, keys)
+    kernels.dropout_backward_(ours[:, :300], ours[:, 300:], a.cuda(), rank, 0.3, seed.cuda(), keys)
+    close(ours, exact, 3e-3)
+
+
 def test_weights_arrive_as_on_the_cpu(folder: Path) -> None:
     for dtype in (torch.bfloat16, torch.float32):
         ours, theirs = (Model.load(folder, device, dtype)._checkpoint_tensors() for device in ("cuda", "cpu"))

@@ -170,8 +170,10 @@ def test_dropout_masks_have_the_rate_and_are_independent() -> None:
     other = kernels.dropout(x, 0.2, torch.tensor(124), (1,))[0]
     assert ((first == 0) & (other == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
     total = torch.full((300, 200), 3.0)
-    kernels.dropout_backward_(total, torch.stack((x, x)), 0.2, seed, (1, 2))
-    torch.testing.assert_close(total, 3 + first + second)
+    generator = torch.Generator().manual_seed(0)
+    dh, a = torch.randn(300, 16, generator=generator), torch.randn(16, 200, generator=generator)
+    kernels.dropout_backward_(total, dh, a, 5, 0.2, seed, (1, 2))
+    torch.testing.assert_close(total, 3 + first * (dh[:, :5] @ a[:5]) + second * (dh[:, 5:10] @ a[5:10]))
 
 
 def test_elementwise_kernels_equal_autograd() -> None:
