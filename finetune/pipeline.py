@@ -25,8 +25,6 @@ from finetune.swift_args import tidy
 from finetune.verify import cli as verify
 from finetune.verify.engine import Qwen2Engine
 
-CACHE_GIB = 3.0  # for answers: training has had more than that beside the weights
-
 
 def main(argv: list[str] | None = None) -> int:
     """The words of finetune.sh: `sft --config FILE --verify-config FILE OPTION...`; the exit code."""
@@ -85,7 +83,8 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, CACHE_GIB)
+    # Training has had more beside the weights than answers will take.
+    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, is_roomy=True)
 
 
 def _check_forward(lane: Lane) -> None:

@@ -18,12 +18,22 @@ from qwen2 import kernels
 from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
 
-PREFILL_TOKENS = 4096  # tokens of the prompt pass at a time: bounds its activations (about 150 KB a token at 7B)
-MOST_ROWS = 192  # answered at a time on a GPU
-CACHE_GIB = 1.5  # of keys and values at most
 CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
 REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free: reading few costs as much
 SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one's cache, 256 tokens at least, go apart
+
+
+@dataclass(frozen=True)
+class Room:
+    """What answers may take of a GPU beside the weights: little, so that a process that only answers fits into 17 GiB
+    with the 7B (bench/verify_200.py). After training there is more (ROOMY)."""
+
+    rows: int = 128  # answered at a time; 32 on a CPU
+    cache_gib: float = 1.25  # of keys and values
+    prefill_tokens: int = 2048  # of the prompt pass at a time: its activations are about 150 KB a token at 7B
+
+
+ROOMY = Room(192, 3.0, 4096)
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,17 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int = 0,
     batch_size: int | None = None,
-    cache_gib: float = CACHE_GIB,
+    room: Room | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt (token ids) until an eos or max_new_tokens; the answers, in order, without the eos.
 
     `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
-    (seed, its index), not on the batching. `batch_size` None takes what memory allows, with at most `cache_gib` GiB of
-    keys and values on a GPU. `progress(done_rows, total_rows)` is called when rows have ended. ValueError for an empty
-    prompt or one that, with its answer, is longer than the model's positions.
+    (seed, its index), not on the batching. `batch_size` None takes what memory and `room` (None: Room()) allow.
+    `progress(done_rows, total_rows)` is called when rows have ended. ValueError for an empty prompt or one that, with
+    its answer, is longer than the model's positions.
     """
-    sampling = Sampling(temperature, top_p, top_k, repetition_penalty)
+    sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     requests = [Request(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
     answers: list[list[int]] = [[] for _ in prompts]
@@ -87,8 +97,9 @@ def generate(
     with torch.no_grad():
         for group in _groups(requests):
             length = group[0].length
-            rows = min(batch_size or fitting_rows(model, length, cache_gib), len(group))
-            decoder = Decoder(model, rows, length, max(each.limit for each in group), sampling, adapter)
+            rows = min(batch_size or fitting_rows(model, length, room), len(group))
+            new_tokens = max(each.limit for each in group)
+            decoder = Decoder(model, rows, length, new_tokens, sampling, adapter, room.prefill_tokens)
             for ended in decoder.run(group, seed):
                 for number, answer in ended:
                     answers[number] = answer
@@ -119,12 +130,8 @@ def _groups(requests: Sequence[Request]) -> list[list[Request]]:
     return groups
 
 
-def fitting_rows(model: Model, length: int, cache_gib: float = CACHE_GIB) -> int:
-    """Rows of `length` tokens whose cache and logits fit in what is free; at most MOST_ROWS (32 on a CPU).
-
-    The cache stays under `cache_gib`: with CACHE_GIB, a process that only answers stays under 17 GiB with the 7B
-    weights.
-    """
+def fitting_rows(model: Model, length: int, room: Room) -> int:
+    """Rows of `length` tokens whose cache and logits fit in what is free, and into `room` (32 on a CPU)."""
     if model.device.type != "cuda":
         return 32
     config = model.config
@@ -136,19 +143,27 @@ def fitting_rows(model: Model, length: int, cache_gib: float = CACHE_GIB) -> int
     width = model.embedding.element_size()
     cache = 2 * config.num_layers * config.kv_size * width * length
     logits = config.vocab_size * (width + 3 * 4)
-    prefill = PREFILL_TOKENS * (3 * config.intermediate_size + 4 * config.hidden_size) * width
+    prefill = room.prefill_tokens * (3 * config.intermediate_size + 4 * config.hidden_size) * width
     fitting = int((0.8 * free - prefill) / (cache + logits))
-    return max(1, min(MOST_ROWS, fitting, int(cache_gib * 2**30 / cache)))
+    return max(1, min(room.rows, fitting, int(room.cache_gib * 2**30 / cache)))
 
 
 class Decoder:
     """Static tensors for `rows` sequences of up to `length` tokens, and the captured step that works on them."""
 
     def __init__(
-        self, model: Model, rows: int, length: int, new_tokens: int, sampling: Sampling, adapter: Adapter | None
+        self,
+        model: Model,
+        rows: int,
+        length: int,
+        new_tokens: int,
+        sampling: Sampling,
+        adapter: Adapter | None,
+        prefill_tokens: int = Room.prefill_tokens,
     ) -> None:
         config, device = model.config, model.device
         self.model, self.rows, self.new_tokens, self.sampling = model, rows, new_tokens, sampling
+        self.prefill_tokens = prefill_tokens
         self.length = -(-length // 16) * 16  # attention kernels want the mask's rows aligned
         self.lora = model.activate(adapter)
         shape = (config.num_layers, rows, self.length, config.num_kv_heads, config.head_dim)
@@ -205,7 +220,9 @@ class Decoder:
         while start < len(order):
             # Sorted by length, so that the last of a part is its longest.
             size = 1
-            while start + size < len(order) and (size + 1) * len(taken[order[start + size]].prompt) <= PREFILL_TOKENS:
+            while (
+                start + size < len(order) and (size + 1) * len(taken[order[start + size]].prompt) <= self.prefill_tokens
+            ):
                 size += 1
             slots = order[start : start + size]
             self._prefill([taken[slot] for slot in slots], slots, seed)
