@@ -83,8 +83,10 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    from qwen2.generate import ROOMY
+
     # Training has had more beside the weights than answers will take.
-    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, is_roomy=True)
+    return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)
 
 
 def _check_forward(lane: Lane) -> None:

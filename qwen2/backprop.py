@@ -149,15 +149,11 @@ class Backprop:
 
     # ---- one layer
 
-    def _qkv_input(self, number: int, x: Tensor, seed: Tensor, rounded: Tensor | None = None) -> Tensor:
-        norm, eps = self.model.layers[number].norm1, self.model.config.rms_eps
-        return self._input(number, "qkv", x.shape[0], lambda out: kernels.rms_norm(x, norm, eps, out, rounded), seed)
-
-    def _gate_up_input(self, number: int, middle: Tensor, seed: Tensor, rounded: Tensor | None = None) -> Tensor:
-        norm, eps = self.model.layers[number].norm2, self.model.config.rms_eps
-        return self._input(
-            number, "gate_up", middle.shape[0], lambda out: kernels.rms_norm(middle, norm, eps, out, rounded), seed
-        )
+    def _normed_input(self, number: int, group: str, x: Tensor, seed: Tensor, rounded: Tensor | None = None) -> Tensor:
+        """Input of the matmul that follows a norm, qkv or gate_up; `rounded` takes a copy of x."""
+        layer, eps = self.model.layers[number], self.model.config.rms_eps
+        norm = layer.norm1 if group == "qkv" else layer.norm2
+        return self._input(number, group, x.shape[0], lambda out: kernels.rms_norm(x, norm, eps, out, rounded), seed)
 
     def _room(self, stream: Tensor) -> Tensor | None:
         """Where a norm leaves the stream in the model's dtype for the backward pass; None where it is so already."""
@@ -174,7 +170,7 @@ class Backprop:
         config, linears = self.model.config, self.model.layers[number].linears
         room = self._room(x)
         kept = _Kept(x if room is None else room)
-        kept.wide_qkv = self._qkv_input(number, x, batch.seed, room)
+        kept.wide_qkv = self._normed_input(number, "qkv", x, batch.seed, room)
         kept.qkv = linears["qkv"].apply(kept.wide_qkv)
         kernels.rope_(kept.qkv, config.num_heads + config.num_kv_heads, cos, sin)
         out, kept.attention = attention.forward(kept.qkv, batch.rows, config)
@@ -182,7 +178,7 @@ class Backprop:
         x = linears["o"].apply(kept.wide_o, x)
         room = self._room(x)
         kept.middle = x if room is None else room
-        wide = self._gate_up_input(number, x, batch.seed, room)
+        wide = self._normed_input(number, "gate_up", x, batch.seed, room)
         kept.gate_up = linears["gate_up"].apply(wide)
         if self.recompute == "none":
             kept.wide_gate_up = wide
@@ -215,7 +211,11 @@ class Backprop:
         del wide
         kernels.swiglu_backward_(kept.gate_up, inner)
         del inner
-        wide = kept.wide_gate_up if kept.wide_gate_up is not None else self._gate_up_input(number, kept.middle, seed)
+        wide = (
+            kept.wide_gate_up
+            if kept.wide_gate_up is not None
+            else self._normed_input(number, "gate_up", kept.middle, seed)
+        )
         kept.wide_gate_up = None
         inner = self._linear_backward(number, "gate_up", wide, kept.gate_up, seed)
         del wide
@@ -228,7 +228,7 @@ class Backprop:
         inner = attention.backward(inner, kept.qkv, out, kept.attention, batch.rows, config)
         kept.wide_o = kept.qkv = kept.attention = None
         kernels.rope_(inner, config.num_heads + config.num_kv_heads, cos, sin, inverse=True)
-        wide = kept.wide_qkv if kept.wide_qkv is not None else self._qkv_input(number, kept.x, seed)
+        wide = kept.wide_qkv if kept.wide_qkv is not None else self._normed_input(number, "qkv", kept.x, seed)
         first = number == self.layers[0]
         inner = self._linear_backward(number, "qkv", wide, inner, seed, need_input=not first)
         if first:

@@ -19,7 +19,7 @@ from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
 
 CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
-REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free: reading few costs as much
+REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free, or enough for all of them
 SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one's cache, 256 tokens at least, go apart
 
 
@@ -187,7 +187,7 @@ class Decoder:
             self._capture()
         waiting, running, free = deque(requests), dict[int, Request](), list(range(self.rows))
         while waiting or running:
-            if waiting and (not running or len(free) * REFILL_SHARE >= min(self.rows, len(waiting) * REFILL_SHARE)):
+            if waiting and len(free) >= min(len(waiting), -(-self.rows // REFILL_SHARE)):
                 taken = {free.pop(): waiting.popleft() for _ in range(min(len(free), len(waiting)))}
                 self._fill(taken, seed)
                 running |= taken

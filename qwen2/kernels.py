@@ -1,6 +1,6 @@
 """The pieces of the decoder beside its matmuls: Triton on a GPU, plain torch elsewhere; for model, backprop, generate.
 
-Each function computes in float32 and rounds once, which is nearer the truth than rounding after every operation.
+The elementwise ones compute in float32 and round once, which is nearer the truth than rounding after every operation.
 Arguments named `out`, and inputs that say so, may be views with a row stride: they are the left part of a wider buffer.
 """
 

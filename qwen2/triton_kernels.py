@@ -393,8 +393,6 @@ def warm_up(config: Config) -> None:
         rms_norm(each, weight, config.rms_eps, out)
         rms_norm_backward(each, weight, config.rms_eps, out, x)
     rms_norm(stream, weight, config.rms_eps, out, x)
-    rms_norm(stream, weight, config.rms_eps, x)
-    rms_norm_backward(stream, weight, config.rms_eps, x, x)
     heads = config.num_heads + config.num_kv_heads
     angle = empty(1, half, dtype=torch.float32)
     rope_(empty(1, config.q_size + 2 * config.kv_size), heads, angle, angle, False)

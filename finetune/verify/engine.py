@@ -71,15 +71,15 @@ class Qwen2Engine:
         ceiling_gib: float = 0.0,
         batch_size: int | None = None,
         lane: Lane | None = None,
-        is_roomy: bool = False,
+        room: Any = None,
     ) -> None:
         """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's.
 
-        `is_roomy`: answers may take more of a GPU than in a process that only answers (qwen2.generate.ROOMY).
+        `room` is a qwen2.generate.Room: what answers may take of a GPU; None suits a process that only answers.
         """
         lane = lane or Lane(model_dir, device, ceiling_gib)
         self.tokenizer, self.model = lane.tokenizer, lane.model()
-        self.device, self.batch_size, self.is_roomy = device, batch_size, is_roomy
+        self.device, self.batch_size, self.room = device, batch_size, room
         self.dtype = str(self.model.dtype).removeprefix("torch.")
 
     def memory(self) -> dict[str, float] | None:
@@ -99,7 +99,7 @@ class Qwen2Engine:
         """Answers in order; the same conversation asked twice is generated once."""
         import torch
 
-        from qwen2.generate import ROOMY, generate
+        from qwen2.generate import generate
 
         places: dict[tuple[Any, ...], list[int]] = {}
         for place, ask in enumerate(asks):
@@ -121,7 +121,7 @@ class Qwen2Engine:
                 limits,
                 adapter=adapter,
                 batch_size=self.batch_size,
-                room=ROOMY if self.is_roomy else None,
+                room=self.room,
                 progress=report,
             )
         except ValueError as error:

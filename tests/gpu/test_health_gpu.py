@@ -31,9 +31,8 @@ GIB = 1 << 30
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Settings for a run of its own; the lock is one of what is installed here."""
-    names = sorted(
-        {d.name for d in importlib.metadata.distributions() if d.name}
-    )  # twice on the path: the first counts
+    # A name may be twice on the path: version() gives the first, as the check does.
+    names = sorted({d.name for d in importlib.metadata.distributions() if d.name})
     lines = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
     (tmp_path / "lock").write_text("\n".join(lines))
     return os.environ | {
