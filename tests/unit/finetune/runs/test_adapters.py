@@ -81,7 +81,7 @@ def other_shape(folder: Path) -> None:
 
 
 def other_base(folder: Path) -> None:
-    (folder.parents[3] / "Qwen2.5-7B-Instruct/SHA256SUMS").write_text("two  model.safetensors\n")
+    (folder.parents[2] / "Qwen2.5-7B-Instruct/SHA256SUMS").write_text("two  model.safetensors\n")
 
 
 FAULTS = {
