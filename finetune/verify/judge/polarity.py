@@ -27,17 +27,24 @@ _DENIAL = _any(
 _PAIRS = [
     (_any(one), _any(other))
     for one, other in (
-        (r"\b(?:before|prior to|until|ahead|beforehand|in advance)\b|[以之]?前",
-         r"\b(?:after|afterwards|later)\b|[以之]?后"),
+        (
+            r"\b(?:before|prior to|until|ahead|beforehand|in advance)\b|[以之]?前",
+            r"\b(?:after|afterwards|later)\b|[以之]?后",
+        ),
         (r"\b(?:compulsory|mandatory|obligatory|required)\b|必须|强制", r"\b(?:optional|voluntary)\b|可选|自愿|选填"),
         (r"\b(?:allowed|permitted|welcome)\b|允许", r"\b(?:forbidden|prohibited|banned)\b|禁止|严禁|谢绝"),
         (r"\b(?:included|includes)\b|包含|包括|含", r"\b(?:excluded|excludes|excluding)\b|不[包]?[含括]"),
         (r"\bopens?\b|营业|开放|上班|开馆|开门|开诊", r"\bclose[sd]?\b|休息|停诊|关门|停业|闭馆|打烊"),
-        (r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
-         r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不高于|以下"),
+        (
+            r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
+            r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不高于|以下",
+        ),
         (r"买家|买方|顾客", r"卖家|卖方|商家"),
         (r"提前", r"顺延|推迟|延后|推后"),
-        (r"\b(?:more|above|over)\b|(?<!不)(?:多于|高于|大于|超过)", r"\b(?:less|below|under)\b|(?<!不)(?:少于|低于|小于)"),
+        (
+            r"\b(?:more|above|over)\b|(?<!不)(?:多于|高于|大于|超过)",
+            r"\b(?:less|below|under)\b|(?<!不)(?:少于|低于|小于)",
+        ),
         (r"\b(?:increase|rise)[sd]?\b|增加|上涨|提高", r"\b(?:decrease|fall|reduce)[sd]?\b|减少|下降|降低"),
         (r"\bonline\b|线上|在线", r"\b(?:offline|in person)\b|线下|离线"),
         (r"\b(?:enabled?|on)\b|开启|打开", r"\b(?:disabled?|off)\b|关闭"),
@@ -46,7 +53,7 @@ _PAIRS = [
         (r"\bpossible\b", r"\bimpossible\b"),
         (r"\bwith\b", r"\bwithout\b"),
     )
-]  # fmt: skip
+]
 _POLITE = re.compile(
     r"^(?:(?:亲爱的(?:用户|客户|顾客)?|亲|您好|你好|非常抱歉|很?抱歉|不好意思|对不起|感谢您的?\w{0,4}"
     r"|hello|hi|dear customer|sorry|i'?m sorry|we'?re sorry|unfortunately|thank you(?: for \w+(?: \w+){0,3})?"
