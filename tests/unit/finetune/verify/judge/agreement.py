@@ -59,9 +59,7 @@ def cases() -> Iterator[Case]:
             judge = Judge(rows(data))
             case, later = (data["data"], path.stem[-2:]), path.stem.startswith("later")
             for row, right, why, answer in data["answers"]:
-                yield Case(
-                    *case, judge.references[row], answer, right, str(why), judge.score(row, answer), later
-                )
+                yield Case(*case, judge.references[row], answer, right, str(why), judge.score(row, answer), later)
 
 
 def main() -> None:
