@@ -17,8 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums, standin
+from common import sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, leave, run_main
+from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.commands.check_data import parse_columns
 from finetune.data import hub
@@ -131,12 +132,14 @@ class Plan:
         self.config = config_file.load(file)
         self.workspace = file.resolve().parent.parent  # relative names in configs/x.yaml are of the folder above
         self.model_dir = self.find_model()
-        self.standin = standin.is_standin(self.model_dir)
-        # Values that a stand-in needs, because so small a model does not move at the real one's learning rate.
-        own = file.parent / "standin.yaml"
-        self.own = config_file.load(own) if self.standin and own.is_file() else {}
-        if self.standin:
-            self.say_standin()
+        self.model_kind = kind_of(self.model_dir)
+        # Values that a test model needs, because so small a model does not move at the real one's learning rate.
+        own = file.parent / f"{self.model_kind.name}.yaml"
+        self.own = config_file.load(own) if self.model_kind.is_for_tests and own.is_file() else {}
+        if name != "sft":
+            self.own.pop("dataset", None)  # which is the plain run's
+        if self.model_kind.is_for_tests:
+            self.say_kind()
         if general is not None:
             self.replace_general(general)
         self.columns = self.take_columns()
@@ -158,12 +161,13 @@ class Plan:
         given = self.args.get("model")
         return Path(given[0]) if given and Path(given[0]).is_dir() else self.settings.model_dir
 
-    def say_standin(self) -> None:
-        """Name the stand-in on screen, and the values that it changes."""
-        print(standin.notice(self.model_dir), file=sys.stderr)
+    def say_kind(self) -> None:
+        """Name a test model on screen, and the values that it changes."""
+        kind = self.model_kind
+        print(kind.notice(self.model_dir), file=sys.stderr)
         changed = [f"{key} {value}" for key, value in self.own.items() if self.args.get(key) is None]
         if changed:
-            print(f"stand-in settings (configs/standin.yaml): {', '.join(changed)}", file=sys.stderr)
+            print(f"{kind.short} settings (configs/{kind.name}.yaml): {', '.join(changed)}", file=sys.stderr)
 
     def replace_general(self, general: str) -> None:
         """Take a local file for the hub's part of the mixed data, with the same number of rows."""
@@ -286,7 +290,7 @@ class Plan:
         several processes, another model than Qwen2, no LoRA, options in UNPLANNED. `waits`: another job may hold the
         card now, so that its whole memory counts in place of what is free.
         """
-        if self.choice.is_fast or self.standin or self.settings.wants_cpu:
+        if self.choice.is_fast or self.model_kind is STANDIN or self.settings.wants_cpu:
             return
         if any(_count(name) > 1 for name in ("NPROC_PER_NODE", "NNODES")):
             return
@@ -606,7 +610,12 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
         **({"resumed": plan.resumed} if plan.resumed else {}),
         "settings": settings,
         "datasets": datasets,
-        "weights": {"path": str(plan.model_dir), "standin": plan.standin, "sha256sums": weights_digest(plan.model_dir)},
+        "weights": {
+            "path": str(plan.model_dir),
+            "standin": plan.model_kind is STANDIN,
+            "kind": plan.model_kind.name,
+            "sha256sums": weights_digest(plan.model_dir),
+        },
         "versions": run_folder.versions(),
     }
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from common import standin
 from common.errors import DONE, FAILED, Parser, UserError
+from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.engines.fast.loaded_model import spare_the_cores
 from finetune.runs import adapters
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     _check_numbers(args)
     err = Console(stderr=True)
     settings = Settings.from_env()
-    cfg = config.read(args.config or config.default_path())
+    kind = kind_of(args.model or settings.model_dir)
+    cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     asked_files = read_questions(cfg, args)
     if args.check:
         for source in asked_files.sources:
@@ -89,9 +90,8 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     asks = build(chosen, args.system or run.system or cfg.system)
     limits = {part: args.max_new_tokens or limit for part, limit in cfg.max_new_tokens.items()}
     folder = runinfo.output_folder(run, args.output)
-    is_standin = standin.is_standin(model_dir)
-    if is_standin:
-        err.print(standin.notice(model_dir), soft_wrap=True, highlight=False, markup=False)
+    if kind.is_for_tests:
+        err.print(kind.notice(model_dir), soft_wrap=True, highlight=False, markup=False)
     device = "cpu" if settings.wants_cpu else "cuda"
     if device == "cpu":
         spare_the_cores()
@@ -134,7 +134,14 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
         "engine": engine.name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "adapter": str(adapter),
-        "model": {"path": str(model_dir), "standin": is_standin, "device": engine.device, "dtype": engine.dtype},
+        "model": {
+            "path": str(model_dir),
+            "standin": kind is STANDIN,
+            "kind": kind.name,
+            "mark": kind.mark(),
+            "device": engine.device,
+            "dtype": engine.dtype,
+        },
         "notes": notes,
         "compare": {"adapter": str(other), **data.verdict(asks, cfg.thresholds, "other")} if other else None,
         "run": {

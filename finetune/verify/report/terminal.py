@@ -29,13 +29,8 @@ def show(report: dict[str, Any], console: Console, summary: bool = False) -> Non
 
 def show_verdict(report: dict[str, Any], console: Console) -> None:
     """The last lines: pass or fail, and which thresholds decided."""
-    if report["model"]["standin"]:
-        _print(
-            console,
-            Text(
-                f"stand-in weights: these figures are of a tiny test model ({report['model']['path']})", style="yellow"
-            ),
-        )
+    if report["model"]["mark"]:
+        _print(console, Text(f"{report['model']['mark']} ({report['model']['path']})", style="yellow"))
     for note in report["notes"]:
         _print(console, Text(f"note: {note}", style="yellow"))
     other = report["compare"]
