@@ -73,7 +73,7 @@ def _import_for_the_verdict() -> None:
 
 def proof_of(plan: sft.Plan, proof: list[str]) -> list[str]:
     """verify's words for the adapter just made."""
-    return [*proof, "--adapter", str(sft.find_adapter(plan.folder))]
+    return [*proof, "--adapter", str(sft.trained_adapter(plan.folder))]
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from common import sha256sums, standin
 from common.errors import DONE, FAILED, Parser, UserError, run_main
@@ -23,8 +22,11 @@ from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
 from finetune.merge import folder, model_card, resources, same_answers
-from finetune.runs import checkpoints, run_folder
+from finetune.runs import adapters, checkpoints, run_folder
+from finetune.verify import runinfo
 from finetune.verify.config import default_path
+from finetune.verify.engine import check_adapter
+from qwen2 import adapter_config
 
 # What this command sets itself; the same option behind merge.sh would contradict it.
 OURS = (
@@ -80,11 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output"
             )
 
-    adapter = find_adapter(named[0] if named else "newest", settings)
     base = options.model or settings.model_dir
     if not (base / "config.json").is_file():
         raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
-    target = (options.output or adapter.with_name(f"{adapter.name}-merged")).expanduser().absolute()
+    adapter = adapters.find(named[0] if named else "newest", settings.output_dir, base).absolute()
+    if not options.no_check:
+        adapters.require_plain(adapter, "the check of the answers", "--no-check merges it through ms-swift, unchecked")
+        check_adapter(adapter, base)
+    run = runinfo.of_adapter(adapter)
+    checkpoint = adapter_config.checkpoint_of(adapter)
+    target = (options.output or checkpoint.with_name(f"{checkpoint.name}-merged")).expanduser().absolute()
     is_standin = standin.is_standin(base)
     dtype = choose_dtype(args, is_standin)
     weights = resources.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
@@ -98,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.no_check
         else same_answers.choose(options.questions or default_path().parent.parent / "questions")
     )
-    run = _fits(adapter, base)
 
     if options.device == "cpu":
         device, why = "cpu", "--device cpu"
@@ -151,17 +157,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def find_adapter(name: str, settings: Settings) -> Path:
-    """The adapter to merge, whole. UserError for anything else."""
-    path = infer.find_adapter(name, settings)
-    fault = checkpoints.problem(path)
-    if fault:
-        raise UserError(f"{path}: not a whole adapter ({fault}); name another, or newest")
-    if not (path / "adapter_config.json").is_file():
-        raise UserError(f"{path}: a full model, not an adapter, so there is nothing to merge")
-    return path.absolute()
-
-
 def choose_dtype(args: Arguments, is_standin: bool) -> str:
     """The number format of the merged weights, which is set in `args`.
 
@@ -172,16 +167,6 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
         raise UserError(f"merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded")
     args.set("torch_dtype", dtype)
     return dtype
-
-
-def _fits(adapter: Path, base: Path) -> Any:
-    """The adapter's run; UserError when the adapter is of another base."""
-    from finetune.verify import engine, runinfo
-
-    run = runinfo.of_adapter(adapter)
-    run.require_base(base)
-    engine.check_adapter(adapter, base)
-    return run
 
 
 def compare(answers: same_answers.Answers, base: Path, adapter: Path, model: Path) -> list[same_answers.Asked]:

@@ -18,7 +18,7 @@ from common import standin
 from common.errors import DONE, FAILED, Parser, UserError
 from common.settings import Settings
 from finetune.engines.fast.loaded_model import spare_the_cores
-from finetune.runs import checkpoints
+from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
 from finetune.verify import alpaca, config, questions, runinfo
 from finetune.verify.engine import DEFAULT_SYSTEM, Ask, Engine, Qwen2Engine, check_adapter
@@ -78,9 +78,11 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
         return DONE
 
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
-    adapter = find_adapter(args.adapter_option or args.adapter, settings.output_dir)
-    other = find_adapter(args.compare, settings.output_dir) if args.compare else None
     model_dir = args.model or settings.model_dir
+    adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
+    other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
+    for named in (adapter, *([other] if other else [])):
+        adapters.require_plain(named, "verify", f"ask it with infer.sh --adapter {named}, which ms-swift answers")
     run = runinfo.of_adapter(adapter)
     notes: list[str] = []
     chosen = choose(asked_files, cfg, args, run, notes)
@@ -93,8 +95,6 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     device = "cpu" if settings.wants_cpu else "cuda"
     if device == "cpu":
         spare_the_cores()
-    for each in (run, *([runinfo.of_adapter(other)] if other else [])):
-        each.require_base(model_dir)
     if make_engine is Qwen2Engine:
         for named in (adapter, *([other] if other else [])):
             check_adapter(named, model_dir)
@@ -186,21 +186,6 @@ def busy(total: int) -> Iterator[Callable[[int, int], None]]:
 
     with job("verify", total=total) as held:
         yield held.step
-
-
-def find_adapter(named: Path | None, output_dir: Path) -> Path:
-    """The adapter to look at: the one named (a run's folder stands for its newest checkpoint), else the newest."""
-    path = named
-    if path is None or (path.is_dir() and not (path / "adapter_config.json").exists() and any(checkpoints.find(path))):
-        path = checkpoints.newest(output_dir if path is None else path)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such adapter folder; name a checkpoint-N folder of a run")
-    fault = checkpoints.problem(path)
-    if fault:
-        raise UserError(f"{path}: not a whole adapter: {fault}; name a checkpoint-N folder of a run, or run sft again")
-    if not (path / "adapter_config.json").exists():
-        raise UserError(f"{path}: a full model, not an adapter, so there is nothing to switch off; verify needs a LoRA")
-    return path
 
 
 def read_questions(cfg: config.Config, args: argparse.Namespace) -> QuestionSet:

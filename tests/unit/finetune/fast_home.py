@@ -75,7 +75,7 @@ def environ(home: Path, output: Path, **more: str) -> dict[str, str]:
 # The command in a process of its own that sends itself a signal once a step is logged (and saved).
 SIGNALLED = """
 import os, sys
-from qwen2 import train
+from qwen2.training import loop as train
 real = train.train
 def signalled(*args, on_step=None, **more):
     def told(step, total, log):

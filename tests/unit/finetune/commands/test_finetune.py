@@ -170,7 +170,7 @@ def calls(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         "finetune.commands.sft.run", lambda plan, options: note(f"sft {plan.choice.engine}", "STUB_SFT")
     )
-    monkeypatch.setattr("finetune.commands.sft.find_adapter", lambda folder: folder / "checkpoint-1")
+    monkeypatch.setattr("finetune.commands.sft.trained_adapter", lambda folder: folder / "checkpoint-1")
     monkeypatch.setattr("finetune.commands.verify.main", lambda argv: note(f"verify {' '.join(argv)}", "STUB_VERIFY"))
     return file
 

@@ -288,8 +288,8 @@ def test_the_base_itself_is_no_adapter(merge, mirror, base):
 def start(mirror: Path, base: Path, **environment: str) -> subprocess.Popen[str]:
     """merge.sh in a process of its own that waits within ms-swift's stub."""
     code = (
-        "import sys; from finetune import swift_launcher; from common.errors import run_main; "
-        f"swift_launcher.find_real = lambda: {str(mirror / 'stub-swift')!r}; "
+        "import sys; from finetune.engines.swift import launcher; from common.errors import run_main; "
+        f"launcher.find_real = lambda: {str(mirror / 'stub-swift')!r}; "
         "from finetune.commands.merge import main; sys.exit(run_main(main, sys.argv[1:]))"
     )
     process = subprocess.Popen(
