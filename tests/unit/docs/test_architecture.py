@@ -19,24 +19,9 @@ IMPORT_SWIFT = ("finetune/engines/swift/plugins", "finetune/serve/plugin.py", "f
 STANDARD_LIBRARY = "the standard library alone"
 # Imports that break the table today: (file, imported file) -> why. A row no longer needed fails.
 EXCEPTIONS = {
-    (
-        "finetune/data/check.py",
-        "finetune/verify/config.py",
-    ): "finds the held-out questions itself",
+    ("finetune/data/check.py", "finetune/verify/config.py"): "finds the held-out questions itself",
     ("finetune/data/check.py", "finetune/verify/questions.py"): "reads the held-out questions itself",
     ("finetune/data/content.py", "finetune/verify/scoring.py"): "asks verify which texts claim an identity",
-}
-# Commands that import another command, but for `finetune`, which runs two of them by design.
-COMMAND_EXCEPTIONS = {
-    (
-        "finetune/commands/merge.py",
-        "finetune/commands/infer.py",
-    ): "find_adapter and take_questions, which belong in a room",
-    (
-        "finetune/commands/serve.py",
-        "finetune/commands/infer.py",
-    ): "find_adapter and take_questions, which belong in a room",
-    ("finetune/commands/sft.py", "finetune/commands/check_data.py"): "parse_columns, which belongs in data",
 }
 
 
@@ -146,13 +131,10 @@ def test_every_exception_is_still_needed():
 
 def test_no_command_imports_another_but_finetune():
     folder = "finetune/commands"
-    found = {
-        (file, target)
-        for file in sources(ROOT, folder)
-        for name in imports(ROOT, file)
-        if (target := file_of(ROOT, name)) and within(target, folder) and target not in (file, f"{folder}/__init__.py")
-    }
-    assert {edge for edge in found if edge[0] != f"{folder}/finetune.py"} == set(COMMAND_EXCEPTIONS)
+    for file in sources(ROOT, folder):
+        own = {file, f"{folder}/__init__.py", *([] if file != f"{folder}/finetune.py" else sources(ROOT, folder))}
+        found = {target for name in imports(ROOT, file) if (target := file_of(ROOT, name)) and within(target, folder)}
+        assert found <= own, f"{file} imports {sorted(found - own)}"
 
 
 def test_nothing_lies_loose_in_finetune():
