@@ -1,0 +1,278 @@
+"""Read the rows of a dataset file one by one, without holding the file in memory; used by check and convert."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data import encoding, jsonhints, parquet, tables, workbook
+from finetune.data.items import Broken, Note, Remember, Row, forget
+
+__all__ = ["Broken", "Row", "open_checked", "read"]
+
+BINARY = {".xlsx": workbook.read, ".parquet": parquet.read}
+CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a buffer, which copies the rest
+# No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
+# take all memory. In characters.
+MAX_ROW = 16 << 20
+LONG_NUMBER = "a number of more than 4300 digits"
+
+
+def open_checked(path: Path) -> encoding.Encoding:
+    """The encoding of a file. UserError unless it is a readable file with text in it."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the name, or the working folder ({Path().resolve()})")
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; {_in_it(path)}")
+    if not path.is_file():
+        raise UserError(f"{path}: is no ordinary file, and is read more than once; write its rows into one")
+    try:
+        size = path.stat().st_size
+        found, head = encoding.of_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
+    if not head.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0") and size <= CHUNK:
+        raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
+    if found is None and b"\0" in head:
+        raise UserError(f"{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx")
+    return found or encoding.Encoding("utf-8")
+
+
+def _in_it(folder: Path) -> str:
+    """What to do about a folder in a file's place; an empty one is mostly Docker's own."""
+    with contextlib.suppress(OSError):
+        if not any(folder.iterdir()):
+            return "it is empty: docker run -v makes one where the host has no such file; check the path on the host"
+    return "name the file in it"
+
+
+def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
+    """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
+
+    A broken line of JSONL is yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded,
+    because nothing behind it can be told apart.
+
+    Args:
+        path: the file.
+        columns: the question's and the answer's column of a table; None: they are guessed.
+        note: called with what was decided about the file as a whole and may be wrong: its encoding, the sheet, ...
+
+    Raises:
+        UserError: the file as a whole is of no use.
+    """
+    suffix = path.suffix.lower()
+    if suffix in BINARY and path.is_file():
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
+        yield from BINARY[suffix](path, columns, note)
+        return
+    found = open_checked(path)
+    if found.guess:
+        remedy = "look whether that is what it says; if not, save the file in UTF-8"
+        note(Note("guessed encoding", found.guess, remedy))
+    if suffix in tables.TEXT_SUFFIXES:
+        yield from tables.read_text(path, found.codec, columns, note)
+        return
+    try:
+        text = Text(path, found.codec)
+        first = text.peek()
+        if first == "[":
+            yield from _json_list(text)
+        elif first == "{":
+            yield from _jsonl(text)
+        else:
+            yield Broken(f"line {text.line}, column {text.column}", *jsonhints.beginning(first))
+    except UnicodeDecodeError as error:
+        place = f"byte {text.bytes_before + error.start + 1}"
+        yield tables.not_text(place, found.codec)
+
+
+class Text:
+    """A file's text in a buffer that is filled from the front and emptied as rows are taken, with the line count."""
+
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
+        self._file = path.open("rb")
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self.buffer = ""
+        self.line = 1  # of the buffer's first character, from 1
+        self.column = 1
+        self.bytes_before = 0  # bytes of the file before the chunk that was decoded last
+        self._read = 0
+        self.at_end = False
+
+    def fill(self, size: int = CHUNK) -> bool:
+        """Read on; False at the end of the file."""
+        if self.at_end:
+            return False
+        raw = self._file.read(size)
+        # Bytes that the decoder still holds from the chunk before belong to this one's error positions.
+        held = len(self._decoder.getstate()[0])
+        self.bytes_before = self._read - held
+        self._read += len(raw)
+        self.buffer += self._decoder.decode(raw, final=not raw)
+        if not raw:
+            self.at_end = True
+            self._file.close()
+        return bool(raw)
+
+    def drop(self, count: int) -> None:
+        """Take `count` characters from the front, keeping line and column of what is first then."""
+        gone = self.buffer[:count]
+        breaks = gone.count("\n")
+        if breaks:
+            self.line += breaks
+            self.column = count - gone.rfind("\n")
+        else:
+            self.column += count
+        self.buffer = self.buffer[count:]
+
+    def place(self, offset: int) -> str:
+        """Where a character of the buffer stands in the file, for a message."""
+        before = self.buffer[:offset]
+        breaks = before.count("\n")
+        column = offset - before.rfind("\n") if breaks else self.column + offset
+        return f"line {self.line + breaks}, column {column}"
+
+    def peek(self) -> str:
+        """The next character that is no white space, left in place; '' at the end of the file."""
+        while True:
+            rest = self.buffer.lstrip()
+            self.drop(len(self.buffer) - len(rest))
+            if rest or not self.fill():
+                return rest[:1]
+
+
+def _json_list(text: Text) -> Iterator[Row | Broken]:
+    """The elements of one JSON array, decoded one at a time by json's own scanner."""
+    text.drop(1)
+    number = 0
+    if text.peek() == "]":
+        yield Broken(text.place(0), "the list has no rows", "write rows into it, such as those of self_cognition.json")
+        return
+    while True:
+        number += 1
+        text.peek()
+        line = text.line
+        value = _decode(text, number)
+        if isinstance(value, Broken):
+            yield value
+            return
+        if number == 1 and jsonhints.is_message(value):
+            what = "a message of a conversation stands where a row should"
+            yield Broken(f"line {line}", what, jsonhints.WRAP, number)
+            return
+        yield _row(number, line, value)
+        mark = text.peek()
+        if mark == "]":
+            text.drop(1)
+            if behind := text.peek():
+                remedy = "remove it, or join the two lists"
+                if behind in "/#":
+                    remedy = jsonhints.NO_COMMENTS
+                yield Broken(text.place(0), "text behind the end of the list", remedy)
+            return
+        if mark in ("/", "#"):
+            yield Broken(text.place(0), f"not JSON, {mark!r} behind a row", jsonhints.NO_COMMENTS, number)
+            return
+        if mark != ",":
+            what = "the list has no end, a ] is missing" if not mark else f"a comma is missing before {mark!r}"
+            yield Broken(text.place(0), what, f"look at the end of row {number}", number)
+            return
+        text.drop(1)
+        if text.peek() == "]":
+            yield Broken(text.place(0), "a comma before the end of the list", "remove the last comma", number)
+            return
+
+
+def _decode(text: Text, number: int) -> Any:
+    """The value at the front of the buffer, read on for as long as it may only be incomplete; or Broken."""
+    decoder = json.JSONDecoder()
+    size = CHUNK
+    while True:
+        try:
+            value, end = decoder.raw_decode(text.buffer)
+        except RecursionError:
+            return Broken(text.place(0), "nested too deeply", "a row is an object of texts", number)
+        except json.JSONDecodeError as error:
+            # Cut off by the end of the buffer, or really broken? An open string is told at its beginning, all else
+            # close to where the buffer ends.
+            open_ended = error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16
+            if open_ended and len(text.buffer) <= MAX_ROW and text.fill(size):
+                size *= 2
+                continue
+            if open_ended and len(text.buffer) > MAX_ROW:
+                what = f"a row of more than {MAX_ROW >> 20} million characters"
+                return Broken(text.place(error.pos), what, "a closing quote or bracket is missing", number)
+            return Broken(
+                text.place(error.pos),
+                f"not JSON, {jsonhints.words(error.msg)}",
+                jsonhints.hint(text.buffer, error),
+                number,
+            )
+        except ValueError:  # Python's own limit
+            return Broken(text.place(0), LONG_NUMBER, "put quotes around it", number)
+        else:
+            text.drop(end)
+            return value
+
+
+def _jsonl(text: Text) -> Iterator[Row | Broken]:
+    """One object a line; empty lines are passed over."""
+    number = 0
+    while text.peek():
+        number += 1
+        while "\n" not in text.buffer and len(text.buffer) <= MAX_ROW and text.fill():
+            pass
+        end = text.buffer.find("\n")
+        if end < 0 and len(text.buffer) > MAX_ROW:
+            what = f"a line of more than {MAX_ROW >> 20} million characters"
+            yield Broken(f"line {text.line}", what, "write one row a line", number)
+            return
+        end = len(text.buffer) if end < 0 else end
+        line = text.buffer[:end]
+        try:
+            yield _row(number, text.line, json.loads(line))
+        except RecursionError:
+            yield Broken(f"line {text.line}", "nested too deeply", "a row is an object of texts", number)
+        except json.JSONDecodeError as error:
+            if number == 1 and (spread := _spread(text)):
+                yield spread
+                return  # each of its lines would be reported
+            remedy = jsonhints.hint(text.buffer, error)
+            yield Broken(text.place(error.pos), f"not JSON, {jsonhints.words(error.msg)}", remedy, number)
+        except ValueError:  # Python's own limit
+            yield Broken(f"line {text.line}", LONG_NUMBER, "put quotes around it", number)
+        text.drop(end)
+
+
+def _row(number: int, line: int, value: Any) -> Row | Broken:
+    """A value as a row, unless the rows are inside it."""
+    if jsonhints.is_chat(value):
+        return Broken(f"line {line}", "a list of messages stands where a row should", jsonhints.WRAP, number)
+    if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
+        return Broken(f"line {line}", f'the rows are below the key "{keys}"', jsonhints.ALONE, number)
+    return Row(number, line, value)
+
+
+def _spread(text: Text) -> Broken | None:
+    """What to say of a first line that is the beginning of an object over several lines; None: it is no such thing."""
+    while len(text.buffer) <= MAX_ROW and text.fill():
+        pass
+    try:
+        value, end = json.JSONDecoder().raw_decode(text.buffer)
+    except (ValueError, RecursionError):
+        if text.buffer[: text.buffer.find("\n")].strip() != "{":
+            return None
+        value, end = None, 0
+    if "\n" not in text.buffer[:end] and value is not None:
+        return None
+    found = _row(1, text.line, value)
+    if isinstance(found, Broken):
+        return found
+    remedy = "one row a line, or put all rows into a list: [{...}, {...}]"
+    return Broken(f"line {text.line}", "not JSON lines, an object goes over several lines", remedy, 1)

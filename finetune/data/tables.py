@@ -1,0 +1,250 @@
+"""Rows from tables by their heading, and the tables that are text, CSV and TSV; used by reading and its formats."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from common.errors import UserError
+from finetune.data.items import Broken, Note, Remember, Row
+
+TEXT_SUFFIXES = {".csv", ".tsv"}
+# A cell as long as this is a quote that was never closed. In characters.
+MAX_CELL = 4 << 20
+MAX_LINE = 16 << 20
+MAX_COLUMNS = 1000
+ABOVE = 10  # filled lines in which the heading is looked for: a title, a date, a note may stand above it
+SNIFFED = 1 << 20  # characters of the first lines that tell the delimiter
+SEP = re.compile(r'\ufeff?"?sep=(.)"?\r?\n?', re.IGNORECASE)  # Excel's own first line, which names the delimiter
+
+# Headings, without case, spaces and punctuation. Where several columns fit, the earlier name in the list is taken.
+QUESTIONS = (
+    *("instruction", "question", "query", "prompt", "q", "questions", "user", "ask"),
+    *(
+        "问题",
+        "提问",
+        "问",
+        "用户问题",
+        "客户问题",
+        "常见问题",
+        "标准问题",
+        "标准问",
+        "用户",
+        "指令",
+        "题目",
+        "咨询内容",
+    ),
+)
+ANSWERS = (
+    *("output", "answer", "response", "completion", "a", "answers", "reply", "assistant", "target"),
+    *("答案", "回答", "回复", "答", "标准答案", "参考答案", "解答", "答复", "回复内容", "客服回复", "输出", "助手"),
+)
+INPUTS = ("input", "context", "输入", "补充", "背景")
+SYSTEMS = ("system", "systemprompt", "系统提示", "系统提示词")
+CHATS = ("messages", "conversations", "conversation")
+
+
+def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
+    """Rows of a CSV or TSV file."""
+    csv.field_size_limit(MAX_CELL)
+    with path.open(encoding=encoding, newline="") as file:
+        try:
+            delimiter, skipped = _dialect(file, path.suffix.lower() == ".tsv", columns)
+            reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
+            cells = ((reader.line_num + skipped, row) for row in reader)
+            yield from from_cells(path, cells, columns, note)
+        except csv.Error as error:
+            what = str(error)
+            if "field larger" in what or "unexpected end" in what:
+                what = "a cell has no end"
+            yield Broken(
+                f"line {reader.line_num + skipped}",
+                f"not CSV, {what}",
+                "look for a quote without its partner before it",
+            )
+        except UnicodeDecodeError:
+            # The text layer decodes ahead and does not say where; the bytes do.
+            yield not_text(_undecodable(path, encoding), encoding)
+
+
+def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tuple[str, int]:
+    """(delimiter, lines to pass over); the file is left at the first line of the table.
+
+    The delimiter is the one by which the first lines hold a heading, else the one that the first line has most of.
+    """
+    lines: list[str] = []
+    size = 0
+    while size < SNIFFED and len(lines) < ABOVE and (line := file.readline(MAX_LINE)):
+        lines.append(line)
+        size += len(line)
+    file.seek(0)
+    if lines and (named := SEP.fullmatch(lines[0])):
+        file.readline()
+        return named[1], 1
+    if is_tsv or not lines:
+        return "\t", 0
+    found = {}
+    for delimiter in ",;\t":
+        if heading := find_heading(((at, _split(line, delimiter)) for at, line in enumerate(lines)), columns):
+            found[delimiter] = heading[0]
+    if found:
+        return min(found, key=lambda delimiter: (found[delimiter], -lines[found[delimiter]].count(delimiter))), 0
+    first = next((line for line in lines if any(delimiter in line for delimiter in ",;\t")), lines[0])
+    return max(",;\t", key=first.count), 0
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file; csv.Error at one that is too long to be held: csv itself would hold it before it looks."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE and not line.endswith("\n"):
+            raise csv.Error(f"a line of more than {MAX_LINE >> 20} million characters")
+        yield line
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    """The cells of a line; none where that is no line of CSV."""
+    with contextlib.suppress(csv.Error):
+        return next(csv.reader([line], delimiter=delimiter), [])
+    return []
+
+
+def not_text(place: str, encoding: str) -> Broken:
+    """A place that is no text in the encoding that was found."""
+    remedy = "save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW"
+    return Broken(place, f"not {encoding.upper()} text", remedy)
+
+
+def from_cells(
+    path: Path, lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None, note: Remember
+) -> Iterator[Row | Broken]:
+    """Rows by a table's heading.
+
+    Args:
+        path: for messages.
+        lines: (line number, cells). The heading is the first that names a question and an answer, of the first few.
+        columns: the names of these two, where they are not to be guessed.
+        note: told what stands above the heading.
+
+    Raises:
+        UserError: there is no heading, or nothing below it.
+    """
+    lines = iter(lines)
+    first = beginning(lines)
+    if not first:
+        raise UserError(f"{path}: is empty; write a heading and rows into it: question,answer")
+    found = find_heading(first, columns)
+    if found is None:
+        # The first with several cells: a title would say nothing of the columns.
+        wide = (cells for _, cells in first if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
+        _refuse(path, next(wide, first[0][1]), columns)
+    at, places = found
+    above = [cell for _, cells in first[:at] for cell in cells if _filled(cell)]
+    if above:
+        what = f"left out what is above the heading: {', '.join(map(str, above))[:100]}"
+        note(Note("title row", what, "remove it from the table, if it is to say nothing"))
+    heading = first[at][1]
+    headings = {name: heading[place] for name, place in places.items()}
+    number = 0
+    for line, cells in itertools.chain(first[at + 1 :], lines):
+        if not any(map(_filled, cells)):
+            continue
+        number += 1
+        if len(cells) > len(heading) and any(map(_filled, cells[len(heading) :])):
+            what = f"{len(cells)} cells where the heading has {len(heading)}"
+            yield Broken(f"line {line}", what, "put quotes around a text with the delimiter in it", number)
+            continue
+        data = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
+        yield Row(number, line, data, headings)
+    if number == 0:
+        raise UserError(f"{path}: has a heading and no rows; write rows below it")
+
+
+def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[Any]]]:
+    """The first few lines that are not blank."""
+    filled = ((line, cells) for line, cells in lines if any(map(_filled, cells)))
+    return list(itertools.islice(filled, ABOVE))
+
+
+def find_heading(
+    lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None
+) -> tuple[int, dict[str, int]] | None:
+    """(which of some lines is the heading, the columns' places as `_places` gives them); None: none of them is."""
+    for at, (_, cells) in enumerate(lines):
+        if places := _places(cells, columns):
+            return at, places
+    return None
+
+
+def _filled(cell: Any) -> bool:
+    return bool(cell.strip()) if isinstance(cell, str) else cell is not None
+
+
+def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, int]:
+    """Which column is which: {"instruction": 0, "output": 2, ...}; nothing where question or answer is not found."""
+    if len(heading) > MAX_COLUMNS:
+        return {}
+    names = [plain(cell) for cell in heading]
+    found: dict[str, int] = {}
+    wanted = columns or (None, None)
+    for field, name, known in zip(("instruction", "output"), wanted, (QUESTIONS, ANSWERS), strict=True):
+        if name is not None:
+            at = heading.index(name) if name in heading else names.index(plain(name)) if plain(name) in names else None
+        else:
+            at = next((names.index(one) for one in known if one in names), None)
+        if at is None:
+            return {}
+        found[field] = at
+    if found["instruction"] == found["output"]:
+        return {}
+    for field, others in (("input", INPUTS), ("system", SYSTEMS)):
+        at = next((names.index(name) for name in others if name in names), None)
+        if at is not None and at not in found.values():
+            found[field] = at
+    return found
+
+
+def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> NoReturn:
+    """Say why a heading is none. Raises UserError."""
+    if len(heading) > MAX_COLUMNS:
+        raise UserError(f"{path}: {len(heading)} columns; keep a column of questions and one of answers")
+    names, there = [plain(cell) for cell in heading], ", ".join(map(str, heading))[:200]
+    for name in columns or ():
+        if name not in heading and plain(name) not in names:
+            raise UserError(f"{path}: no column {name}; there are {there}")
+    for role, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+        if not columns and not any(name in names for name in known):
+            raise UserError(
+                f"{path}: no column looks like the {role} (there are {there}); name both with --columns QUESTION,ANSWER"
+            )
+    raise UserError(f"{path}: one column cannot be both question and answer; name two with --columns")
+
+
+def plain(name: Any) -> str:
+    """A heading without case, spaces and punctuation: `Q.`, `问题:`, `Question (en)` lose what is beside the word."""
+    plain = re.sub(r"\(.*?\)", "", unicodedata.normalize("NFKC", str(name)))
+    return re.sub(r"[\W_]+", "", plain).lower()
+
+
+def _undecodable(path: Path, encoding: str) -> str:
+    """Where a file stops to be text of that encoding."""
+    import codecs
+
+    decoder = codecs.getincrementaldecoder(encoding)()
+    done = 0
+    with path.open("rb") as file:
+        while True:
+            raw = file.read(1 << 16)
+            held = len(decoder.getstate()[0])
+            try:
+                decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                return f"byte {done - held + error.start + 1}"
+            done += len(raw)
+            if not raw:
+                return "its end"
