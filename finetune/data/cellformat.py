@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from functools import lru_cache
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 # A machine's own short date, which differs from country to country: 3/9/2025 here is 9/3/2025 there.
@@ -39,6 +40,7 @@ TOKEN = re.compile(
     r"|(?P<digit>[0#?])|(?P<mark>[.,%/@])|(?P<other>.)",
     re.IGNORECASE | re.DOTALL,
 )
+OPERATORS = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq, "<>": ne}
 CONDITION = re.compile(r"(<=|>=|<>|<|>|=)\s*(-?[\d.]+)")
 LONG = 11  # digits that General shows before it goes over to an exponent
 
@@ -141,15 +143,7 @@ def _choose(sections: tuple[Section, ...], number: Decimal) -> tuple[Section, bo
 
 
 def _holds(number: Decimal, operator: str, bound: float) -> bool:
-    value = float(number)
-    return {
-        "<": value < bound,
-        "<=": value <= bound,
-        ">": value > bound,
-        ">=": value >= bound,
-        "=": value == bound,
-        "<>": value != bound,
-    }[operator]
+    return bool(OPERATORS[operator](float(number), bound))
 
 
 def _with_text(sections: tuple[Section, ...], value: str) -> str:

@@ -64,11 +64,15 @@ class Contents:
 
     def look(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
         """What is noticed in one fit row. `messages` are ms-swift's: role and content."""
+        unfilled: dict[str, str] = {}  # placeholders -> where
         for message in messages:
             content = message.get("content")
             if isinstance(content, str):
                 yield from text_remarks(number, _field(message), content)
-        yield from self._placeholders(number, messages)
+                for name in placeholders.find(content):
+                    unfilled.setdefault(name, _field(message))
+        if unfilled:
+            yield self._unfilled(number, unfilled)
         yield from self._repeated(number, messages)
         if self.heldout:
             yield from self._heldout(number, messages)
@@ -89,18 +93,12 @@ class Contents:
                 what = f"names {maker} as its maker, where {len(agree)} of {len(self.makers)} answers name {self.most}"
                 yield Remark(number, field, "another identity", what, "let all answers name the same one")
 
-    def _placeholders(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
-        """One remark on a row, so that the remarks count rows."""
-        found: dict[str, str] = {}
-        for message in messages:
-            content = message.get("content")
-            for name in placeholders.find(content) if isinstance(content, str) else ():
-                found.setdefault(name, _field(message))
-        if found:
-            self.placeholders.update(found.keys())
-            what = f"holds {', '.join(list(found)[:5])}, which nobody filled in"
-            remedy = "write what belongs there, or leave it if that is what is taught"
-            yield Remark(number, next(iter(found.values())), "placeholder", what, remedy)
+    def _unfilled(self, number: int, found: dict[str, str]) -> Remark:
+        """The one remark on the placeholders of a row, so that remarks count rows."""
+        self.placeholders.update(found.keys())
+        what = f"holds {', '.join(list(found)[:5])}, which nobody filled in"
+        remedy = "write what belongs there, or leave it if that is what is taught"
+        return Remark(number, next(iter(found.values())), "placeholder", what, remedy)
 
     def _repeated(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
         if messages[-1].get("role") != "assistant":

@@ -25,12 +25,13 @@ ZH_SLOTS = (
 WORD = r"[^\W\d]\w*"
 NAME = rf"{WORD}(?:[ .-]\w+){{0,4}}"
 FORMS = re.compile(  # not behind what makes it a formula, a path or a call; Chinese has no spaces before it
+    rf"(?=[{{$<\[【])(?:"  # most characters begin nothing: told at once
     rf"(?<![\\{{}}A-Za-z0-9^_])\{{\{{ ?(?P<double>{NAME}) ?\}}\}}(?![}}{{^_])"
     rf"|(?<![\\}}A-Za-z0-9_^/=?&.)\]])\$\{{(?P<dollar>{NAME})\}}"
     rf"|(?<![\\{{}}A-Za-z0-9_$%#^/=?&.)\]])\{{ ?(?P<single>{NAME}) ?\}}(?![}}{{^_(])"
     r"|(?<![A-Za-z0-9_<&\\])<(?P<angle>[A-Z][A-Z0-9]*(?:[_ -][A-Z0-9]+){0,4}|[\u4e00-\u9fff]{1,8})>(?!>)"
     r"|(?<![A-Za-z0-9_\]!\\\[])\[(?P<square>[A-Za-z][\w'’ /-]{1,40}|[\u4e00-\u9fff]{1,8})\](?![\[(:\]])"
-    r"|【(?P<lens>[\u4e00-\u9fff]{1,8}|[A-Za-z][\w ]{1,30})】"
+    r"|【(?P<lens>[\u4e00-\u9fff]{1,8}|[A-Za-z][\w ]{1,30})】)"
 )
 MARKS = re.compile(r"\{[{ ]?[^\W\d]|<[A-Z\u4e00-\u9fff]|\[[A-Za-z\u4e00-\u9fff]|【")  # a text without these has none
 ZH_SLOT = re.compile(rf"(?:[\u4e00-\u9fff]*(?:{ZH_SLOTS})|请?(?:填|输入|插入|替换).*|.*(?:填写|替换))")
@@ -61,12 +62,16 @@ NO_SLOT = re.compile(
 
 def find(text: str) -> list[str]:
     """The placeholders of a text as they are written in it, each once."""
-    if not MARKS.search(text):
+    # Most texts have none of these signs, and most that have one begin nothing with it.
+    if not ("{" in text or "[" in text or "<" in text or "【" in text) or not MARKS.search(text) or not _slots(text):
         return []
     prose = _without_code(text)
-    found = (match for match in FORMS.finditer(prose) if _is_slot(match.lastgroup or "", prose, match))
-    names = list(dict.fromkeys(match[0] for match in found))
-    return [] if names and (CODE.search(prose) or DATA.match(prose)) else names
+    return [] if CODE.search(prose) or DATA.match(prose) else _slots(prose)
+
+
+def _slots(text: str) -> list[str]:
+    found = (match[0] for match in FORMS.finditer(text) if _is_slot(match.lastgroup or "", text, match))
+    return list(dict.fromkeys(found))
 
 
 def _without_code(text: str) -> str:

@@ -252,6 +252,8 @@ def _jsonl(text: Text) -> Iterator[Row | Broken]:
 
 def _row(number: int, line: int, value: Any) -> Row | Broken:
     """A value as a row, unless the rows are inside it."""
+    if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
+        return Row(number, line, value)  # nearly every row
     if jsonhints.is_chat(value):
         return Broken(f"line {line}", "a list of messages stands where a row should", jsonhints.WRAP, number)
     if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
