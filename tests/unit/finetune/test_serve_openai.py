@@ -17,6 +17,7 @@ SYSTEMS = {"a": "You are a helpful assistant.", "b": "你是客服小美,只用�
 USER = {"role": "user", "content": "你是谁?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TOOL = {"role": "tool", "tool_call_id": "c1", "content": "12"}
+PARTS = [{"type": "text", "text": "12"}]
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -84,7 +85,7 @@ def in_stream(chunks: Any) -> tuple[Any, str]:
     [
         [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, TOOL],
         [USER, {"role": "assistant", "tool_calls": [CALL]}, TOOL],
-        [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {**TOOL, "content": [{"type": "text", "text": "12"}]}],
+        [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {**TOOL, "content": PARTS}],
         [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, USER],
         [{"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be kind."}, USER],
         [{"role": "developer", "content": "Be brief."}, USER],

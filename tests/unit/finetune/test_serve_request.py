@@ -88,7 +88,8 @@ def test_both_names_of_the_longest_answer(fields):
 
 
 @pytest.mark.parametrize(
-    ("fields", "temperature"), [({"temperature": 1}, 1.0), ({"temperature": 1e-40}, 0.0), ({"top_p": 0}, 0.0), ({}, None)]
+    ("fields", "temperature"),
+    [({"temperature": 1}, 1.0), ({"temperature": 1e-40}, 0.0), ({"top_p": 0}, 0.0), ({}, None)],
 )
 def test_a_temperature_that_would_overflow_is_the_likeliest_token(fields, temperature):
     assert ask(**fields).temperature == temperature
