@@ -31,7 +31,7 @@ STOPPED_WAIT_S = 1.0  # for the same, after a stop signal
 
 @dataclass
 class Ended:
-    """How a run of the fast lane ended: exit code, why when it is not 0, figures for run.json; what is yet to be drawn."""
+    """How a run of the fast lane ended: exit code, why when it is not 0, figures for run.json, what is yet to draw."""
 
     code: int
     why: str = ""
@@ -55,8 +55,8 @@ class Request:
 def train(lane: Lane, request: Request, stop: Stop) -> Ended:
     """Train; checkpoints and logging.jsonl come into the folder. UserError before the first step only.
 
-    A stop signal saves a checkpoint after the step in hand and ends with 128 + its number; one in the last step or after
-    it changes nothing. The caller writes down how the run ended, and then lets Ended.drawing finish.
+    A stop signal saves a checkpoint after the step in hand and ends with 128 + its number; one in the last step or
+    after it changes nothing. The caller writes down how the run ended, and then lets Ended.drawing finish.
     """
     from rich.console import Console
 
@@ -124,15 +124,15 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
             planned = memory.plan(config, settings, rows, ceiling)
             if before and before != (planned.recompute, planned.micro_batch_tokens):
                 said = (
-                    f"; the split of {request.resume.name if request.resume else ''} ({_split_in_words(*before)}) needs "
+                    f"; the split of {request.resume and request.resume.name} ({_split_in_words(*before)}) needs "
                     "more: the same rows a step, but dropout and rounding are not those of a run that was never stopped"
                 )
     except ValueError as error:
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
-        f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, about {planned.peak_gib:.1f} "
-        f"GiB of {ceiling:.1f}; {request.rows.in_one_line()}{said}"
+        f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
+        f"about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; {request.rows.in_one_line()}{said}"
     )
 
 

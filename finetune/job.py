@@ -236,9 +236,10 @@ def run(
 ) -> int:
     """Run a program as job `name`: its exit code, or 128 + n after signal n.
 
-    It gets a process group of its own, and with it the terminal (`keyboard`; without, Ctrl-C and Ctrl-Z come here, too).
-    Signals to this process go on to that whole group; then the end of the group is waited for, since a trainer saves its
-    checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call takes no other.
+    It gets a process group of its own, and with it the terminal (`keyboard`; without, Ctrl-C and Ctrl-Z come here).
+    Signals to this process go on to that whole group; then the end of the group is waited for, since a trainer saves
+    its checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call takes no
+    other.
     After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.
     """
     with job(name, wait=wait or None, stale_s=stale_s) as current:

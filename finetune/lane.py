@@ -92,7 +92,7 @@ class Lane:
                 ) from None
             except RuntimeError as error:  # CUDA's own errors, Triton's compiler
                 raise UserError(
-                    f"the GPU cannot be used: {error}; `healthcheck startup` looks at driver, weights and a forward pass",
+                    f"the GPU cannot be used: {error}; `healthcheck startup` looks at driver and weights",
                     FAILED,
                 ) from None
             self.seconds = time.perf_counter() - begin

@@ -145,7 +145,9 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint of a run's last step, if it got so far."""
     for path in checkpoints.find(folder):
         state = json_object(path / "trainer_state.json")
-        if state.get("global_step") == state.get("max_steps") == checkpoints.step(path) and not checkpoints.problem(path):
+        if state.get("global_step") == state.get("max_steps") == checkpoints.step(path) and not checkpoints.problem(
+            path
+        ):
             return path
     return None
 

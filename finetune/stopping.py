@@ -1,4 +1,4 @@
-"""Stop signals of a run that trains in this process: what the first one does, and the second; used by train and pipeline.
+"""Stop signals of a run that trains in this process: what the first does, and the second; used by train and pipeline.
 
 The first ends the run where it does no harm: at once while nothing is trained, after the step in hand while steps run,
 and once the run is done it ends what is left to do (the loss curve). The second ends the process at once, whatever
@@ -20,13 +20,12 @@ from typing import Any, NoReturn
 from finetune.job import SAME_SIGNAL_S, STOPPING
 
 
-
 class Stop:
     """`with Stop() as stop:` takes the stop signals of the main thread; elsewhere it does nothing.
 
     Attributes:
         number: the first signal; None while there was none.
-        at_steps: from the first step on. A signal is then noted in `number`; before, it raises SystemExit(128 + number).
+        at_steps: from the first step on. A signal is noted in `number`; before, it raises SystemExit(128 + number).
         plan: what the first signal leads to, for the screen; "" says nothing.
         at_once: called with the number when a second signal ends the process; returns the line for the screen.
         cleanup: called before that.

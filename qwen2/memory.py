@@ -71,7 +71,7 @@ def _token_bytes(config: Config, layout: Layout, recompute: Recompute, dropout: 
     columns = layout.columns
     layer = 2 * h + config.q_size + 2 * config.kv_size + config.q_size + columns("o") + 2 * i
     layer_bytes = layer * width + 4 * config.num_heads
-    # The widest moment is the backward pass of the MLP; a dropped-out copy of the input is made for each of its targets.
+    # The widest moment is the backward pass of the MLP, with a dropped-out copy of the input for each target.
     dropped = i if "down" in layout.groups else h * len(layout.groups.get("gate_up", ()))
     passing = (3 * i + 6 * h + (dropped if dropout > 0 else 0)) * width
     if recompute == "layer":

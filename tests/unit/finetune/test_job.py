@@ -318,7 +318,9 @@ def on_terminal(*command: str, keyboard: bool = True) -> tuple[int, int]:
     if pid == 0:
         os.chdir(ROOT)
         if not keyboard:  # as a training is run
-            code = f"import sys; from finetune.job import run; sys.exit(run('sft', {command!r}, False, [], None, False))"
+            code = (
+                f"import sys; from finetune.job import run; sys.exit(run('sft', {command!r}, False, [], None, False))"
+            )
             os.execv(sys.executable, [sys.executable, "-c", code])
         os.execv(sys.executable, [sys.executable, "-m", "finetune.job", "run", "--name", "infer", "--", *command])
     return pid, fd

@@ -300,7 +300,9 @@ def test_a_split_that_no_longer_fits_is_made_anew_and_said(long_rows: Any) -> No
     wide, _ = long_rows(22.0)
     settings, line = long_rows(21.0, (wide.recompute, wide.micro_batch_tokens))
     assert settings.micro_batch_tokens == long_rows(21.0)[0].micro_batch_tokens < wide.micro_batch_tokens
-    assert f"the split of checkpoint-3 (parts of {wide.micro_batch_tokens} tokens, SwiGLU recomputed) needs more" in line
+    assert (
+        f"the split of checkpoint-3 (parts of {wide.micro_batch_tokens} tokens, SwiGLU recomputed) needs more" in line
+    )
 
 
 @pytest.mark.parametrize("split", [("some", 64), ("swiglu", -1), ("swiglu", "64")])
