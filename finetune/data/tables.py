@@ -76,7 +76,7 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
 def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tuple[str, int]:
     """(delimiter, lines to pass over); the file is left at the first line of the table.
 
-    The delimiter is the one by which the first lines hold a heading, else the one that the first line has most of.
+    The delimiter is the one by which the first lines hold a heading, else the one that most of these lines have.
     """
     lines: list[str] = []
     size = 0
@@ -95,8 +95,7 @@ def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tup
             found[delimiter] = heading[0]
     if found:
         return min(found, key=lambda delimiter: (found[delimiter], -lines[found[delimiter]].count(delimiter))), 0
-    first = next((line for line in lines if any(delimiter in line for delimiter in ",;\t")), lines[0])
-    return max(",;\t", key=first.count), 0
+    return max(",;\t", key=lambda delimiter: (sum(delimiter in line for line in lines), lines[0].count(delimiter))), 0
 
 
 def _lines(file: TextIO) -> Iterator[str]:
