@@ -135,6 +135,8 @@ def _older(head: bytes) -> Encoding | None:
         text = _decoded(lines, candidate.codec)
         if text and candidate.plausible(text):
             texts.setdefault(text, candidate)
+    if not texts:
+        return None  # without names, the detector would try all that it knows
     ranked = {match.encoding: match for match in from_bytes(lines, cp_isolation=[c.codec for c in texts.values()])}
     for text, candidate in list(texts.items()):
         if candidate.language and (candidate.codec not in ranked or ranked[candidate.codec].coherence < KNOWN):
