@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -81,8 +82,7 @@ def _same_number(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
 
 
 def _close(one: object, other: object) -> bool:
-    a, b = float(str(one)), float(str(other))
-    return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+    return math.isclose(float(str(one)), float(str(other)), rel_tol=1e-6)
 
 
 def _same_across(kinds: dict[str, Fact]) -> bool:
