@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from common.errors import DONE, FAILED, Parser, UserError
+from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.engines.fast.loaded_model import spare_the_cores
@@ -262,3 +262,7 @@ def build(chosen: Sequence[Question], system: str) -> list[Asked]:
         if question.is_identity and question.counted and system != DEFAULT_SYSTEM:
             asks.append(Asked(question, DEFAULT, DEFAULT_SYSTEM))
     return asks
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
