@@ -160,7 +160,7 @@ def _all(parts: Sequence[_Clause]) -> frozenset[str]:
 
 def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> float:
     """How much two clauses speak of the same thing, 0 to 1; tokens that stand in no other clause count twice."""
-    shared = (clause.tokens & reference.tokens) - _DENIED
+    shared = without_denials((clause.tokens & reference.tokens) - _DENIED)
     if not shared:
         return 0.0
 

@@ -90,10 +90,14 @@ def lead(text: str) -> int:
 
 def denials(clause: str) -> int:
     """How many words of a clause deny something."""
-    return len(_DENIAL.findall(_HARMLESS.sub(" ", clause)))
+    clause = re.sub(r"\bneither\b(.*?)\bnor\b", r"not \1", _HARMLESS.sub(" ", clause), flags=re.IGNORECASE)
+    return len(_DENIAL.findall(clause))
 
 
-_ONLY = _any(r"\b(?:only|just|except|other than|apart from|instead)\b", r"只|仅|除|才")
+_ONLY = _any(
+    r"\b(?:only|except|unless|other than|apart from|instead|(?:everything|everyone|anything|all|nothing) but)\b",
+    r"只|仅|除|才",
+)
 
 
 def affirms(text: str) -> bool:
@@ -109,6 +113,8 @@ def without_denials(words: frozenset[str]) -> frozenset[str]:
 def opposed(reference: str, answer: str) -> bool:
     """Whether two clauses about the same thing say the opposite: one denies, or one of a pair of opposites stands in
     each; both at once agree (`不营业` and `休息`)."""
+    if _ONLY.search(reference) or _ONLY.search(answer):
+        return False  # `only for listed buildings` and `not unless it is one`: beyond counting
     flips = denials(reference) + denials(answer)
     for one, other in _PAIRS:
         a, b = (one.search(reference), other.search(reference)), (one.search(answer), other.search(answer))
