@@ -1,5 +1,6 @@
-"""The judge against labels by hand: `python agreement.py [development|held-out|later|last|all]` prints the agreement and what
-differs; test_agreement.py holds it to the bar.
+"""The judge against labels by hand; test_agreement.py holds it to the bar.
+
+`python agreement.py [development|held-out|later|last|all]` prints the agreement and what differs.
 """
 
 from __future__ import annotations
