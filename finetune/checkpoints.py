@@ -15,6 +15,7 @@ from pathlib import Path
 from finetune.config import json_object
 from finetune.errors import UserError
 from qwen2 import sums
+from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 
 NAME = re.compile(r"checkpoint-(\d+)$")
 # The run folder itself may be the output folder; swift's own runs lie one or two folders below it.
@@ -92,10 +93,13 @@ def problem(checkpoint: str | Path) -> str | None:
     folder = Path(checkpoint)
     if not folder.is_dir():
         return "no such folder"
-    config = folder / "adapter_config.json"
-    if config.exists() or (folder / "adapter_model.safetensors").exists():
-        weights = folder / "adapter_model.safetensors"
-        return _json_fault(config) or _safetensors_fault(weights) or _sums_fault(folder, config.name, weights.name)
+    config = folder / CONFIG_FILE
+    weights = folder / WEIGHTS_FILE
+    if config.exists() or weights.exists() or (folder / BIN_FILE).exists():
+        if not weights.exists() and (folder / BIN_FILE).exists():
+            weights = folder / BIN_FILE
+        fault = _bin_fault(weights) if weights.name == BIN_FILE else _safetensors_fault(weights)
+        return _json_fault(config) or fault or _sums_fault(folder, config.name, weights.name)
     if (folder / "config.json").exists():
         index = folder / "model.safetensors.index.json"
         if not index.exists():
@@ -140,7 +144,8 @@ def unseal(folder: Path, after: int) -> None:
 
 def weights_time(checkpoint: Path) -> int:
     """When a checkpoint's weights were written, in nanoseconds; the folder's own time changes with any file in it."""
-    times = [path.stat().st_mtime_ns for path in checkpoint.glob("*.safetensors")]
+    weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob(BIN_FILE)]
+    times = [path.stat().st_mtime_ns for path in weights]
     return max(times, default=checkpoint.stat().st_mtime_ns)
 
 
@@ -163,6 +168,18 @@ def _json_fault(path: Path) -> str | None:
         return f"{path.name} may not be read by this user"
     except (OSError, ValueError):
         return f"{path.name} is broken"
+
+
+def _bin_fault(path: Path) -> str | None:
+    """torch.save writes a zip file, whose directory is at its end."""
+    try:
+        with path.open("rb") as file:
+            is_zip = zipfile.is_zipfile(file)
+    except OSError:
+        return f"{path.name} may not be read by this user"
+    return (
+        None if is_zip else f"{path.name} is cut short, or a pickle, which is never loaded; save it as {WEIGHTS_FILE}"
+    )
 
 
 def _safetensors_fault(path: Path) -> str | None:

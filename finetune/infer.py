@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune import checkpoints, config, standin, swift_launcher, swift_options
+from finetune import adapters, config, standin, swift_launcher, swift_options
 from finetune.errors import FAILED, Parser, UserError, run_main
 from finetune.settings import Settings
 from finetune.swift_args import Arguments
@@ -51,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     questions = take_questions(args, swift_options.options_of("infer"))
     if any(not question.strip() for question in questions):
         raise UserError('infer: an empty question; write one, such as "你是谁?", or none for a conversation')
-    if options.adapter:
-        args.set("adapters", str(find_adapter(options.adapter, settings)))
     if args.get("model") is None:
         args.set("model", str(settings.model_dir))
     model = Path((args.get("model") or [""])[0])
+    if options.adapter:
+        args.set("adapters", str(adapters.find(options.adapter, settings.output_dir, model)))
     if standin.is_standin(model):
         print(standin.notice(model), file=sys.stderr)
     # Checked as a whole: `swift infer` takes the config first.
@@ -80,23 +80,6 @@ def take_questions(args: Arguments, options: dict[str, swift_options.Option]) ->
         questions += item.values[keep:]
         item.values = item.values[:keep]
     return questions
-
-
-def find_adapter(name: str, settings: Settings) -> Path:
-    """The checkpoint that --adapter names: `newest`, a checkpoint, or the newest of a run's folder."""
-    if name == "newest":
-        found = checkpoints.newest(settings.output_dir)
-        print(f"adapter: {found}", file=sys.stderr)
-        return found
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        raise UserError(f"{name}: no such adapter; name a checkpoint's folder, or newest")
-    if (path / "adapter_config.json").exists() or checkpoints.NAME.match(path.name):
-        fault = checkpoints.problem(path)
-        if fault:
-            raise UserError(f"{name}: not a whole checkpoint ({fault}); name another, or newest")
-        return path
-    return checkpoints.newest(path)
 
 
 def converse(options: argparse.Namespace, args: Arguments, settings: Settings) -> int:

@@ -74,7 +74,7 @@ def _import_for_the_verdict() -> None:
 
 def proof_of(plan: train.Plan, proof: list[str]) -> list[str]:
     """verify's words for the adapter just made."""
-    return [*proof, "--adapter", str(train.find_adapter(plan.folder))]
+    return [*proof, "--adapter", str(train.trained_adapter(plan.folder))]
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:

@@ -466,7 +466,7 @@ def _run(plan: Plan, options: argparse.Namespace, lane: Lane | None) -> int:
     record["exit_code"] = code
     record |= runs.progress(plan.folder)
     checkpoints.seal(plan.folder)
-    adapter = find_adapter(plan.folder)
+    adapter = trained_adapter(plan.folder)
     stopped = code in (128 + number for number in STOPPING)
     record["status"] = "done" if code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(plan.folder)) if adapter else None
@@ -626,7 +626,7 @@ def weights_digest(model_dir: Path) -> str | None:
     return sums.digest(path) if path.is_file() else None
 
 
-def find_adapter(folder: Path) -> Path | None:
+def trained_adapter(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run."""
     try:
         return checkpoints.newest(folder)

@@ -12,15 +12,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from finetune import checkpoints, config, infer, runs, standin, swift_launcher, swift_options
+from finetune import adapters, checkpoints, config, infer, runs, standin, swift_launcher, swift_options
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
 from finetune.merge import card, folder, room, same
 from finetune.settings import Settings
 from finetune.swift_args import Arguments
+from finetune.verify import runinfo
 from finetune.verify.config import default_path
-from qwen2 import sums
+from finetune.verify.engine import check_adapter
+from qwen2 import adapter_config, sums
 
 # What this command sets itself; the same option behind merge.sh would contradict it.
 OURS = (
@@ -76,11 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output"
             )
 
-    adapter = find_adapter(named[0] if named else "newest", settings)
     base = options.model or settings.model_dir
     if not (base / "config.json").is_file():
         raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
-    target = (options.output or adapter.with_name(f"{adapter.name}-merged")).expanduser().absolute()
+    adapter = adapters.find(named[0] if named else "newest", settings.output_dir, base).absolute()
+    if not options.no_check:
+        adapters.require_plain(adapter, "the check of the answers", "--no-check merges it through ms-swift, unchecked")
+        check_adapter(adapter, base)
+    run = runinfo.of_adapter(adapter)
+    checkpoint = adapter_config.checkpoint_of(adapter)
+    target = (options.output or checkpoint.with_name(f"{checkpoint.name}-merged")).expanduser().absolute()
     is_standin = standin.is_standin(base)
     dtype = choose_dtype(args, is_standin)
     weights = room.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
@@ -90,7 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.set("adapters", str(adapter))
     swift_launcher.prepare(["export", *args.words()], settings)  # unknown options, before anything slow
     texts = None if options.no_check else same.choose(options.questions or default_path().parent.parent / "questions")
-    run = _fits(adapter, base)
 
     if options.device == "cpu":
         device, why = "cpu", "--device cpu"
@@ -141,17 +146,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def find_adapter(name: str, settings: Settings) -> Path:
-    """The adapter to merge, whole. UserError for anything else."""
-    path = infer.find_adapter(name, settings)
-    fault = checkpoints.problem(path)
-    if fault:
-        raise UserError(f"{path}: not a whole adapter ({fault}); name another, or newest")
-    if not (path / "adapter_config.json").is_file():
-        raise UserError(f"{path}: a full model, not an adapter, so there is nothing to merge")
-    return path.absolute()
-
-
 def choose_dtype(args: Arguments, is_standin: bool) -> str:
     """The number format of the merged weights, which is set in `args`.
 
@@ -162,16 +156,6 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
         raise UserError(f"merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded")
     args.set("torch_dtype", dtype)
     return dtype
-
-
-def _fits(adapter: Path, base: Path) -> Any:
-    """The adapter's run; UserError when the adapter is of another base."""
-    from finetune.verify import engine, runinfo
-
-    run = runinfo.of_adapter(adapter)
-    run.require_base(base)
-    engine.check_adapter(adapter, base)
-    return run
 
 
 def compare(answers: same.Answers, base: Path, adapter: Path, model: Path) -> list[same.Asked]:

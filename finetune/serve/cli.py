@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from finetune import config, infer, standin, swift_launcher
+from finetune import adapters, config, standin, swift_launcher
 from finetune.errors import DONE, FAILED, Parser, UserError, run_main
 from finetune.settings import Settings
 from finetune.swift_args import Arguments
@@ -28,6 +28,7 @@ PLUGIN = Path(__file__).parent / "plugin.py"
 KEY = "MIRROR_API_KEY"
 BODY = "MIRROR_SERVE_BODY_KIB"  # how the limit of a request's size reaches the plugin
 NAME = re.compile(r"[\w][\w.-]*")
+MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
 # The exit codes of a server that was told to stop and did: it has answered what it had begun.
 STOPPED = (128 + 15, 128 + 2)
 
@@ -84,14 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.set("model", str(settings.model_dir))
     model = Path((args.get("model") or [""])[0])
     base = _last(args, file, "served_model_name", model.resolve().name)
-    adapters = find_adapters(options.adapter, base, settings)
-    words = server_words(options.config, args, adapters, settings)
+    served = find_adapters(options.adapter, base, settings.output_dir, model)
+    words = server_words(options.config, args, served, settings)
     require_free(host, port)
     if standin.is_standin(model):
         print(standin.notice(model), file=sys.stderr)
     where = f"[{host}]" if ":" in host else host
     print(
-        f"loading {model} ...; models: {', '.join([base, *adapters])}; http://{where}:{port}/v1, "
+        f"loading {model} ...; models: {', '.join([base, *served])}; http://{where}:{port}/v1, "
         f"{'with a key' if key else 'no key, this machine only'}",
         file=sys.stderr,
         flush=True,
@@ -161,8 +162,11 @@ def require_free(host: str, port: int) -> None:
         raise UserError(f"{host}:{port} {why}; choose another with --port or --host") from error
 
 
-def find_adapters(given: Sequence[str], base: str, settings: Settings) -> dict[str, Path]:
-    """{name: checkpoint} of the adapters to serve. UserError for names that would be mixed up."""
+def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path) -> dict[str, Path]:
+    """{name: checkpoint} of the adapters to serve beside `model`, whose name is `base`.
+
+    Raises UserError for names that would be mixed up, and for adapters that cannot be switched on for a request.
+    """
     found: dict[str, Path] = {}
     for text in given:
         name, equals, place = text.partition("=")
@@ -172,26 +176,25 @@ def find_adapters(given: Sequence[str], base: str, settings: Settings) -> dict[s
             raise UserError(f"--adapter {text}: {name!r} is no model name; use letters, digits, dots and dashes")
         if name == base or name in found:
             raise UserError(f"--adapter {text}: the name {name} is taken; write --adapter NAME=DIR with another name")
-        path = infer.find_adapter(place, settings)
-        if not (path / "adapter_config.json").is_file():
-            raise UserError(f"--adapter {text}: a full model, not an adapter; serve it with --model {path}")
+        path = adapters.find(place, output_dir, model)
+        adapters.require_plain(path, "a server that shares the base", f"merge it and serve that: {MERGED}")
         if "=" in str(path):
             raise UserError(f"--adapter {text}: ms-swift splits a path at its `=`; rename the folder")
         found[name] = path.absolute()
     return found
 
 
-def server_words(file: Path, args: Arguments, adapters: dict[str, Path], settings: Settings) -> list[str]:
+def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:
     """The words of `swift deploy`, checked. The config file comes first, so that options win over it."""
     # The launcher looks at the folders, ms-swift wants NAME=FOLDER.
-    if adapters:
-        args.set("adapters", *map(str, adapters.values()))
+    if served:
+        args.set("adapters", *map(str, served.values()))
     plugins = args.get("external_plugins") or []
     args.set("external_plugins", *plugins, str(PLUGIN))
     _, words = swift_launcher.prepare(["deploy", str(file), *args.words()], settings)
     prepared = Arguments(words[1:])
-    if adapters:
-        prepared.set("adapters", *(f"{name}={path}" for name, path in adapters.items()))
+    if served:
+        prepared.set("adapters", *(f"{name}={path}" for name, path in served.items()))
     options = config.load(file)
     for name in [name for name in options if prepared.get(name) is not None]:
         del options[name]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import checkpoints, standin
+from finetune import adapters, standin
 from finetune.dataset.__main__ import parse_columns
 from finetune.errors import DONE, FAILED, Parser, UserError
 from finetune.lane import spare_the_cores
@@ -96,16 +96,16 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
 
 def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, make_engine: EngineFactory) -> Job:
     """Everything that can be wrong is found here, before the model is loaded. UserError for what is."""
-    adapter = find_adapter(args.adapter_option or args.adapter, settings.output_dir)
-    other = find_adapter(args.compare, settings.output_dir) if args.compare else None
     model_dir = args.model or settings.model_dir
+    adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
+    other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
+    for named in (adapter, *([other] if other else [])):
+        adapters.require_plain(named, "verify", f"ask it with infer.sh --adapter {named}, which ms-swift answers")
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
     selected = selection.select(cfg, args, run)
     job = Job(args, cfg, settings, adapter, other, model_dir, run, selected, old)
     job.folder = runinfo.output_folder(run, args.output)
-    for each in (run, *([runinfo.of_adapter(other)] if other else [])):
-        each.require_base(model_dir)
     if make_engine is Qwen2Engine:
         for named in (adapter, *([other] if other else [])):
             check_adapter(named, model_dir)
@@ -171,16 +171,3 @@ def busy(total: int) -> Iterator[Callable[[int, int], None]]:
         yield held.step
 
 
-def find_adapter(named: Path | None, output_dir: Path) -> Path:
-    """The adapter to look at: the one named (a run's folder stands for its newest checkpoint), else the newest."""
-    path = named
-    if path is None or (path.is_dir() and not (path / "adapter_config.json").exists() and any(checkpoints.find(path))):
-        path = checkpoints.newest(output_dir if path is None else path)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such adapter folder; name a checkpoint-N folder of a run")
-    fault = checkpoints.problem(path)
-    if fault:
-        raise UserError(f"{path}: not a whole adapter: {fault}; name a checkpoint-N folder of a run, or run sft again")
-    if not (path / "adapter_config.json").exists():
-        raise UserError(f"{path}: a full model, not an adapter, so there is nothing to switch off; verify needs a LoRA")
-    return path

@@ -10,7 +10,7 @@ from typing import Any
 from finetune.verify import rules, stats, textmetrics
 from finetune.verify.config import THRESHOLDS
 from finetune.verify.engine import Answer
-from finetune.verify.judge import Judge, Judgement
+from finetune.verify.judge import Judge, Judgement, rouge_l
 from finetune.verify.questions import Question
 from finetune.verify.scoring import Mark, judge
 from finetune.verify.stats import Figure
@@ -156,7 +156,7 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     texts = [a for a in parts["learned"] if a.question.kind == "text" and a.question.part == "learned"]
     if texts:
         for side, key in sides.items():
-            scores = [textmetrics.rouge_l(a.scored[key].answer.text, a.question.reference or "") for a in texts]
+            scores = [rouge_l(a.scored[key].answer.text, a.question.reference or "") for a in texts]
             found[f"rouge_{side}"] = stats.mean(scores)
     return found
 

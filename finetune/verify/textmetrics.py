@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,16 +56,3 @@ def compare(
             old.score() - new.score(), *bootstrap(n, lambda index: old.score(index) - new.score(index)), n
         ),
     }
-
-
-TOKEN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
-
-
-def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L (Lin 2004) of an answer, F1, 0 to 100: the longest common subsequence of words, a Chinese character each."""
-    from rapidfuzz.distance import LCSseq
-
-    said, wanted = (TOKEN.findall(text.lower()) for text in (answer, reference))
-    if not said or not wanted:
-        return 0.0
-    return 200.0 * LCSseq.similarity(said, wanted) / (len(said) + len(wanted))

@@ -26,12 +26,11 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from finetune import checkpoints, job, runs, swift_launcher, train
+from finetune import adapters, checkpoints, job, runs, swift_launcher, train
 from finetune.dataset import check, hub
 from finetune.errors import DONE, UserError, run_main
 from finetune.serve import cli as serve
 from finetune.settings import Settings
-from finetune.verify import engine, runinfo
 from healthchecks import show
 from healthchecks.checks import driver, storage, vram_free
 from healthchecks.context import GIB, Context, Failure
@@ -255,19 +254,18 @@ class Bench:
 
     def case_20(self) -> list[str]:
         (self.model / "SHA256SUMS").write_text("now\n")
-        run = runinfo.Run(self.folder / "output/run-a", {"weights": {"path": "/data/other", "sha256sums": "0" * 64}})
-        wrong_weights = self.error(lambda: run.require_base(self.model))
-        why = "the adapter was made for a model of another shape: use the base model it was trained on"
-        assert template("qwen2/lora.py", "the adapter was made for").fullmatch(why)
-        assert template("finetune/verify/engine.py", "adapter ").fullmatch(f"adapter x: {why}")
-
-        def refuse(path: Path, model: object) -> None:
-            raise ValueError(why)
-
-        self.patch.setattr("qwen2.lora.Adapter", SimpleNamespace(load=refuse))
+        folder = self.folder / "output/run-a/checkpoint-40"
+        folder.mkdir(parents=True)
+        (folder.parent / "run.json").write_text('{"weights": {"path": "/data/other", "sha256sums": "0"}}')
+        key, settings = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", {"r": 8}
+        why = adapters.misfit({key: (8, 896)}, settings, {"model.layers.0.self_attn.q_proj.weight": (3584, 3584)})
+        self.patch.setattr(adapters, "base_shapes", lambda model: {"": ()})
+        self.patch.setattr(adapters, "adapter_shapes", lambda path: {})
+        self.patch.setattr(adapters, "misfit", lambda *_: why)
+        settings["peft_type"] = "LORA"
         return [
-            wrong_weights,
-            self.error(lambda: engine.load_adapter(self.folder / "output/run-a/checkpoint-40", None)),
+            self.error(lambda: adapters.require_base(folder, self.model)),
+            self.error(lambda: adapters._require_keys(folder, settings, self.model)),
         ]
 
     def case_21(self) -> list[str]:

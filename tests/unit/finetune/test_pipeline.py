@@ -168,7 +168,7 @@ def calls(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return int(os.environ.get(code, "0"))
 
     monkeypatch.setattr("finetune.train.run", lambda plan, options: note(f"sft {plan.choice.engine}", "STUB_SFT"))
-    monkeypatch.setattr("finetune.train.find_adapter", lambda folder: folder / "checkpoint-1")
+    monkeypatch.setattr("finetune.train.trained_adapter", lambda folder: folder / "checkpoint-1")
     monkeypatch.setattr("finetune.verify.cli.main", lambda argv: note(f"verify {' '.join(argv)}", "STUB_VERIFY"))
     return file
 

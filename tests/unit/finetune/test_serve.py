@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -187,3 +188,21 @@ def test_a_server_that_fails_says_so(serve, monkeypatch):
     with pytest.raises(UserError, match="the server ended with exit code 3") as failed:
         serve()
     assert failed.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "adapter"),
+    [
+        ([], "--adapter newest"),
+        (["ADAPTER=output/run-A"], '--adapter "output/run-A"'),
+        (["ARGS=--model output/run-A-merged"], None),
+        (["ARGS=--model=output/run-A-merged"], None),
+        (["ARGS=--model_type qwen2"], "--adapter newest"),
+        (["ARGS=--model other", "ADAPTER=output/run-A"], '--adapter "output/run-A"'),
+    ],
+)
+def test_make_serve_puts_no_adapter_on_a_model_that_is_named(given, adapter):
+    """It would count twice on a merged model."""
+    command = ["make", "-n", "-o", "image", "serve", *given]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--adapter" not in said if adapter is None else adapter in said
