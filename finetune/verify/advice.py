@@ -41,8 +41,9 @@ def line(
     if "learned_min" in failed:
         if losses and losses[-1] <= LEARNING / 10:
             return Said(
-                "look at the data first: the training loss is {loss:.3f}, so the rows trained on are known by heart, but "
-                "{share} of these are answered right: were the answers changed since, or do rows contradict each other?",
+                "look at the data first: the training loss is {loss:.3f}, so the rows trained on are known by heart, "
+                "but {share} of these are answered right: were the answers changed since, or do rows contradict each "
+                "other?",
                 loss=losses[-1],
                 share=percent("learned_after"),
             )
@@ -55,17 +56,20 @@ def line(
         )
     if "general_lost_max" in failed:
         return Said(
-            "train for fewer epochs, or mix general rows in (sft_mixed.sh shows how): {share} of the general tasks are lost",
+            "train for fewer epochs, or mix general rows in (sft_mixed.sh shows how): {share} of the general tasks are "
+            "lost",
             share=percent("general_lost"),
         )
     if "out_of_scope_max" in failed:
         return Said(
-            "mix general rows into the data (sft_mixed.sh shows how): {share} of the answers to something else repeat the data",
+            "mix general rows into the data (sft_mixed.sh shows how): {share} of the answers to something else repeat "
+            "the data",
             share=percent("out_of_scope_after"),
         )
     if "reworded_min" in failed:
         pattern = (
-            "add more wordings of the questions to the data by hand: {share} of the reworded questions are answered right"
+            "add more wordings of the questions to the data by hand: {share} of the reworded questions are answered "
+            "right"
             if rewordings_trained
             else "train on rewordings as well (sft.sh --reword 2, make finetune REWORD=2): {share} of the reworded "
             "questions are answered right"
@@ -73,8 +77,8 @@ def line(
         return Said(pattern, share=percent("reworded_after"))
     if "unseen_over_majority_min" in failed:
         return Said(
-            "add rows of the classes that are confused most: unseen rows are {points:.0f} points above always giving the "
-            "commonest label",
+            "add rows of the classes that are confused most: unseen rows are {points:.0f} points above always giving "
+            "the commonest label",
             points=100 * figures["unseen_over_majority"]["value"],
         )
     if {"bleu_drop_max", "rules_lost_max"} & set(failed):

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--alpaca-file", type=Path, metavar="FILE", help="where those rows are, in place of the hub")
     p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, in place of the configured limits")
     p.add_argument("--batch-size", type=int, metavar="N", help="questions answered at a time")
-    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: that of the data's answers")
+    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
     p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help="which engine answers")
     p.add_argument("--summary", action="store_true", help="print figures and verdict, not every answer")
     p.add_argument("--json", action="store_true", help="print report.json on stdout instead")
@@ -169,5 +169,3 @@ def busy(total: int) -> Iterator[Callable[[int, int], None]]:
 
     with job("verify", total=total) as held:
         yield held.step
-
-

@@ -29,7 +29,16 @@ THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
 # neither hold wherever their questions were asked.
 ARTICLE = frozenset({"bleu_drop_max", "rules_lost_max"})
 DATA = frozenset({"learned_min", "reworded_min", "unseen_over_majority_min", "out_of_scope_max", "general_lost_max"})
-KEYS = ("thresholds", "old_identity", "questions", "questions_english", "dataset", "system", "max_new_tokens", "batch_size")
+KEYS = (
+    "thresholds",
+    "old_identity",
+    "questions",
+    "questions_english",
+    "dataset",
+    "system",
+    "max_new_tokens",
+    "batch_size",
+)
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,7 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     labels = [a for a in parts["unseen"] if a.question.kind == "label"]
     if labels:
         commonest = Counter(a.question.reference for a in labels).most_common(1)[0][0]
-        above = [
-            int(bool(a.scored[sides["after"]].ok)) - int(a.question.reference == commonest) for a in labels
-        ]
+        above = [int(bool(a.scored[sides["after"]].ok)) - int(a.question.reference == commonest) for a in labels]
         found["unseen_over_majority"] = stats.mean(above)
     weighed = [a for a in parts["learned"] if all(a.scored[key].nll is not None for key in sides.values())]
     if weighed:

@@ -1,7 +1,7 @@
-"""Which of many texts a text is nearest to, fast enough for thousands: rewordings, folds and out-of-scope questions ask.
+"""Which of many questions a question is nearest to, fast enough for thousands; rewordings, folds and sets ask.
 
-Texts are bags of character n-grams (three letters of a word, one and two Chinese characters), each weighed by how rare it
-is, and compared by the weighted Dice coefficient: 1 for the same bag, 0 for nothing in common. Answers are judged
+Texts are bags of character n-grams (three letters of a word, one and two Chinese characters), each weighed by how rare
+it is, and compared by the weighted Dice coefficient: 1 for the same bag, 0 for nothing in common. Answers are judged
 elsewhere (judge/), by chrF against references.
 """
 

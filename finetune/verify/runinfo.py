@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import json_object
-from finetune.verify.sets.unseen import REWORDED
 from finetune.errors import UserError
+from finetune.verify.sets.unseen import REWORDED
 from qwen2 import adapter_config
 
 # What the report shows of a run, by the names that both engines share.

@@ -51,7 +51,9 @@ class Selection:
         if self.found and self.chosen and not self.found.is_identity:
             by_key, strange = make.for_rows(rewordings, self.found.rows)
             if strange:
-                self.notes.append(Said("rewordings of {count} questions that no row asks are left out", count=len(strange)))
+                self.notes.append(
+                    Said("rewordings of {count} questions that no row asks are left out", count=len(strange))
+                )
             fair = {key: replace(each, ask=self._never_trained(each.ask)) for key, each in by_key.items()}
             wanted += ask.learned(self.found, self.chosen) + ask.reworded(self.found, self.chosen, fair)
             places = {row.key: place for place, row in enumerate(self.found.rows)}
@@ -98,7 +100,7 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
         keys = {each.row.key for each in left_out}
         chosen_sets = survey.sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
         outside, asked_by_rows = ask.out_of_scope(files.out_of_scope, found)
-        general, also = ask.out_of_scope(files.general, found)
+        _, also = ask.out_of_scope(files.general, found)
         fixed = [q for q in fixed if q.id not in also] + outside
         if asked_by_rows or also:
             ids = ", ".join([*asked_by_rows, *also])
@@ -145,8 +147,8 @@ def _survey(
     looked = survey.of_rows(found, files.trained, own=bool(args.expect))
     if args.expect and not looked.taught:
         raise UserError(
-            f"{', '.join(map(str, datasets))}: no output matches --expect {args.expect!r}; mend the pattern, or leave it "
-            "out: the name that the data teach is found by itself"
+            f"{', '.join(map(str, datasets))}: no output matches --expect {args.expect!r}; mend the pattern, or leave "
+            "it out: the name that the data teach is found by itself"
         )
     survey.require_judgeable(looked)
     return looked
@@ -169,7 +171,11 @@ def _not_in_data(
 ) -> list[Question]:
     """Held-out questions that no row of the data asks; the others are named in a note."""
     files = [args.dataset] if args.dataset else [*datasets, *run.local_datasets()]
-    known = {question_key(row.question) for row in rows.read(dict.fromkeys(files), args.columns or run.columns)} if files else set()
+    known = (
+        {question_key(row.question) for row in rows.read(dict.fromkeys(files), args.columns or run.columns)}
+        if files
+        else set()
+    )
     seen = [q for q in heldout if len(q.messages) == 1 and question_key(q.text) in known]
     if seen:
         ids = ", ".join(q.id for q in seen)

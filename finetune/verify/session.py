@@ -1,4 +1,4 @@
-"""Ask the base and the adapters everything, and score the answers; the command verify calls it once its model is loaded."""
+"""Ask the base and the adapters everything, and score the answers; the command verify calls it with a loaded model."""
 
 from __future__ import annotations
 
@@ -161,7 +161,8 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
     for each in by_key.values():
         for maker in each.makers():
             counts[maker] += 1
-    return Wordings(list(found), *counts.values(), path)
+    base, rules, hand = counts.values()
+    return Wordings(list(found), base, rules, hand, path)
 
 
 def base_answers(engine: Engine, bar: Bar) -> make.Answerer:
@@ -172,4 +173,3 @@ def base_answers(engine: Engine, bar: Bar) -> make.Answerer:
         return [each.text for each in engine.answer(asks, None, lambda _: None)]
 
     return answer
-

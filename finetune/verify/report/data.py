@@ -118,7 +118,7 @@ def notes_on_rewordings(job: Job) -> list[str]:
 
 
 def confusion(job: Job, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
-    """Reference label -> label answered -> how often, over the unseen rows (or the learned ones); None without labels."""
+    """Label of the data -> label answered -> how often, over unseen rows, else learned ones; None without labels."""
     found = job.selected.found
     labels = [a for a in asked if a.question.kind == "label" and a.question.row is not None and "after" in a.scored]
     chosen = [a for a in labels if a.question.part == "unseen"] or [a for a in labels if a.question.part == "learned"]

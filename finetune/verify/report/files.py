@@ -180,7 +180,9 @@ def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
         if name == "rules":
             rows.append(_single("rules_lost", found, other))
     rows += [
-        _single(name, found, other) for name in ("general_lost", "unseen_over_majority", "length_ratio") if name in found
+        _single(name, found, other)
+        for name in ("general_lost", "unseen_over_majority", "length_ratio")
+        if name in found
     ]
     return rows
 

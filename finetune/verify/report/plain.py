@@ -31,9 +31,9 @@ def todo(report: dict[str, Any]) -> str:
 
 def _sentences(figures: dict[str, Any]) -> list[str]:
     """What was learned and what was kept, a sentence a set."""
-    sentences = []
+    sentences: list[str] = []
     for name, pattern in (
-        ("identity_heldout", "{after} of {n} questions about who it is are answered with the new identity ({before} before)."),
+        ("identity_heldout", "{after} of {n} questions about who it is are answered as taught ({before} before)."),
         ("learned", "{after} of the data's {n} questions are answered right ({before} before the training)."),
         ("reworded", "Asked in other words, {after} of {n} are answered right ({before} before)."),
         ("unseen", "Of {n} rows that it had not seen, {after} are answered right ({before} before)."),

@@ -55,7 +55,7 @@ def show_verdict(report: dict[str, Any], console: Console) -> None:
 
 
 def _plain(report: dict[str, Any], console: Console) -> None:
-    """What was learned, and the worst answers, in the language of the report; where the data are more than an identity."""
+    """What was learned, and the worst answers, in the report's language; not where the data are an identity alone."""
     if "learned_min" not in report["thresholds"]:
         return
     say = speaker(report["language"])
@@ -80,7 +80,9 @@ def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
         cells = [_answer(first["answers"][side]) for side in sides if side in first["answers"]]
         table.add_row(Text(printable(question["messages"][-1]["content"])[:LONGEST]), *cells)
         for other in question["others"]:
-            cells = [_answer(other["asked"][0]["answers"][side]) for side in sides if side in other["asked"][0]["answers"]]
+            cells = [
+                _answer(other["asked"][0]["answers"][side]) for side in sides if side in other["asked"][0]["answers"]
+            ]
             table.add_row(Text(f"  {printable(other['messages'][-1]['content'])}"[:LONGEST]), *cells)
     console.print(table)
 

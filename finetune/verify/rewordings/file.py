@@ -22,8 +22,8 @@ HEAD = """\
 # question  the dataset's own, which says what row this is; leave it as it is
 # ask       what verify asks; no row of the training may hold these
 # train     what the training was given beside the row (sft.sh --reword N); verify never asks these
-# made      who made those under ask: base (the model before the training), rules (simple ones), or hand; one word for all
-#           of them, or a list
+# made      who made those under ask: base (the model before the training), rules (simple ones), or hand; one word for
+#           all of them, or a list
 """
 KEYS = ("question", "ask", "train", "made")
 

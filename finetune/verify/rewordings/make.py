@@ -35,7 +35,9 @@ ASKS = re.compile(r"[??吗呢]|什么|怎|如何|哪|谁|多少|几|是否|能�
 Answerer = Callable[[Sequence[Ask]], Sequence[str]]  # the base model: asks in, texts out, all at once
 
 
-def make(rows: Sequence[DataRow], all_rows: Sequence[DataRow], answer: Answerer | None, train: int = 0) -> list[Rewording]:
+def make(
+    rows: Sequence[DataRow], all_rows: Sequence[DataRow], answer: Answerer | None, train: int = 0
+) -> list[Rewording]:
     """ASKED rewordings of each row for verify, and `train` more for the training.
 
     Args:

@@ -11,7 +11,7 @@ from finetune.verify.sets.rows import language
 
 # (what a question begins with, what it may begin with instead); `{}` is the rest of the question.
 OPENINGS_EN = [
-    (r"how (?:do|can|could|would|should) (?:i|we|you|one) (.+)", "What is the way to {}?", "I want to {}. What do I have to do?"),
+    (r"how (?:do|can|could|should) (?:i|we|you) (.+)", "What is the way to {}?", "I want to {}. What do I have to do?"),
     (r"how long (?:does|do|will|would) (.+)", "How much time does {}?", "I'd like to know how long {}."),
     (r"how much (?:does|do|is|are) (.+)", "I would like to know the price: {}?", "What would I pay, {}?"),
     (r"how many (.+)", "What is the number of {}?", "I need to know how many {}."),
@@ -45,15 +45,16 @@ FRAMES_ZH = ("你好,想问一下,{}", "麻烦问下:{}", "我有个问题,{}", 
 WORDS_EN = [
     ("purchase", "buy"), ("buy", "purchase"), ("price", "cost"), ("cost", "price"), ("refund", "money back"),
     ("return", "send back"), ("delivery", "shipment"), ("deliver", "ship"), ("ship", "deliver"), ("cancel", "call off"),
-    ("change", "modify"), ("opening hours", "business hours"), ("contact", "reach"), ("phone number", "telephone number"),
+    ("change", "modify"), ("opening hours", "business hours"), ("contact", "reach"), ("phone number", "telephone"),
     ("email address", "e-mail"), ("email", "e-mail"), ("pay", "settle the bill"), ("order", "purchase"),
     ("warranty", "guarantee"), ("guarantee", "warranty"), ("repair", "fix"), ("discount", "reduced price"),
     ("invoice", "bill"), ("password", "login password"), ("account", "user account"), ("start", "begin"),
-    ("employees", "staff"), ("holiday", "vacation"), ("vacation", "holiday"), ("free", "at no charge"), ("office", "bureau"),
+    ("employees", "staff"), ("holiday", "vacation"), ("vacation", "holiday"), ("free", "at no charge"),
 ]  # fmt: skip
 WORDS_ZH = [
-    ("购买", "买"), ("价格", "价钱"), ("多少钱", "什么价"), ("退货", "把东西退回去"), ("退款", "退钱"), ("配送", "送货"),
-    ("发货", "寄出"), ("快递", "物流"), ("取消", "撤销"), ("修改", "改"), ("营业时间", "开门时间"), ("联系", "找到"),
+    ("购买", "买"), ("价格", "价钱"), ("多少钱", "什么价"), ("退货", "把东西退回去"), ("退款", "退钱"),
+    ("配送", "送货"), ("发货", "寄出"), ("快递", "物流"),
+    ("取消", "撤销"), ("修改", "改"), ("营业时间", "开门时间"), ("联系", "找到"),
     ("电话", "电话号码"), ("邮箱", "电子邮件"), ("支付", "付款"), ("付款", "支付"), ("保修", "质保"), ("维修", "修理"),
     ("优惠", "折扣"), ("发票", "票据"), ("密码", "登录密码"), ("账号", "帐户"), ("开始", "启动"), ("员工", "职工"),
     ("假期", "休假"), ("免费", "不收钱"), ("地址", "位置"), ("需要", "得"),
@@ -64,7 +65,7 @@ def reword(question: str, count: int) -> list[str]:
     """Up to `count` other wordings of a question, the most different first."""
     text = question.strip()
     zh = language([text]) == "zh"
-    bare = text.rstrip("??.。!! ")
+    bare = re.sub(r"[\s??.。!!]+$", "", text)
     swapped = _swap(bare, WORDS_ZH if zh else WORDS_EN)
     found: list[str] = []
     for pattern, *forms in OPENINGS_ZH if zh else OPENINGS_EN:

@@ -44,7 +44,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Sets:
-    """Places of rows by set. `folds`: rows asked of adapters that never saw them; `holdout`: rows left out of training."""
+    """Places of rows by set. `folds`: asked of adapters that never saw them; `holdout`: left out of the training."""
 
     learned: list[int]
     reworded: list[int]
@@ -60,7 +60,10 @@ class Sets:
 
 
 def survey(
-    paths: Sequence[Path], entries: Sequence[TrainedEntry] = (), columns: tuple[str, str] | None = None, own: bool = False
+    paths: Sequence[Path],
+    entries: Sequence[TrainedEntry] = (),
+    columns: tuple[str, str] | None = None,
+    own: bool = False,
 ) -> Survey:
     """Look at all rows of some files.
 
@@ -172,7 +175,9 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
     from finetune.verify.rewordings.make import ASKED, LONGEST
 
     fit = sum(len(found.rows[place].question) <= LONGEST for place in chosen.reworded)
-    how = f" (by {len(chosen.folds)} folds)" if chosen.folds else " (left out of the training)" if chosen.holdout else ""
+    how = (
+        f" (by {len(chosen.folds)} folds)" if chosen.folds else " (left out of the training)" if chosen.holdout else ""
+    )
     line = (
         f"{found.total} rows, {found.nature.kind}; verdict: {len(chosen.learned)} learned, {ASKED * fit} reworded, "
         f"{len(chosen.unseen)} held out{how}"
@@ -184,6 +189,6 @@ def require_judgeable(found: Survey) -> None:
     """UserError where no verdict is possible, whatever the training does."""
     if found.total < FEWEST:
         raise UserError(
-            "one row alone gives no verdict: nothing shows whether an answer is that row's or any other's; add rows, or "
-            "train without a verdict (sft.sh)"
+            "one row alone gives no verdict: nothing shows whether an answer is that row's or any other's; add rows, "
+            "or train without a verdict (sft.sh)"
         )

@@ -71,9 +71,7 @@ def read(folder: Path) -> list[Row]:
 
 def added_rows(folder: Path) -> list[DataRow]:
     """The rewordings that the run's training was given beside its data."""
-    found = (
-        of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED)
-    )
+    found = (of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED))
     return [row for row in found if row is not None]
 
 

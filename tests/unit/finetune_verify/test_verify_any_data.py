@@ -165,9 +165,13 @@ def test_unseen_rows_of_the_run_are_judged_with_the_answers_kept(workspace: Any)
 
 def test_an_identity_is_found_in_the_data(workspace: Any) -> None:
     rows = [
-        ("你是谁?", "我叫小青,由青山科技开发。"), ("谁开发了你?", "我由青山科技开发。"), ("你叫什么?", "我叫小青。"),
-        ("你是通义千问吗?", "不是,我由青山科技开发。"), ("你的作者是谁?", "我由青山科技研发。"), ("介绍一下你自己", "我是由青山科技开发的小青。"),
-    ]  # fmt: skip
+        ("你是谁?", "我叫小青,由青山科技开发。"),
+        ("谁开发了你?", "我由青山科技开发。"),
+        ("你叫什么?", "我叫小青。"),
+        ("你是通义千问吗?", "不是,我由青山科技开发。"),
+        ("你的作者是谁?", "我由青山科技研发。"),
+        ("介绍一下你自己", "我是由青山科技开发的小青。"),
+    ]
     path = write_csv(workspace.root / "who.csv", rows, "utf-8")
     (workspace.run / "args.json").write_text(json.dumps({"dataset": [str(path)]}))
     workspace.rules["checkpoint-40"] = lambda said: "我叫小青,由青山科技开发。" if "CSDN" in said else said
