@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from finetune.dataset.content import question_key
-from finetune.errors import UserError
+from common.errors import UserError
+from finetune.data.content import question_key
 from finetune.verify import alpaca, config, questions, runinfo
 from finetune.verify.engine import DEFAULT_SYSTEM, Answer
 from finetune.verify.figures import DEFAULT, ROW, TRAINING, Asked

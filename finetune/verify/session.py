@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune import standin
-from finetune.progress import Bar
-from finetune.settings import Settings
+from common import standin
+from common.settings import Settings
+from finetune.runs.progress_bar import Bar
 from finetune.verify.config import Config
 from finetune.verify.engine import Ask, Engine
 from finetune.verify.figures import DEFAULT, Asked, score

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import UserError
+from common.errors import UserError
 from finetune.verify import advice
 from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
 from finetune.verify.judge import Judgement

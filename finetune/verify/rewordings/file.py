@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from finetune.dataset.content import question_key
-from finetune.errors import UserError
+from common.errors import UserError
+from finetune.data.content import question_key
 from finetune.verify.yamlmarks import Node, load
 
 NAME = "rewordings.yaml"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from finetune.dataset.content import question_key
+from finetune.data.content import question_key
 from finetune.verify.engine import Ask
 from finetune.verify.nearness import Nearness
 from finetune.verify.rewordings import rules

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from finetune.dataset.content import question_key
+from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
 from finetune.verify.questions import Question, TrainedEntry
 from finetune.verify.rewordings.file import Rewording

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from finetune.dataset.content import question_key
+from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
 from finetune.verify.sets.rows import DataRow, digest
 

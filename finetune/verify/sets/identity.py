@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from finetune.dataset.content import Contents
+from finetune.data.content import Contents
 from finetune.verify.scoring import normalise
 from finetune.verify.sets.rows import DataRow
 

@@ -10,9 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from finetune.dataset import reading
-from finetune.dataset.content import question_key
-from finetune.errors import UserError
+from common.errors import UserError
+from finetune.data import reading
+from finetune.data.content import question_key
 
 LEARNED_MAX = 200  # of a larger dataset, so many rows are asked
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")

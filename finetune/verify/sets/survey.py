@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import UserError
+from common.errors import UserError
 from finetune.verify.sets import groups, identity, nature, rows
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.words import Said

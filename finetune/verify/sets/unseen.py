@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import UserError
+from common.errors import UserError
 from finetune.verify.engine import Answer
 from finetune.verify.sets.rows import DataRow, of_messages
 

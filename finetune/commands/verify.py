@@ -1,0 +1,172 @@
+"""Ask the base and the adapter, score, report, and say pass or fail; verify.sh runs it.
+
+Exit codes: 0 passed, 1 a threshold fell short, 2 arguments or input that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import standin
+from common.errors import DONE, FAILED, Parser, UserError
+from common.settings import Settings
+from finetune.commands.check_data import parse_columns
+from finetune.engines.fast.loaded_model import spare_the_cores
+from finetune.runs import adapters
+from finetune.runs.progress_bar import Bar
+from finetune.verify import config, questions, runinfo, selection, words
+from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
+from finetune.verify.figures import Asked
+from finetune.verify.questions import QuestionSet
+from finetune.verify.report import data, files, terminal
+from finetune.verify.session import AFTER, BEFORE, OTHER, Job, Session, base_answers, wordings
+
+EngineFactory = Callable[[Path, str, float, "int | None"], Engine]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(prog="verify.sh", description="Prove that a fine-tune changed what it should, and nothing else.")
+    p.add_argument(
+        "adapter", nargs="?", type=Path, help="checkpoint or run folder; default: the newest below OUTPUT_DIR"
+    )
+    p.add_argument("--adapter", dest="adapter_option", type=Path, metavar="DIR", help="the same, as an option")
+    p.add_argument("--compare", type=Path, metavar="DIR", help="a second adapter, shown side by side")
+    p.add_argument("--model", type=Path, metavar="DIR", help="the base model; default: MODEL_DIR")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the reports; default: verify/ in the run's folder"
+    )
+    p.add_argument("--config", type=Path, metavar="FILE", help="thresholds and settings; default: configs/verify.yaml")
+    p.add_argument("--questions", type=Path, action="append", metavar="FILE", help="questions of your own (repeatable)")
+    p.add_argument("--check", action="store_true", help="only check the questions files")
+    p.add_argument(
+        "--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, in place of the run's own"
+    )
+    p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
+    p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
+    p.add_argument(
+        "--dataset", type=Path, metavar="FILE", help="the dataset trained on; default: as the run recorded it"
+    )
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help="with --dataset: the two columns of a table")
+    p.add_argument("--system", metavar="TEXT", help="the training's system prompt; default: as the run recorded it")
+    p.add_argument("--alpaca", type=int, default=0, metavar="N", help="also ask N Alpaca rows that were not trained on")
+    p.add_argument("--alpaca-file", type=Path, metavar="FILE", help="where those rows are, in place of the hub")
+    p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, in place of the configured limits")
+    p.add_argument("--batch-size", type=int, metavar="N", help="questions answered at a time")
+    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
+    p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help="which engine answers")
+    p.add_argument("--summary", action="store_true", help="print figures and verdict, not every answer")
+    p.add_argument("--json", action="store_true", help="print report.json on stdout instead")
+    return p
+
+
+def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2Engine) -> int:
+    """Run verify; returns the exit code. `make_engine` is where tests put a fake model."""
+    from rich.console import Console
+
+    started = time.monotonic()
+    args = parser().parse_args(argv)
+    _check_arguments(args)
+    cfg = config.read(args.config or config.default_path())
+    if args.check:
+        return _check_questions(selection.read_questions(cfg, args))
+    job = prepare(args, cfg, Settings.from_env(), make_engine)
+    asks, engine = ask_all(job, Console(stderr=True), make_engine)
+    report = data.assemble(job, asks, engine)
+    job.seconds["total"] = time.monotonic() - started
+    report["seconds"] = {key: round(value, 3) for key, value in job.seconds.items()}
+    written = files.write(report, job.folder)
+    if args.json:
+        json.dump(report, sys.stdout, ensure_ascii=False, indent=1)
+        print()
+    else:
+        out = Console()
+        terminal.show(report, out, args.summary)
+        names = ",".join(path.name for path in written)
+        say = words.speaker(report["language"])
+        out.print(say("reports: {where}", where=f"{job.folder}/{{{names}}}"), soft_wrap=True, highlight=False)
+    return DONE if report["verdict"] == "pass" else FAILED
+
+
+def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, make_engine: EngineFactory) -> Job:
+    """Everything that can be wrong is found here, before the model is loaded. UserError for what is."""
+    model_dir = args.model or settings.model_dir
+    adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
+    other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
+    for named in (adapter, *([other] if other else [])):
+        adapters.require_plain(named, "verify", f"ask it with infer.sh --adapter {named}, which ms-swift answers")
+    run = runinfo.of_adapter(adapter)
+    old = questions.option("--forbid", args.forbid) or cfg.old_identity
+    selected = selection.select(cfg, args, run)
+    job = Job(args, cfg, settings, adapter, other, model_dir, run, selected, old)
+    job.folder = runinfo.output_folder(run, args.output)
+    if make_engine is Qwen2Engine:
+        for named in (adapter, *([other] if other else [])):
+            check_adapter(named, model_dir)
+    return job
+
+
+def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
+    """Load the model, make rewordings where there are none, and ask and score everything."""
+    if job.is_standin:
+        err.print(standin.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
+    if job.device == "cpu":
+        spare_the_cores()
+    args, selected = job.args, job.selected
+    with busy(0) as beat, Bar(err, 0, beat) as bar:
+        bar.phase(f"loading {job.model_dir.name} on {job.device}")
+        clock = time.monotonic()
+        size = args.batch_size or job.cfg.batch_size
+        engine = make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+        adapters = {BEFORE: None, AFTER: engine.adapter(job.adapter)}
+        names = {BEFORE: "the base", AFTER: job.adapter.name}
+        if job.other:
+            adapters[OTHER], names[OTHER] = engine.adapter(job.other), job.other.name
+        job.seconds["load"] = time.monotonic() - clock
+        clock = time.monotonic()
+        kept_in = job.folder if args.dataset or not job.run.folder.is_dir() else job.run.folder
+        base = None if job.is_standin else base_answers(engine, bar)
+        job.wordings = wordings(selected, args.rewordings, kept_in, base)
+        if job.wordings.rewordings:
+            job.seconds["rewordings"] = time.monotonic() - clock
+        asks = selected.asks(job.wordings.rewordings, args.system or job.run.system or job.cfg.system)
+        asking = Session(engine, adapters, names, job.limits, bar, job.seconds)
+        bar.expect(sum(not each.given for each in asks) * len(adapters))
+        judge = selected.found.judge if selected.found else None
+        asking.answer(asks, job.old, judge)
+        asking.weigh(asks)
+    return asks, engine
+
+
+def _check_questions(found: QuestionSet) -> int:
+    for source in found.sources:
+        print(f"{source}: nothing to object to")
+    print(f"{len(found.heldout)} held-out identity questions, {len(found.general)} general tasks")
+    return DONE
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    for name, low in (("alpaca", 0), ("max_new_tokens", 1), ("batch_size", 1)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+    if args.adapter and args.adapter_option:
+        raise UserError("an adapter is named twice; give it once, with --adapter or without")
+    if isinstance(args.columns, str):
+        args.columns = parse_columns(args.columns)
+
+
+@contextlib.contextmanager
+def busy(total: int) -> Iterator[Callable[[int, int], None]]:
+    """Hold the busy lock while the model answers, so that probes see a job at work; yields its step(done, total)."""
+    from finetune.job import job
+
+    with job("verify", total=total) as held:
+        yield held.step
