@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common import standin
-from common.errors import DONE, FAILED, Parser, UserError
+from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.commands.check_data import parse_columns
 from finetune.engines.fast.loaded_model import spare_the_cores
@@ -166,7 +166,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def busy(total: int) -> Iterator[Callable[[int, int], None]]:
     """Hold the busy lock while the model answers, so that probes see a job at work; yields its step(done, total)."""
-    from finetune.job import job
+    from finetune.runs.gpu_lock import job
 
     with job("verify", total=total) as held:
         yield held.step
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
