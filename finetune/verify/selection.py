@@ -16,6 +16,7 @@ from finetune.verify.questions import Question, QuestionSet
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets import ask, rows, survey, unseen
+from finetune.verify.sets.rows import DataRow
 from finetune.verify.sets.survey import Sets, Survey
 from finetune.verify.words import Said
 
@@ -76,9 +77,9 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     """
     files = read_questions(cfg, args)
     notes: list[str] = []
-    datasets = _datasets(cfg, args, run, notes)
     left_out = unseen.read(run.folder) if not args.dataset else []
-    found = _survey(datasets, files, args, run, left_out)
+    data = _data(cfg, args, run, notes)
+    found = _survey(data, files, args, left_out)
     if found and not args.questions and found.language == "en":
         files = in_english(files, cfg)
     demanded = found is None or bool(found.taught) or bool(args.questions or args.expect)
@@ -88,7 +89,7 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
         heldout = ask.in_language(files.heldout, found.language) if found and not args.questions else files.heldout
         if found and found.name and found.entries:
             heldout = [replace(q, expect=found.entries[0].expect) for q in heldout]
-        fixed += _not_in_data(heldout, datasets, args, run, notes)
+        fixed += _not_in_data(heldout, data, args, run, notes)
     if found and found.is_identity:
         fixed += ask.attach_rows(questions.from_rows(found.rows, found.entries), found)
     elif demanded and fixed and not (found and found.taught):
@@ -113,10 +114,19 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     return Selection(fixed, language, found, chosen_sets, left_out, trained_on, notes, files.sources)
 
 
-def _datasets(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[Path]:
-    """The files whose rows are asked about: the user's, the run's own, or the configured one."""
+def _data(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
+    """The rows that are asked about: of the user's file, those that the run kept, or of the files it names."""
     if args.dataset:
-        return [args.dataset]
+        return rows.read([args.dataset], args.columns)
+    kept = unseen.kept_rows(run.folder)
+    if kept:
+        return kept
+    files = _datasets(cfg, run, notes)
+    return rows.read(files, run.columns) if files else []
+
+
+def _datasets(cfg: config.Config, run: runinfo.Run, notes: list[str]) -> list[Path]:
+    """The run's own files, or the configured one."""
     here = cfg.path.resolve().parent.parent
     found = run.own_datasets(here)
     if found or not cfg.dataset:
@@ -133,22 +143,18 @@ def _datasets(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, no
 
 
 def _survey(
-    datasets: Sequence[Path],
-    files: QuestionSet,
-    args: argparse.Namespace,
-    run: runinfo.Run,
-    left_out: Sequence[unseen.Row],
+    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[unseen.Row]
 ) -> Survey | None:
-    if not datasets or (args.questions and files.heldout and not files.trained):
+    if not data or (args.questions and files.heldout and not files.trained):
         return None
-    found = rows.read(datasets, args.columns or run.columns)
-    known = {row.key for row in found}
-    found += [each.row for each in left_out if each.row.key not in known]
-    looked = survey.of_rows(found, files.trained, own=bool(args.expect))
+    known = {row.key for row in data}
+    looked = survey.of_rows(
+        [*data, *(each.row for each in left_out if each.row.key not in known)], files.trained, own=bool(args.expect)
+    )
     if args.expect and not looked.taught:
         raise UserError(
-            f"{', '.join(map(str, datasets))}: no output matches --expect {args.expect!r}; mend the pattern, or leave "
-            "it out: the name that the data teach is found by itself"
+            f"{data[0].where.rpartition(',')[0]}: no output matches --expect {args.expect!r}; mend the pattern, or "
+            "leave it out: the name that the data teach is found by itself"
         )
     survey.require_judgeable(looked)
     return looked
@@ -167,15 +173,12 @@ def _notes_on_sets(found: Survey, chosen: Sets) -> list[str]:
 
 
 def _not_in_data(
-    heldout: Sequence[Question], datasets: Sequence[Path], args: argparse.Namespace, run: runinfo.Run, notes: list[str]
+    heldout: Sequence[Question], data: Sequence[DataRow], args: argparse.Namespace, run: runinfo.Run, notes: list[str]
 ) -> list[Question]:
     """Held-out questions that no row of the data asks; the others are named in a note."""
-    files = [args.dataset] if args.dataset else [*datasets, *run.local_datasets()]
-    known = (
-        {question_key(row.question) for row in rows.read(dict.fromkeys(files), args.columns or run.columns)}
-        if files
-        else set()
-    )
+    mixed_in = [] if args.dataset else run.local_datasets()
+    also = rows.read(mixed_in, run.columns) if mixed_in else []
+    known = {question_key(row.question) for row in [*data, *also]}
     seen = [q for q in heldout if len(q.messages) == 1 and question_key(q.text) in known]
     if seen:
         ids = ", ".join(q.id for q in seen)

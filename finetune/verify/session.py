@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -165,11 +166,15 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
     return Wordings(list(found), base, rules, hand, path)
 
 
-def base_answers(engine: Engine, bar: Bar) -> make.Answerer:
-    """The bare base as something that rewords."""
+def base_answers(engine: Engine, bar: Bar | None = None) -> make.Answerer:
+    """The bare base as something that rewords; without a bar, a line on stderr says that it does."""
 
     def answer(asks: Sequence[Ask]) -> list[str]:
-        bar.phase(f"the base writes {len(asks)} questions in other words")
+        text = f"the base writes {len(asks)} questions in other words"
+        if bar:
+            bar.phase(text)
+        else:
+            print(f"{text} ...", file=sys.stderr)
         return [each.text for each in engine.answer(asks, None, lambda _: None)]
 
     return answer

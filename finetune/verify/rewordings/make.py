@@ -56,8 +56,9 @@ def make(
         base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
         ruled = sieve.keep(row, rules.reword(row.question, wanted + SPARE), base) if len(base) < wanted else []
         chosen = [*base, *ruled][:wanted]
-        made = [BASE if text in base else RULES for text in chosen[:ASKED]]
-        found.append(Rewording(row.question, chosen[:ASKED], chosen[ASKED:], made))
+        asked = chosen[:: 2 if train else 1][:ASKED]  # asked and trained ones differ from the question equally
+        made = [BASE if text in base else RULES for text in asked]
+        found.append(Rewording(row.question, asked, [text for text in chosen if text not in asked], made))
     return found
 
 

@@ -18,6 +18,7 @@ from finetune.verify.engine import Answer
 from finetune.verify.sets.rows import DataRow, of_messages
 
 UNSEEN = "unseen.jsonl"
+ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
 TRAINING = "training-rows.jsonl"  # the data without the rows left out
 REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given beside the data
 
@@ -67,6 +68,15 @@ def read(folder: Path) -> list[Row]:
             answers = {side: Answer(**answer) for side, answer in data.get("answers", {}).items()}
             found.append(Row(row, answers))
     return found
+
+
+def kept_rows(folder: Path) -> list[DataRow]:
+    """The rows that a run's verdict is about, as its training found them; none where it kept none."""
+    found = (
+        of_messages(data["messages"], data.get("tools"), int(data.get("number", number)), str(data.get("where", "")))
+        for number, data in _lines(folder / ROWS)
+    )
+    return [row for row in found if row is not None]
 
 
 def added_rows(folder: Path) -> list[DataRow]:
