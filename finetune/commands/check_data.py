@@ -25,7 +25,8 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
         epilog="""Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),
-and CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030.
+and CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,
+or in an older encoding that the letters make likely, which is said. Of XLSX one sheet is read, cells as they are shown.
 Exit code: 0 fit (warnings do not matter), or converted; 2 not fit, or nothing left to convert.""",
     )
     p.add_argument("files", nargs="+", metavar="FILE", help="a dataset file, or the id of a hub dataset")

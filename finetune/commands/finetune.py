@@ -26,6 +26,7 @@ from finetune.engines.fast.train import Request, train_adapter
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
+from finetune.runs.stop_signals import Stop
 from finetune.verify import config, folds, preparation, questions, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.rewordings import file as rewordings_file
@@ -176,26 +177,38 @@ def _ask_folds(plan: sft.Plan, options: Any, lane: Lane, coming: Coming, known: 
 def _in_one(plan: sft.Plan, options: Any, proof: list[str], coming: Coming | None) -> int:
     lane = plan.lane()
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
         try:
-            stack.enter_context(job("finetune", wait=options.wait or None))
+            held = stack.enter_context(job("finetune", wait=options.wait or None))
+            stop.cleanup.append(held.forget)
             if _level() == "full":
                 _check_forward(lane)
             known = _prepare(plan, options, lane, coming) if coming else []
-        except UserError:
+        except (UserError, SystemExit):  # SystemExit: a stop signal
             plan.discard_folder()
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
-        code = sft.run(plan, options, lane)
+        code = sft.run(plan, options, lane, stop)
         if code != DONE:
             return code
-        if coming and coming.chosen.folds:
-            _ask_folds(plan, options, lane, coming, known)
-        return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+        stop.at_steps = False  # nothing is trained any more: a signal ends the answers at once
+        try:
+            if stop.number is not None:
+                raise SystemExit(128 + stop.number)
+            if coming and coming.chosen.folds:
+                _ask_folds(plan, options, lane, coming, known)
+            return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+        except SystemExit:
+            print(
+                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {plan.folder} gives it",
+                file=sys.stderr,
+            )
+            raise
 
 
 def _import_for_the_verdict() -> None:
     """While the GPU trains and this process waits for it: what scoring and reports import, each when first needed."""
-    with contextlib.suppress(ImportError):  # verify itself says what is missing
+    with contextlib.suppress(Exception):  # verify itself says what is missing or broken
         import jinja2  # noqa: F401
         import sacrebleu.metrics  # noqa: F401
 
