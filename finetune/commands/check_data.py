@@ -12,7 +12,7 @@ from common.errors import DONE, UNUSABLE, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.data.check import FileReport, Options, check_file, default_heldout
 from finetune.data.convert import convert
-from finetune.data.source import parse
+from finetune.data.source import parse, parse_columns
 
 MAX_LENGTH = 2048  # the article's --max_length
 SYSTEM = "You are a helpful assistant."
@@ -104,14 +104,6 @@ def _path(spec: str) -> Path | None:
     if source.path is None:
         print(f"{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them", file=sys.stderr)
     return source.path
-
-
-def parse_columns(text: str) -> tuple[str, str]:
-    """`QUESTION,ANSWER` as two names. UserError when it is not that."""
-    names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
-    if len(names) != 2 or not all(names):
-        raise UserError(f"--columns {text}: name two columns, the question's and the answer's: --columns 问题,答案")
-    return names[0], names[1]
 
 
 def _tokenizer_folder() -> Path | None:

@@ -20,11 +20,10 @@ from typing import Any
 from common import sha256sums, standin
 from common.errors import DONE, FAILED, Parser, UserError, leave, run_main
 from common.settings import Settings
-from finetune.commands.check_data import parse_columns
 from finetune.data import hub
 from finetune.data.check import FileReport, Options, default_heldout, in_one_line, require
 from finetune.data.convert import convert
-from finetune.data.source import Source
+from finetune.data.source import Source, parse_columns
 from finetune.engines import choose as engine_choice
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
