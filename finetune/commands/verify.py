@@ -17,7 +17,7 @@ from typing import Any
 from common import standin
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.settings import Settings
-from finetune.commands.check_data import parse_columns
+from finetune.data.source import parse_columns
 from finetune.engines.fast.loaded_model import spare_the_cores
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
