@@ -8,11 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from common import standin
 from common.settings import Settings
-from finetune.runs.progress_bar import Bar
 from finetune.verify.config import Config
 from finetune.verify.engine import Ask, Engine
 from finetune.verify.figures import DEFAULT, Asked, score
@@ -26,6 +25,16 @@ from finetune.verify.selection import Selection
 FEWEST_TOKENS = 48  # that an answer to a row may have, however short its reference
 OUTSIDE_TOKENS = 128  # of an answer to a question that no row answers
 BEFORE, AFTER, OTHER = "before", "after", "other"
+
+
+class Screen(Protocol):
+    """What is told of the work under way: a progress bar."""
+
+    def phase(self, text: str) -> None:
+        """Name what is under way."""
+
+    def advance(self, count: int) -> None:
+        """So many more answers are in."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Session:
     adapters: dict[str, Any]
     names: dict[str, str]  # of the sides, for the screen
     limits: dict[str, int]
-    bar: Bar
+    bar: Screen
     seconds: dict[str, float] = field(default_factory=dict)
 
     def answer(self, asks: Sequence[Asked], old: Any, judge: Any) -> None:
@@ -166,7 +175,7 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
     return Wordings(list(found), base, rules, hand, path)
 
 
-def base_answers(engine: Engine, bar: Bar | None = None) -> make.Answerer:
+def base_answers(engine: Engine, bar: Screen | None = None) -> make.Answerer:
     """The bare base as something that rewords; without a bar, a line on stderr says that it does."""
 
     def answer(asks: Sequence[Ask]) -> list[str]:

@@ -99,7 +99,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Any:
 
     with Bar(Console(stderr=True), 0, None, "steps") as bar:
         model = lane.load(bar)
-        settings, _ = fit(lane.model_dir, request, None if lane.device == "cpu" else lane.ceiling_gib())
+        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
         from qwen2.training.loop import DivergedError
         from qwen2.training.loop import train as run
 
