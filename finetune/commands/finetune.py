@@ -262,6 +262,7 @@ def _one_after_the_other(plan: sft.Plan, options: Any, proof: list[str]) -> int:
                 "HEALTH_LEVEL=off starts it all the same",
                 FAILED,
             )
+    sft.prepare_data(plan, options)
     code = sft.run(plan, options)
     if code != DONE or plan.is_helping:  # node 0 has the adapter, and proves it
         return code

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     words, _ = tidy(words)
     options, rest = parser(name).parse_known_args(words)
     plan = prepare(name, options, rest)
-    return DONE if plan is None else run(plan, options)
+    return DONE if plan is None else run(plan, options, prepare_data(plan, options))
 
 
 def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | None:
@@ -511,31 +511,31 @@ def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None, stop:
             stack.enter_context(run_folder.held(plan.folder))
         if plan.choice.is_fast and stop is None:
             stop = stack.enter_context(Stop())
-        if plan.checkpoint is None and not plan.is_helping:
-            lane = prepare_data(plan, options, lane)
         return _run(plan, options, lane, stop)
 
 
-def prepare_data(plan: Plan, options: argparse.Namespace, lane: Lane | None) -> Lane | None:
+def prepare_data(plan: Plan, options: argparse.Namespace) -> Lane | None:
     """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
 
-    The lane that wrote them goes on to train, where the fast lane does.
+    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back.
     """
+    if plan.checkpoint is not None or plan.is_helping:
+        return None
+    lane = None
     try:
         plan.keep_rows()
-        if not options.reword:
-            return lane
-        found = preparation.look(plan.own_files(), plan.columns)
-        lane = lane or plan.lane()
-        with job(plan.name, wait=options.wait or None):
-            base = None if plan.standin else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
-            path = preparation.reword(found, None, plan.folder, base, options.reword)
-        if path is not None:
-            plan.add_rows(path)
+        if options.reword:
+            found = preparation.look(plan.own_files(), plan.columns)
+            lane = plan.lane()
+            with Stop(), job(plan.name, wait=options.wait or None):
+                base = None if plan.standin else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+                path = preparation.reword(found, None, plan.folder, base, options.reword)
+            if path is not None:
+                plan.add_rows(path)
     except (UserError, SystemExit):  # SystemExit: a stop signal
         plan.discard_folder()
         raise
-    if not plan.choice.is_fast:
+    if lane is not None and not plan.choice.is_fast:
         lane.release()
         return None
     return lane
