@@ -17,6 +17,7 @@ kernel_cache.use()
 # Triton compiles a kernel once for pointers that are multiples of 16 and once for others. Small vectors that are parts of
 # a larger one lie anywhere, so they are named as `do_not_specialize_on_alignment`: one kernel, compiled ahead, serves all.
 
+
 @triton.jit
 def _rms_norm(x, weight, out, out_stride, rounded, size, eps, COPY: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -202,7 +203,7 @@ def _keep(row, col, size, seed, key, threshold):
     return _hash32(index ^ salt) >= threshold.to(tl.uint32)
 
 
-@triton.jit(do_not_specialize=["key0", "key1", "key2", "threshold"], do_not_specialize_on_alignment=["seed"])
+@triton.jit(do_not_specialize=["rows", "key0", "key1", "key2", "threshold"], do_not_specialize_on_alignment=["seed"])
 def _dropout(x, x_stride, out, rows, size, seed, key0, key1, key2, threshold, scale, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -215,7 +216,7 @@ def _dropout(x, x_stride, out, rows, size, seed, key0, key1, key2, threshold, sc
     tl.store(place, tl.where(kept, value * scale, 0.0).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["key0", "key1", "key2", "threshold"], do_not_specialize_on_alignment=["seed"])
+@triton.jit(do_not_specialize=["rows", "key0", "key1", "key2", "threshold"], do_not_specialize_on_alignment=["seed"])
 def _dropout_backward(
     total,
     total_stride,
@@ -425,7 +426,7 @@ def warm_up(config: Config, device: str = "cuda", ranks: Sequence[int] = RANKS[:
     for keys in ((1,), (1, 2), (1, 2, 3)):
         dropout(x, 0.05, seed, keys)
         for rank in ranks:
-            dropout_backward_(x, empty(64, 3 * rank + 16)[:, 16:], empty(3 * rank, hidden), rank, 0.05, seed, keys)
+            dropout_backward_(x, empty(64, 16 * rank)[:, 16:], empty(3 * rank, hidden), rank, 0.05, seed, keys)
     for rank in ranks:
         table = place_table([(empty(16, 16 + rank)[:, 16:], 0)], x.device)
         place_blocks(table, empty(16 * rank, dtype=torch.float32), 1.0, rank)

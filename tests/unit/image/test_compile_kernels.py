@@ -86,12 +86,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_what_is_launched_was_compiled_for_every_capability(built: Any, tmp_path: Path) -> None:
-    """No ptxas and no C compiler can start, and nothing is written beside the cache of the image."""
+    """No C compiler can start, and nothing is written beside the cache of the image."""
     tree, model = built
-    missing = {"CC": "/bin/false", "TRITON_PTXAS_PATH": "/bin/false", "TRITON_PTXAS_BLACKWELL_PATH": "/bin/false"}
-    done = python(
-        tree, ["-c", LAUNCHES, str(tree), str(model), str(tmp_path)], TRITON_CACHE_DIR=str(tmp_path / "cache"), **missing
-    )
+    cache = {"CC": "/bin/false", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    done = python(tree, ["-c", LAUNCHES, str(tree), str(model), str(tmp_path)], **cache)
     assert done.returncode == 0, done.stderr[-3000:]
     assert files(tmp_path / "cache") == []
 
@@ -101,9 +99,7 @@ def test_another_shape_is_compiled_beside_it(built: Any, tmp_path: Path) -> None
     other = make_tiny(tmp_path / "other", hidden_size=128, tie_word_embeddings=True)
     before = files(tree / "qwen2" / "compiled")
     code = LAUNCHES.replace("compile_kernels.CAPABILITIES", "(90,)")
-    done = python(
-        tree, ["-c", code, str(tree), str(other), str(tmp_path)], TRITON_CACHE_DIR=str(tmp_path / "cache")
-    )
+    done = python(tree, ["-c", code, str(tree), str(other), str(tmp_path)], TRITON_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert any(path.suffix == ".cubin" for path in files(tmp_path / "cache"))
     assert files(tree / "qwen2" / "compiled") == before
