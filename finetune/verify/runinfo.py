@@ -1,4 +1,4 @@
-"""What a run's folder says about itself: system prompt, dataset, losses, settings; `cli` and the reports ask here.
+"""What a run's folder says about itself: system prompt, dataset, losses, settings; commands and reports ask here.
 
 Both engines leave these files: run.json (the fast lane), args.json (ms-swift), logging.jsonl (both).
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.config import json_object
-from finetune.errors import UserError
+from common.errors import UserError
+from common.json_files import json_object
 from qwen2 import adapter_config
 
 # What the report shows of a run, by the names that both engines share.
