@@ -20,6 +20,7 @@ CHUNK = 16 << 20
 THREADS = 4  # a network disk wants several reads under way; a local one is not slower for them
 RESERVE = 5 << 30  # for the job itself: torch, pinned buffers, data, and some room
 LIST = Path(__file__).resolve().parent / "read_ahead.txt"  # lines `offset length path`; `-` where the weights come
+MEMINFO = "/proc/meminfo"
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -33,7 +34,7 @@ CGROUPS = (
 def room() -> int:
     """Bytes that may be read: what is available to this container, less RESERVE; 0 where that is not known."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path(MEMINFO).read_text().splitlines()
         left = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError, IndexError):
         return 0
@@ -42,12 +43,10 @@ def room() -> int:
             allowed = int(Path(limit).read_text())  # ValueError for "max": no limit
             taken = int(Path(used).read_text())
             # Clean pages of files count as used, and go when memory is wanted.
-            files = sum(
-                int(n) for name, n in map(str.split, Path(stat).read_text().splitlines()) if name == "inactive_file"
-            )
+            counts = dict(line.split() for line in Path(stat).read_text().splitlines() if line)
+            left = min(left, allowed - taken + int(counts.get("inactive_file", 0)))
         except (OSError, ValueError):
             continue
-        left = min(left, allowed - taken + files)
     return max(0, left - RESERVE)
 
 

@@ -50,7 +50,7 @@ def compile_for(capability: int, config: Any) -> list[Any]:
     from triton.runtime.driver import driver
     from triton.runtime.jit import KernelInterface
 
-    from qwen2 import triton_kernels
+    from qwen2 import ops_triton
 
     found: list[Any] = []
 
@@ -61,7 +61,7 @@ def compile_for(capability: int, config: Any) -> list[Any]:
     launch = KernelInterface.__getitem__  # kernel[grid](...) launches; here it compiles
     KernelInterface.__getitem__ = compile_only
     try:
-        triton_kernels.warm_up(config, "cpu", triton_kernels.RANKS)
+        ops_triton.warm_up(config, "cpu", ops_triton.RANKS)
     finally:
         KernelInterface.__getitem__ = launch
     return found
@@ -71,12 +71,13 @@ def compile_for(capability: int, config: Any) -> list[Any]:
 def linked_without_a_driver() -> Iterator[None]:
     """Lets C modules be linked against libcuda.so.1, and loaded, where it is not: it comes with the GPU.
 
-    The stub has no functions, so they are looked up late, and Ubuntu's linker would leave out a library that gives nothing.
+    The stub has no functions, so they are looked up late, and Ubuntu's linker would leave out a library without any.
     """
     with tempfile.TemporaryDirectory() as folder:
         stub, compiler = Path(folder) / "libcuda.so.1", Path(folder) / "cc"
         subprocess.run(["gcc", "-shared", "-o", stub, "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null"], check=True)
-        compiler.write_text('#!/bin/sh\nexec gcc -Wl,--no-as-needed "$@"\n')
+        # $1 is the source, in a folder with a random name, which must not be in the result: two builds give the same
+        compiler.write_text('#!/bin/sh\nexec gcc -Wl,--no-as-needed -ffile-prefix-map="${1%/*}"=. "$@"\n')
         compiler.chmod(0o755)
         os.environ |= {"TRITON_LIBCUDA_PATH": folder, "CC": str(compiler)}
         ctypes.CDLL(str(stub), mode=ctypes.RTLD_GLOBAL)  # found again by its soname
@@ -110,7 +111,7 @@ def main() -> int:
 
     config = Config.from_dir(Path(sys.argv[1]))
     folder = kernel_cache.COMPILED
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     os.environ["TRITON_CACHE_DIR"] = str(folder)
     os.environ["TRITON_STORE_BINARY_ONLY"] = "1"  # machine code and its metadata, not the stages on the way
     compilers = [knobs.nvidia.ptxas.path, knobs.nvidia.ptxas_blackwell.path]

@@ -1,6 +1,6 @@
 """Triton's cache in two layers: kernels compiled when the image was built (read-only), then Triton's own folder.
 
-triton_kernels turns it on, and image/compile_kernels.py fills the first layer. What that layer lacks (another GPU,
+ops_triton turns it on, and image/compile_kernels.py fills the first layer. What that layer lacks (another GPU,
 another model's shape) is compiled into TRITON_CACHE_DIR as always. A checkout without a first layer uses that alone.
 """
 

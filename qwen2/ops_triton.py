@@ -14,8 +14,8 @@ from qwen2.config import Config
 
 kernel_cache.use()
 
-# Triton compiles a kernel once for pointers that are multiples of 16 and once for others. Small vectors that are parts of
-# a larger one lie anywhere, so they are named as `do_not_specialize_on_alignment`: one kernel, compiled ahead, serves all.
+# Triton compiles a kernel once for pointers that are multiples of 16 and once for others. Small vectors that are parts
+# of a larger one lie anywhere: as `do_not_specialize_on_alignment`, one kernel, compiled ahead, serves all of them.
 
 
 @triton.jit

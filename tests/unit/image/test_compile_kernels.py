@@ -1,4 +1,4 @@
-"""Kernels compiled by image/compile_kernels.py are those that training, answers and the health check launch; needs Triton.
+"""image/compile_kernels.py compiles what training, answers and the health check launch; these tests need Triton.
 
 No GPU: the same launches are made on the CPU with Triton told to compile and not to launch, for each capability.
 """
@@ -28,17 +28,14 @@ sys.path.insert(0, str(Path(sys.argv[1]) / "image"))
 import compile_kernels
 from triton.runtime.driver import driver
 from triton.runtime.jit import KernelInterface
-from qwen2 import kernels, triton_kernels
-from qwen2.backprop import Backprop, MicroBatch
-from qwen2.attention import Rows
-from qwen2 import batches
+from qwen2 import ops, ops_triton
 from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
-from qwen2.train import TrainSettings, train
+from qwen2.training.loop import TrainSettings, train
 from tests.unit.qwen2.tiny import make_rows
 
-kernels._fast = lambda x: triton_kernels
+ops._fast = lambda x: ops_triton
 launched = []
 KernelInterface.__getitem__ = lambda self, grid: lambda *a, **k: launched.append(self.warmup(*a, grid=grid, **k))
 model = Model.load(sys.argv[2], "cpu", torch.bfloat16)
