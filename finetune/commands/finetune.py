@@ -22,6 +22,7 @@ from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
+from finetune.runs.stop_signals import Stop
 from finetune.verify.engine import Qwen2Engine
 
 
@@ -50,23 +51,35 @@ def main(argv: list[str] | None = None) -> int:
 def _in_one(plan: sft.Plan, options: Any, proof: list[str]) -> int:
     lane = Lane(plan.model_dir, "cpu" if plan.settings.wants_cpu else "cuda", plan.settings.vram_ceiling_gib)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
         try:
-            stack.enter_context(job("finetune", wait=options.wait or None))
+            held = stack.enter_context(job("finetune", wait=options.wait or None))
+            stop.cleanup.append(held.forget)
             if _level() == "full":
                 _check_forward(lane)
-        except UserError:
+        except (UserError, SystemExit):  # SystemExit: a stop signal
             plan.discard_folder()
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
-        code = sft.run(plan, options, lane)
+        code = sft.run(plan, options, lane, stop)
         if code != DONE:
             return code
-        return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+        stop.at_steps = False  # nothing is trained any more: a signal ends the answers at once
+        try:
+            if stop.number is not None:
+                raise SystemExit(128 + stop.number)
+            return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+        except SystemExit:
+            print(
+                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {plan.folder} gives it",
+                file=sys.stderr,
+            )
+            raise
 
 
 def _import_for_the_verdict() -> None:
     """While the GPU trains and this process waits for it: what scoring and reports import, each when first needed."""
-    with contextlib.suppress(ImportError):  # verify itself says what is missing
+    with contextlib.suppress(Exception):  # verify itself says what is missing or broken
         import jinja2  # noqa: F401
         import sacrebleu.metrics  # noqa: F401
 

@@ -125,7 +125,9 @@ class TrainSettings:
             "vram_ceiling_gib",
             "cuda_graphs",
         )
-        parts = {k: v for k, v in asdict(self).items() if k not in (*free, "recompute")}
+        # How a step is split changes no more than its dropout masks and rounding; the card decides it anew.
+        split = {"micro_batch_size": None, "micro_batch_tokens": None}
+        parts = {k: v for k, v in asdict(self).items() if k not in (*free, "recompute")} | split
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
         for ids, labels in rows:
             digest.update(json.dumps([list(ids), list(labels)]).encode())
@@ -566,6 +568,10 @@ class _Run:
             "best_model_checkpoint": None,
             "log_history": self._history_entries(),
             "fingerprint": self.fingerprint,
+            "split": {
+                "recompute": self.settings.recompute,
+                "micro_batch_tokens": self.settings.micro_batch_tokens,
+            },
             "history": figures,
             "log_lines": self.log_lines,
             "logged_until": self.logged_until,

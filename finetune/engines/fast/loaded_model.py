@@ -90,6 +90,11 @@ class Lane:
                     "end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
                     FAILED,
                 ) from None
+            except RuntimeError as error:  # CUDA's own errors, Triton's compiler
+                raise UserError(
+                    f"the GPU cannot be used: {error}; `healthcheck startup` looks at driver and weights",
+                    FAILED,
+                ) from None
             self.seconds = time.perf_counter() - begin
         return self._model
 
