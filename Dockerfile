@@ -120,6 +120,16 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /locks/standin.lock -r /locks/smollm2.lock && \
     /opt/uv/bin/uv pip install -q --require-hashes -r /locks/test.lock
+# Beside the packages where torch is the CPU build: kernels can be compiled, and nothing else takes the machine for a GPU's.
+RUN --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
+    --mount=type=bind,source=image/split_lock.py,target=/build/split_lock.py \
+    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
+    if ! python -c 'import triton' 2>/dev/null; then \
+      python /build/split_lock.py /build/image.lock triton >/tmp/triton.lock && \
+      /opt/uv/bin/uv pip install -q --target /opt/triton --no-deps --require-hashes -r /tmp/triton.lock; \
+    fi
 
 # ---- weights: one stage a source; each ends in /layers, checked against SHA256SUMS -----------------------------------
 FROM os AS fetch
