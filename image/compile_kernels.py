@@ -61,6 +61,7 @@ def compile_for(capability: int, config: Any) -> list[Any]:
     launch = KernelInterface.__getitem__  # kernel[grid](...) launches; here it compiles
     KernelInterface.__getitem__ = compile_only
     try:
+        ops_triton.self_test("cpu")
         ops_triton.warm_up(config, "cpu", ops_triton.RANKS)
     finally:
         KernelInterface.__getitem__ = launch

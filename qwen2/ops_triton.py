@@ -432,8 +432,8 @@ def warm_up(config: Config, device: str = "cuda", ranks: Sequence[int] = RANKS[:
         place_blocks(table, empty(16 * rank, dtype=torch.float32), 1.0, rank)
 
 
-def self_test() -> None:
+def self_test(device: str = "cuda") -> None:
     """Compile and run the smallest kernel: raises where Triton or its C compiler does not work."""
-    x = torch.ones(1, 16, dtype=torch.bfloat16, device="cuda")
+    x = torch.ones(1, 16, dtype=torch.bfloat16, device=device)
     out = torch.empty_like(x)
     rms_norm(x, x[0], 1e-6, out)
