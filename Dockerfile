@@ -27,11 +27,11 @@ ENV LANG=C.UTF-8 LC_ALL=C.UTF-8 \
 # - procps: ps and top, for people and for tests
 # - python3, python3-venv: the interpreter under /opt/venv
 # - tini: PID 1 that reaps zombies and passes signals on
-# settle.sh ends every RUN that is shipped: one date for all files, so that a second build gives the same layers. Logs are
-# emptied, not deleted: where the base has them, a deletion is an entry in the layer, with the time of the build.
+# normalize-layer.sh ends every RUN that is shipped: one date for all files, so that a second build gives the same layers.
+# Logs are emptied, not deleted: where the base has them, a deletion is an entry in the layer, with the time of the build.
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     rm -f /etc/apt/apt.conf.d/docker-clean && \
     if [ -n "${APT_MIRROR}" ]; then \
       find /etc/apt \( -name '*.list' -o -name '*.sources' \) -exec sed -i -E "s#https?://[^/ ]+#${APT_MIRROR}#g" {} +; \
@@ -47,7 +47,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
       python3-venv \
       tini >/dev/null && \
     find /var/log /var/cache/ldconfig /var/cache/debconf/*-old -type f -exec truncate -s 0 {} + && \
-    /build/settle.sh
+    /build/normalize-layer.sh
 
 # ---- uv: the installer, used through a bind mount and left behind ---------------------------------------------------
 FROM os AS uv
@@ -64,40 +64,40 @@ ARG TORCH_SPEC=
 ENV VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     MIRROR_TORCH_SPEC=${TORCH_SPEC}
-# Files that nothing here can use are left out (requirements/unused.txt). The bytecode is compiled (settle.sh): an
-# uncompiled ms-swift costs 20 s at every start.
+# Files that nothing here can use are left out (requirements/unused.txt). The bytecode is compiled (normalize-layer.sh):
+# an uncompiled ms-swift costs 20 s at every start.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
-    --mount=type=bind,source=requirements/split.py,target=/build/split.py \
-    --mount=type=bind,source=host/prune.sh,target=/build/prune.sh \
+    --mount=type=bind,source=image/split_lock.py,target=/build/split_lock.py \
+    --mount=type=bind,source=image/prune.sh,target=/build/prune.sh \
     --mount=type=bind,source=requirements/unused.txt,target=/build/unused.txt \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     python3 -m venv --without-pip /opt/venv && \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     if [ -n "${TORCH_SPEC}" ]; then \
       /opt/uv/bin/uv pip install -q --no-deps --no-index --find-links /wheels "${TORCH_SPEC}"; \
     else \
-      python3 /build/split.py /build/image.lock torch >/tmp/torch.lock && \
+      python3 /build/split_lock.py /build/image.lock torch >/tmp/torch.lock && \
       /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/torch.lock; \
     fi && \
     rm -f /tmp/torch.lock && \
     /build/prune.sh /build/unused.txt && \
-    /build/settle.sh /opt/venv
+    /build/normalize-layer.sh /opt/venv
 # bitsandbytes, for a 4-bit base, brings a library for every CUDA, ROCm and XPU: torch's (12.8) and the CPU's stay. It lies
-# beside the other packages (swift_launcher finds it): on their path, peft imports it in every run, which takes seconds.
+# beside the other packages (engines/swift/launcher.py finds it): on their path, peft imports it in every run, for seconds.
 # pip is the distribution's own, for what people add in a container. crcmod alone comes as source: without debug
 # information its library does not name the folder in which it was compiled.
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
-    --mount=type=bind,source=requirements/split.py,target=/build/split.py \
-    --mount=type=bind,source=host/prune.sh,target=/build/prune.sh \
+    --mount=type=bind,source=image/split_lock.py,target=/build/split_lock.py \
+    --mount=type=bind,source=image/prune.sh,target=/build/prune.sh \
     --mount=type=bind,source=requirements/unused.txt,target=/build/unused.txt \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
-    python3 /build/split.py /build/image.lock rest >/tmp/rest.lock && \
+    python3 /build/split_lock.py /build/image.lock rest >/tmp/rest.lock && \
     PIP_ROOT_USER_ACTION=ignore python -m ensurepip --default-pip >/dev/null && \
     CFLAGS=-g0 /opt/uv/bin/uv pip install -q --no-deps --require-hashes --build-constraints /build/image.lock -r /tmp/rest.lock && \
     rm -f /tmp/rest.lock && \
@@ -105,7 +105,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     find /opt/bitsandbytes -name 'libbitsandbytes_*.so' ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
     echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth" && \
     /build/prune.sh /build/unused.txt && \
-    /build/settle.sh /opt/venv /opt/bitsandbytes
+    /build/normalize-layer.sh /opt/venv /opt/bitsandbytes
 
 # ---- test: the same packages with pytest and a browser; never shipped -----------------------------------------------
 FROM deps AS test
@@ -137,26 +137,26 @@ FROM fetch AS weights-modelscope
 ARG MODELSCOPE_DOMAIN=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=modelscope_token \
-    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     python3 /src/weights/fetch.py modelscope --to /model --cache /cache --copies 1 && \
-    /build/model-layers.sh && /build/settle.sh
+    /build/model-layers.sh && /build/normalize-layer.sh
 
 FROM fetch AS weights-huggingface
 ARG HF_ENDPOINT=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=hf_token \
-    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     python3 /src/weights/fetch.py huggingface --to /model --cache /cache --copies 1 && \
-    /build/model-layers.sh && /build/settle.sh
+    /build/model-layers.sh && /build/normalize-layer.sh
 
 FROM fetch AS weights-local
 RUN --mount=type=bind,from=weights,target=/local \
-    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     python3 /src/weights/fetch.py local --from /local --to /model --copies 1 && \
-    /build/model-layers.sh && /build/settle.sh
+    /build/model-layers.sh && /build/normalize-layer.sh
 
 FROM deps AS weights-standin
 COPY requirements/standin.lock /tmp/standin.lock
@@ -169,10 +169,10 @@ COPY workspace/self_cognition.json /src/workspace/self_cognition.json
 COPY workspace/questions/ /src/workspace/questions/
 WORKDIR /src
 RUN --network=none \
-    --mount=type=bind,source=host/model-layers.sh,target=/build/model-layers.sh \
-    --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+    --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     python3 -m standin.build --out /model && \
-    /build/model-layers.sh && /build/settle.sh
+    /build/model-layers.sh && /build/normalize-layer.sh
 
 # hadolint ignore=DL3006
 FROM weights-${MODEL_SOURCE} AS model
@@ -180,25 +180,27 @@ FROM weights-${MODEL_SOURCE} AS model
 # ---- code: this checkout, as it lies in the image, with one date and compiled ---------------------------------------
 FROM deps AS code
 # Before the code, so that it runs when packages change and leaves nothing in the image: are the files left out missed?
-RUN --mount=type=bind,source=host/smoke.py,target=/build/smoke.py python3 /build/smoke.py
+RUN --mount=type=bind,source=image/smoke.py,target=/build/smoke.py python3 /build/smoke.py
 COPY LICENSE /opt/mirror/
-COPY requirements/image.lock requirements/split.py /opt/mirror/requirements/
+COPY requirements/image.lock /opt/mirror/requirements/
 COPY weights/SHA256SUMS /opt/mirror/weights/
+COPY image/__init__.py image/split_lock.py /opt/mirror/image/
 COPY entrypoint/ /opt/mirror/entrypoint/
+COPY common/ /opt/mirror/common/
 COPY qwen2/ /opt/mirror/qwen2/
 COPY healthchecks/ /opt/mirror/healthchecks/
 COPY finetune/ /opt/mirror/finetune/
 COPY workspace/ /tree/root/
 # /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
-RUN --mount=type=bind,source=host/settle.sh,target=/build/settle.sh \
+RUN --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     find /opt/mirror /tree -exec touch -h {} + && chmod -R u=rwX,go=rX /opt/mirror /tree && \
-    /build/settle.sh /opt/mirror && \
+    /build/normalize-layer.sh /opt/mirror && \
     mkdir -p /tree/opt /tree/root/output /tree/run/mirror /tree/usr/local/bin && \
     chmod 1777 /tree/root/output /tree/run/mirror && \
     ln -s /opt/mirror/entrypoint/bin/* /tree/usr/local/bin/ && \
     for script in /tree/root/*.sh; do ln -s "${script#/tree}" /tree/usr/local/bin/; done && \
     mv /opt/mirror /tree/opt/ && \
-    /build/settle.sh
+    /build/normalize-layer.sh
 
 # ---- image: what is shipped ------------------------------------------------------------------------------------------
 FROM deps AS image

@@ -140,9 +140,12 @@ bench: image ## the fast lane beside its peers on this GPU, about 30 minutes: ta
 merge: image ## a model folder that needs no adapter, from the newest adapter in OUTPUT, or from ADAPTER
 	$(call mirror_run,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))
 
+# The newest adapter belongs to the image's own base: where ARGS names a model, none is taken unless ADAPTER names it.
+SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --model=%,$(ARGS)),,--adapter newest))
+
 .PHONY: serve
 serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000, newest adapter or ADAPTER (needs MIRROR_API_KEY set)
-	$(call mirror_run,serve,--host 0.0.0.0 --adapter "$(or $(ADAPTER),newest)" $(ARGS),-p 127.0.0.1:8000:8000 -e MIRROR_API_KEY --stop-timeout 120)
+	$(call mirror_run,serve,--host 0.0.0.0 $(SERVE_ADAPTER) $(ARGS),-p 127.0.0.1:8000:8000 -e MIRROR_API_KEY --stop-timeout 120)
 
 .PHONY: mixed
 mixed: image ## the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh

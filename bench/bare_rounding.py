@@ -30,7 +30,7 @@ def main() -> None:
     import torch
 
     from qwen2.chat import Tokenizer
-    from qwen2.train import TrainSettings
+    from qwen2.training.loop import TrainSettings
 
     raw = json.loads((ROOT / "workspace" / "self_cognition.json").read_text(encoding="utf-8"))
     settings = TrainSettings(max_steps=args.steps, learning_rate=0.0, lora_dropout=0.0)
@@ -68,7 +68,7 @@ def make_model(folder: Path, tokenizer_dir: Path) -> None:
 def by_fast_lane(folder: str, rows: list[Any], settings: Any, dtype: Any) -> list[float]:
     """Losses at a learning rate of 0."""
     from qwen2.model import Model
-    from qwen2.train import train
+    from qwen2.training.loop import train
 
     with tempfile.TemporaryDirectory() as out:
         return list(train(Model.load(folder, "cpu", dtype), rows, settings, out).losses)

@@ -57,7 +57,7 @@ def say(mode: str, **figures: Any) -> None:
 
 def settings_of(args: argparse.Namespace, **changes: Any) -> Any:
     """The article's settings, with the command line's changes."""
-    from qwen2.train import TrainSettings
+    from qwen2.training.loop import TrainSettings
 
     base = TrainSettings(
         num_train_epochs=10, learning_rate=1e-4, lora_rank=8, lora_alpha=32, lora_dropout=args.dropout, batch_size=16,
@@ -93,7 +93,7 @@ def training_rows(args: argparse.Namespace, tokenizer: Any) -> list[Any]:
 def job(args: argparse.Namespace) -> None:
     """Process start, load, answers, 40 steps, answers, adapter on disk."""
     now = stage("interpreter", BEGIN)
-    from qwen2.early import start_cuda
+    from qwen2.early_cuda import start_cuda
 
     start_cuda()
     import torch
@@ -106,7 +106,7 @@ def job(args: argparse.Namespace) -> None:
 
     from qwen2.chat import Tokenizer
     from qwen2.generate import generate
-    from qwen2.train import train
+    from qwen2.training.loop import train
 
     with ThreadPoolExecutor(1) as pool:  # the tokenizer is read while the weights are
         reading = pool.submit(Tokenizer, args.model_dir)
@@ -159,7 +159,7 @@ def long_rows(args: argparse.Namespace) -> None:
     """Random rows of `--length` tokens, all but the first 30 with loss."""
     import torch
 
-    from qwen2.train import train
+    from qwen2.training.loop import train
 
     model = load(args)
     generator = torch.Generator().manual_seed(0)
@@ -199,8 +199,8 @@ def mixed(args: argparse.Namespace) -> None:
     """An epoch of 500 + 50 random rows of 20 to 600 tokens: the article's mixed run by its lengths."""
     import torch
 
-    from qwen2 import memory
-    from qwen2.train import train
+    from qwen2.training import memory
+    from qwen2.training.loop import train
 
     model = load(args)
     generator = torch.Generator().manual_seed(0)
@@ -309,7 +309,7 @@ def profile(args: argparse.Namespace) -> None:
     from torch.profiler import profile as recorded
 
     from qwen2.chat import Tokenizer
-    from qwen2.train import train
+    from qwen2.training.loop import train
 
     model = load(args)
     rows = training_rows(args, Tokenizer(args.model_dir))
@@ -409,7 +409,7 @@ def fast_runs(args: argparse.Namespace, runs: dict[str, Any], rows: list[Any], f
 
     import torch
 
-    from qwen2.train import new_adapter, train
+    from qwen2.training.loop import new_adapter, train
 
     model = load(args)
     found = {}
@@ -473,7 +473,7 @@ def padded_batches(rows: list[Any], settings: Any, device: str) -> Iterator[tupl
     """(ids, labels) [rows, longest] of every step of the fast lane, padded on the right as transformers wants them."""
     import torch
 
-    from qwen2 import batches
+    from qwen2.training import batches
 
     total = settings.total_steps(len(rows))
     for step in batches.plan_steps(rows, total, settings.batch_size, settings.data_seed, None, None):

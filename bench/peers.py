@@ -47,9 +47,9 @@ def python(*words: str) -> list[str]:
 
 def contenders(model: str, rows: str, more: list[str], tuned: list[str]) -> dict[str, dict[str, Any]]:
     """Name -> what it needs, its environment and its command; {out} is replaced by a new folder."""
-    sft = python("-m", "finetune.train", "sft", "--config", str(CONFIG / "sft.yaml"), "--dataset", rows, *more)
+    sft = python("-m", "finetune.commands.sft", "sft", "--config", str(CONFIG / "sft.yaml"), "--dataset", rows, *more)
     whole = python(
-        "-m", "finetune.pipeline", "sft", "--config", str(CONFIG / "sft.yaml"),
+        "-m", "finetune.commands.finetune", "sft", "--config", str(CONFIG / "sft.yaml"),
         "--verify-config", str(CONFIG / "verify.yaml"), "--dataset", rows,
     )  # fmt: skip
     recipes = str(ROOT / "bench" / "peer_recipes.py")

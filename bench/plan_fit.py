@@ -194,12 +194,12 @@ def synchronize() -> None:
 
 
 def measure_fast(model_dir: str, results: list[dict[str, Any]], save: Callable[[], None]) -> None:
-    """Reserved peaks of the fast lane beside qwen2.memory's estimates, in GiB."""
+    """Reserved peaks of the fast lane beside qwen2.training.memory's estimates, in GiB."""
     import torch
 
-    from qwen2 import memory
     from qwen2.model import Model
-    from qwen2.train import TrainSettings, train
+    from qwen2.training import memory
+    from qwen2.training.loop import TrainSettings, train
 
     model = Model.load(model_dir, "cuda" if torch.cuda.is_available() else "cpu")
     note("fast lane: model loaded")

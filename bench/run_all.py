@@ -86,7 +86,7 @@ def main() -> int:
         print("error: bench needs a CUDA GPU, and none answers here; `make finetune` runs on a CPU", file=sys.stderr)
         return 2
     from bench import random_weights
-    from finetune.standin import is_standin
+    from common.standin import is_standin
 
     args.out.mkdir(parents=True, exist_ok=True)
     model = args.model

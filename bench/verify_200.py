@@ -146,7 +146,7 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
         "--system": DEFAULT_SYSTEM,  # the same as the second prompt, so that each question is asked once
         "--max-new-tokens": NEW_TOKENS,
     }
-    command = [sys.executable, "-m", "finetune.verify", str(adapter), "--summary"]
+    command = [sys.executable, "-m", "finetune.commands.verify", str(adapter), "--summary"]
     command += [str(word) for pair in options.items() for word in pair]
     watch = Watch()
     watch.start()

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from healthchecks import home, probe, show, startup, state
+from common import exec_home, state
+from healthchecks import probe, show, startup
 from healthchecks.context import BadSetting, Context
 
 DONE, FAILED, UNUSABLE = 0, 1, 2
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
         if options.verb == "report":
             return _report(options)
-        home.ensure()
+        exec_home.ensure()
         return _startup(options)
     except BadSetting as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from healthchecks import state
+from common import state
 
 LIMIT_S = 2.0  # the whole probe's own time; HEALTHCHECK --timeout is above it
 

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from types import ModuleType
 from typing import Any
 
-from healthchecks import state
+from common import state
 from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwen2 import kernels
+from qwen2 import ops
 from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
 
@@ -279,7 +279,7 @@ class Decoder:
             keys, values = self.keys[number, :, :reach], self.values[number, :, :reach]
 
             def attend(qkv: Tensor, out: Tensor, keys: Tensor = keys, values: Tensor = values) -> None:
-                kernels.decode_attention(qkv, keys, values, self.cos, self.sin, self.position, out)
+                ops.decode_attention(qkv, keys, values, self.cos, self.sin, self.position, out)
 
             x = model.run_layer(number, x, attend, self.lora)
         # The first token of an answer is chosen by _prefill, so that `count` is the next one's number.

@@ -12,19 +12,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from qwen2 import adapter_config
+from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 from qwen2.config import GROUPS, PROJECTIONS, Config
 from qwen2.model import padded_columns, projection_sizes
 
 if TYPE_CHECKING:
     from qwen2.model import Linear, Model
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 _PATHS = {path.split(".")[1]: path for paths in GROUPS.values() for path in paths}
 _KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.lora_([AB])(?:\.default)?\.weight")
 
@@ -169,6 +169,27 @@ class Adapter:
         if projection_sizes(config) != projection_sizes(self.config) or config.num_layers != self.config.num_layers:
             raise ValueError("the adapter was made for a model of another shape: use the base model it was trained on")
 
+    def _take(self, view: Tensor, value: Tensor | None, name: str, rank: int, alpha: float) -> None:
+        """Copy one A or B of rank `rank` into its view, which may have more rows or columns: those stay zero.
+
+        A linear with an alpha or a rank of its own has a scale of its own, which goes into its B.
+        """
+        if value is None:
+            raise ValueError(f"{name} is missing; the adapter is for another model or not whole")
+        is_b = ".lora_B." in name
+        wanted = (view.shape[0], rank) if is_b else (rank, view.shape[1])
+        if tuple(value.shape) != wanted:
+            raise ValueError(
+                f"{name} has shape {list(value.shape)}, this model and rank {rank} need {list(wanted)}; "
+                "use the base model that the adapter was trained on"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds NaN or infinity; train again or take an older checkpoint")
+        scale = alpha / (math.sqrt(rank) if self.rslora else rank) / self.scaling if is_b and self.scaling else 1.0
+        if scale != 1.0:
+            value = value.float() * scale
+        view[: wanted[0], : wanted[1]].copy_(value)
+
     # ---- PEFT's folder
 
     def save(self, folder: str | Path) -> None:
@@ -204,23 +225,20 @@ class Adapter:
         Raises ValueError, fit for a user, for another base shape, a broken file, or an adapter not computed here.
         """
         path = Path(folder)
-        settings = _read_settings(path)
-        tensors = _read_tensors(path / WEIGHTS_FILE)
+        settings = adapter_config.read(path)
+        if reason := adapter_config.not_plain(settings):
+            raise ValueError(f"{path / CONFIG_FILE}: {reason} is not computed by the fast lane")
+        file, tensors = read_tensors(path)
+        targets = {_target(file, key) for key in tensors}
+        if not targets:
+            raise ValueError(f"{file} holds no LoRA weights: the folder is not a LoRA adapter")
         try:
-            rank, alpha = int(settings["r"]), float(settings.get("lora_alpha", 8))
-            dropout = float(settings.get("lora_dropout") or 0.0)
+            modules = [f"model.layers.{n}.{_PATHS[t]}" for n in range(model.config.num_layers) for t in targets]
+            rank = max(adapter_config.rank(settings, module) for module in modules)
+            alpha, dropout = float(settings.get("lora_alpha", 8)), float(settings.get("lora_dropout") or 0.0)
+            alphas = {module: adapter_config.alpha(settings, module) for module in modules}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path / CONFIG_FILE}: r or lora_alpha is missing or no number ({error})") from None
-        targets = set()
-        for key in tensors:
-            match = _KEY.fullmatch(key)
-            if match is None or _PATHS.get(match[3]) != f"{match[2]}.{match[3]}":
-                raise ValueError(
-                    f"{path / WEIGHTS_FILE}: {key} is no LoRA of the seven linears; use ENGINE=swift for it"
-                )
-            targets.add(match[3])
-        if not targets:
-            raise ValueError(f"{path / WEIGHTS_FILE} holds no LoRA weights: the folder is not a LoRA adapter")
         adapter = cls(
             model.config,
             rank,
@@ -231,78 +249,57 @@ class Adapter:
             device="cpu",
             base=str(settings.get("base_model_name_or_path") or ""),
         )
+        partial = any(settings.get(key) for key in adapter_config.PARTIAL)
         for name, view in adapter.named():
             value = tensors.pop(name, None)
             if value is None:
                 value = tensors.pop(name.replace(".weight", ".default.weight"), None)
-            if value is None:
-                raise ValueError(
-                    f"{path / WEIGHTS_FILE}: {name} is missing; the adapter is for another model or not whole"
-                )
-            if tuple(value.shape) != tuple(view.shape):
-                raise ValueError(
-                    f"{path / WEIGHTS_FILE}: {name} has shape {list(value.shape)}, this model and rank {rank} need "
-                    f"{list(view.shape)}; use the base model that the adapter was trained on"
-                )
-            if not torch.isfinite(value).all():
-                raise ValueError(
-                    f"{path / WEIGHTS_FILE}: {name} holds NaN or infinity; train again or take an older checkpoint"
-                )
-            view.copy_(value)
+            if value is None and partial:
+                continue  # stays zero
+            module = name.removeprefix("base_model.model.").rsplit(".lora_", 1)[0]
+            adapter._take(view, value, f"{file}: {name}", adapter_config.rank(settings, module), alphas[module])
         if tensors:
-            raise ValueError(
-                f"{path / WEIGHTS_FILE}: {next(iter(tensors))} has no place in this model: it is for another base"
-            )
+            raise ValueError(f"{file}: {next(iter(tensors))} has no place in this model: it is for another base")
         adapter.flat = adapter.flat.to(model.device)
         adapter.touch()
         return adapter
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """adapter_config.json, checked for everything that would change the arithmetic."""
-    file = path / CONFIG_FILE
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("no JSON object")
-    except FileNotFoundError:
-        raise ValueError(
-            f"no {CONFIG_FILE} in {path}: this is not an adapter folder; name a checkpoint-N folder"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None
-    rank = settings.get("r")
-    reasons = {
-        f"peft_type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
-        "DoRA": bool(settings.get("use_dora")),
-        "QALoRA": bool(settings.get("use_qalora")),
-        f"bias {settings.get('bias')}": settings.get("bias", "none") != "none" or bool(settings.get("lora_bias")),
-        f"modules_to_save {settings.get('modules_to_save')}": bool(settings.get("modules_to_save")),
-        "fan_in_fan_out": bool(settings.get("fan_in_fan_out")),
-        "a rank_pattern": any(v != rank for v in (settings.get("rank_pattern") or {}).values()),
-        "an alpha_pattern": bool(settings.get("alpha_pattern")),
-        "layers_to_transform": settings.get("layers_to_transform") is not None,
-        "layer_replication": bool(settings.get("layer_replication")),
-        "trainable_token_indices": bool(settings.get("trainable_token_indices")),
-        "target_parameters": bool(settings.get("target_parameters")),
-        f"init_lora_weights {settings.get('init_lora_weights')}": settings.get("init_lora_weights", True)
-        not in (True, False, "gaussian", "orthogonal", "eva"),
-    }
-    for reason, is_so in reasons.items():
-        if is_so:
-            raise ValueError(f"{file}: {reason} is not computed by the fast lane; use ENGINE=swift for this adapter")
-    return settings
+def _target(file: Path, key: str) -> str:
+    """The linear that a key of the weights belongs to. ValueError when it is none of the seven."""
+    match = _KEY.fullmatch(key)
+    if match is None or _PATHS.get(match[3]) != f"{match[2]}.{match[3]}":
+        raise ValueError(f"{file}: {key} is no LoRA of the seven linears")
+    return match[3]
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of an adapter's folder, and the file that holds them: safetensors, else PEFT's older .bin.
+
+    No code of a .bin is run. Raises ValueError, fit for a user.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    file = folder / WEIGHTS_FILE
+    if not file.exists() and (folder / BIN_FILE).exists():
+        return folder / BIN_FILE, _read_bin(folder / BIN_FILE)
     try:
-        return load_file(os.fspath(file), device="cpu")
+        return file, load_file(os.fspath(file), device="cpu")
     except FileNotFoundError:
-        raise ValueError(
-            f"no {WEIGHTS_FILE} in {file.parent}: the adapter is not whole; take another checkpoint"
-        ) from None
+        raise ValueError(f"no {WEIGHTS_FILE} in {folder}: the adapter is not whole; take another checkpoint") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(
+            f"{file} cannot be read without running code from it ({type(error).__name__}): where it was made, load it "
+            f"with PEFT and save it as {WEIGHTS_FILE} (save_pretrained does so)"
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"{file} holds no table of tensors, so it is no adapter; take another checkpoint")
+    return {str(key): value for key, value in tensors.items()}

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen2 import kernels, weights
+from qwen2 import ops, weights
 from qwen2.config import GROUPS, Config
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def causal_attention(
     """
 
     def attend(qkv: Tensor, out: Tensor) -> None:
-        kernels.rope_(qkv, config.num_heads + config.num_kv_heads, cos, sin)
+        ops.rope_(qkv, config.num_heads + config.num_kv_heads, cos, sin)
         q, k, v = qkv.split((config.q_size, config.kv_size, config.kv_size), 1)
         if keep:
             keep(k, v)
@@ -149,7 +149,7 @@ def _warm_up(config: Config, device: torch.device) -> None:
         small = torch.zeros(64, 64, dtype=torch.bfloat16, device=device)
         F.linear(small, small, small[0])  # creates cuBLAS's handle, which goes back to the pool with this thread
         torch.addmm(small, small, small)
-        kernels.warm_up(config)
+        ops.warm_up(config)
         torch.cuda.current_stream().synchronize()
 
 
@@ -320,22 +320,22 @@ class Model:
             return linear.apply(wide, residual)
 
         wide = buffer("qkv")
-        kernels.rms_norm(x, layer.norm1, config.rms_eps, wide[:, : config.hidden_size])
+        ops.rms_norm(x, layer.norm1, config.rms_eps, wide[:, : config.hidden_size])
         qkv = project("qkv", wide)
         wide = buffer("o")
         attend(qkv, wide[:, : config.q_size])
         x = project("o", wide, x)
         wide = buffer("gate_up")
-        kernels.rms_norm(x, layer.norm2, config.rms_eps, wide[:, : config.hidden_size])
+        ops.rms_norm(x, layer.norm2, config.rms_eps, wide[:, : config.hidden_size])
         gate_up = project("gate_up", wide)
         wide = buffer("down")
-        kernels.swiglu(gate_up, wide[:, : config.intermediate_size])
+        ops.swiglu(gate_up, wide[:, : config.intermediate_size])
         return project("down", wide, x)
 
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head. x [T, H] float32 -> [T, V] in the model's dtype."""
         normed = torch.empty_like(x, dtype=self.dtype)
-        kernels.rms_norm(x, self.norm, self.config.rms_eps, normed)
+        ops.rms_norm(x, self.norm, self.config.rms_eps, normed)
         return F.linear(normed, self.head)
 
     @torch.no_grad()

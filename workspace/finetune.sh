@@ -11,4 +11,4 @@ export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the plac
 
 [ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}" # one GPU, see sft.sh
 
-exec python -m finetune.pipeline sft --config "$here/configs/sft.yaml" --verify-config "$here/configs/verify.yaml" "$@"
+exec python -m finetune.commands.finetune sft --config "$here/configs/sft.yaml" --verify-config "$here/configs/verify.yaml" "$@"

@@ -9,4 +9,4 @@ export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the plac
 
 [ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
-exec python -m finetune.infer --config "$here/configs/infer.yaml" "$@"
+exec python -m finetune.commands.infer --config "$here/configs/infer.yaml" "$@"

@@ -10,4 +10,4 @@ export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the plac
 
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
-exec python -m finetune.merge --questions "$here/questions" "$@"
+exec python -m finetune.commands.merge --questions "$here/questions" "$@"

@@ -13,4 +13,4 @@ export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the plac
 # NPROC_PER_NODE=2 sft.sh trains on two, each with the whole model.
 [ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
-exec python -m finetune.train sft --config "$here/configs/sft.yaml" "$@"
+exec python -m finetune.commands.sft sft --config "$here/configs/sft.yaml" "$@"

@@ -10,4 +10,4 @@ export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the plac
 
 [ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
-exec python -m finetune.train sft_mixed --config "$here/configs/sft_mixed.yaml" "$@"
+exec python -m finetune.commands.sft sft_mixed --config "$here/configs/sft_mixed.yaml" "$@"

@@ -9,4 +9,4 @@ export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the plac
 
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
-exec python -m finetune.verify --config "$here/configs/verify.yaml" "$@"
+exec python -m finetune.commands.verify --config "$here/configs/verify.yaml" "$@"

@@ -1,4 +1,4 @@
-"""The folder that a merged model is made in: under a temporary name until it is whole, then renamed; for cli."""
+"""The folder that a merged model is made in: under a temporary name until it is whole, then renamed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import UserError
-from finetune.folder_lock import locked
+from common.errors import UserError
+from finetune.runs.folder_lock import locked
 
 # Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
 # 5 words config.json in a way that older readers misread (rope_theta is moved), the official ones suit every reader.

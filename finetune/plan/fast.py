@@ -13,7 +13,7 @@ SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
 
 @dataclass(frozen=True)
 class FastPlan:
-    """qwen2.memory's choice. `micro_batch_tokens` None: a batch in one piece. Seconds are of a step, on an H100."""
+    """The choice of qwen2.training.memory. `micro_batch_tokens` None: a batch in one piece. Seconds of a step, H100."""
 
     recompute: str
     micro_batch_tokens: int | None
@@ -25,9 +25,9 @@ def plan_fast(
     shape: Config, lengths: Sequence[int], batch: int, ceiling_gib: float, rank: int = 8, dropout: float = 0.05
 ) -> FastPlan | str:
     """The plan, or in words why there is none. All tokens count as if they carried loss."""
-    from qwen2 import memory
-    from qwen2.batches import plan_steps, step_ms
-    from qwen2.train import TrainSettings
+    from qwen2.training import memory
+    from qwen2.training.batches import plan_steps, step_ms
+    from qwen2.training.loop import TrainSettings
 
     settings = TrainSettings(num_train_epochs=1, batch_size=batch, lora_rank=rank, lora_dropout=dropout)
     some = lengths if len(lengths) <= SAMPLE else [max(lengths), *random.Random(0).sample(list(lengths), SAMPLE - 1)]

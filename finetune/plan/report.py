@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.plan.card import Card
-from finetune.plan.cli import minutes
+from finetune.commands.plan import minutes
 from finetune.plan.fast import FastPlan
-from finetune.plan.job import Job
+from finetune.plan.gpu_memory import Card
+from finetune.plan.planned_run import Job
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
 FIGURES = ("ceiling, GiB", "peak, GiB", "minutes, H100")

@@ -1,4 +1,4 @@
-"""Chooses how ms-swift runs a batch under a ceiling; called by train.py (sft.sh) and by the plan command.
+"""Chooses how ms-swift runs a batch under a ceiling; called by commands/sft.py and commands/plan.py.
 
 plan = plan_swift(Config.from_dir(model_dir), lengths, batch=16, ceiling_gib=22)
 options = plan.options()        # {"per_device_train_batch_size": 8, ...}
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.errors import UserError
+from common.errors import UserError
 from finetune.plan.memory import FITTED, Adapter, Fitted, Micro, peak_gib
 from finetune.plan.speed import micro_batch_seconds
 from qwen2.config import PROJECTIONS, Config

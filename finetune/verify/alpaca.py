@@ -1,4 +1,4 @@
-"""Rows of alpaca-gpt4-data-zh that a run did not train on, for the article's own figure; `cli` asks with --alpaca N."""
+"""Rows of alpaca-gpt4-data-zh that a run did not train on, for the article's own figure; verify.sh --alpaca N."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from finetune.dataset import hub, source
-from finetune.errors import UserError
+from common.errors import UserError
+from finetune.data import hub, source
 from finetune.verify.questions import Question, read_rows, same_question
 from finetune.verify.runinfo import Run
 from finetune.verify.stats import SEED

@@ -1,4 +1,4 @@
-"""configs/verify.yaml: what a run is asked and the thresholds that decide the verdict; `cli` reads it here."""
+"""configs/verify.yaml: what a run is asked and the thresholds that decide the verdict; the command reads it here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import UserError
+from common.errors import UserError
 from finetune.verify.scoring import compile_pattern
 from finetune.verify.yamlmarks import load
 

@@ -1,4 +1,4 @@
-"""Ask a model questions with an adapter switched on or off; `cli` calls it, tests put a small fake in its place.
+"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake in its place.
 
 The base is loaded once. Only the engine qwen2 is here: greedy, batched, bfloat16 on CUDA and float32 on a CPU.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune.errors import FAILED, UserError
-from finetune.lane import Lane
+from common.errors import FAILED, UserError
+from finetune.engines.fast.loaded_model import Lane
 
 # The system prompt of Qwen2.5's chat template where a conversation brings none of its own.
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Engine(Protocol):
-    """What `cli` needs of an engine."""
+    """What the command needs of an engine."""
 
     name: str
     device: str

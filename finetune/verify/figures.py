@@ -1,4 +1,4 @@
-"""From answers to figures and a verdict; `cli` calls it once for an adapter, and once more for a second one."""
+"""From answers to figures and a verdict; the command calls it once for an adapter, and once more for a second one."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.dataset import reading
-from finetune.errors import UserError
+from common.errors import UserError
+from finetune.data import reading
 from finetune.verify import rules
 from finetune.verify.scoring import compile_pattern, normalise
 from finetune.verify.yamlmarks import Node, load

@@ -1,19 +1,19 @@
-"""What a run's folder says about itself: system prompt, dataset, losses, settings; `cli` and the reports ask here.
+"""What a run's folder says about itself: system prompt, dataset, losses, settings; commands and reports ask here.
 
 Both engines leave these files: run.json (the fast lane), args.json (ms-swift), logging.jsonl (both).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.config import json_object
-from finetune.errors import UserError
+from common.errors import UserError
+from common.json_files import json_object
+from qwen2 import adapter_config
 
 # What the report shows of a run, by the names that both engines share.
 SETTINGS = (
@@ -37,21 +37,6 @@ class Run:
         """The system prompt it trained under, if it says so."""
         value = self.settings.get("system")
         return value if isinstance(value, str) and value.strip() else None
-
-    def require_base(self, model_dir: Path) -> None:
-        """UserError when the run says that it trained on other weights than these: its adapter means nothing on them.
-
-        What is compared is the digest of the folder's SHA256SUMS, which run.json keeps; nothing where one is missing.
-        """
-        trained_on = self.settings.get("weights")
-        sums = model_dir / "SHA256SUMS"
-        if not isinstance(trained_on, dict) or not trained_on.get("sha256sums") or not sums.is_file():
-            return
-        if hashlib.sha256(sums.read_bytes()).hexdigest() != trained_on["sha256sums"]:
-            raise UserError(
-                f"{self.folder}: trained on other weights than {model_dir} holds now (was {trained_on.get('path')}; "
-                "their SHA256SUMS differ); name its base with --model DIR, or train again"
-            )
 
     @property
     def datasets(self) -> list[str]:
@@ -80,6 +65,7 @@ class Run:
 
 def of_adapter(adapter: Path) -> Run:
     """The run that an adapter belongs to: the folder above checkpoint-N, or the adapter's own folder."""
+    adapter = adapter_config.checkpoint_of(adapter)
     above = adapter.parent
     in_run = re.fullmatch(r"checkpoint-\d+", adapter.name) or any(
         (above / name).is_file() for name in ("run.json", "args.json", "logging.jsonl")

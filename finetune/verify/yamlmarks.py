@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from finetune.errors import UserError
+from common.errors import UserError
 
 # PyYAML's constructors raise what int(), dict and datetime raise, and on `!!timestamp x` an AttributeError.
 PYYAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)

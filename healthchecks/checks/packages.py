@@ -8,7 +8,7 @@ import re
 from packaging.requirements import InvalidRequirement, Requirement
 
 from healthchecks.context import Context, Failure, Outcome
-from requirements.split import TORCH_FAMILY
+from image.split_lock import TORCH_FAMILY
 
 NAME = "packages"
 LEVEL = "fast"

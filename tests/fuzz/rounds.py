@@ -17,7 +17,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from finetune.errors import run_main
+from common.errors import run_main
 
 ROUND = 500  # inputs of a round of the long profile
 GROWTH_MIB = 256  # resident memory that a command may take on top of what the imports took

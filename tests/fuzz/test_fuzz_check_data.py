@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import strategies as st
 
-from finetune.dataset.__main__ import main
+from finetune.commands.check_data import main
 from tests.fuzz.mutations import mutated
 from tests.fuzz.rounds import call, fuzz
 

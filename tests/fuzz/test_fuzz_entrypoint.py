@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from finetune import infer, job, swift_launcher, train
-from finetune.dataset import __main__ as check_data
-from finetune.merge import cli as merge_cli
-from finetune.plan import cli as plan_cli
-from finetune.serve import cli as serve_cli
-from finetune.settings import Settings
-from finetune.verify import cli as verify_cli
+from common.settings import Settings
+from finetune.commands import check_data, infer, sft
+from finetune.commands import merge as merge_cli
+from finetune.commands import plan as plan_cli
+from finetune.commands import serve as serve_cli
+from finetune.commands import verify as verify_cli
+from finetune.engines.swift import launcher as swift_launcher
+from finetune.runs import gpu_lock
 from healthchecks import cli as health_cli
 from tests.fuzz.rounds import call, fuzz
 
@@ -148,9 +149,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official_tokenizer_dir
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     nothing: dict[tuple[Any, str], Any] = {
-        (job, "run"): lambda *_args, **_more: 0,
+        (gpu_lock, "run"): lambda *_args, **_more: 0,
         (infer, "answer"): lambda *_args, **_more: 0,
-        (train, "run"): lambda *_args, **_more: 0,
+        (sft, "run"): lambda *_args, **_more: 0,
         (serve_cli, "require_free"): lambda *_args: None,
         (health_cli.startup, "run"): lambda context, level, listen, busy: health_cli.startup.Report(level, "ready"),
     }
@@ -168,8 +169,8 @@ def commands(home: Path) -> dict[str, Any]:
         "check-data": check_data.main,
         "healthcheck": health_cli.main,
         "plan": plan_cli.main,
-        "sft": lambda words: train.main(["sft", "--config", f"{configs}/sft.yaml", *words]),
-        "sft_mixed": lambda words: train.main(["sft_mixed", "--config", f"{configs}/sft_mixed.yaml", *words]),
+        "sft": lambda words: sft.main(["sft", "--config", f"{configs}/sft.yaml", *words]),
+        "sft_mixed": lambda words: sft.main(["sft_mixed", "--config", f"{configs}/sft_mixed.yaml", *words]),
         "infer": lambda words: infer.main(["--config", f"{configs}/infer.yaml", *words]),
         "serve": lambda words: serve_cli.main(["--config", f"{configs}/serve.yaml", *words]),
         "merge": lambda words: merge_cli.main(["--questions", f"{home}/questions", *words]),
@@ -180,7 +181,7 @@ def commands(home: Path) -> dict[str, Any]:
 
 def test_whatever_follows_a_command(home: Path) -> None:
     found = commands(home)
-    import qwen2.train  # noqa: F401 - torch is what is imported, not what a line takes
+    import qwen2.training.loop  # noqa: F401 - torch is what is imported, not what a line takes
 
     own = {"MODEL_DIR": f"{home}/Qwen2.5-7B-Instruct", "OUTPUT_DIR": f"{home}/output", "MIRROR_RUN_DIR": f"{home}/run"}
     before = os.environ.copy()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from healthchecks import cli, probe, state
+from common import state
+from healthchecks import cli, probe
 from tests.fuzz.mutations import mutated
 from tests.fuzz.rounds import call, fuzz
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from finetune.verify.cli import main
+from finetune.commands.verify import main
 from tests.fuzz.mutations import mutated
 from tests.fuzz.rounds import call, fuzz
 

@@ -156,7 +156,7 @@ def test_missing_shard(environment, damaged):
 
 def test_a_running_job_keeps_its_memory_to_itself(environment):
     """Beside a job the GPU is left alone."""
-    line = [sys.executable, "-m", "finetune.job", "run", "--name", "sft", "--", "sleep", "60"]
+    line = [sys.executable, "-m", "finetune.runs.gpu_lock", "run", "--name", "sft", "--", "sleep", "60"]
     running = subprocess.Popen(line, cwd=ROOT, env=environment)
     try:
         while not (Path(environment["MIRROR_RUN_DIR"]) / "job.json").exists():

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from qwen2 import kernels
+from qwen2 import ops
 from qwen2.config import Config
 from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
-from qwen2.train import TrainSettings, train
+from qwen2.training.loop import TrainSettings, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,7 +73,7 @@ def close(a: torch.Tensor, b: torch.Tensor, limit: float) -> None:
 
 
 def test_triton_kernels_are_used_and_equal_torch() -> None:
-    fast = kernels.triton_kernels()
+    fast = ops.triton_kernels()
     assert fast is not None
     generator = torch.Generator().manual_seed(0)
 
@@ -83,42 +83,42 @@ def test_triton_kernels_are_used_and_equal_torch() -> None:
 
     (x, gx), (w, gw), (g, gg), (r, gr) = both(9, 256), both(256), both(9, 256), both(9, 256)
     out, gout = torch.empty(9, 272), torch.empty(9, 272, device="cuda", dtype=torch.bfloat16)
-    kernels.rms_norm(x, w, 1e-6, out[:, :256])
-    kernels.rms_norm(gx, gw, 1e-6, gout[:, :256])
+    ops.rms_norm(x, w, 1e-6, out[:, :256])
+    ops.rms_norm(gx, gw, 1e-6, gout[:, :256])
     close(gout[:, :256], out[:, :256], 3e-3)
-    close(kernels.rms_norm_backward(gx, gw, 1e-6, gg, gr), kernels.rms_norm_backward(x, w, 1e-6, g, r), 4e-3)
+    close(ops.rms_norm_backward(gx, gw, 1e-6, gg, gr), ops.rms_norm_backward(x, w, 1e-6, g, r), 4e-3)
     (gu, ggu), (d, gd) = both(9, 2 * 2100), both(9, 2100)
     out, gout = torch.empty(9, 2100), torch.empty(9, 2100, device="cuda", dtype=torch.bfloat16)
-    kernels.swiglu(gu, out)
-    kernels.swiglu(ggu, gout)
+    ops.swiglu(gu, out)
+    ops.swiglu(ggu, gout)
     close(gout, out, 3e-3)
-    kernels.swiglu_backward_(gu, d)
-    kernels.swiglu_backward_(ggu, gd)
+    ops.swiglu_backward_(gu, d)
+    ops.swiglu_backward_(ggu, gd)
     close(ggu, gu, 3e-3)
     angle = torch.randn(9, 32, generator=generator)
     for inverse in (False, True):
-        kernels.rope_(x, 3, angle.cos(), angle.sin(), inverse)
-        kernels.rope_(gx, 3, angle.cos().cuda(), angle.sin().cuda(), inverse)
+        ops.rope_(x, 3, angle.cos(), angle.sin(), inverse)
+        ops.rope_(gx, 3, angle.cos().cuda(), angle.sin().cuda(), inverse)
     close(gx, x, 6e-3)
     logits = torch.randn(5, 9001, generator=generator) * 4
     labels = torch.tensor([4, -100, 9000, int(logits[3].argmax()), 0])
     grad, ggrad = torch.empty(5, 9001), torch.empty(5, 9001, device="cuda", dtype=torch.bfloat16)
-    loss, hit = kernels.cross_entropy(logits.clone(), labels, torch.tensor(0.3), grad)
-    gloss, ghit = kernels.cross_entropy(logits.cuda(), labels.cuda(), torch.tensor(0.3).cuda(), ggrad)
+    loss, hit = ops.cross_entropy(logits.clone(), labels, torch.tensor(0.3), grad)
+    gloss, ghit = ops.cross_entropy(logits.cuda(), labels.cuda(), torch.tensor(0.3).cuda(), ggrad)
     close(gloss, loss, 1e-5)
     close(ggrad, grad, 3e-3)
     assert torch.equal(ghit.cpu(), hit)
     seed = torch.tensor(2**31 - 9)
-    close(kernels.dropout(gx, 0.3, seed.cuda(), (1, 9, 190)), kernels.dropout(gx.cpu(), 0.3, seed, (1, 9, 190)), 3e-3)
+    close(ops.dropout(gx, 0.3, seed.cuda(), (1, 9, 190)), ops.dropout(gx.cpu(), 0.3, seed, (1, 9, 190)), 3e-3)
 
 
 def test_a_norm_of_the_float32_stream_leaves_it_rounded() -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(9, 256, generator=generator), torch.randn(256, generator=generator).to(torch.bfloat16)
     out, copy = torch.empty(9, 272, device="cuda", dtype=torch.bfloat16), torch.empty(9, 256).cuda().to(torch.bfloat16)
-    kernels.rms_norm(x.cuda(), w.cuda(), 1e-6, out[:, :256], copy)
+    ops.rms_norm(x.cuda(), w.cuda(), 1e-6, out[:, :256], copy)
     wanted = torch.empty(9, 256)
-    kernels.rms_norm(x, w.float(), 1e-6, wanted)
+    ops.rms_norm(x, w.float(), 1e-6, wanted)
     close(out[:, :256], wanted, 3e-3)
     assert torch.equal(copy.cpu(), x.to(torch.bfloat16))
 
@@ -139,8 +139,8 @@ def test_attention_over_the_cache_equals_torch(heads: int, kv_heads: int, size: 
         ours = [each.to("cuda", dtype) for each in exact]
         wanted = torch.zeros(4, heads * size)
         out = torch.zeros(4, heads * size + 16, device="cuda", dtype=dtype)[:, : heads * size]
-        kernels.decode_attention(*truth, angle.cos(), angle.sin(), position, wanted)
-        kernels.decode_attention(*ours, angle.cos().cuda(), angle.sin().cuda(), position.cuda(), out)
+        ops.decode_attention(*truth, angle.cos(), angle.sin(), position, wanted)
+        ops.decode_attention(*ours, angle.cos().cuda(), angle.sin().cuda(), position.cuda(), out)
         close(out, wanted, limit)
         close(ours[1], truth[1], limit)
         close(ours[2], truth[2], limit)
@@ -152,8 +152,8 @@ def test_dropout_backward_equals_torch(rank: int, keys: tuple[int, ...]) -> None
     both, a = torch.randn(70, 300 + 200, generator=generator), torch.randn(200, 300, generator=generator)
     both, a = both.to(torch.bfloat16), a.to(torch.bfloat16)
     seed, exact, ours = torch.tensor(2**31 - 9), both.float(), both.cuda()
-    kernels.dropout_backward_(exact[:, :300], exact[:, 300:], a.float(), rank, 0.3, seed, keys)
-    kernels.dropout_backward_(ours[:, :300], ours[:, 300:], a.cuda(), rank, 0.3, seed.cuda(), keys)
+    ops.dropout_backward_(exact[:, :300], exact[:, 300:], a.float(), rank, 0.3, seed, keys)
+    ops.dropout_backward_(ours[:, :300], ours[:, 300:], a.cuda(), rank, 0.3, seed.cuda(), keys)
     close(ours, exact, 3e-3)
 
 
@@ -219,7 +219,7 @@ def test_captured_decoding_equals_the_plain_one(folder: Path, monkeypatch: pytes
 def test_without_room_for_graphs_training_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from qwen2 import train as module
+    from qwen2.training import loop as module
 
     model = Model.load(folder, "cuda")
     wanted = train(model, rows(), SETTINGS, tmp_path / "a", adapter=start(model)).losses

@@ -47,7 +47,7 @@ def test_a_job_that_is_stopped_saves_first(container, tmp_path, signal, code):
         "trap 'sleep 0.5; echo saved >/root/output/checkpoint; exit 0' TERM INT; echo up; while :; do sleep 0.1; done"
     )
     box = container(
-        *("python", "-m", "finetune.job", "run", "--name", "sft", "--", "sh", "-c", trainer),
+        *("python", "-m", "finetune.runs.gpu_lock", "run", "--name", "sft", "--", "sh", "-c", trainer),
         flags=[*OFF, "-v", f"{tmp_path}:/root/output"],
     )
     wait_for_log(box, "up\n")

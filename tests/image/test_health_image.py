@@ -39,7 +39,7 @@ def test_docker_health_goes_starting_healthy_unhealthy_healthy(container):
     assert docker_health(box) == "starting"
     box.wait_until(lambda: docker_health(box) == "healthy", 60, "healthy")
 
-    job = ["python", "-m", "finetune.job", "run", "--name", "sft", "--", "sleep", "600"]
+    job = ["python", "-m", "finetune.runs.gpu_lock", "run", "--name", "sft", "--", "sleep", "600"]
     docker("exec", "-d", box.id, *job)
     box.wait_until(lambda: probe(box)[1].startswith("busy: sft"), 20, "busy")
     time.sleep(2.5)
@@ -51,7 +51,7 @@ def test_docker_health_goes_starting_healthy_unhealthy_healthy(container):
     log = json.loads(box.inspect("{{json .State.Health.Log}}"))[-1]["Output"]
     assert "job sft was killed" in log and "start the job again" in log
 
-    assert box.exec("python", "-m", "finetune.job", "run", "--name", "sft", "--", "true").returncode == 0
+    assert box.exec("python", "-m", "finetune.runs.gpu_lock", "run", "--name", "sft", "--", "true").returncode == 0
     box.wait_until(lambda: docker_health(box) == "healthy", 20, "healthy again")
 
 
@@ -288,7 +288,7 @@ def test_probe_takes_under_60_ms(container):
 
 STEPS = """
 import json, sys, time
-from finetune.job import job
+from finetune.runs.gpu_lock import job
 clock = {"wall": time.perf_counter, "processor": time.thread_time}[sys.argv[1]]
 with job("sft", total=200) as current:
     times = []

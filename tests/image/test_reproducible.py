@@ -18,13 +18,13 @@ from tests.containers import docker, entries
 pytestmark = pytest.mark.image
 ROOT = Path(__file__).resolve().parents[2]
 OFF = ("-e", "HEALTH_LEVEL=off")
-DATE = int(re.search(r"^date=@(\d+)", (ROOT / "host/settle.sh").read_text(), re.M).group(1))
+DATE = int(re.search(r"^date=@(\d+)", (ROOT / "image/normalize-layer.sh").read_text(), re.M).group(1))
 OURS = re.compile(r"opt/(venv|mirror|bitsandbytes)(/|$)|root/[^.]|run/mirror")
 BY_CHANCE = re.compile(r"^tmp/.|/uv_cache\.json$|^var/(log|cache/ldconfig)/.")
 
 
 def test_no_file_has_the_time_of_the_build(archive):
-    """The base and the packages of apt bring older files; what a build makes has the date of settle.sh, folders too."""
+    """The base and apt's packages bring older files; what a build makes has the date in normalize-layer.sh."""
     seen, faults = 0, []
     for _, entry in entries(archive):
         seen += 1
@@ -63,10 +63,10 @@ def test_no_bytecode_is_older_than_its_source(run):
 def test_a_file_mounted_over_a_compiled_one_is_used(run, tmp_path):
     """Although all files have one date: a .pyc holds its source's, and its size."""
     (mounted := tmp_path / "mounted.py").write_text("raise SystemExit('mounted')\n")
-    find = "import finetune.errors as ours, addict as theirs; print(ours.__file__, theirs.__file__)"
+    find = "import common.errors as ours, addict as theirs; print(ours.__file__, theirs.__file__)"
     files = run("python", "-c", find, flags=OFF).stdout.split()
     assert len(files) == 2
-    for file, module in zip(files, ("finetune.errors", "addict"), strict=True):
+    for file, module in zip(files, ("common.errors", "addict"), strict=True):
         done = run("python", "-c", f"import {module}", flags=[*OFF, "-v", f"{mounted}:{file}:ro"])
         assert done.stderr.splitlines()[-1] == "mounted"
 

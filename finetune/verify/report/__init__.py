@@ -1,1 +1,1 @@
-"""The reports of a verdict: report.json, report.md, report.html, JUnit and the terminal; `cli` writes them all."""
+"""The reports of a verdict: report.json, report.md, report.html, JUnit and the terminal."""

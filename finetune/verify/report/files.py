@@ -1,4 +1,4 @@
-"""Write report.json, report.md, report.html and junit.xml into the run's verify/ folder; `cli` calls it."""
+"""Write report.json, report.md, report.html and junit.xml into the run's verify/ folder; the command calls it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from finetune import swift_options
+from finetune.engines.swift import options as swift_options
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMAS = {"TrainJob": "trainjobs", "TrainingRuntime": "trainingruntimes"}

@@ -79,7 +79,7 @@ def test_workspace_scripts_exist(path):
     for code in Document(path).code():
         match = re.match(r"(\w+\.sh)(?: |$)", code)
         if match:
-            places = (ROOT / "workspace", ROOT / "host", ROOT / "entrypoint", ROOT / "bench")
+            places = (ROOT / "workspace", ROOT / "host", ROOT / "image", ROOT / "entrypoint", ROOT / "bench")
             assert any((place / match[1]).is_file() for place in places), code
 
 

@@ -26,12 +26,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from finetune import checkpoints, job, runs, swift_launcher, train
-from finetune.dataset import check, hub
-from finetune.errors import DONE, UserError, run_main
-from finetune.serve import cli as serve
-from finetune.settings import Settings
-from finetune.verify import engine, runinfo
+from common.errors import DONE, UserError, run_main
+from common.settings import Settings
+from finetune.commands import serve, sft
+from finetune.data import check, hub
+from finetune.engines.swift import launcher as swift_launcher
+from finetune.runs import adapters, checkpoints, gpu_lock, run_folder
 from healthchecks import show
 from healthchecks.checks import driver, storage, vram_free
 from healthchecks.context import GIB, Context, Failure
@@ -167,12 +167,12 @@ class Bench:
             "the GPU's memory ran out at 21.9 GiB of VRAM_CEILING_GIB=22: lower max_length, end what else uses the GPU "
         )
         why += "(nvidia-smi), or raise the ceiling on a larger card"
-        assert template("finetune/fast.py", "the GPU's memory ran out").fullmatch(why)
+        assert template("finetune/engines/fast/train.py", "the GPU's memory ran out").fullmatch(why)
         return [swift, self.ended(1, why, steps=0)]
 
     def case_7(self) -> list[str]:
         current = SimpleNamespace(killed=lambda by: None, record={"step": 20, "total": 40})
-        assert job._ended(current, "sft", -9, None) == 137  # type: ignore[arg-type]
+        assert gpu_lock._ended(current, "sft", -9, None) == 137  # type: ignore[arg-type]
         return [self.plain(self.output())]
 
     def case_8(self) -> list[str]:
@@ -255,30 +255,29 @@ class Bench:
 
     def case_20(self) -> list[str]:
         (self.model / "SHA256SUMS").write_text("now\n")
-        run = runinfo.Run(self.folder / "output/run-a", {"weights": {"path": "/data/other", "sha256sums": "0" * 64}})
-        wrong_weights = self.error(lambda: run.require_base(self.model))
-        why = "the adapter was made for a model of another shape: use the base model it was trained on"
-        assert template("qwen2/lora.py", "the adapter was made for").fullmatch(why)
-        assert template("finetune/verify/engine.py", "adapter ").fullmatch(f"adapter x: {why}")
-
-        def refuse(path: Path, model: object) -> None:
-            raise ValueError(why)
-
-        self.patch.setattr("qwen2.lora.Adapter", SimpleNamespace(load=refuse))
+        folder = self.folder / "output/run-a/checkpoint-40"
+        folder.mkdir(parents=True)
+        (folder.parent / "run.json").write_text('{"weights": {"path": "/data/other", "sha256sums": "0"}}')
+        key, settings = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", {"r": 8}
+        why = adapters.misfit({key: (8, 896)}, settings, {"model.layers.0.self_attn.q_proj.weight": (3584, 3584)})
+        self.patch.setattr(adapters, "base_shapes", lambda model: {"": ()})
+        self.patch.setattr(adapters, "adapter_shapes", lambda path: {})
+        self.patch.setattr(adapters, "misfit", lambda *_: why)
+        settings["peft_type"] = "LORA"
         return [
-            wrong_weights,
-            self.error(lambda: engine.load_adapter(self.folder / "output/run-a/checkpoint-40", None)),
+            self.error(lambda: adapters.require_base(folder, self.model)),
+            self.error(lambda: adapters._require_keys(folder, settings, self.model)),
         ]
 
     def case_21(self) -> list[str]:
         why = "stopped by SIGTERM at step 20"
-        assert template("finetune/fast.py", "stopped by ").fullmatch(why)
+        assert template("finetune/engines/fast/train.py", "stopped by ").fullmatch(why)
         stopped = self.ended(143, why, steps=20)
         folder = self.folder / "output/run-20261124-140507"
         (folder / "checkpoint-20/trainer_state.json").write_text("{}")
         (folder / "checkpoint-20/optimizer.safetensors").write_bytes((folder / "checkpoint-20" / ADAPTER).read_bytes())
         (folder / "checkpoint-30").mkdir()
-        assert runs.resumable(folder).name == "checkpoint-20"
+        assert run_folder.resumable(folder).name == "checkpoint-20"
         return [stopped, self.plain(self.output())]
 
     # -- serving, Docker
@@ -367,10 +366,10 @@ class Bench:
             header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
             (checkpoint / ADAPTER).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
             assert checkpoints.problem(checkpoint) is None
-        self.patch.setattr(train, "run_fast", lambda plan, wait, lane: ({}, code, why))
+        self.patch.setattr(sft, "run_fast", lambda plan, wait, lane: ({}, code, why))
         plan = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=SimpleNamespace(is_fast=True))
         self.output()
-        assert train.run(plan, Namespace(wait=False, adapter_to=None)) == code != DONE  # type: ignore[arg-type]
+        assert sft.run(plan, Namespace(wait=False, adapter_to=None)) == code != DONE  # type: ignore[arg-type]
         return self.plain(self.output())
 
     def engine(self, docker: str) -> str:
@@ -399,7 +398,7 @@ class Bench:
             module = types.ModuleType(name)
             vars(module).update(content)
             self.patch.setitem(sys.modules, name, module)
-        return load(ROOT / "finetune/plugins/vram_ceiling.py")
+        return load(ROOT / "finetune/engines/swift/plugins/vram_ceiling.py")
 
 
 ADAPTER = "adapter_model.safetensors"

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune import train
-from finetune.errors import run_main
+from common.errors import run_main
+from finetune.commands import sft as train
 from tests.unit.finetune.real_swift import ROOT, make_home
 
 CONFIG = """model: Qwen2.5-7B-Instruct
@@ -75,7 +75,7 @@ def environ(home: Path, output: Path, **more: str) -> dict[str, str]:
 # The command in a process of its own that sends itself a signal once a step is logged (and saved).
 SIGNALLED = """
 import os, sys
-from qwen2 import train
+from qwen2.training import loop as train
 real = train.train
 def signalled(*args, on_step=None, **more):
     def told(step, total, log):
@@ -84,8 +84,8 @@ def signalled(*args, on_step=None, **more):
             os.kill(os.getpid(), int(os.environ["SEND"]))
     return real(*args, on_step=told, **more)
 train.train = signalled
-from finetune.errors import run_main
-from finetune.train import main
+from common.errors import run_main
+from finetune.commands.sft import main
 sys.exit(run_main(main))
 """
 
@@ -107,7 +107,7 @@ def signalled(home: Path, output: Path, at: int, number: int, *more: str) -> sub
 def command(home: Path, output: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
     """sft.sh in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "finetune.train", *words(home, *more)],
+        [sys.executable, "-m", "finetune.commands.sft", *words(home, *more)],
         cwd=home,
         env=environ(home, output, **env),
         capture_output=True,
@@ -119,7 +119,7 @@ def command(home: Path, output: Path, *more: str, **env: str) -> subprocess.Comp
 def kill_at(home: Path, output: Path, step: int, *more: str, **env: str) -> int:
     """sft.sh, SIGKILLed with all its processes once checkpoint-`step` is whole; the exit code."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "finetune.train", *words(home, *more)],
+        [sys.executable, "-m", "finetune.commands.sft", *words(home, *more)],
         cwd=home,
         env=environ(home, output, **env),
         stdout=subprocess.DEVNULL,

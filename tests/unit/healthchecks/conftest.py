@@ -135,7 +135,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("MIRROR_RUN_DIR", str(folder))
     # The second place is shared by the whole machine.
-    monkeypatch.setattr("healthchecks.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
+    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
     return folder
 
 

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from healthchecks import cli, probe, startup, state
+from common import state
+from healthchecks import cli, probe, startup
 from healthchecks.checks import driver, forward, storage, tokenizer, vram_ceiling, vram_free, weights
 from healthchecks.context import GIB, Context, Failure
 

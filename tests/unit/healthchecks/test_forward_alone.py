@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from healthchecks import startup, state
+from common import state
+from healthchecks import startup
 from healthchecks.context import Context
 
 

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
-from healthchecks import cli, show, startup, state
+from common import state
+from healthchecks import cli, show, startup
 from healthchecks.checks import packages
 from healthchecks.context import Context, Failure
 from healthchecks.startup import Report, Row
@@ -210,7 +211,7 @@ def test_unusable_arguments(line, capsys):
 
 def test_a_running_job_is_left_alone(settings, run_dir, capsys):
     """No memory is taken beside it, and what health.json says of the container stays."""
-    from finetune.job import job
+    from finetune.runs.gpu_lock import job
 
     cli.main(["startup", "--level", "off"])
     before = (run_dir / "health.json").read_bytes()

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from healthchecks import probe, state
+from common import state
+from healthchecks import probe
 
 ROOT = Path(__file__).resolve().parents[3]
 LAUNCHER = ROOT / "entrypoint" / "bin" / "healthcheck"
@@ -319,7 +320,7 @@ print(sorted(name for name in sys.modules if name.startswith("healthchecks")))
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], env=environment(run_dir), capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-2:] == ["[]", "['healthchecks', 'healthchecks.probe', 'healthchecks.state']"]
+    assert done.stdout.splitlines()[-2:] == ["[]", "['healthchecks', 'healthchecks.probe', 'common.state']"]
 
 
 def test_bounds_its_own_time(run_dir):

@@ -239,7 +239,7 @@ def test_other_dtypes_and_tied_heads_load(tiny_dir: Path, tmp_path: Path) -> Non
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"peft_type": "IA3"}, "IA3"),
-        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank 4 need"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"r": 4}, "shape"),
         ({"r": "x"}, "no number"),

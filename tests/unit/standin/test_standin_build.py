@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune.standin import is_standin
+from common.standin import is_standin
 from standin import build
 from standin.tokenizer import official_sums, sha256
 

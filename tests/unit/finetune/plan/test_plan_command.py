@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetune.errors import UserError, run_main
-from finetune.plan import card, cli, fast, job
+from common.errors import UserError, run_main
+from finetune.commands import plan as cli
+from finetune.plan import fast, gpu_memory, planned_run
 
 ROOT = Path(__file__).resolve().parents[4]
 GIB = 2**30
@@ -32,7 +33,7 @@ def model(tmp_path, monkeypatch):
     tokenizer.save(str(folder / "tokenizer.json"))
     monkeypatch.setenv("MODEL_DIR", str(folder))
     monkeypatch.delenv("VRAM_CEILING_GIB", raising=False)
-    monkeypatch.setattr(card, "gpu_visible", lambda: False)
+    monkeypatch.setattr(gpu_memory, "gpu_visible", lambda: False)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -70,7 +71,7 @@ def test_the_table_names_every_card(model, capsys, monkeypatch):
 
 def test_torch_is_not_imported_for_ms_swift(model):
     code = (
-        "import sys; from finetune.plan.cli import main; main(['--engine', 'swift', '--json']); "
+        "import sys; from finetune.commands.plan import main; main(['--engine', 'swift', '--json']); "
         "sys.exit('torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120)
@@ -85,18 +86,20 @@ def test_nothing_fits_is_exit_1_and_one_line(model, capsys):
 
 def test_rows_over_max_length_are_left_out_and_said(model, tmp_path):
     data = rows(tmp_path / "rows.jsonl", 5, 6, 500)
-    found = job.read(ROOT / "workspace/configs/sft.yaml", model, [data], 100)
+    found = planned_run.read(ROOT / "workspace/configs/sft.yaml", model, [data], 100)
     assert found.rows == 2 and max(found.lengths) <= 100
     assert "1 rows are longer than max_length 100" in found.notes[0]
 
 
 def test_a_sample_of_a_file_counts_its_own_rows(model, tmp_path):
     data = rows(tmp_path / "rows.jsonl", *range(20))
-    assert job.read(ROOT / "workspace/configs/sft.yaml", model, [f"{data}#40"], None).rows == 40
+    assert planned_run.read(ROOT / "workspace/configs/sft.yaml", model, [f"{data}#40"], None).rows == 40
 
 
 def test_a_hub_dataset_is_planned_at_max_length(model):
-    found = job.read(ROOT / "workspace/configs/sft.yaml", model, ["AI-ModelScope/alpaca-gpt4-data-zh#500"], None)
+    found = planned_run.read(
+        ROOT / "workspace/configs/sft.yaml", model, ["AI-ModelScope/alpaca-gpt4-data-zh#500"], None
+    )
     assert (found.rows, found.lengths) == (500, [2048])
     assert "not fetched yet" in found.notes[0]
 
@@ -115,7 +118,7 @@ def test_the_configs_own_options_count(model, tmp_path):
         "dataset: own.jsonl\nper_device_train_batch_size: 2\ngradient_accumulation_steps: 3\nlora_rank: 4\n"
         "target_modules: [q_proj, v_proj]\nquant_bits: 4\nnum_train_epochs: 2\nmax_length: 77\n"
     )
-    found = job.read(file, model, None, None)
+    found = planned_run.read(file, model, None, None)
     assert (found.batch, found.rank, found.targets, found.quant_bits) == (6, 4, ["q_proj", "v_proj"], 4)
     assert (found.epochs, found.max_length, found.rows, found.steps) == (2, 77, 2, 2)
 
@@ -192,7 +195,7 @@ class Nvml:
 @pytest.mark.parametrize(("free", "setting", "expected"), [(79, 22, 22), (79, 0, 78.4), (10, 22, 9.4), (0.1, 22, 0)])
 def test_free_memory_and_the_ceiling(free, setting, expected, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = card.find(None, setting, lambda: Nvml((80, free, "H100")))
+    found = gpu_memory.find(None, setting, lambda: Nvml((80, free, "H100")))
     assert found.name == "H100" and found.ceiling_gib == pytest.approx(expected)
 
 
@@ -200,26 +203,26 @@ def test_the_visible_gpu_counts(monkeypatch):
     both = lambda: Nvml((80, 79, "first"), (24, 23, "second"))  # noqa: E731
     for value, name in (("1", "second"), ("1,0", "second"), ("GPU-sec", "second"), ("", "first")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert card.find(None, 22, both).name == name
+        assert gpu_memory.find(None, 22, both).name == name
 
 
 def test_no_gpu_is_assumed_to_be_24_gb_and_said(monkeypatch):
-    monkeypatch.setattr(card, "gpu_visible", lambda: False)
-    found = card.find(None, 22)
+    monkeypatch.setattr(gpu_memory, "gpu_visible", lambda: False)
+    found = gpu_memory.find(None, 22)
     assert (found.gib, found.ceiling_gib) == (24, 22) and "assumed" in found.name
 
 
 def test_a_named_card(monkeypatch):
-    assert card.find(12, 22).ceiling_gib == 11
-    assert card.find(80, 0).ceiling_gib == 73.3
-    large = card.find(80, 22)
+    assert gpu_memory.find(12, 22).ceiling_gib == 11
+    assert gpu_memory.find(80, 0).ceiling_gib == 73.3
+    large = gpu_memory.find(80, 22)
     assert large.ceiling_gib == 22 and "VRAM_CEILING_GIB=73.3" in large.why
     with pytest.raises(UserError):
-        card.find(-1, 22)
+        gpu_memory.find(-1, 22)
 
 
 def test_the_fast_lane_says_why_it_cannot(model):
-    shape = job.shape_of(model)
+    shape = planned_run.shape_of(model)
     assert "more than the ceiling" in fast.plan_fast(shape, [2048], 16, 10)
     found = fast.plan_fast(shape, [46] * 50, 16, 22)
     assert found.micro_batch_tokens is None and 0 < found.peak_gib <= 22 and found.seconds_per_step > 0

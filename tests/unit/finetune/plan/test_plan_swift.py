@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.errors import UserError
+from common.errors import UserError
 from finetune.plan import memory
 from finetune.plan.memory import Adapter, Micro
 from finetune.plan.swift import CARDS_GIB, card_ceiling, fitting_length, plan_swift, with_margin, worst

@@ -1,0 +1,93 @@
+"""How a command of this project ends: one line for the user and an exit code; every `python -m finetune.*` uses it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from common import exec_home
+
+DONE = 0
+FAILED = 1
+UNUSABLE = 2
+
+
+class UserError(Exception):
+    """An error for the user. Its message is the finished line: what is wrong, why, what to do.
+
+    `exit_code` is 2 (unusable arguments or input) unless told otherwise; 1: a check, a threshold or the job failed.
+    """
+
+    def __init__(self, message: str, exit_code: int = UNUSABLE) -> None:
+        # A message made from user data may hold line breaks; the promise is one line.
+        super().__init__(" ".join(str(message).split()))
+        self.exit_code = exit_code
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line, where argparse prints the whole usage before each."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but `--option=--` is refused: argparse would take the `--` away and give an empty list."""
+        words = sys.argv[1:] if args is None else list(args)
+        if wrong := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
+            self.error(f"{wrong}: -- is no value")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with argparse's message and where to read on."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_main(main: Callable[..., int | None], *args: object) -> int:
+    """Call a command's `main(*args)` and turn whatever happens into an exit code: `sys.exit(run_main(main))`.
+
+    UserError gives its line on stderr and its code, Ctrl-C gives 130, a closed pipe 141 (as a shell would report both).
+    Anything else is a defect of ours: one line that names the file with the traceback, and 1.
+    """
+    exec_home.ensure()
+    try:
+        return main(*args) or DONE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `check-data ... | head`: the reader has gone. Point stdout elsewhere, or Python complains when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"internal error: {words}; {_save_traceback()}", file=sys.stderr)
+        return FAILED
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now: taking CUDA and torch's modules down in order takes a second, and the kernel does it anyway.
+
+    For a command whose files are written and whose child processes have ended; atexit handlers are not called.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _save_traceback() -> str:
+    """Write the traceback of the exception in flight to a file and say where it is."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="mirror-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(traceback.format_exc())
+        return f"traceback saved to {file.name}"
+    except OSError as error:
+        return f"its traceback could not be saved ({error})"

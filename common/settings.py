@@ -1,0 +1,60 @@
+"""The settings that reach every command through the environment; read by the finetune modules and the launchers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+
+DEVICES = ("auto", "cuda", "cpu")
+# What the driver puts into a container: the control device of Linux, or the one of WSL2.
+GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One reading of the environment; see `from_env` for the names and defaults."""
+
+    model_dir: Path
+    output_dir: Path
+    device: str  # auto, cuda or cpu, as asked for; `wants_cpu` decides
+    vram_ceiling_gib: float  # GiB; 0 lifts the ceiling
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read MODEL_DIR, OUTPUT_DIR, MIRROR_DEVICE and VRAM_CEILING_GIB; an empty value counts as not set.
+
+        Raises UserError that names the variable when its value cannot be used.
+        """
+        env = os.environ if environ is None else environ
+        device = (env.get("MIRROR_DEVICE") or "auto").lower()
+        if device not in DEVICES:
+            raise UserError(f"MIRROR_DEVICE={device}: unknown device; set it to one of {', '.join(DEVICES)}")
+        ceiling = env.get("VRAM_CEILING_GIB") or "22"
+        try:
+            gib = float(ceiling)
+        except ValueError:
+            gib = -1.0
+        if not 0 <= gib < float("inf"):
+            raise UserError(
+                f"VRAM_CEILING_GIB={ceiling}: not a number of GiB; set 22 for a 24 GB card, 0 for no ceiling"
+            )
+        return cls(
+            model_dir=Path(env.get("MODEL_DIR") or "/root/Qwen2.5-7B-Instruct"),
+            output_dir=Path(env.get("OUTPUT_DIR") or "/root/output"),
+            device=device,
+            vram_ceiling_gib=gib,
+        )
+
+    @property
+    def wants_cpu(self) -> bool:
+        """Whether work is to run on the CPU: `MIRROR_DEVICE=cpu`, or `auto` where the driver shows no GPU."""
+        return self.device == "cpu" or (self.device == "auto" and not gpu_visible())
+
+
+def gpu_visible() -> bool:
+    """Whether a GPU was given to this container. Looks at device files only: no torch, no driver call, no wait."""
+    return any(os.path.exists(name) for name in GPU_DEVICE_FILES)

@@ -1,0 +1,1 @@
+"""The commands behind the scripts of the workspace and the launchers on PATH: one file a verb."""

@@ -1,0 +1,140 @@
+"""`check-data FILE...`: what is wrong with a dataset, and where; `--convert` writes a clean one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from common.errors import DONE, UNUSABLE, Parser, UserError, run_main
+from common.settings import Settings
+from finetune.data.check import FileReport, Options, check_file, default_heldout
+from finetune.data.convert import convert
+from finetune.data.source import parse
+
+MAX_LENGTH = 2048  # the article's --max_length
+SYSTEM = "You are a helpful assistant."
+
+
+def parser() -> Parser:
+    """The command line."""
+    p = Parser(
+        prog="check-data",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        epilog="""Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),
+and CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030.
+Exit code: 0 fit (warnings do not matter), or converted; 2 not fit, or nothing left to convert.""",
+    )
+    p.add_argument("files", nargs="+", metavar="FILE", help="a dataset file, or the id of a hub dataset")
+    p.add_argument("--convert", type=Path, metavar="OUT", help="write the fit rows of all files to OUT, as clean JSONL")
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help="the two columns of a table, where the guess is wrong")
+    p.add_argument(
+        "--max-length", "--max_length", type=int, default=MAX_LENGTH, metavar="N", help=f"tokens (default {MAX_LENGTH})"
+    )
+    p.add_argument("--system", default=SYSTEM, metavar="TEXT", help="the training's system prompt, which counts too")
+    p.add_argument("--no-tokens", action="store_true", help="do not count tokens")
+    p.add_argument("--json", action="store_true", help="print the report as JSON")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write the report as an HTML page, too")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check, and convert if asked to; the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
+    if args.max_length < 1:
+        raise UserError(f"--max-length {args.max_length}: is no number of tokens; the article's is {MAX_LENGTH}")
+    paths = [path for spec in args.files if (path := _path(spec))]
+    if not paths:
+        return DONE
+    with _progress() as progress:
+        options = Options(
+            columns=parse_columns(args.columns) if args.columns else None,
+            model_dir=None if args.no_tokens else _tokenizer_folder(),
+            system=args.system,
+            max_length=args.max_length,
+            heldout=default_heldout(),
+            progress=progress,
+        )
+        writer = None
+        if args.convert:
+            writer, reports = convert(paths, args.convert, options)
+        else:
+            reports = [check_file(path, None, options) for path in paths]
+    show(reports, args)
+    if writer and not writer.rows:
+        raise UserError(f"{args.convert}: not written, no row is fit")
+    if writer:
+        left = sum(report.rows for report in reports) - writer.rows - writer.repeated
+        print(
+            f"{args.convert}: {writer.rows} rows written; left out: {left} unfit, {writer.repeated} repeated",
+            file=sys.stderr,
+        )
+        return DONE
+    return UNUSABLE if any(report.errors for report in reports) else DONE
+
+
+def show(reports: list[FileReport], args: argparse.Namespace) -> None:
+    """Print the report, and the first error as the one line on stderr."""
+    from rich.console import Console
+
+    from finetune.data import report
+
+    if args.json:
+        print(report.as_json(reports))
+    else:
+        report.terminal(Console(), reports)
+    if args.html:
+        try:
+            args.html.write_text(report.as_html(reports), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{args.html}: cannot be written ({error.strerror}); name another file") from error
+    first = next((finding for r in reports for finding in r.findings if finding.error), None)
+    if first and not args.convert:
+        more = sum(r.errors for r in reports) - 1
+        print(f"error: {first}{f' (and {more} more errors, above)' if more else ''}", file=sys.stderr)
+
+
+def _path(spec: str) -> Path | None:
+    source = parse(spec)
+    if source.path is None:
+        print(f"{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them", file=sys.stderr)
+    return source.path
+
+
+def parse_columns(text: str) -> tuple[str, str]:
+    """`QUESTION,ANSWER` as two names. UserError when it is not that."""
+    names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
+    if len(names) != 2 or not all(names):
+        raise UserError(f"--columns {text}: name two columns, the question's and the answer's: --columns 问题,答案")
+    return names[0], names[1]
+
+
+def _tokenizer_folder() -> Path | None:
+    """The model's folder, where it has a tokenizer; without one, tokens are not counted and that is said."""
+    folder = Settings.from_env().model_dir
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    print(f"no tokenizer.json in {folder}: tokens are not counted; set MODEL_DIR to a model's folder", file=sys.stderr)
+    return None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("checking", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

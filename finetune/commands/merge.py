@@ -1,0 +1,226 @@
+"""Merge an adapter into its base, as a folder that any program loads by itself; merge.sh calls it.
+
+ms-swift merges (`swift export --merge_lora`); around it stand the checks before (room, target, a whole adapter), the
+files beside the weights, and the check after: 20 questions get the same greedy answers. The folder gets its name last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import sha256sums, standin
+from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.json_files import json_object
+from common.settings import Settings
+from finetune.commands import infer
+from finetune.engines.swift import launcher as swift_launcher
+from finetune.engines.swift import options as swift_options
+from finetune.engines.swift.arguments import Arguments
+from finetune.merge import folder, model_card, resources, same_answers
+from finetune.runs import adapters, checkpoints, run_folder
+from finetune.verify import runinfo
+from finetune.verify.config import default_path
+from finetune.verify.engine import check_adapter
+from qwen2 import adapter_config
+
+# What this command sets itself; the same option behind merge.sh would contradict it.
+OURS = (
+    "adapters",
+    "merge_lora",
+    "output_dir",
+    "device_map",
+    "to_peft_format",
+    "quant_method",
+    "push_to_hub",
+)
+DEFAULT_SYSTEM = "You are a helpful assistant."  # of configs/sft.yaml, where the run does not say
+
+
+def parser() -> Parser:
+    """The options of ours; all others are ms-swift's."""
+    p = Parser(
+        prog="merge.sh",
+        usage="merge.sh [ADAPTER] [--output DIR] [--device auto|cuda|cpu] [--no-check] [--swift-option value ...]",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__.split("\n", 1)[0],
+        epilog="""The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.
+Exit code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: unusable input, no room.
+Every other option is `swift export`'s: --max_shard_size 2GB, --torch_dtype float32 (not rounded, twice the size)""",
+    )
+    p.add_argument(
+        "--adapter", metavar="DIR|newest", help="a checkpoint or a run's folder (default: the newest); also as ADAPTER"
+    )
+    p.add_argument("--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-merged)")
+    p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="auto: the GPU where it has room")
+    p.add_argument("--no-check", action="store_true", help="do not compare the answers of adapter and merged model")
+    p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
+    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, rest = parser().parse_known_args(words)
+    settings = Settings.from_env()
+    args = Arguments(rest)
+    named = infer.take_questions(args, swift_options.options_of("export")) + (
+        [options.adapter] if options.adapter else []
+    )
+    if len(named) > 1:
+        raise UserError(f"merge: {len(named)} adapters named ({', '.join(named)}); one is merged at a time")
+    for name in OURS:
+        if args.get(name) is not None:
+            raise UserError(
+                f"merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output"
+            )
+
+    base = options.model or settings.model_dir
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
+    adapter = adapters.find(named[0] if named else "newest", settings.output_dir, base).absolute()
+    if not options.no_check:
+        adapters.require_plain(adapter, "the check of the answers", "--no-check merges it through ms-swift, unchecked")
+        check_adapter(adapter, base)
+    run = runinfo.of_adapter(adapter)
+    checkpoint = adapter_config.checkpoint_of(adapter)
+    target = (options.output or checkpoint.with_name(f"{checkpoint.name}-merged")).expanduser().absolute()
+    is_standin = standin.is_standin(base)
+    dtype = choose_dtype(args, is_standin)
+    weights = resources.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
+    resources.require_target(target)
+    resources.require_disk(target, weights)
+    args.set("model", str(base))
+    args.set("adapters", str(adapter))
+    swift_launcher.prepare(["export", *args.words()], settings)  # unknown options, before anything slow
+    texts = (
+        None
+        if options.no_check
+        else same_answers.choose(options.questions or default_path().parent.parent / "questions")
+    )
+
+    if options.device == "cpu":
+        device, why = "cpu", "--device cpu"
+    else:
+        device, why = resources.choose_device(settings.wants_cpu, weights)
+        if options.device == "cuda" and device == "cpu":
+            raise UserError(f"merge: --device cuda: {why}; free the GPU, or leave --device out", FAILED)
+    if device == "cpu":
+        resources.require_memory(weights, not options.no_check)
+    if is_standin:
+        print(standin.notice(base), file=sys.stderr)
+    print(f"merging {adapter} into {base} on {device} ({why})", file=sys.stderr, flush=True)
+
+    # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    system = run.system or DEFAULT_SYSTEM
+    with folder.temporary(target) as place:
+        model = place / target.name
+        export(args, model, place / "log", device, options.wait)
+        adapter_args = run.settings | json_object(adapter / "args.json") | {"system": system}
+        folder.complete(model, base, dtype, adapter_args)
+        fault = checkpoints.problem(model)
+        if fault:
+            raise UserError(f"merge: ms-swift left no whole model: {fault}; try again", FAILED)
+        asked = None
+        if texts is not None:
+            asked = compare(
+                same_answers.Answers(texts, system, device, settings.vram_ceiling_gib), base, adapter, model
+            )
+            judge(asked, is_standin)
+        official = base / "SHA256SUMS"
+        model_card.write(
+            model / "README.md",
+            name=target.name,
+            base=base,
+            base_digest=sha256sums.digest(official) if official.is_file() else None,
+            standin=is_standin,
+            dtype=dtype,
+            adapter=adapter,
+            record=json_object(run.folder / "run.json"),
+            lora=json_object(adapter / "adapter_config.json"),
+            system=system,
+            versions=run_folder.versions(),
+            asked=asked,
+            device=device,
+        )
+        sha256sums.write(model)
+        folder.publish(model, target)
+    print(summary(target, asked))
+    return DONE
+
+
+def choose_dtype(args: Arguments, is_standin: bool) -> str:
+    """The number format of the merged weights, which is set in `args`.
+
+    bfloat16, as the base's are stored; the stand-in, which runs on CPUs in float32, is not rounded and keeps float32.
+    """
+    dtype = (args.get("torch_dtype") or ["float32" if is_standin else "bfloat16"])[0]
+    if dtype not in ("bfloat16", "float32"):
+        raise UserError(f"merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded")
+    args.set("torch_dtype", dtype)
+    return dtype
+
+
+def compare(answers: same_answers.Answers, base: Path, adapter: Path, model: Path) -> list[same_answers.Asked]:
+    """Ask both, as a job of its own; it waits, since another may have taken the GPU after ms-swift let go of it."""
+    from finetune.runs.gpu_lock import job
+
+    with job("merge", wait=True) as held:
+        held.phase("asking the adapter")
+        answers.ask_adapter(base, adapter)
+        held.phase("asking the merged model")
+        return answers.ask_merged(model)
+
+
+def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> None:
+    """`swift export --merge_lora` into a folder that is not there yet; what it says is kept for a failure."""
+    from finetune.runs.gpu_lock import run
+
+    args.set("merge_lora", "true")
+    args.set("output_dir", str(model))
+    args.set("device_map", "cuda:0" if device == "cuda" else "cpu")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    command = [swift_launcher.find_real(), "export", *args.words()]
+    code = run("merge", ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), *command], wait, [], None)
+    if code in (130, 143):
+        raise UserError("merge: stopped; nothing was left behind", code)
+    if code or not model.is_dir():
+        raise UserError(f"merge: ms-swift ended with exit code {code}: {infer.last_line(log)}", FAILED)
+
+
+def judge(asked: Sequence[same_answers.Asked], is_standin: bool) -> None:
+    """UserError (exit 1) when the merged model is not the adapter: see same.py for the rule."""
+    near_tie = 0.0 if is_standin else same_answers.NEAR_TIE
+    wrong = [each for each in asked if not each.accepted(near_tie)]
+    if not wrong:
+        return
+    worst = max(wrong, key=lambda each: each.gap or 0.0)
+    raise UserError(
+        f"merge: {len(wrong)} of {len(asked)} answers are not the adapter's, by up to {worst.gap:.2f} logits; "
+        f"{worst.question!r}: adapter {worst.adapter[:80]!r}, merged {worst.merged[:80]!r}; nothing was written",
+        FAILED,
+    )
+
+
+def summary(target: Path, asked: Sequence[same_answers.Asked] | None) -> str:
+    """What was made, in one line."""
+    shards = list(target.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in shards) / resources.GIB
+    text = f"merge: {target}: {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} GiB"
+    if asked is None:
+        return f"{text}; answers not compared"
+    differing = sum(each.gap is not None for each in asked)
+    return f"{text}; {len(asked)} questions, {differing} answers differ" + (" (at near ties only)" if differing else "")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,110 @@
+"""`plan`: how a run fits the card, before a model is loaded. What is chosen, its peak and time, and other cards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.errors import DONE, FAILED, Parser, UserError
+from common.settings import Settings
+from finetune.plan import gpu_memory, planned_run
+from finetune.plan.fast import FastPlan, plan_fast
+from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, plan_swift
+from finetune.verify.config import default_path
+
+
+def parser() -> Parser:
+    """The command line."""
+    p = Parser(
+        prog="plan",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        epilog="""Reads the rows' token lengths and config.json; no weights, no GPU. The config's batch stays as it is
+(per_device_train_batch_size x gradient_accumulation_steps); only how it is cut changes, so the losses stay the same.
+Peaks and minutes (of an H100) are estimates; docs/plan.md says what of them has been measured.
+Exit code: 0 a plan, 1 nothing fits (the line says what would), 2 unusable input.""",
+    )
+    p.add_argument("--dataset", nargs="+", metavar="FILE", help="datasets (default: the config's, the 50 rows)")
+    p.add_argument("--gpu", type=float, metavar="GIB", help="a card's memory (default: this machine's, else 24)")
+    p.add_argument("--max_length", "--max-length", type=int, metavar="N", help="leave out rows of more tokens")
+    p.add_argument("--config", type=Path, metavar="FILE", help="the run's options (default: configs/sft.yaml)")
+    p.add_argument("--engine", choices=["swift", "fast"], help="plan this engine only (fast imports torch: seconds)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Plan and print; the exit code."""
+    args = parser().parse_args(argv)
+    settings = Settings.from_env()
+    file = args.config or default_path().with_name("sft.yaml")
+    found = planned_run.read(file, settings.model_dir, args.dataset, args.max_length)
+    on = gpu_memory.find(args.gpu, settings.vram_ceiling_gib)
+    engines: dict[str, Any] = {}
+    if args.engine != "fast":
+        engines["ms-swift"] = swift(found, on.ceiling_gib)
+    if args.engine != "swift":
+        engines["fast lane"] = fast(found, on.ceiling_gib)
+    cards = {size: swift(found, card_ceiling(size)) for size in CARDS_GIB}
+    if args.json:
+        print(json.dumps(as_data(found, on, engines, cards), ensure_ascii=False, indent=2))
+    else:
+        from rich.console import Console
+
+        from finetune.plan import report
+
+        report.terminal(Console(), found, on, engines, cards)
+    if any(not isinstance(plan, str) for plan in engines.values()):
+        return DONE
+    print(f"error: {next(iter(engines.values()))}", file=sys.stderr)
+    return FAILED
+
+
+def swift(found: planned_run.Job, ceiling_gib: float) -> SwiftPlan | str:
+    """ms-swift's plan, or in words what would fit."""
+    try:
+        return plan_swift(
+            found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.targets, found.quant_bits
+        )
+    except UserError as error:
+        return str(error)
+
+
+def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
+    """The fast lane's plan, or in words why not."""
+    if found.quant_bits:
+        return f"the fast lane trains on the bfloat16 base, not on {found.quant_bits} bits"
+    return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout)
+
+
+def minutes(found: planned_run.Job, plan: SwiftPlan | FastPlan) -> float:
+    """Of all steps, on an H100, without starting up."""
+    return found.steps * plan.seconds_per_step / 60
+
+
+def as_data(
+    found: planned_run.Job, on: gpu_memory.Card, engines: dict[str, Any], cards: dict[int, Any]
+) -> dict[str, Any]:
+    """Everything for a program."""
+
+    def plan(value: Any) -> dict[str, Any]:
+        if isinstance(value, str):
+            return {"fits": False, "why": value}
+        return {"fits": True, **asdict(value), "minutes_h100": round(minutes(found, value), 2)}
+
+    return {
+        "schema": 1,
+        "data": found.data,
+        "notes": found.notes,
+        "rows": found.rows,
+        "longest": max(found.lengths, default=0),
+        "batch": found.batch,
+        "steps": found.steps,
+        "card": asdict(on),
+        "engines": {name: plan(value) for name, value in engines.items()},
+        "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
+    }

@@ -1,0 +1,216 @@
+"""Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own; serve.sh calls it.
+
+ms-swift serves (`swift deploy`), with plugin.py in front. Here is what comes before: the address and the key, the
+adapters and their names, the job lock. The server is started without ms-swift's wrapper process, which would end at
+once on SIGTERM and leave the server, busy with its last requests, behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from common import standin
+from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.settings import Settings
+from finetune.engines.swift import config_file
+from finetune.engines.swift import launcher as swift_launcher
+from finetune.engines.swift.arguments import Arguments
+from finetune.runs import adapters
+
+PLUGIN = Path(__file__).parents[1] / "serve" / "plugin.py"
+KEY = "MIRROR_API_KEY"
+BODY = "MIRROR_SERVE_BODY_KIB"  # how the limit of a request's size reaches the plugin
+NAME = re.compile(r"[\w][\w.-]*")
+MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
+# The exit codes of a server that was told to stop and did: it has answered what it had begun.
+STOPPED = (128 + 15, 128 + 2)
+
+
+def parser() -> Parser:
+    """The options of ours; all others are ms-swift's."""
+    p = Parser(
+        prog="serve.sh",
+        usage="serve.sh [--adapter [NAME=]DIR|newest ...] [--model DIR] [--host ADDRESS] [--port N] [--swift-option]",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__.split("\n", 1)[0],
+        epilog="""A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
+Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
+/health and /v1/models need no key. SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
+Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512""",
+    )
+    p.add_argument("--config", type=Path, metavar="FILE", help="another YAML file of options")
+    p.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR|newest",
+        help="an adapter to serve beside the base: a checkpoint, a run's folder, or the newest; may be given again",
+    )
+    p.add_argument("--api_key", "--api-key", metavar="KEY", help=f"the key to ask for; {KEY} keeps it out of `ps`")
+    p.add_argument("--max-body-kib", type=int, default=1024, metavar="N", help="longest request, in KiB (default 1024)")
+    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit code."""
+    from finetune.runs.gpu_lock import run
+
+    options, rest = parser().parse_known_args(argv)
+    if options.config is None:
+        raise UserError("serve: no --config; run serve.sh, which names its own")
+    settings = Settings.from_env()
+    args = Arguments(rest)
+    if args.get("adapters") is not None:
+        raise UserError("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR")
+    file = config_file.load(options.config)
+    if "api_key" in file:
+        raise UserError(f"{options.config}: api_key: a key does not belong in a file of options; set {KEY} instead")
+    if options.max_body_kib < 1:
+        raise UserError(f"--max-body-kib {options.max_body_kib}: must be at least 1")
+
+    key = check_key(options.api_key if options.api_key is not None else os.environ.get(KEY, ""))
+    host = _last(args, file, "host", "127.0.0.1")
+    port = check_port(_last(args, file, "port", "8000"))
+    require_key(host, key)
+    if args.get("model") is None:
+        args.set("model", str(settings.model_dir))
+    model = Path((args.get("model") or [""])[0])
+    base = _last(args, file, "served_model_name", model.resolve().name)
+    served = find_adapters(options.adapter, base, settings.output_dir, model)
+    words = server_words(options.config, args, served, settings)
+    require_free(host, port)
+    if standin.is_standin(model):
+        print(standin.notice(model), file=sys.stderr)
+    where = f"[{host}]" if ":" in host else host
+    print(
+        f"loading {model} ...; models: {', '.join([base, *served])}; http://{where}:{port}/v1, "
+        f"{'with a key' if key else 'no key, this machine only'}",
+        file=sys.stderr,
+        flush=True,
+    )
+    # Through the environment: ms-swift prints its arguments, and `ps` shows those of everybody.
+    os.environ.pop(KEY, None)
+    if key:
+        os.environ[KEY] = key
+    os.environ[BODY] = str(options.max_body_kib)
+    code = run("serve", [*server(), *words], options.wait, [], 0)
+    if code in STOPPED:
+        print("serve: stopped", file=sys.stderr)
+        return DONE
+    if code:
+        raise UserError(f"serve: the server ended with exit code {code}; its last lines above say why", FAILED)
+    return DONE
+
+
+def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str:
+    """An option's value: of the command line, else of the file, else the default, which is then set."""
+    given = args.get(name)
+    if given:
+        return given[-1]
+    value = str(file.get(name, default))
+    args.set(name, value)
+    return value
+
+
+def check_key(key: str) -> str:
+    """The key, if it can stand in a header. UserError when not."""
+    if any(not "!" <= char <= "~" for char in key):
+        raise UserError(f"{KEY}: a key is made of ASCII letters, digits and signs, without spaces; choose another")
+    return key
+
+
+def check_port(text: str) -> int:
+    """A port as a number. UserError when it is none."""
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise UserError(f"--port {text}: no port; choose one from 1 to 65535, such as 8000")
+    return int(text)
+
+
+def require_key(host: str, key: str) -> None:
+    """UserError when the address can be reached from other machines and no key is asked for."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False  # a name: it may mean any address
+    if not loopback and not key:
+        raise UserError(
+            f"--host {host}: others could reach it, and no key is set: whoever finds the port could use the GPU; "
+            f"set {KEY} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
+        )
+
+
+def require_free(host: str, port: int) -> None:
+    """UserError when the port is taken: ms-swift would silently take another."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        why = (
+            "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
+        )
+        raise UserError(f"{host}:{port} {why}; choose another with --port or --host") from error
+
+
+def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path) -> dict[str, Path]:
+    """{name: checkpoint} of the adapters to serve beside `model`, whose name is `base`.
+
+    Raises UserError for names that would be mixed up, and for adapters that cannot be switched on for a request.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, place = text.partition("=")
+        if not equals:
+            name, place = "adapter", text
+        if not NAME.fullmatch(name):
+            raise UserError(f"--adapter {text}: {name!r} is no model name; use letters, digits, dots and dashes")
+        if name == base or name in found:
+            raise UserError(f"--adapter {text}: the name {name} is taken; write --adapter NAME=DIR with another name")
+        path = adapters.find(place, output_dir, model)
+        adapters.require_plain(path, "a server that shares the base", f"merge it and serve that: {MERGED}")
+        if "=" in str(path):
+            raise UserError(f"--adapter {text}: ms-swift splits a path at its `=`; rename the folder")
+        found[name] = path.absolute()
+    return found
+
+
+def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:
+    """The words of `swift deploy`, checked. The config file comes first, so that options win over it."""
+    # The launcher looks at the folders, ms-swift wants NAME=FOLDER.
+    if served:
+        args.set("adapters", *map(str, served.values()))
+    plugins = args.get("external_plugins") or []
+    args.set("external_plugins", *plugins, str(PLUGIN))
+    _, words = swift_launcher.prepare(["deploy", str(file), *args.words()], settings)
+    prepared = Arguments(words[1:])
+    if served:
+        prepared.set("adapters", *(f"{name}={path}" for name, path in served.items()))
+    options = config_file.load(file)
+    for name in [name for name in options if prepared.get(name) is not None]:
+        del options[name]
+    return [*config_file.arguments(options), *prepared.words()]
+
+
+def server() -> list[str]:
+    """The program that serves: what `swift deploy` starts as its child."""
+    spec = find_spec("swift")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("serve: ms-swift is not installed in this Python; use the image's, /opt/venv", FAILED)
+    return [sys.executable, str(Path(next(iter(spec.submodule_search_locations))) / "cli/deploy.py")]
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,363 @@
+"""Find what is wrong with datasets before a model is loaded; check-data and the training scripts call it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data import content, rows, tokens
+from finetune.data.content import Remark
+from finetune.data.items import Broken, Row
+from finetune.data.plain import is_plain, shape_of
+from finetune.data.preference import PREFERENCE, Other, other_training
+from finetune.data.reading import open_checked, read
+from finetune.data.source import Source, parse
+from qwen2.rows import KNOWN
+
+BATCH = 512  # rows whose tokens are counted together
+KEPT = 100  # findings of one kind that are kept with their text; all are counted, and all rows are kept by number
+# Rows whose tokens are counted. Of a larger file every n-th is, and besides every row that could be too long: a token
+# is at least a byte, so that most rows need no counting to be known as short enough.
+COUNTED = 40_000
+MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
+# A row with these names alone, and a question among them, is not meant for another training.
+KNOWN_AS_SFT = KNOWN - {"text", "content"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is looked at besides the rows themselves."""
+
+    columns: tuple[str, str] | None = None  # question and answer column of a table; None: guessed
+    model_dir: Path | None = None  # where the tokenizer is; None: tokens are not counted
+    system: str | None = None  # the system prompt of rows without one
+    max_length: int = 0  # in tokens; 0: no row is too long
+    heldout: frozenset[str] = frozenset()  # questions that verify asks, by content.question_key
+    progress: Callable[[int, int], None] | None = None  # called with (bytes read, bytes in all)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault and its place. `row` is 0 for the file as a whole; `where` is `row 3, output` or `line 3, column 8`."""
+
+    file: str
+    row: int
+    where: str
+    kind: str
+    what: str
+    remedy: str
+    error: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("where", "what"):  # they hold names out of the file
+            object.__setattr__(self, name, content.printable(getattr(self, name)))
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.where}: {self.what}; {self.remedy}"
+
+
+@dataclass
+class FileReport:
+    """What was found in one file. `lengths` are tokens of rows (of all, or of a sample when `sampled`)."""
+
+    file: str
+    rows: int = 0
+    encoding: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    numbers: dict[str, list[int]] = field(default_factory=dict)  # kind -> the rows it was found in
+    errors: int = 0
+    warnings: int = 0
+    lengths: list[int] = field(default_factory=list)
+    sampled: bool = False
+    max_length: int = 0
+    plain: bool = True  # ms-swift reads the file as it is, without --convert
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding, and keep it while there are few of its kind."""
+        rows = self.numbers.setdefault(finding.kind, [])
+        if len(rows) < KEPT:
+            self.findings.append(finding)
+        rows.append(finding.row)
+        if finding.error:
+            self.errors += 1
+        else:
+            self.warnings += 1
+
+    def add_once(self, finding: Finding, rows: list[int]) -> None:
+        """Count one warning for all of `rows`."""
+        self.numbers[finding.kind] = rows
+        self.findings.append(finding)
+        self.warnings += 1
+
+
+def check_file(
+    path: Path,
+    name: str | None = None,
+    options: Options | None = None,
+    keep: Callable[[list[dict[str, Any]], Any], None] | None = None,
+) -> FileReport:
+    """Check one file. `keep` is called with (messages, tools) of every row that has no error, in order.
+
+    UserError when the file is of no use as a whole (missing, empty, a directory, binary).
+    """
+    return _Check(path, name or str(path), options or Options(), keep).run()
+
+
+class _Check:
+    """One pass over one file."""
+
+    def __init__(
+        self, path: Path, name: str, options: Options, keep: Callable[[list[dict[str, Any]], Any], None] | None
+    ) -> None:
+        self.path, self.options, self.keep = path, options, keep
+        self.report = FileReport(content.printable(name), max_length=options.max_length)
+        self.contents = content.Contents(options.heldout)
+        self.counter = tokens.Counter(options.model_dir, options.system) if options.model_dir else None
+        self.waiting: list[tuple[int, list[dict[str, Any]], Any]] = []
+        self.every = 1  # every n-th row's tokens are counted
+        self.shapes: set[Any] = set()
+        self.odd = False  # a row has a form that ms-swift does not read as the fast lane does
+        self.unused: dict[str, list[int]] = {}  # field -> the rows in which it holds something
+
+    def run(self) -> FileReport:
+        """All rows, then what only all of them show."""
+        report = self.report
+        size = self.path.stat().st_size if self.path.exists() else 0
+        for item in read(self.path, self.options.columns):
+            if isinstance(item, Broken):
+                report.add(Finding(report.file, item.row or 0, item.where, "broken", item.what, item.remedy))
+            else:
+                self.row(item)
+            if report.rows % 2048 == 0 and self.options.progress:
+                self.options.progress(min(report.rows * self.average(size), size), size)
+            if report.errors >= MAX_FAULTS:
+                break
+        self.count()
+        for remark in self.contents.finish():
+            self.add(None, remark)
+        self.finish_unused()
+        if self.options.progress:
+            self.options.progress(size, size)
+        report.encoding = self.encoding()
+        report.plain = self.plain()
+        return report
+
+    def row(self, row: Row) -> None:
+        """One row: its fields, its text, its length."""
+        try:
+            self.look(row)
+        except RecursionError:
+            self.add(
+                row, Remark(row.number, "", "unfit", "nested too deeply", "a row is an object of texts", error=True)
+            )
+
+    def look(self, row: Row) -> None:
+        """`row`, without a guard against what is nested deeper than Python can follow."""
+        report = self.report
+        report.rows += 1
+        errors = report.errors
+        data = row.data
+        if isinstance(data, dict) and not data.keys() <= KNOWN_AS_SFT and (other := other_training(data)):
+            data = self.other(row, other)
+            if data is None:
+                return
+        looked = rows.look(data)
+        for fault in looked.faults:
+            self.add(row, Remark(row.number, fault.field, fault.kind, fault.what, fault.remedy, error=True))
+        if looked.faults:
+            return
+        messages, tools = looked.messages, looked.tools
+        self.form(row.data, messages, tools)
+        for remark in self.contents.look(row.number, messages):
+            self.add(row, remark)
+        if report.errors > errors:
+            return
+        self.say(row, data, messages)
+        if self.keep:
+            self.keep(messages, tools)
+        if self.counter:
+            self.length(row.number, messages, tools)
+
+    def other(self, row: Row, other: Other) -> dict[str, Any] | None:
+        """A row for another training than sft: said, and the row that --convert makes of it."""
+        if self.keep and other.good is not None:
+            what = f"is {other.what}; its good answer is kept"
+            self.add(row, Remark(row.number, "", other.kind, what, f"train on both with {other.command}"))
+            return other.good
+        keeps = ", or keep the good answers with --convert OUT" if other.kind == PREFERENCE else ""
+        remedy = f"train on it with {other.command} --model $MODEL_DIR --dataset {self.path}{keeps}"
+        self.add(row, Remark(row.number, "", other.kind, f"is {other.what}", remedy, error=True))
+        return None
+
+    def form(self, data: Any, messages: list[dict[str, Any]], tools: Any) -> None:
+        """Keep the forms of rows, until one shows that ms-swift does not read the file as it is."""
+        if tools or len(self.shapes) < 2 or not all(type(message["content"]) is str for message in messages):
+            shape = shape_of(data)  # besides, RecursionError for what is nested too deeply
+            if len(self.shapes) < 2 and shape not in self.shapes:
+                self.shapes.add(shape)
+                self.odd = self.odd or not is_plain(shape)
+
+    def say(self, row: Row, data: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+        """What the training makes of a fit row that its author may not expect."""
+        for name in rows.not_used(data, messages):
+            self.unused.setdefault(name, []).append(row.number)
+        if place := rows.joined(data, messages):
+            what = "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"
+            self.add(
+                row,
+                Remark(
+                    row.number, place, "turns joined", what, "write one message, or end the first with a line break"
+                ),
+            )
+        if [1 for message in messages if "loss_scale" in message and message["loss_scale"] not in (0, 1)]:
+            what = "has a loss_scale between 0 and 1, or above, which counts as 1"
+            remedy = "write 0 or 1, or train with ENGINE=swift and --is_binary_loss_scale false"
+            self.add(row, Remark(row.number, "", "loss_scale", what, remedy))
+
+    def finish_unused(self) -> None:
+        """One warning for each field that is not trained on, with the rows that have it."""
+        for name, numbers in self.unused.items():
+            place, count = f"row {numbers[0]}, {name}", len(numbers)
+            what = f"is not trained on ({count} row{'s' if count > 1 else ''})"
+            finding = Finding(
+                self.report.file, numbers[0], place, f"not used: {content.printable(name)}", what,
+                "put what is to be learned into the answer, or leave it", error=False,
+            )  # fmt: skip
+            self.report.add_once(finding, numbers)
+
+    def add(self, row: Row | None, remark: Remark) -> None:
+        """A remark as a finding, under the file's own name of the field."""
+        name = row.names.get(remark.field, remark.field) if row else remark.field
+        where = f"row {remark.row}, {name}" if name else f"row {remark.row}"
+        self.report.add(
+            Finding(self.report.file, remark.row, where, remark.kind, remark.what, remark.remedy, remark.error)
+        )
+
+    def length(self, number: int, messages: list[dict[str, Any]], tools: Any) -> None:
+        """Put a row in line for counting, unless the file is long and the row is surely short enough."""
+        if self.report.rows > COUNTED * self.every:
+            self.every *= 2
+            self.report.sampled = True
+            self.report.lengths = self.report.lengths[::2]
+        if number % self.every == 0 or self.may_be_long(messages, tools):
+            self.waiting.append((number, messages, tools))
+            if len(self.waiting) >= BATCH:
+                self.count()
+
+    def may_be_long(self, messages: list[dict[str, Any]], tools: Any) -> bool:
+        """Whether a row may have more than max_length tokens. No token is shorter than a byte of normalised text."""
+        if not self.options.max_length:
+            return False
+        if tools:
+            return True
+        texts = [str(message.get("content")) for message in messages]
+        size = sum(len(text.encode("utf-8", "surrogatepass")) + 40 for text in texts)  # 40: the template's marks
+        if size + len((self.options.system or "x" * 80).encode()) <= self.options.max_length:
+            # Normalising may lengthen a text, though hardly any text is not normalised.
+            return not all(unicodedata.is_normalized("NFC", text) for text in texts)
+        return True
+
+    def count(self) -> None:
+        """Count the tokens of the rows in line."""
+        if not self.waiting or self.counter is None:
+            return
+        limit = self.options.max_length
+        counts = self.counter.count([(messages, tools) for _, messages, tools in self.waiting])
+        for (number, _, _), length in zip(self.waiting, counts, strict=True):
+            if number % self.every == 0 or not self.report.sampled:
+                self.report.lengths.append(length)
+            if limit and length > limit:
+                what = f"has {length} tokens, and max_length is {limit}, so the training leaves it out"
+                where = f"row {number}"
+                finding = Finding(
+                    self.report.file, number, where, "too long", what, "shorten it, or raise --max_length", error=False
+                )
+                self.report.add(finding)
+        self.waiting.clear()
+
+    def average(self, size: int) -> int:
+        """Bytes of a row, for the progress bar; the reader does not say how far it is."""
+        if not hasattr(self, "_average"):
+            with self.path.open("rb") as file:
+                head = file.read(1 << 20)
+            lines = max(head.count(b'"output"'), head.count(b"\n"), 1)
+            self._average = max(1, len(head) // lines)
+        return self._average
+
+    def encoding(self) -> str:
+        """The file's encoding, or its kind where it is no text."""
+        suffix = self.path.suffix.lower()
+        return suffix[1:] if suffix in (".xlsx", ".parquet") else open_checked(self.path)
+
+    def plain(self) -> bool:
+        """Whether ms-swift reads the file as it is: JSON in UTF-8 without a mark, all rows of one form."""
+        return (
+            self.path.suffix.lower() in (".json", ".jsonl")
+            and self.report.encoding == "utf-8"
+            and len(self.shapes) <= 1
+            and not self.odd
+        )
+
+
+def require(
+    specs: Iterable[str], base: Path | None = None, options: Options | None = None
+) -> list[tuple[Source, FileReport | None]]:
+    """Check every --dataset argument; a hub dataset is parsed only, and has no report.
+
+    Raises UserError with the first error and how many more there are. Warnings are in the reports.
+    """
+    checked: list[tuple[Source, FileReport | None]] = []
+    for spec in specs:
+        source = parse(spec, base)
+        report = check_file(source.path, None, options) if source.path else None
+        if report and report.errors:
+            first = next(finding for finding in report.findings if finding.error)
+            more = report.errors - 1
+            rest = f" (and {more} more errors: check-data {source.path})" if more else ""
+            raise UserError(f"{first}{rest}")
+        checked.append((source, report))
+    return checked
+
+
+def require_readable(path: Path) -> None:
+    """Raise UserError when a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
+    if path.is_dir() or path.suffix.lower() not in (".json", ".jsonl"):
+        return
+    for item in read(path):
+        if isinstance(item, Broken):
+            raise UserError(f"{path}: {item}")
+
+
+def in_one_line(reports: Iterable[FileReport]) -> str:
+    """Rows, tokens and warnings of checked files in one line."""
+    found = list(reports)
+    parts = [f"{sum(report.rows for report in found)} rows"]
+    lengths = [length for report in found for length in report.lengths]
+    if lengths:
+        parts.append(f"{min(lengths)} to {max(lengths)} tokens")
+    kinds: Counter[str] = Counter()
+    for report in found:
+        errors = {finding.kind for finding in report.findings if finding.error}
+        kinds.update({kind: len(rows) for kind, rows in report.numbers.items() if kind not in errors})
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        parts.append(f"warnings: {listed} (check-data lists them)")
+    return ", ".join(parts)
+
+
+def default_heldout() -> frozenset[str]:
+    """The questions that verify asks, from the workspace's files, by `question_key`; none where there are no files."""
+    from finetune.verify import config
+    from finetune.verify.questions import read as read_questions
+
+    try:
+        folder = config.default_path().parent.parent / "questions"
+        found = [question for path in sorted(folder.glob("*.yaml")) for question in read_questions(path).all()]
+    except UserError:
+        return frozenset()
+    return frozenset(content.question_key(question.text) for question in found)

@@ -1,0 +1,95 @@
+"""Write the fit rows of any dataset file as clean JSONL that ms-swift reads; check-data --convert and train use it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data import content
+from finetune.data.check import FileReport, Options, check_file
+
+
+class Writer:
+    """Rows of one form, {"messages": [{"role", "content"}, ...]}, in UTF-8, without control characters and repeats."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self.repeated = 0
+        self.seen: set[bytes] = set()
+        try:
+            descriptor, self.name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+        self.file = os.fdopen(descriptor, "w", encoding="utf-8", newline="\n")
+
+    def keep(self, messages: list[dict[str, Any]], tools: Any) -> None:
+        """Write one row, unless it was written before."""
+        row: dict[str, Any] = {"messages": [_message(message) for message in messages]}
+        if tools:
+            row["tools"] = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+        line = json.dumps(row, ensure_ascii=False)
+        digest = blake2b(line.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if digest in self.seen:
+            self.repeated += 1
+            return
+        self.seen.add(digest)
+        self.file.write(line + "\n")
+        self.rows += 1
+
+    def finish(self) -> None:
+        """Put the file in its place, all at once."""
+        self.file.close()
+        os.chmod(self.name, 0o644)
+        os.replace(self.name, self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self.file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.name)
+
+
+def convert(paths: Iterable[Path], out: Path, options: Options | None = None) -> tuple[Writer, list[FileReport]]:
+    """Write the fit rows of some files to `out`; what is left out is in the reports and in `repeated`.
+
+    UserError when nothing is left, or `out` is one of the files or cannot be written.
+    """
+    files = list(paths)
+    if any(out.exists() and path.exists() and out.samefile(path) for path in files):
+        raise UserError(f"{out}: is the file that is read; name another for --convert")
+    if out.is_dir() or not out.parent.is_dir():
+        why = "is a directory" if out.is_dir() else f"there is no folder {out.parent}"
+        raise UserError(f"{out}: cannot be written, {why}; name a file such as clean.jsonl")
+    writer = Writer(out)
+    try:
+        reports = [check_file(path, None, options, writer.keep) for path in files]
+        if writer.rows:
+            writer.finish()
+        else:
+            writer.discard()
+    except OSError as error:
+        writer.discard()
+        raise UserError(f"{out}: cannot be written ({error.strerror}); make room, or name another file") from error
+    except BaseException:
+        writer.discard()
+        raise
+    return writer, reports
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Role, content, and what the row says of the loss."""
+    loss: dict[str, Any] = {key: message[key] for key in ("loss", "loss_scale") if key in message}
+    return {"role": message["role"], "content": _text(message["content"]), **loss}
+
+
+def _text(value: Any) -> str:
+    """A message's text; what a tool was called with, or answered, may be an object."""
+    return content.clean(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,79 @@
+"""Whether a hub's dataset or model can be had: cached, or the hub answers; asked before anything slow is begun."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from common.errors import UserError
+from finetune.data.source import HUBS, Source
+
+WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
+
+
+def require(source: Source) -> None:
+    """Raise UserError when a hub dataset is neither cached nor reachable."""
+    which = source.hub or ("hf" if os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms")
+    if source.hub_id is None or cached(source.hub_id) or reachable(which):
+        return
+    raise UserError(
+        f"{source.spec}: a dataset of the {HUBS[which]} hub, which does not answer from here; "
+        "connect the container to a network, or name a local file of that form instead (sft_mixed.sh --general FILE)"
+    )
+
+
+def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
+    """Raise UserError when a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
+    which = "hf" if use_hf or os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms"
+    if model_cached(name) or reachable(which):
+        return
+    raise UserError(
+        f"--model {name}: a model of the {HUBS[which]} hub, which does not answer from here; "
+        f"connect the container to a network, or name a folder; the weights here are {model_dir}"
+    )
+
+
+def reachable(which: str) -> bool:
+    """Whether something accepts a connection where the hub, or the proxy before it, should be."""
+    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
+    address = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else urlsplit(endpoint(which))
+    try:
+        port = address.port or {"http": 80, "https": 443}.get(address.scheme, 80)
+        with socket.create_connection((address.hostname or "", port), timeout=WAIT):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def endpoint(which: str) -> str:
+    """The hub's address, by the variables that its own client reads."""
+    if which == "hf":
+        return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
+    return domain if "//" in domain else f"https://{domain}"
+
+
+def cached(hub_id: str) -> bool:
+    """Whether a hub client has put this dataset into its cache on this machine before."""
+    owner, name = hub_id.split("/", 1)
+    return _filled("datasets", owner, name)
+
+
+def model_cached(hub_id: str) -> bool:
+    """The same for a model; ModelScope's client writes a dot in its name as ___."""
+    owner, name = hub_id.split("/", 1)
+    return _filled("models", owner, name) or _filled("models", owner, name.replace(".", "___"))
+
+
+def _filled(kind: str, owner: str, name: str) -> bool:
+    """Whether a client's cache has a folder for it with something in it."""
+    home = Path.home() / ".cache"
+    modelscope = Path(os.environ.get("MODELSCOPE_CACHE") or home / "modelscope")
+    huggingface = Path(os.environ.get("HF_HOME") or home / "huggingface")
+    places = [
+        *(modelscope / sub / kind / owner / name for sub in ("", "hub")),
+        huggingface / "hub" / f"{kind}--{owner}--{name}",
+    ]
+    return any(place.is_dir() and any(place.iterdir()) for place in places)

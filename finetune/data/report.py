@@ -1,0 +1,115 @@
+"""What check-data shows: a table of findings and a histogram of token lengths on the terminal, or JSON, or HTML."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune.data.check import FileReport
+
+BARS = 10
+WIDTH = 40  # columns of the longest bar
+SHOWN = 5  # findings of one kind in the table
+
+
+def terminal(console: Console, reports: list[FileReport]) -> None:
+    """A line for each file, the findings, and the histogram."""
+    for report in reports:
+        state = f"{report.errors} errors" if report.errors else "fit"
+        if report.warnings:
+            state += f", {report.warnings} warnings"
+        console.print(
+            f"{escape(report.file)}: {report.rows} rows ({report.encoding}), {state}", highlight=False, soft_wrap=True
+        )
+    if any(report.findings for report in reports):
+        console.print(_table(reports))
+    lengths = [length for report in reports for length in report.lengths]
+    if lengths:
+        _histogram(console, reports, lengths)
+
+
+def _table(reports: list[FileReport]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("kind", "rows", "place", "what", "what to do"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "rows" else "left")
+    for report in reports:
+        name = f"{Path(report.file).name}: " if len(reports) > 1 else ""
+        for kind, rows in sorted(report.numbers.items(), key=lambda item: not _is_error(report, item[0])):
+            findings = [finding for finding in report.findings if finding.kind == kind]
+            style = "red" if _is_error(report, kind) else "yellow"
+            for index, finding in enumerate(findings[:SHOWN]):
+                head = (f"[{style}]{kind}[/]", str(len(rows))) if index == 0 else ("", "")
+                table.add_row(*head, escape(name + finding.where), escape(finding.what), escape(finding.remedy))
+            if len(findings) > SHOWN:
+                table.add_row("", "", f"... and {len(rows) - SHOWN} more", "", "--json lists all rows by number")
+    return table
+
+
+def _is_error(report: FileReport, kind: str) -> bool:
+    return next((finding.error for finding in report.findings if finding.kind == kind), True)
+
+
+def _histogram(console: Console, reports: list[FileReport], lengths: list[int]) -> None:
+    sampled = ", a sample" if any(report.sampled for report in reports) else ""
+    ordered = sorted(lengths)
+    median, high = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+    console.print(
+        f"tokens of a row (template included): {ordered[0]} to {ordered[-1]}, median {median}, 99 % at most {high} "
+        f"(of {len(lengths)} rows{sampled})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    bars = histogram(lengths)
+    most = max(count for _, _, count in bars)
+    for low, top, count in bars:
+        bar = "█" * max(1, round(WIDTH * count / most)) if count else ""
+        console.print(f"{low:>7}-{top:<7} {bar} {count}", highlight=False)
+
+
+def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """(lowest, highest, rows) of some even classes from the shortest to the longest row."""
+    low, high = min(lengths), max(lengths)
+    step = max(1, -(-(high - low + 1) // BARS))
+    counts: dict[int, int] = {}
+    for length in lengths:
+        counts[(length - low) // step] = counts.get((length - low) // step, 0) + 1
+    return [(low + i * step, low + (i + 1) * step - 1, counts.get(i, 0)) for i in range((high - low) // step + 1)]
+
+
+def as_data(reports: list[FileReport]) -> dict[str, Any]:
+    """The reports for a program: all counts and row numbers, and the first findings of each kind in full."""
+    files = []
+    for report in reports:
+        data = asdict(report)
+        data["findings"] = [asdict(finding) for finding in report.findings]
+        data["tokens"] = {
+            "counted_rows": len(report.lengths),
+            "sampled": report.sampled,
+            "min": min(report.lengths, default=None),
+            "max": max(report.lengths, default=None),
+            "sum": sum(report.lengths),
+            "histogram": histogram(report.lengths) if report.lengths else [],
+        }
+        del data["lengths"]
+        files.append(data)
+    return {"schema": 1, "fit": not any(report.errors for report in reports), "files": files}
+
+
+def as_json(reports: list[FileReport]) -> str:
+    """`as_data` as text."""
+    return json.dumps(as_data(reports), ensure_ascii=False, indent=2)
+
+
+def as_html(reports: list[FileReport]) -> str:
+    """The same as one page without scripts or outside files."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template("report.html.jinja").render(data=as_data(reports))

@@ -1,0 +1,89 @@
+"""What a --dataset argument names: a local file or a dataset on a hub, with subsets and a sample size behind it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+
+# A word that ends so is a file, even where it does not exist: `data/faq.json` is no hub id.
+FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xls", ".txt", ".parquet", ".arrow", ".ndjson"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUBS = {"hf": "HuggingFace", "ms": "ModelScope"}
+MOUNT = "a container sees a file of the host only where it is mounted (docker run -v, make finetune DATASET=FILE)"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One --dataset argument, taken apart as ms-swift takes it apart: `[hf::|ms::]NAME[:subset/subset][#sample]`."""
+
+    spec: str
+    path: Path | None = None
+    hub_id: str | None = None
+    hub: str | None = None  # "hf" or "ms" when the argument says which
+    subsets: tuple[str, ...] = ()
+    sample: int | None = None  # how many rows are drawn from it; None: all
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the rows have to come from a hub, so that nothing can be checked here."""
+        return self.path is None
+
+    def with_path(self, path: Path) -> str:
+        """The argument again, naming `path` instead: for a converted file or an absolute path."""
+        return str(path) if self.sample is None else f"{path}#{self.sample}"
+
+
+def parse(spec: str, base: Path | None = None) -> Source:
+    """Take one --dataset argument apart; relative file names are looked up in `base` (default: the working folder).
+
+    Raises UserError for a sample size that is no number, and for a name that is neither a file here nor a hub id.
+    """
+    folder = base or Path()
+
+    def local(name: str) -> Path | None:
+        path = folder / Path(name).expanduser()
+        try:
+            return path if path.exists() else None
+        except OSError as error:  # a folder that one may not enter, a name that is too long
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); check the name, and who may read it"
+            ) from error
+
+    if not spec.strip():
+        raise UserError("--dataset: empty; name a file, such as self_cognition.json, or a dataset of a hub")
+    if path := local(spec):
+        return Source(spec, path=path)
+    name, hub = spec, None
+    if "::" in spec:
+        prefix, name = spec.split("::", 1)
+        hub = prefix.lower()
+        if hub not in HUBS:
+            raise UserError(f"{spec}: unknown hub {prefix}; write hf:: or ms:: before the id, or nothing")
+    name, sample = _sample(spec, name)
+    if hub is None and (path := local(name)):
+        return Source(spec, path=path, sample=sample)
+    stem, _, subset = name.partition(":")
+    if hub is None and _looks_like_a_file(name):
+        raise UserError(f"{name}: no such file; check the name, or the working folder ({folder.resolve()}); {MOUNT}")
+    if not HUB_ID.fullmatch(stem):
+        raise UserError(f"{name}: no such file, and not a hub id of the form OWNER/NAME either; check the name")
+    subsets = tuple(part.strip() for part in subset.split("/") if part.strip())
+    return Source(spec, hub_id=stem, hub=hub, subsets=subsets, sample=sample)
+
+
+def _sample(spec: str, name: str) -> tuple[str, int | None]:
+    """Split `NAME#500`; only a number behind the # is a sample size, and it has to be a positive one."""
+    stem, mark, tail = name.rpartition("#")
+    if not mark:
+        return name, None
+    if not tail.isdecimal() or int(tail) == 0:
+        raise UserError(f"{spec}: '#{tail}' is no number of rows; write NAME#500 for 500 rows, or NAME for all")
+    return stem, int(tail)
+
+
+def _looks_like_a_file(name: str) -> bool:
+    path = Path(name)
+    return name.startswith(("/", "./", "../", "~")) or path.suffix.lower() in FILE_SUFFIXES

@@ -1,0 +1,48 @@
+"""How many tokens a row has, by the model's own tokenizer and chat template, many rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+Messages = list[dict[str, Any]]
+
+
+class Counter:
+    """The tokenizer of a model folder, used for counting only: no offsets, no ids in Python."""
+
+    def __init__(self, model_dir: Path, system: str | None) -> None:
+        """`system` is the system prompt of rows that have none of their own."""
+        from tokenizers import Tokenizer
+
+        path = model_dir / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, so tokens cannot be counted; set MODEL_DIR to the model's folder")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f"{path}: cannot be read ({error}); the model folder is not whole") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.system = system
+
+    def count(self, rows: Sequence[tuple[Messages, Any]]) -> list[int]:
+        """Tokens of each row of (messages, tools), as the training sees it: template, system prompt, end marks."""
+        # The same texts that qwen2.chat encodes; it is held to ms-swift's template by its tests.
+        from qwen2.template import joined, parts
+
+        texts: list[str] = []
+        ends: list[int] = []
+        for messages, tools in rows:
+            found = parts(messages, tools, self.system, generation_prompt=False, training=True)
+            texts += [text for text, _ in joined(found)]
+            ends.append(len(texts))
+        lengths = [len(e) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        counts, start = [], 0
+        for end in ends:
+            counts.append(sum(lengths[start:end]))
+            start = end
+        return counts

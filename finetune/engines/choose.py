@@ -1,0 +1,288 @@
+"""Which engine trains: the fast lane where every option given is one it honours, else ms-swift; used by train.
+
+`ENGINE=auto|fast|swift`. What the fast lane makes of each option stands here, in one table, and is all that it honours.
+No torch is imported: the choice is made, and said in one line, before anything slow starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data.source import Source
+from qwen2.config import PROJECTIONS, Config
+
+FAST, SWIFT = "fast", "ms-swift"
+ASKED = ("auto", "fast", "swift")
+
+# Options that settle how ms-swift goes about it, or what the fast lane settles by itself; any value will do.
+WITHOUT_EFFECT = frozenset(
+    {
+        "model",
+        "dataset",
+        "output_dir",
+        "check_model",
+        "lazy_tokenize",
+        "dataloader_num_workers",
+        "dataset_num_proc",
+        "load_from_cache_file",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+        "eval_steps",
+        "per_device_eval_batch_size",
+        "use_hf",
+        "model_name",
+        "model_author",
+        "gradient_checkpointing",
+        "use_liger_kernel",
+        "enable_jit_checkpoint",
+        "logging_dir",
+        "save_only_model",
+        "bf16",
+        "ddp_find_unused_parameters",
+        "ddp_timeout",
+        "columns",
+    }
+)
+# Names that the fast lane takes over as they are (TrainSettings of qwen2.training): whole numbers, and fractions. A
+# fraction is kept as a float, however it was written: 3 and 3.0 are one run.
+WHOLE = frozenset(
+    {
+        "max_steps",
+        "lora_rank",
+        "lora_alpha",
+        "warmup_steps",
+        "seed",
+        "data_seed",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+    }
+)
+FRACTIONS = frozenset(
+    {
+        "num_train_epochs",
+        "learning_rate",
+        "lora_dropout",
+        "warmup_ratio",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+    }
+)
+NUMBERS = WHOLE | FRACTIONS
+FLAGS = frozenset({"use_rslora", "logging_first_step"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine, why it is that one, and for the fast lane what TrainSettings get."""
+
+    engine: str
+    why: str
+    train: dict[str, Any] = field(default_factory=dict)  # keywords of qwen2.training.loop.TrainSettings
+    max_length: int = 0  # tokens; 0: the model's own limit
+    system: str | None = None
+    tensorboard: bool = True
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the fast lane trains."""
+        return self.engine == FAST
+
+    def in_one_line(self) -> str:
+        """For the screen."""
+        name = "the fast lane" if self.is_fast else "ms-swift"
+        return f"engine: {name}, {self.why}"
+
+
+def choose(
+    asked: str,
+    options: Mapping[str, Any],
+    model_dir: Path,
+    sources: Sequence[Source],
+    on_cpu: bool,
+    environ: Mapping[str, str] | None = None,
+) -> Choice:
+    """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot."""
+    if asked not in ASKED:
+        raise UserError(f"ENGINE={asked}: unknown engine; set it to auto, fast or swift")
+    if asked == "swift":
+        return Choice(SWIFT, "because ENGINE=swift asks for it")
+    why = "because it honours every option given" if asked == "auto" else "because ENGINE=fast asks for it"
+    obstacles = [*_of_machine(os.environ if environ is None else environ), *_of_model(model_dir), *_of_data(sources)]
+    train: dict[str, Any] = {}
+    rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True}
+    for name, value in options.items():
+        if obstacle := _take(name, value, train, rest, on_cpu):
+            obstacles.append(obstacle)
+    train["batch_size"] = _batch(train)
+    if obstacles and asked == "fast":
+        raise UserError(
+            f"ENGINE=fast: the fast lane does not honour {'; '.join(obstacles)}; leave that out, or set ENGINE=swift"
+        )
+    if obstacles:
+        more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
+        return Choice(SWIFT, f"because of {obstacles[0]}{more}")
+    return Choice(FAST, why, train, **rest)
+
+
+def _of_machine(environ: Mapping[str, str]) -> list[str]:
+    found = []
+    for name in ("NPROC_PER_NODE", "NNODES"):
+        if environ.get(name, "1") not in ("", "1"):
+            found.append(f"{name}={environ[name]}, several processes")
+    return found
+
+
+def _of_model(model_dir: Path) -> list[str]:
+    try:
+        Config.from_dir(model_dir)
+    except ValueError as error:
+        return [f"the weights ({str(error).split(';')[0]})"]
+    return []
+
+
+def _of_data(sources: Sequence[Source]) -> list[str]:
+    return [f"{source.spec}, a dataset of a hub" for source in sources if source.is_hub]
+
+
+def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    """Take one option over; returns what stands in the way, or nothing."""
+    if name in WITHOUT_EFFECT:
+        return ""
+    if name in NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _possible(name, value):
+            return f"--{name} {value}"
+        train[name] = int(value) if name in WHOLE else float(value)
+        return ""
+    if name in FLAGS:
+        train[name] = bool(value)
+        return ""
+    taker = TAKERS.get(name)
+    return taker(name, value, train, rest, on_cpu) if taker else f"--{name}"
+
+
+def _possible(name: str, value: float) -> bool:
+    """Values that the fast lane can train with; ms-swift gets the others, or says what is wrong with them.
+
+    A fraction is not whole steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
+    """
+    if name in WHOLE and not float(value).is_integer():
+        return False
+    if name in ("num_train_epochs", "adam_epsilon"):
+        return value > 0
+    if name in ("lora_rank", "save_steps", "save_total_limit", "logging_steps"):
+        return value >= 1
+    if name in ("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"):
+        return 0 <= value < 1
+    return name == "max_steps" or value >= 0
+
+
+Taker = Callable[[str, Any, "dict[str, Any]", "dict[str, Any]", bool], str]
+
+
+def _only(*allowed: Any) -> Taker:
+    """An option that may have these values and then changes nothing."""
+
+    def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+        return "" if value in allowed or str(value).lower() in allowed else f"--{name} {_shown(value)}"
+
+    return take
+
+
+def _dtype(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    return "" if on_cpu or value in ("bfloat16", "auto") else f"--{name} {value}"
+
+
+def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    """The parts that a batch is given as; only their product matters, the plan cuts it anew."""
+    if not isinstance(value, int) or value < 1:
+        return f"--{name} {value}"
+    train[name] = value
+    return ""
+
+
+def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    names = [value] if isinstance(value, str) else list(value)
+    if names == ["all-linear"]:
+        return ""
+    if not names or set(names) - set(PROJECTIONS):
+        return f"--{name} {_shown(value)}"
+    train["target_modules"] = tuple(each for each in PROJECTIONS if each in names)
+    return ""
+
+
+def _schedule(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    if value not in ("cosine", "linear", "constant", "constant_with_warmup"):
+        return f"--{name} {value}"
+    train[name] = value
+    return ""
+
+
+def _system(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    text = " ".join(value) if isinstance(value, list) else str(value)
+    if text.endswith(".txt"):  # ms-swift reads such a file
+        return f"--{name} {text}"
+    rest["system"] = text
+    return ""
+
+
+def _length(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    if not isinstance(value, int) or value < 1:
+        return f"--{name} {value}"
+    rest["max_length"] = value
+    return ""
+
+
+def _report_to(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    names = [value] if isinstance(value, str) else list(value)
+    if set(names) - {"tensorboard", "none"}:
+        return f"--{name} {_shown(value)}"
+    rest["tensorboard"] = "tensorboard" in names
+    return ""
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+TAKERS: dict[str, Taker] = {
+    "tuner_type": _only("lora"),
+    "train_type": _only("lora"),
+    "model_type": _only("qwen2", "qwen2_5"),
+    "template": _only("qwen2_5"),
+    "task_type": _only("causal_lm"),
+    "truncation_strategy": _only("delete"),
+    "add_version": _only(False),
+    "split_dataset_ratio": _only(0, 0.0),
+    "save_strategy": _only("steps"),
+    "logging_strategy": _only("steps"),
+    "optim": _only("adamw_torch", "adamw_torch_fused"),
+    "dataset_shuffle": _only(True),
+    "train_dataloader_shuffle": _only(True),
+    "fp16": _only(False),
+    "lora_bias": _only("none"),
+    "init_weights": _only(True, "true"),
+    "torch_dtype": _dtype,
+    "per_device_train_batch_size": _split,
+    "gradient_accumulation_steps": _split,
+    "target_modules": _modules,
+    "lr_scheduler_type": _schedule,
+    "system": _system,
+    "max_length": _length,
+    "report_to": _report_to,
+}
+
+
+def _batch(train: dict[str, Any]) -> int:
+    """Rows of one optimizer step. ms-swift fills a batch up to 16 where gradient_accumulation_steps is not given."""
+    rows = train.pop("per_device_train_batch_size", 1)
+    parts = train.pop("gradient_accumulation_steps", None)
+    return rows * (parts if parts is not None else max(-(-16 // rows), 1))

@@ -1,0 +1,1 @@
+"""The fast lane: qwen2's training behind sft.sh."""

@@ -1,0 +1,120 @@
+"""The fast lane's model in this process: tokenizer, torch and weights, each when first asked for.
+
+Called by fast and verify; the pipeline (check, train, verify) passes one on, so that the weights are loaded once. torch
+is imported in the background from the moment that a Lane is made, while options, data and questions are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.errors import FAILED, UserError
+from finetune.runs.progress_bar import Bar
+
+
+class Lane:
+    """The model on `device` (cuda or cpu); `ceiling_gib` caps the CUDA allocator, 0 does not."""
+
+    def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0) -> None:
+        self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
+        self.seconds = 0.0  # that loading took
+        self._tokenizer: Any = None
+        self._model: Any = None
+        self._error: BaseException | None = None
+        if self.device == "cuda":
+            from qwen2.early_cuda import start_cuda
+
+            start_cuda()
+        else:
+            spare_the_cores()
+        self._import = threading.Thread(target=self._import_torch, name="import-torch", daemon=True)
+        self._import.start()
+
+    def _import_torch(self) -> None:
+        try:
+            import qwen2.generate
+            import qwen2.training.loop
+            import qwen2.training.memory  # noqa: F401 - the three are what follows
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, which needs no torch."""
+        if self._tokenizer is None:
+            from qwen2.chat import Tokenizer
+
+            self._tokenizer = _loaded(self.model_dir, lambda: Tokenizer(self.model_dir))
+        return self._tokenizer
+
+    def torch(self) -> Any:
+        """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
+        self._import.join()
+        if self._error is not None:
+            raise UserError(
+                f"torch cannot be imported ({type(self._error).__name__}: {self._error}); "
+                "undo what was installed or mounted over /opt/venv",
+                FAILED,
+            )
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
+                "MIRROR_DEVICE=cpu does without",
+                FAILED,
+            )
+        return torch
+
+    def model(self, progress: Callable[[int, int], None] | None = None) -> Any:
+        """The base model: bfloat16 on CUDA, float32 on a CPU. UserError when it cannot be loaded."""
+        if self._model is None:
+            torch = self.torch()
+            from qwen2.model import Model
+
+            begin = time.perf_counter()
+            if self.device == "cuda" and self.cap_gib > 0:
+                total = torch.cuda.get_device_properties(0).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, self.cap_gib * 2**30 / total))
+            dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+            try:
+                self._model = _loaded(self.model_dir, lambda: Model.load(self.model_dir, self.device, dtype, progress))
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"the weights do not fit into the GPU memory that is free under VRAM_CEILING_GIB={self.cap_gib:g}; "
+                    "end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
+                    FAILED,
+                ) from None
+            self.seconds = time.perf_counter() - begin
+        return self._model
+
+    def load(self, bar: Bar) -> Any:
+        """`model`, with what is under way on the bar."""
+        if self._model is None:
+            bar.phase(f"loading {self.model_dir.name} on {'the CPU' if self.device == 'cpu' else 'the GPU'}")
+        return self.model(lambda done, total: bar.detail(f"loading the weights, {100 * done // total} %"))
+
+    def ceiling_gib(self) -> float:
+        """GiB that this process may reserve: the ceiling, or what is free where that is less."""
+        torch = self.torch()
+        free, _ = torch.cuda.mem_get_info()
+        possible = (free + torch.cuda.memory_reserved()) / 2**30
+        return min(self.cap_gib, possible) if self.cap_gib > 0 else possible
+
+
+def spare_the_cores() -> None:
+    """Before torch is imported, on a CPU: threads that spin while they wait take the cores from each other where a
+    container shares them (twice the time on a busy machine)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _loaded(model_dir: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{model_dir}: cannot be loaded: {error}; `healthcheck startup` looks at every file") from None

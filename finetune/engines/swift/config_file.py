@@ -1,0 +1,77 @@
+"""Read a YAML or JSON file of options, as `swift sft FILE` takes it; used by the scripts and the swift launcher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The options in a file, as {name: value}. UserError with line and column when it is no such file."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; name a YAML file of options, such as configs/sft.yaml") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: byte {error.start + 1}: not UTF-8 text; save the file in UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); name a YAML file of options") from error
+    try:
+        data = _json(file, text) if file.suffix == ".json" else _yaml(file, text)
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply; write one `name: value` a line") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(f"{file}: holds no options; write one `name: value` a line")
+    for name, value in data.items():
+        if not isinstance(name, str):
+            raise UserError(f"{file}: {name!r}: an option's name is a word; write `name: value`")
+        if value is None:
+            raise UserError(f"{file}: {name}: has no value; write `{name}: VALUE`, or remove the line")
+    return data
+
+
+def arguments(options: dict[str, Any]) -> list[str]:
+    """The options as command-line words, the way ms-swift makes them (swift/cli/main.py, parse_yaml_args)."""
+    words: list[str] = []
+    for name, value in options.items():
+        words.append(f"--{name}")
+        if isinstance(value, list):
+            words += [str(item) for item in value]
+        elif isinstance(value, dict):
+            words.append(json.dumps(value, ensure_ascii=False))
+        else:
+            words.append(str(value))
+    return words
+
+
+def _json(file: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: line {error.lineno}, column {error.colno}: not JSON, {error.msg}; mend it") from error
+
+
+def _yaml(file: Path, text: str) -> Any:
+    import yaml  # not of the standard library, so only where a file is read
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        # What has no end is noticed at the end of the file; the place to look at is where it began.
+        unended = error.context_mark is not None and "<stream end>" in (error.problem or "")
+        mark = error.context_mark if unended else error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        what = error.problem or "broken"
+        raise UserError(f"{file}: {place}: not YAML, {what}; write `name: value`, with quotes around a text") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML, {error}; write one `name: value` a line") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # `!!int x`, `2001-99-99`
+        raise UserError(f"{file}: holds a value that is none of its type ({error}); put quotes around it") from error

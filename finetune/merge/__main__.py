@@ -1,9 +1,0 @@
-"""`python -m finetune.merge`: see `cli`."""
-
-import sys
-
-from finetune.errors import run_main
-from finetune.merge.cli import main
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

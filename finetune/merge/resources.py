@@ -1,0 +1,110 @@
+"""Is there room for a merged model: on the disk, on the GPU, in memory? Asked before anything slow; for the command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from common.errors import UserError
+
+GIB = 2**30
+# Beside the weights: tokenizer, card, and what a disk must keep free to stay usable.
+DISK_MARGIN = 256 * 2**20
+# Loading and merging need the weights once, a layer's difference, and the CUDA context.
+GPU_FACTOR, GPU_MARGIN = 1.1, 1 * GIB
+MEMORY_FACTOR = 1.15
+
+
+def weights_bytes(model_dir: Path) -> int:
+    """Bytes of a model folder's safetensors files. UserError when it has none."""
+    total = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
+    if not total:
+        raise UserError(f"{model_dir}: no *.safetensors in it, so it is no base model; name it with --model DIR")
+    return total
+
+
+def require_disk(target: Path, weights: int) -> None:
+    """UserError when the disk that `target` will be on has no room for `weights` bytes and the margin."""
+    place = target
+    while not place.exists():
+        place = place.parent
+    need, free = weights + DISK_MARGIN, shutil.disk_usage(place).free
+    if free < need:
+        raise UserError(
+            f"{target}: no room: the merged model needs {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free there; "
+            "free some, or name a folder on another disk with --output DIR"
+        )
+
+
+def choose_device(wants_cpu: bool, weights: int) -> tuple[str, str]:
+    """("cuda" or "cpu", why): the GPU where it has room for the weights, else the CPU."""
+    if wants_cpu:
+        return "cpu", "no GPU is asked for or visible"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu", "no CUDA GPU answers"
+    free, _ = torch.cuda.mem_get_info()
+    need = int(weights * GPU_FACTOR) + GPU_MARGIN
+    if free < need:
+        return "cpu", f"{free / GIB:.1f} GiB of GPU memory are free, merging there needs {need / GIB:.1f}"
+    return "cuda", f"{free / GIB:.1f} GiB of GPU memory are free"
+
+
+def require_memory(weights: int, check: bool) -> None:
+    """UserError when memory is short for merging on the CPU (bf16) and for the check after it (float32 there)."""
+    free = free_memory()
+    if free is None:
+        return
+    for need, what, remedy in (
+        (weights * MEMORY_FACTOR, "merging on the CPU", "use a larger machine"),
+        (2 * weights * MEMORY_FACTOR if check else 0, "the check on the CPU (float32)", "--no-check leaves it out"),
+    ):
+        if free < need:
+            raise UserError(
+                f"no room: {what} needs {need / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free; "
+                f"end other programs, or {remedy}"
+            )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that this container may still take; None where the kernel does not say."""
+    known = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                known.append(int(line.split()[1]) * 1024)
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            known.append(max(0, int(limit) - _used(group)))
+    except (OSError, ValueError, IndexError):
+        pass
+    return min(known, default=None)
+
+
+def _used(group: Path) -> int:
+    """What the container holds without the page cache, which the kernel gives back."""
+    used = int((group / "memory.current").read_text())
+    for line in (group / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            used -= int(value)
+    return used
+
+
+def require_target(target: Path) -> None:
+    """UserError when the folder to be written exists and is not empty, or could not be made."""
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise UserError(f"{target}: is there and is no folder; name another with --output DIR")
+        if target.is_dir() and any(target.iterdir()):
+            raise UserError(f"{target}: is there and not empty; remove it, or name another with --output DIR")
+        place = target.parent
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        raise UserError(f"{target}: cannot be looked at ({error.strerror}); name another with --output DIR") from error
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{target}: {place} cannot be written by this user; name another folder with --output DIR")

@@ -1,0 +1,107 @@
+"""Does the merged model answer as base and adapter do? Greedy answers of both to the same questions; for the command.
+
+"Same" means the same tokens. Merging rounds every changed weight to bfloat16 once more, so that on the real weights two
+nearly equal tokens may change places; an answer that differs is then allowed only where, at the first token that
+differs, the merged model itself holds the adapter's token to be nearly as good as its own (NEAR_TIE). A wrong merge
+(the wrong scale, a layer left out, another adapter) prefers its own by far more. On the stand-in, which is merged in
+float32, no answer may differ.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.verify import questions
+from finetune.verify.engine import Qwen2Engine
+
+QUESTIONS = 20
+NEW_TOKENS = 96
+# In logits: the odds of the two tokens are then at most e^0.5 = 1.6 to 1. bfloat16 is 0.125 apart between 16 and 32.
+NEAR_TIE = 0.5
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and both answers; `gap` (logits) is by how much the merged model prefers its own, None if the same."""
+
+    question: str
+    adapter: str
+    merged: str
+    gap: float | None
+
+    def accepted(self, near_tie: float) -> bool:
+        """Whether the answers are the same, or differ at a near tie only."""
+        return self.gap is None or self.gap <= near_tie
+
+
+def choose(folder: Path) -> list[str]:
+    """QUESTIONS questions of the workspace: half about identity, half general tasks, spread over the files."""
+    found = []
+    for name, part in (("identity.yaml", "heldout"), ("general.yaml", "general")):
+        every = [each for each in getattr(questions.read(folder / name), part) if len(each.messages) == 1]
+        count = min(QUESTIONS // 2, len(every))
+        found += [every[index * len(every) // count].text for index in range(count)]
+    return found
+
+
+class Answers:
+    """What base and adapter say, kept while the base makes way for the merged model."""
+
+    def __init__(self, texts: Sequence[str], system: str, device: str, ceiling_gib: float) -> None:
+        self.texts, self.system, self.device, self.ceiling_gib = list(texts), system, device, ceiling_gib
+        self.before: list[list[int]] = []
+
+    def ask_adapter(self, base: Path, adapter: Path) -> None:
+        """Load the base, ask it with the adapter, let go of it."""
+        engine = Qwen2Engine(base, self.device, self.ceiling_gib)
+        self.before = self._ask(engine, engine.adapter(adapter))
+        _release(engine)
+
+    def ask_merged(self, model: Path) -> list[Asked]:
+        """Load the merged model, ask it the same, and compare."""
+        engine = Qwen2Engine(model, self.device, self.ceiling_gib)
+        after = self._ask(engine, None)
+        asked = []
+        for text, left, right in zip(self.texts, self.before, after, strict=True):
+            gap = None if left == right else self._gap(engine, text, left, right)
+            said = [engine.tokenizer.decode(ids).strip() for ids in (left, right)]
+            asked.append(Asked(text, said[0], said[1], gap))
+        _release(engine)
+        return asked
+
+    def _prompt(self, engine: Qwen2Engine, text: str) -> list[int]:
+        return engine.tokenizer.encode_chat([{"role": "user", "content": text}], system=self.system)
+
+    def _ask(self, engine: Qwen2Engine, adapter: Any) -> list[list[int]]:
+        from qwen2.generate import generate
+
+        prompts = [self._prompt(engine, text) for text in self.texts]
+        return generate(engine.model, prompts, NEW_TOKENS, adapter=adapter)
+
+    def _gap(self, engine: Qwen2Engine, text: str, left: list[int], right: list[int]) -> float:
+        """Logits by which the merged model prefers its first differing token (an answer's end counts as a token)."""
+        import torch
+
+        place = next(
+            (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+        )
+        ends = list(engine.model.config.eos_ids)
+        ids = torch.tensor([self._prompt(engine, text) + left[:place]], device=engine.device)
+        logits = engine.model.forward(ids)[0, -1].float()
+        best = [logits[[side[place]] if place < len(side) else ends].max() for side in (left, right)]
+        return float(best[1] - best[0])
+
+
+def _release(engine: Qwen2Engine) -> None:
+    """Give the engine's memory back, so that the next model fits."""
+    import torch
+
+    device = engine.device
+    del engine.model
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()

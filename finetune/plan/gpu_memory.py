@@ -1,0 +1,78 @@
+"""How much memory a run may take: the card's, as NVML or --gpu says, under VRAM_CEILING_GIB; called by the command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import UserError
+from common.settings import gpu_visible
+from finetune.plan.swift import card_ceiling
+
+GIB = 2**30
+CONTEXT_GIB = 0.6  # a CUDA context, which the allocator's ceiling does not count
+ASSUMED_GIB = 24.0  # the card of the article's readers, where none is here and none is named
+
+
+@dataclass(frozen=True)
+class Card:
+    """What there is and what of it is planned with, in GiB; `why` says which of the limits decided."""
+
+    name: str
+    gib: float
+    ceiling_gib: float
+    why: str
+
+
+def find(gpu_gib: float | None, setting_gib: float, nvml: Callable[[], Any] | None = None) -> Card:
+    """The card named by --gpu (GiB), else the first visible one, else 24 GB. `setting_gib` 0: no ceiling was set."""
+    if gpu_gib is not None:
+        if not 0 < gpu_gib < 1e5:
+            raise UserError(f"--gpu {gpu_gib:g}: is no card; name its memory in GiB, such as 24")
+        return _named(f"a card of {gpu_gib:g} GB", gpu_gib, setting_gib)
+    gpu = _first(nvml)
+    if gpu is None:
+        return _named(
+            f"no GPU here, so a card of {ASSUMED_GIB:g} GB is assumed (--gpu names another)", ASSUMED_GIB, setting_gib
+        )
+    free = max(0.0, gpu.free / GIB - CONTEXT_GIB)
+    total = gpu.total / GIB
+    if 0 < setting_gib <= free:
+        return Card(gpu.name, total, setting_gib, f"VRAM_CEILING_GIB={setting_gib:g}")
+    return Card(
+        gpu.name, total, round(free, 2), f"{gpu.free / GIB:.1f} GiB are free, less {CONTEXT_GIB:g} for CUDA itself"
+    )
+
+
+def _named(name: str, gib: float, setting_gib: float) -> Card:
+    possible = card_ceiling(gib)
+    if 0 < setting_gib <= possible:
+        more = f" (this card allows VRAM_CEILING_GIB={possible:g})" if possible - setting_gib >= 1 else ""
+        return Card(name, gib, setting_gib, f"VRAM_CEILING_GIB={setting_gib:g}{more}")
+    return Card(name, gib, possible, f"{gib - possible:.1f} GiB are left to CUDA and the display")
+
+
+def _first(nvml: Callable[[], Any] | None) -> Any:
+    """The GPU that a run would take, or None where NVML has none to show."""
+    if nvml is None:
+        if not gpu_visible():
+            return None
+        nvml = _pynvml
+    from healthchecks.nvml import NvmlProblem, read
+
+    try:
+        gpus = read(nvml()).gpus
+    except (ImportError, NvmlProblem):
+        return None
+    wanted = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0].strip()
+    if wanted.isdecimal():
+        return gpus[int(wanted)] if int(wanted) < len(gpus) else None
+    return next((gpu for gpu in gpus if wanted and gpu.uuid.startswith(wanted)), gpus[0] if gpus else None)
+
+
+def _pynvml() -> Any:
+    import pynvml
+
+    return pynvml

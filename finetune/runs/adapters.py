@@ -1,0 +1,239 @@
+"""The adapter that a command is asked for, held to one set of checks; infer, serve, verify, merge and sft look here.
+
+It is whole, it is of this base as its run knows, and each of its keys has a place of the right shape in this base.
+PEFT itself passes over keys that fit nothing, and then the bare base answers.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common import sha256sums
+from common.errors import UserError
+from common.json_files import json_object
+from finetune.runs import checkpoints
+from qwen2 import adapter_config
+
+Shape = tuple[int, ...]
+
+_LORA = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_A|lora_embedding_B)(?:\.(weight|bias))?")
+_PREFIX = "base_model.model."
+_ELSEWHERE = "use the base model that the adapter was trained on (--model DIR)"
+
+
+def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True) -> Path:
+    """The folder of an adapter that fits the base in `model_dir`.
+
+    Args:
+        name: A checkpoint, a run's folder (its newest checkpoint is taken), or `newest` (the newest in `output_dir`).
+        output_dir: Where runs are.
+        model_dir: The base that is going to be loaded.
+        tell: Whether to say on stderr which one `newest` is.
+
+    Raises:
+        UserError: Nothing is there, it is not whole, it is no adapter, or it is of another base.
+    """
+    path = _locate(name, output_dir, tell)
+    if fault := checkpoints.problem(path):
+        raise UserError(f"{path}: not a whole checkpoint ({fault}); name another checkpoint-N, or newest")
+    if not (path / adapter_config.CONFIG_FILE).is_file():
+        raise UserError(f"{path}: a full model, not an adapter; it is asked and served by itself, with --model {path}")
+    require_base(path, model_dir)
+    settings = json_object(path / adapter_config.CONFIG_FILE)
+    plain = adapter_config.converted(path)
+    if adapter_config.not_plain(settings) and checkpoints.problem(plain) is None:
+        print(f"note: {path} began as {settings.get('init_lora_weights')}: taking {plain}", file=sys.stderr)
+        path, settings = plain, json_object(plain / adapter_config.CONFIG_FILE)
+    _require_keys(path, settings, model_dir)
+    return path
+
+
+def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
+    if str(name) == "newest":
+        found = checkpoints.newest(output_dir)
+        if tell:
+            print(f"adapter: {found}", file=sys.stderr)
+        return found
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{name}: no such adapter folder; name a checkpoint-N, a run's folder, or newest")
+    own = (adapter_config.CONFIG_FILE, adapter_config.WEIGHTS_FILE, adapter_config.BIN_FILE, "config.json")
+    if checkpoints.NAME.match(path.name) or any((path / each).exists() for each in own):
+        return path
+    return checkpoints.newest(path)
+
+
+def require_base(adapter: Path, model_dir: Path) -> None:
+    """UserError when the adapter's run says that it trained on other weights than these: it means nothing on them.
+
+    Compared is the digest of the folder's SHA256SUMS, which run.json keeps; nothing where one of them is missing.
+    """
+    official = model_dir / sha256sums.NAME
+    above = adapter.parent
+    folder = above if checkpoints.NAME.match(adapter.name) or (above / "run.json").is_file() else adapter
+    trained_on = json_object(folder / "run.json").get("weights")
+    if not isinstance(trained_on, dict) or not trained_on.get("sha256sums") or not official.is_file():
+        return
+    if sha256sums.digest(official) != trained_on["sha256sums"]:
+        raise UserError(
+            f"{folder}: trained on other weights than {model_dir} holds now (was {trained_on.get('path')}; "
+            "their SHA256SUMS differ); name its base with --model DIR, or train again"
+        )
+
+
+def require_plain(adapter: Path, what: str, remedy: str) -> None:
+    """UserError when the adapter is more than a plain LoRA (qwen2/adapter_config.py), which `what` cannot compute.
+
+    `remedy` is what to do instead.
+    """
+    if reason := adapter_config.not_plain(json_object(adapter / adapter_config.CONFIG_FILE)):
+        raise UserError(f"{adapter}: {reason} is not computed by {what}; {remedy}")
+
+
+def _require_keys(path: Path, settings: dict[str, Any], model_dir: Path) -> None:
+    """UserError when a key of the adapter has no place in the base, or a place of another shape."""
+    base = base_shapes(model_dir)
+    if base is None:
+        return  # what is wrong with the base, its loader says
+    if settings.get("peft_type") != "LORA":
+        raise UserError(
+            f"{path}: peft_type {settings.get('peft_type')}; only LoRA adapters are taken here; ms-swift may take it: "
+            f"swift infer --model {model_dir} --adapters {path}"
+        )
+    try:
+        shapes = adapter_shapes(path)
+        fault = misfit(shapes, settings, base)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: {adapter_config.CONFIG_FILE}: r is missing or no number ({error})") from None
+    if fault:
+        raise UserError(f"adapter {path}: {fault}; {_ELSEWHERE}")
+
+
+def base_shapes(model_dir: Path) -> dict[str, Shape] | None:
+    """{name: shape} of the base's weights, of the shards' headers; None where there are none to compare with.
+
+    Only of plain language models: what has several parts has other names in memory than in its files.
+    """
+    config = json_object(model_dir / "config.json")
+    names = config.get("architectures")
+    if isinstance(names, list) and not any(str(name).endswith("ForCausalLM") for name in names):
+        return None
+    shapes: dict[str, Shape] = {}
+    try:
+        for shard in sorted(model_dir.glob("*.safetensors")):
+            shapes |= _safetensors_shapes(shard)
+    except (OSError, ValueError):
+        return None
+    if config.get("tie_word_embeddings") and "model.embed_tokens.weight" in shapes:
+        shapes.setdefault("lm_head.weight", shapes["model.embed_tokens.weight"])
+    return shapes or None
+
+
+def adapter_shapes(path: Path) -> dict[str, Shape]:
+    """{key: shape} of an adapter's weights. UserError when they cannot be read."""
+    file = path / adapter_config.WEIGHTS_FILE
+    if file.is_file():
+        return _safetensors_shapes(file)
+    from qwen2 import lora
+
+    try:
+        return {key: tuple(value.shape) for key, value in lora.read_tensors(path)[1].items()}
+    except ValueError as error:
+        raise UserError(f"adapter {path}: {error}") from None
+
+
+def _safetensors_shapes(file: Path) -> dict[str, Shape]:
+    """{name: shape} of a file's header. ValueError when it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118, no dict
+    except SafetensorError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[str, Shape]) -> str | None:
+    """Why a LoRA does not fit a base, in a few words; None when it does.
+
+    Args:
+        shapes: {key: shape} of the adapter's weights, with PEFT's keys.
+        settings: Its adapter_config.json.
+        base: {name: shape} of the base's weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: adapter_config.json has no number for a rank.
+    """
+    modules = {name.rpartition(".")[0] for name in base}
+    found: dict[str, set[str]] = {}
+    for key, shape in shapes.items():
+        match = _LORA.fullmatch(key.removeprefix(_PREFIX)) if key.startswith(_PREFIX) else None
+        if match is None and key.removeprefix(_PREFIX) in base and key.startswith(_PREFIX):
+            if base[key.removeprefix(_PREFIX)] != shape:
+                return _other_shape(key, shape, base[key.removeprefix(_PREFIX)])
+            continue  # modules_to_save, bias
+        if match is None and ".default." in key:
+            return (
+                f"{key}: PEFT passes over keys with `.default`; take that word out of the keys and save the file anew"
+            )
+        if match is None or match[1] not in modules:
+            example = next((name for name in base if name.endswith("q_proj.weight")), next(iter(base)))
+            return f"{key} fits no part of this base, whose weights have names such as {example}"
+        module, part = match[1], match[2]
+        found.setdefault(module, set()).add(part)
+        wanted = _wanted(part, adapter_config.rank(settings, module), base.get(f"{module}.weight"))
+        if wanted is not None and match[3] != "bias" and shape != wanted:
+            return _other_shape(key, shape, wanted)
+    if not found:
+        return "it holds no LoRA weights"
+    for module, parts in found.items():
+        if ("lora_A" in parts) != ("lora_B" in parts):
+            return f"{module} has one of lora_A and lora_B only, so it is not whole"
+    if not any(settings.get(key) for key in adapter_config.PARTIAL):
+        return _left_out(settings.get("target_modules"), found, base)
+    return None
+
+
+def _wanted(part: str, rank: int, weight: Shape | None) -> Shape | None:
+    """The shape of one part beside a weight [out, in]; None where the base does not say (a quantized one)."""
+    if weight is None or len(weight) != 2:
+        return None
+    out, into = weight
+    # An embedding's weight is [vocab, hidden]: A takes the token, B gives the vector.
+    return {
+        "lora_A": (rank, into),
+        "lora_B": (out, rank),
+        "lora_magnitude_vector": (out,),
+        "lora_embedding_A": (rank, out),
+        "lora_embedding_B": (into, rank),
+    }[part]
+
+
+def _other_shape(key: str, shape: Shape, wanted: Shape) -> str:
+    return (
+        f"the adapter was made for a model of another shape: {key} has shape {list(shape)}, this base and its rank "
+        f"need {list(wanted)}"
+    )
+
+
+def _left_out(targets: Any, found: Iterable[str], base: Mapping[str, Shape]) -> str | None:
+    """A linear that the adapter's own target_modules name, and for which it has no weights."""
+    if isinstance(targets, str):
+        try:
+            rule = re.compile(targets)
+        except re.error:
+            return None
+        wanted = {name[: -len(".weight")] for name in base if rule.fullmatch(name.removesuffix(".weight"))}
+    elif isinstance(targets, list):
+        ends = tuple(f".{target}.weight" for target in targets)
+        wanted = {name[: -len(".weight")] for name in base if f".{name}".endswith(ends)}
+    else:
+        return None
+    missing = sorted(wanted - set(found))
+    if missing:
+        return f"{missing[0]} is missing ({len(missing)} linears are); the adapter is for another model or not whole"
+    return None

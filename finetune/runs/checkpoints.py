@@ -1,0 +1,203 @@
+"""Find the newest whole checkpoint below the output folder; infer, verify, merge, serve and resume look it up here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import sha256sums
+from common.errors import UserError
+from common.json_files import json_object
+from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
+
+NAME = re.compile(r"checkpoint-(\d+)$")
+# The run folder itself may be the output folder; swift's own runs lie one or two folders below it.
+DEPTH = 3
+
+
+def newest(output_dir: str | Path) -> Path:
+    """The newest whole checkpoint in any run folder below `output_dir` (or in the run folder itself).
+
+    Of our runs it is the last step of the run with the highest number, whatever the clock said; of ms-swift's own runs,
+    and between those and ours, the one whose weights were written last. Half-written and changed ones are passed over
+    and named. Raises UserError when there is none; the message names those, if any.
+    """
+    root = Path(output_dir)
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder, so there is no adapter yet; run sft first, or name one with --adapter"
+        )
+    numbered: list[tuple[int, int, Path]] = []
+    others: list[tuple[int, int, Path]] = []
+    for path in find(root):
+        number = run_number(path.parent)
+        (numbered if number else others).append((number or weights_time(path), step(path), path))
+    broken: list[str] = []
+    best = [found for group in (numbered, others) if (found := _first_whole(group, root, broken))]
+    if best:
+        for name in broken:
+            print(f"note: passed over: {name}", file=sys.stderr)
+        return max(best, key=weights_time)
+    passed = f"; passed over: {', '.join(broken)}" if broken else ""
+    raise UserError(f"{root}: no whole checkpoint below it{passed}; run sft first, or name one with --adapter")
+
+
+def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[str]) -> Path | None:
+    """The whole checkpoint that is last in order; what is passed over before it is named in `broken`."""
+    for _, _, path in sorted(group, reverse=True):
+        fault = problem(path)
+        if fault is None:
+            return path
+        broken.append(f"{path.relative_to(root)} ({fault})")
+    return None
+
+
+def run_number(folder: Path) -> int:
+    """The number of a run of ours, from its run.json: higher is later. 0 for any other folder."""
+    number = json_object(folder / "run.json").get("number")
+    return number if isinstance(number, int) and number > 0 else 0
+
+
+def find(root: str | Path) -> Iterator[Path]:
+    """Every folder named checkpoint-N at most DEPTH levels below `root`, whole or not, in no order."""
+    start = str(root)
+    base = start.rstrip(os.sep).count(os.sep)
+    for folder, names, _ in os.walk(start):
+        kept = []
+        for name in names:
+            if NAME.match(name):
+                yield Path(folder, name)
+            elif folder.rstrip(os.sep).count(os.sep) - base < DEPTH - 1:
+                kept.append(name)
+        names[:] = kept
+
+
+def step(checkpoint: Path) -> int:
+    """The optimizer step in a checkpoint's name; -1 for a folder that is named otherwise."""
+    match = NAME.match(checkpoint.name)
+    return int(match.group(1)) if match else -1
+
+
+def problem(checkpoint: str | Path) -> str | None:
+    """Why a folder is not a whole checkpoint (an adapter or a full model), in a few words; None when it is whole.
+
+    The header of the weights says how long the file must be. An adapter that has SHA256SUMS is read whole.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return "no such folder"
+    config = folder / CONFIG_FILE
+    weights = folder / WEIGHTS_FILE
+    if config.exists() or weights.exists() or (folder / BIN_FILE).exists():
+        if not weights.exists() and (folder / BIN_FILE).exists():
+            weights = folder / BIN_FILE
+        fault = _bin_fault(weights) if weights.name == BIN_FILE else _safetensors_fault(weights)
+        return _json_fault(config) or fault or _sums_fault(folder, config.name, weights.name)
+    if (folder / "config.json").exists():
+        index = folder / "model.safetensors.index.json"
+        if not index.exists():
+            return _safetensors_fault(folder / "model.safetensors")
+        fault = _json_fault(index)
+        if fault:
+            return fault
+        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        return next((f for f in (_safetensors_fault(folder / shard) for shard in sorted(shards)) if f), None)
+    return "no adapter_config.json"
+
+
+def state_problem(checkpoint: Path) -> str | None:
+    """Why the trainer's state in a checkpoint is not whole; None when it is, by headers and ends and, if any, sums."""
+    if fault := _json_fault(checkpoint / "trainer_state.json"):
+        return fault
+    optimizer = checkpoint / "optimizer.safetensors"  # the fast lane's
+    if optimizer.exists() and (fault := _safetensors_fault(optimizer)):
+        return fault
+    states = sorted(checkpoint.glob("*.pt*"))
+    for path in states:  # torch.save writes zip files, whose directory is at the end, and a checksum of each part
+        if not zipfile.is_zipfile(path):
+            return f"{path.name} is cut short"
+    states += [optimizer] if optimizer.exists() else []
+    return _sums_fault(checkpoint, "trainer_state.json", *(path.name for path in states))
+
+
+def seal(folder: Path) -> None:
+    """Write SHA256SUMS into the whole checkpoints below a run's folder that have none, ms-swift's; best effort."""
+    for path in find(folder):
+        if not (path / sha256sums.NAME).exists() and problem(path) is None and state_problem(path) is None:
+            with contextlib.suppress(OSError):
+                sha256sums.write(path)
+
+
+def unseal(folder: Path, after: int) -> None:
+    """Take SHA256SUMS away from checkpoints of a later step than `after`: a run that goes on there writes them anew."""
+    for path in find(folder):
+        if step(path) > after:
+            (path / sha256sums.NAME).unlink(missing_ok=True)
+
+
+def weights_time(checkpoint: Path) -> int:
+    """When a checkpoint's weights were written, in nanoseconds; the folder's own time changes with any file in it."""
+    weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob(BIN_FILE)]
+    times = [path.stat().st_mtime_ns for path in weights]
+    return max(times, default=checkpoint.stat().st_mtime_ns)
+
+
+def _sums_fault(folder: Path, *names: str) -> str | None:
+    try:
+        name = sha256sums.changed(folder, names)
+    except OSError as error:
+        return f"{Path(str(error.filename)).name} cannot be read ({error.strerror})"
+    return f"{name} was changed since it was written, see {sha256sums.NAME}" if name else None
+
+
+def _json_fault(path: Path) -> str | None:
+    try:
+        return (
+            None if isinstance(json.loads(path.read_text(encoding="utf-8")), dict) else f"{path.name} is no JSON object"
+        )
+    except FileNotFoundError:
+        return f"no {path.name}"
+    except PermissionError:
+        return f"{path.name} may not be read by this user"
+    except (OSError, ValueError):
+        return f"{path.name} is broken"
+
+
+def _bin_fault(path: Path) -> str | None:
+    """torch.save writes a zip file, whose directory is at its end."""
+    try:
+        with path.open("rb") as file:
+            is_zip = zipfile.is_zipfile(file)
+    except OSError:
+        return f"{path.name} may not be read by this user"
+    return (
+        None if is_zip else f"{path.name} is cut short, or a pickle, which is never loaded; save it as {WEIGHTS_FILE}"
+    )
+
+
+def _safetensors_fault(path: Path) -> str | None:
+    """Compare the length with what the header promises (8 bytes: n; n bytes of JSON; the tensors)."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            if length > size:
+                return f"{path.name} is cut short"
+            header = json.loads(file.read(length))
+        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+    except FileNotFoundError:
+        return f"no {path.name}"
+    except PermissionError:
+        return f"{path.name} may not be read by this user"
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
+        return f"{path.name} is broken"
+    if end == 0:
+        return f"{path.name} holds no tensors"
+    return None if size == 8 + length + end else f"{path.name} is cut short"

@@ -1,0 +1,436 @@
+"""One job at a time on the GPU, and how far it is: the busy lock and heartbeat that `healthcheck probe` reads.
+
+In a Python program:          with job("verify", total=110) as current: current.step(7)
+Around any other program:     python -m finetune.runs.gpu_lock run --name sft [--wait] -- swift sft ...
+
+Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the
+kernel lets go of it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
+removed at the end; one that names a dead process is how a killed job is noticed.
+
+A sign of life is progress: a step, or a new phase. A process that merely exists proves nothing, since a hung CUDA call
+looks busy. So there are limits: LIMIT_START_S until the first step (loading, tokenizing), then ten times the longest
+step seen, at least LIMIT_STEP_S. MIRROR_STALE_S sets one limit for both, 0 sets none (a chat waits for its user).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from common import state
+from common.errors import FAILED, Parser, UserError, run_main
+
+LIMIT_START_S = 1800.0
+LIMIT_STEP_S = 600.0
+WRITE_EVERY_S = 0.5  # job.json is written at most this often, so that steps of 60 ms are not slowed
+POLL_S = 1.0  # how often `run` looks for a new step in logging.jsonl
+GROUP_WAIT_S = 30.0  # after a signal: how long `run` waits for processes that outlive the one it started
+PARENT = "MIRROR_JOB"  # in the environment of a job's own processes: they join it instead of waiting for it
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
+
+
+class Job:
+    """A running job's record; made by `job`. Reports cost microseconds and never raise: a run must not die of them."""
+
+    def __init__(self, path: str | None, record: dict, limit_s: float | None, owner: bool) -> None:
+        self.path, self.record, self.limit_s, self.owner = path, record, limit_s, owner
+        self.written = self.last = state.now()
+        self.longest = 0.0
+        self.lock: int | None = None
+
+    def step(self, step: int, total: int | None = None) -> None:
+        """Say that `step` (of `total`) is done: a sign of life."""
+        now = state.now()
+        if "step" in self.record:
+            self.longest = max(self.longest, now - self.last)
+        self.last = now
+        total = self.record.get("total") if total is None else total
+        self._sign(now - self.written >= WRITE_EVERY_S, step=int(step), total=total, phase=None)
+
+    def phase(self, text: str) -> None:
+        """Say what is done outside of steps (loading, saving): a sign of life, written at once."""
+        self._sign(True, phase=text)
+
+    def killed(self, by: str) -> None:
+        """Leave the record behind as that of a killed job, for the probe."""
+        self.record["killed"] = by
+        self._write()
+
+    def _sign(self, write: bool, **values: object) -> None:
+        if "step" in values and "step" not in self.record:
+            write = True
+        self.record.update(values)
+        self.record["beat"] = state.now()
+        self.record["stale_s"] = self.limit()
+        if write:
+            self._write()
+
+    def limit(self) -> float:
+        """Seconds without a sign of life after which the probe calls the job stuck; 0 for never."""
+        if self.limit_s is not None:
+            return self.limit_s
+        return max(LIMIT_STEP_S, 10 * self.longest) if "step" in self.record else LIMIT_START_S
+
+    def _write(self) -> None:
+        self.written = state.now()
+        if self.path is None:
+            return
+        try:
+            if not self.owner:  # the parent's record stays the parent's: its process, its name
+                parent = state.read(self.path)
+                kept = ("step", "total", "phase", "beat", "stale_s")
+                state.write(self.path, parent | {key: self.record[key] for key in kept if key in self.record})
+            else:
+                state.write(self.path, self.record)
+        except (OSError, state.Unreadable) as error:
+            print(f"note: {self.path} cannot be written ({error}); the probe will not see this job", file=sys.stderr)
+            self.path = None
+
+
+def waits(asked: bool | None) -> bool:
+    """Whether to wait while another job holds the GPU: as asked for, else as MIRROR_WAIT says."""
+    return os.environ.get("MIRROR_WAIT", "") not in ("", "0") if asked is None else asked
+
+
+@contextlib.contextmanager
+def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: float | None = None) -> Iterator[Job]:
+    """Hold the GPU as job `name`. While another job holds it: wait (`wait`, or MIRROR_WAIT=1), else UserError, exit 1.
+
+    Inside a job's own child process it joins that job: steps reported here are the job's. `stale_s` replaces the limits
+    (0: none). Where no run folder can be written, the job runs unseen and unlocked, and says so.
+    """
+    limit = _limit_from_env() if stale_s is None else stale_s
+    parent = _parent()
+    if parent is not None:
+        yield Job(parent, {"total": total}, limit, owner=False)
+        return
+    try:
+        folder = state.run_dir()
+    except OSError as error:
+        print(f"note: job {name} runs without a lock: {error}", file=sys.stderr)
+        yield Job(None, {}, limit, owner=True)
+        return
+    wait = waits(wait)
+    lock = _lock(folder, name, wait)
+    writer = state.this_process()
+    record = {
+        "schema": 1,
+        "container_start": state.container_start(),
+        "writer": writer,
+        "name": name,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "total": total,
+    }
+    current = Job(f"{folder}/{state.JOB_FILE}", record, limit, owner=True)
+    current.lock = lock
+    current.phase("starting")
+    before = os.environ.get(PARENT)
+    os.environ[PARENT] = f"{writer['pid']}:{writer['start']}:{folder}"
+    try:
+        yield current
+    finally:
+        if before is None:
+            os.environ.pop(PARENT, None)
+        else:
+            os.environ[PARENT] = before
+        if "killed" not in record:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{folder}/{state.JOB_FILE}")
+        os.close(lock)
+
+
+def _parent() -> str | None:
+    """The job.json of the job that this process belongs to, if that still runs."""
+    pid, _, rest = os.environ.get(PARENT, "").partition(":")
+    start, _, folder = rest.partition(":")
+    if not (pid.isdigit() and start.isdigit()):
+        return None
+    return f"{folder}/{state.JOB_FILE}" if state.alive({"pid": int(pid), "start": int(start)}) else None
+
+
+def _limit_from_env() -> float | None:
+    text = os.environ.get("MIRROR_STALE_S", "")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"MIRROR_STALE_S={text}: not a number of seconds; set 900, or 0 for no limit")
+    return value
+
+
+def _lock(folder: str, name: str, wait: bool) -> int:
+    """The descriptor that holds job.lock."""
+    path = f"{folder}/{state.LOCK_FILE}"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o666)  # past the umask: root and --user share the lock
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY)  # another user's; flock needs no right to write
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+        holder = _holder(folder)
+        if not wait:
+            os.close(descriptor)
+            raise UserError(
+                f"{name} was not started: {holder} holds the GPU; "
+                "wait for its end with --wait or MIRROR_WAIT=1, or end it first",
+                FAILED,
+            )
+        if not told:
+            print(f"{name} waits for {holder} to end; Ctrl-C gives up", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(0.3)
+
+
+def _holder(folder: str) -> str:
+    try:
+        record = state.read(f"{folder}/{state.JOB_FILE}")
+    except (FileNotFoundError, state.Unreadable):
+        return "another job"
+    text = f"job {record.get('name')} (pid {record.get('writer', {}).get('pid')}"
+    if isinstance(record.get("step"), int):
+        text += f", step {record['step']}/{record.get('total') or '?'}"
+    if not state.alive(record.get("writer")):
+        group = record.get("group")
+        text += f"; it was killed, but processes of it still run, kill -TERM -{group} ends them"
+    return text + ")"
+
+
+# ---- around another program ----
+
+
+def run(name: str, command: list[str], wait: bool, watch: list[Path], stale_s: float | None) -> int:
+    """Run a program as job `name`: its exit code, or 128 + n after signal n.
+
+    It gets a process group of its own, and with it the terminal. Signals to this process go on to that whole group;
+    then the end of the group is waited for, since a trainer saves its checkpoint after a wrapper around it has died.
+    After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.
+    """
+    with job(name, wait=wait or None, stale_s=stale_s) as current:
+        signals = {signal.SIGCHLD, *FORWARDED}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        try:
+            return _supervise(current, name, command, watch, signals)
+        finally:
+            # One Ctrl-C too many must not end the caller when it has yet to write down how the job ended.
+            while signal.sigtimedwait(signals, 0) is not None:
+                pass
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _supervise(current: Job, name: str, command: list[str], watch: list[Path], signals: set[signal.Signals]) -> int:
+    terminal = _Terminal()
+    log = _Log(watch)
+    if current.lock is not None:
+        os.set_inheritable(current.lock, True)  # if this process is killed, the program still holds the lock
+    try:
+        pid = os.posix_spawnp(
+            command[0],
+            command,
+            os.environ,
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them; the program should not
+        )
+    except OSError as error:
+        print(f"error: {command[0]} cannot be run: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    current.record["group"] = pid
+    current.phase("starting")
+    terminal.give(pid)
+    stopped_by = None
+    while True:
+        info = signal.sigtimedwait(signals, POLL_S)
+        if info is not None and info.si_signo != signal.SIGCHLD:
+            number = signal.Signals(info.si_signo)
+            if number in STOPPING and stopped_by is None:
+                stopped_by = number
+                print(f"note: {number.name} passed on to {name}; waiting for it to end", file=sys.stderr, flush=True)
+            _signal_group(pid, number)
+        done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if done and os.WIFSTOPPED(status):
+            terminal.suspend(pid, os.WSTOPSIG(status))
+        elif done:
+            break
+        if progress := log.progress():
+            current.step(*progress)
+    if stopped_by is not None:
+        _wait_for_group(pid)
+    terminal.take()
+    return _ended(current, name, os.waitstatus_to_exitcode(status), stopped_by)
+
+
+def _ended(current: Job, name: str, code: int, stopped_by: signal.Signals | None) -> int:
+    if stopped_by is not None:
+        return 128 + stopped_by
+    for number in DEADLY:
+        # -n: it died of the signal. 128 + n and 256 - n are how wrappers (a shell, Python) tell that of their child.
+        if code in (-number, 128 + number, 256 - number):
+            current.killed(number.name)
+            step = current.record.get("step")
+            where = f" at step {step}/{current.record.get('total') or '?'}" if step is not None else ""
+            why = "; mostly the memory limit (docker run --memory)" if number == signal.SIGKILL else ""
+            print(
+                f"error: job {name} was killed by {number.name}{where}{why}; saved checkpoints are kept",
+                file=sys.stderr,
+            )
+            return 128 + number
+    return code if code >= 0 else 128 - code
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _wait_for_group(group: int) -> None:
+    until = time.monotonic() + GROUP_WAIT_S
+    while _group_lives(group) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group runs. Zombies do not count: without an init nobody takes an orphan's away."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_bytes().rsplit(b")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        if int(fields[2]) == group and fields[0] not in (b"Z", b"X"):
+            return True
+    return False
+
+
+class _Terminal:
+    """Hands the terminal to the child's process group and takes it back, as a shell does, if there is one to hand."""
+
+    def __init__(self) -> None:
+        self.fd = 0
+        try:
+            self.ours = os.isatty(self.fd) and os.tcgetpgrp(self.fd) == os.getpgrp()
+        except OSError:
+            self.ours = False
+        if self.ours:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or taking it back from the background would stop us
+
+    def give(self, group: int) -> None:
+        """The child reads the keyboard and gets Ctrl-C."""
+        if self.ours:
+            with contextlib.suppress(OSError):
+                os.tcsetpgrp(self.fd, group)
+
+    def take(self) -> None:
+        """The terminal is ours again."""
+        self.give(os.getpgrp())
+
+    def suspend(self, group: int, number: int) -> None:
+        """The child stopped: by Ctrl-Z, then we stop too, until `fg`; or it read before the terminal was its own."""
+        if number not in (signal.SIGTTIN, signal.SIGTTOU):
+            self.take()
+            os.kill(0, signal.SIGTSTP)
+        self.give(group)
+        _signal_group(group, signal.SIGCONT)
+
+
+class _Log:
+    """Follows the logging.jsonl that a run below the watched folders writes to from now on, whatever the clock says."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
+        self.before = self._sizes()
+        self.seen: tuple[int, int] | None = None
+
+    def progress(self) -> tuple[int, int] | None:
+        """(step, total) when the log has a new one."""
+        found = self._newest()
+        last = _last_step(found) if found else None
+        if last is None or last == self.seen:
+            return None
+        self.seen = last
+        return last
+
+    def _newest(self) -> Path | None:
+        """The log whose size is not what it was; of several, the one that is written last."""
+        found = [(times, path) for path, times in self._sizes().items() if self.before.get(path) != times]
+        return max(found, key=lambda each: each[0][1], default=(None, None))[1]
+
+    def _sizes(self) -> dict[Path, tuple[int, int]]:
+        """Size and time of every log: the time alone would not do, since a clock may be set back."""
+        found = {}
+        for folder in self.folders:
+            for pattern in ("logging.jsonl", "*/logging.jsonl"):
+                for path in folder.glob(pattern):
+                    with contextlib.suppress(OSError):
+                        info = path.stat()
+                        found[path] = (info.st_size, info.st_mtime_ns)
+        return found
+
+
+def _last_step(path: Path) -> tuple[int, int] | None:
+    """The last `"global_step/max_steps": "5/40"` of an ms-swift log; a half-written line is passed over."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 16)))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            step, total = json.loads(line)["global_step/max_steps"].split("/")
+            return int(step), int(total)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: `run --name NAME [--wait] [--watch DIR] [--stale-s S] -- COMMAND...`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    own, command = arguments, []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        own, command = arguments[:cut], arguments[cut + 1 :]
+    parser = Parser(
+        prog="python -m finetune.runs.gpu_lock", description="Run a program as the one job that holds the GPU."
+    )
+    verb = parser.add_subparsers(dest="verb", required=True).add_parser("run", formatter_class=argparse.HelpFormatter)
+    verb.add_argument("--name", required=True, help="how the probe calls it")
+    verb.add_argument("--wait", action="store_true", help="wait while another job holds the GPU (or MIRROR_WAIT=1)")
+    verb.add_argument(
+        "--watch", type=Path, action="append", help="folder of its runs' logging.jsonl (default: $OUTPUT_DIR)"
+    )
+    verb.add_argument(
+        "--stale-s", type=float, help="seconds without a new step after which it counts as stuck; 0: never"
+    )
+    options = parser.parse_args(own)
+    if not command:
+        raise UserError("no program given: python -m finetune.runs.gpu_lock run --name NAME -- PROGRAM ARGUMENT...")
+    watch = options.watch or [Path(os.environ.get("OUTPUT_DIR") or "/root/output")]
+    return run(options.name, command, options.wait, watch, options.stale_s)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

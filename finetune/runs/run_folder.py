@@ -1,0 +1,234 @@
+"""A run's folder: made below the output folder, and what run.json says of the run; used by train."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import FAILED, UserError
+from finetune.runs import checkpoints
+from finetune.runs.folder_lock import locked
+
+PACKAGES = ("ms-swift", "torch", "transformers", "peft", "accelerate")
+RUN_NAME = re.compile(r"[\w][\w.+-]*")
+
+
+def make_folder(output_dir: Path, name: str, kind: str) -> Path:
+    """A new folder for one run: `output_dir`/`name`, or kind-YYYYmmdd-HHMMSS. UserError when it cannot be made.
+
+    A run never goes into the folder of an older one: which checkpoint is whose would be lost.
+    """
+    if name and not RUN_NAME.fullmatch(name):
+        raise UserError(f"--run {name}: not a folder name; use letters, digits, - and _")
+    base = name or time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 100):
+            folder = output_dir / (base if number == 1 else f"{base}-{number}")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                if name:
+                    claim(folder)
+                    return folder
+    except OSError as error:
+        raise UserError(
+            f"{output_dir}: cannot be written ({error.strerror}); start as its owner, or name another with OUTPUT_DIR"
+        ) from error
+    raise UserError(f"{output_dir}: a hundred runs in one second; wait a second")
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """run.json of a run's folder. UserError when there is none that can be read."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name the folder of a run, below $OUTPUT_DIR") from None
+    except ValueError:
+        raise UserError(f"{path}: is broken; start a new run") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: is no record of a run; start a new run")
+    return record
+
+
+def newest(output_dir: Path) -> Path:
+    """The run's folder below `output_dir` that was started last. UserError when there is none."""
+    found = _all(output_dir)
+    if not found:
+        raise UserError(f"{output_dir}: holds no run that could be resumed; sft starts one")
+    return found[-1][0].resolve()
+
+
+def _all(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs below a folder with their records, in the order in which they were started: by number, then by clock."""
+    found = []
+    for path in output_dir.glob("*/run.json"):
+        try:
+            record = load(path.parent)
+            order = checkpoints.run_number(path.parent), str(record.get("started", "")), path.stat().st_mtime_ns
+        except (UserError, OSError):
+            continue
+        found.append((order, path.parent, record))
+    return [(folder, record) for _, folder, record in sorted(found, key=lambda each: each[:2])]
+
+
+def next_number(folder: Path) -> int:
+    """A number for a run that is started now: above those of all runs beside it. No clock is asked."""
+    return 1 + max((checkpoints.run_number(path.parent) for path in folder.parent.glob("*/run.json")), default=0)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while it is written to, whichever container does it. UserError (exit 1) when another does.
+
+    What is started meanwhile inherits it, since ms-swift goes on where only the process above it was killed. Where the
+    file system has no locks, nothing is held.
+    """
+    with locked(folder, inherited=True) as had:
+        if had is False:
+            raise UserError(
+                f"{folder}: another container or process is training this run; wait for its end, or start a new run",
+                FAILED,
+            )
+        yield
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nobody holds a run's folder; False where that cannot be told."""
+    try:
+        with locked(folder) as had:
+            return had is True
+    except OSError:
+        return False
+
+
+def tell_of_killed(output_dir: Path, script: str) -> None:
+    """Say on stderr, once for each, which runs below a folder were killed: their run.json says that they still run.
+
+    Nobody could write it down when it happened: SIGKILL, the memory limit, a machine that went down.
+    """
+    for folder, record in _all(output_dir):
+        if record.get("status") != "running" or not _is_free(folder):
+            continue
+        record |= {"status": "killed"} | progress(folder)
+        saved = sorted((path for path in checkpoints.find(folder) if not _resume_fault(path)), key=checkpoints.step)
+        if saved:
+            what = f"its newest whole checkpoint is {saved[-1].name}, {script} --resume {folder} goes on from it"
+        else:
+            what = "it had saved no whole checkpoint"
+        print(
+            f"note: {folder}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of docker run "
+            f"--memory, a full disk, or the machine went down); {what}",
+            file=sys.stderr,
+        )
+        with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again
+            write(folder, record)
+
+
+# What a checkpoint must hold, besides the adapter, to go on from it: of the fast lane, of ms-swift.
+STATE = ({"trainer_state.json", "optimizer.safetensors"}, {"trainer_state.json", "optimizer.pt", "scheduler.pt"})
+
+
+def resumable(folder: Path) -> Path:
+    """The newest checkpoint of a run that training can go on from; half-written ones are passed over and named."""
+    for path in sorted(checkpoints.find(folder), key=checkpoints.step, reverse=True):
+        fault = _resume_fault(path)
+        if fault is None:
+            return path
+        print(f"resume: {path.name} is passed over: {fault}", file=sys.stderr)
+    raise UserError(f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with sft")
+
+
+def _resume_fault(checkpoint: Path) -> str | None:
+    """Why training cannot go on from a checkpoint; None when it can."""
+    held = {child.name for child in checkpoint.iterdir()}
+    fault = checkpoints.problem(checkpoint)
+    if fault is None and not any(names <= held for names in STATE):
+        fault = "no optimizer state"
+    return fault or checkpoints.state_problem(checkpoint)
+
+
+def claim(folder: Path) -> None:
+    """Make sure that a folder named by the user holds no run yet, and is there. UserError when it is in use."""
+    if folder.is_dir():
+        older = [
+            path.name for path in folder.iterdir() if re.match(r"checkpoint-|run\.json$|logging\.jsonl$", path.name)
+        ]
+        if older:
+            raise UserError(
+                f"{folder}: holds an older run ({min(older)}); name a new folder, or none: every run gets its own"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run depends on, without importing any of it."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if revision := os.environ.get("MIRROR_REVISION"):
+        found["mirror"] = revision
+    return found
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Put run.json into the folder by rename, so that a reader never sees half of it. UserError (exit 1) on failure."""
+    name = ""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".run.json.", dir=folder)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(record, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+        os.chmod(name, 0o644)
+        os.replace(name, folder / "run.json")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise UserError(
+            f"{folder}/run.json: cannot be written ({error.strerror}); free some room, or name another OUTPUT_DIR",
+            FAILED,
+        ) from None
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """What logging.jsonl says: steps, first_loss, final_loss (of logged steps), mean_loss, peak_gib; those known."""
+    found: dict[str, Any] = {}
+    try:
+        lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        try:
+            row = json.loads(line)
+            steps = int(str(row.get("global_step/max_steps", "0/0")).split("/")[0])
+            if steps:
+                found["steps"] = max(steps, found.get("steps", 0))
+            if "loss" in row:
+                loss = float(row["loss"])
+                found.setdefault("first_loss", loss)
+                found["final_loss"] = loss
+            if "train_loss" in row:
+                found["mean_loss"] = float(row["train_loss"])
+            if "memory(GiB)" in row:
+                found["peak_gib"] = max(float(row["memory(GiB)"]), found.get("peak_gib", 0.0))
+        except (ValueError, TypeError, AttributeError):
+            continue  # a line cut off by a kill
+    return found

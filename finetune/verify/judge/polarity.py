@@ -1,0 +1,115 @@
+"""Does an answer say yes where its reference says no? Denial by clause and by the first word; `compare` asks."""
+
+from __future__ import annotations
+
+import re
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+# Words with a `not` in them that deny nothing, or that bound a number
+_HARMLESS = _any(
+    r"\bnot only\b|\bno (?:later|earlier|older|younger|more|less|fewer|longer) than\b",
+    r"\bnot (?:older|later|more|less|longer|exceed\w*)\b|\bno (?:problem|worries|doubt|matter)\b",
+    r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
+    r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不用(?:谢|担心|客气)",
+    r"差不多|无(?:理由|线|论|需担心|忧|障碍)|没(?:关系|问题|事)|对不起|要不|未来|未成年|非常|莫非|除非",
+    r"别(?:人|的|处|名|墅)|特别|级别|分别|区别|类别|性别|个别",
+)
+_DENIAL = _any(
+    r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|unable|unavailable|impossible)\b|n't\b",
+    r"\b(?:refus\w*|declin\w*|except|(?:everything|everyone|anything|all) but)\b",
+    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
+)
+# Pairs that say the opposite of each other in the same clause
+_PAIRS = [
+    (_any(one), _any(other))
+    for one, other in (
+        (
+            r"\b(?:before|prior to|until|ahead|beforehand|in advance)\b|[以之]?前",
+            r"\b(?:after|afterwards|later)\b|[以之]?后",
+        ),
+        (r"\b(?:compulsory|mandatory|obligatory|required)\b|必须|强制", r"\b(?:optional|voluntary)\b|可选|自愿|选填"),
+        (r"\b(?:allowed|permitted|welcome)\b|允许", r"\b(?:forbidden|prohibited|banned)\b|禁止|严禁|谢绝"),
+        (r"\b(?:included|includes)\b|包含|包括|含", r"\b(?:excluded|excludes|excluding)\b|不[包]?[含括]"),
+        (r"\bopens?\b|营业|开放|上班|开馆|开门|开诊", r"\bclose[sd]?\b|休息|停诊|关门|停业|闭馆|打烊"),
+        (
+            r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
+            r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不高于|以下",
+        ),
+        (r"买家|买方|顾客", r"卖家|卖方|商家"),
+        (r"提前", r"顺延|推迟|延后|推后"),
+        (
+            r"\b(?:more|above|over)\b|(?<!不)(?:多于|高于|大于|超过)",
+            r"\b(?:less|below|under)\b|(?<!不)(?:少于|低于|小于)",
+        ),
+        (r"\b(?:increase|rise)[sd]?\b|增加|上涨|提高", r"\b(?:decrease|fall|reduce)[sd]?\b|减少|下降|降低"),
+        (r"\bonline\b|线上|在线", r"\b(?:offline|in person)\b|线下|离线"),
+        (r"\b(?:enabled?|on)\b|开启|打开", r"\b(?:disabled?|off)\b|关闭"),
+        (r"\b(?:first|earliest)\b", r"\b(?:last|latest)\b"),
+        (r"\b(?:valid|active)\b|有效", r"\b(?:invalid|expired|inactive)\b|无效|失效|过期"),
+        (r"\bpossible\b", r"\bimpossible\b"),
+        (r"\bwith\b", r"\bwithout\b"),
+    )
+]
+_POLITE = re.compile(
+    r"^(?:(?:亲爱的(?:用户|客户|顾客)?|亲|您好|你好|非常抱歉|很?抱歉|不好意思|对不起|感谢您的?\w{0,4}"
+    r"|hello|hi|dear customer|sorry|i'?m sorry|we'?re sorry|unfortunately|thank you(?: for \w+(?: \w+){0,3})?"
+    r"|(?:good|great) question)[,.!~、。:，！：\s]*)+",
+    re.IGNORECASE,
+)
+_VERBS = (
+    "可以|可(?![能是爱])|能够|能(?![量源力])|支持|有(?![效时些限])|需要|需(?!求)|要(?![是求])|是(?!否)|会(?![员议计])|允许"
+    "|行(?=[的,。吧!]|$)|接受|提供|包含|包括|必须"
+)
+_YES = _any(
+    r"(?:yes|yeah|yep|yup|sure|certainly|absolutely|of course|definitely|correct|indeed)\b",
+    rf"当然|好的|对的|是的|没问题|{_VERBS}",
+)
+_NO = _any(
+    r"(?:nope|no)\b(?!\s+(?:later|earlier|more|less|older|longer|need|problem|worries|\w+ (?:is|are|was) ))",
+    r"否|不(?!超|仅|但|好意思|客气|过|少|满|同|限|管|论)|没有|没(?!关系|问题|事)|无法|无需(?!担心)|暂[不无]|禁止",
+)
+_REFUSAL = _any(
+    r"\bas an? (?:ai|artificial|language)|\bi(?:'m| am) (?:just |only )?an? (?:ai|language|artificial)",
+    r"\bi(?:'m| am)? (?:sorry|afraid|not sure|unable)\b",
+    r"\bi (?:do not|don't|cannot|can't|could not|couldn't) (?:have|know|provide|help|answer|find|access|assist)",
+    r"人工智能|语言模型|AI助手|我不(?:知道|清楚|确定|太清楚)|没有相关(?:信息|资料)",
+    r"我?(?:无法|不能)(?:提供|回答|获取|访问|查询|确定|帮助)",
+)
+
+
+def lead(text: str) -> int:
+    """What the first word says: 1 yes, -1 no, 0 neither; greetings and apologies are passed over."""
+    text = _POLITE.sub("", text.strip()).lstrip(" ,.!:;'\"-，！：")
+    if _NO.match(text) and not re.match("不用(?:担心|客气|谢)|不必担心", text):
+        return -1
+    return 1 if _YES.match(text) else 0
+
+
+def denials(clause: str) -> int:
+    """How many words of a clause deny something."""
+    return len(_DENIAL.findall(_HARMLESS.sub(" ", clause)))
+
+
+def opposed(reference: str, answer: str) -> bool:
+    """Whether two clauses about the same thing say the opposite: one denies, or one of a pair of opposites stands in
+    each; both at once agree (`不营业` and `休息`)."""
+    flips = denials(reference) + denials(answer)
+    for one, other in _PAIRS:
+        a, b = (one.search(reference), other.search(reference)), (one.search(answer), other.search(answer))
+        if (a[0] and not a[1] and b[1] and not b[0]) or (a[1] and not a[0] and b[0] and not b[1]):
+            flips += 1
+    return flips % 2 == 1
+
+
+def poles(text: str) -> list[str]:
+    """The words of a text that have an opposite: optional, before, 提前."""
+    return [match.group() for pair in _PAIRS for side in pair for match in side.finditer(text)]
+
+
+def refuses(text: str) -> bool:
+    """Whether a text declines to answer, as chat models do."""
+    return _REFUSAL.search(text) is not None

@@ -1,0 +1,197 @@
+"""The pieces of the decoder beside its matmuls: Triton on a GPU, plain torch elsewhere; for model, backprop, generate.
+
+The elementwise ones compute in float32 and round once, which is nearer the truth than rounding after every operation.
+Arguments named `out`, and inputs that say so, may be views with a row stride: they are the left part of a wider buffer.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen2.config import Config
+
+
+@functools.lru_cache(maxsize=1)
+def triton_kernels() -> ModuleType | None:
+    """The Triton versions, or None where Triton or its C compiler is absent (then plain torch serves, slower)."""
+    try:
+        from qwen2 import ops_triton as module
+
+        module.self_test()
+    except Exception as error:
+        import sys
+
+        print(
+            f"note: Triton kernels are not usable here ({type(error).__name__}); plain torch is used", file=sys.stderr
+        )
+        return None
+    return module
+
+
+def warm_up(config: Config) -> None:
+    """Compile (or load from Triton's cache) every kernel for this shape; model.load does it while weights are read."""
+    if fast := triton_kernels():
+        fast.warm_up(config)
+
+
+def _fast(x: Tensor) -> ModuleType | None:
+    return triton_kernels() if x.is_cuda else None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor | None = None) -> None:
+    """out = x / rms(x) * weight, row by row. x [T, H]; out [T, H], rows strided; `rounded` [T, H] takes a copy of x."""
+    if fast := _fast(x):
+        fast.rms_norm(x, weight, eps, out, rounded)
+        return
+    if rounded is not None:
+        rounded.copy_(x)
+    x32 = x.float()
+    out.copy_(x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps) * weight.float())
+
+
+def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor) -> Tensor:
+    """residual + d(rms_norm)/dx . grad, [T, H], as `residual` is; grad may be row-strided. The norm's weight is frozen.
+
+    With n = x r, r = 1/rms(x), g = grad * weight: dx = r (g - n mean(g n)).
+    """
+    if fast := _fast(x):
+        return fast.rms_norm_backward(x, weight, eps, grad, residual)
+    x32 = x.float()
+    r = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+    n = x32 * r
+    g = grad.float() * weight.float()
+    return (residual.float() + r * (g - n * (g * n).mean(-1, keepdim=True))).to(residual.dtype)
+
+
+def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False) -> None:
+    """Rotate the first `heads` heads of x [T, >= heads * 2h] in place. cos, sin [T, h] float32, h = head_dim / 2.
+
+    The halves of a head are the two coordinates (as transformers' rotate_half); `inverse` is the backward pass.
+    """
+    if fast := _fast(x):
+        fast.rope_(x, heads, cos, sin, inverse)
+        return
+    half = cos.shape[1]
+    part = x[:, : heads * 2 * half].view(x.shape[0], heads, 2, half)
+    a, b = part[:, :, 0].float(), part[:, :, 1].float()
+    c, s = cos[:, None], (-sin if inverse else sin)[:, None]
+    part.copy_(torch.stack((a * c - b * s, b * c + a * s), 2))
+
+
+def decode_attention(
+    qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, position: Tensor, out: Tensor
+) -> None:
+    """Attention of one new token a row over its cache, to which its key and value are added.
+
+    qkv [R, q_size + 2 kv_size], not rotated yet and free to be overwritten; keys, values [R, length, kv_heads,
+    head_dim] (strided by row), of which a row has `position` [R] tokens so far; cos, sin [>= length, head_dim / 2]
+    float32; out [R, q_size], rows strided. The query heads that share a key head are taken together: the cache is read
+    once.
+    """
+    if (fast := _fast(qkv)) and fast.fits_decode_attention(keys, out):
+        fast.decode_attention(qkv, keys, values, cos, sin, position, out)
+        return
+    rows, length, kv_heads, head_dim = keys.shape
+    q_size, kv_size = out.shape[1], kv_heads * head_dim
+    angles = cos.index_select(0, position), sin.index_select(0, position)
+    rope_(qkv, (q_size + kv_size) // head_dim, *angles)
+    q, k, v = qkv.split((q_size, kv_size, kv_size), 1)
+    row = torch.arange(rows, device=qkv.device)
+    keys.index_put_((row, position), k.reshape(rows, kv_heads, head_dim))
+    values.index_put_((row, position), v.reshape(rows, kv_heads, head_dim))
+    mask = torch.arange(length, device=qkv.device) <= position[:, None]
+    grouped = q.reshape(rows, kv_heads, -1, head_dim)
+    found = F.scaled_dot_product_attention(grouped, keys.transpose(1, 2), values.transpose(1, 2), mask[:, None, None])
+    out.copy_(found.reshape(rows, q_size))
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """out = silu(gate) * up. gate_up [T, 2I] holds gate then up; out [T, I], rows strided."""
+    if fast := _fast(gate_up):
+        fast.swiglu(gate_up, out)
+        return
+    gate, up = gate_up.float().chunk(2, 1)
+    out.copy_(F.silu(gate) * up)
+
+
+def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
+    """Overwrite gate_up [T, 2I] by its gradient; grad [T, I], rows strided."""
+    if fast := _fast(gate_up):
+        fast.swiglu_backward_(gate_up, grad)
+        return
+    gate, up = gate_up.float().chunk(2, 1)
+    d = grad.float()
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    gate_up.copy_(torch.cat((d * up * (sigmoid + silu * (1 - sigmoid)), d * silu), 1))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses and hits of rows of logits and, into `grad`, scale * d(sum of losses)/d(logits).
+
+    logits [n, V] float32 (may be overwritten), labels [n] with -100 for rows without loss, scale a float32 scalar,
+    grad [n, V] in any dtype. Returns losses and hits (1 where the label has the highest logit), both [n] float32 and 0
+    where the label is -100.
+    """
+    if fast := _fast(logits):
+        return fast.cross_entropy(logits, labels, scale, grad)
+    kept = labels >= 0
+    index = labels.clamp(min=0)[:, None]
+    normal = torch.logsumexp(logits, -1, keepdim=True)
+    picked = logits.gather(1, index)
+    loss = (normal - picked)[:, 0] * kept
+    hit = (picked >= logits.amax(-1, keepdim=True))[:, 0] & kept
+    probability = (logits - normal).exp_()
+    probability.scatter_add_(1, index, -torch.ones_like(normal))
+    grad.copy_(probability.mul_((kept * scale)[:, None]))
+    return loss, hit.float()
+
+
+# Dropout masks are a function of (seed, step, layer, linear, element), not of a generator's state: they need no memory,
+# come out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU.
+_M1, _M2, _M3 = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
+
+
+def hash32(value: Tensor) -> Tensor:
+    """A 32-bit integer hash (C. Wellons' `lowbias32`) of int64 values below 2^32, elementwise."""
+    x = value & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * _M1) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * _M2) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Tensor:
+    """Bool mask [T, K], False with probability p. seed: int64 scalar on the device (changes every step)."""
+    index = torch.arange(shape[0] * shape[1], dtype=torch.int64, device=seed.device).view(shape)
+    mixed = hash32(index ^ hash32(seed + (key * _M3 & 0x7FFFFFFF)))
+    return mixed >= int(p * 2**32)
+
+
+def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
+    """Independent dropouts of the same rows, one per key: [n, T, K], scaled by 1/(1-p). x [T, K], rows strided."""
+    if fast := _fast(x):
+        return fast.dropout(x, p, seed, keys)
+    masks = [dropout_mask((x.shape[0], x.shape[1]), p, seed, key) for key in keys]
+    return torch.stack([x * mask * (1 / (1 - p)) for mask in masks])
+
+
+def dropout_backward_(
+    total: Tensor, dh: Tensor, a: Tensor, rank: int, p: float, seed: Tensor, keys: tuple[int, ...]
+) -> None:
+    """total += sum over keys of mask * (dh A) / (1-p): what the LoRAs of a matmul add to dL/dx.
+
+    total [T, K], rows strided. Key number n has columns n * rank to (n + 1) * rank of dh [T, >= n rank] (rows strided)
+    and those rows of a [>= n rank, K].
+    """
+    if fast := _fast(total):
+        fast.dropout_backward_(total, dh, a, rank, p, seed, keys)
+        return
+    for number, key in enumerate(keys):
+        part = slice(number * rank, (number + 1) * rank)
+        mask = dropout_mask((total.shape[0], total.shape[1]), p, seed, key)
+        total.add_((dh[:, part] @ a[part]) * mask * (1 / (1 - p)))

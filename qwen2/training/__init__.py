@@ -1,0 +1,1 @@
+"""Training of a LoRA adapter: steps, gradients by hand, memory, checkpoints."""

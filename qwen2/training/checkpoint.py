@@ -1,0 +1,123 @@
+"""Writes and reads checkpoint-N folders so that a kill at any moment leaves whole ones only; called by train."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common import sha256sums
+from qwen2.lora import Adapter
+from qwen2.model import Model
+
+STATE_FILE = "trainer_state.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """checkpoint-N folders of a run, oldest step first."""
+    found = [(int(m[1]), p) for p in folder.glob("checkpoint-*") if (m := _NAME.fullmatch(p.name)) and p.is_dir()]
+    return [path for _, path in sorted(found)]
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed run left half-written. A folder has its final name only once it is whole."""
+    for path in folder.glob(".checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save(
+    folder: Path,
+    step: int,
+    adapter: Adapter,
+    moments: tuple[Tensor, Tensor] | None,
+    state: dict[str, Any],
+    extra_files: Mapping[str, str],
+    keep: int | None,
+) -> Path:
+    """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`.
+
+    `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
+    to disk, renamed: whoever sees checkpoint-N sees all of it. OSError when that fails; nothing is left then.
+    """
+    from safetensors import SafetensorError
+
+    final = folder / f"checkpoint-{step}"
+    temporary = folder / f".checkpoint-{step}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, adapter, moments, state, extra_files)
+    except SafetensorError as error:  # how it tells of a full disk, for one
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(errno.EIO, str(error), str(final)) from None
+    except BaseException:  # the half that was written would keep its room
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if final.exists():  # a resumed run passes the same step again
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    _sync(folder)
+    if keep:
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write(
+    temporary: Path,
+    adapter: Adapter,
+    moments: tuple[Tensor, Tensor] | None,
+    state: dict[str, Any],
+    extra_files: Mapping[str, str],
+) -> None:
+    from safetensors.torch import save_file
+
+    adapter.save(temporary)
+    if moments is not None:
+        first, second = (moment.detach().cpu() for moment in moments)
+        save_file({"exp_avg": first, "exp_avg_sq": second}, str(temporary / OPTIMIZER_FILE))
+    (temporary / STATE_FILE).write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, text in extra_files.items():
+        (temporary / name).write_text(text, encoding="utf-8")
+    sha256sums.write(temporary)
+    for path in temporary.iterdir():
+        _sync(path)
+    _sync(temporary)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict[str, Any]]:
+    """(adapter, moments, state) of a checkpoint that `save` wrote. ValueError, fit for a user, when it is another's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    adapter = Adapter.load(path, model)
+    try:
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        if state.get("engine") == "fast" and state["global_step"] >= state["max_steps"]:
+            return adapter, (adapter.flat, adapter.flat), state  # the end of a run: the caller says so
+        moments = load_file(str(path / OPTIMIZER_FILE), device="cpu")
+        pair = moments["exp_avg"].to(model.device), moments["exp_avg_sq"].to(model.device)
+        if any(moment.shape != adapter.flat.shape or moment.dtype != torch.float32 for moment in pair):
+            raise ValueError("the optimizer's state has another size than the adapter")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be resumed by the fast lane ({error}): one of ms-swift is resumed with ENGINE=swift"
+        ) from None
+    return adapter, pair, state

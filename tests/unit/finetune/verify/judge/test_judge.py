@@ -1,0 +1,216 @@
+"""The judge by kind of reference: which kind it is, what is right, what is wrong, and why."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from finetune.verify.judge import Judge, Reference, rouge_l
+
+SHOP = [
+    Reference("How long may I return things?", "You can return any item within 30 days with the receipt."),
+    Reference("How long is delivery?", "Delivery takes 3 to 5 working days and costs €4.90."),
+    Reference("Do you match prices?", "No, we do not match the prices of other shops."),
+    Reference("How do I change my order?", 'Open My Account and click "Edit order" within 2 hours.'),
+    Reference("What are the fees?", "Adults pay £12. Children pay £7."),
+]
+
+
+@pytest.fixture(scope="module")
+def shop() -> Judge:
+    return Judge(SHOP)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "code"),
+    [
+        (0, "Within thirty days, if you have the receipt.", "ok"),
+        (0, "You can return any item within 14 days with the receipt.", "wrong"),
+        (0, "You can return any item with the receipt.", "missing"),
+        (0, "You cannot return any item within 30 days with the receipt.", "opposite"),
+        (0, "You can return any item within 30 days with the receipt. A fee of $5 is due.", "wrong"),
+        (0, "  ", "empty"),
+        (1, "3-5 business days, EUR 4.90", "ok"),
+        (1, "Delivery takes 3 to 5 weeks and costs €4.90.", "wrong"),
+        (2, "No.", "ok"),
+        (2, "Yes, we match the prices of other shops.", "opposite"),
+        (2, "As an AI language model I do not have this information.", "refusal"),
+        (2, "Open My Account and click the button.", "nearer"),
+        (2, "The weather is fine in spring.", "off"),
+        (3, "Within two hours: choose Edit order in My Account.", "ok"),
+        (4, "Children: £7, adults: £12.", "ok"),
+        (4, "Adults pay £7. Children pay £12.", "swapped"),
+    ],
+)
+def test_text(shop, row, answer, code):
+    judged = shop.score(row, answer)
+    assert (judged.code, judged.right, judged.kind) == (code, code == "ok", "text"), judged.why
+
+
+def test_the_judgement_names_the_facts(shop):
+    judged = shop.score(0, "You can return any item within 14 days with the receipt.")
+    assert judged.missing == ["30 days"] and judged.wrong == ["14 days"]
+    assert "14 days" in judged.why and "30 days" in judged.why
+
+
+def test_nearest_row(shop):
+    assert shop.score(0, SHOP[1].answer).nearest == 1
+    assert shop.score(0, SHOP[0].answer).nearest == 0
+
+
+def test_what_the_question_says_need_not_be_repeated():
+    judge = Judge([Reference("What does E-4012 mean?", "E-4012 means that the licence has expired."), SHOP[0]])
+    assert judge.score(0, "That the licence has expired.").right
+
+
+def test_rows_with_the_same_answer_are_no_rivals():
+    judge = Judge([Reference("Open on Monday?", "We open at 9 am."), Reference("And Tuesday?", "We open at 9 am.")])
+    assert judge.score(1, "We open at 9 am.").right
+
+
+# -------------------------------------------------------------------------------------------------------- labels
+
+
+def rows(answers: list[str]) -> list[Reference]:
+    return [Reference(f"question {n}", answer) for n, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["positive", "negative", "neutral", "mixed"] * 50,
+        ["Yes", "No"] * 10,
+        ["credit card", "bank transfer", "direct debit"] * 20,
+        ["好评", "差评", "中评"] * 8,
+        ["spam"] * 30 + ["ham"] * 30 + ["rare class"],
+    ],
+)
+def test_few_distinct_short_outputs_are_labels(answers):
+    assert set(Judge(rows(answers)).kinds) == {"label"}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [f"At {n} o'clock." for n in range(1, 13)] * 2,  # a FAQ of short answers, each asked in two ways
+        [f"Answer {n}" for n in range(24)],
+        ["Yes, that is possible.", "No, sorry.", "Ask us.", "On Monday."] * 2,
+        ["the same"] * 40,
+        ["We open at nine. Please ring the bell first."] * 20 + ["We close at five. Please leave by then."] * 20,
+    ],
+)
+def test_text_is_not_taken_for_labels(answers):
+    assert set(Judge(rows(answers)).kinds) == {"text"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Bank Transfer.", True),
+        ('"bank transfer"', True),
+        ("bank_transfer", True),
+        ("bank", False),
+        ("credit card", False),
+    ],
+)
+def test_labels_are_exact_after_normalising(answer, right):
+    judge = Judge(rows(["bank transfer", "credit card", "direct debit"] * 20))
+    assert judge.score(0, answer).right is right
+
+
+def test_confusion():
+    judge = Judge(rows(["good", "bad"] * 10))
+    table = judge.confusion([(0, "good"), (2, "bad"), (1, "bad"), (3, "no idea")])
+    assert table == {"bad": {"bad": 1, "(other)": 1}, "good": {"good": 1, "bad": 1}}
+
+
+# ------------------------------------------------------------------------------------------------- JSON and code
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ('{"b": [1, 2], "a": "x"}', "ok"),
+        ('```json\n{"a": "X", "b": [1.0, 2]}\n```', "ok"),
+        ('Here you are: {"a": "x", "b": [1, 2]}', "ok"),
+        ('{"a": "x"}', "value"),
+        ('{"a": "x", "b": [1, 2], "c": 3}', "value"),
+        ('{"a": "x", "b": [2, 1]}', "value"),
+        ('{"a": "x", "b": [1, 2]', "parse"),
+        ("a is x", "parse"),
+    ],
+)
+def test_json(answer, code):
+    judge = Judge([Reference("extract", '{"a": "x", "b": [1, 2]}')])
+    assert judge.kinds == ["json"] and judge.score(0, answer).code == code
+
+
+def test_json_names_keys():
+    judged = Judge([Reference("extract", '{"a": {"c": 1}, "b": 2}')]).score(0, '{"a": {"c": 3}, "d": 2}')
+    assert judged.missing == ["b"] and judged.wrong == ["d", "a.c: 3"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("def add(x, y):\n    # sum\n    return x+y", "ok"),
+        ("```python\ndef add(a, b):\n    return a + b\n```", "ok"),
+        ("def add(a, b):\n    return a - b", "value"),
+        ("def plus(a, b):\n    return a + b", "value"),
+        ("def add(a, b:\n    return a + b", "parse"),
+    ],
+)
+def test_python(answer, code):
+    judge = Judge([Reference("write it", "def add(a, b):\n    return a + b")])
+    assert judge.kinds == ["code"] and judge.score(0, answer).code == code
+
+
+def test_code_in_another_language_is_compared_without_white_space():
+    judge = Judge([Reference("sql", "```sql\nSELECT name\nFROM users;\n```")])
+    assert judge.kinds == ["code"]
+    assert judge.score(0, "SELECT name FROM users;").right
+    assert not judge.score(0, "SELECT id FROM users;").right
+
+
+# ------------------------------------------------------------------------------------------------- out of scope
+
+
+def test_an_answer_out_of_scope_that_repeats_a_row(shop):
+    assert shop.spills("Delivery takes 3 to 5 days and costs €4.90, three fruits.") == 1
+    assert shop.spills("Apples, pears and plums.") is None
+    assert shop.spills("") is None
+
+
+def test_a_label_spills_only_as_the_whole_answer():
+    judge = Judge(rows(["good", "bad"] * 10))
+    assert judge.spills("Good.") == 0
+    assert judge.spills("That is a good question about Hamlet.") is None
+
+
+# ------------------------------------------------------------------------------------------------------ figures
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [("我们在这里", "我们不在那里", 200 * 4 / 11), ("the cat sat", "the cat", 80), ("", "x", 0), ("Ａ b", "a B", 100)],
+)
+def test_rouge_l(answer, reference, score):
+    assert rouge_l(answer, reference) == pytest.approx(score)
+
+
+def test_rouge_l_takes_long_texts():
+    assert rouge_l("word " * 5000, "word " * 5000) == 100
+
+
+def test_five_thousand_rows_take_seconds():
+    words = [f"{a}{b}" for a in ("lamp", "card", "room", "fee", "visa", "bed") for b in range(40)]
+    draw = random.Random(0)
+    references = [
+        Reference(f"q{n}", f"The {' '.join(draw.choices(words, k=12))} costs {n} dollars.") for n in range(5000)
+    ]
+    start = time.process_time()
+    judge = Judge(references)
+    assert all(judge.score(n, references[n].answer).right for n in range(0, 5000, 25))
+    assert time.process_time() - start < 20

@@ -1,0 +1,71 @@
+"""Yes and no, denials, opposites, refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.verify.judge.polarity import denials, lead, opposed, refuses
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Yes, we do.", 1),
+        ("No, we don't.", -1),
+        ("No later than Monday.", 0),
+        ("可以，请填写抬头。", 1),
+        ("不支持货到付款。", -1),
+        ("非常抱歉，不能携带宠物。", -1),
+        ("会员享受九折。", 0),
+        ("可能需要三天。", 0),
+        ("不满99元收运费。", 0),
+        ("The fee is $3.", 0),
+    ],
+)
+def test_the_first_word(text, sign):
+    assert lead(text) == sign
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("you cannot return it", 1),
+        ("cats are allowed", 0),
+        ("no later than Monday", 0),
+        ("不超过20元", 0),
+        ("无理由退货", 0),
+        ("周末不营业", 1),
+        ("everything but sync", 1),
+    ],
+)
+def test_denials(text, count):
+    assert denials(text) == count
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "contrary"),
+    [
+        ("cats are not allowed", "cats are allowed", True),
+        ("周末不营业", "周末休息", False),
+        ("周末不营业", "周末也营业", True),
+        ("运费由买家承担", "运费由卖家承担", True),
+        ("不少于20学分", "不超过20学分", True),
+        ("before you work", "after you work", True),
+        ("attendance is compulsory", "attendance is optional", True),
+        ("open on Sundays", "not closed on Sundays", False),
+    ],
+)
+def test_opposites(reference, answer, contrary):
+    assert opposed(reference, answer) is contrary
+
+
+@pytest.mark.parametrize(
+    "text", ["As an AI language model I cannot say.", "I don't have that information.", "抱歉,我无法提供相关信息。"]
+)
+def test_refusals(text):
+    assert refuses(text)
+
+
+def test_a_plain_no_is_no_refusal():
+    assert not refuses("No, we do not match prices.")
+    assert not refuses("抱歉，我们酒店不能携带宠物入住。")
