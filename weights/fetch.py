@@ -3,6 +3,7 @@
     python fetch.py modelscope|huggingface --to DIR [--cache DIR]    download, or go on where it broke off
     python fetch.py local --from DIR --to DIR                        take files that are already on this machine
     python fetch.py check --dir DIR [--sums FILE]                    check a folder; changes nothing
+    ... --model Qwen2.5-1.5B-Instruct                                another model, by weights/models/NAME.sums
 
 Ends 0 when every file has its pinned sha256; 1 when not: each bad file is named, and deleted from the cache, so that
 the next run fetches that one alone; 2 when the arguments are unusable. A broken transfer is taken up again for as long
@@ -80,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     local.add_argument("--from", dest="source", type=Path, required=True)
     for name, hub in hubs.HUBS.items():
         remote = commands.add_parser(name, help=f"download with {hub.__name__}'s client")
-        remote.add_argument("--repo", default=hubs.REPO)
-        remote.add_argument("--revision", help=f"branch, tag or commit; default {hub.pinned}")
+        remote.add_argument("--repo", help="default: --model of Qwen")
+        remote.add_argument("--revision", help="branch, tag or commit; default: the one that the list was made from")
         remote.add_argument(
             "--cache", type=Path, help="keeps files and partial files between runs; default: below --to"
         )
@@ -96,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     for name in (*hubs.HUBS, "local"):
         commands.choices[name].add_argument("--to", type=Path, required=True)
-        commands.choices[name].add_argument("--sums", type=Path, help="default: the official ones beside this file")
+        commands.choices[name].add_argument("--sums", type=Path, help="default: the model's, beside this file")
+        commands.choices[name].add_argument("--model", default=sums.OFFICIAL_MODEL, help="its name at the hubs")
         commands.choices[name].add_argument(
             "--copies", type=int, default=0, help="room for N more copies is checked for: the image layers that follow"
         )
@@ -113,8 +115,13 @@ def _count(text: str) -> int:
 def _sums_file(args: argparse.Namespace) -> Path:
     if args.sums is not None:
         return args.sums
-    own = args.dir / "SHA256SUMS" if args.command == "check" else None
-    return own if own is not None and own.is_file() else sums.OFFICIAL
+    if args.command != "check":
+        path = sums.file_of(args.model)
+        if not path.is_file():
+            raise ValueError(f"{path} is not there; `make build MODEL={args.model}` asks the hubs and writes it")
+        return path
+    own = args.dir / "SHA256SUMS"
+    return own if own.is_file() else sums.OFFICIAL
 
 
 # --- check ---------------------------------------------------------------------------------------------------------
@@ -196,7 +203,11 @@ def _from_hub(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage: r
     if all((cache / name).is_file() for name in wanted):
         say("all files are in the cache already")
     else:
-        hub = hubs.HUBS[args.command](args.repo, args.revision, _token(args.token_file))
+        args.repo = args.repo or f"{hubs.OWNER}/{args.model}"
+        kind = hubs.HUBS[args.command]
+        usual = kind.pinned if args.model == sums.OFFICIAL_MODEL else kind.newest
+        revision = args.revision or sums.revisions(_sums_file(args)).get(args.command) or usual
+        hub = kind(args.repo, revision, _token(args.token_file))
         say(f"{args.repo} at {hub.revision} from {hub.endpoint}")
         remotes = _listing(hub, wanted, args)
     sizes = {name: (remotes[name].size or 0) if name in remotes else _size([cache / name]) for name in wanted}

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-REPO = "Qwen/Qwen2.5-7B-Instruct"
+OWNER = "Qwen"
+HF_PINNED = "a09a35458c702b33eeacc393d103063234e8bc28"  # the commit whose hashes are in SHA256SUMS
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 _TOKEN_HINT = "; where a login is asked for, pass a token as a build secret (docs/mirrors.md)"
 
@@ -37,6 +38,15 @@ class Remote:
 
     size: int | None
     sha256: str | None
+    git_blob: str | None = None  # git's sha1 of the content, which Hugging Face gives for small files
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of a repository, at the revision that names exactly these (a commit, where the hub tells it)."""
+
+    revision: str
+    files: dict[str, Remote]
 
 
 class Hub(Protocol):
@@ -47,6 +57,9 @@ class Hub(Protocol):
 
     def files(self, names: Iterable[str]) -> dict[str, Remote]:
         """The named files as far as the hub has them. RefusedError, TransferError."""
+
+    def listing(self) -> Listing:
+        """Everything in the repository at its newest revision, or at the one asked for. RefusedError, TransferError."""
 
     def get(self, name: str, remote: Remote, folder: Path) -> None:
         """Fetch one file to folder/name. RefusedError, TransferError, OSError (the disk)."""
@@ -60,7 +73,8 @@ class HuggingFace:
     a Xet transfer cannot go on from a partial file.
     """
 
-    pinned = "a09a35458c702b33eeacc393d103063234e8bc28"  # the commit whose hashes are in SHA256SUMS
+    pinned = HF_PINNED
+    newest = "main"
     secret = "hf_token"
 
     def __init__(self, repo: str, revision: str | None, token: str | None) -> None:
@@ -102,6 +116,22 @@ class HuggingFace:
         # Large files carry their sha256 as the etag, small ones a git hash.
         etag = found.etag or ""
         return Remote(found.size, etag.lower() if re.fullmatch("[0-9a-fA-F]{64}", etag) else None)
+
+    def listing(self) -> Listing:
+        """See Hub.listing. Large files come with their sha256, small ones with git's sha1."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self.endpoint, token=self._token)
+        try:
+            found = api.model_info(self._repo, revision=self.revision, files_metadata=True)
+        except Exception as error:
+            raise self._explained(error) from error
+        files = {
+            file.rfilename: Remote(file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
+            for file in found.siblings or []
+        }
+        self.revision = found.sha or self.revision
+        return Listing(self.revision, files)
 
     def get(self, name: str, remote: Remote, folder: Path) -> None:
         """See Hub.get."""
@@ -149,7 +179,7 @@ class ModelScope:
     anything is downloaded.
     """
 
-    pinned = "master"
+    pinned = newest = "master"
     secret = "modelscope_token"
 
     def __init__(self, repo: str, revision: str | None, token: str | None) -> None:
@@ -167,17 +197,18 @@ class ModelScope:
 
     def files(self, names: Iterable[str]) -> dict[str, Remote]:
         """One listing of the repository."""
+        found = self.listing().files
+        return {name: found[name] for name in names if name in found}
+
+    def listing(self) -> Listing:
+        """See Hub.listing. The hub tells no commit: a branch stays a branch, and the hashes pin the content."""
         try:
-            listing = self._api.list_repo_files(self._repo, "model", revision=self.revision)
+            found = self._api.list_repo_files(self._repo, "model", revision=self.revision)
         except Exception as error:
             raise self._explained(error) from error
-        wanted = set(names)
         # The client reads an absent size as 0, and no weight file is empty.
-        return {
-            file.path: Remote(file.size or None, (file.sha256 or "").lower() or None)
-            for file in listing
-            if file.path in wanted
-        }
+        files = {file.path: Remote(file.size or None, (file.sha256 or "").lower() or None) for file in found}
+        return Listing(self.revision, files)
 
     def get(self, name: str, remote: Remote, folder: Path) -> None:
         """See Hub.get."""

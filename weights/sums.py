@@ -10,6 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 OFFICIAL = Path(__file__).resolve().parent / "SHA256SUMS"
+OFFICIAL_MODEL = "Qwen2.5-7B-Instruct"
+MODELS = Path(__file__).resolve().parent / "models"  # NAME.sums of each other model, written by listing.py
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PIN = re.compile(r"# revision (\S+) (\S+)")
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](\S.*)")
 _BLOCK = 4 << 20  # large enough that hashlib releases the interpreter lock nearly all the time
 
@@ -33,6 +37,19 @@ def read(path: Path) -> dict[str, str]:
     if not sums:
         raise ValueError(f"{path} lists no file; it must hold lines '<sha256>  <file name>'")
     return sums
+
+
+def file_of(model: str) -> Path:
+    """The list of a model by its name at the hubs, without the owner. ValueError for what cannot be a name."""
+    if not _NAME.fullmatch(model):
+        raise ValueError(f"MODEL={model}: a name as the hubs have it, such as Qwen2.5-1.5B-Instruct, without its owner")
+    return OFFICIAL if model == OFFICIAL_MODEL else MODELS / f"{model}.sums"
+
+
+def revisions(path: Path) -> dict[str, str]:
+    """Hub -> the revision that the list was made from, of the lines `# revision HUB REVISION`; {} without any."""
+    matches = map(_PIN.fullmatch, path.read_text(encoding="utf-8").splitlines())
+    return {match[1]: match[2] for match in matches if match}
 
 
 def sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from healthchecks.checks.tokenizer import PROMPT_IDS
+from healthchecks.checks import tokenizer
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
 NAME = "forward"
@@ -83,10 +83,11 @@ CUDA_REMEDY = "`dmesg | grep Xid` on the host shows whether the GPU is at fault;
 
 
 def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
-    ids = torch.tensor([PROMPT_IDS], device=device)
+    prompt = tokenizer.PROMPT_IDS if tokenizer.is_official(context) else tokenizer.prompt_ids(context.model_dir)
+    ids = torch.tensor([prompt], device=device)
     first = model.forward(ids)
     _hold_finite(torch, model, first)
-    wanted = (1, len(PROMPT_IDS), model.config.vocab_size)
+    wanted = (1, len(prompt), model.config.vocab_size)
     if tuple(first.shape) != wanted or first.dtype != torch.bfloat16:
         raise Failure(
             "wrong-logits", f"the logits are {first.dtype} {tuple(first.shape)}, not bfloat16 {wanted}", REPORT
@@ -97,7 +98,7 @@ def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
             "the same prompt gave other logits the second time",
             "faulty memory or an unstable clock: look at `nvidia-smi -q -d ECC` and `dmesg | grep Xid` on the host",
         )
-    figure = f"{len(PROMPT_IDS)} tokens in bf16 on {'the CPU' if device == 'cpu' else context.gpu and context.gpu.name}"
+    figure = f"{len(prompt)} tokens in bf16 on {'the CPU' if device == 'cpu' else context.gpu and context.gpu.name}"
     if context.standin:
         figure += ", stand-in weights"
     if not context.sums_match:
@@ -132,7 +133,7 @@ def _mean_nll(context: Context, torch: Any, model: Any, device: str) -> float:
     """Mean over the tokens of SENTENCE but the first of -ln p(token | those before), in nats."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(context.model_dir / "tokenizer.json"))
-    ids = torch.tensor([tokenizer.encode(SENTENCE, add_special_tokens=False).ids], device=device)
+    reader = Tokenizer.from_file(str(context.model_dir / "tokenizer.json"))
+    ids = torch.tensor([reader.encode(SENTENCE, add_special_tokens=False).ids], device=device)
     logits = model.forward(ids)[0, :-1].float()
     return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))

@@ -1,10 +1,17 @@
-"""Check 4: the tokenizer loads without a network and is Qwen2.5's: entries, special ids, template, round trips, ids."""
+"""Check 4: the tokenizer loads without a network and fits the weights: special tokens, ids, template, round trips.
+
+Qwen2.5's own files are held to the official values. Those of another model are held to what training and answering
+need: ChatML's special tokens, ids within the vocabulary, ends of answers that are special tokens, round trips.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
+from healthchecks.checks.weights import read_sums
 from healthchecks.context import Context, Failure, Outcome
 
 NAME = "tokenizer"
@@ -12,8 +19,11 @@ LEVEL = "fast"
 
 ENTRIES = 151_665  # 151,643 of the vocabulary and 22 added; the model's 152,064 rows are padded beyond
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
+CHATML = ("<|im_start|>", "<|im_end|>")  # what rows and questions are written with, whatever the model
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-PROMPT = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n你好,世界!<|im_end|>\n<|im_start|>assistant\n"
+USER = "你好,世界!"
+TURN = f"<|im_start|>user\n{USER}<|im_end|>\n<|im_start|>assistant\n"
+PROMPT = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n{TURN}"
 # The ids that the official tokenizer.json (sha256 c0382117...) gives for PROMPT; `forward` feeds them to the model.
 # fmt: off
 PROMPT_IDS = [
@@ -26,11 +36,62 @@ ROUND_TRIPS = ("今天天气不错,我们去公园散步吧。“引号”、顿
 AGAIN = (
     "the tokenizer files are not those of Qwen2.5-7B-Instruct: build or pull the image again, or set MODEL_DIR right"
 )
+INCOMPLETE = "download the folder's tokenizer files again (or build or pull the image again), or set MODEL_DIR right"
+OTHERS = (
+    "tokenizer and weights are of different models, or a file was replaced: take all files of the model folder from "
+    "one place, or set MODEL_DIR right"
+)
+NOT_CHATML = "the image trains and asks in Qwen2.5's chat format: set MODEL_DIR to a model that knows it (-Instruct)"
 
 
 def check(context: Context) -> Outcome:
     """Outcome with the number of entries; Failure tokenizer-missing, tokenizer-wrong or template-wrong."""
     tokenizer = _load(context)
+    if is_official(context):
+        return _hold_official(context, tokenizer)
+    entries = tokenizer.get_vocab_size(with_added_tokens=True)
+    _hold_special(context, tokenizer)
+    rendered = _hold_template(context, tokenizer)
+    _hold_round_trips(tokenizer, OTHERS)
+    template = "template" if rendered else "no template of its own: ChatML"
+    figure = f"{entries} entries, not Qwen2.5's; special tokens, {template} and {len(ROUND_TRIPS)} round trips right"
+    if splits_otherwise(tokenizer):
+        return Outcome(
+            figure,
+            "warn",
+            "other-splitting",
+            "tokenizer.json cuts text by other rules than Qwen2's, which ms-swift takes for every Qwen2 "
+            "(transformers ignores the file's): the engines would train on different ids",
+            "stay with one engine (ENGINE=fast or ENGINE=swift), or save the folder's tokenizer with "
+            "transformers' AutoTokenizer and use that",
+        )
+    return Outcome(figure)
+
+
+def is_official(context: Context) -> bool:
+    """Whether one of the two files that every Qwen2.5 tokenizer is made of is the official one, by its sha256.
+
+    One is enough: where the other was replaced, the official values say so.
+    """
+    official = read_sums(context.official_sums)
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        try:
+            have = hashlib.sha256((context.model_dir / name).read_bytes()).hexdigest()
+        except OSError:
+            continue
+        if official.get(name) == have:
+            return True
+    return False
+
+
+def prompt_ids(model_dir: Path) -> list[int]:
+    """The ids of PROMPT by the folder's own tokenizer; `forward` feeds them to a model that is not a Qwen2.5."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(PROMPT, add_special_tokens=False).ids
+
+
+def _hold_official(context: Context, tokenizer: Any) -> Outcome:
     entries = tokenizer.get_vocab_size(with_added_tokens=True)
     if entries != ENTRIES:
         raise Failure("tokenizer-wrong", f"the tokenizer has {entries} entries, not {ENTRIES}", AGAIN)
@@ -38,17 +99,70 @@ def check(context: Context) -> Outcome:
         have = tokenizer.token_to_id(token)
         if have != wanted:
             raise Failure("tokenizer-wrong", f"{token} has the id {have}, not {wanted}", AGAIN)
-    rendered = _render(context, [{"role": "user", "content": "你好,世界!"}])
+    rendered = _render(context, [{"role": "user", "content": USER}])
     if rendered != PROMPT:
         raise Failure("template-wrong", f"the chat template gives {rendered!r}, not {PROMPT!r}", AGAIN)
-    for text in ROUND_TRIPS:
-        back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
-        if back != text:
-            raise Failure("tokenizer-wrong", f"{text!r} comes back as {back!r}", AGAIN)
+    _hold_round_trips(tokenizer, AGAIN)
     have = tokenizer.encode(PROMPT, add_special_tokens=False).ids
     if have != PROMPT_IDS:
         raise Failure("tokenizer-wrong", f"the fixed prompt becomes {have[:8]}..., not {PROMPT_IDS[:8]}...", AGAIN)
+    _hold_special(context, tokenizer)
     return Outcome(f"{entries} entries, template and {len(ROUND_TRIPS)} round trips right")
+
+
+def _hold_special(context: Context, tokenizer: Any) -> None:
+    """ChatML's tokens are one id each, every id has its row in the weights, and answers end with special tokens."""
+    for token in CHATML:
+        if tokenizer.encode(token, add_special_tokens=False).ids != [tokenizer.token_to_id(token)]:
+            raise Failure("tokenizer-wrong", f"tokenizer.json has no special token {token}", NOT_CHATML)
+    config = _json(context.model_dir / "config.json")
+    rows = config.get("vocab_size")
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if isinstance(rows, int) and largest >= rows:
+        raise Failure(
+            "tokenizer-wrong", f"the tokenizer's ids go up to {largest}, the weights have {rows} tokens", OTHERS
+        )
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    for name, ends in (("generation_config.json", _ends(context)), ("config.json", config.get("eos_token_id"))):
+        for end in ends if isinstance(ends, list) else [ends]:
+            if isinstance(end, int) and end not in special:
+                text = tokenizer.id_to_token(end)
+                what = "not in the tokenizer" if text is None else f"{text!r} there, no special token"
+                raise Failure("tokenizer-wrong", f"{name} ends answers with the token {end}, which is {what}", OTHERS)
+
+
+def _hold_template(context: Context, tokenizer: Any) -> bool:
+    """Whether the folder has a chat template; Failure where it does not write ChatML or cannot be rendered."""
+    if _template(context) is None:
+        return False
+    rendered = _render(context, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}])
+    if not rendered.rstrip().endswith(TURN.rstrip()):
+        raise Failure("template-wrong", f"the chat template gives {rendered!r}, not ChatML: ...{TURN!r}", NOT_CHATML)
+    return True
+
+
+def _hold_round_trips(tokenizer: Any, remedy: str) -> None:
+    for text in ROUND_TRIPS:
+        back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+        if back != text:
+            raise Failure("tokenizer-wrong", f"{text!r} comes back as {back!r}", remedy)
+
+
+def splits_otherwise(tokenizer: Any) -> bool:
+    """Whether the file's normalizer and pre-tokenizer are not those of Qwen2, which transformers puts in their place.
+
+    transformers 5 (models/qwen2/tokenization_qwen2.py): NFC, the split by QWEN2_SPLIT, bytes.
+    """
+    state = json.loads(tokenizer.to_str())
+    steps = (state.get("pre_tokenizer") or {}).get("pretokenizers", [])
+    patterns = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
+    normal = (state.get("normalizer") or {}).get("type")
+    return normal != "NFC" or patterns != [QWEN2_SPLIT] or [step["type"] for step in steps] != ["Split", "ByteLevel"]
+
+
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _load(context: Context) -> Any:
@@ -56,26 +170,55 @@ def _load(context: Context) -> Any:
 
     path = context.model_dir / "tokenizer.json"
     if not path.is_file():
-        raise Failure("tokenizer-missing", f"{path} is missing", AGAIN)
+        raise Failure("tokenizer-missing", f"{path} is missing", INCOMPLETE)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
-        raise Failure("tokenizer-wrong", f"{path} cannot be loaded: {error}", AGAIN) from error
+        raise Failure("tokenizer-wrong", f"{path} cannot be loaded: {error}", INCOMPLETE) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where the file is none: what is wrong with config.json is for `weights` to say."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _ends(context: Context) -> Any:
+    return _json(context.model_dir / "generation_config.json").get("eos_token_id")
+
+
+def _template(context: Context) -> str | None:
+    """The folder's chat template: chat_template.jinja, else the entry of tokenizer_config.json (as transformers)."""
+    own = context.model_dir / "chat_template.jinja"
+    path = context.model_dir / "tokenizer_config.json"
+    try:
+        if own.is_file():
+            return own.read_text(encoding="utf-8")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Failure("tokenizer-missing", f"{path} is missing", INCOMPLETE) from error
+    except (OSError, ValueError) as error:
+        raise Failure("template-wrong", f"{path} cannot be read ({error})", INCOMPLETE) from error
+    template = value.get("chat_template") if isinstance(value, dict) else None
+    if isinstance(template, list):  # several, by name
+        template = next((each.get("template") for each in template if each.get("name") == "default"), 0)
+    if template is not None and not isinstance(template, str):
+        raise Failure("template-wrong", f"the chat template in {path} is no text", INCOMPLETE)
+    return template
 
 
 def _render(context: Context, messages: list[dict[str, str]]) -> str:
-    """The chat template of tokenizer_config.json on these messages, as transformers renders it (jinja2, sandboxed)."""
+    """The folder's chat template on these messages, as transformers renders it (jinja2, sandboxed)."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    path = context.model_dir / "tokenizer_config.json"
-    try:
-        template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
-    except FileNotFoundError as error:
-        raise Failure("tokenizer-missing", f"{path} is missing", AGAIN) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Failure("template-wrong", f"{path} has no chat template ({error})", AGAIN) from error
+    template = _template(context)
+    if template is None:
+        raise Failure("template-wrong", f"{context.model_dir} has no chat template", INCOMPLETE)
     try:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
     except Exception as error:  # a template is a program: it can raise anything
-        raise Failure("template-wrong", f"the chat template cannot be rendered: {error}", AGAIN) from error
+        raise Failure("template-wrong", f"the chat template cannot be rendered: {error}", INCOMPLETE) from error

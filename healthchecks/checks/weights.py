@@ -20,7 +20,9 @@ NAME = "weights"
 LEVEL = "fast"
 
 INDEX = "model.safetensors.index.json"
-DTYPE = "BF16"
+SINGLE = "model.safetensors"  # a model in one file, which needs no index
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # torch_dtype of config.json -> safetensors
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8}
 BLOCK = 8 << 20
@@ -33,22 +35,26 @@ def check(context: Context) -> Outcome:
     """Outcome with files, tensors and GiB; Failure with a code of its own for each kind of damage."""
     folder = context.model_dir
     config = _json(folder, "config.json", "no-config")
-    index = _json(folder, INDEX, "no-index")
-    shards = _shards(index)
+    is_single = (folder / SINGLE).is_file() and not (folder / INDEX).exists()
+    shards = {SINGLE: None} if is_single else _shards(_json(folder, INDEX, "no-index"))
     _hold_small_files(context)
     wanted = expected_tensors(config)
-    found = 0
+    allowed = {HEAD: wanted[EMBEDDING]} | wanted  # a model with tied embeddings may hold the matrix twice
+    dtype = _dtype(config)
+    found: set[str] = set()
     for name, tensors in shards.items():
-        found += _check_shard(folder, name, tensors, wanted)
-    missing = sorted(set(wanted) - {tensor for tensors in shards.values() for tensor in tensors})
-    if missing:
-        raise Failure("tensor-missing", f"{INDEX} has no tensor {missing[0]} ({len(missing)} missing)", AGAIN)
+        held, dtype = _check_shard(folder, name, tensors, allowed, dtype)
+        found |= held
+    if missing := sorted(set(wanted) - found):
+        place = SINGLE if is_single else INDEX
+        raise Failure("tensor-missing", f"{place} has no tensor {missing[0]} ({len(missing)} missing)", AGAIN)
     hashed = ""
     if context.checksum:
         hashed = f", sha256 of {_hold_shards(context, list(shards))} shards right"
     context.sums_match = context.sums_match or recorded_official(context)
     kind = "stand-in weights, " if context.standin else ""
-    return Outcome(f"{kind}{len(shards)} shards, {found} tensors, {gib(context.weight_bytes)}{hashed}")
+    files = "1 file" if is_single else f"{len(shards)} shards"
+    return Outcome(f"{kind}{files}, {len(found)} tensors, {gib(context.weight_bytes)}{hashed}")
 
 
 def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -81,12 +87,17 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "mlp.up_proj.weight": (inner, hidden),
         "mlp.down_proj.weight": (hidden, inner),
     }
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    tensors: dict[str, tuple[int, ...]] = {EMBEDDING: (vocab, hidden), "model.norm.weight": (hidden,)}
     if not config.get("tie_word_embeddings"):
-        tensors["lm_head.weight"] = (vocab, hidden)
+        tensors[HEAD] = (vocab, hidden)
     for number in range(layers):
         tensors.update({f"model.layers.{number}.{name}": shape for name, shape in layer.items()})
     return tensors
+
+
+def _dtype(config: dict[str, Any]) -> str | None:
+    """The number format of all tensors, as config.json has it; None where it does not say, or says something else."""
+    return DTYPES.get(str(config.get("torch_dtype") or config.get("dtype")).removeprefix("torch."))
 
 
 def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
     return value
 
 
-def _shards(index: dict[str, Any]) -> dict[str, set[str]]:
+def _shards(index: dict[str, Any]) -> dict[str, set[str] | None]:
     """Shard file -> names of its tensors, by the index."""
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -116,17 +127,24 @@ def _shards(index: dict[str, Any]) -> dict[str, set[str]]:
     return dict(sorted(shards.items()))
 
 
-def _check_shard(folder: Path, name: str, tensors: set[str], wanted: dict[str, tuple[int, ...]]) -> int:
+def _check_shard(
+    folder: Path, name: str, tensors: set[str] | None, wanted: dict[str, tuple[int, ...]], dtype: str | None
+) -> tuple[set[str], str | None]:
+    """Hold one file to the index, to the shapes of config.json and to one dtype (None: that of the first tensor).
+
+    Returns the names of its tensors, and the dtype.
+    """
     header, base, size = read_header(folder / name)
+    tensors = set(header) if tensors is None else tensors
     if absent := sorted(tensors - header.keys()):
         raise Failure("tensor-missing", f"{name} has no {absent[0]}, which {INDEX} puts there", AGAIN)
     if extra := sorted(header.keys() - tensors):
         raise Failure("tensor-extra", f"{name} holds {extra[0]}, which {INDEX} does not put there", AGAIN)
     end = base
     for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        have, shape = entry["dtype"], tuple(entry["shape"])
         begin, stop = (base + offset for offset in entry["data_offsets"])
-        nbytes = math.prod(shape) * DTYPE_BYTES[dtype] if dtype in DTYPE_BYTES else stop - begin
+        nbytes = math.prod(shape) * DTYPE_BYTES[have] if have in DTYPE_BYTES else stop - begin
         if begin != end or stop - begin != nbytes:
             raise Failure("shard-damaged", f"the head of {name} gives {tensor} a place that cannot be", CHECKSUM)
         end = stop
@@ -138,12 +156,14 @@ def _check_shard(folder: Path, name: str, tensors: set[str], wanted: dict[str, t
                 f"{tensor} in {name} has shape {list(shape)}, config.json asks for {list(wanted[tensor])}",
                 CONFIG,
             )
-        if dtype != DTYPE:
-            raise Failure("wrong-dtype", f"{tensor} in {name} is {dtype}, not {DTYPE}", AGAIN)
+        dtype = dtype or have
+        if have != dtype or have not in DTYPES.values():
+            wrong = dtype if dtype in DTYPES.values() else " or ".join(DTYPES.values())
+            raise Failure("wrong-dtype", f"{tensor} in {name} is {have}, not {wrong}", AGAIN)
     if size != end:
         word = "cut short" if size < end else "longer than its content"
         raise Failure("shard-truncated", f"{name} is {word}: {size} bytes, its head describes {end}", AGAIN)
-    return len(header)
+    return tensors, dtype
 
 
 CONFIG = "config.json and the shards are of different models, or config.json was edited; " + AGAIN

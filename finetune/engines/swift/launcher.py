@@ -27,7 +27,7 @@ from common.standin import is_standin
 from finetune.data import hub
 from finetune.data.check import require_readable
 from finetune.data.source import parse
-from finetune.engines.swift import config_file
+from finetune.engines.swift import config_file, model_names
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments, tidy
 from finetune.engines.swift.options import Option
@@ -306,6 +306,23 @@ class Line:
         if self.value("model_type") == ["qwen"] and json_object(folder / "config.json").get("model_type") == "qwen2":
             self.tell("--model_type qwen is the first Qwen in ms-swift 4: passed on as qwen2, which these weights are")
             self.args.set("model_type", "qwen2")
+        if given:
+            self.model_type(folder)
+
+    def model_type(self, folder: Path) -> None:
+        """--model_type and --template of a Qwen2 in a folder whose name ms-swift does not know."""
+        own = json_object(folder / "config.json")
+        if not model_names.is_qwen2(own) or model_names.is_known(folder) or (folder / "args.json").is_file():
+            return
+        if self.value("model_type") not in ([], [model_names.QWEN2["model_type"]]):
+            return
+        added = {name: value for name, value in model_names.QWEN2.items() if not self.value(name)}
+        added = {name: value for name, value in added.items() if name in self.options}
+        for name, value in added.items():
+            self.args.set(name, value)
+        if added:
+            words = " ".join(f"--{name} {value}" for name, value in added.items())
+            self.tell(f"{words} added: config.json is a Qwen2's, and {folder.name!r} is no model's name in ms-swift")
 
     def datasets(self) -> None:
         """Files that are there and can be parsed, hubs that can be reached; what the rows hold is not looked at."""

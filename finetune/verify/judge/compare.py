@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
 from finetune.verify.judge.polarity import lead, opposed, poles
-from finetune.verify.judge.text import PLACE, clauses, tokens
+from finetune.verify.judge.text import PLACE, clauses, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
 _HARMLESS_MORE = frozenset(("quoted", "name"))
 # Kinds where another one contradicts only a reference that has one, too
 _ONLY_AGAINST_OWN = frozenset(("weekday", "rate", "code"))
+
+
+HELD = 0.7  # how much of two sentences an answer must hold to have exchanged their words
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,16 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
     """Compare an answer's facts with its reference's; what the question says need not be repeated."""
     required = [fact for fact in reference.found if not fact.optional and not _in(fact, question.found)]
     said = squeezed(answer.text)
-    missing = [
-        fact for fact in required if not (any(says(other, fact) for other in answer.found) or _spelled(fact, said))
-    ]
+    missing = [fact for fact in required if not (_said(fact, answer.found) or _spelled(fact, said))]
     known = [*reference.found, *question.found]
     wrong = [fact for fact in answer.found if _contradicts(fact, known, reference.found, squeezed(reference.text))]
-    ref_clauses, own_clauses = _clauses(reference, answer)
+    (ref_clauses, ref_sentences), (own_clauses, own_sentences) = _parts(reference, answer)
     return Difference(
         _texts(missing),
         _texts(wrong),
         len({fact.value for fact in required}),
         _opposite(ref_clauses, own_clauses, reference.text, answer.text),
-        _swapped(ref_clauses, own_clauses, _marks(reference)),
+        _swapped(ref_clauses, own_clauses, _marks(reference)) or _exchanged(ref_sentences, own_sentences),
     )
 
 
@@ -51,6 +53,12 @@ def _texts(facts: Sequence[Fact]) -> list[str]:
 
 def _in(fact: Fact, others: Sequence[Fact]) -> bool:
     return any(same(fact, other) for other in others)
+
+
+def _said(fact: Fact, others: Sequence[Fact]) -> bool:
+    if fact.kind == "weekday":  # `weekends` is `Saturdays and Sundays`
+        return set(fact.value) <= {day for other in others if other.kind == "weekday" for day in other.value}
+    return any(says(other, fact) for other in others)
 
 
 def _spelled(fact: Fact, said: str) -> bool:
@@ -69,12 +77,16 @@ def _contradicts(fact: Fact, known: Sequence[Fact], reference: Sequence[Fact], s
     if fact.kind == "always":
         return any(other.kind == "time" for other in reference)
     if fact.kind == "rate":  # `a year` against `a month`, but not beside it
-        return any(other.kind == "rate" for other in reference)
+        return any(other.kind == "rate" and _family(other) == _family(fact) for other in reference)
     if fact.kind in _ONLY_AGAINST_OWN:
         return any(other.kind == fact.kind for other in reference)
     if fact.kind == "free":
         return any(other.kind == "number" and str(other.value[1]).isupper() for other in reference)
     return not fact.optional
+
+
+def _family(rate: Fact) -> object:
+    return "time" if rate.value[0] == "calendar" else rate.value[0]
 
 
 # ------------------------------------------------------------------------------------------- clauses side by side
@@ -86,24 +98,27 @@ class _Clause:
     tokens: frozenset[str]
 
 
-def _clauses(reference: Facts, answer: Facts) -> tuple[list[_Clause], list[_Clause]]:
-    """The clauses of both texts, with one private character for each fact, the same one for the same fact."""
+def _parts(reference: Facts, answer: Facts) -> tuple[tuple[list[_Clause], list[_Clause]], ...]:
+    """(clauses, sentences) of both texts, with one private character for each fact, the same one for the same fact."""
     groups: list[Fact] = []
 
     def place(fact: Fact) -> str:
         for n, other in enumerate(groups):
             if same(fact, other):
-                return f" {chr(ord(PLACE[0]) + n)} "
+                return chr(ord(PLACE[0]) + n)
         groups.append(fact)
-        return f" {chr(ord(PLACE[0]) + min(len(groups) - 1, 6000))} "
+        return chr(ord(PLACE[0]) + min(len(groups) - 1, 6000))
 
-    def cut(facts: Facts) -> list[_Clause]:
-        text = facts.marked(
-            {n: place(fact) for n, fact in enumerate(facts.found) if fact.kind not in ("name", "quoted")}
-        )
-        return [_Clause(clause, tokens(clause)) for clause in clauses(text)]
+    def cut(facts: Facts) -> tuple[list[_Clause], list[_Clause]]:
+        named = ("name", "quoted")
+        text = facts.marked({n: place(fact) for n, fact in enumerate(facts.found) if fact.kind not in named})
+        return _cut(clauses(text)), _cut(sentences(text))
 
     return cut(reference), cut(answer)
+
+
+def _cut(parts: Sequence[str]) -> list[_Clause]:
+    return [_Clause(part, tokens(part)) for part in parts]
 
 
 def _exclusive(all_clauses: Sequence[_Clause]) -> list[frozenset[str]]:
@@ -148,32 +163,56 @@ def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> flo
 def _swapped(reference: Sequence[_Clause], answer: Sequence[_Clause], marks: frozenset[str]) -> bool:
     """Whether what the reference says of two things is exchanged in the answer.
 
-    `marks`: tokens that say something of a thing, beside facts. Clause A of the reference has tokens that B has not,
-    and the other way round. One clause of the answer that takes some of A's and some of B's, and another one that takes
-    others of both, have exchanged them.
+    Of two clauses A and B of the reference, one clause of the answer says of A's thing what was said of B's, and
+    another one says of B's thing what was said of A's. What is said is a fact or one of `marks`; the thing is any other
+    word. Only tokens that stand in no other clause of the reference count.
     """
     unique = _exclusive(reference)
-    for a in range(len(reference)):
-        for b in range(a + 1, len(reference)):
-            mixed = [(clause.tokens & unique[a], clause.tokens & unique[b]) for clause in answer]
-            mixed = [pair for pair in mixed if pair[0] and pair[1]]
-            for n, one in enumerate(mixed):
-                for other in mixed[n + 1 :]:
-                    apart = not one[0] & other[0] and not one[1] & other[1]
-                    told = (_tells(one[0], marks) and _tells(other[1], marks)) or (
-                        _tells(one[1], marks) and _tells(other[0], marks)
-                    )
-                    if apart and told:
-                        return True
+    told = [frozenset(t for t in own if t in marks or _is_place(t)) for own in unique]
+    for a, b in itertools.combinations(range(len(reference)), 2):
+        for (a1, b1), (a2, b2) in _mixed(answer, unique[a], unique[b]):
+            if (a1 & told[a] and b2 & told[b]) or (b1 & told[b] and a2 & told[a]):
+                return True
+        if _crosses(answer, unique[a], unique[b], told[a], told[b]):
+            return True
     return False
+
+
+def _exchanged(reference: Sequence[_Clause], answer: Sequence[_Clause]) -> bool:
+    """The same for whole sentences, whatever their words: nearly all of two sentences' are there, in two others."""
+    unique = _exclusive(reference)
+    for a, b in itertools.combinations(range(len(reference)), 2):
+        for (a1, b1), (a2, b2) in _mixed(answer, unique[a], unique[b]):
+            if len(a1 | a2 | b1 | b2) >= HELD * len(unique[a] | unique[b]):
+                return True
+    return False
+
+
+_Pair = tuple[frozenset[str], frozenset[str]]
+
+
+def _mixed(answer: Sequence[_Clause], a: frozenset[str], b: frozenset[str]) -> Iterator[tuple[_Pair, _Pair]]:
+    """Two parts of the answer at a time that each hold some of A's and some of B's tokens, none of them the same."""
+    pairs = [(part.tokens & a, part.tokens & b) for part in answer]
+    for one, other in itertools.combinations([pair for pair in pairs if pair[0] and pair[1]], 2):
+        if not one[0] & other[0] and not one[1] & other[1]:
+            yield one, other
+
+
+def _crosses(
+    answer: Sequence[_Clause], a: frozenset[str], b: frozenset[str], told_a: frozenset[str], told_b: frozenset[str]
+) -> bool:
+    """Whether a clause of the answer has B's facts beside words of A alone, and another one the other way round."""
+    there = any(c.tokens & (a - told_a) and not c.tokens & (b - told_b) and c.tokens & told_b for c in answer)
+    back = any(c.tokens & (b - told_b) and not c.tokens & (a - told_a) and c.tokens & told_a for c in answer)
+    return there and back
+
+
+def _is_place(token: str) -> bool:
+    return "\ue000" <= token <= "\uf8ff"
 
 
 def _marks(reference: Facts) -> frozenset[str]:
     """The tokens of names and of words that have an opposite."""
     names = " ".join(fact.text for fact in reference.found if fact.kind == "name")
     return tokens(" ".join([names, *poles(reference.text)]))
-
-
-def _tells(found: frozenset[str], marks: frozenset[str]) -> bool:
-    """Whether tokens hold something that is said of a thing: a fact, a name, one of a pair of opposites."""
-    return bool(found & marks) or any("\ue000" <= token <= "\uf8ff" for token in found)

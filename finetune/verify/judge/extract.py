@@ -15,7 +15,9 @@ def extract(text: str) -> Facts:
     """All facts of a text. Each stretch of it belongs to one fact; list markers are none."""
     text = re.sub(f"[{PLACE}\x00]", " ", fold(text))
     text = re.sub(r"((?:周|星期|礼拜)[一二三四五六日天][至到~-])(?=[二三四五六日天](?![次年天个点月]))", r"\1周", text)
+    text = re.sub(r"次日|隔天|翌日", "第二天", text)
     text = re.sub(r"(\d)日(?=之?以?[内后])", r"\1天", to_digits(text))
+    text = re.sub(r"(\d)\s?[x×]\s?(?=\d)", r"\1 x ", text)
     text = re.sub(r"(?m)^(\s*)(?:\(?\d{1,2}[.)、](?!\d)|[-•·])\s*", r"\1", text)
     left = text
     found: list[Fact] = []
@@ -27,7 +29,7 @@ def extract(text: str) -> Facts:
     return Facts(text, tuple(_merged(sorted(found, key=lambda fact: (fact.start, -fact.end)), text)))
 
 
-_RANGE = re.compile(r"\s?(?:-|~|to|and|or|至|到|或|和)\s?", re.IGNORECASE)
+_RANGE = re.compile(r"\s?(?:-|~|x|to|and|or|至|到|或|和)\s?", re.IGNORECASE)
 _THEN = re.compile(r"\s?(?:and|又|零)?\s?", re.IGNORECASE)
 
 

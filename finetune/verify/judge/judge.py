@@ -152,7 +152,7 @@ class Judge:
         rivals = [(score, other) for score, other in ranked if other != row and not self._nearest.alike(row, other)]
         rival = rivals[0] if rivals else (0.0, row)
         nearest = rival[1] if rival[0] > own else row
-        code, why = _verdict(found, reference, said, answer, own, rival)
+        code, why = _verdict(found, reference, asked, said, answer, own, rival)
         return Judgement(code == "ok", "text", why, code, nearest, own, found.missing, found.wrong)
 
 
@@ -168,7 +168,7 @@ def _kind(answer: str, labelled: bool) -> str:
 
 
 def _verdict(
-    found: Difference, reference: Facts, said: Facts, answer: str, own: float, rival: tuple[float, int]
+    found: Difference, reference: Facts, asked: Facts, said: Facts, answer: str, own: float, rival: tuple[float, int]
 ) -> tuple[str, str]:
     """(code, why) of a text answer: the first thing that is wrong with it, or ok."""
     if found.wrong:
@@ -185,19 +185,21 @@ def _verdict(
         return "refusal", "declines to answer"
     if rival[0] > own + (LEAD_WITH_FACTS if held else LEAD):
         return "nearer", f"nearer to the answer of row {rival[1] + 1}"
-    if not held and not _covers(reference, said, own):
+    if not held and not _covers(reference, asked, said, own):
         return "off", "does not say what the reference says"
     return "ok", "holds the facts of the reference" if held else "says what the reference says"
 
 
-def _covers(reference: Facts, said: Facts, own: float) -> bool:
+def _covers(reference: Facts, asked: Facts, said: Facts, own: float) -> bool:
     """Whether an answer to a reference without facts says enough of it; a bare yes or no may be enough."""
     first = lead(reference.text)
     words = content(said.text)
     if first and first == lead(said.text) and len(words) <= 2:
         return True
-    wanted = content(reference.text)
+    wanted, new = content(reference.text), content(reference.text) - content(asked.text)
     share: float = len(wanted & words) / max(1, len(wanted))
+    if len(new) >= 2:  # what the question says need not be repeated
+        share = max(share, len(new & words) / len(new))
     if len(wanted & words) >= 0.8 * len(words):  # part of the reference and nothing else: the rest is missing
         return share >= PART or own >= PART_LIKE
     return share >= (COVERED_HAN if re.search(f"[{CJK}]", reference.text) else COVERED) or own >= LIKE

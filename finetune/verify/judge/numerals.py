@@ -15,11 +15,10 @@ from finetune.verify.judge.units import MEASURES, UNIT
 _HAN = "零〇一二两三四五六七八九十百千万亿廿"
 _DIGITS = "零〇一二两三四五六七八九"
 _COUNTED = rf"(?:{UNIT}|[{MEASURES}]|[点月日号折成倍时]|分之)"
-_HAN_NUMBER = re.compile(rf"[{_HAN}]+(?:点[{_DIGITS}]+)?")
+_HAN_NUMBER = re.compile(rf"[{_HAN}]+(?:点[{_DIGITS}]+(?![十分刻{_DIGITS}]))?")
 _BEFORE_NUMBER = re.compile(r"(?:第|百分之|千分之|[+×x*/=])$")
-_NOT_NUMBERS = re.compile(
-    r"万一|一一|千万(?!元|人|次|个)|十分(?!钟)|一[下些点般起样定直旦共切旁致贯律如再](?!\d)|一半|[统唯不任某每同另逐]一(?!次)"
-)
+_CLOCK = re.compile(r"(?:[上下中]午|凌晨|早上?|晚上?|[至到十-])$")
+_NOT_NUMBERS = re.compile(r"十分(?!钟)|一[下些点般起样定直旦共切旁致贯律如再](?!\d)|一半|[统唯不任某每同另逐]一(?!次)")
 
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
@@ -66,6 +65,7 @@ def _english(text: str) -> str:
     text = re.sub(r"\bonce\b(?= (?:an?|per|every)\b|\s*[.,;!]|\s*$)", "1 times", text, flags=re.IGNORECASE)
     text = re.sub(r"\ba dozen\b", "12", text, flags=re.IGNORECASE)
     text = re.sub(r"\bsecond (?=floor|day|week|month|year|night|time|attempt)", "2nd ", text, flags=re.IGNORECASE)
+    text = re.sub(r"\bfirst (?=of (?:each|every|the) month|day\b)", "1st ", text, flags=re.IGNORECASE)
     for word, value in _ORDINALS.items():
         text = re.sub(rf"\b{word}\b", f"{value}th", text, flags=re.IGNORECASE)
     return _ENGLISH_NUMBER.sub(_english_number, text)
@@ -110,7 +110,8 @@ def _chinese(text: str) -> str:
     text = re.sub(rf"([{_HAN}]+|\d+)个?半(?=个?(?:小时|钟头|月))", lambda m: f"{_han(m[1]) or m[1]}.5", text)
     text = re.sub(rf"([{_HAN}]+|\d+)(年|天|个月|周)半", lambda m: f"{_han(m[1]) or m[1]}.5{m[2]}", text)
     text = re.sub(r"半年", "6个月", text)
-    text = re.sub(r"半(?=个?(?:小时|钟头|月|天))", "0.5", text)
+    text = re.sub(r"半(?=个?(?:小时|钟头|月))", "0.5", text)
+    text = re.sub(r"点([一三])刻", lambda m: "点15分" if m[1] == "一" else "点45分", text)
     text = re.sub(rf"([{_HAN}]+|\d+)点半", lambda m: f"{_han(m[1]) or m[1]}点30分", text)
     text = re.sub(r"(\d+(?:\.\d+)?)[ ]?([百千万亿]+)(?![一-龥]?分之)", _scaled, text)
     text = _ABOUT.sub(lambda match: f"{_han(match[1])}-{_han(match[2])}", text)
@@ -138,8 +139,9 @@ def _han_number(match: re.Match[str]) -> str:
     numeral, text = match.group(), match.string
     if re.search(r"(?:周|星期|礼拜)$", text[: match.start()]) and len(numeral) == 1 and text[match.end() :][:1] != "次":
         return numeral  # a day of the week; digits could run into the time behind it
-    around = text[max(0, match.start() - 1) : match.end() + 1]
-    if _NOT_NUMBERS.search(around) and len(numeral) <= 2:
+    before = text[: match.start()]
+    around = text[max(0, match.start() - 1) : match.end() + 2]
+    if numeral in ("万一", "一一") or (len(numeral) == 1 and _NOT_NUMBERS.search(around) and not _CLOCK.search(before)):
         return numeral
     if len(numeral) == 1:
         counted = re.match(_COUNTED, text[match.end() :], re.IGNORECASE)

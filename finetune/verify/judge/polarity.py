@@ -15,7 +15,7 @@ _HARMLESS = _any(
     r"\bnot (?:older|later|more|less|longer|exceed\w*)\b|\bno (?:problem|worries|doubt|matter)\b",
     r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
     r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不用(?:谢|担心|客气)",
-    r"差不多|无(?:理由|线|论|需担心|忧|障碍)|没(?:关系|问题|事)|对不起|要不|未来|未成年|非常|莫非|除非",
+    r"差不多|无(?:理由|线|论|需担心|忧|障碍)|没(?:关系|问题|事)|对不起|要不|未[来满足]|未成年|非常|莫非|除非",
     r"别(?:人|的|处|名|墅)|特别|级别|分别|区别|类别|性别|个别",
 )
 _DENIAL = _any(
@@ -23,7 +23,7 @@ _DENIAL = _any(
     r"\b(?:refus\w*|declin\w*|except|(?:everything|everyone|anything|all) but)\b",
     r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
 )
-# Pairs that say the opposite of each other in the same clause
+# Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
 _PAIRS = [
     (_any(one), _any(other))
     for one, other in (
@@ -32,8 +32,8 @@ _PAIRS = [
             r"\b(?:after|afterwards|later)\b|[以之]?后",
         ),
         (r"\b(?:compulsory|mandatory|obligatory|required)\b|必须|强制", r"\b(?:optional|voluntary)\b|可选|自愿|选填"),
-        (r"\b(?:allowed|permitted|welcome)\b|允许", r"\b(?:forbidden|prohibited|banned)\b|禁止|严禁|谢绝"),
-        (r"\b(?:included|includes)\b|包含|包括|含", r"\b(?:excluded|excludes|excluding)\b|不[包]?[含括]"),
+        (r"\b(?:allowed|permitted|welcome)\b", r"\b(?:forbidden|prohibited|banned)\b"),
+        (r"\b(?:included|includes)\b", r"\b(?:excluded|excludes|excluding)\b"),
         (r"\bopens?\b|营业|开放|上班|开馆|开门|开诊", r"\bclose[sd]?\b|休息|停诊|关门|停业|闭馆|打烊"),
         (
             r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
@@ -47,11 +47,9 @@ _PAIRS = [
         ),
         (r"\b(?:increase|rise)[sd]?\b|增加|上涨|提高", r"\b(?:decrease|fall|reduce)[sd]?\b|减少|下降|降低"),
         (r"\bonline\b|线上|在线", r"\b(?:offline|in person)\b|线下|离线"),
-        (r"\b(?:enabled?|on)\b|开启|打开", r"\b(?:disabled?|off)\b|关闭"),
+        (r"\b(?:enabled?|(?:turn|switch)(?:ed)? on)\b|开启|打开", r"\b(?:disabled?|(?:turn|switch)(?:ed)? off)\b|关闭"),
         (r"\b(?:first|earliest)\b", r"\b(?:last|latest)\b"),
-        (r"\b(?:valid|active)\b|有效", r"\b(?:invalid|expired|inactive)\b|无效|失效|过期"),
-        (r"\bpossible\b", r"\bimpossible\b"),
-        (r"\bwith\b", r"\bwithout\b"),
+        (r"\b(?:valid|active)\b|有效", r"\b(?:invalid|expired|inactive)\b|失效|过期"),
     )
 ]
 _POLITE = re.compile(

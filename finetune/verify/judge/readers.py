@@ -195,12 +195,15 @@ _RATE_WORDS = dict(daily="day", weekly="week", monthly="month", yearly="year", a
 _RATE_WORDS |= {"年利率": "year", "年费": "year", "月费": "month", "月租": "month", "日租": "day"}
 
 
+NO_RATES = CURRENCIES | {"percent", "discount", "multiple"}
+
+
 def _rates(text: str) -> Iterator[Fact]:
     """What an amount is for: `a month`, `每小时`. Never demanded; another one contradicts."""
     for match in _RATE.finditer(text):
         unit = next(filter(None, match.groups())).lower()
         kind, factor = UNITS[_RATE_WORDS.get(unit, unit)]
-        if kind in ("time", "calendar") and not _ARTICLE.search(text[max(0, match.start() - 16) : match.end()]):
+        if kind not in NO_RATES and not _ARTICLE.search(text[max(0, match.start() - 16) : match.end()]):
             yield replace(_fact("rate", match, kind, factor), optional=True)
 
 
@@ -231,14 +234,14 @@ def _quantities(text: str) -> Iterator[Fact]:
     for match in _QUANTITY.finditer(text):
         value = _to_float(match["n"]) * _SCALE.get((match["scale"] or "").lower(), 1)
         unit = (match["unit"] or "").lower()
-        if match["unit"] in ("G", "M"):  # 5G is no weight
+        if match["unit"] in ("G", "M") or text[: match.start()].endswith("第"):  # 5G: no weight; 第2天: no duration
             unit = ""
         before = (match["before"] or "").strip().lower()
         kind, factor = UNITS.get(before or unit, ("", 1.0))
         end = match.end()
         if before and unit and UNITS[unit][0] not in CURRENCIES:
             end = match.start("unit")
-        counted = match["n"] == "1" and not kind
+        counted = match["n"] == "1" and not kind and not match["th"]
         yield replace(_fact("number", match, value, kind, value * factor), end=end, optional=counted)
 
 
@@ -259,7 +262,7 @@ def _codes(text: str) -> Iterator[Fact]:
     code = rf"(?<![\w.@/]){both}[A-Za-z0-9][A-Za-z0-9_-]*[A-Za-z0-9](?:\.\d+)*(?![\w@])"
     for match in re.finditer(code, text, re.ASCII):
         shown = match.group().casefold()
-        if not re.fullmatch(rf"\d+(?:st|nd|rd|th|k)|\d+-?{UNIT}", shown):
+        if not re.fullmatch(rf"\d+(?:st|nd|rd|th|k)|\d+-?{UNIT}|\d+(?:-[a-z]+)+", shown):
             yield _fact("code", match, re.sub(r"[-_]", "", shown))
 
 

@@ -22,8 +22,8 @@ _AND = re.compile(r"\b(?:and|or|plus)\b|[和及与]|或者?|另外")
 _WORDS = (
     "a an the this that these those it its he she they them their there here is are was were be been being am do does "
     "did will would shall should may might must have has had of to in on at by for from with as and or if then than so "
-    "we us our you your i me my please just also any all each per about into up over under can could when which who "
-    "what how where why again more most very get got let"
+    "we us our you your i me my please just also any all each every about per into up over under can could when which "
+    "who what how where why again more most very get got let"
 )
 STOP_WORDS = frozenset(_WORDS.split())
 STOP_CHARS = frozenset("的了呢吗吧啊哦呀您你我他她它们是在就也都会要可以能把被和与及或请到从为对给让将这那有个等之其而")
@@ -83,6 +83,12 @@ def clauses(text: str) -> list[str]:
                 start = match.end()
         out.append(piece[start:])
     return [piece.strip() for piece in out if piece.strip()]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of such a text; a semicolon ends one."""
+    parts = re.split(rf"[.!?;]+(?=\s|$|[{CJK}{PLACE}])|[。;\n]|(?<=[{CJK}{PLACE}])[.!?;]", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _has_place(text: str) -> bool:

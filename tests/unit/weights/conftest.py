@@ -53,6 +53,7 @@ class Hub(ThreadingHTTPServer):
         source = random.Random(7)
         self.files = {name: source.randbytes(2_500_000 + k) for k, name in enumerate(SHARDS)}
         self.files |= {name: source.randbytes(1000 + 10 * k) for k, name in enumerate(SMALL)}
+        self.repo = REPO
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.storage = f"http://localhost:{self.server_address[1]}"
         self.log: list[Request] = []
@@ -112,13 +113,28 @@ class _Handler(BaseHTTPRequestHandler):
             return self._content(url.path.rsplit("/", 1)[1], on_storage=True)
         with self.server.lock:
             self.server.hub_headers.append(_lower(self.headers))
-        if match := re.fullmatch(rf"/{REPO}/resolve/([^/]+)/([^/]+)", url.path):
+        if match := re.fullmatch(rf"/{self.server.repo}/resolve/([^/]+)/([^/]+)", url.path):
             return self._hugging_face(*match.groups())
-        if url.path == f"/api/v1/models/{REPO}/repo/files":
+        if url.path == f"/api/v1/models/{self.server.repo}/repo/files":
             return self._modelscope_listing(query["Revision"])
-        if url.path == f"/api/v1/models/{REPO}/repo":
+        if url.path == f"/api/v1/models/{self.server.repo}/repo":
             return self._modelscope_file(query["Revision"], query["FilePath"])
+        if url.path in (f"/api/models/{self.server.repo}", f"/api/models/{self.server.repo}/revision/main"):
+            return self._hugging_face_listing()
+        if url.path.startswith("/api/models/"):  # as the real Hub says of a name that it does not know
+            return self._answer(401, {"error": "Invalid username or password."}, {"X-Error-Code": "RepoNotFound"})
         self._answer(404, {"Message": "no such page"})
+
+    def _hugging_face_listing(self) -> None:
+        files: list[dict[str, object]] = [{"rfilename": "README.md", "size": 5, "blobId": "0" * 40}]
+        for name, data in self.server.files.items():
+            if name in self.server.missing:
+                continue
+            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            files.append({"rfilename": name, "size": len(data), "blobId": blob})
+            if name.endswith(".safetensors"):
+                files[-1]["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        self._answer(200, {"id": self.server.repo, "sha": REVISIONS[0], "siblings": files})
 
     def _hugging_face(self, revision: str, name: str) -> None:
         if revision not in REVISIONS:
@@ -127,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": revision})
         data = self.server.files[name]
         headers = {"X-Repo-Commit": revision, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
-        if name in SHARDS:
+        if name.endswith(".safetensors"):
             headers |= {"X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
             headers["X-Xet-Hash"] = hashlib.sha256(data).hexdigest()  # as the real Hub says of large files
             return self._redirect(name, headers)
@@ -147,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _modelscope_file(self, revision: str, name: str) -> None:
         if name not in self.server.files or name in self.server.missing | self.server.vanished:
             return self._answer(404, {"Code": 404, "Message": "file not found", "Success": False})
-        if name in SHARDS:
+        if name.endswith(".safetensors"):
             return self._redirect(name, {})
         self._content(name, ranges=False)  # the real hub serves its small files whole, whatever was asked for
 
@@ -209,6 +225,17 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """A well-behaved hub; a test sets what goes wrong."""
+    yield from serving()
+
+
+@pytest.fixture
+def other_hub() -> Iterator[Hub]:
+    """Another one, with the same files."""
+    yield from serving()
+
+
+def serving() -> Iterator[Hub]:
+    """A hub that answers until the test ends."""
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

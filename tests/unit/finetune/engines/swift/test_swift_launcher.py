@@ -306,3 +306,40 @@ def test_without_a_4_bit_base_nothing_is_put_on_the_path(gpu, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/mine")
     launch(SFT)
     assert os.environ["PYTHONPATH"] == "/mine"
+
+
+QWEN2_CONFIG = '{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}'
+
+
+def qwen2_folder(path):
+    path.mkdir()
+    (path / "config.json").write_text(QWEN2_CONFIG)
+    return path
+
+
+def test_a_qwen2_in_a_folder_of_any_name_gets_its_type_and_template(gpu, home, capsys):
+    qwen2_folder(home / "x")
+    line = launch("sft --model x --tuner_type lora --dataset self_cognition.json")
+    assert "--model_type qwen2 --template qwen2_5" in line
+    assert "'x' is no model's name in ms-swift" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-1.5B-Instruct", "Qwen2___5-1___5B-Instruct", "gte_Qwen2-1.5B-instruct"])
+def test_a_name_that_ms_swift_knows_is_left_to_it(gpu, home, name):
+    qwen2_folder(home / name)
+    line = launch(f"sft --model {name} --tuner_type lora --dataset self_cognition.json")
+    assert "--model_type" not in line and "--template" not in line
+
+
+def test_what_the_user_chose_stays(gpu, home):
+    qwen2_folder(home / "x")
+    line = launch("sft --model x --model_type qwen2 --template qwen --tuner_type lora --dataset self_cognition.json")
+    assert line.count("--model_type") == 1 and "--template qwen " in line
+    assert "--template" not in launch("infer --model x --model_type qwen2_gte")
+    assert "--template qwen2_5" in launch("infer --model x --model_type qwen2")
+
+
+def test_another_architecture_is_left_to_ms_swift(gpu, home):
+    qwen2_folder(home / "x")
+    (home / "x/config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    assert "--model_type" not in launch("infer --model x")

@@ -29,10 +29,13 @@ class Case:
     right: bool
     why: str
     judged: Judgement
+    later: bool = False
 
     @property
     def half(self) -> str:
-        """Development or held-out, by a hash of dataset, row and answer."""
+        """Development or held-out, by a hash of dataset, row and answer; what was labelled later is development."""
+        if self.later:
+            return "development"
         return (
             "held-out"
             if zlib.crc32(f"{self.data}|{self.reference.question}|{self.answer}".encode()) % 2
@@ -54,10 +57,9 @@ def cases() -> Iterator[Case]:
     for path in sorted(LABELLED.glob("*.yaml")):
         for data in yaml.safe_load(path.read_text(encoding="utf-8")):
             judge = Judge(rows(data))
+            case, later = (data["data"], path.stem[-2:]), path.stem.startswith("later")
             for row, right, why, answer in data["answers"]:
-                yield Case(
-                    data["data"], path.stem, judge.references[row], answer, right, str(why), judge.score(row, answer)
-                )
+                yield Case(*case, judge.references[row], answer, right, str(why), judge.score(row, answer), later)
 
 
 def main() -> None:

@@ -49,6 +49,41 @@ def test_text(shop, row, answer, code):
     assert (judged.code, judged.right, judged.kind) == (code, code == "ok", "text"), judged.why
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("100 Mbps download and 40 Mbps upload.", "40 Mbps download and 100 Mbps upload."),
+        ("Lectures are optional; labs are compulsory.", "Labs are optional; lectures are compulsory."),
+        ("Monday to Friday 6:00-23:00, weekends 8:00-20:00.", "Monday to Friday 8:00-20:00, weekends 6:00-23:00."),
+        ("一等奖学金8000元，二等奖学金5000元。", "一等奖学金5000元，二等奖学金8000元。"),
+        ("柜台转账免手续费，手机转账每笔5元。", "手机转账免手续费，柜台转账每笔5元。"),
+        ("Hot meals come on flights longer than four hours; on shorter ones we sell snacks.",
+         "Hot meals come on flights shorter than four hours; on longer ones we sell snacks."),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_two_things_must_not_be_exchanged(reference, answer):
+    judge = Judge([Reference("?", reference), SHOP[0]])
+    assert judge.score(0, reference).right
+    assert judge.score(0, answer).code == "swapped"
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("Bring your insurance card, a photo ID and a list.", "A photo ID, a list and your insurance card."),
+        ("We open weekends 8:00-20:00.", "8 am to 8 pm on Saturdays and Sundays."),
+        ("Bags of 55 x 40 x 20 cm.", "Bags of 55x40x20 cm."),
+        ("Calls cost €0.35.", "Calls cost 35 cents."),
+        ("特快次日达。", "特快第二天就到。"),
+        ("未满16周岁有效期5年。", "不满16岁的是五年。"),
+        ("Rent is due on the first of each month.", "On the 1st of every month."),
+    ],
+)
+def test_other_words_for_the_same(reference, answer):
+    judged = Judge([Reference("?", reference), SHOP[0]]).score(0, answer)
+    assert judged.right, judged.why
+
+
 def test_the_judgement_names_the_facts(shop):
     judged = shop.score(0, "You can return any item within 14 days with the receipt.")
     assert judged.missing == ["30 days"] and judged.wrong == ["14 days"]
