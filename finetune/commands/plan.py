@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.errors import DONE, FAILED, Parser, UserError
+from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
@@ -103,3 +103,7 @@ def as_data(
         "engines": {name: plan(value) for name, value in engines.items()},
         "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
     }
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from common import standin
-from common.errors import DONE, FAILED, Parser, UserError
+from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.engines.fast.loaded_model import spare_the_cores
 from finetune.runs import adapters
@@ -255,3 +255,7 @@ def build(chosen: Sequence[Question], system: str) -> list[Asked]:
         if question.is_identity and question.counted and system != DEFAULT_SYSTEM:
             asks.append(Asked(question, DEFAULT, DEFAULT_SYSTEM))
     return asks
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -140,6 +140,11 @@ def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
                 f"messages.{number}: tool_calls without a reply: send a message of the role tool behind them",
                 f"messages.{number}",
             )
+        if message["role"] == "user" and before["role"] == "tool":
+            raise Refused(
+                f"messages.{number}: a user's message right behind a tool's: send the assistant's answer between them",
+                f"messages.{number}",
+            )
         if message["role"] == before["role"] and message["role"] in ("user", "assistant"):
             joined = "\n".join(text for text in (before["content"], message["content"]) if text)
             turns[-1] = {**before, **message, "content": joined}

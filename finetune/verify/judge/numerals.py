@@ -95,7 +95,7 @@ def _english_number(match: re.Match[str]) -> str:
                 total, current = total + current, 0.0
         elif word not in ("and", "a", "an"):
             current += ENGLISH[word] if word in ENGLISH else float(word)
-    return f"{total + current:.10g}"
+    return _shown(total + current)
 
 
 # ------------------------------------------------------------------------------------------------------- Chinese
@@ -119,6 +119,11 @@ def _chinese(text: str) -> str:
     return _HAN_NUMBER.sub(_han_number, text)
 
 
+def _shown(value: float) -> str:
+    """A number in digits, never with an exponent."""
+    return str(int(value)) if value.is_integer() else f"{value:.12g}"
+
+
 def _fold_off(digits: str) -> str:
     value = "".join(str(_DIGIT[char]) for char in digits)
     return value if len(value) == 1 else f"{value[0]}.{value[1]}"
@@ -132,7 +137,7 @@ def _scaled(match: re.Match[str]) -> str:
     value = float(match[1])
     for char in match[2]:
         value *= {"百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}[char]
-    return f"{value:.12g}"
+    return _shown(value)
 
 
 def _han_number(match: re.Match[str]) -> str:
@@ -154,9 +159,9 @@ def _han_number(match: re.Match[str]) -> str:
 def _han(numeral: str) -> str | None:
     """The digits of a Chinese numeral; None where it is none (`百`, `万一`)."""
     try:
-        value = cn2an.cn2an(numeral.replace("廿", "二十"), "smart")
-    except ValueError:
+        value = float(cn2an.cn2an(numeral.replace("廿", "二十"), "smart"))
+    except (ValueError, OverflowError):
         return None
-    if numeral[0] in "零〇" and float(value) != 0:  # an order number keeps its zeros
+    if numeral[0] in "零〇" and value != 0:  # an order number keeps its zeros
         return "".join(str(_DIGIT.get(char, "")) for char in numeral)
-    return f"{float(value):.12g}"
+    return _shown(value)

@@ -20,7 +20,7 @@ _HARMLESS = _any(
 )
 _DENIAL = _any(
     r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|unable|unavailable|impossible)\b|n't\b",
-    r"\b(?:refus\w*|declin\w*|except|(?:everything|everyone|anything|all) but)\b",
+    r"\b(?:refus\w*|declin\w*|unless|except|(?:everything|everyone|anything|all) but)\b",
     r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
 )
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it

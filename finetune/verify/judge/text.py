@@ -15,7 +15,7 @@ _TOKEN = re.compile(rf"[{PLACE}]|[{CJK}]+|[^\W_{CJK}]+(?:'[a-z]+)?")
 _END = re.compile(rf"[。.!?;,、\n()\[\]]+(?=\s|$|[{CJK}{PLACE}])|[。;、\n]|(?<=[{CJK}{PLACE}])[,.!?;]|\s-+\s|--+")
 _TURN = re.compile(
     r"(?<!everything )(?<!everyone )(?<!nothing )(?<!anything )(?<!all )\bbut\b"
-    r"|\b(?:while|whereas|although|though|otherwise)\b|但是?|而(?!且)|不过|否则",
+    r"|(?=\bunless\b)|\b(?:while|whereas|although|though|otherwise)\b|但是?|而(?!且)|不过|否则",
     re.IGNORECASE,
 )
 _AND = re.compile(r"\b(?:and|or|plus)\b|[和及与]|或者?|另外")

@@ -184,6 +184,7 @@ PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url"
         ({"messages": [USER, TOOL]}, 400, "messages.1: a tool's message that answers no tool_calls"),
         ({"messages": [USER, ASSISTANT, TOOL]}, 400, "answers no tool_calls"),
         ({"messages": [USER, CALLED, USER]}, 400, "messages.2: tool_calls without a reply"),
+        ({"messages": [USER, CALLED, TOOL, USER]}, 400, "messages.3: a user's message right behind a tool's"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}, TOOL]}, 400, "tool_calls.0.function"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": {}}, TOOL]}, 422, "tool_calls"),
         ({"messages": [{**USER, "loss": True}]}, 400, 'messages.0."loss": no field of a message'),
