@@ -9,8 +9,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
+import common
 from common import exec_home
 
 DONE = 0
@@ -68,6 +70,17 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"internal error: {words}; {_save_traceback()}", file=sys.stderr)
         return FAILED
+
+
+def command(module: str) -> list[str]:
+    """The words that run a module's `main` as a process of its own, before its arguments.
+
+    `python -m` would look for imports in the working folder first, where a user may keep a json.py, and PYTHONSAFEPATH
+    is Python 3.11's.
+    """
+    root = str(Path(common.__file__).resolve().parent.parent)
+    code = f"import sys; sys.path[0] = sys.argv.pop(1); from {module} import main; "
+    return [sys.executable, "-c", f"{code}from common.errors import run_main; sys.exit(run_main(main))", root]
 
 
 def leave(code: int) -> NoReturn:

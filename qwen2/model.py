@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Columns of h and s B come in units of this: rows stay 32-byte aligned, which the kernels rely on. Rows of whole cache
 # lines (units of 64) gained nothing that could be measured, and cost 0.15 GiB at 7B (docs/fast-lane.md).
 COLUMN_UNIT = 16
+LOADED_RANK = 8  # room for an adapter of that rank is made while the weights are loaded; more copies them
 
 # attend(qkv, out): qkv [T, q_size + 2 kv_size], not rotated yet, may be overwritten; out [T, q_size], rows strided.
 Attend = Callable[[Tensor, Tensor], None]
@@ -153,10 +154,34 @@ def _warm_up(config: Config, device: torch.device) -> None:
         torch.cuda.current_stream().synchronize()
 
 
+def _beside(work: Callable[[], None]) -> Callable[[], None]:
+    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError when it failed."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="warm-up", daemon=True)
+    thread.start()
+
+    def wait() -> None:
+        thread.join()
+        if failed and isinstance(failed[0], torch.OutOfMemoryError):
+            raise failed[0]
+        if failed:
+            words = " ".join(str(failed[0]).split())[:300]
+            raise RuntimeError(f"the GPU's kernels cannot be prepared ({type(failed[0]).__name__}: {words})")
+
+    return wait
+
+
 class Model:
     """Weights of a Qwen2ForCausalLM on one device. Made by `load`; not an nn.Module: nothing here is trained."""
 
-    def __init__(self, config: Config, device: torch.device, dtype: torch.dtype, lora_rank: int = 8) -> None:
+    def __init__(self, config: Config, device: torch.device, dtype: torch.dtype, lora_rank: int = LOADED_RANK) -> None:
         """Allocate, without filling, with spare columns for a LoRA of `lora_rank` on all seven linears."""
         self.config, self.device, self.dtype = config, device, dtype
         h = config.hidden_size
@@ -194,12 +219,12 @@ class Model:
         device: str | torch.device = "cuda",
         dtype: torch.dtype = torch.bfloat16,
         progress: weights.Progress | None = None,
-        lora_rank: int = 8,
+        lora_rank: int = LOADED_RANK,
     ) -> Model:
         """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
 
-        Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, and torch's own
-        OutOfMemoryError when the device is too small.
+        Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, torch's own
+        OutOfMemoryError when the device is too small, and RuntimeError for other faults of the GPU.
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)
@@ -209,15 +234,14 @@ class Model:
         compiling = None
         if place.type == "cuda":
             torch.cuda.set_device(place)
-            compiling = threading.Thread(target=_warm_up, args=(config, place), daemon=True)
-            compiling.start()
+            compiling = _beside(lambda: _warm_up(config, place))
         with torch.no_grad():
             model = cls(config, place, dtype, lora_rank)
             # A tied checkpoint may hold the head a second time; it is the same matrix.
             ignore = {"lm_head.weight"} if config.tie_embeddings else set()
             weights.load(folder, model._checkpoint_tensors(), progress, ignore)
         if compiling is not None:
-            compiling.join()
+            compiling()
         return model
 
     def _checkpoint_tensors(self) -> dict[str, Tensor]:

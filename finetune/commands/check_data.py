@@ -12,7 +12,7 @@ from common.errors import DONE, UNUSABLE, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.data.check import FileReport, Options, check_file, default_heldout
 from finetune.data.convert import convert
-from finetune.data.source import parse
+from finetune.data.source import parse, parse_columns
 
 MAX_LENGTH = 2048  # the article's --max_length
 SYSTEM = "You are a helpful assistant."
@@ -25,7 +25,8 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
         epilog="""Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),
-and CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030.
+and CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,
+or in an older encoding that the letters make likely, which is said. Of XLSX one sheet is read, cells as they are shown.
 Exit code: 0 fit (warnings do not matter), or converted; 2 not fit, or nothing left to convert.""",
     )
     p.add_argument("files", nargs="+", metavar="FILE", help="a dataset file, or the id of a hub dataset")
@@ -103,14 +104,6 @@ def _path(spec: str) -> Path | None:
     if source.path is None:
         print(f"{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them", file=sys.stderr)
     return source.path
-
-
-def parse_columns(text: str) -> tuple[str, str]:
-    """`QUESTION,ANSWER` as two names. UserError when it is not that."""
-    names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
-    if len(names) != 2 or not all(names):
-        raise UserError(f"--columns {text}: name two columns, the question's and the answer's: --columns 问题,答案")
-    return names[0], names[1]
 
 
 def _tokenizer_folder() -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -17,10 +16,8 @@ from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
+from finetune.engines.swift.printed import last_line
 from finetune.runs import adapters
-
-# Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
-TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 
 
 def parser() -> Parser:
@@ -52,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("infer: no --config; run infer.sh, which names its own")
     settings = Settings.from_env()
     args = Arguments(rest)
-    questions = take_questions(args, swift_options.options_of("infer"))
+    questions = swift_options.take_questions(args, swift_options.options_of("infer"))
     if any(not question.strip() for question in questions):
         raise UserError('infer: an empty question; write one, such as "你是谁?", or none for a conversation')
     if args.get("model") is None:
@@ -67,23 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     if questions:
         return answer(questions, options, args, settings)
     return converse(options, args, settings)
-
-
-def take_questions(args: Arguments, options: dict[str, swift_options.Option]) -> list[str]:
-    """The words that belong to no option, taken out of the arguments: those are questions."""
-    questions, args.leading = args.leading, []
-    for item in args.given:
-        option = options.get(item.name)
-        if option is None or option.kind == "list":
-            continue
-        keep = (
-            0 if item.joined or (option.kind == "bool" and item.values and item.values[0].lower() not in TRUTH) else 1
-        )
-        if item.joined:
-            keep = 1  # the value behind the =
-        questions += item.values[keep:]
-        item.values = item.values[:keep]
-    return questions
 
 
 def converse(options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
@@ -126,19 +106,6 @@ def read_answers(path: Path) -> list[str]:
         return []
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [str(row.get("response", "")) for row in rows]
-
-
-def last_line(log: Path) -> str:
-    """The last thing a program said, which in a traceback is the cause. A copy of all of it is kept and named."""
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "it said nothing"
-    lines = [line for line in text.splitlines() if line.strip()]
-    descriptor, kept = tempfile.mkstemp(prefix="infer-", suffix=".log")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    return f"{lines[-1] if lines else 'it said nothing'}; all it said is in {kept}"
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from common import sha256sums, standin
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
 from common.settings import Settings
-from finetune.commands import infer
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
+from finetune.engines.swift.printed import last_line
 from finetune.merge import folder, model_card, resources, same_answers
 from finetune.runs import adapters, checkpoints, run_folder
 from finetune.verify import runinfo
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = parser().parse_known_args(words)
     settings = Settings.from_env()
     args = Arguments(rest)
-    named = infer.take_questions(args, swift_options.options_of("export")) + (
+    named = swift_options.take_questions(args, swift_options.options_of("export")) + (
         [options.adapter] if options.adapter else []
     )
     if len(named) > 1:
@@ -194,7 +194,7 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
     if code in (130, 143):
         raise UserError("merge: stopped; nothing was left behind", code)
     if code or not model.is_dir():
-        raise UserError(f"merge: ms-swift ended with exit code {code}: {infer.last_line(log)}", FAILED)
+        raise UserError(f"merge: ms-swift ended with exit code {code}: {last_line(log)}", FAILED)
 
 
 def judge(asked: Sequence[same_answers.Asked], is_standin: bool) -> None:

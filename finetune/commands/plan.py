@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.errors import DONE, FAILED, Parser, UserError
+from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
@@ -81,11 +81,6 @@ def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
     return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout)
 
 
-def minutes(found: planned_run.Job, plan: SwiftPlan | FastPlan) -> float:
-    """Of all steps, on an H100, without starting up."""
-    return found.steps * plan.seconds_per_step / 60
-
-
 def as_data(
     found: planned_run.Job, on: gpu_memory.Card, engines: dict[str, Any], cards: dict[int, Any]
 ) -> dict[str, Any]:
@@ -94,7 +89,7 @@ def as_data(
     def plan(value: Any) -> dict[str, Any]:
         if isinstance(value, str):
             return {"fits": False, "why": value}
-        return {"fits": True, **asdict(value), "minutes_h100": round(minutes(found, value), 2)}
+        return {"fits": True, **asdict(value), "minutes_h100": round(found.minutes(value.seconds_per_step), 2)}
 
     return {
         "schema": 1,
@@ -108,3 +103,7 @@ def as_data(
         "engines": {name: plan(value) for name, value in engines.items()},
         "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
     }
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -21,15 +22,18 @@ from typing import Any
 
 from common import standin
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.json_files import json_object
 from common.settings import Settings
 from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
+from finetune.verify import runinfo
 
 PLUGIN = Path(__file__).parents[1] / "serve" / "plugin.py"
 KEY = "MIRROR_API_KEY"
-BODY = "MIRROR_SERVE_BODY_KIB"  # how the limit of a request's size reaches the plugin
+# How what is not ms-swift's reaches the plugin: the limit of a request's size, web pages that may ask, system prompts.
+BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRROR_SERVE_SYSTEMS"
 NAME = re.compile(r"[\w][\w.-]*")
 MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
 # The exit codes of a server that was told to stop and did: it has answered what it had begun.
@@ -59,6 +63,13 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
     )
     p.add_argument("--api_key", "--api-key", metavar="KEY", help=f"the key to ask for; {KEY} keeps it out of `ps`")
     p.add_argument("--max-body-kib", type=int, default=1024, metavar="N", help="longest request, in KiB (default 1024)")
+    p.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a web page that may ask, such as https://example.org, or * (default: pages of this machine)",
+    )
     p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
     return p
 
@@ -105,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if key:
         os.environ[KEY] = key
     os.environ[BODY] = str(options.max_body_kib)
+    os.environ[ORIGINS] = json.dumps(options.allow_origin)
+    os.environ[SYSTEMS] = json.dumps(system_prompts(args, file, base, model, served))
     code = run("serve", [*server(), *words], options.wait, [], 0)
     if code in STOPPED:
         print("serve: stopped", file=sys.stderr)
@@ -185,6 +198,20 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
             raise UserError(f"--adapter {text}: ms-swift splits a path at its `=`; rename the folder")
         found[name] = path.absolute()
     return found
+
+
+def system_prompts(
+    args: Arguments, file: dict[str, Any], base: str, model: Path, served: dict[str, Path]
+) -> dict[str, str | None] | None:
+    """{model name: the system prompt it was trained under}, None where nothing says so.
+
+    None in place of all: --system was given, and holds for every name.
+    """
+    if args.get("system") is not None or "system" in file:
+        return None
+    merged = json_object(model / "args.json").get("system")  # of a model that merge.sh made
+    found: dict[str, str | None] = {base: merged if isinstance(merged, str) and merged.strip() else None}
+    return found | {name: runinfo.of_adapter(path).system for name, path in served.items()}
 
 
 def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,15 @@ from typing import Any
 from common import sha256sums, standin
 from common.errors import DONE, FAILED, Parser, UserError, leave, run_main
 from common.settings import Settings
-from finetune.commands.check_data import parse_columns
 from finetune.data import hub
 from finetune.data.check import FileReport, Options, default_heldout, in_one_line, require
 from finetune.data.convert import convert
-from finetune.data.source import Source
+from finetune.data.source import Source, parse_columns
 from finetune.engines import choose as engine_choice
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Request
+from finetune.engines.fast.train import Ended, Request
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
@@ -38,8 +37,15 @@ from finetune.engines.swift.arguments import Arguments, tidy
 from finetune.plan import gpu_memory
 from finetune.plan.swift import plan_swift
 from finetune.runs import checkpoints, run_folder
-from finetune.runs.gpu_lock import STOPPING, waits
+from finetune.runs.gpu_lock import STOPPING, job, waits
 from finetune.runs.gpu_lock import run as run_job
+from finetune.runs.stop_signals import Stop
+from finetune.verify import preparation
+from finetune.verify.engine import Qwen2Engine
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.session import base_answers
+from finetune.verify.sets import rows as data_rows
+from finetune.verify.sets import survey, unseen
 from qwen2.config import PROJECTIONS, Config
 
 # Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
@@ -78,6 +84,13 @@ verify.sh take the newest by themselves. With --output_dir DIR the run goes to D
         help="go on with a run that was stopped, from its newest whole checkpoint (default: the newest run)",
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
+    p.add_argument(
+        "--reword",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)",
+    )
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help="write the finished adapter's path to FILE")
     return p
 
@@ -93,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     words, _ = tidy(words)
     options, rest = parser(name).parse_known_args(words)
     plan = prepare(name, options, rest)
-    return DONE if plan is None else run(plan, options)
+    return DONE if plan is None else run(plan, options, prepare_data(plan, options))
 
 
 def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | None:
@@ -103,7 +116,11 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
     settings = Settings.from_env()
     if not options.show and not _count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword < 0 or options.reword > 8:
+        raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
     if options.resume is not None:
+        if options.reword:
+            raise UserError(f"{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out")
         return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
     plan.choose_engine(os.environ.get("ENGINE") or "auto")
@@ -223,14 +240,17 @@ class Plan:
             heldout=default_heldout(),
         )
 
-    def choose_engine(self, asked: str) -> None:
-        """Check every option, and take the engine that honours them all; one line says which, and why."""
+    def choose_engine(self, asked: str, why: str = "") -> None:
+        """Check every option, and take the engine that honours them all; one line says which, and why.
+
+        `why` is a resumed run's own reason for the engine that it goes on with.
+        """
         remarks: list[str] = []
         words = Arguments([*self.words(), "--model", str(self.model_dir)])
         swift_launcher.Line("sft", words, self.settings, remarks.append).check()
         sources = [source for source, _ in self.data]
         self.choice = engine_choice.choose(
-            asked, self.options(), self.model_dir, sources, on_cpu=self.settings.wants_cpu
+            asked, self.options(), self.model_dir, sources, on_cpu=self.settings.wants_cpu, resumed=why
         )
         if self.choice.is_fast:  # ms-swift's launcher makes them itself
             for remark in remarks:
@@ -387,11 +407,43 @@ class Plan:
         if self.args.get("model") is None:
             self.args.set("model", str(self.model_dir))
 
+    def own_files(self) -> list[Path]:
+        """The local datasets that are to be learned: not those of which a sample is drawn, which are mixed in."""
+        given = self.data[: len(self.args.get("dataset") or [])]
+        own = [source.path for source, _ in given if source.path and source.sample is None]
+        return own or [source.path for source, _ in given if source.path]
+
+    def add_rows(self, path: Path) -> None:
+        """Train on the rows of a further file."""
+        words = self.args.get("dataset") or []
+        self.data[len(words) : len(words)] = require([str(path)], None, self.check_options())
+        self.args.set("dataset", *words, str(path))
+
+    def replace_own_files(self, path: Path) -> None:
+        """Train on the rows of a file in place of all of `own_files`."""
+        gone = {str(own.resolve()) for own in self.own_files()}
+        kept = [word for word in self.args.get("dataset") or [] if word not in gone]
+        self.data = [each for each in self.data if not each[0].path or str(each[0].path.resolve()) not in gone]
+        self.args.set("dataset", *kept)
+        self.add_rows(path)
+
+    def keep_rows(self) -> None:
+        """Keep the rows that verify will judge, where they are the user's own: their file may be elsewhere by then."""
+        files = [path for path in self.own_files() if not path.resolve().is_relative_to(self.workspace)]
+        if files and not (self.folder / unseen.ROWS).exists():
+            found = data_rows.read(self.own_files(), self.columns)
+            preparation.keep_rows(self.folder, data_rows.draw(found, survey.JUDGED_MAX))
+
+    def lane(self) -> Lane:
+        """The fast lane's model for this plan, not loaded yet."""
+        return Lane(self.model_dir, "cpu" if self.settings.wants_cpu else "cuda", self.settings.vram_ceiling_gib)
+
     def discard_folder(self) -> None:
         """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
-        if self.is_helping or self.checkpoint is not None:
+        if self.is_helping or self.checkpoint is not None or (self.folder / "run.json").exists():
             return
-        for path in self.folder.glob("*dataset-*.jsonl"):
+        made = ("*dataset-*.jsonl", unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, rewordings_file.NAME)
+        for path in (found for pattern in made for found in self.folder.glob(pattern)):
             path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -443,37 +495,88 @@ def resumed(name: str, options: argparse.Namespace, rest: list[str], settings: S
     plan.same_data(record)
     plan.folder, plan.checkpoint = folder, run_folder.resumable(folder)
     plan.resumed = [*record.get("resumed", []), plan.checkpoint.name]
-    plan.choose_engine("fast" if record.get("engine") == engine_choice.FAST else "swift")
+    asked = "fast" if record.get("engine") == engine_choice.FAST else "swift"
+    plan.choose_engine(asked, str(record.get("engine_why") or "because the run began with it"))
     print(f"resume: {folder} from {plan.checkpoint.name}", file=sys.stderr)
     return plan
 
 
-def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None) -> int:
-    """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code."""
-    with contextlib.nullcontext() if plan.is_helping else run_folder.held(plan.folder):
-        return _run(plan, options, lane)
+def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None, stop: Stop | None = None) -> int:
+    """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code.
+
+    `lane` and `stop` are those of a caller that goes on after the training.
+    """
+    with contextlib.ExitStack() as stack:
+        if not plan.is_helping:
+            stack.enter_context(run_folder.held(plan.folder))
+        if plan.choice.is_fast and stop is None:
+            stop = stack.enter_context(Stop())
+        return _run(plan, options, lane, stop)
 
 
-def _run(plan: Plan, options: argparse.Namespace, lane: Lane | None) -> int:
-    train = run_fast if plan.choice.is_fast else run_swift
+def prepare_data(plan: Plan, options: argparse.Namespace) -> Lane | None:
+    """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
+
+    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back.
+    """
+    if plan.checkpoint is not None or plan.is_helping:
+        return None
+    lane = None
     try:
-        begin = time.monotonic()
-        record, code, why = train(plan, options.wait, lane)
+        plan.keep_rows()
+        if options.reword:
+            found = preparation.look(plan.own_files(), plan.columns)
+            lane = plan.lane()
+            with Stop(), job(plan.name, wait=options.wait or None):
+                base = None if plan.standin else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+                path = preparation.reword(found, None, plan.folder, base, options.reword)
+            if path is not None:
+                plan.add_rows(path)
+    except (UserError, SystemExit):  # SystemExit: a stop signal
+        plan.discard_folder()
+        raise
+    if lane is not None and not plan.choice.is_fast:
+        lane.release()
+        return None
+    return lane
+
+
+def _run(plan: Plan, options: argparse.Namespace, lane: Lane | None, stop: Stop | None) -> int:
+    begin = time.monotonic()
+    try:
+        if stop is not None:
+            record, ended = run_fast(plan, options.wait, lane, stop)
+        else:
+            record, ended = run_swift(plan, options.wait)
     except UserError:
         plan.discard_folder()
         raise
-    seconds = time.monotonic() - begin
+    except SystemExit:  # a stop signal before the first step of the fast lane
+        plan.discard_folder()
+        print(f"error: {plan.name}: stopped before the first step, so nothing is lost", file=sys.stderr)
+        raise
+    record["seconds"] = round(time.monotonic() - begin, 1)
     if plan.is_helping:
-        ended = f"node {_count('NODE_RANK')} ended with exit code {code}; node 0 writes checkpoints and run.json"
-        print(f"error: {plan.name}: {why}" if why else f"{plan.name}: {ended}", file=sys.stderr)
-        return code
-    record["seconds"] = round(seconds, 1)
-    record["exit_code"] = code
+        node = f"node {_count('NODE_RANK')} ended with exit code {ended.code}; node 0 writes checkpoints and run.json"
+        print(f"error: {plan.name}: {ended.why}" if ended.why else f"{plan.name}: {node}", file=sys.stderr)
+        return ended.code
+    if stop is not None:
+        stop.at_once = lambda number: f"error: {plan.name}: ended at once; what was trained is in {plan.folder}"
+    try:
+        return finish(plan, options, record, ended)
+    finally:
+        if ended.drawing is not None and stop is not None:
+            ended.drawing.finish(stop)
+
+
+def finish(plan: Plan, options: argparse.Namespace, record: dict[str, Any], ended: Ended) -> int:
+    """Write down how the engine ended, and say it: nothing that comes later can change it. The exit code."""
+    record["exit_code"] = ended.code
     record |= run_folder.progress(plan.folder)
     checkpoints.seal(plan.folder)
     adapter = trained_adapter(plan.folder)
-    stopped = code in (128 + number for number in STOPPING)
-    record["status"] = "done" if code == DONE and adapter else "stopped" if stopped else "failed"
+    stopped = ended.code in (128 + number for number in STOPPING)
+    record["status"] = "done" if ended.code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(plan.folder)) if adapter else None
     try:
         run_folder.write(plan.folder, record)
@@ -482,20 +585,41 @@ def _run(plan: Plan, options: argparse.Namespace, lane: Lane | None) -> int:
             raise
         print(f"note: {error}", file=sys.stderr)  # what ended the run comes below, and is often the same
     if record["status"] != "done":
-        kept = f"the newest checkpoint is {adapter}, --resume goes on" if adapter else "no checkpoint was written"
+        why = ended.why
         if stopped and not why:
-            why = f"stopped by {signal.Signals(code - 128).name} at step {record.get('steps', 0)}"
+            why = f"stopped by {signal.Signals(ended.code - 128).name} at step {record.get('steps', 0)}"
         why = why or "it ended without a checkpoint, its last lines above say why"
-        print(f"error: {plan.name}: {why}; {kept}", file=sys.stderr)
-        return code or FAILED
+        print(f"error: {plan.name}: {why}; {kept(adapter)}", file=sys.stderr)
+        return ended.code or FAILED
+    assert adapter is not None
     if options.adapter_to:
         options.adapter_to.write_text(f"{adapter}\n", encoding="utf-8")
-    print(summary(plan.name, record, adapter))
+    print(summary(plan.name, record, adapter), flush=True)
     return DONE
 
 
-def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any], int, str]:
-    """ms-swift in a process of its own: (record, exit code, why it failed)."""
+def kept(adapter: Path | None) -> str:
+    """What is left of a run that did not end, for the screen."""
+    return f"the newest checkpoint is {adapter}, --resume goes on" if adapter else "no checkpoint was written"
+
+
+def end_at_once(plan: Plan, record: dict[str, Any], before: dict[str, Any] | None, number: int) -> str:
+    """The record of a run that a second stop signal ends within its step, and the line that says what is kept.
+
+    `before` is the record that a resumed run had: it comes back where no step was made.
+    """
+    adapter = trained_adapter(plan.folder)
+    now = record | run_folder.progress(plan.folder) | {"status": "stopped", "exit_code": 128 + number}
+    now["adapter"] = str(adapter.relative_to(plan.folder)) if adapter else None
+    if before is None or now["adapter"] != before.get("adapter"):
+        run_folder.write(plan.folder, now)
+    else:
+        run_folder.write(plan.folder, before)
+    return f"error: {plan.name}: ended at once by a second {signal.Signals(number).name}; {kept(adapter)}"
+
+
+def run_swift(plan: Plan, wait: bool) -> tuple[dict[str, Any], Ended]:
+    """ms-swift in a process of its own: (run.json, how it ended)."""
     if plan.checkpoint is None:
         plan.convert_data()
     words = plan.words()
@@ -505,51 +629,57 @@ def run_swift(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any]
     _, words = swift_launcher.prepare(["sft", *words], plan.settings, data_checked=True)
     record = describe(plan, words)
     with record_of(plan, record):
-        code = run_job(plan.name, [swift_launcher.find_real(), "sft", *words], wait, [plan.folder], None)
+        line = [swift_launcher.find_real(), "sft", *words]
+        code = run_job(plan.name, line, wait, [plan.folder], None, keyboard=False)
     failed = code and code not in (128 + number for number in STOPPING)
-    return record, code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else ""
+    return record, Ended(code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else "")
 
 
-def run_fast(plan: Plan, wait: bool, lane: Lane | None) -> tuple[dict[str, Any], int, str]:
-    """The fast lane in this process: (record, exit code, why it failed)."""
+def run_fast(plan: Plan, wait: bool, lane: Lane | None, stop: Stop) -> tuple[dict[str, Any], Ended]:
+    """The fast lane in this process: (run.json, how it ended)."""
     choice = plan.choice
-    settings = plan.settings
-    lane = lane or Lane(plan.model_dir, "cpu" if settings.wants_cpu else "cuda", settings.vram_ceiling_gib)
+    lane = lane or plan.lane()
+    rows = encode(plan, lane)
+    record = describe(plan, [])
+    request = Request(plan.name, plan.folder, choice, rows, args_json(plan, record), resume=plan.checkpoint, wait=wait)
+    with record_of(plan, record) as before:
+        stop.at_once = lambda number: end_at_once(plan, record, before, number)
+        ended = train_fast(lane, request, stop)
+    if ended.figures:
+        record["figures"] = dict(ended.figures)
+    return record, ended
+
+
+def encode(plan: Plan, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
+    """The plan's rows as ids, but those for which `skip` is true."""
+    choice = plan.choice
     sources = [source for source, _ in plan.data]
     seed = int(choice.train.get("data_seed", 42))
     length = choice.max_length or Config.from_dir(plan.model_dir).max_positions
-    rows = fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns)
-    record = describe(plan, [])
-    request = Request(plan.name, plan.folder, choice, rows, args_json(plan, record), resume=plan.checkpoint, wait=wait)
-    with record_of(plan, record):
-        ended = train_fast(lane, request)
-    if ended.figures:
-        record["figures"] = dict(ended.figures)
-    return record, ended.code, ended.why
+    return fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns, skip)
 
 
 @contextlib.contextmanager
-def record_of(plan: Plan, record: dict[str, Any]) -> Iterator[None]:
-    """run.json while the engine runs. What was there before it comes back where no step was made.
+def record_of(plan: Plan, record: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """run.json while the engine runs. What was there before it, which is yielded, comes back where no step was made.
 
-    That is a UserError: another job holds the GPU, the weights cannot be loaded.
+    That is a UserError: another job holds the GPU, the weights cannot be loaded; or a stop signal while they load.
     """
     if plan.is_helping:
-        yield
+        yield None
         return
     before = run_folder.load(plan.folder) if plan.checkpoint else None
     run_folder.write(plan.folder, record)
     try:
-        yield
+        yield before
     except UserError:
         if before is None:
             (plan.folder / "run.json").unlink()
         else:
             run_folder.write(plan.folder, before)
         raise
-    except SystemExit as end:  # a stop signal while the fast lane loads
+    except SystemExit as end:
         run_folder.write(plan.folder, before or record | {"status": "stopped", "exit_code": end.code})
-        print(f"error: {plan.name}: stopped before the first step, so nothing is lost", file=sys.stderr)
         raise
 
 

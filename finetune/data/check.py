@@ -12,7 +12,7 @@ from typing import Any
 from common.errors import UserError
 from finetune.data import content, rows, tokens
 from finetune.data.content import Remark
-from finetune.data.items import Broken, Row
+from finetune.data.items import Broken, Note, Row
 from finetune.data.plain import is_plain, shape_of
 from finetune.data.preference import PREFERENCE, Other, other_training
 from finetune.data.reading import open_checked, read
@@ -24,6 +24,7 @@ KEPT = 100  # findings of one kind that are kept with their text; all are counte
 # Rows whose tokens are counted. Of a larger file every n-th is, and besides every row that could be too long: a token
 # is at least a byte, so that most rows need no counting to be known as short enough.
 COUNTED = 40_000
+NAMED = 10  # placeholders that are kept by name
 MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
 # A row with these names alone, and a question among them, is not meant for another training.
 KNOWN_AS_SFT = KNOWN - {"text", "content"}
@@ -75,6 +76,7 @@ class FileReport:
     lengths: list[int] = field(default_factory=list)
     sampled: bool = False
     max_length: int = 0
+    placeholders: dict[str, int] = field(default_factory=dict)  # the most frequent ones -> rows
     plain: bool = True  # ms-swift reads the file as it is, without --convert
 
     def add(self, finding: Finding) -> None:
@@ -128,7 +130,7 @@ class _Check:
         """All rows, then what only all of them show."""
         report = self.report
         size = self.path.stat().st_size if self.path.exists() else 0
-        for item in read(self.path, self.options.columns):
+        for item in read(self.path, self.options.columns, self.note):
             if isinstance(item, Broken):
                 report.add(Finding(report.file, item.row or 0, item.where, "broken", item.what, item.remedy))
             else:
@@ -143,9 +145,14 @@ class _Check:
         self.finish_unused()
         if self.options.progress:
             self.options.progress(size, size)
+        report.placeholders = dict(self.contents.placeholders.most_common(NAMED))
         report.encoding = self.encoding()
         report.plain = self.plain()
         return report
+
+    def note(self, note: Note) -> None:
+        """Something about the file as a whole, as a warning."""
+        self.report.add(Finding(self.report.file, 0, "the file", note.kind, note.what, note.remedy, error=False))
 
     def row(self, row: Row) -> None:
         """One row: its fields, its text, its length."""
@@ -292,7 +299,7 @@ class _Check:
     def encoding(self) -> str:
         """The file's encoding, or its kind where it is no text."""
         suffix = self.path.suffix.lower()
-        return suffix[1:] if suffix in (".xlsx", ".parquet") else open_checked(self.path)
+        return suffix[1:] if suffix in (".xlsx", ".parquet") else open_checked(self.path).codec
 
     def plain(self) -> bool:
         """Whether ms-swift reads the file as it is: JSON in UTF-8 without a mark, all rows of one form."""
@@ -342,11 +349,14 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
         parts.append(f"{min(lengths)} to {max(lengths)} tokens")
     kinds: Counter[str] = Counter()
     for report in found:
-        errors = {finding.kind for finding in report.findings if finding.error}
-        kinds.update({kind: len(rows) for kind, rows in report.numbers.items() if kind not in errors})
-    if kinds:
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        parts.append(f"warnings: {listed} (check-data lists them)")
+        told = {finding.kind for finding in report.findings if finding.error or not finding.row}
+        kinds.update({kind: len(rows) for kind, rows in report.numbers.items() if kind not in told})
+    names = list(dict.fromkeys(name for report in found for name in report.placeholders))[:5]
+    warnings = [finding.what for report in found for finding in report.findings if not (finding.row or finding.error)]
+    for kind, count in kinds.most_common():
+        warnings.append(f"{count} {kind}" + (f" ({', '.join(names)})" if kind == "placeholder" else ""))
+    if warnings:
+        parts.append(f"warnings: {', '.join(warnings)} (check-data lists them)")
     return ", ".join(parts)
 
 

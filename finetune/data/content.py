@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from finetune.data import placeholders
+
 # The special tokens of Qwen2.5's tokenizer. In a text they become the token itself: <|im_end|> ends the message there.
 SPECIAL = re.compile(
     r"<\|(?:endoftext|im_start|im_end|object_ref_start|object_ref_end|box_start|box_end|quad_start|quad_end"
@@ -58,13 +60,19 @@ class Contents:
         self.rows: dict[bytes, tuple[int, bytes]] = {}  # question -> (row, answer), as digests
         self.makers: list[tuple[int, str, str]] = []  # row, field, maker
         self.most = ""
+        self.placeholders: Counter[str] = Counter()  # as they are written -> rows
 
     def look(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
         """What is noticed in one fit row. `messages` are ms-swift's: role and content."""
+        unfilled: dict[str, str] = {}  # placeholders -> where
         for message in messages:
             content = message.get("content")
             if isinstance(content, str):
                 yield from text_remarks(number, _field(message), content)
+                for name in placeholders.find(content):
+                    unfilled.setdefault(name, _field(message))
+        if unfilled:
+            yield self._unfilled(number, unfilled)
         yield from self._repeated(number, messages)
         if self.heldout:
             yield from self._heldout(number, messages)
@@ -84,6 +92,13 @@ class Contents:
             if not _same_name(_bare(maker), most):
                 what = f"names {maker} as its maker, where {len(agree)} of {len(self.makers)} answers name {self.most}"
                 yield Remark(number, field, "another identity", what, "let all answers name the same one")
+
+    def _unfilled(self, number: int, found: dict[str, str]) -> Remark:
+        """The one remark on the placeholders of a row, so that remarks count rows."""
+        self.placeholders.update(found.keys())
+        what = f"holds {', '.join(list(found)[:5])}, which nobody filled in"
+        remedy = "write what belongs there, or leave it if that is what is taught"
+        return Remark(number, next(iter(found.values())), "placeholder", what, remedy)
 
     def _repeated(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
         if messages[-1].get("role") != "assistant":

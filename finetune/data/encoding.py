@@ -1,39 +1,172 @@
-"""Tell a text file's encoding from its beginning: UTF-8, UTF-16, or GB18030 as Chinese spreadsheets export it."""
+"""Tell a text file's encoding: UTF-8, UTF-16, or an older one that its letters make plausible; used by reading.
+
+charset-normalizer ranks the older encodings. What it ranks is then held to the letters themselves: bytes decode in many
+encodings, but only the right one gives Hangul alone, kana among kanji, or the letters of one alphabet.
+"""
 
 from __future__ import annotations
 
 import codecs
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# What is looked for where a file is not UTF-8; GB18030 takes in GBK and GB2312.
-CANDIDATES = ["gb18030", "big5", "utf_16_le", "utf_16_be", "cp1252"]
-TAKEN = {"gb18030": "gb18030", "utf_16_le": "utf-16-le", "utf_16_be": "utf-16-be"}
+if TYPE_CHECKING:
+    from charset_normalizer.models import CharsetMatch
+
+HEAD = 1 << 16  # bytes that are looked at
+KNOWN = 0.2  # coherence from which the detector knows a text's language
+MOST = 16 << 20  # bytes read on in search of the first one that is not ASCII
+
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+WIDE = {"utf_16_le": "utf-16-le", "utf_16_be": "utf-16-be"}
+# Seven-bit encodings: valid UTF-8, and told by their escape sequences.
+ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp"))
+
+# Letters that are not ASCII, language by language. A text in the wrong 8-bit encoding mixes those of several.
+WESTERN = (
+    "äöüß",
+    "àâæçéèêëîïôùûüÿœ",
+    "áéíñóúüªº",
+    "áâãàçéêíóôõúü",
+    "àèéìíîòóùú",
+    "åäöæøé",
+    "éëïöüèê",
+    "áíóúýéðþæö",
+    "àçéèíïóòúü",
+)
+LATIN = (
+    *WESTERN,
+    *("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîșțşţ", "čćđšž", "çğıöşüâî"),
+)
+CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґўђјљњћџѓќѕ"
+# What stands beside letters in any language.
+MARKS = set("«»„“”‘’‚–—…€£¥°§©®™·•№½¼¾²³±×¿¡´\u00a0\u00ad")
+BESIDE = re.compile(r"[a-zA-Z][^\W\d_a-zA-Z]|[^\W\d_a-zA-Z][a-zA-Z]")
+INSIDE = re.compile(
+    r"[^\W\d_][„“”…†‡‰¹³²«»¿¡±¶¼½¾¥£][^\W\d_]"
+)  # a mark between two letters is a letter of another encoding
 
 
-def detect(head: bytes, whole: bool) -> str | None:
-    """The codec's name, or None when it is none of ours (then the text is read as UTF-8, and the fault has a place).
+@dataclass(frozen=True)
+class Encoding:
+    """What a file is written in. `guess` is empty where that is certain, else how the guess is put to the user."""
+
+    codec: str
+    guess: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An older encoding: its codec, its name for people, and whether a text decoded with it can be one."""
+
+    codec: str
+    name: str
+    plausible: Callable[[str], bool]
+    certain: bool = False  # so common here that a clear find needs no remark
+    language: bool = False  # taken only where the detector knows the language: any bytes decode, mostly to letters
+
+
+def detect(head: bytes, whole: bool) -> Encoding | None:
+    """The encoding, or None where none makes sense (then the text is read as UTF-8, and the fault has a place).
 
     `head` is the first part of the file, `whole` whether that is all of it: else a character may be cut at its end.
     """
     for bom, name in BOMS:
         if head.startswith(bom):
-            return name
-    if b"\0" not in head:
-        if _decodes(head, "utf-8", whole):
-            return "utf-8"
-        # A long file that is UTF-8 but for one place is a damaged UTF-8 file, not one in another encoding.
-        if _mostly_utf8(head):
-            return None
+            return Encoding(name)
+    for escape, name in ESCAPES:
+        if escape in head and head.isascii() and _decodes(head, name, whole):
+            return Encoding(name, f"read as {name.upper().replace('_', '-')}, by its escape sequences")
+    if b"\0" in head:
+        return _wide(head, whole)
+    if _decodes(head, "utf-8", whole):
+        return Encoding("utf-8")
+    # UTF-8 but for one place is a damaged UTF-8 file, not one in another encoding.
+    if _mostly_utf8(head):
+        return None
+    return _older(head)
+
+
+def of_file(path: Path) -> tuple[Encoding | None, bytes]:
+    """(encoding, beginning) of a file. Where it begins in ASCII, the first lines that are not ASCII decide."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        if b"\0" in head or not head.isascii():
+            return detect(head, len(head) < HEAD), head
+        found, read = head, len(head)
+        while read < MOST and (more := file.read(HEAD)):
+            read += len(more)
+            if not more.isascii():
+                # From a line's beginning: the cut may have gone through a character's bytes.
+                found = found[found.rfind(b"\n") + 1 :] + more
+                return detect(found, False), head
+            found = more
+    return detect(head, True), head
+
+
+def _wide(head: bytes, whole: bool) -> Encoding | None:
+    """UTF-16 without a byte order mark, or None: a binary file."""
     from charset_normalizer import from_bytes
 
-    match = from_bytes(head, cp_isolation=CANDIDATES).best()
-    guess = TAKEN.get(match.encoding) if match else None
-    if guess and _decodes(head, guess, whole):
-        return guess
-    # A few characters are not enough for a guess by statistics: take the one that gives Chinese.
-    if b"\0" not in head and match is None and _decodes(head, "gb18030", whole):
-        return "gb18030"
-    return None
+    match = from_bytes(head, cp_isolation=list(WIDE)).best()
+    name = WIDE.get(match.encoding) if match else None
+    return Encoding(name) if name and _decodes(head, name, whole) else None
+
+
+def _older(head: bytes) -> Encoding | None:
+    """The best of the older encodings whose letters make sense."""
+    from charset_normalizer import from_bytes
+
+    # ASCII says nothing about the encoding, and is most of a table in English with some names in it. No encoding below
+    # uses the byte of a line break for anything else.
+    lines = b"\n".join(line for line in head.splitlines() if not line.isascii()) or head
+    texts: dict[str, Candidate] = {}  # of encodings that give the same text, the first
+    for candidate in CANDIDATES:
+        text = _decoded(lines, candidate.codec)
+        if text and candidate.plausible(text):
+            texts.setdefault(text, candidate)
+    if not texts:
+        return None  # without names, the detector would try all that it knows
+    ranked = {match.encoding: match for match in from_bytes(lines, cp_isolation=[c.codec for c in texts.values()])}
+    for text, candidate in list(texts.items()):
+        if candidate.language and (candidate.codec not in ranked or ranked[candidate.codec].coherence < KNOWN):
+            del texts[text]
+    if not texts:
+        return None
+    found = list(texts.values())
+    best = next((one for one in found if not any(_beats(ranked, other, one) for other in found)), found[0])
+    close = [one.name for one in found if one is not best and not _beats(ranked, best, one)]
+    if best.certain and not close:
+        return Encoding(best.codec)
+    doubt = f", though it could be {' or '.join(close[:2])}" if close else ""
+    sample = next(_sample(text) for text, candidate in texts.items() if candidate is best)
+    return Encoding(best.codec, f"read as {best.name}, by its letters{doubt}: “{sample}”")
+
+
+def _beats(ranked: dict[str, CharsetMatch], one: Candidate, other: Candidate) -> bool:
+    """Whether the detector thinks clearly better of one encoding than of another; it leaves out what is too odd."""
+    if one.codec not in ranked or other.codec not in ranked:
+        return one.codec in ranked and other.codec not in ranked
+    mine, its = ranked[one.codec], ranked[other.codec]
+    return its.chaos - mine.chaos > 0.04 or (its.chaos >= mine.chaos and mine.coherence - its.coherence > 0.1)
+
+
+def _decoded(raw: bytes, codec: str) -> str:
+    """The text, '' where it is not in this encoding. A character may be cut at the end."""
+    try:
+        return codecs.getincrementaldecoder(codec)().decode(raw, final=False)
+    except UnicodeDecodeError:
+        return ""
 
 
 def _decodes(head: bytes, name: str, whole: bool) -> bool:
@@ -49,4 +182,132 @@ def _mostly_utf8(head: bytes) -> bool:
     text = head.decode("utf-8", "replace")
     broken = text.count("\ufffd")
     wide = sum(1 for char in text if char > "\x7f") - broken
-    return wide > 20 * broken
+    return wide > 4 * broken
+
+
+def _sample(text: str) -> str:
+    """A few characters around the first that is not ASCII, for a person to look at."""
+    at = next((index for index, char in enumerate(text) if char > "\x7f"), 0)
+    begin = max(text.rfind("\n", 0, at) + 1, at - 12)
+    return " ".join(text[begin : at + 24].split("\n")[0].split())
+
+
+# ---- what the letters of a text say
+
+
+def _han(text: str) -> list[str]:
+    return [char for char in text if "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff"]
+
+
+def _share(text: str, low: str, high: str) -> float:
+    """The part of a text's letters beyond ASCII that lies in a block of Unicode."""
+    letters = [char for char in text if char > "\x7f" and unicodedata.category(char)[0] in "LM"]
+    return sum(low <= char <= high for char in letters) / len(letters) if letters else 0.0
+
+
+def _kana(text: str) -> int:
+    return sum("\u3041" <= char <= "\u30fe" and char != "・" for char in text)
+
+
+def _odd(text: str) -> int:
+    """Characters that no text has: controls, private use, half-width kana in number, single jamo."""
+    return sum("\x80" <= c <= "\x9f" or "\ue000" <= c <= "\uf8ff" or "\uff61" <= c <= "\uff9f" for c in text)
+
+
+def _chinese(text: str) -> bool:
+    """Most characters are common ones: level 1 of GB 2312 or of Big5. Some Japanese may stand between them."""
+    han = _han(text)
+    if not han or _odd(text) > len(text) // 50:
+        return False
+    letters = [c for c in text if c > "\x7f" and unicodedata.category(c)[0] == "L"]
+    common = sum(_in_level_1(char) for char in han)
+    return common >= 0.6 * len(han) and len(han) + _kana(text) >= 0.9 * len(letters) and _kana(text) <= len(han)
+
+
+def _in_level_1(char: str) -> bool:
+    gb, big5 = char.encode("gb2312", "ignore"), char.encode("big5", "ignore")
+    return b"\xb0" <= gb[:1] <= b"\xd7" or b"\xa4" <= big5[:1] <= b"\xc6"
+
+
+def _japanese(text: str) -> bool:
+    """Kana among kanji, and next to nothing else."""
+    kana, han = _kana(text), len(_han(text))
+    letters = sum(c > "\x7f" and unicodedata.category(c)[0] == "L" for c in text)
+    return kana >= 0.15 * (kana + han) > 0 and _odd(text) <= 0.05 * len(text) and kana + han >= 0.9 * letters
+
+
+def _korean(text: str) -> bool:
+    """Hangul, of the syllables in use: those of KS X 1001."""
+    used = sum(len(char.encode("euc_kr")) == 2 for char in text if "\uac00" <= char <= "\ud7a3")
+    return used >= 0.85 * sum(c > "\x7f" and unicodedata.category(c)[0] == "L" for c in text) and not _odd(text)
+
+
+def _cyrillic(text: str) -> bool:
+    """One alphabet, and capitals where capitals stand: KOI8 read as Windows-1251 has them the wrong way round."""
+    if not _of_block("\u0400", "\u04ff")(text):
+        return False
+    letters = [char for char in text if char > "\x7f" and char.isalpha()]
+    if sum(char.lower() in CYRILLIC for char in letters) < 0.97 * len(letters):
+        return False
+    words = re.findall(r"[^\W\d_]{3,}", text)
+    turned = sum(word != word.lower() and word[1:] != word[1:].lower() for word in words if not word.isascii())
+    return turned <= 0.3 * len(words)
+
+
+def _latin_of(*alphabets: str) -> Callable[[str], bool]:
+    """Whether the letters beyond ASCII are those of one of the alphabets, beside ASCII's own, and fewer than those."""
+
+    def plausible(text: str) -> bool:
+        letters = [char.lower()[0] for char in text if char > "\x7f" and char not in MARKS]
+        plain = sum(char.isascii() and char.isalpha() for char in text)
+        if len(letters) > 0.4 * plain or _marks_are_odd(text) or (letters and not BESIDE.search(text)):
+            return False
+        return any(sum(c in alphabet or c.isascii() for c in letters) >= 0.97 * len(letters) for alphabet in alphabets)
+
+    return plausible
+
+
+def _of_block(low: str, high: str) -> Callable[[str], bool]:
+    """Whether the letters beyond ASCII are those of one block of Unicode, and stand in words."""
+    word = re.compile(f"[{low}-{high}]{{3}}")
+
+    def plausible(text: str) -> bool:
+        marks, beyond = sum(char in MARKS for char in text), sum(char > "\x7f" for char in text)
+        one_script = word.search(text) is not None and _share(text, low, high) >= 0.97
+        return one_script and marks <= 0.2 * beyond and not _marks_are_odd(text)
+
+    return plausible
+
+
+def _marks_are_odd(text: str) -> bool:
+    beyond = [char for char in text if char > "\x7f"]
+    odd = sum(char not in MARKS and unicodedata.category(char)[0] not in "LM" for char in beyond)
+    return odd > 0.03 * len(beyond) or len(INSIDE.findall(text)) > 0.03 * len(beyond)
+
+
+# In the order in which they are taken where nothing else decides. GB18030 takes in GBK and GB2312.
+CANDIDATES = (
+    Candidate("gb18030", "GB18030", _chinese, certain=True),
+    Candidate("cp950", "Big5", _chinese),
+    Candidate("big5hkscs", "Big5-HKSCS", _chinese),
+    Candidate("cp932", "Shift-JIS", _japanese),
+    Candidate("euc_jp", "EUC-JP", _japanese),
+    Candidate("cp949", "EUC-KR (CP949)", _korean),
+    Candidate("cp1252", "Windows-1252 (Latin-1)", _latin_of(*WESTERN)),
+    Candidate("cp1251", "Windows-1251", _cyrillic, language=True),
+    Candidate("koi8_u", "KOI8", _cyrillic, language=True),
+    Candidate("cp866", "CP866", _cyrillic, language=True),
+    Candidate("iso8859_5", "ISO 8859-5", _cyrillic, language=True),
+    Candidate("cp1250", "Windows-1250", _latin_of(*LATIN)),
+    Candidate("iso8859_2", "ISO 8859-2", _latin_of(*LATIN)),
+    Candidate("cp1254", "Windows-1254", _latin_of(*LATIN)),
+    Candidate("cp850", "CP850", _latin_of(*LATIN)),
+    Candidate("mac_roman", "Mac Roman", _latin_of(*LATIN)),
+    Candidate("cp1253", "Windows-1253", _of_block("\u0370", "\u03ff"), language=True),
+    Candidate("iso8859_7", "ISO 8859-7", _of_block("\u0370", "\u03ff"), language=True),
+    Candidate("cp1255", "Windows-1255", _of_block("\u0590", "\u05ff"), language=True),
+    Candidate("cp1256", "Windows-1256", _of_block("\u0600", "\u06ff"), language=True),
+    Candidate("cp874", "Windows-874", _of_block("\u0e00", "\u0e7f"), language=True),
+    # Several languages in one file.
+    Candidate("cp1252", "Windows-1252 (Latin-1)", _latin_of("".join(WESTERN))),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,3 +23,19 @@ class Broken(Exception):
     def __init__(self, where: str, what: str, remedy: str, row: int | None = None) -> None:
         super().__init__(f"{where}: {what}; {remedy}")
         self.where, self.what, self.remedy, self.row = where, what, remedy, row
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was decided about a file as a whole and may be wrong. `kind` is what the summary counts."""
+
+    kind: str
+    what: str
+    remedy: str
+
+
+Remember = Callable[[Note], None]
+
+
+def forget(note: Note) -> None:
+    """For callers whose user has read the notes before: the training reads what was checked."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from finetune.data import tables
-from finetune.data.encoding import detect
-from finetune.data.items import Broken, Row
+from finetune.data import encoding, jsonhints, parquet, tables, workbook
+from finetune.data.items import Broken, Note, Remember, Row, forget
 
 __all__ = ["Broken", "Row", "open_checked", "read"]
 
+BINARY = {".xlsx": workbook.read, ".parquet": parquet.read}
 CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a buffer, which copies the rest
 # No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
 # take all memory. In characters.
@@ -23,7 +23,7 @@ MAX_ROW = 16 << 20
 LONG_NUMBER = "a number of more than 4300 digits"
 
 
-def open_checked(path: Path) -> str:
+def open_checked(path: Path) -> encoding.Encoding:
     """The encoding of a file. UserError unless it is a readable file with text in it."""
     if not path.exists():
         raise UserError(f"{path}: no such file; check the name, or the working folder ({Path().resolve()})")
@@ -33,16 +33,14 @@ def open_checked(path: Path) -> str:
         raise UserError(f"{path}: is no ordinary file, and is read more than once; write its rows into one")
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(CHUNK)
+        found, head = encoding.of_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
     if not head.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0") and size <= CHUNK:
         raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
-    encoding = detect(head, size <= CHUNK)
-    if encoding is None and b"\0" in head:
+    if found is None and b"\0" in head:
         raise UserError(f"{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx")
-    return encoding or "utf-8"
+    return found or encoding.Encoding("utf-8")
 
 
 def _in_it(folder: Path) -> str:
@@ -53,37 +51,45 @@ def _in_it(folder: Path) -> str:
     return "name the file in it"
 
 
-def read(path: Path, columns: tuple[str, str] | None = None) -> Iterator[Row | Broken]:
+def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
     """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
 
-    `columns` names the question's and the answer's column of a table; None: they are guessed. A broken line of JSONL is
-    yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded, because nothing behind it
-    can be told apart. Raises UserError when the file as a whole is of no use.
+    A broken line of JSONL is yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded,
+    because nothing behind it can be told apart.
+
+    Args:
+        path: the file.
+        columns: the question's and the answer's column of a table; None: they are guessed.
+        note: called with what was decided about the file as a whole and may be wrong: its encoding, the sheet, ...
+
+    Raises:
+        UserError: the file as a whole is of no use.
     """
     suffix = path.suffix.lower()
-    if suffix in tables.SUFFIXES and path.is_file():
-        if suffix in tables.TEXT_SUFFIXES:
-            yield from tables.read_text(path, open_checked(path), columns)
-        else:
-            yield from tables.read_binary(path, columns)
+    if suffix in BINARY and path.is_file():
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
+        yield from BINARY[suffix](path, columns, note)
         return
-    encoding = open_checked(path)
+    found = open_checked(path)
+    if found.guess:
+        remedy = "look whether that is what it says; if not, save the file in UTF-8"
+        note(Note("guessed encoding", found.guess, remedy))
+    if suffix in tables.TEXT_SUFFIXES:
+        yield from tables.read_text(path, found.codec, columns, note)
+        return
     try:
-        text = Text(path, encoding)
+        text = Text(path, found.codec)
         first = text.peek()
         if first == "[":
             yield from _json_list(text)
         elif first == "{":
             yield from _jsonl(text)
         else:
-            yield Broken(
-                f"line {text.line}, column {text.column}",
-                f"not JSON, it begins with {first!r}",
-                'write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv',
-            )
+            yield Broken(f"line {text.line}, column {text.column}", *jsonhints.beginning(first))
     except UnicodeDecodeError as error:
         place = f"byte {text.bytes_before + error.start + 1}"
-        yield Broken(place, f"not {encoding.upper()} text", "save the file in UTF-8, or run iconv on it")
+        yield tables.not_text(place, found.codec)
 
 
 class Text:
@@ -156,13 +162,22 @@ def _json_list(text: Text) -> Iterator[Row | Broken]:
         if isinstance(value, Broken):
             yield value
             return
-        yield Row(number, line, value)
+        if number == 1 and jsonhints.is_message(value):
+            what = "a message of a conversation stands where a row should"
+            yield Broken(f"line {line}", what, jsonhints.WRAP, number)
+            return
+        yield _row(number, line, value)
         mark = text.peek()
         if mark == "]":
             text.drop(1)
-            if text.peek():
-                place = text.place(0)
-                yield Broken(place, "text behind the end of the list", "remove it, or join the two lists")
+            if behind := text.peek():
+                remedy = "remove it, or join the two lists"
+                if behind in "/#":
+                    remedy = jsonhints.NO_COMMENTS
+                yield Broken(text.place(0), "text behind the end of the list", remedy)
+            return
+        if mark in ("/", "#"):
+            yield Broken(text.place(0), f"not JSON, {mark!r} behind a row", jsonhints.NO_COMMENTS, number)
             return
         if mark != ",":
             what = "the list has no end, a ] is missing" if not mark else f"a comma is missing before {mark!r}"
@@ -193,7 +208,12 @@ def _decode(text: Text, number: int) -> Any:
             if open_ended and len(text.buffer) > MAX_ROW:
                 what = f"a row of more than {MAX_ROW >> 20} million characters"
                 return Broken(text.place(error.pos), what, "a closing quote or bracket is missing", number)
-            return Broken(text.place(error.pos), f"not JSON, {_words(error.msg)}", _hint(text, error), number)
+            return Broken(
+                text.place(error.pos),
+                f"not JSON, {jsonhints.words(error.msg)}",
+                jsonhints.hint(text.buffer, error),
+                number,
+            )
         except ValueError:  # Python's own limit
             return Broken(text.place(0), LONG_NUMBER, "put quotes around it", number)
         else:
@@ -216,43 +236,45 @@ def _jsonl(text: Text) -> Iterator[Row | Broken]:
         end = len(text.buffer) if end < 0 else end
         line = text.buffer[:end]
         try:
-            yield Row(number, text.line, json.loads(line))
+            yield _row(number, text.line, json.loads(line))
         except RecursionError:
             yield Broken(f"line {text.line}", "nested too deeply", "a row is an object of texts", number)
         except json.JSONDecodeError as error:
-            if number == 1 and line.rstrip() in ("{", "{}{"):
-                remedy = "one row a line, or put all rows into a list: [{...}, {...}]"
-            else:
-                remedy = _hint(text, error)
-            yield Broken(text.place(error.pos), f"not JSON, {_words(error.msg)}", remedy, number)
-            if number == 1 and line.strip() == "{":
-                return  # a pretty-printed object; each of its lines would be reported
+            if number == 1 and (spread := _spread(text)):
+                yield spread
+                return  # each of its lines would be reported
+            remedy = jsonhints.hint(text.buffer, error)
+            yield Broken(text.place(error.pos), f"not JSON, {jsonhints.words(error.msg)}", remedy, number)
         except ValueError:  # Python's own limit
             yield Broken(f"line {text.line}", LONG_NUMBER, "put quotes around it", number)
         text.drop(end)
 
 
-def _words(message: str) -> str:
-    """json's message as part of a sentence."""
-    return message[:1].lower() + message[1:]
+def _row(number: int, line: int, value: Any) -> Row | Broken:
+    """A value as a row, unless the rows are inside it."""
+    if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
+        return Row(number, line, value)  # nearly every row
+    if jsonhints.is_chat(value):
+        return Broken(f"line {line}", "a list of messages stands where a row should", jsonhints.WRAP, number)
+    if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
+        return Broken(f"line {line}", f'the rows are below the key "{keys}"', jsonhints.ALONE, number)
+    return Row(number, line, value)
 
 
-def _hint(text: Text, error: json.JSONDecodeError) -> str:
-    """What to look at, for the mistakes that hand-written JSON usually has."""
-    near = text.buffer[max(0, error.pos - 2) : error.pos + 2]
-    here = text.buffer[error.pos : error.pos + 1]
-    if error.msg.startswith("Unterminated string"):
-        return "a closing quote is missing"
-    if error.msg.startswith("Invalid control character"):
-        return r"write a line break in a text as \n"
-    if error.msg.startswith("Invalid \\escape"):
-        return r"write a backslash as \\"
-    if any(mark in near for mark in "“”‘’"):
-        return 'use straight quotes "'
-    if any(mark in near for mark in "\uff0c\uff1a"):
-        return "use the ASCII comma and colon outside of texts"
-    if "'" in near:
-        return 'use double quotes "'
-    if here in "}]" and "," in text.buffer[max(0, error.pos - 80) : error.pos]:
-        return "remove the comma before it"
-    return "look at this place and just before it"
+def _spread(text: Text) -> Broken | None:
+    """What to say of a first line that is the beginning of an object over several lines; None: it is no such thing."""
+    while len(text.buffer) <= MAX_ROW and text.fill():
+        pass
+    try:
+        value, end = json.JSONDecoder().raw_decode(text.buffer)
+    except (ValueError, RecursionError):
+        if text.buffer[: text.buffer.find("\n")].strip() != "{":
+            return None
+        value, end = None, 0
+    if "\n" not in text.buffer[:end] and value is not None:
+        return None
+    found = _row(1, text.line, value)
+    if isinstance(found, Broken):
+        return found
+    remedy = "one row a line, or put all rows into a list: [{...}, {...}]"
+    return Broken(f"line {text.line}", "not JSON lines, an object goes over several lines", remedy, 1)

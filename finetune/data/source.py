@@ -87,3 +87,11 @@ def _sample(spec: str, name: str) -> tuple[str, int | None]:
 def _looks_like_a_file(name: str) -> bool:
     path = Path(name)
     return name.startswith(("/", "./", "../", "~")) or path.suffix.lower() in FILE_SUFFIXES
+
+
+def parse_columns(text: str) -> tuple[str, str]:
+    """`QUESTION,ANSWER` as two names. UserError when it is not that."""
+    names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
+    if len(names) != 2 or not all(names):
+        raise UserError(f"--columns {text}: name two columns, the question's and the answer's: --columns 问题,答案")
+    return names[0], names[1]

@@ -1,27 +1,27 @@
-"""Rows from tables: CSV, TSV, XLSX and Parquet files with a column of questions and one of answers; used by reading."""
+"""Rows from tables by their heading, and the tables that are text, CSV and TSV; used by reading and its formats."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from common.errors import UserError
-from finetune.data.items import Broken, Row
+from finetune.data.items import Broken, Note, Remember, Row
 
 TEXT_SUFFIXES = {".csv", ".tsv"}
-SUFFIXES = TEXT_SUFFIXES | {".xlsx", ".parquet"}
 # A cell as long as this is a quote that was never closed. In characters.
 MAX_CELL = 4 << 20
 MAX_LINE = 16 << 20
 MAX_COLUMNS = 1000
-# Of a row of Parquet, and of a file in a workbook, unpacked; in bytes. A small file can unpack to more than the memory.
-MAX_ROW = 16 << 20
-MAX_UNPACKED = 256 << 20
+ABOVE = 10  # filled lines in which the heading is looked for: a title, a date, a note may stand above it
+SNIFFED = 1 << 20  # characters of the first lines that tell the delimiter
+SEP = re.compile(r'\ufeff?"?sep=(.)"?\r?\n?', re.IGNORECASE)  # Excel's own first line, which names the delimiter
 
 # Headings, without case, spaces and punctuation. Where several columns fit, the earlier name in the list is taken.
 QUESTIONS = (
@@ -50,28 +50,52 @@ SYSTEMS = ("system", "systemprompt", "系统提示", "系统提示词")
 CHATS = ("messages", "conversations", "conversation")
 
 
-def read_text(path: Path, encoding: str, columns: tuple[str, str] | None) -> Iterator[Row | Broken]:
-    """Rows of a CSV or TSV file. The delimiter is the one that the heading has most of: , ; or tab."""
+def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
+    """Rows of a CSV or TSV file."""
     csv.field_size_limit(MAX_CELL)
     with path.open(encoding=encoding, newline="") as file:
         try:
-            head = file.readline(MAX_LINE)
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
-            file.seek(0)
+            delimiter, skipped = _dialect(file, path.suffix.lower() == ".tsv", columns)
             reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
-            cells = ((reader.line_num, row) for row in reader)
-            yield from _rows(path, cells, columns)
+            cells = ((reader.line_num + skipped, row) for row in reader)
+            yield from from_cells(path, cells, columns, note)
         except csv.Error as error:
             what = str(error)
             if "field larger" in what or "unexpected end" in what:
                 what = "a cell has no end"
             yield Broken(
-                f"line {reader.line_num}", f"not CSV, {what}", "look for a quote without its partner before it"
+                f"line {reader.line_num + skipped}",
+                f"not CSV, {what}",
+                "look for a quote without its partner before it",
             )
         except UnicodeDecodeError:
             # The text layer decodes ahead and does not say where; the bytes do.
-            place = _undecodable(path, encoding)
-            yield Broken(place, f"not {encoding.upper()} text", "save the file in UTF-8, or run iconv on it")
+            yield not_text(_undecodable(path, encoding), encoding)
+
+
+def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tuple[str, int]:
+    """(delimiter, lines to pass over); the file is left at the first line of the table.
+
+    The delimiter is the one by which the first lines hold a heading, else the one that most of these lines have.
+    """
+    lines: list[str] = []
+    size = 0
+    while size < SNIFFED and len(lines) < ABOVE and (line := file.readline(MAX_LINE)):
+        lines.append(line)
+        size += len(line)
+    file.seek(0)
+    if lines and (named := SEP.fullmatch(lines[0])):
+        file.readline()
+        return named[1], 1
+    if is_tsv or not lines:
+        return "\t", 0
+    found = {}
+    for delimiter in ",;\t":
+        if heading := find_heading(((at, _split(line, delimiter)) for at, line in enumerate(lines)), columns):
+            found[delimiter] = heading[0]
+    if found:
+        return min(found, key=lambda delimiter: (found[delimiter], -lines[found[delimiter]].count(delimiter))), 0
+    return max(",;\t", key=lambda delimiter: (sum(delimiter in line for line in lines), lines[0].count(delimiter))), 0
 
 
 def _lines(file: TextIO) -> Iterator[str]:
@@ -82,105 +106,101 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
 
 
-def read_binary(path: Path, columns: tuple[str, str] | None) -> Iterator[Row | Broken]:
-    """Rows of an XLSX or Parquet file; of XLSX, the first sheet."""
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet(path, columns)
-        return
-    import zipfile
-
-    import openpyxl
-
-    try:
-        with zipfile.ZipFile(path) as packed:
-            size = max((file.file_size for file in packed.infolist()), default=0)
-        if size > MAX_UNPACKED:
-            raise UserError(f"{path}: unpacks to {size >> 20} MB; save it as CSV, or in several files")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        sheet = book.worksheets[0]
-        rows = sheet.iter_rows(values_only=True)
-        yield from _rows(path, enumerate(([_cell(value) for value in row] for row in rows), 1), columns)
-        book.close()
-    except UserError:
-        raise
-    except Exception as error:  # openpyxl raises what zipfile, xml and its own code raise
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not an XLSX file ({words[:120]}); save it anew, or as CSV") from error
+def _split(line: str, delimiter: str) -> list[str]:
+    """The cells of a line; none where that is no line of CSV."""
+    with contextlib.suppress(csv.Error):
+        return next(csv.reader([line], delimiter=delimiter), [])
+    return []
 
 
-def _parquet(path: Path, columns: tuple[str, str] | None) -> Iterator[Row | Broken]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        names = list(file.schema_arrow.names)
-        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
-        size = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
-        if size > MAX_ROW:
-            raise UserError(f"{path}: {size >> 20} MB a row; no training row is as long, write the texts anew")
-        batches = (batch.to_pylist() for batch in file.iter_batches(1024))
-        if columns is None and any(_plain(name) in CHATS for name in names):
-            for number, row in enumerate(itertools.chain.from_iterable(batches), 1):
-                yield Row(number, number, row)
-            return
-        cells: Iterable[list[Any]] = ([row[name] for name in names] for batch in batches for row in batch)
-        numbered = enumerate(([_cell(value) for value in row] for row in cells), 2)
-        yield from _rows(path, itertools.chain([(1, names)], numbered), columns)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:120]}); write it anew") from error
+def not_text(place: str, encoding: str) -> Broken:
+    """A place that is no text in the encoding that was found."""
+    remedy = "save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW"
+    return Broken(place, f"not {encoding.upper()} text", remedy)
 
 
-def _rows(
-    path: Path, lines: Iterable[tuple[int, list[str]]], columns: tuple[str, str] | None
+def from_cells(
+    path: Path, lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None, note: Remember
 ) -> Iterator[Row | Broken]:
-    """Rows by a table's heading. `lines` are (line number, cells); the first that is not blank is the heading."""
-    filled = ((line, cells) for line, cells in lines if any(cell.strip() for cell in cells))
-    line, heading = next(filled, (0, []))
-    if not heading:
+    """Rows by a table's heading.
+
+    Args:
+        path: for messages.
+        lines: (line number, cells). The heading is the first that names a question and an answer, of the first few.
+        columns: the names of these two, where they are not to be guessed.
+        note: told what stands above the heading.
+
+    Raises:
+        UserError: there is no heading, or nothing below it.
+    """
+    lines = iter(lines)
+    first = beginning(lines)
+    if not first:
         raise UserError(f"{path}: is empty; write a heading and rows into it: question,answer")
-    if len(heading) > MAX_COLUMNS:
-        raise UserError(f"{path}: {len(heading)} columns; keep a column of questions and one of answers")
-    heading = [cell.removeprefix("\ufeff") for cell in heading]
-    places = _places(path, heading, columns)
-    headings = {name: heading[at] for name, at in places.items()}
+    found = find_heading(first, columns)
+    if found is None:
+        # The first with several cells: a title would say nothing of the columns.
+        wide = (cells for _, cells in first if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
+        _refuse(path, next(wide, first[0][1]), columns)
+    at, places = found
+    above = [cell for _, cells in first[:at] for cell in cells if _filled(cell)]
+    if above:
+        what = f"left out what is above the heading: {', '.join(map(str, above))[:100]}"
+        note(Note("title row", what, "remove it from the table, if it is to say nothing"))
+    heading = first[at][1]
+    headings = {name: heading[place] for name, place in places.items()}
     number = 0
-    for line, cells in filled:
+    for line, cells in itertools.chain(first[at + 1 :], lines):
+        if not any(map(_filled, cells)):
+            continue
         number += 1
-        if len(cells) > len(heading) and any(cell.strip() for cell in cells[len(heading) :]):
+        if len(cells) > len(heading) and any(map(_filled, cells[len(heading) :])):
             what = f"{len(cells)} cells where the heading has {len(heading)}"
             yield Broken(f"line {line}", what, "put quotes around a text with the delimiter in it", number)
             continue
-        yield Row(number, line, {name: cells[at] if at < len(cells) else "" for name, at in places.items()}, headings)
+        data = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
+        yield Row(number, line, data, headings)
     if number == 0:
         raise UserError(f"{path}: has a heading and no rows; write rows below it")
 
 
-def _places(path: Path, heading: list[str], columns: tuple[str, str] | None) -> dict[str, int]:
-    """Which column is which: {"instruction": 0, "output": 2, ...}. UserError when question or answer is not found."""
-    names = [_plain(cell) for cell in heading]
+def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[Any]]]:
+    """The first few lines that are not blank."""
+    filled = ((line, cells) for line, cells in lines if any(map(_filled, cells)))
+    return list(itertools.islice(filled, ABOVE))
+
+
+def find_heading(
+    lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None
+) -> tuple[int, dict[str, int]] | None:
+    """(which of some lines is the heading, the columns' places as `_places` gives them); None: none of them is."""
+    for at, (_, cells) in enumerate(lines):
+        if places := _places(cells, columns):
+            return at, places
+    return None
+
+
+def _filled(cell: Any) -> bool:
+    return bool(cell.strip()) if isinstance(cell, str) else cell is not None
+
+
+def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, int]:
+    """Which column is which: {"instruction": 0, "output": 2, ...}; nothing where question or answer is not found."""
+    if len(heading) > MAX_COLUMNS:
+        return {}
+    names = [plain(cell) for cell in heading]
     found: dict[str, int] = {}
-    if columns:
-        for field, wanted in zip(("instruction", "output"), columns, strict=True):
-            if wanted in heading:
-                found[field] = heading.index(wanted)
-            elif _plain(wanted) in names:
-                found[field] = names.index(_plain(wanted))
-            else:
-                raise UserError(f"{path}: no column {wanted}; there are {', '.join(heading)}")
-    else:
-        for field, known in (("instruction", QUESTIONS), ("output", ANSWERS)):
-            name = next((name for name in known if name in names), None)
-            if name is None:
-                raise UserError(
-                    f"{path}: no column looks like the {'question' if field == 'instruction' else 'answer'} "
-                    f"(there are {', '.join(heading)[:200]}); name both with --columns QUESTION,ANSWER"
-                )
-            found[field] = names.index(name)
+    wanted = columns or (None, None)
+    for field, name, known in zip(("instruction", "output"), wanted, (QUESTIONS, ANSWERS), strict=True):
+        if name is not None:
+            at = heading.index(name) if name in heading else names.index(plain(name)) if plain(name) in names else None
+        else:
+            at = next((names.index(one) for one in known if one in names), None)
+        if at is None:
+            return {}
+        found[field] = at
     if found["instruction"] == found["output"]:
-        raise UserError(f"{path}: one column cannot be both question and answer; name two with --columns")
+        return {}
     for field, others in (("input", INPUTS), ("system", SYSTEMS)):
         at = next((names.index(name) for name in others if name in names), None)
         if at is not None and at not in found.values():
@@ -188,19 +208,26 @@ def _places(path: Path, heading: list[str], columns: tuple[str, str] | None) -> 
     return found
 
 
-def _plain(name: str) -> str:
+def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> NoReturn:
+    """Say why a heading is none. Raises UserError."""
+    if len(heading) > MAX_COLUMNS:
+        raise UserError(f"{path}: {len(heading)} columns; keep a column of questions and one of answers")
+    names, there = [plain(cell) for cell in heading], ", ".join(map(str, heading))[:200]
+    for name in columns or ():
+        if name not in heading and plain(name) not in names:
+            raise UserError(f"{path}: no column {name}; there are {there}")
+    for role, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+        if not columns and not any(name in names for name in known):
+            raise UserError(
+                f"{path}: no column looks like the {role} (there are {there}); name both with --columns QUESTION,ANSWER"
+            )
+    raise UserError(f"{path}: one column cannot be both question and answer; name two with --columns")
+
+
+def plain(name: Any) -> str:
     """A heading without case, spaces and punctuation: `Q.`, `问题:`, `Question (en)` lose what is beside the word."""
-    plain = re.sub(r"\(.*?\)", "", unicodedata.normalize("NFKC", name))
+    plain = re.sub(r"\(.*?\)", "", unicodedata.normalize("NFKC", str(name)))
     return re.sub(r"[\W_]+", "", plain).lower()
-
-
-def _cell(value: Any) -> str:
-    """A spreadsheet's value as the text that a person sees: 3.0 is 3."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def _undecodable(path: Path, encoding: str) -> str:

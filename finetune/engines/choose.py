@@ -86,7 +86,7 @@ class Choice:
 
     engine: str
     why: str
-    train: dict[str, Any] = field(default_factory=dict)  # keywords of qwen2.training.loop.TrainSettings
+    train: dict[str, Any] = field(default_factory=dict)  # keywords of TrainSettings
     max_length: int = 0  # tokens; 0: the model's own limit
     system: str | None = None
     tensorboard: bool = True
@@ -109,13 +109,17 @@ def choose(
     sources: Sequence[Source],
     on_cpu: bool,
     environ: Mapping[str, str] | None = None,
+    resumed: str = "",
 ) -> Choice:
-    """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot."""
+    """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot.
+
+    `resumed` is why a run that goes on has its engine, `asked`: nobody asks for it now.
+    """
     if asked not in ASKED:
         raise UserError(f"ENGINE={asked}: unknown engine; set it to auto, fast or swift")
     if asked == "swift":
-        return Choice(SWIFT, "because ENGINE=swift asks for it")
-    why = "because it honours every option given" if asked == "auto" else "because ENGINE=fast asks for it"
+        return Choice(SWIFT, resumed or "because ENGINE=swift asks for it")
+    why = resumed or ("because it honours every option given" if asked == "auto" else "because ENGINE=fast asks for it")
     obstacles = [*_of_machine(os.environ if environ is None else environ), *_of_model(model_dir), *_of_data(sources)]
     train: dict[str, Any] = {}
     rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True}
@@ -123,6 +127,11 @@ def choose(
         if obstacle := _take(name, value, train, rest, on_cpu):
             obstacles.append(obstacle)
     train["batch_size"] = _batch(train)
+    if obstacles and resumed:
+        raise UserError(
+            f"--resume: the run was begun by the fast lane, which does not honour {'; '.join(obstacles)}; "
+            "leave that out, or start a new run"
+        )
     if obstacles and asked == "fast":
         raise UserError(
             f"ENGINE=fast: the fast lane does not honour {'; '.join(obstacles)}; leave that out, or set ENGINE=swift"

@@ -38,6 +38,10 @@ class Job:
         """Optimizer steps: an epoch's last batch may be smaller."""
         return math.ceil(self.epochs * math.ceil(self.rows / self.batch))
 
+    def minutes(self, seconds_per_step: float) -> float:
+        """Of all steps, on an H100, without starting up."""
+        return self.steps * seconds_per_step / 60
+
 
 def shape_of(model_dir: Path) -> Config:
     """The model's sizes from config.json. UserError when the folder holds no plain Qwen2."""

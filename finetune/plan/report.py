@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.commands.plan import minutes
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
 from finetune.plan.planned_run import Job
@@ -61,7 +60,7 @@ def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str,
     else:
         batch = f"parts of {plan.micro_batch_tokens} tokens" if plan.micro_batch_tokens else "in one piece"
         saved = [] if plan.recompute == "none" else [f"{AGAIN[plan.recompute]} recomputed"]
-    return batch, ", ".join(saved) or "nothing", f"{plan.peak_gib:.1f}", f"{minutes(found, plan):.2f}"
+    return batch, ", ".join(saved) or "nothing", f"{plan.peak_gib:.1f}", f"{found.minutes(plan.seconds_per_step):.2f}"
 
 
 def _remedy(why: str) -> str:

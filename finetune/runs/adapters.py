@@ -42,14 +42,25 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
         raise UserError(f"{path}: not a whole checkpoint ({fault}); name another checkpoint-N, or newest")
     if not (path / adapter_config.CONFIG_FILE).is_file():
         raise UserError(f"{path}: a full model, not an adapter; it is asked and served by itself, with --model {path}")
-    require_base(path, model_dir)
     settings = json_object(path / adapter_config.CONFIG_FILE)
+    if settings.get("peft_type", "LORA") != "LORA":
+        raise UserError(
+            f"{path}: peft_type {settings['peft_type']}; only LoRA adapters are taken here; ms-swift may take it: "
+            f"swift infer --model {model_dir} --adapters {path}"
+        )
+    require_fit(path, model_dir)
     plain = adapter_config.converted(path)
     if adapter_config.not_plain(settings) and checkpoints.problem(plain) is None:
         print(f"note: {path} began as {settings.get('init_lora_weights')}: taking {plain}", file=sys.stderr)
-        path, settings = plain, json_object(plain / adapter_config.CONFIG_FILE)
-    _require_keys(path, settings, model_dir)
+        path = plain
+        _require_keys(path, model_dir)
     return path
+
+
+def require_fit(path: Path, model_dir: Path) -> None:
+    """UserError when a whole adapter is not of the base in `model_dir`: its run says so, or a key fits nothing."""
+    require_base(path, model_dir)
+    _require_keys(path, model_dir)
 
 
 def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
@@ -94,16 +105,12 @@ def require_plain(adapter: Path, what: str, remedy: str) -> None:
         raise UserError(f"{adapter}: {reason} is not computed by {what}; {remedy}")
 
 
-def _require_keys(path: Path, settings: dict[str, Any], model_dir: Path) -> None:
-    """UserError when a key of the adapter has no place in the base, or a place of another shape."""
+def _require_keys(path: Path, model_dir: Path) -> None:
+    """UserError when a key of a LoRA has no place in the base, or a place of another shape."""
+    settings = json_object(path / adapter_config.CONFIG_FILE)
     base = base_shapes(model_dir)
-    if base is None:
-        return  # what is wrong with the base, its loader says
-    if settings.get("peft_type") != "LORA":
-        raise UserError(
-            f"{path}: peft_type {settings.get('peft_type')}; only LoRA adapters are taken here; ms-swift may take it: "
-            f"swift infer --model {model_dir} --adapters {path}"
-        )
+    if base is None or settings.get("peft_type") != "LORA":
+        return  # what is wrong with the base, its loader says; other kinds have keys of their own
     try:
         shapes = adapter_shapes(path)
         fault = misfit(shapes, settings, base)

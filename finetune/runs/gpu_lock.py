@@ -34,6 +34,7 @@ LIMIT_START_S = 1800.0
 LIMIT_STEP_S = 600.0
 WRITE_EVERY_S = 0.5  # job.json is written at most this often, so that steps of 60 ms are not slowed
 POLL_S = 1.0  # how often `run` looks for a new step in logging.jsonl
+SAME_SIGNAL_S = 0.5  # a signal this soon after the first is the same one, sent to a process and to its group
 GROUP_WAIT_S = 30.0  # after a signal: how long `run` waits for processes that outlive the one it started
 PARENT = "MIRROR_JOB"  # in the environment of a job's own processes: they join it instead of waiting for it
 
@@ -68,6 +69,13 @@ class Job:
         """Leave the record behind as that of a killed job, for the probe."""
         self.record["killed"] = by
         self._write()
+
+    def forget(self) -> None:
+        """Remove the record, of which the probe would say that the job was killed."""
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            self.path = None
 
     def _sign(self, write: bool, **values: object) -> None:
         if "step" in values and "step" not in self.record:
@@ -115,7 +123,9 @@ def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: 
     limit = _limit_from_env() if stale_s is None else stale_s
     parent = _parent()
     if parent is not None:
-        yield Job(parent, {"total": total}, limit, owner=False)
+        current = Job(parent, {"total": total}, limit, owner=False)
+        yield current
+        current.path = None  # it is the parent's, who may be gone and another job's record there
         return
     try:
         folder = state.run_dir()
@@ -147,8 +157,7 @@ def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: 
         else:
             os.environ[PARENT] = before
         if "killed" not in record:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{folder}/{state.JOB_FILE}")
+            current.forget()
         os.close(lock)
 
 
@@ -222,18 +231,22 @@ def _holder(folder: str) -> str:
 # ---- around another program ----
 
 
-def run(name: str, command: list[str], wait: bool, watch: list[Path], stale_s: float | None) -> int:
+def run(
+    name: str, command: list[str], wait: bool, watch: list[Path], stale_s: float | None, keyboard: bool = True
+) -> int:
     """Run a program as job `name`: its exit code, or 128 + n after signal n.
 
-    It gets a process group of its own, and with it the terminal. Signals to this process go on to that whole group;
-    then the end of the group is waited for, since a trainer saves its checkpoint after a wrapper around it has died.
+    It gets a process group of its own, and with it the terminal (`keyboard`; without, Ctrl-C and Ctrl-Z come here).
+    Signals to this process go on to that whole group; then the end of the group is waited for, since a trainer saves
+    its checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call takes no
+    other.
     After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.
     """
     with job(name, wait=wait or None, stale_s=stale_s) as current:
-        signals = {signal.SIGCHLD, *FORWARDED}
+        signals = {signal.SIGCHLD, *FORWARDED, *(() if keyboard else (signal.SIGTSTP,))}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
-            return _supervise(current, name, command, watch, signals)
+            return _supervise(current, name, command, watch, signals, _Terminal(keyboard))
         finally:
             # One Ctrl-C too many must not end the caller when it has yet to write down how the job ended.
             while signal.sigtimedwait(signals, 0) is not None:
@@ -241,8 +254,9 @@ def run(name: str, command: list[str], wait: bool, watch: list[Path], stale_s: f
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _supervise(current: Job, name: str, command: list[str], watch: list[Path], signals: set[signal.Signals]) -> int:
-    terminal = _Terminal()
+def _supervise(
+    current: Job, name: str, command: list[str], watch: list[Path], signals: set[signal.Signals], terminal: _Terminal
+) -> int:
     log = _Log(watch)
     if current.lock is not None:
         os.set_inheritable(current.lock, True)  # if this process is killed, the program still holds the lock
@@ -262,14 +276,23 @@ def _supervise(current: Job, name: str, command: list[str], watch: list[Path], s
     current.phase("starting")
     terminal.give(pid)
     stopped_by = None
+    stopped_at = 0.0
     while True:
         info = signal.sigtimedwait(signals, POLL_S)
         if info is not None and info.si_signo != signal.SIGCHLD:
             number = signal.Signals(info.si_signo)
             if number in STOPPING and stopped_by is None:
-                stopped_by = number
-                print(f"note: {number.name} passed on to {name}; waiting for it to end", file=sys.stderr, flush=True)
+                stopped_by, stopped_at = number, time.monotonic()
+                print(
+                    f"note: {number.name} passed on to {name}; waiting for it to end, a second one ends it at once",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            elif number in STOPPING and time.monotonic() - stopped_at > SAME_SIGNAL_S:
+                number = _end_at_once(name)
             _signal_group(pid, number)
+            if number == signal.SIGTSTP:  # without the keyboard: Ctrl-Z stops both, `fg` lets both go on
+                terminal.suspend(pid, number)
         done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if done and os.WIFSTOPPED(status):
             terminal.suspend(pid, os.WSTOPSIG(status))
@@ -278,7 +301,7 @@ def _supervise(current: Job, name: str, command: list[str], watch: list[Path], s
         if progress := log.progress():
             current.step(*progress)
     if stopped_by is not None:
-        _wait_for_group(pid)
+        _wait_for_group(pid, name, signals, stopped_at)
     terminal.take()
     return _ended(current, name, os.waitstatus_to_exitcode(status), stopped_by)
 
@@ -306,10 +329,18 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _wait_for_group(group: int) -> None:
+def _end_at_once(name: str) -> signal.Signals:
+    """The signal that ends the program whatever it does, and the line that says so."""
+    print(f"note: {name} is ended at once; saved checkpoints are kept", file=sys.stderr, flush=True)
+    return signal.SIGKILL
+
+
+def _wait_for_group(group: int, name: str, signals: set[signal.Signals], stopped_at: float) -> None:
     until = time.monotonic() + GROUP_WAIT_S
     while _group_lives(group) and time.monotonic() < until:
-        time.sleep(0.1)
+        info = signal.sigtimedwait(signals, 0.1)
+        if info is not None and info.si_signo in STOPPING and time.monotonic() - stopped_at > SAME_SIGNAL_S:
+            _signal_group(group, _end_at_once(name))
 
 
 def _group_lives(group: int) -> bool:
@@ -327,10 +358,10 @@ def _group_lives(group: int) -> bool:
 class _Terminal:
     """Hands the terminal to the child's process group and takes it back, as a shell does, if there is one to hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, keyboard: bool = True) -> None:
         self.fd = 0
         try:
-            self.ours = os.isatty(self.fd) and os.tcgetpgrp(self.fd) == os.getpgrp()
+            self.ours = keyboard and os.isatty(self.fd) and os.tcgetpgrp(self.fd) == os.getpgrp()
         except OSError:
             self.ours = False
         if self.ours:
@@ -350,7 +381,9 @@ class _Terminal:
         """The child stopped: by Ctrl-Z, then we stop too, until `fg`; or it read before the terminal was its own."""
         if number not in (signal.SIGTTIN, signal.SIGTTOU):
             self.take()
+            blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
             os.kill(0, signal.SIGTSTP)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         self.give(group)
         _signal_group(group, signal.SIGCONT)
 

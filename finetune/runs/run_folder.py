@@ -9,13 +9,13 @@ import os
 import platform
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import FAILED, UserError
+from common.json_files import json_object
 from finetune.runs import checkpoints
 from finetune.runs.folder_lock import locked
 
@@ -122,6 +122,10 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
     for folder, record in _all(output_dir):
         if record.get("status") != "running" or not _is_free(folder):
             continue
+        if (adapter := _last_checkpoint(folder)) is not None:  # killed after the last step: nothing is missing
+            with contextlib.suppress(UserError):
+                write(folder, record | progress(folder) | {"status": "done", "adapter": adapter.name, "exit_code": 0})
+            continue
         record |= {"status": "killed"} | progress(folder)
         saved = sorted((path for path in checkpoints.find(folder) if not _resume_fault(path)), key=checkpoints.step)
         if saved:
@@ -135,6 +139,17 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
         )
         with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again
             write(folder, record)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint of a run's last step, if it got so far."""
+    for path in checkpoints.find(folder):
+        state = json_object(path / "trainer_state.json")
+        if state.get("global_step") == state.get("max_steps") == checkpoints.step(path) and not checkpoints.problem(
+            path
+        ):
+            return path
+    return None
 
 
 # What a checkpoint must hold, besides the adapter, to go on from it: of the fast lane, of ms-swift.
@@ -191,17 +206,15 @@ def versions() -> dict[str, str]:
 
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Put run.json into the folder by rename, so that a reader never sees half of it. UserError (exit 1) on failure."""
-    name = ""
+    draft = folder / f".run.json.{os.getpid()}"
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".run.json.", dir=folder)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with draft.open("w", encoding="utf-8") as file:
             json.dump(record, file, ensure_ascii=False, indent=2)
             file.write("\n")
-        os.chmod(name, 0o644)
-        os.replace(name, folder / "run.json")
+        os.replace(draft, folder / "run.json")
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            draft.unlink()
         raise UserError(
             f"{folder}/run.json: cannot be written ({error.strerror}); free some room, or name another OUTPUT_DIR",
             FAILED,

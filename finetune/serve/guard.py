@@ -57,7 +57,8 @@ class Guard:
 
     async def _request(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if self.key and scope["path"] not in OPEN and not self._knows(headers.get(b"authorization", b"")):
+        asks = scope["method"] != "OPTIONS"  # which says what a path takes, and runs nothing
+        if self.key and asks and scope["path"] not in OPEN and not self._knows(headers.get(b"authorization", b"")):
             await self._drain(receive)
             message = "this server asks for an API key: send `Authorization: Bearer KEY` with the right one"
             await refuse(send, 401, message, "invalid_api_key", [(b"www-authenticate", b"Bearer")])
@@ -154,10 +155,10 @@ def leaf(error: BaseException) -> BaseException:
     return error
 
 
-def error_body(status: int, message: str, code: str) -> dict[str, Any]:
+def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """An error in the form of OpenAI's; `message` at the top, too, where ms-swift puts its own."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = {"message": message, "type": kind, "code": code, "param": None}
+    error = {"message": message, "type": kind, "code": code, "param": param}
     return {"error": error, "message": message, "object": "error"}
 
 

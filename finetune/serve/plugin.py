@@ -1,30 +1,36 @@
 """ms-swift plugin: what `swift deploy` 4.6 lacks as a server; serve.sh adds it with --external_plugins.
 
+- Requests and responses are the door's (door.py): ms-swift's own paths are not served, only its engine answers.
 - The guard (guard.py) stands in front: 401 for a wrong key (ms-swift says 400), 413 for a long body, errors as JSON.
+- Every model name has its own training's system prompt; ms-swift takes the first adapter's for all, and for the base.
 - Adapters are loaded before the server listens; ms-swift loads each at its first request.
 - Batches of an adapter: ms-swift hands PEFT one name for the whole batch, which PEFT refuses for two rows and more.
 - Turns: requests wait in groups of the same model and settings, and ms-swift serves the first group until it is empty.
   Under steady load the others would never be served.
 - What one request does is not felt by another: in a batch, ms-swift lets one unusable request fail all of them, and one
   long prompt shortens the answers of all. Here an unusable one fails alone, and a long prompt is answered by itself.
-- No pictures: the model takes text only, and fetching an address that a request names is nothing a server should do.
 """
 
+import contextlib
 import hashlib
 import itertools
+import json
 import os
 import pickle
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-from swift.infer_engine import AdapterRequest, TransformersEngine
+from starlette.middleware import Middleware
+from swift.infer_engine import AdapterRequest, InferRequest, RequestConfig, TransformersEngine
 from swift.pipelines.infer.deploy import SwiftDeploy
-from swift.template import Template
+from swift.template import TEMPLATE_MAPPING, Template
 
-from finetune.serve.guard import Guard, error_body
+from finetune.serve import door
+from finetune.serve.answer import Piece
+from finetune.serve.guard import Guard
+from finetune.serve.request import Request
 
 # Prompts up to so many characters are answered in batches: eight of them with 2048 new tokens take about 4 GiB at 7B.
 BATCHED_CHARACTERS = 4000
@@ -40,27 +46,91 @@ def install(self: SwiftDeploy) -> None:
         for name, path in args.adapter_mapping.items():
             self.infer_engine._get_adapter_names(AdapterRequest(name, path))
     self.infer_engine.strict = False
-    self.app.add_exception_handler(RequestValidationError, unreadable)
-    self.app.add_exception_handler(HTTPException, failed)
-    self.app.add_middleware(
+    guard = Middleware(
         Guard,
         key=os.environ.get("MIRROR_API_KEY", ""),
         max_body=int(os.environ.get("MIRROR_SERVE_BODY_KIB", "1024")) * 1024,
         ready=f"{', '.join(self._get_model_list())} at http://{args.host}:{args.port}/v1",
     )
+    self.app = door.app(
+        lambda request, number: answers(self, request, number),
+        system_prompts(self),
+        int(time.time()),
+        args.owned_by,
+        json.loads(os.environ.get("MIRROR_SERVE_ORIGINS", "[]")),
+        [guard],
+        contextlib.asynccontextmanager(lifespan(self)),
+    )
 
 
-async def unreadable(_request: Request, error: Any) -> JSONResponse:
-    """A body that is no JSON, or a field of the wrong type: what and where, in the form of OpenAI's errors."""
-    first = error.errors()[0]
-    why = (first.get("ctx") or {}).get("error")
-    text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}" + (f" ({why})" if why else "")
-    return JSONResponse(error_body(422, text, "invalid_request"), 422)
+def system_prompts(self: SwiftDeploy) -> dict[str, str | None]:
+    """{model name: system prompt of a conversation that has none}; serve's cli.py looked them up.
+
+    Without a word of the cli's the option --system was given, and holds for all.
+    """
+    names = self._get_model_list()
+    known = json.loads(os.environ.get("MIRROR_SERVE_SYSTEMS", "null"))
+    if known is None:
+        return dict.fromkeys(names, self.args.system)
+    # The template in use has the first adapter's for its default; the registered one has the model's own.
+    own = TEMPLATE_MAPPING[self.template.template_meta.template_type].default_system
+    return {name: known.get(name) if known.get(name) is not None else own for name in names}
 
 
-async def failed(_request: Request, error: Any) -> JSONResponse:
-    """An error of the web framework's own (a body that is no text, no such path), in the same form."""
-    return JSONResponse(error_body(error.status_code, str(error.detail), "invalid_request"), error.status_code)
+def lifespan(self: SwiftDeploy) -> Any:
+    """ms-swift's own, which is a plain generator, as one that Starlette takes."""
+
+    async def life(app: Any) -> AsyncIterator[None]:
+        with contextlib.contextmanager(self.lifespan)(app):
+            yield
+
+    return life
+
+
+async def answers(self: SwiftDeploy, request: Request, number: int) -> AsyncIterator[Piece]:
+    """ms-swift's engine behind the door: one answer to a regular request. `number` is the choice's."""
+    config = RequestConfig(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        repetition_penalty=request.repetition_penalty,
+        stop=list(request.stop),
+        seed=None if request.seed is None else request.seed + number,
+        stream=request.stream,
+        logprobs=request.top_logprobs is not None,
+        top_logprobs=request.top_logprobs or None,
+    )
+    self._set_request_config(config)
+    asked = InferRequest(messages=[dict(message) for message in request.messages], tools=list(request.tools) or None)
+    info: dict[str, Any] = {"response": "", "infer_request": asked.to_printable()}
+
+    def hook(kwargs: dict[str, Any]) -> dict[str, Any]:
+        info["generation_config"] = kwargs["generation_config"]
+        return kwargs
+
+    kwargs: dict[str, Any] = self.infer_kwargs | {"pre_infer_hook": hook}
+    if path := self.args.adapter_mapping.get(request.model):
+        kwargs["adapter_request"] = AdapterRequest(request.model, path)
+    given = await self.infer_async(asked, config, **kwargs)
+    if not request.stream:
+        yield piece(self._post_process(info, given), given.choices[0].message)
+        return
+    async for part in given:
+        yield piece(self._post_process(info, part), part.choices[0].delta)
+
+
+def piece(response: Any, message: Any) -> Piece:
+    """A response of ms-swift's engine, or a chunk of one, as the door takes it."""
+    choice, usage = response.choices[0], response.usage
+    return Piece(
+        message.content or "",
+        choice.finish_reason,
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+        tuple(asdict(call) for call in message.tool_calls or ()),
+        choice.logprobs,
+    )
 
 
 def generate(self: Template, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -93,12 +163,6 @@ def fetch(self: TransformersEngine) -> Any:
     return kwargs | {"infer_requests": [request for request, _ in batch]}, [queue for _, queue in batch]
 
 
-def no_media(*_: Any) -> Any:
-    """In place of _materialize_media, which reads files and fetches addresses."""
-    raise ValueError("this model takes text only: leave pictures, sound and video out of the messages")
-
-
 SwiftDeploy._install_auth_middleware = install
-SwiftDeploy._materialize_media = staticmethod(no_media)
 Template.generate = generate
 TransformersEngine._fetch_infer_requests = fetch

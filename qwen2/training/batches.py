@@ -59,7 +59,11 @@ class Step:
 
 def epoch_order(count: int, data_seed: int, epoch: int) -> list[int]:
     """The order of rows in an epoch, counted from 0."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(data_seed + epoch)).tolist()
+    return _permutation(count, data_seed, epoch).tolist()
+
+
+def _permutation(count: int, data_seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(data_seed + epoch))
 
 
 def count_labels(row: Row) -> int:
@@ -88,6 +92,19 @@ def plan_steps(
             steps.append(Step(micros, sum(m.labels for m in micros)))
         epoch += 1
     return steps[:total]
+
+
+def largest_batch(lengths: Sequence[int], total: int, batch_size: int, data_seed: int) -> int:
+    """Tokens of the largest of the `total` whole batches that plan_steps makes; some microseconds an epoch."""
+    tokens = torch.tensor(lengths)
+    per_epoch = -(-len(lengths) // batch_size)
+    most = 0
+    for epoch in range(-(-total // per_epoch)):
+        padded = torch.zeros(per_epoch * batch_size, dtype=torch.int64)
+        padded[: len(lengths)] = tokens[_permutation(len(lengths), data_seed, epoch)]
+        batches = padded.view(per_epoch, batch_size).sum(1)
+        most = max(most, int(batches[: total - epoch * per_epoch].max()))
+    return most
 
 
 def split(

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from common import sha256sums
 from qwen2.lora import Adapter
 from qwen2.model import Model
+from qwen2.training.backprop import Recompute
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -88,6 +89,10 @@ def _write(
     (temporary / STATE_FILE).write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, text in extra_files.items():
         (temporary / name).write_text(text, encoding="utf-8")
+    # safetensors makes its files for their owner alone; they get what the umask gave the text beside them.
+    mode = (temporary / STATE_FILE).stat().st_mode
+    for path in temporary.iterdir():
+        path.chmod(mode)
     sha256sums.write(temporary)
     for path in temporary.iterdir():
         _sync(path)
@@ -100,6 +105,17 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def split_of(path: Path) -> tuple[Recompute, int | None] | None:
+    """(recompute, micro_batch_tokens) that a checkpoint was trained with; None when it does not say."""
+    try:
+        split = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["split"]
+        recompute, tokens = split["recompute"], split["micro_batch_tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    is_known = recompute in get_args(Recompute) and (tokens is None or (isinstance(tokens, int) and tokens > 0))
+    return (recompute, tokens) if is_known else None
 
 
 def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict[str, Any]]:

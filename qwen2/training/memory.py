@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen2.config import PROJECTIONS, Config
+from qwen2.config import GROUPS, PROJECTIONS, Config
 from qwen2.lora import Layout
-from qwen2.model import padded_columns
+from qwen2.model import LOADED_RANK, padded_columns
 from qwen2.training.backprop import Recompute, head_rows
-from qwen2.training.batches import TOKEN_UNIT, Row, plan_steps, up
-from qwen2.training.loop import TrainSettings
+from qwen2.training.batches import TOKEN_UNIT, Row, largest_batch, up
+from qwen2.training.settings import TrainSettings
 
 GIB = 2**30
 WORKSPACES = 0.25  # GiB: cuBLAS workspaces, rotary tables, small tensors
 SLACK = 0.6  # GiB that the allocator may reserve beyond what is allocated
+# Columns that Model.load leaves beside every matmul, for its default rank, whatever is trained.
+LOADED_COLUMNS = {group: padded_columns(LOADED_RANK * len(paths)) for group, paths in GROUPS.items()}
 
 
 @dataclass(frozen=True)
@@ -29,49 +31,76 @@ class MemoryPlan:
     peak_gib: float
 
 
-def fixed_gib(config: Config, rank: int, targets: Sequence[str] = PROJECTIONS) -> float:
-    """GiB that do not grow with the batch: bfloat16 weights, the adapter with its optimizer."""
+@dataclass(frozen=True)
+class _Counted:
+    """What does not depend on the tokens of a micro-batch; see `peak_gib`."""
+
+    fixed_gib: float
+    kept: int
+    passing: int
+    vocab_size: int
+
+    def peak_gib(self, tokens: int) -> float:
+        """Estimate of the reserved peak for micro-batches of that many tokens."""
+        size = up(tokens, TOKEN_UNIT)
+        logits = min(head_rows(size), size) * self.vocab_size * (4 + 2)
+        return self.fixed_gib + (size * self.kept + max(size * self.passing, logits)) / GIB
+
+
+def _counted(config: Config, rank: int, recompute: Recompute, dropout: float, targets: Sequence[str]) -> _Counted:
+    layout = Layout(config, rank, targets)
+    kept, passing = _token_bytes(config, layout, recompute, dropout)
+    return _Counted(_fixed_gib(config, layout), kept, passing, config.vocab_size)
+
+
+def _fixed_gib(config: Config, layout: Layout) -> float:
+    """GiB that do not grow with the batch: bfloat16 weights with spare columns, the adapter with its optimizer."""
     h, i, width = config.hidden_size, config.intermediate_size, 2
     heads = 1 if config.tie_embeddings else 2
     qkv = config.q_size + 2 * config.kv_size
-    layer = qkv * (h + padded_columns(3 * rank)) + h * (config.q_size + padded_columns(rank))
-    layer += 2 * i * (h + padded_columns(2 * rank)) + h * (i + padded_columns(rank)) + 2 * h + qkv
+    spare = {group: max(columns, layout.columns(group)) for group, columns in LOADED_COLUMNS.items()}
+    layer = qkv * (h + spare["qkv"]) + h * (config.q_size + spare["o"])
+    layer += 2 * i * (h + spare["gate_up"]) + h * (i + spare["down"]) + 2 * h + qkv
     weights = (config.num_layers * layer + heads * config.vocab_size * h) * width
-    adapter = Layout(config, rank, targets).size * (4 * 4 + width)
-    return (weights + adapter) / GIB + WORKSPACES + SLACK
+    return (weights + layout.size * (4 * 4 + width)) / GIB + WORKSPACES + SLACK
 
 
-def token_bytes(config: Config, rank: int, recompute: Recompute, dropout: float) -> tuple[int, int]:
+def _token_bytes(config: Config, layout: Layout, recompute: Recompute, dropout: float) -> tuple[int, int]:
     """(bytes that a token leaves in all layers for the backward pass, bytes that it takes in passing through one)."""
     h, i, width = config.hidden_size, config.intermediate_size, 2
-    layer = 2 * h + config.q_size + 2 * config.kv_size + config.q_size + padded_columns(rank) + 2 * i
+    columns = layout.columns
+    layer = 2 * h + config.q_size + 2 * config.kv_size + config.q_size + columns("o") + 2 * i
     layer_bytes = layer * width + 4 * config.num_heads
-    passing = (3 * i + 6 * h + (i if dropout > 0 else 0)) * width
+    # The widest moment is the backward pass of the MLP, with a dropped-out copy of the input for each target.
+    dropped = i if "down" in layout.groups else h * len(layout.groups.get("gate_up", ()))
+    passing = (3 * i + 6 * h + (dropped if dropout > 0 else 0)) * width
     if recompute == "layer":
         # a whole layer comes and goes: the allocator's holes grow with the micro-batch
         return config.num_layers * h * width, layer_bytes + passing + 2 * i * width
     if recompute == "none":
-        wide = 2 * h + i + padded_columns(3 * rank) + padded_columns(2 * rank) + padded_columns(rank)
-        layer_bytes += wide * width
+        layer_bytes += (2 * h + i + columns("qkv") + columns("gate_up") + columns("down")) * width
     return config.num_layers * layer_bytes, passing
 
 
-def peak_gib(config: Config, rank: int, recompute: Recompute, tokens: int, dropout: float = 0.0) -> float:
-    """Estimate of the reserved peak for micro-batches of that many tokens."""
-    kept, passing = token_bytes(config, rank, recompute, dropout)
-    size = up(tokens, TOKEN_UNIT)
-    logits = min(head_rows(size), size) * config.vocab_size * (4 + 2)
-    return fixed_gib(config, rank) + (size * kept + max(size * passing, logits)) / GIB
+def peak_gib(
+    config: Config,
+    rank: int,
+    recompute: Recompute,
+    tokens: int,
+    dropout: float = 0.0,
+    targets: Sequence[str] = PROJECTIONS,
+) -> float:
+    """Estimate of the reserved peak for micro-batches of that many tokens, with LoRA of that rank on `targets`."""
+    return _counted(config, rank, recompute, dropout, targets).peak_gib(tokens)
 
 
-def fitting_tokens(config: Config, rank: int, recompute: Recompute, ceiling_gib: float, dropout: float) -> int:
+def _fitting_tokens(config: Config, counted: _Counted, ceiling_gib: float) -> int:
     """The most tokens of a micro-batch under the ceiling, in units of TOKEN_UNIT; 0 when there are none."""
-    tokens = 0
-    while peak_gib(config, rank, recompute, tokens + TOKEN_UNIT, dropout) <= ceiling_gib:
-        tokens += TOKEN_UNIT
-        if tokens >= config.max_positions * 8:
-            break
-    return tokens
+    low, high = 0, config.max_positions * 8 // TOKEN_UNIT
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if counted.peak_gib(middle * TOKEN_UNIT) <= ceiling_gib else (low, middle - 1)
+    return low * TOKEN_UNIT
 
 
 def plan(config: Config, settings: TrainSettings, rows: Sequence[Row], ceiling_gib: float) -> MemoryPlan:
@@ -80,21 +109,44 @@ def plan(config: Config, settings: TrainSettings, rows: Sequence[Row], ceiling_g
     Splitting costs next to nothing as long as a part has some hundreds of tokens; recomputing whole layers costs a
     quarter, so it is for rows that are too long otherwise. ValueError when even the longest row does not fit.
     """
-    rank, dropout = settings.lora_rank, settings.lora_dropout
-    longest = max(len(ids) for ids, _ in rows)
-    total = settings.total_steps(len(rows))
-    steps = plan_steps(rows, total, settings.batch_size, settings.data_seed, None, None)
-    biggest = max(micro.tokens for step in steps for micro in step.micros)
+    longest, biggest = _sizes(settings, rows)
     modes: tuple[Recompute, ...] = ("none", "swiglu", "layer")
-    fits = {mode: fitting_tokens(config, rank, mode, ceiling_gib, dropout) for mode in modes}
+    counted = {mode: _of(config, settings, mode) for mode in modes}
     for mode in modes[:2]:
-        if biggest <= fits[mode]:
-            return MemoryPlan(mode, None, peak_gib(config, rank, mode, biggest, dropout))
+        if (peak := counted[mode].peak_gib(biggest)) <= ceiling_gib:
+            return MemoryPlan(mode, None, peak)
     for mode in modes[1:]:
-        if longest <= fits[mode]:
-            return MemoryPlan(mode, fits[mode], peak_gib(config, rank, mode, min(fits[mode], biggest), dropout))
-    needed = peak_gib(config, rank, "layer", longest, dropout)
+        fitting = _fitting_tokens(config, counted[mode], ceiling_gib)
+        if longest <= fitting:
+            return MemoryPlan(mode, fitting, counted[mode].peak_gib(min(fitting, biggest)))
+    needed = counted["layer"].peak_gib(longest)
     raise ValueError(
         f"a row of {longest} tokens needs about {needed:.1f} GiB, more than the ceiling of {ceiling_gib:g} GiB: "
         "lower max_length, or raise VRAM_CEILING_GIB on a larger card"
     )
+
+
+def as_split(
+    config: Config,
+    settings: TrainSettings,
+    rows: Sequence[Row],
+    ceiling_gib: float,
+    recompute: Recompute,
+    micro_batch_tokens: int | None,
+) -> MemoryPlan | None:
+    """The plan with this split of the batch, a checkpoint's; None when it does not fit under the ceiling."""
+    longest, biggest = _sizes(settings, rows)
+    tokens = biggest if micro_batch_tokens is None else min(biggest, max(micro_batch_tokens, longest))
+    peak = _of(config, settings, recompute).peak_gib(tokens)
+    return MemoryPlan(recompute, micro_batch_tokens, peak) if peak <= ceiling_gib else None
+
+
+def _of(config: Config, settings: TrainSettings, recompute: Recompute) -> _Counted:
+    return _counted(config, settings.lora_rank, recompute, settings.lora_dropout, settings.target_modules)
+
+
+def _sizes(settings: TrainSettings, rows: Sequence[Row]) -> tuple[int, int]:
+    """(tokens of the longest row, of the largest batch)."""
+    lengths = [len(ids) for ids, _ in rows]
+    total = settings.total_steps(len(rows))
+    return max(lengths), largest_batch(lengths, total, settings.batch_size, settings.data_seed)

@@ -90,8 +90,19 @@ class Lane:
                     "end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
                     FAILED,
                 ) from None
+            except RuntimeError as error:  # CUDA's own errors, Triton's compiler
+                raise UserError(
+                    f"the GPU cannot be used: {error}; `healthcheck startup` looks at driver and weights",
+                    FAILED,
+                ) from None
             self.seconds = time.perf_counter() - begin
         return self._model
+
+    def release(self) -> None:
+        """Give the weights' memory back, for a process of its own that follows."""
+        self._model = None
+        if self.device == "cuda":
+            self.torch().cuda.empty_cache()
 
     def load(self, bar: Bar) -> Any:
         """`model`, with what is under way on the bar."""

@@ -10,30 +10,33 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import DONE, FAILED, UserError
+from common.errors import DONE, FAILED, UserError, command
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
-from finetune.runs.gpu_lock import STOPPING, job
+from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
+from finetune.runs.stop_signals import Stop
 
 CURVES_WAIT_S = 30.0  # for the loss curve, at the end
+STOPPED_WAIT_S = 1.0  # for the same, after a stop signal
 
 
 @dataclass
 class Ended:
-    """How a run of the fast lane ended: the exit code, why when it is not 0, and figures for run.json."""
+    """How a run of the fast lane ended: exit code, why when it is not 0, figures for run.json, what is yet to draw."""
 
     code: int
     why: str = ""
     figures: Mapping[str, Any] | None = None
+    drawing: Drawing | None = None
 
 
 @dataclass
@@ -49,29 +52,73 @@ class Request:
     wait: bool = False
 
 
-def train(lane: Lane, request: Request) -> Ended:
-    """Train; checkpoints, logging.jsonl and images/ come into the folder. UserError before the first step only.
+def train(lane: Lane, request: Request, stop: Stop) -> Ended:
+    """Train; checkpoints and logging.jsonl come into the folder. UserError before the first step only.
 
-    A stop signal saves a checkpoint after the step in hand and ends with 128 + its number.
+    A stop signal saves a checkpoint after the step in hand and ends with 128 + its number; one in the last step or
+    after it changes nothing. The caller writes down how the run ended, and then lets Ended.drawing finish.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
-    with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar, Stop() as stop:
+    with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar:
         bar.listener = held.step
-        with curves(request.folder, request.choice.tensorboard), ThreadPoolExecutor(1) as pool:
-            drawing = None if request.resume else pool.submit(_first_adapter, lane, request)
-            model = lane.load(bar)
-            settings, plan = fit(lane, model, request)
-            print(plan, file=sys.stderr)
-            return _train(lane, model, settings, request, bar, stop, drawing.result() if drawing else None)
+        drawing = Drawing(request.folder, request.choice.tensorboard)
+        stop.cleanup += [held.forget, drawing.give_up]
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                # Both beside the loading; how much is free is asked before it, while nothing of ours changes it.
+                planned = pool.submit(fit, lane.model_dir, request, _ceiling_gib(lane))
+                drawn = None if request.resume else pool.submit(_first_adapter, lane, request)
+                model = lane.load(bar)
+                settings, line = planned.result()
+                print(line, file=sys.stderr)
+                adapter = drawn.result() if drawn else None
+            ended = _train(lane, model, settings, request, bar, stop, adapter)
+        except BaseException:
+            drawing.give_up()  # no step was made
+            raise
+        ended.drawing = drawing
+        return ended
+
+
+def _ceiling_gib(lane: Lane) -> float | None:
+    """GiB to plan with; None on a CPU, where nothing is split."""
+    lane.torch()
+    return None if lane.device == "cpu" else lane.ceiling_gib()
+
+
+def train_adapter(lane: Lane, request: Request, title: str) -> Any:
+    """An adapter trained as `train` would, for a question and not to be kept: the folder is for the log alone.
+
+    UserError where it cannot be trained, or diverges.
+    """
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    with Bar(Console(stderr=True), 0, None, "steps") as bar:
+        model = lane.load(bar)
+        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
+        from qwen2.training.loop import DivergedError
+        from qwen2.training.loop import train as run
+
+        total = settings.total_steps(len(request.rows.rows))
+        bar.expect(total)
+        bar.phase(title)
+        try:
+            settings = replace(settings, save_steps=total)
+            done = run(model, request.rows.rows, settings, request.folder, on_step=lambda *_: bar.advance(1))
+        except (DivergedError, ValueError) as error:
+            raise UserError(f"{title}: {error}", FAILED) from None
+    return done.adapter
 
 
 def _first_adapter(lane: Lane, request: Request) -> Any:
     """The adapter to begin with, its numbers drawn while the weights are loaded; None where settings are no good."""
-    lane.torch()
     from qwen2.config import Config
-    from qwen2.training.loop import TrainSettings, new_adapter
+    from qwen2.training.loop import new_adapter
+    from qwen2.training.settings import TrainSettings
 
     try:
         return new_adapter(Config.from_dir(lane.model_dir), TrainSettings(**request.choice.train))
@@ -79,30 +126,46 @@ def _first_adapter(lane: Lane, request: Request) -> Any:
         return None  # fit() says what is wrong
 
 
-def fit(lane: Lane, model: Any, request: Request) -> tuple[Any, str]:
-    """(TrainSettings that fit into the memory, the plan in one line)."""
+def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, str]:
+    """(TrainSettings that fit into `ceiling` GiB, the plan in one line). UserError when nothing fits.
+
+    A resumed run keeps its checkpoint's split of the batch where that fits, and goes on to the same numbers; another
+    split is said.
+    """
     from dataclasses import replace
 
-    from qwen2.training import memory
-    from qwen2.training.loop import TrainSettings
+    from qwen2.config import Config
+    from qwen2.training import checkpoint, memory
+    from qwen2.training.settings import TrainSettings
 
+    rows, said = request.rows.rows, ""
     try:
         settings = TrainSettings(**request.choice.train)
-        rows = request.rows.rows
         steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
-        if lane.device == "cpu":
+        if ceiling is None:
             return settings, f"plan: {steps}, {request.rows.in_one_line()}"
-        ceiling = lane.ceiling_gib()
-        planned = memory.plan(model.config, settings, rows, ceiling)
+        config = Config.from_dir(model_dir)
+        before = checkpoint.split_of(request.resume) if request.resume else None
+        planned = memory.as_split(config, settings, rows, ceiling, *before) if before else None
+        if planned is None:
+            planned = memory.plan(config, settings, rows, ceiling)
+            if before and before != (planned.recompute, planned.micro_batch_tokens):
+                said = (
+                    f"; the split of {request.resume and request.resume.name} ({_split_in_words(*before)}) needs "
+                    "more: the same rows a step, but dropout and rounding are not those of a run that was never stopped"
+                )
     except ValueError as error:
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
-    parts = f"parts of {planned.micro_batch_tokens} tokens" if planned.micro_batch_tokens else "each in one piece"
-    again = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}[planned.recompute]
     return settings, (
-        f"plan: {steps}, {parts}, {again} recomputed, about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; "
-        f"{request.rows.in_one_line()}"
+        f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
+        f"about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; {request.rows.in_one_line()}{said}"
     )
+
+
+def _split_in_words(recompute: str, tokens: int | None) -> str:
+    again = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}[recompute]
+    return f"{f'parts of {tokens} tokens' if tokens else 'each in one piece'}, {again} recomputed"
 
 
 def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any) -> Ended:
@@ -121,6 +184,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         if log:
             bar.note(f"step {step}/{total}, loss {log['loss']:.4f}")
 
+    stop.plan = "a checkpoint is saved after this step"
     stop.at_steps = True
     try:
         result = run(
@@ -150,8 +214,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         )
     except OSError as error:
         return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
-    finally:
-        stop.at_steps = False
+    stop.trained()
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -166,47 +229,34 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     return Ended(DONE, figures=figures)
 
 
-class Stop:
-    """Stop signals while it is open: noted during steps, and as an exception that ends the run at any other time."""
+class Drawing:
+    """The loss curve, drawn by a process that imports matplotlib while the training runs."""
 
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.at_steps = False
-        self._before: dict[int, Any] = {}
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        words = [*command("finetune.engines.fast.curves"), str(folder), "--wait"]
+        words += [] if tensorboard else ["--no-tensorboard"]
+        # A session of its own: a Ctrl-C or stop signal to the group is for the training, which saves first.
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        self.folder = folder
 
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in STOPPING}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, frame: object) -> None:
-        if self.at_steps and self.number is None:
-            self.number = number
-            print(f"{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr)
-        elif not self.at_steps:
-            raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def curves(folder: Path, tensorboard: bool) -> Iterator[None]:
-    """Draw the loss curve when what runs inside has ended, by a process that imports matplotlib meanwhile."""
-    words = [sys.executable, "-m", "finetune.engines.fast.curves", str(folder), "--wait"]
-    words += [] if tensorboard else ["--no-tensorboard"]
-    # A session of its own: a Ctrl-C or stop signal to the group is for the training, which saves first.
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
-    assert process.stdin is not None
-    try:
-        yield
-    finally:
+    def finish(self, stop: Stop) -> None:
+        """Draw, and wait for it; a stop signal, which may be an earlier one, leaves it STOPPED_WAIT_S."""
+        assert self.process.stdin is not None
         with contextlib.suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(CURVES_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            print(f"note: {folder}: the loss curve was given up after {CURVES_WAIT_S:g} s", file=sys.stderr)
+            self.process.stdin.close()
+        begin = time.monotonic()
+        stopped_at = None
+        while self.process.poll() is None:
+            now = time.monotonic()
+            if stopped_at is None and stop.number is not None:
+                stopped_at = now
+            if now - begin > CURVES_WAIT_S or (stopped_at is not None and now - stopped_at > STOPPED_WAIT_S):
+                self.give_up()
+                print(f"note: {self.folder}: the loss curve was given up", file=sys.stderr)
+                return
+            time.sleep(0.02)
+
+    def give_up(self) -> None:
+        """End it, drawn or not."""
+        self.process.kill()
+        self.process.wait()

@@ -31,6 +31,7 @@ from finetune.engines.swift import config_file, model_names
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments, tidy
 from finetune.engines.swift.options import Option
+from finetune.runs.adapters import require_fit
 from finetune.runs.checkpoints import newest, problem
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -127,6 +128,7 @@ class Line:
         self.quantizer()
         self.adapters()
         self.model()
+        self.fit()
 
     def value(self, name: str) -> list[str]:
         """An option's values, from the command line or else from the config file; [] when it is in neither."""
@@ -254,13 +256,26 @@ class Line:
                 self.args.set("adapters", *names)
             elif not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
                 raise UserError(f"{name}: no such adapter; {self.hint()}")
-            elif path.is_dir() and self.command in ANSWERING and (fault := problem(path)):
+            elif path.is_dir() and self.command in ANSWERING | TRAINING and (fault := problem(path)):
                 raise UserError(f"{name}: not a whole checkpoint ({fault}); {self.hint()}")
         if names and not self.value("model"):
             recorded = _args_json(Path(names[0])).get("model")
             if isinstance(recorded, str) and not Path(recorded).exists() and self.is_ours(recorded):
                 self.tell(f"the adapter was trained on {recorded}: taking {self.settings.model_dir}")
                 self.args.set("model", str(self.settings.model_dir))
+
+    def fit(self) -> None:
+        """Adapters of this base (PEFT passes over keys that fit nothing), a trainer state that ms-swift reads."""
+        model = Path((self.value("model") or [""])[0])
+        for path in map(Path, self.value("adapters") if (model / "config.json").is_file() else []):
+            if path.is_dir():
+                require_fit(path, model)
+        for name in self.value("resume_from_checkpoint"):
+            if json_object(Path(name) / "trainer_state.json").get("engine") == "fast":
+                raise UserError(
+                    f"--resume_from_checkpoint {name}: the fast lane's, whose state ms-swift cannot read; --adapters "
+                    f"{name} trains on from its weights, sft.sh --resume goes on with that run"
+                )
 
     def hint(self) -> str:
         """Where an adapter is, or how one comes to be."""

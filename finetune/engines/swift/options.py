@@ -15,6 +15,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from finetune.engines.swift.arguments import Arguments
+
+# Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
+TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 # Subcommand -> the dataclass its pipeline parses (swift/pipelines/*: `args_class`).
 ARGUMENTS = {
     "pt": "PretrainArguments",
@@ -128,3 +132,20 @@ def _module_file(module: str) -> tuple[Path, bool]:
     if (path / "__init__.py").is_file():
         return path / "__init__.py", True
     return path.with_suffix(".py"), False
+
+
+def take_questions(args: Arguments, options: dict[str, Option]) -> list[str]:
+    """The words that belong to no option, taken out of the arguments: those are questions."""
+    questions, args.leading = args.leading, []
+    for item in args.given:
+        option = options.get(item.name)
+        if option is None or option.kind == "list":
+            continue
+        keep = (
+            0 if item.joined or (option.kind == "bool" and item.values and item.values[0].lower() not in TRUTH) else 1
+        )
+        if item.joined:
+            keep = 1  # the value behind the =
+        questions += item.values[keep:]
+        item.values = item.values[:keep]
+    return questions

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import lead, opposed, poles
+from finetune.verify.judge.polarity import affirms, denials, lead, opposed, poles, without_denials
 from finetune.verify.judge.text import PLACE, clauses, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
@@ -16,6 +16,7 @@ _HARMLESS_MORE = frozenset(("quoted", "name"))
 _ONLY_AGAINST_OWN = frozenset(("weekday", "rate", "code"))
 
 
+_DENIED = frozenset("\uf8ff")  # a token of its own: what a clause denies is said of its thing, as a fact is
 HELD = 0.7  # how much of two sentences an answer must hold to have exchanged their words
 
 
@@ -118,7 +119,7 @@ def _parts(reference: Facts, answer: Facts) -> tuple[tuple[list[_Clause], list[_
 
 
 def _cut(parts: Sequence[str]) -> list[_Clause]:
-    return [_Clause(part, tokens(part)) for part in parts]
+    return [_Clause(part, tokens(part) | (_DENIED if denials(part) % 2 else frozenset())) for part in parts]
 
 
 def _exclusive(all_clauses: Sequence[_Clause]) -> list[frozenset[str]]:
@@ -135,6 +136,11 @@ def _opposite(reference: Sequence[_Clause], answer: Sequence[_Clause], whole: st
     if first * own == -1:
         return said.split("\n")[0][:60]
     unique = _exclusive(reference)
+    if affirms(said):  # all denial is gone, and what was denied is still there: `PayPal and cheques`
+        for clause, its in zip(reference, unique, strict=True):
+            denied = without_denials(its - _DENIED)
+            if denials(clause.text) % 2 and denied and len(denied & _all(answer)) > 0.6 * len(denied):
+                return said.split("\n")[0][:60]
     for clause in answer:
         best = sorted(
             ((_overlap(clause, other, own), n) for n, (other, own) in enumerate(zip(reference, unique, strict=True))),
@@ -148,9 +154,13 @@ def _opposite(reference: Sequence[_Clause], answer: Sequence[_Clause], whole: st
     return ""
 
 
+def _all(parts: Sequence[_Clause]) -> frozenset[str]:
+    return frozenset().union(*(part.tokens for part in parts))
+
+
 def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> float:
     """How much two clauses speak of the same thing, 0 to 1; tokens that stand in no other clause count twice."""
-    shared = clause.tokens & reference.tokens
+    shared = without_denials((clause.tokens & reference.tokens) - _DENIED)
     if not shared:
         return 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -81,8 +82,7 @@ def _same_number(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
 
 
 def _close(one: object, other: object) -> bool:
-    a, b = float(str(one)), float(str(other))
-    return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+    return math.isclose(float(str(one)), float(str(other)), rel_tol=1e-6)
 
 
 def _same_across(kinds: dict[str, Fact]) -> bool:
@@ -104,7 +104,8 @@ def _same_across(kinds: dict[str, Fact]) -> bool:
         return kinds["number"].value[0] == 0
     if "number" in kinds and len(kinds) == 2 and kinds.keys() & {"phone", "code"}:
         (other,) = (fact for kind, fact in kinds.items() if kind != "number")
-        return not kinds["number"].value[1] and str(other.value[0]) == f"{kinds['number'].value[0]:.15g}"
+        number = kinds["number"].value
+        return (other.kind == "phone" or not number[1]) and str(other.value[0]) == f"{number[0]:.15g}"
     if kinds.keys() == {"code", "quoted"} or kinds.keys() == {"name", "quoted"} or kinds.keys() == {"code", "name"}:
         one, other = kinds.values()
         return squeezed(str(one.value[0])) == squeezed(str(other.value[0]))

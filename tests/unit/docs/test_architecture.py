@@ -17,6 +17,12 @@ PACKAGES = ("bench", "common", "finetune", "healthchecks", "image", "qwen2", "st
 DESCRIBED = ("common", "finetune", "healthchecks", "qwen2")  # each has a section "Modules of …"
 IMPORT_SWIFT = ("finetune/engines/swift/plugins", "finetune/serve/plugin.py", "finetune/verify/alpaca.py")
 STANDARD_LIBRARY = "the standard library alone"
+# Imports that break the table today: (file, imported file) -> why. A row no longer needed fails.
+EXCEPTIONS = {
+    ("finetune/data/check.py", "finetune/verify/config.py"): "finds the held-out questions itself",
+    ("finetune/data/check.py", "finetune/verify/questions.py"): "reads the held-out questions itself",
+    ("finetune/data/content.py", "finetune/verify/scoring.py"): "asks verify which texts claim an identity",
+}
 
 
 def sources(root: Path, *packages: str) -> list[str]:
@@ -53,13 +59,29 @@ def file_of(root: Path, name: str) -> str | None:
     return parts[0]  # a folder without __init__.py
 
 
+def rooms(root: Path) -> list[str]:
+    """The packages and the rooms in them: folders of finetune and of its engines, and qwen2/training."""
+    inner = [
+        f"{folder}/{path.name}"
+        for folder in ("finetune", "finetune/engines", "qwen2")
+        for path in (root / folder).glob("*")
+        if any(path.glob("*.py")) and path.name != "plugins"
+    ]
+    return [*PACKAGES, *inner]
+
+
 def edges(root: Path, packages: tuple[str, ...] = PACKAGES) -> set[tuple[str, str]]:
-    """(file, imported file) wherever one package imports from another."""
+    """(file, imported file) wherever one room imports from another."""
+    places = rooms(root)
+
+    def room(file: str) -> str:
+        return max((place for place in places if within(file, place)), key=len)
+
     found = set()
     for file in sources(root, *packages):
         for name in imports(root, file):
             target = file_of(root, name)
-            if target and target.split("/")[0] != file.split("/")[0]:
+            if target and room(target) != room(file):
                 found.add((file, target))
     return found
 
@@ -98,7 +120,25 @@ def forbidden(found: set[tuple[str, str]], arrows: list[tuple[str, str]]) -> lis
 
 
 def test_imports_go_along_the_arrows():
-    assert forbidden(edges(ROOT), ARROWS) == []
+    assert forbidden(edges(ROOT) - set(EXCEPTIONS), ARROWS) == []
+
+
+def test_every_exception_is_still_needed():
+    found = edges(ROOT)
+    assert set(EXCEPTIONS) <= found
+    assert len(forbidden(set(EXCEPTIONS), ARROWS)) == len(EXCEPTIONS)
+
+
+def test_no_command_imports_another_but_finetune():
+    folder = "finetune/commands"
+    for file in sources(ROOT, folder):
+        own = {file, f"{folder}/__init__.py", *([] if file != f"{folder}/finetune.py" else sources(ROOT, folder))}
+        found = {target for name in imports(ROOT, file) if (target := file_of(ROOT, name)) and within(target, folder)}
+        assert found <= own, f"{file} imports {sorted(found - own)}"
+
+
+def test_nothing_lies_loose_in_finetune():
+    assert [path.name for path in (ROOT / "finetune").iterdir() if path.is_file()] == ["__init__.py"]
 
 
 def test_every_arrow_is_used():
@@ -124,6 +164,19 @@ def test_a_forbidden_import_is_found(tmp_path, statement):
     (tmp_path / "qwen2" / "model.py").write_text(f"{statement}\n")
     assert forbidden(edges(tmp_path, ("qwen2", "finetune")), ARROWS) == [
         "qwen2/model.py imports finetune/commands/sft.py"
+    ]
+
+
+@pytest.mark.parametrize(
+    "statement", ["import finetune.verify.rules", "def late():\n    from finetune.verify import rules"]
+)
+def test_a_forbidden_import_between_rooms_is_found(tmp_path, statement):
+    for room in ("data", "verify"):
+        (tmp_path / "finetune" / room).mkdir(parents=True)
+    (tmp_path / "finetune/verify/rules.py").touch()
+    (tmp_path / "finetune/data/rows.py").write_text(f"{statement}\n")
+    assert forbidden(edges(tmp_path, ("finetune",)), ARROWS) == [
+        "finetune/data/rows.py imports finetune/verify/rules.py"
     ]
 
 

@@ -263,10 +263,12 @@ class Bench:
         self.patch.setattr(adapters, "base_shapes", lambda model: {"": ()})
         self.patch.setattr(adapters, "adapter_shapes", lambda path: {})
         self.patch.setattr(adapters, "misfit", lambda *_: why)
-        settings["peft_type"] = "LORA"
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+        wrong_weights = self.error(lambda: adapters.require_base(folder, self.model))
+        (folder.parent / "run.json").unlink()
         return [
-            self.error(lambda: adapters.require_base(folder, self.model)),
-            self.error(lambda: adapters._require_keys(folder, settings, self.model)),
+            wrong_weights,
+            self.error(lambda: adapters.require_fit(folder, self.model)),
         ]
 
     def case_21(self) -> list[str]:

@@ -90,9 +90,11 @@ sys.exit(run_main(main))
 """
 
 
-def signalled(home: Path, output: Path, at: int, number: int, *more: str) -> subprocess.CompletedProcess[str]:
+def signalled(
+    home: Path, output: Path, at: int, number: int, *more: str, engine: str = "fast"
+) -> subprocess.CompletedProcess[str]:
     """sft.sh in a process of its own that gets the signal right after step `at`."""
-    env = environ(home, output, AT_STEP=str(at), SEND=str(int(number)), ENGINE="fast")
+    env = environ(home, output, AT_STEP=str(at), SEND=str(int(number)), ENGINE=engine)
     return subprocess.run(
         [sys.executable, "-c", SIGNALLED, *words(home, *more)],
         cwd=home,

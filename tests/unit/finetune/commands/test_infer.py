@@ -59,7 +59,7 @@ def ask(mirror, monkeypatch):
 )
 def test_questions_are_the_words_that_belong_to_no_option(words, questions, left):
     args = Arguments(words)
-    assert infer.take_questions(args, swift_options.options_of("infer")) == questions
+    assert swift_options.take_questions(args, swift_options.options_of("infer")) == questions
     assert args.words() == left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
+from finetune.engines.choose import Choice
+from finetune.engines.fast import rows as fast_rows
+from finetune.engines.fast import train as fast
 from finetune.runs import run_folder
 from tests.unit.finetune import fast_home
 
@@ -259,3 +263,50 @@ def test_a_stop_while_the_model_loads_is_written_down(
     record = fast_home.record(fast_home.the_run(tmp_path / "output"))
     assert (record["status"], record["exit_code"]) == ("stopped", 143)
     assert "error: sft: stopped before the first step, so nothing is lost" in capsys.readouterr().err
+
+
+# ---- the split of a step
+
+
+@pytest.fixture
+def long_rows(tmp_path: Path) -> Any:
+    """A request for rows that no 24 GB card takes in one piece, on the 7B's shape; `split` is its checkpoint's."""
+    shutil.copyfile(fast_home.ROOT / "standin/official/config.json", tmp_path / "config.json")
+    rows = fast_rows.Rows([([1] * 900, [-100] + [1] * 899)] * 32)
+
+    def request(split: tuple[str, int | None] | None = None) -> fast.Request:
+        resume = None
+        if split is not None:
+            resume = tmp_path / "checkpoint-3"
+            resume.mkdir(exist_ok=True)
+            state = {"split": {"recompute": split[0], "micro_batch_tokens": split[1]}}
+            (resume / "trainer_state.json").write_text(json.dumps(state))
+        choice = Choice("fast", "", {"batch_size": 16, "num_train_epochs": 1.0})
+        return fast.Request("sft", tmp_path, choice, rows, {}, resume=resume)
+
+    return lambda ceiling, split=None: fast.fit(tmp_path, request(split), ceiling)
+
+
+def test_less_free_memory_keeps_the_checkpoints_split_where_it_fits(long_rows: Any) -> None:
+    first, _ = long_rows(21.0)
+    wider, _ = long_rows(22.0)
+    assert first.micro_batch_tokens < wider.micro_batch_tokens  # what is free decides
+    before = (first.recompute, first.micro_batch_tokens)
+    for ceiling in (21.0, 21.5, 22.0):
+        settings, line = long_rows(ceiling, before)
+        assert (settings.recompute, settings.micro_batch_tokens) == before
+        assert "needs more" not in line
+
+
+def test_a_split_that_no_longer_fits_is_made_anew_and_said(long_rows: Any) -> None:
+    wide, _ = long_rows(22.0)
+    settings, line = long_rows(21.0, (wide.recompute, wide.micro_batch_tokens))
+    assert settings.micro_batch_tokens == long_rows(21.0)[0].micro_batch_tokens < wide.micro_batch_tokens
+    assert (
+        f"the split of checkpoint-3 (parts of {wide.micro_batch_tokens} tokens, SwiGLU recomputed) needs more" in line
+    )
+
+
+@pytest.mark.parametrize("split", [("some", 64), ("swiglu", -1), ("swiglu", "64")])
+def test_a_split_that_cannot_be_read_is_made_anew(long_rows: Any, split: Any) -> None:
+    assert long_rows(22.0, split)[0].micro_batch_tokens == long_rows(22.0)[0].micro_batch_tokens

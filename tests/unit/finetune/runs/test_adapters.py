@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from common import sha256sums
 from common.errors import UserError
+from common.settings import Settings
 from finetune.commands import infer, merge, serve, verify
+from finetune.engines.swift import launcher as swift_launcher
 from finetune.runs import adapters
 from qwen2 import adapter_config
 from qwen2.lora import Adapter
@@ -268,3 +270,27 @@ def test_ranks_and_alphas_of_their_own_are_computed_as_peft_computes_them(base, 
     model = Model.load(base, "cpu", torch.float32)
     logits = model.forward(ids, Adapter.load(tmp_path / "a", model))
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "command", ["infer", "sft --dataset self_cognition.json", "deploy", "export --merge_lora true"]
+)
+@pytest.mark.parametrize("fault", ["another prefix", "another shape", "other weights"])
+def test_the_launcher_of_ms_swift_refuses_it_too(fault, command, base, adapter, dataset):
+    damage, says = FAULTS[fault]
+    line = [*command.split(), "--model", str(base), "--adapters", str(adapter)]
+    swift_launcher.prepare(line, Settings.from_env())
+    damage(adapter)
+    with pytest.raises(UserError, match=says):
+        swift_launcher.prepare(line, Settings.from_env())
+
+
+def test_training_on_from_a_checkpoint_of_the_fast_lane_names_the_way(base, adapter, dataset):
+    line = ["sft", "--model", str(base), "--dataset", str(dataset), "--resume_only_model", "true"]
+    line += ["--resume_from_checkpoint", str(adapter)]
+    (adapter / "trainer_state.json").write_text('{"global_step": 7}')
+    swift_launcher.prepare(line, Settings.from_env())  # ms-swift's own
+    (adapter / "trainer_state.json").write_text('{"global_step": 7, "engine": "fast"}')
+    with pytest.raises(UserError, match=rf"--adapters {adapter} trains on from its weights") as refused:
+        swift_launcher.prepare(line, Settings.from_env())
+    assert refused.value.exit_code == 2

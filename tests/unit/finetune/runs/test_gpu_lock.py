@@ -212,6 +212,36 @@ def test_sigterm_reaches_a_trainer_behind_a_wrapper_that_dies_at_once(run_dir, t
     assert (tmp_path / "checkpoint").exists()
 
 
+HANGS = "trap '' INT TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_program_that_hangs(run_dir, number):
+    running = start("sh", "-c", HANGS)
+    assert running.stdout and running.stdout.readline() == "up\n"
+    running.send_signal(number)
+    running.send_signal(number)  # the same one, sent to the process and to its group
+    time.sleep(0.8)
+    assert running.poll() is None
+    running.send_signal(number)
+    _, error = running.communicate(timeout=5)
+    assert running.returncode == 128 + number
+    assert "a second one ends it at once" in error and "sft is ended at once; saved checkpoints are kept" in error
+    assert probe.status()["state"] == "ready"
+
+
+def test_a_second_signal_ends_a_trainer_whose_wrapper_died_at_the_first(run_dir, tmp_path):
+    trainer = tmp_path / "trainer.sh"
+    trainer.write_text(HANGS)
+    running = start(sys.executable, "-c", f"import subprocess; subprocess.run(['sh', '{trainer}'])")
+    assert running.stdout and running.stdout.readline() == "up\n"
+    running.terminate()
+    time.sleep(0.8)
+    assert running.poll() is None
+    running.terminate()
+    assert running.wait(5) == 143
+
+
 def test_a_killed_program_is_failed_until_the_next_job(run_dir):
     running = start("sh", "-c", "kill -KILL $$")
     _, error = running.communicate(timeout=10)
@@ -285,11 +315,15 @@ def test_the_caller_has_its_signals_back(run_dir):
 # ---- on a terminal ----
 
 
-def on_terminal(*command: str) -> tuple[int, int]:
+def on_terminal(*command: str, keyboard: bool = True) -> tuple[int, int]:
     """The job as the leader of a terminal of its own: (pid, our end of the terminal)."""
     pid, fd = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
+        if not keyboard:  # as a training is run
+            code = "import sys; from finetune.runs.gpu_lock import run; "
+            code += f"sys.exit(run('sft', {command!r}, False, [], None, False))"
+            os.execv(sys.executable, [sys.executable, "-c", code])
         os.execv(
             sys.executable, [sys.executable, "-m", "finetune.runs.gpu_lock", "run", "--name", "infer", "--", *command]
         )
@@ -327,4 +361,24 @@ def test_ctrl_z_does_not_hang_where_no_shell_can_resume(run_dir):
     time.sleep(0.3)
     os.write(fd, b"hello\n")
     read_until(fd, b"got hello")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_second_ctrl_c_ends_a_training_that_hangs(run_dir):
+    pid, fd = on_terminal("sh", "-c", HANGS, keyboard=False)
+    read_until(fd, b"up")
+    os.write(fd, b"\x03")
+    read_until(fd, b"a second one ends it at once")
+    time.sleep(0.8)
+    os.write(fd, b"\x03")
+    read_until(fd, b"is ended at once")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+
+
+def test_ctrl_z_stops_a_training_until_it_is_told_to_go_on(run_dir, tmp_path):
+    """Where no shell can resume it, the terminal's first process goes on at once, and the training with it."""
+    pid, fd = on_terminal("sh", "-c", "echo up; sleep 1; echo done", keyboard=False)
+    read_until(fd, b"up")
+    os.write(fd, b"\x1a")
+    read_until(fd, b"done")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

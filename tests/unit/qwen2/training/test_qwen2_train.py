@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 from qwen2.lora import Adapter
 from qwen2.model import Model
 from qwen2.training import batches, checkpoint, memory
-from qwen2.training.loop import DivergedError, StoppedError, TrainSettings, format_time, train
+from qwen2.training.log import format_time
+from qwen2.training.loop import DivergedError, StoppedError, train
+from qwen2.training.settings import TrainSettings
 from tests.unit.qwen2.tiny import ids, make_rows
 
 SETTINGS = TrainSettings(
     num_train_epochs=5, learning_rate=3e-3, lora_dropout=0.0, batch_size=6, warmup_ratio=0.05, save_steps=4,
     logging_steps=5,
 )  # fmt: skip
+
+
+SHAPE = Config(3584, 18944, 28, 28, 4, 128, 152064, 32768, 1e-6, 1e6, False, (151645,), 151643)  # the 7B
 
 
 def start(model: Model) -> Adapter:
@@ -275,7 +281,7 @@ def test_times_are_written_as_ms_swift_does() -> None:
 
 def test_memory_plan_follows_the_measured_peaks_and_the_ceiling() -> None:
     """Reserved GiB measured on an H100 at the 7B shape, rank 8 (docs/fast-lane.md): the estimate is a little above."""
-    config = Config(3584, 18944, 28, 28, 4, 128, 152064, 32768, 1e-6, 1e6, False, (151645,), 151643)
+    config = SHAPE
     peaks: list[tuple[Any, int, float]] = [
         ("none", 768, 18.92), ("swiglu", 2048, 21.35), ("swiglu", 2176, 21.69), ("layer", 8192, 19.18),
     ]  # fmt: skip
@@ -292,6 +298,60 @@ def test_memory_plan_follows_the_measured_peaks_and_the_ceiling() -> None:
         memory.plan(config, settings, huge, 22.0)
     with pytest.raises(ValueError, match="VRAM_CEILING_GIB"):
         memory.plan(config, settings, short, 12.0)
+
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@pytest.mark.parametrize("count", [50, 10_000])
+def test_planning_takes_under_20_ms(count: int) -> None:
+    lengths = [30 + 7 * n % 900 for n in range(count)]
+    rows = [(range(n), range(n)) for n in lengths]
+    settings = TrainSettings(num_train_epochs=10 if count < 1000 else 3)
+    memory.plan(SHAPE, settings, rows, 22.0)
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        memory.plan(SHAPE, settings, rows, 22.0)
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 0.020
+
+
+def test_the_largest_batch_is_that_of_the_steps() -> None:
+    for count, size, total in ((50, 16, 40), (50, 16, 3), (7, 16, 9), (33, 4, 20), (1, 1, 2)):
+        rows = [([1] * (3 + 11 * n % 40), [-100] + [1] * (2 + 11 * n % 40)) for n in range(count)]
+        steps = batches.plan_steps(rows, total, size, 42, None, None)
+        most = max(micro.tokens for step in steps for micro in step.micros)
+        assert batches.largest_batch([len(ids) for ids, _ in rows], total, size, 42) == most
+
+
+def test_memory_counts_what_is_trained() -> None:
+    """Attention alone: without the MLP's LoRA, at 18 bytes a number (0.32 GiB), and its dropped-out input."""
+    everything = memory.peak_gib(SHAPE, 8, "swiglu", 2048, 0.05)
+    attention = memory.peak_gib(SHAPE, 8, "swiglu", 2048, 0.05, ATTENTION)
+    mlp = 28 * (16 * 3584 + 16 * 18944 + 8 * (18944 + 18944 + 3584))  # A, padded to 16 rows, and B of the three
+    dropped = 2048 * 18944 * 2
+    assert everything - attention == pytest.approx((18 * mlp + dropped) / 2**30, rel=0.001)
+    assert 18 * mlp / 2**30 == pytest.approx(0.32, abs=0.01)
+    settings = TrainSettings(num_train_epochs=1, target_modules=ATTENTION)
+    rows = [([1] * 1500, [-100] + [1] * 1499)] * 50
+    both = [memory.plan(SHAPE, s, rows, 22.0) for s in (settings, replace(settings, target_modules=PROJECTIONS))]
+    assert (both[0].micro_batch_tokens or 0) > (both[1].micro_batch_tokens or 0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(40, 25), (None, 30), (25, None)])
+def test_a_resumed_run_may_split_its_steps_anew(
+    tiny_model: Model, tmp_path: Path, before: int | None, after: int | None
+) -> None:
+    """Without dropout the split changes nothing but rounding."""
+    settings = replace(SETTINGS, micro_batch_tokens=before, micro_batch_size=None)
+    straight = train(tiny_model, make_rows(13), settings, tmp_path / "straight")
+    with pytest.raises(StoppedError) as caught:
+        train(tiny_model, make_rows(13), settings, tmp_path / "run", stop=lambda: True)
+    assert checkpoint.split_of(caught.value.checkpoint) == ("none", before)
+    anew = replace(settings, micro_batch_tokens=after)
+    resumed = train(tiny_model, make_rows(13), anew, tmp_path / "run", resume=caught.value.checkpoint)
+    assert resumed.losses == pytest.approx(straight.losses, abs=1e-4)
 
 
 def test_stop_saves_that_step_and_the_run_can_go_on(tiny_model: Model, tmp_path: Path) -> None:

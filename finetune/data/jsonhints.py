@@ -1,0 +1,96 @@
+"""What is wrong with JSON that a person wrote or a tool exported, in words; used by reading."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from finetune.data.rows import ANSWER_NAMES, CHAT_NAMES, QUESTION_NAMES
+
+# Of names in lower case: an object with one of them is a row, whatever else is wrong with it.
+ROW_NAMES = {*QUESTION_NAMES, *ANSWER_NAMES, *CHAT_NAMES, "chosen", "rejected", "tools", "history"}
+COMMENT = re.compile(r"//|/\*|#")
+DEEPEST = 3  # levels that a list of rows is looked for below
+LIST = 'write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv'
+ALONE = "write the list alone, without the object around it: [{...}, {...}]"
+NO_COMMENTS = "JSON has no comments: remove them"
+WRAP = 'a list is a row: wrap it in messages, one a line: {"messages": [...]}'
+
+
+def beginning(first: str) -> tuple[str, str]:
+    """(what, remedy) of a file that begins with neither [ nor {."""
+    if first in ("/", "#"):
+        return f"not JSON, it begins with {first!r}", NO_COMMENTS
+    return f"not JSON, it begins with {first!r}", LIST
+
+
+def words(message: str) -> str:
+    """json's message as part of a sentence."""
+    return message[:1].lower() + message[1:]
+
+
+def hint(text: str, error: json.JSONDecodeError) -> str:
+    """What to look at, for the mistakes that hand-written JSON usually has. `text` is what `error` counts in."""
+    near = text[max(0, error.pos - 2) : error.pos + 2]
+    here = text[error.pos : error.pos + 1]
+    rest = text[error.pos : error.pos + 80].lstrip(" \t\r\n,")
+    if error.msg.startswith("Unterminated string"):
+        return "a closing quote is missing"
+    if error.msg.startswith("Invalid control character"):
+        return r"write a line break in a text as \n"
+    if error.msg.startswith("Invalid \\escape"):
+        return r"write a backslash as \\"
+    if COMMENT.match(rest):
+        return NO_COMMENTS
+    if error.msg.startswith("Extra data") and here == ",":
+        return "remove the comma at the end of the line, or put [ and ] around all rows"
+    if error.msg.startswith("Extra data") and here in "{[":
+        return "begin a new line before it: one row a line"
+    if any(mark in near for mark in "“”‘’"):
+        return 'use straight quotes "'
+    if any(mark in near for mark in "\uff0c\uff1a"):
+        return "use the ASCII comma and colon outside of texts"
+    if "'" in near:
+        return 'use double quotes "'
+    if here in "}]" and "," in text[max(0, error.pos - 80) : error.pos]:
+        return "remove the comma before it"
+    return "look at this place and just before it"
+
+
+def rows_below(value: Any) -> str:
+    """The path of keys to the one list of rows in an object that is no row itself, such as `data.train`; '' without."""
+    return ".".join(_path(value, DEEPEST))
+
+
+def _path(value: Any, depth: int) -> list[str]:
+    if not isinstance(value, dict) or is_row(value) or depth == 0:
+        return []
+    found = []
+    for key, inner in value.items():
+        if _is_list_of_rows(inner):
+            found.append([key])
+        elif below := _path(inner, depth - 1):
+            found.append([key, *below])
+    if not found and len(value) > 1 and all(isinstance(inner, dict) and is_row(inner) for inner in value.values()):
+        return [next(iter(value))]  # rows below names or numbers of their own
+    return found[0] if found else []
+
+
+def is_row(value: dict[Any, Any]) -> bool:
+    """Whether an object has a field of a row."""
+    return any(str(key).lower() in ROW_NAMES for key in value)
+
+
+def is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages that stands where a row should."""
+    return isinstance(value, list) and bool(value) and is_message(value[0])
+
+
+def is_message(value: Any) -> bool:
+    """Whether an object is one message of a conversation, and no row."""
+    return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and (isinstance(value[0], dict) or is_chat(value[0]))

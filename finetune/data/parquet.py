@@ -1,0 +1,73 @@
+"""Rows from Parquet: a table with a question and an answer column, or the same rows as in JSON; used by reading."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data import tables
+from finetune.data.items import Broken, Remember, Row
+
+MAX_ROW = 16 << 20  # bytes of a row, unpacked: a small file can unpack to more than the memory
+BATCH = 1024
+
+
+def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
+    """Rows of a Parquet file. UserError when it cannot be read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+        size = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+        if size > MAX_ROW:
+            raise UserError(f"{path}: {size >> 20} MB a row; no training row is as long, write the texts anew")
+        schema = file.schema_arrow
+        batches = (batch.to_pylist(maps_as_pydicts="lossy") for batch in file.iter_batches(BATCH))
+        rows = itertools.chain.from_iterable(batches)
+        if _is_table(schema, columns):
+            cells = enumerate(([_cell(value) for value in row.values()] for row in rows), 2)
+            yield from tables.from_cells(path, itertools.chain([(1, list(schema.names))], cells), columns, note)
+            return
+        for number, row in enumerate(rows, 1):
+            yield Row(number, number, _as_json(row))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:120]}); write it anew") from error
+
+
+def _is_table(schema: Any, columns: tuple[str, str] | None) -> bool:
+    """Whether the file is what a spreadsheet could hold: its question and answer are one value each."""
+    import pyarrow.types
+
+    if columns:
+        return True
+    places = tables.find_heading([(1, list(schema.names))], None)
+    if places is None or any(tables.plain(name) in tables.CHATS for name in schema.names):
+        return False
+    return not any(pyarrow.types.is_nested(schema.types[at]) for at in places[1].values())
+
+
+def _as_json(value: Any) -> Any:
+    """A value as the same row in JSON has it: without the nulls that fill up a struct, and times as texts."""
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_as_json(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else _cell(value)
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table: 3.0 is 3, and a list or a struct stays one, so that it is named as such."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return _as_json(value) if isinstance(value, list | dict) else str(value)

@@ -1,0 +1,97 @@
+"""Stop signals of a run that trains in this process: what the first does, and the second; used by train and pipeline.
+
+The first ends the run where it does no harm: at once while nothing is trained, after the step in hand while steps run,
+and once the run is done it ends what is left to do (the loss curve). The second ends the process at once, whatever
+hangs: Python runs its signal handlers only between two instructions of the main thread, which a hung CUDA call never
+reaches, so a thread of its own reads the signals from a pipe (signal.set_wakeup_fd).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from finetune.runs.gpu_lock import SAME_SIGNAL_S, STOPPING
+
+
+class Stop:
+    """`with Stop() as stop:` takes the stop signals of the main thread; elsewhere it does nothing.
+
+    Attributes:
+        number: the first signal; None while there was none.
+        at_steps: from the first step on. A signal is noted in `number`; before, it raises SystemExit(128 + number).
+        plan: what the first signal leads to, for the screen; "" says nothing.
+        at_once: called with the number when a second signal ends the process; returns the line for the screen.
+        cleanup: called before that.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.at_steps = False
+        self.plan = ""
+        self.at_once: Callable[[int], str] = lambda number: f"error: ended by {signal.Signals(number).name}"
+        self.cleanup: list[Callable[[], None]] = []
+        self._before: dict[int, Any] = {}
+        self._first_at = 0.0
+        self._unwinding = False
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            reading, self._pipe = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._pipe, False)
+            threading.Thread(target=self._watch, args=(reading,), name="stop-signals", daemon=True).start()
+            self._pipe_before = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+            self._before = {number: signal.signal(number, self._take) for number in STOPPING}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._before:
+            return
+        signal.set_wakeup_fd(self._pipe_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._pipe)  # the thread reads the end of it
+
+    def trained(self) -> None:
+        """From here on the run is done, and a signal only ends what is left to do."""
+        self.plan = "the training is done, what is left is given up"
+
+    def _take(self, number: int, frame: object) -> None:
+        """In the main thread, which may be late: the thread below has noted the signal by then, or does so now."""
+        if self.number is None:
+            self.number = number
+        if not self.at_steps and not self._unwinding:
+            self._unwinding = True  # another exception would break off what tidies up now
+            raise SystemExit(128 + number)
+
+    def _watch(self, reading: int) -> None:
+        """Read one byte a signal until __exit__."""
+        try:
+            while data := os.read(reading, 1):
+                if data[0] in STOPPING:
+                    self._note(data[0])
+        finally:
+            os.close(reading)
+
+    def _note(self, number: int) -> None:
+        now = time.monotonic()
+        if not self._first_at:
+            self._first_at = now
+            self.number = self.number or number
+            if self.at_steps and self.plan:
+                name = signal.Signals(number).name
+                print(f"{name}: {self.plan}; a second one ends at once", file=sys.stderr, flush=True)
+        elif now - self._first_at > SAME_SIGNAL_S:
+            self._end(number)
+
+    def _end(self, number: int) -> NoReturn:
+        for each in (*self.cleanup, lambda: print(self.at_once(number), file=sys.stderr, flush=True)):
+            with contextlib.suppress(Exception):  # nothing may keep the process alive now
+                each()
+        os._exit(128 + number)

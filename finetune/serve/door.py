@@ -1,0 +1,221 @@
+"""The endpoint's own paths, in front of whatever engine answers: OpenAI's requests in, OpenAI's responses out.
+
+Every request goes through request.py, every answer through answer.py. An engine is one function, `answers`: ms-swift's
+is in plugin.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from finetune.serve.answer import Choice, Piece, Reply
+from finetune.serve.fields import Refused
+from finetune.serve.guard import error_body, leaf
+from finetune.serve.request import Request, parse, regular
+
+# answers(request, number of the choice): the pieces of one answer; one piece where it is no stream.
+Engine = Callable[[Request, int], AsyncIterator[Piece]]
+PATHS = "/v1/chat/completions, /v1/completions, /v1/models and /health"
+# What an engine raises for a request that it cannot answer; all else is a defect.
+UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+@dataclass(frozen=True)
+class Door:
+    """The handlers of one endpoint. `systems`: {model name: the system prompt of a conversation without one}."""
+
+    engine: Engine
+    systems: Mapping[str, str | None]
+    created: int
+    owner: str
+
+    async def health(self, _: HttpRequest) -> Response:
+        """The port is open only when the model is loaded."""
+        return Response(status_code=200)
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.created, "owned_by": self.owner}
+
+    async def models(self, _: HttpRequest) -> Response:
+        """The names that a request can choose."""
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self.systems]})
+
+    async def model(self, http: HttpRequest) -> Response:
+        """One of them."""
+        name = http.path_params["name"]
+        if name not in self.systems:
+            return error(404, f"model {name!r} is not served here: it is one of {', '.join(self.systems)}", "model")
+        return JSONResponse(self._model(name))
+
+    async def chat(self, http: HttpRequest) -> Response:
+        """/v1/chat/completions."""
+        return await self._answer(http, True)
+
+    async def completion(self, http: HttpRequest) -> Response:
+        """/v1/completions: the prompt is what a user says."""
+        return await self._answer(http, False)
+
+    async def _answer(self, http: HttpRequest, chat: bool) -> Response:
+        try:
+            request = regular(parse(await http.body()), self.systems, chat)
+            if not request.stream:
+                return JSONResponse(await self._whole(request))
+            chunks = self._chunks(request)
+            first = await anext(chunks)  # an error before the first piece is a response with a status of its own
+        except Refused as refused:
+            return error(refused.status, refused.message, refused.param)
+        except Exception as failed:
+            return failure(http.url.path, failed)
+        return StreamingResponse(_events(http.url.path, first, chunks), media_type="text/event-stream")
+
+    async def _whole(self, request: Request) -> dict[str, Any]:
+        async def one(number: int) -> tuple[Choice, str]:
+            choice = Choice(request.stop, bool(request.tools))
+            text = ""
+            async for piece in self.engine(request, number):
+                text += choice.add(piece)
+            return choice, text
+
+        return Reply(request).whole(await asyncio.gather(*(one(number) for number in range(request.n))))
+
+    async def _chunks(self, request: Request) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a stream, of all choices as they come."""
+        queue: asyncio.Queue[tuple[int, Piece | None, BaseException | None]] = asyncio.Queue()
+
+        async def one(number: int) -> None:
+            try:
+                async for piece in self.engine(request, number):
+                    queue.put_nowait((number, piece, None))
+                queue.put_nowait((number, None, None))
+            except Exception as failed:
+                queue.put_nowait((number, None, failed))
+
+        reply, choices = Reply(request), [Choice(request.stop, bool(request.tools)) for _ in range(request.n)]
+        tasks = [asyncio.create_task(one(number)) for number in range(request.n)]
+        begun: set[int] = set()
+        try:
+            ended = 0
+            while ended < request.n:
+                number, piece, failed = await queue.get()
+                if failed:
+                    raise failed
+                if number not in begun:
+                    begun.add(number)
+                    for chunk in reply.begin(number):
+                        yield chunk
+                text = choices[number].add(piece) if piece else ""
+                for chunk in reply.part(number, text, piece.logprobs if piece else None):
+                    yield chunk
+                if piece is None:
+                    ended += 1
+                    for chunk in reply.end(number, choices[number]):
+                        yield chunk
+            for chunk in reply.usage(choices):
+                yield chunk
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _events(path: str, first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Server-sent events. The status is out already: an error is an event, which OpenAI's client raises."""
+    yield _event(first)
+    try:
+        async for chunk in chunks:
+            yield _event(chunk)
+    except Exception as failed:
+        told = failure(path, failed)
+        yield f"data: {bytes(told.body).decode()}\n\n"
+        return
+    yield "data: [DONE]\n\n"
+
+
+def _event(chunk: dict[str, Any]) -> str:
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+
+def error(status: int, message: str, param: str | None = None, code: str = "invalid_request") -> JSONResponse:
+    """An error in the API's form."""
+    return JSONResponse(error_body(status, message, code, param), status)
+
+
+def failure(path: str, failed: BaseException) -> JSONResponse:
+    """What an engine raised: a line in the log, and a 400 where the request is the cause."""
+    cause = leaf(failed)
+    text = (str(cause) or type(cause).__name__).strip()
+    print(f"serve: {path}: {type(cause).__name__}: {text[:500]}", file=sys.stderr, flush=True)
+    if isinstance(cause, UNUSABLE):
+        return error(400, text)
+    return error(500, text, code="server_error")
+
+
+async def unknown(http: HttpRequest, _: Exception) -> Response:
+    """A path that is none."""
+    what = "no embeddings are made here" if "embeddings" in http.url.path else "no such path"
+    return error(404, f"{what}: this server answers {PATHS}", code="not_found")
+
+
+async def wrong_method(http: HttpRequest, failed: Any) -> Response:
+    """OPTIONS says what a path takes; another method is refused."""
+    allowed = (failed.headers or {}).get("Allow", "GET, POST")
+    if http.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
+    told = error(405, f"{http.method} is not taken here: send {allowed}", code="method_not_allowed")
+    told.headers["Allow"] = allowed
+    return told
+
+
+def app(
+    engine: Engine,
+    systems: Mapping[str, str | None],
+    created: int,
+    owner: str = "mirror",
+    origins: Sequence[str] = (),
+    inner: Sequence[Middleware] = (),
+    lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]] | None = None,
+) -> Starlette:
+    """The endpoint as an ASGI app.
+
+    Args:
+        engine: What answers.
+        systems: {model name: the system prompt of a conversation that has none}.
+        created: When the models were loaded, in seconds since 1970.
+        owner: `owned_by` of the models.
+        origins: Web pages that may ask, beside those of this machine; `*` is every page.
+        inner: Middleware behind CORS, which must come first: a browser asks with OPTIONS and without a key.
+        lifespan: What surrounds the app's life.
+    """
+    door = Door(engine, systems, created, owner)
+    routes = [
+        *(Route(path, door.health, methods=["GET"]) for path in ("/health", "/health/")),
+        Route("/ping", door.health, methods=["GET", "POST"]),
+        Route("/v1/models", door.models, methods=["GET"]),
+        Route("/v1/models/{name:path}", door.model, methods=["GET"]),
+        Route("/v1/chat/completions", door.chat, methods=["POST"]),
+        Route("/v1/completions", door.completion, methods=["POST"]),
+    ]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_origin_regex=LOCAL_PAGES,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+    )
+    handlers: Any = {404: unknown, 405: wrong_method}
+    made = Starlette(routes=routes, middleware=[cors, *inner], exception_handlers=handlers, lifespan=lifespan)
+    made.router.redirect_slashes = False
+    return made

@@ -1,0 +1,224 @@
+"""One step that makes a request regular before an engine sees it; door.py calls it.
+
+What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What goes on is a Request, which
+every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate, numbers
+within their ranges. What the API documents and no engine here does is refused in words, never passed over in silence.
+
+The standard library alone: no engine, no web framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.serve.fields import Fields, Refused, clean, shown, text_of, wrong_type
+from finetune.serve.messages import MEDIA, TEXT_ONLY, messages, tools
+
+STOPS = 4  # the API's own limit
+CHOICES = 128
+# Below it, logits divided by the temperature overflow. The likeliest token is what is meant.
+COLDEST = 0.01
+SMALLEST_TOP_P = 1e-6
+TOKENS = 2**31 - 1
+SEEDS = 2**63 - 1
+
+LENGTHS = ("max_tokens", "max_completion_tokens")
+
+# Of the API, and without effect on an answer here.
+IGNORED = frozenset(
+    (
+        "user",
+        "metadata",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    )
+)
+# Of the API, and not done: {field: (the values that ask for nothing, what to do)}.
+NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "audio": ((), "the model writes text only"),
+    "best_of": ((1,), "ask with n and choose"),
+    "echo": ((False,), "the prompt is not repeated in the answer"),
+    "frequency_penalty": ((0,), "use repetition_penalty"),
+    "function_call": (("none", "auto"), "use tool_choice"),
+    "functions": (([],), "use tools"),
+    "logit_bias": (({},), "no token can be favoured"),
+    "modalities": ((["text"],), "the model writes text only"),
+    "moderation": ((), "nothing is moderated"),
+    "parallel_tool_calls": ((True,), "an answer may hold several tool calls"),
+    "prediction": ((), "leave it out"),
+    "presence_penalty": ((0,), "use repetition_penalty"),
+    "reasoning_effort": (("none",), "the model does not reason apart from its answer"),
+    "response_format": (({"type": "text"},), "ask for JSON in the messages, and check what comes"),
+    "store": ((False,), "nothing is stored"),
+    "suffix": (("",), "text is not filled in"),
+    "verbosity": (("medium",), "say in the messages how long the answer should be"),
+    "web_search_options": ((), "nothing is searched"),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is asked. None leaves a number to the engine's own default."""
+
+    model: str
+    messages: tuple[dict[str, Any], ...]  # role, content (a text), and where there are any: tool_calls, tool_call_id
+    tools: tuple[dict[str, Any], ...] = ()
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False  # of a stream: usage in a last chunk
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    top_logprobs: int | None = None  # None: no logprobs; 0: those of the tokens in the answer
+    chat: bool = field(default=True, compare=False)  # False: of /v1/completions, and answered in its form
+
+
+def parse(body: bytes) -> Any:
+    """The JSON of a request's body. Raises Refused."""
+    try:
+        return json.loads(body.decode(), parse_constant=_no_number)
+    except UnicodeDecodeError:
+        raise Refused("the body is not UTF-8 text: send JSON in UTF-8") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise Refused(f"JSON decode error: {place}: {error.msg}: send a JSON object", status=422) from None
+    except (ValueError, RecursionError) as error:
+        text = "nested too deeply" if isinstance(error, RecursionError) else "a number that cannot be read"
+        raise Refused(f"JSON decode error: {text}: send a JSON object", status=422) from None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(name)
+
+
+def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True) -> Request:
+    """The Request that a parsed body asks for.
+
+    Args:
+        data: The body: for /v1/chat/completions with `messages`, for /v1/completions with `prompt`.
+        systems: {model name: the system prompt of a conversation that has none}; None adds none.
+        chat: Which of the two it is.
+
+    Raises:
+        Refused: A field is missing, of the wrong type, out of range, or not supported.
+    """
+    if not isinstance(data, dict):
+        raise Refused('body: not a JSON object: send {"model": …, "messages": […]}', status=422)
+    body = Fields({name: value for name, value in data.items() if value is not None})
+    _require_known(body.data, chat)
+    model = body.text("model")
+    if model is None:
+        raise Refused("body.model: the field is missing: name a model of /v1/models", "model", 422)
+    if model not in systems:
+        raise Refused(f"model {model!r} is not served here: it is one of {', '.join(systems)}", "model")
+    stream = body.flag("stream")
+    temperature, top_p = body.number("temperature", 0, 2), body.number("top_p", 0, 1)
+    if (temperature is not None and temperature < COLDEST) or (top_p is not None and top_p < SMALLEST_TOP_P):
+        temperature, top_p = 0.0, None
+    return Request(
+        model=model,
+        messages=messages(data.get("messages"), systems[model]) if chat else _prompt(data, systems[model]),
+        tools=tools(body.data) if chat else (),
+        stop=_stop(body.data.get("stop")),
+        n=body.whole("n", 1, CHOICES) or 1,
+        stream=stream,
+        include_usage=_include_usage(body, stream),
+        max_tokens=_max_tokens(body),
+        temperature=temperature,
+        top_p=top_p,
+        top_k=body.whole("top_k", -1, TOKENS),
+        repetition_penalty=body.number("repetition_penalty", 0.1, 10),
+        seed=body.whole("seed", -SEEDS - 1, SEEDS),
+        top_logprobs=_logprobs(body, chat),
+        chat=chat,
+    )
+
+
+def _require_known(body: dict[str, Any], chat: bool) -> None:
+    """Refused for fields that would be passed over."""
+    both = {"model", "stop", "n", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"}
+    known = both | {"repetition_penalty", "logprobs", *IGNORED, *NOT_DONE}
+    known |= {"messages", "tools", "tool_choice", "max_completion_tokens", "top_logprobs"} if chat else {"prompt"}
+    for name, value in body.items():
+        if name in MEDIA and value:
+            raise Refused(f"{name}: {TEXT_ONLY}", name)
+        if name not in known and name not in MEDIA:
+            raise Refused(f"{shown(name)}: no field that this server knows: leave it out", clean(name))
+        if name in NOT_DONE:
+            nothing, instead = NOT_DONE[name]
+            # True == 1 in Python, and is another thing in JSON.
+            if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in nothing):
+                raise Refused(f"{name}: {shown(value)} is not supported: {instead}", name)
+
+
+def _max_tokens(body: Fields) -> int | None:
+    old, new = (body.whole(name, 1, TOKENS, " (left out, serve.sh's max_new_tokens)") for name in LENGTHS)
+    if old is not None and new is not None and old != new:
+        raise Refused("max_tokens and max_completion_tokens differ: send the second alone", "max_tokens")
+    return old if new is None else new
+
+
+def _include_usage(body: Fields, stream: bool) -> bool:
+    options = body.data.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise wrong_type("stream_options", options, "an object")
+    if not stream:
+        raise Refused("stream_options: only a stream has them: set stream to true", "stream_options")
+    found = Fields({f"stream_options.{name}": value for name, value in options.items() if value is not None})
+    for name in found.data:
+        if name not in ("stream_options.include_usage", "stream_options.include_obfuscation"):
+            raise Refused(f"{shown(name)}: no option of a stream: leave it out", "stream_options")
+    if found.flag("stream_options.include_obfuscation"):
+        raise Refused("stream_options.include_obfuscation: not supported: leave it out", "stream_options")
+    return found.flag("stream_options.include_usage")
+
+
+def _logprobs(body: Fields, chat: bool) -> int | None:
+    if not chat:
+        if body.data.get("logprobs") is not None:
+            raise Refused("logprobs: not supported here: ask /v1/chat/completions", "logprobs")
+        return None
+    wanted, top = body.flag("logprobs"), body.whole("top_logprobs", 0, 20)
+    if top is not None and not wanted:
+        raise Refused("top_logprobs: only with logprobs: set logprobs to true", "top_logprobs")
+    if wanted and body.data.get("stop"):
+        raise Refused("logprobs: not supported together with stop: leave one out", "logprobs")
+    return (top or 0) if wanted else None
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list):
+        raise wrong_type("stop", value, "a text or a list of texts")
+    if len(stops) > STOPS:
+        raise Refused(f"stop: {len(stops)} texts: at most {STOPS} are taken", "stop")
+    found = tuple(text_of(each, f"stop.{number}") for number, each in enumerate(stops))
+    if "" in found:
+        raise Refused("stop: an empty text: leave it out", "stop")
+    return found
+
+
+def _prompt(data: dict[str, Any], system: str | None) -> tuple[dict[str, Any], ...]:
+    """The prompt of /v1/completions as what a user says: the model is one that chats."""
+    prompt = data.get("prompt")
+    if prompt is None:
+        raise Refused("body.prompt: the field is missing: send a text", "prompt", 422)
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if isinstance(prompt, list):
+        raise Refused("prompt: one text at a time is taken, and no token ids", "prompt")
+    said = {"role": "user", "content": text_of(prompt, "prompt")}
+    return ({"role": "system", "content": system}, said) if system is not None else (said,)
