@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from finetune.data.content import blank
+from finetune.data.jsonhints import WRAP
 from qwen2.rows import (
     LOSS_KEYS,
     QUERY_KEYS,
@@ -25,7 +26,6 @@ from qwen2.rows import (
 
 READ = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "loss_scale", *LOSS_KEYS}  # of a message
 PAIR = {"user", "human", "assistant", "gpt", "bot"}
-WRAP = 'a list of messages is a row: wrap it, {"messages": [...]}'
 USUAL = {"instruction", "input", "output", "system", "history", "tools"}
 BESIDE_MESSAGES = {"system", "system_prompt", "tools"}
 
