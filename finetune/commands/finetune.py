@@ -238,12 +238,9 @@ def _check_forward(lane: Lane) -> None:
     from rich.console import Console
 
     from healthchecks import show, startup
-    from healthchecks.context import BadSetting, Context
+    from healthchecks.context import Context
 
-    try:
-        context = Context.from_env()
-    except BadSetting as error:
-        raise UserError(str(error)) from None
+    context = Context.from_env()
     context.torch = lane.torch
     with Bar(Console(stderr=True), 0) as bar:
         if lane.device == "cuda":

@@ -28,7 +28,7 @@ from finetune.data.source import Source, parse_columns
 from finetune.engines import choose as engine_choice
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
-from finetune.engines.fast.loaded_model import Lane
+from finetune.engines.fast.loaded_model import Lane, begin_import
 from finetune.engines.fast.train import Ended, Request
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import config_file
@@ -115,6 +115,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
     if options.config is None:
         raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
     settings = Settings.from_env()
+    if not options.show and os.environ.get("ENGINE") != "swift":
+        begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not _count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
     if options.reword < 0 or options.reword > 8:

@@ -32,7 +32,7 @@ class Writer:
 
     def keep(self, messages: list[dict[str, Any]], tools: Any) -> None:
         """Write one row, unless it was written before."""
-        row: dict[str, Any] = {"messages": [{"role": m["role"], "content": _text(m["content"])} for m in messages]}
+        row: dict[str, Any] = {"messages": [_message(message) for message in messages]}
         if tools:
             row["tools"] = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
         line = json.dumps(row, ensure_ascii=False)
@@ -82,6 +82,12 @@ def convert(paths: Iterable[Path], out: Path, options: Options | None = None) ->
         writer.discard()
         raise
     return writer, reports
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Role, content, and what the row says of the loss."""
+    loss: dict[str, Any] = {key: message[key] for key in ("loss", "loss_scale") if key in message}
+    return {"role": message["role"], "content": _text(message["content"]), **loss}
 
 
 def _text(value: Any) -> str:
