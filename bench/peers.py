@@ -1,14 +1,14 @@
 """The article's job by the fast lane and by its peers, in one run on one GPU.
 
-    python bench/peers.py MODEL_DIR [--state warm|container|cold] [--repeat 3] [--only fast,swift,...] [--out build/bench]
+    python bench/peers.py MODEL_DIR [--state cold] [--repeat 3] [--only fast,swift,...] [--out build/bench]
 
 Every contender is a fresh process, in turn. Its wall time runs from the start of the process to its end, with the
 adapter on disk. Leaves peers.json, and prints a Markdown table. A contender whose packages are missing is named and
 left out. For times, random weights of the 7B's shape do as well as the real ones; losses mean little on them.
 
-States: *warm* is a second run on the same machine. *container* is what `docker run --rm` gives: files in the page cache,
-but no kernel that Triton compiled in an earlier run. *cold* drops the page cache as well (as root), as after a boot; the
-fast lane then reads ahead, as the image's entry point does.
+States: *warm* is a second run on the same machine. *container* is what `docker run --rm` gives: files in the page
+cache, but no kernel that Triton compiled in an earlier run. *cold* drops the page cache as well (as root), as after a
+boot; the fast lane then reads ahead, as the image's entry point does.
 """
 
 from __future__ import annotations
