@@ -1,4 +1,4 @@
-"""Reading ahead in a real container: what it may take of a limited memory, and that the weights are in memory after it."""
+"""Reading ahead in a real container: what it takes of a limited memory, and that the weights are in memory after it."""
 
 from __future__ import annotations
 
