@@ -180,7 +180,7 @@ class _Check:
             return
         messages, tools = looked.messages, looked.tools
         self.form(row.data, messages, tools)
-        for remark in self.contents.look(row.number, messages):
+        for remark in self.contents.look(row.number, messages, tools):
             self.add(row, remark)
         if report.errors > errors:
             return
