@@ -18,9 +18,7 @@ from finetune.data.content import question_key
 LEARNED_MAX = 200  # of a larger dataset, so many rows are asked
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
-NO_WORDS = re.compile(
-    r"https?://[!-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+|`[^`]*`"
-)  # addresses and code are of no language
+NO_WORDS = re.compile(r"https?://[!-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+|`[^`]*`")  # of no language
 HAN_SHARE = 0.2  # of all letters; a Chinese answer with English names in it still has more
 
 
