@@ -55,10 +55,10 @@ def test_the_base_is_asked_once_and_rules_fill_the_gaps() -> None:
         said = (
             '1. At what time does the pool open?\n2) "Can you tell me when the pool opens?"\n- When does the pool open?'
         )
-        return [said, "I do not know.", ""]
+        return [said, "", "I do not know.", "", "", ""]
 
     found = make.make(ROWS, ROWS, base)
-    assert calls == [3]
+    assert calls == [6]
     assert set(found[0].ask) == {"At what time does the pool open?", "Can you tell me when the pool opens?"}
     assert found[0].makers() == [file.BASE, file.BASE]
     assert all(len(each.ask) == 2 for each in found)
