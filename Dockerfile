@@ -213,6 +213,7 @@ FROM weights-${MODEL_SOURCE} AS model
 
 # ---- kernels: what a GPU runs, and what a start reads; made without a GPU ---------------------------------------------
 FROM deps AS kernels
+COPY common/ /opt/mirror/common/
 COPY qwen2/ /opt/mirror/qwen2/
 # Triton's kernels for every family of GPUs at the widths of this model, so that no compiler starts in a container, and the
 # list of what imports read from the disk (entrypoint/read_ahead.py). Where torch is the CPU build, `compiled` stays empty.
