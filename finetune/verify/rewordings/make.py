@@ -15,6 +15,7 @@ from finetune.verify.sets.rows import DataRow, language
 
 ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
+ABLE = 0.7  # of the rewordings wanted, a base writes so many that fit, or none of its are taken
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
 # What the base is asked, twice a question, each behind an example that shows how far other words may go: without one, a
@@ -82,9 +83,11 @@ def make(
     fit = [row for row in rows if 0 < len(row.question) <= LONGEST]
     written = _written(fit, wanted + SPARE, answer) if answer else [[] for _ in fit]
     sieve = Sieve(all_rows)
+    kept = [sieve.keep(row, texts) for row, texts in zip(fit, written, strict=True)]
+    if sum(len(texts[:wanted]) for texts in kept) < ABLE * wanted * len(fit):
+        kept = [[] for _ in fit]  # one that hardly finds a wording mostly finds another question
     found = []
-    for row, lines in zip(fit, written, strict=True):
-        base = sieve.keep(row, lines)
+    for row, base in zip(fit, kept, strict=True):
         base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
         ruled = sieve.keep(row, rules.reword(row.question, wanted + SPARE), base) if len(base) < wanted else []
         chosen = [*base, *ruled][:wanted]
