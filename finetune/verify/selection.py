@@ -83,13 +83,15 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     left_out = unseen.read(run.folder) if not args.dataset else []
     data = _data(cfg, args, run, notes)
     found = _survey(data, files, args, left_out)
-    if found and not args.questions and found.language == "en":
+    own = [questions.read(path) for path in args.questions or []]
+    if found and found.language == "en" and not any(each.general for each in own):
         files = in_english(files, cfg)
-    demanded = found is None or bool(found.taught) or bool(args.questions or args.expect)
+    own_identity = any(each.heldout for each in own)
+    demanded = found is None or bool(found.taught) or own_identity or bool(args.expect)
     chosen_sets = None
     fixed: list[Question] = []
     if demanded:
-        heldout = ask.in_language(files.heldout, found.language) if found and not args.questions else files.heldout
+        heldout = files.heldout if own_identity or not found else ask.in_language(files.heldout, found.language)
         if found and found.name and found.entries:
             heldout = [replace(q, expect=found.entries[0].expect) for q in heldout]
         fixed += _not_in_data(heldout, data, args, run, notes)
