@@ -211,7 +211,7 @@ class _Check:
 
     def say(self, row: Row, data: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         """What the training makes of a fit row that its author may not expect."""
-        for name in rows.not_used(data, messages):
+        for name in rows.not_used(data):
             self.unused.setdefault(name, []).append(row.number)
         if place := rows.joined(data, messages):
             what = "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"

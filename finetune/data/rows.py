@@ -128,7 +128,7 @@ def _empty(row: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[Faul
             yield Fault(origin(row, messages, index), "empty", "write the message, or remove the row")
 
 
-def not_used(data: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[str]:
+def not_used(data: dict[str, Any]) -> Iterator[str]:
     """The fields of a fit row that hold something and are not trained on, as `id` or `messages[].reasoning_content`."""
     row = canonical(data)
     if row.keys() <= USUAL:
