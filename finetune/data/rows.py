@@ -43,7 +43,7 @@ class Fault:
         """How the summary counts it."""
         if self.what in ("missing", "empty"):
             return self.what
-        return "wrong type" if self.what.startswith("is ") else "unfit"
+        return "wrong type" if ", not a" in self.what else "unfit"
 
 
 class Looked(NamedTuple):
