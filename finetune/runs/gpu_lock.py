@@ -220,7 +220,7 @@ def _checks_run() -> bool:
     """Whether the start-up checks run now: they hold the lock while they touch the GPU, for seconds."""
     with contextlib.suppress(state.Unreadable):
         health = state.load(state.HEALTH_FILE)
-        return bool(health) and health.get("state") == "starting" and state.alive(health.get("writer"))
+        return health is not None and health.get("state") == "starting" and state.alive(health.get("writer"))
     return False
 
 

@@ -104,7 +104,7 @@ def test_health_json_is_whole_and_valid_after_every_check(settings, run_dir, mon
     assert [value["running"] for value in seen] == [[name] for name in NAMES[:6]] + [[]]
     assert [len(value["checks"]) for value in seen] == [0, 1, 2, 3, 4, 5, 6]
     assert {value["state"] for value in seen[:-1]} == {"starting"}
-    assert sorted(os.listdir(run_dir)) == ["health.json"]  # no draft is left
+    assert sorted(os.listdir(run_dir)) == ["health.json", "job.lock"]  # no draft is left
 
 
 def test_failure_is_exit_1_with_cause_and_remedy(settings, run_dir, monkeypatch, capsys):
