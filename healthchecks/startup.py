@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -14,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from common import state
+from common.errors import save_traceback
+from common.model_kind import STANDIN
 from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1
@@ -53,6 +54,7 @@ class Report:
     checks: list[Row] = field(default_factory=list)
     device: str = ""
     standin: bool = False
+    model_kind: str = "other"
 
     def as_dict(self) -> dict[str, Any]:
         """The object of health.json."""
@@ -96,7 +98,8 @@ def _run(
     context: Context, level: str, listener: Listener, busy: str | None, hold_gpu: Callable[[], str | None]
 ) -> Report:
     begin = time.monotonic()
-    report = Report(level, started=datetime.now(timezone.utc).isoformat(timespec="seconds"), standin=context.standin)
+    started, kind = datetime.now(timezone.utc).isoformat(timespec="seconds"), context.kind
+    report = Report(level, started=started, standin=kind is STANDIN, model_kind=kind.name)
     checks = modules(level)
     if level == "full" and not busy:
         context.torch = _import_torch_meanwhile()
@@ -159,21 +162,11 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
     except Exception as error:
         seconds = round(time.monotonic() - begin, 3)
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        return Row(name, "fail", "internal", seconds, "", f"the check itself failed: {words}", _save_traceback())
+        remedy = f"please report it ({save_traceback()}); HEALTH_LEVEL=off starts without the checks"
+        return Row(name, "fail", "internal", seconds, "", f"the check itself failed: {words}", remedy)
     assert isinstance(outcome, Outcome)
     seconds = round(time.monotonic() - begin, 3)
     return Row(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)
-
-
-def _save_traceback() -> str:
-    import tempfile
-
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="healthcheck-", suffix=".txt", delete=False) as file:
-            file.write(traceback.format_exc())
-        return f"please report it with {file.name}, which holds the traceback"
-    except OSError:
-        return "please report it; HEALTH_LEVEL=off starts without the checks"
 
 
 def _import_torch_meanwhile() -> Callable[[], Any]:

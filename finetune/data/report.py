@@ -46,7 +46,7 @@ def _table(reports: list[FileReport]) -> Table:
             for index, finding in enumerate(findings[:SHOWN]):
                 head = (f"[{style}]{kind}[/]", str(len(rows))) if index == 0 else ("", "")
                 table.add_row(*head, escape(name + finding.where), escape(finding.what), escape(finding.remedy))
-            if len(rows) > SHOWN:
+            if len(findings) > SHOWN:
                 table.add_row("", "", f"... and {len(rows) - SHOWN} more", "", "--json lists all rows by number")
     return table
 

@@ -117,7 +117,8 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Any:
 def _first_adapter(lane: Lane, request: Request) -> Any:
     """The adapter to begin with, its numbers drawn while the weights are loaded; None where settings are no good."""
     from qwen2.config import Config
-    from qwen2.training.loop import TrainSettings, new_adapter
+    from qwen2.training.loop import new_adapter
+    from qwen2.training.settings import TrainSettings
 
     try:
         return new_adapter(Config.from_dir(lane.model_dir), TrainSettings(**request.choice.train))
@@ -135,7 +136,7 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
     from qwen2.config import Config
     from qwen2.training import checkpoint, memory
-    from qwen2.training.loop import TrainSettings
+    from qwen2.training.settings import TrainSettings
 
     rows, said = request.rows.rows, ""
     try:
