@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common import standin
 from common.errors import UserError
+from common.model_kind import kind_of
 from finetune.data.check import Options, default_heldout, in_one_line, require
 from finetune.engines.swift import config_file, ranges
 from qwen2.config import Config
 
-# The model that the stand-in stands for: nobody has a stand-in planned (a test holds this to its config.json).
+# What a test model stands for: nobody has that planned (a test holds this to the official config.json).
 REAL = "Qwen2.5-7B-Instruct"
 REAL_SHAPE = Config(
     hidden_size=3584,
@@ -67,12 +67,13 @@ class Job:
 
 
 def shape_of(model_dir: Path) -> tuple[Config, str]:
-    """(the sizes to plan with, whose they are in one line): config.json's, but the 7B's where the stand-in lies.
+    """(the sizes to plan with, whose they are in one line): config.json's, but the 7B's where a test model lies.
 
     UserError when the folder holds no plain Qwen2.
     """
-    if standin.is_standin(model_dir):
-        return REAL_SHAPE, f"{REAL}, by its shape: the weights here are the stand-in"
+    kind = kind_of(model_dir)
+    if kind.is_for_tests:
+        return REAL_SHAPE, f"{REAL}, by its shape: the weights here are the {kind.short}"
     try:
         shape = Config.from_dir(model_dir)
     except ValueError as error:
@@ -140,9 +141,10 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
 
 
 def _with_own_steps(planned: Job, file: Path, model_dir: Path) -> Job:
-    """The plan, with a word on how many steps the stand-in's own run takes: sft.sh gives it other epochs."""
-    own = file.with_name("standin.yaml")
-    if not standin.is_standin(model_dir) or not own.is_file():
+    """The plan, with a word on how many steps a test model's own run takes: sft.sh gives it other epochs."""
+    kind = kind_of(model_dir)
+    own = file.with_name(f"{kind.name}.yaml")
+    if not kind.is_for_tests or not own.is_file():
         return planned
     epochs = _number(own, config_file.load(own), "num_train_epochs", planned.epochs)
     steps = replace(planned, epochs=epochs).steps
