@@ -51,6 +51,18 @@ def look(
     return survey.survey(paths, entries, columns, own=bool(expect))
 
 
+def announce(paths: Sequence[Path], columns: Columns = None) -> str:
+    """What a verdict on some files will ask, in one line, or why there can be none; nothing is raised."""
+    try:
+        found = look(paths, columns)
+        survey.require_judgeable(found)
+    except UserError as error:
+        return f"verdict: none; {error}"
+    chosen = survey.sets(found)
+    why = chosen.why_not_unseen
+    return survey.in_one_line(found, chosen) + (f" ({why})" if why else "")
+
+
 def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:
     """Keep the rows that are judged in the run's folder: the user's file may not be there when verify runs alone."""
     lines = [unseen.as_training_row(row) | {"number": row.number, "where": row.where} for row in found]

@@ -370,7 +370,8 @@ class Bench:
             (checkpoint / ADAPTER).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
             assert checkpoints.problem(checkpoint) is None
         self.patch.setattr(sft, "run_fast", lambda plan, wait, lane, stop: ({}, Ended(code, why)))
-        plan = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=SimpleNamespace(is_fast=True))
+        choice = SimpleNamespace(is_fast=True)
+        plan = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=choice, checkpoint=checkpoint)
         self.output()
         assert sft.run(plan, Namespace(wait=False, adapter_to=None)) == code != DONE  # type: ignore[arg-type]
         return self.plain(self.output())
