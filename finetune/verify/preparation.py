@@ -48,7 +48,10 @@ def look(
     cfg = config.read(config.for_kind(config_file or config.default_path(), kind))
     asked = argparse.Namespace(questions=list(question_files), expect=expect, forbid=None)
     entries = selection.read_questions(cfg, asked).trained
-    return survey.survey(paths, entries, columns, own=bool(expect))
+    found = survey.survey(paths, entries, columns, own=bool(expect))
+    if not found.is_identity:
+        config.require_for_data(cfg)
+    return found
 
 
 def announce(paths: Sequence[Path], columns: Columns = None) -> str:

@@ -84,7 +84,8 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     data = _data(cfg, args, run, notes)
     found = _survey(data, files, args, left_out)
     own = [questions.read(path) for path in args.questions or []]
-    if found and found.language == "en" and not any(each.general for each in own):
+    wants_english = found is not None and not found.is_identity and found.language == "en"
+    if wants_english and cfg.questions_english and not any(each.general for each in own):
         files = in_english(files, cfg)
     own_identity = any(each.heldout for each in own)
     demanded = found is None or bool(found.taught) or own_identity or bool(args.expect)
@@ -103,6 +104,7 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
         )
     fixed += files.general
     if found and not found.is_identity:
+        config.require_for_data(cfg)
         keys = {each.row.key for each in left_out}
         chosen_sets = survey.sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
         outside, asked_by_rows = ask.out_of_scope(files.out_of_scope, found)

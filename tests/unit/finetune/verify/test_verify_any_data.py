@@ -229,3 +229,16 @@ def test_english_data_are_asked_english_questions_and_reported_in_english(worksp
     assert len(general) > 50
     assert all(q["messages"][-1]["content"].isascii() for q in general)
     assert "What is still wrong" in (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+
+
+def test_a_configuration_that_demands_nothing_of_such_data_is_refused_before_the_model_is_loaded(
+    workspace: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faq_run(workspace)
+    config = workspace.root / "configs/verify.yaml"
+    kept = [line for line in config.read_text(encoding="utf-8").splitlines(True) if not line.startswith("  #")]
+    names = ("learned_", "reworded_", "unseen_over", "out_of_scope_m", "general_lost")
+    config.write_text("".join(line for line in kept if not line.strip().startswith(names)), encoding="utf-8")
+    assert workspace.verify() == 2
+    assert workspace.engine is None
+    assert "set at least one of general_lost_max" in capsys.readouterr().err
