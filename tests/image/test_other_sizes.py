@@ -1,4 +1,4 @@
-"""`make build MODEL=…` as a user types it, against the local hub of the weights' tests: list, download, image, labels."""
+"""`make build MODEL=…` as a user types it, against the local hub of the weights tests: list, download, image."""
 
 from __future__ import annotations
 
