@@ -41,19 +41,12 @@ def write(
         "",
     ]
     rows = {
-        "base": f"{base.name}" + (f", SHA256SUMS sha256 `{base_digest}`" if base_digest else ""),
-        "adapter": f"{adapter.parent.name}/{adapter.name}",
-        "rank, alpha": f"{lora.get('r', '?')}, {lora.get('lora_alpha', '?')}",
-        "trained": _trained(record),
-        "engine": str(record.get("engine") or "not recorded"),
-        "settings": _settings(record),
-        **{f"dataset {number}": text for number, text in enumerate(_datasets(record), 1)},
-        "versions, training": _versions(record.get("versions") or {}),
-        "merged": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC on {device}",
+        **provenance(base, base_digest, adapter, record, lora),
+        "merged": f"{now()} on {device}",
         "versions, merge": _versions(versions),
         "check": _check(asked),
     }
-    lines += ["| what | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in rows.items()), ""]
+    lines += table(rows)
     lines += [
         "Asked with the system prompt that it was trained under:",
         "",
@@ -65,6 +58,32 @@ def write(
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def provenance(
+    base: Path, base_digest: str | None, adapter: Path, record: dict[str, Any], lora: dict[str, Any]
+) -> dict[str, str]:
+    """Where a model came from: the rows of a card that hold for a merged folder and for a GGUF."""
+    return {
+        "base": f"{base.name}" + (f", SHA256SUMS sha256 `{base_digest}`" if base_digest else ""),
+        "adapter": f"{adapter.parent.name}/{adapter.name}",
+        "rank, alpha": f"{lora.get('r', '?')}, {lora.get('lora_alpha', '?')}",
+        "trained": _trained(record),
+        "engine": str(record.get("engine") or "not recorded"),
+        "settings": _settings(record),
+        **{f"dataset {number}": text for number, text in enumerate(_datasets(record), 1)},
+        "versions, training": _versions(record.get("versions") or {}),
+    }
+
+
+def table(rows: dict[str, str]) -> list[str]:
+    """The lines of a table of two columns, and an empty one."""
+    return ["| what | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in rows.items()), ""]
+
+
+def now() -> str:
+    """The time, for a card."""
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def _trained(record: dict[str, Any]) -> str:

@@ -48,6 +48,12 @@ def choose(folder: Path) -> list[str]:
     return found
 
 
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
+    """The first place where two answers differ; the end of the shorter one where it begins the other."""
+    both = enumerate(zip(left, right, strict=False))
+    return next((n for n, (a, b) in both if a != b), min(len(left), len(right)))
+
+
 class Answers:
     """What base and adapter say, kept while the base makes way for the merged model."""
 
@@ -55,10 +61,10 @@ class Answers:
         self.texts, self.system, self.device, self.ceiling_gib = list(texts), system, device, ceiling_gib
         self.before: list[list[int]] = []
 
-    def ask_adapter(self, base: Path, adapter: Path) -> None:
-        """Load the base, ask it with the adapter, let go of it."""
+    def ask_adapter(self, base: Path, adapter: Path | None) -> None:
+        """Load the base, ask it with the adapter (None: by itself), let go of it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
-        self.before = self._ask(engine, engine.adapter(adapter))
+        self.before = self._ask(engine, engine.adapter(adapter) if adapter else None)
         _release(engine)
 
     def ask_merged(self, model: Path) -> list[Asked]:
@@ -86,9 +92,7 @@ class Answers:
         """Logits by which the merged model prefers its first differing token (an answer's end counts as a token)."""
         import torch
 
-        place = next(
-            (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
-        )
+        place = first_difference(left, right)
         ends = list(engine.model.config.eos_ids)
         ids = torch.tensor([self._prompt(engine, text) + left[:place]], device=engine.device)
         logits = engine.model.forward(ids)[0, -1].float()
