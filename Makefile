@@ -120,9 +120,9 @@ infer: image ## ask the model (ADAPTER=DIR for a fine-tuned one, ARGS='"你是�
 	$(call mirror_run,infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
 
 .PHONY: finetune
-finetune: image ## check, fine-tune, prove: the adapter lands in OUTPUT (DATASET=my.json for your own data)
+finetune: image ## check, fine-tune, prove: the adapter lands in OUTPUT (DATASET=my.json for your own data, REWORD=2 rewords it)
 	$(if $(NODES),$(if $(MASTER_ADDR),,@echo "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" >&2; exit 2))
-	$(call mirror_run,finetune,$(DATASET_ARG) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
+	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
 .PHONY: verify
 verify: image ## the verdict on the newest adapter in OUTPUT, or on ADAPTER

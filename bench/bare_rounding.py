@@ -30,7 +30,7 @@ def main() -> None:
     import torch
 
     from qwen2.chat import Tokenizer
-    from qwen2.training.loop import TrainSettings
+    from qwen2.training.settings import TrainSettings
 
     raw = json.loads((ROOT / "workspace" / "self_cognition.json").read_text(encoding="utf-8"))
     settings = TrainSettings(max_steps=args.steps, learning_rate=0.0, lora_dropout=0.0)

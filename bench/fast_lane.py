@@ -57,7 +57,7 @@ def say(mode: str, **figures: Any) -> None:
 
 def settings_of(args: argparse.Namespace, **changes: Any) -> Any:
     """The article's settings, with the command line's changes."""
-    from qwen2.training.loop import TrainSettings
+    from qwen2.training.settings import TrainSettings
 
     base = TrainSettings(
         num_train_epochs=10, learning_rate=1e-4, lora_rank=8, lora_alpha=32, lora_dropout=args.dropout, batch_size=16,

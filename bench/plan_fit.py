@@ -199,7 +199,8 @@ def measure_fast(model_dir: str, results: list[dict[str, Any]], save: Callable[[
 
     from qwen2.model import Model
     from qwen2.training import memory
-    from qwen2.training.loop import TrainSettings, train
+    from qwen2.training.loop import train
+    from qwen2.training.settings import TrainSettings
 
     model = Model.load(model_dir, "cuda" if torch.cuda.is_available() else "cpu")
     note("fast lane: model loaded")

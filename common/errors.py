@@ -68,7 +68,7 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
         return 141
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"internal error: {words}; {_save_traceback()}", file=sys.stderr)
+        print(f"internal error: {words}; {save_traceback()}", file=sys.stderr)
         return FAILED
 
 
@@ -94,7 +94,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _save_traceback() -> str:
+def save_traceback() -> str:
     """Write the traceback of the exception in flight to a file and say where it is."""
     try:
         with tempfile.NamedTemporaryFile(

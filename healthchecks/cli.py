@@ -13,26 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from common import exec_home, state
+from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError
 from healthchecks import probe, show, startup
-from healthchecks.context import BadSetting, Context
+from healthchecks.context import Context
 
-DONE, FAILED, UNUSABLE = 0, 1, 2
 T = TypeVar("T")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with complaints of one line. (finetune's is not used: arrows point from there to here.)"""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but `--option=--` is refused: argparse would take the `--` away and give an empty list."""
-        words = sys.argv[1:] if args is None else list(args)
-        if wrong := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
-            self.error(f"{wrong}: -- is no value")
-        return super().parse_known_args(words, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """One line on stderr, exit 2."""
-        self.exit(UNUSABLE, f"error: {message}; see {self.prog} --help\n")
 
 
 def parser() -> Parser:
@@ -61,17 +46,17 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         if options.verb == "probe":
             return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
         if options.verb == "report":
             return _report(options)
         exec_home.ensure()
         return _startup(options)
-    except BadSetting as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return UNUSABLE
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -83,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _startup(options: argparse.Namespace) -> int:
     level = options.level or os.environ.get("HEALTH_LEVEL") or "full"
     if level not in startup.LEVELS:
-        raise BadSetting(f"HEALTH_LEVEL={level}: unknown level; set it to full, fast or off")
+        raise UserError(f"HEALTH_LEVEL={level}: unknown level; set it to full, fast or off")
     context = Context.from_env()
     context.checksum = options.checksum
     busy = _busy_job()

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.settings import Settings
+
 if TYPE_CHECKING:
     from healthchecks.nvml import Gpu
 
 GIB = 1 << 30
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class BadSetting(ValueError):
-    """A setting cannot be used; the message is the finished line (exit 2)."""
 
 
 class Failure(Exception):
@@ -66,25 +64,14 @@ class Context:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Context:
-        """Read the settings of the environment; an empty value counts as not set. BadSetting names the variable."""
+        """Read the settings of the environment; an empty value counts as not set. UserError names the variable."""
         env = os.environ if environ is None else environ
+        settings = Settings.from_env(env)
         context = cls(torch_spec=env.get("MIRROR_TORCH_SPEC", ""), cuda_visible_devices=env.get("CUDA_VISIBLE_DEVICES"))
-        context.model_dir = Path(env.get("MODEL_DIR") or context.model_dir)
-        context.output_dir = Path(env.get("OUTPUT_DIR") or context.output_dir)
+        context.model_dir, context.output_dir = settings.model_dir, settings.output_dir
+        context.device, context.ceiling_gib = settings.device, settings.vram_ceiling_gib
         # For a machine without the image, whose packages are another set: a lock of its own (bench/health_startup.sh).
         context.lock_file = Path(env.get("MIRROR_LOCK") or context.lock_file)
-        context.device = (env.get("MIRROR_DEVICE") or context.device).lower()
-        if context.device not in ("auto", "cuda", "cpu"):
-            raise BadSetting(f"MIRROR_DEVICE={context.device}: unknown device; set it to auto, cuda or cpu")
-        ceiling = env.get("VRAM_CEILING_GIB") or "22"
-        try:
-            context.ceiling_gib = float(ceiling)
-        except ValueError:
-            context.ceiling_gib = -1.0
-        if not 0 <= context.ceiling_gib < float("inf"):
-            raise BadSetting(
-                f"VRAM_CEILING_GIB={ceiling}: not a number of GiB; set 22 for a 24 GB card, 0 for no ceiling"
-            )
         return context
 
     @property

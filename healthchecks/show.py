@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
+from common.xml_text import xml_text
 from healthchecks.startup import Report, Row
 
 # Words, not only colours: they also have to do on a screen without any.
@@ -157,21 +158,13 @@ def junit(report: Report) -> bytes:
             suite, "testcase", classname="healthcheck", name=check.name, time=str(check.seconds)
         )
         if check.status == "fail":
-            failure = ElementTree.SubElement(case, "failure", type=check.code, message=_clean(check.cause))
-            failure.text = _clean(f"remedy: {check.remedy}")
+            failure = ElementTree.SubElement(case, "failure", type=check.code, message=xml_text(check.cause))
+            failure.text = xml_text(f"remedy: {check.remedy}")
         elif check.status == "skip":
-            ElementTree.SubElement(case, "skipped", message=_clean(check.figure))
+            ElementTree.SubElement(case, "skipped", message=xml_text(check.figure))
         else:
             text = check.figure if check.status == "pass" else f"warning: {check.cause}; {check.remedy}"
-            ElementTree.SubElement(case, "system-out").text = _clean(text)
+            ElementTree.SubElement(case, "system-out").text = xml_text(text)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-
-
-def _clean(text: str | None) -> str:
-    kept = (
-        c if c in "\t\n" or 0x20 <= ord(c) <= 0xD7FF or 0xE000 <= ord(c) <= 0xFFFD or ord(c) > 0xFFFF else "\ufffd"
-        for c in text or ""
-    )
-    return "".join(kept)

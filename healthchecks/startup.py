@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from common import state
+from common.errors import save_traceback
 from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1
@@ -140,21 +140,11 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
     except Exception as error:
         seconds = round(time.monotonic() - begin, 3)
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        return Row(name, "fail", "internal", seconds, "", f"the check itself failed: {words}", _save_traceback())
+        remedy = f"please report it ({save_traceback()}); HEALTH_LEVEL=off starts without the checks"
+        return Row(name, "fail", "internal", seconds, "", f"the check itself failed: {words}", remedy)
     assert isinstance(outcome, Outcome)
     seconds = round(time.monotonic() - begin, 3)
     return Row(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)
-
-
-def _save_traceback() -> str:
-    import tempfile
-
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="healthcheck-", suffix=".txt", delete=False) as file:
-            file.write(traceback.format_exc())
-        return f"please report it with {file.name}, which holds the traceback"
-    except OSError:
-        return "please report it; HEALTH_LEVEL=off starts without the checks"
 
 
 def _import_torch_meanwhile() -> Callable[[], Any]:

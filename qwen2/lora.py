@@ -1,6 +1,18 @@
 """A LoRA adapter: its fp32 weights, PEFT's folder format in and out; called by train, generate and finetune.
 
-All weights lie in one flat fp32 tensor, so that clipping, AdamW and the copy to bfloat16 are one kernel each.
+LoRA (Hu et al. 2021, arXiv 2106.09685) is y = W x + s B A x. Linears with one input are one matmul here (q, k, v; gate,
+up), and its LoRA is the same matmul with more columns: y = [x | h] [W | s B]^T with h = x A^T. For q, k, v of rank r:
+
+                 K            r     r     r   padding
+         +---------------+-----+-----+-----+---+            +----+
+    q    |      Wq       | sBq |  0  |  0  | 0 |            | Aq |  r      x  (tokens, K)
+    k    |      Wk       |  0  | sBk |  0  | 0 |        A = | Ak |  r      h  (tokens, columns = 3 r + padding)
+    v    |      Wv       |  0  |  0  | sBv | 0 |            | Av |  r      y  (tokens, N = outputs of q, k and v)
+         +---------------+-----+-----+-----+---+            | 0  |         A  (columns, K)
+            W (N, K)         s B (N, columns)               +----+         Bq (outputs of q, r)
+
+All weights lie in one flat fp32 tensor, so that clipping, AdamW and the copy to bfloat16 are one kernel each. In it,
+layer after layer and matmul after matmul: A, then each B.
 """
 
 from __future__ import annotations
@@ -96,7 +108,7 @@ class Adapter:
         device: str | torch.device = "cpu",
         base: str = "",
     ) -> None:
-        """All weights zero. ValueError for a rank or a target that cannot be.
+        """All weights zero. Raises ValueError for an unknown target or a rank below 1.
 
         scaling = alpha / rank, or alpha / sqrt(rank) with rslora (Kalajdzievski 2023, arXiv 2312.03732).
         """
@@ -140,8 +152,8 @@ class Adapter:
         """(place in the spare columns, B [N, rank]) for each target of one matmul."""
         for name in self.layout.groups[group]:
             columns = self.layout.a_rows(group, name)
-            place = linear.storage[linear.rows[name], linear.inputs + columns.start : linear.inputs + columns.stop]
-            yield place, self.layout.b[layer][name].of(self.flat)
+            spare = linear.storage[linear.rows[name], linear.inputs + columns.start : linear.inputs + columns.stop]
+            yield spare, self.layout.b[layer][name].of(self.flat)
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """PEFT's names and the matching views of `flat`."""
@@ -165,7 +177,7 @@ class Adapter:
         self.touch()
 
     def check(self, config: Config) -> None:
-        """ValueError when this adapter is for another base shape."""
+        """Raises ValueError if this adapter is for another base shape."""
         if projection_sizes(config) != projection_sizes(self.config) or config.num_layers != self.config.num_layers:
             raise ValueError("the adapter was made for a model of another shape: use the base model it was trained on")
 

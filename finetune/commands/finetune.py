@@ -7,23 +7,35 @@ follow one after the other.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, leave, run_main
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
+from finetune.engines.fast.train import Request, train_adapter
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
+from finetune.verify import config, folds, preparation, questions, words
 from finetune.verify.engine import Qwen2Engine
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.session import base_answers
+from finetune.verify.sets import rows as data_rows
+from finetune.verify.sets import survey
+
+FOLD_STEPS, FOLD_STEPS_CPU = 2000, 400  # of the whole training; more, and some rows are left out instead
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,21 +47,135 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--verify-config", type=Path, metavar="FILE", help="another YAML file of questions and thresholds"
     )
+    add_options(parser)
     options, rest = parser.parse_known_args(words)
     begin = time.monotonic()
     plan = sft.prepare(name, options, rest)
     if plan is None:
         return DONE
-    proof = ["--config", str(options.verify_config)] if options.verify_config else []
+    try:
+        coming = look_ahead(plan, options)
+    except UserError:
+        plan.discard_folder()
+        raise
+    proof = proof_words(options)
     if not plan.choice.is_fast:
         return _one_after_the_other(plan, options, proof)
-    code = _in_one(plan, options, proof)
+    code = _in_one(plan, options, proof, coming)
     print(f"finetune: {time.monotonic() - begin:.1f} s for the forward check, training and verdict", file=sys.stderr)
     return code
 
 
-def _in_one(plan: sft.Plan, options: Any, proof: list[str]) -> int:
-    lane = Lane(plan.model_dir, "cpu" if plan.settings.wants_cpu else "cuda", plan.settings.vram_ceiling_gib)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """verify's options that make sense before there is an adapter, and --holdout."""
+    p = parser.add_argument_group("the verdict")
+    p.add_argument("--questions", type=Path, action="append", metavar="FILE", help="questions of your own (repeatable)")
+    p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
+    p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
+    p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
+    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
+    p.add_argument(
+        "--holdout",
+        type=int,
+        metavar="N",
+        help="leave at most N rows out of the training, to be asked as unseen; 0: none, whatever the data are",
+    )
+
+
+def proof_words(options: argparse.Namespace) -> list[str]:
+    """The options of the verdict as verify takes them."""
+    given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
+    given += [("--forbid", options.forbid), ("--lang", options.lang)]
+    given += [("--questions", path) for path in options.questions or []]
+    return [word for name, value in given if value is not None for word in (name, str(value))]
+
+
+def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
+    """Say what the verdict will ask; leave rows out of the training where the data and the options want that.
+
+    UserError where no verdict would be possible, before anything is trained. None where only a hub has the data.
+    """
+    if options.holdout is not None and options.holdout < 0:
+        raise UserError(f"--holdout {options.holdout}: must be at least 0")
+    files = plan.own_files()
+    if not files or plan.is_helping or plan.checkpoint is not None:
+        return None
+    for path in options.questions or []:
+        questions.read(path)
+    for name in ("expect", "forbid"):
+        questions.option(f"--{name}", getattr(options, name))
+    if options.rewordings:
+        rewordings_file.read(options.rewordings)
+    found = preparation.look(files, plan.columns, options.questions or (), options.expect, options.verify_config)
+    survey.require_judgeable(found)
+    chosen = survey.sets(found, can_fold(plan, found), options.holdout)
+    print(survey.in_one_line(found, chosen), file=sys.stderr)
+    if chosen.holdout:
+        count = len(chosen.holdout)
+        print(
+            f"note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in", file=sys.stderr
+        )
+        plan.keep_rows()
+        plan.replace_own_files(preparation.leave_out(found, chosen, plan.folder, files, plan.columns))
+    return Coming(found, chosen)
+
+
+@dataclass(frozen=True)
+class Coming:
+    """The data of the verdict to come, and which rows it asks as what."""
+
+    found: survey.Survey
+    chosen: survey.Sets
+
+
+def can_fold(plan: sft.Plan, found: survey.Survey) -> bool:
+    """Whether adapters for folds take seconds each: the fast lane, and not too many steps."""
+    if not plan.choice.is_fast:
+        return False
+    batch = int(plan.choice.train.get("batch_size", 16))
+    epochs = float(plan.choice.train.get("num_train_epochs", 3.0))
+    steps = int(plan.choice.train.get("max_steps", 0))
+    steps = steps if steps > 0 else int(epochs * -(-found.total // batch))
+    return steps <= (FOLD_STEPS_CPU if plan.settings.wants_cpu else FOLD_STEPS)
+
+
+def _prepare(plan: sft.Plan, options: Any, lane: Lane, coming: Coming) -> list[Rewording]:
+    """Rewordings, for the verdict and for the training, by the base before it is trained."""
+    plan.keep_rows()
+    base = None if plan.standin else base_answers(_engine(lane, None))
+    found, chosen = coming.found, coming.chosen
+    path = preparation.reword(found, chosen, plan.folder, base, options.reword, options.rewordings)
+    options.reword = 0
+    if path is not None:
+        plan.add_rows(path)
+    kept = plan.folder / rewordings_file.NAME
+    return rewordings_file.read(kept) if kept.is_file() else []
+
+
+def _ask_folds(plan: sft.Plan, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
+    """Unseen rows: an adapter for each fold, trained on all other rows, asked, and let go."""
+    cfg = config.read(options.verify_config or config.default_path())
+    number = 0
+
+    def train(keys: set[str]) -> Any:
+        nonlocal number
+        number += 1
+
+        def skip(data: Any) -> bool:
+            row = data_rows.data_row(data, 0, "")
+            return row is not None and row.key in keys
+
+        rows = sft.encode(plan, lane, skip)
+        with tempfile.TemporaryDirectory(prefix="fold-") as folder:
+            request = Request(plan.name, Path(folder), plan.choice, rows, {})
+            return train_adapter(lane, request, f"fold {number} of {len(coming.chosen.folds)}")
+
+    system = plan.choice.system or cfg.system
+    folds.ask_all(coming.found, coming.chosen.folds, known, _engine(lane, None), train, cfg, system, plan.folder)
+
+
+def _in_one(plan: sft.Plan, options: Any, proof: list[str], coming: Coming | None) -> int:
+    lane = plan.lane()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         try:
@@ -57,6 +183,7 @@ def _in_one(plan: sft.Plan, options: Any, proof: list[str]) -> int:
             stop.cleanup.append(held.forget)
             if _level() == "full":
                 _check_forward(lane)
+            known = _prepare(plan, options, lane, coming) if coming else []
         except (UserError, SystemExit):  # SystemExit: a stop signal
             plan.discard_folder()
             raise
@@ -68,6 +195,8 @@ def _in_one(plan: sft.Plan, options: Any, proof: list[str]) -> int:
         try:
             if stop.number is not None:
                 raise SystemExit(128 + stop.number)
+            if coming and coming.chosen.folds:
+                _ask_folds(plan, options, lane, coming, known)
             return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
         except SystemExit:
             print(
@@ -106,12 +235,9 @@ def _check_forward(lane: Lane) -> None:
     from rich.console import Console
 
     from healthchecks import show, startup
-    from healthchecks.context import BadSetting, Context
+    from healthchecks.context import Context
 
-    try:
-        context = Context.from_env()
-    except BadSetting as error:
-        raise UserError(str(error)) from None
+    context = Context.from_env()
     context.torch = lane.torch
     with Bar(Console(stderr=True), 0) as bar:
         if lane.device == "cuda":
@@ -133,6 +259,7 @@ def _one_after_the_other(plan: sft.Plan, options: Any, proof: list[str]) -> int:
                 "HEALTH_LEVEL=off starts it all the same",
                 FAILED,
             )
+    sft.prepare_data(plan, options)
     code = sft.run(plan, options)
     if code != DONE or plan.is_helping:  # node 0 has the adapter, and proves it
         return code

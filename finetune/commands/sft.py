@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,15 @@ from finetune.engines.swift.arguments import Arguments, tidy
 from finetune.plan import gpu_memory
 from finetune.plan.swift import plan_swift
 from finetune.runs import checkpoints, run_folder
-from finetune.runs.gpu_lock import STOPPING, waits
+from finetune.runs.gpu_lock import STOPPING, job, waits
 from finetune.runs.gpu_lock import run as run_job
 from finetune.runs.stop_signals import Stop
+from finetune.verify import preparation
+from finetune.verify.engine import Qwen2Engine
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.session import base_answers
+from finetune.verify.sets import rows as data_rows
+from finetune.verify.sets import survey, unseen
 from qwen2.config import PROJECTIONS, Config
 
 # Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
@@ -78,6 +84,13 @@ verify.sh take the newest by themselves. With --output_dir DIR the run goes to D
         help="go on with a run that was stopped, from its newest whole checkpoint (default: the newest run)",
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
+    p.add_argument(
+        "--reword",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)",
+    )
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help="write the finished adapter's path to FILE")
     return p
 
@@ -93,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     words, _ = tidy(words)
     options, rest = parser(name).parse_known_args(words)
     plan = prepare(name, options, rest)
-    return DONE if plan is None else run(plan, options)
+    return DONE if plan is None else run(plan, options, prepare_data(plan, options))
 
 
 def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | None:
@@ -103,7 +116,11 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
     settings = Settings.from_env()
     if not options.show and not _count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword < 0 or options.reword > 8:
+        raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
     if options.resume is not None:
+        if options.reword:
+            raise UserError(f"{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out")
         return resumed(name, options, rest, settings)
     plan = Plan(name, options.config, Arguments(rest), settings, options.general)
     plan.choose_engine(os.environ.get("ENGINE") or "auto")
@@ -390,11 +407,43 @@ class Plan:
         if self.args.get("model") is None:
             self.args.set("model", str(self.model_dir))
 
+    def own_files(self) -> list[Path]:
+        """The local datasets that are to be learned: not those of which a sample is drawn, which are mixed in."""
+        given = self.data[: len(self.args.get("dataset") or [])]
+        own = [source.path for source, _ in given if source.path and source.sample is None]
+        return own or [source.path for source, _ in given if source.path]
+
+    def add_rows(self, path: Path) -> None:
+        """Train on the rows of a further file."""
+        words = self.args.get("dataset") or []
+        self.data[len(words) : len(words)] = require([str(path)], None, self.check_options())
+        self.args.set("dataset", *words, str(path))
+
+    def replace_own_files(self, path: Path) -> None:
+        """Train on the rows of a file in place of all of `own_files`."""
+        gone = {str(own.resolve()) for own in self.own_files()}
+        kept = [word for word in self.args.get("dataset") or [] if word not in gone]
+        self.data = [each for each in self.data if not each[0].path or str(each[0].path.resolve()) not in gone]
+        self.args.set("dataset", *kept)
+        self.add_rows(path)
+
+    def keep_rows(self) -> None:
+        """Keep the rows that verify will judge, where they are the user's own: their file may be elsewhere by then."""
+        files = [path for path in self.own_files() if not path.resolve().is_relative_to(self.workspace)]
+        if files and not (self.folder / unseen.ROWS).exists():
+            found = data_rows.read(self.own_files(), self.columns)
+            preparation.keep_rows(self.folder, data_rows.draw(found, survey.JUDGED_MAX))
+
+    def lane(self) -> Lane:
+        """The fast lane's model for this plan, not loaded yet."""
+        return Lane(self.model_dir, "cpu" if self.settings.wants_cpu else "cuda", self.settings.vram_ceiling_gib)
+
     def discard_folder(self) -> None:
         """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
         if self.is_helping or self.checkpoint is not None or (self.folder / "run.json").exists():
             return
-        for path in self.folder.glob("*dataset-*.jsonl"):
+        made = ("*dataset-*.jsonl", unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, rewordings_file.NAME)
+        for path in (found for pattern in made for found in self.folder.glob(pattern)):
             path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -463,6 +512,33 @@ def run(plan: Plan, options: argparse.Namespace, lane: Lane | None = None, stop:
         if plan.choice.is_fast and stop is None:
             stop = stack.enter_context(Stop())
         return _run(plan, options, lane, stop)
+
+
+def prepare_data(plan: Plan, options: argparse.Namespace) -> Lane | None:
+    """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
+
+    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back.
+    """
+    if plan.checkpoint is not None or plan.is_helping:
+        return None
+    lane = None
+    try:
+        plan.keep_rows()
+        if options.reword:
+            found = preparation.look(plan.own_files(), plan.columns)
+            lane = plan.lane()
+            with Stop(), job(plan.name, wait=options.wait or None):
+                base = None if plan.standin else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+                path = preparation.reword(found, None, plan.folder, base, options.reword)
+            if path is not None:
+                plan.add_rows(path)
+    except (UserError, SystemExit):  # SystemExit: a stop signal
+        plan.discard_folder()
+        raise
+    if lane is not None and not plan.choice.is_fast:
+        lane.release()
+        return None
+    return lane
 
 
 def _run(plan: Plan, options: argparse.Namespace, lane: Lane | None, stop: Stop | None) -> int:
@@ -562,12 +638,8 @@ def run_swift(plan: Plan, wait: bool) -> tuple[dict[str, Any], Ended]:
 def run_fast(plan: Plan, wait: bool, lane: Lane | None, stop: Stop) -> tuple[dict[str, Any], Ended]:
     """The fast lane in this process: (run.json, how it ended)."""
     choice = plan.choice
-    settings = plan.settings
-    lane = lane or Lane(plan.model_dir, "cpu" if settings.wants_cpu else "cuda", settings.vram_ceiling_gib)
-    sources = [source for source, _ in plan.data]
-    seed = int(choice.train.get("data_seed", 42))
-    length = choice.max_length or Config.from_dir(plan.model_dir).max_positions
-    rows = fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns)
+    lane = lane or plan.lane()
+    rows = encode(plan, lane)
     record = describe(plan, [])
     request = Request(plan.name, plan.folder, choice, rows, args_json(plan, record), resume=plan.checkpoint, wait=wait)
     with record_of(plan, record) as before:
@@ -576,6 +648,15 @@ def run_fast(plan: Plan, wait: bool, lane: Lane | None, stop: Stop) -> tuple[dic
     if ended.figures:
         record["figures"] = dict(ended.figures)
     return record, ended
+
+
+def encode(plan: Plan, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
+    """The plan's rows as ids, but those for which `skip` is true."""
+    choice = plan.choice
+    sources = [source for source, _ in plan.data]
+    seed = int(choice.train.get("data_seed", 42))
+    length = choice.max_length or Config.from_dir(plan.model_dir).max_positions
+    return fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, plan.columns, skip)
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ class Choice:
 
     engine: str
     why: str
-    train: dict[str, Any] = field(default_factory=dict)  # keywords of qwen2.training.loop.TrainSettings
+    train: dict[str, Any] = field(default_factory=dict)  # keywords of TrainSettings
     max_length: int = 0  # tokens; 0: the model's own limit
     system: str | None = None
     tensorboard: bool = True

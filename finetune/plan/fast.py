@@ -27,7 +27,7 @@ def plan_fast(
     """The plan, or in words why there is none. All tokens count as if they carried loss."""
     from qwen2.training import memory
     from qwen2.training.batches import plan_steps, step_ms
-    from qwen2.training.loop import TrainSettings
+    from qwen2.training.settings import TrainSettings
 
     settings = TrainSettings(num_train_epochs=1, batch_size=batch, lora_rank=rank, lora_dropout=dropout)
     some = lengths if len(lengths) <= SAMPLE else [max(lengths), *random.Random(0).sample(list(lengths), SAMPLE - 1)]

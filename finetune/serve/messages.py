@@ -113,15 +113,25 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
         function = call.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise Refused(f"{here}.function: it needs a name and arguments", here)
-        arguments = function.get("arguments")
-        if not isinstance(arguments, str):
-            arguments = "{}" if arguments is None else json.dumps(arguments, ensure_ascii=False)
-        found = {"name": text_of(function["name"], here), "arguments": text_of(arguments, f"{here}.function.arguments")}
+        arguments = _arguments(function.get("arguments"), f"{here}.function.arguments")
+        found = {"name": text_of(function["name"], here), "arguments": arguments}
         made: dict[str, Any] = {"type": "function", "function": found}
         if call.get("id") is not None:
             made["id"] = text_of(call["id"], f"{here}.id")
         calls.append(made)
     return calls
+
+
+def _arguments(value: Any, place: str) -> str:
+    """The arguments of a call as the text of a JSON object; nothing is an empty one."""
+    text = text_of(value, place) if isinstance(value, str) else "" if value is None else json.dumps(value)
+    try:
+        made = json.loads(text or "{}")
+        if isinstance(made, dict):
+            return require_text(json.dumps(made, ensure_ascii=False), place)
+    except (ValueError, RecursionError):
+        pass
+    raise Refused(f"{place}: {shown(value)}: it must be the text of a JSON object", place)
 
 
 def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:

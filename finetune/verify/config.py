@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from finetune.verify.scoring import compile_pattern
-from finetune.verify.yamlmarks import load
+from finetune.verify.yamlmarks import Node, load
 
 # Threshold -> (the figure it looks at, whether it bounds it from below or above, the values that make sense).
 THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
@@ -19,8 +19,26 @@ THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
     "old_identity_max": ("old_identity_after", "max", 0, 1),
     "bleu_drop_max": ("bleu_drop", "max", -100, 100),
     "rules_lost_max": ("rules_lost", "max", -1000, 1000),
+    "learned_min": ("learned_after", "min", 0, 1),
+    "reworded_min": ("reworded_after", "min", 0, 1),
+    "unseen_over_majority_min": ("unseen_over_majority", "min", -1, 1),
+    "out_of_scope_max": ("out_of_scope_after", "max", 0, 1),
+    "general_lost_max": ("general_lost", "max", -1, 1),
 }
-KEYS = ("thresholds", "old_identity", "questions", "dataset", "system", "max_new_tokens", "batch_size")
+# Held where the data are about who the model is, as the article's are; and where they are about anything else. Those in
+# neither hold wherever their questions were asked.
+ARTICLE = frozenset({"bleu_drop_max", "rules_lost_max"})
+DATA = frozenset({"learned_min", "reworded_min", "unseen_over_majority_min", "out_of_scope_max", "general_lost_max"})
+KEYS = (
+    "thresholds",
+    "old_identity",
+    "questions",
+    "questions_english",
+    "dataset",
+    "system",
+    "max_new_tokens",
+    "batch_size",
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +50,10 @@ class Config:
     old_identity: re.Pattern[str] | None
     old_identity_source: str
     questions: tuple[Path, ...]
+    questions_english: tuple[Path, ...]  # in place of those of `questions` with general tasks, for English data
     dataset: Path | None
     system: str
-    max_new_tokens: dict[str, int]  # "identity" and "general"
+    max_new_tokens: dict[str, int]  # "identity", "general" and "rows"
     batch_size: int | None
 
 
@@ -63,7 +82,7 @@ def read(path: Path) -> Config:
         old = compile_pattern(source) if source else None
     except ValueError as error:
         raise root["old_identity"].error(str(error)) from None
-    limits: dict[str, Any] = {"identity": 96, "general": 256}
+    limits: dict[str, Any] = {"identity": 96, "general": 256, "rows": 512}
     if "max_new_tokens" in root:
         for key, node in root["max_new_tokens"].mapping(limits, "max_new_tokens").items():
             limits[key] = int(node.number(key, 1, 8192))
@@ -73,11 +92,20 @@ def read(path: Path) -> Config:
         thresholds=thresholds,
         old_identity=old,
         old_identity_source=source,
-        questions=tuple(Path(normpath(folder / n.text("questions"))) for n in root["questions"].items("questions"))
-        if "questions" in root
-        else (),
+        questions=_files(root, "questions", folder),
+        questions_english=_files(root, "questions_english", folder),
         dataset=Path(normpath(folder / root["dataset"].text("dataset"))) if "dataset" in root else None,
         system=root["system"].text("system") if "system" in root else "You are a helpful assistant.",
         max_new_tokens=limits,
         batch_size=int(root["batch_size"].number("batch_size", 1, 4096)) if batch is not None else None,
     )
+
+
+def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
+    return tuple(Path(normpath(folder / node.text(key))) for node in root[key].items(key)) if key in root else ()
+
+
+def thresholds_for(thresholds: dict[str, float], is_identity: bool) -> dict[str, float]:
+    """The thresholds that hold for data about who the model is, or for data about anything else."""
+    left_out = DATA if is_identity else ARTICLE
+    return {name: limit for name, limit in thresholds.items() if name not in left_out}

@@ -17,6 +17,8 @@ from finetune.engines.fast.loaded_model import Lane
 # The system prompt of Qwen2.5's chat template where a conversation brings none of its own.
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
+ANSWER_END = "<|im_end|>"
+
 Progress = Callable[[int], None]  # called with the number of answers that have just come in
 
 
@@ -24,13 +26,15 @@ Progress = Callable[[int], None]  # called with the number of answers that have 
 class Ask:
     """One thing to answer: the conversation, the system prompt above it, and the limit of the answer in tokens."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     system: str
     max_new_tokens: int
+    tools: Any = None
 
     def key(self) -> tuple[Any, ...]:
         """What makes two of these the same: a question that is asked twice is answered once."""
-        return (*((m["role"], m["content"]) for m in self.messages), self.system, self.max_new_tokens)
+        said = ((m["role"], str(m["content"])) for m in self.messages)
+        return (*said, self.system, self.max_new_tokens, str(self.tools or ""))
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,9 @@ class Qwen2Engine:
         for place, ask in enumerate(asks):
             places.setdefault(ask.key(), []).append(place)
         different = [asks[group[0]] for group in places.values()]
-        prompts = [self.tokenizer.encode_chat(list(ask.messages), system=ask.system) for ask in different]
+        prompts = [
+            self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools) for ask in different
+        ]
         limits = [ask.max_new_tokens for ask in different]
         seen = 0
 
@@ -136,6 +142,24 @@ class Qwen2Engine:
             for place in group:
                 answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
         return [answer for answer in answers if answer is not None]
+
+    def nll(self, asks: Sequence[Ask], references: Sequence[str], adapter: Any) -> list[float]:
+        """The mean negative log-likelihood of each reference, in nats a token, as the answer to its question."""
+        import torch
+
+        from qwen2.nll import mean_nll
+
+        rows = []
+        for ask, reference in zip(asks, references, strict=True):
+            prompt = self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools)
+            answer = self.tokenizer.encode(reference + ANSWER_END)
+            rows.append(([*prompt, *answer], [*[-100] * len(prompt), *answer]))
+        try:
+            return mean_nll(self.model, rows, adapter)
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                "the GPU's memory ran out while references were weighed; end what else uses the GPU", exit_code=FAILED
+            ) from None
 
 
 def load_adapter(path: Path, model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from finetune.verify import rules, stats, textmetrics
 from finetune.verify.config import THRESHOLDS
 from finetune.verify.engine import Answer
+from finetune.verify.judge import Judge, Judgement, rouge_l
 from finetune.verify.questions import Question
 from finetune.verify.scoring import Mark, judge
 from finetune.verify.stats import Figure
 
-TRAINING, DEFAULT = "training", "default"  # names of the system prompts
+TRAINING, DEFAULT, ROW = "training", "default", "row"  # names of the system prompts; row: the row's own
+OF_ROWS = ("learned", "reworded", "unseen")  # parts whose answers are judged against the data's
+ELSEWHERE = ("general", "out_of_scope")  # parts that no row answers
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Scored:
     old_named: bool = False
     reason: str = ""
     marks: tuple[Mark, ...] = ()
+    judged: Judgement | None = None  # against the answers of the data, for questions that are of a row
+    spill: int | None = None  # the row whose text an answer to something else repeats
+    nll: float | None = None  # of the reference, in nats a token
 
 
 @dataclass
@@ -36,17 +43,27 @@ class Asked:
     prompt: str
     system: str
     scored: dict[str, Scored] = field(default_factory=dict)
+    given: dict[str, Answer] = field(default_factory=dict)  # answers of adapters that are no longer there (folds)
 
 
-def score(question: Question, answer: Answer, old: Any) -> Scored:
-    """Judge one answer by its question: identity patterns, or the rule, or nothing."""
+def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | None = None) -> Scored:
+    """Judge one answer by its question: identity patterns, the rule, the row's own answer, or nothing."""
+    judged = None
+    if judge_of_data is not None and question.row is not None:
+        judged = judge_of_data.score(question.row, answer.text)
     if question.is_identity and question.counted:
         found = judge(answer.text, question.expect, question.forbid, old, answer.cut)
-        return Scored(answer, found.text, found.ok, found.old_named, found.reason, found.marks)
+        return Scored(answer, found.text, found.ok, found.old_named, found.reason, found.marks, judged)
+    if question.part in OF_ROWS and judged is not None:
+        return Scored(answer, answer.text, judged.right, reason=judged.why, judged=judged)
+    spill = judge_of_data.spills(answer.text) if judge_of_data and question.part in ELSEWHERE else None
     if question.rule is not None:
         outcome = rules.check(question.rule, answer.text)
-        return Scored(answer, answer.text, outcome.ok, reason=rules.printable(outcome.reason))
-    return Scored(answer, answer.text, None)
+        return Scored(answer, answer.text, outcome.ok, reason=rules.printable(outcome.reason), spill=spill)
+    if question.part == "out_of_scope" and judge_of_data is not None:
+        reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
+        return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
+    return Scored(answer, answer.text, None, judged=judged, spill=spill)
 
 
 def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
@@ -57,6 +74,7 @@ def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
     """
     found: dict[str, Figure] = {}
     sides = {"before": "before", "after": after}
+    asked = [each for each in asked if after in each.scored]  # folds answer for the first adapter alone
     identity = [a for a in asked if a.question.is_identity and a.question.counted]
 
     def right(part: str, only: Callable[[Asked], bool] = lambda a: True) -> None:
@@ -92,12 +110,52 @@ def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
             references = [a.question.reference or "" for a in compared]
             for name, metric in (("bleu", textmetrics.bleu()), ("chrf", textmetrics.chrf())):
                 found |= textmetrics.compare(prefix + name, metric, texts["before"], texts["after"], references)
-    other = [a for a in asked if not a.question.is_identity]
+    other = [a for a in asked if a.question.part in ("general", "alpaca")]
     if other:
         lengths = [[a.scored[key].answer.tokens for a in other] for key in (after, "before")]
         found["length_ratio"] = stats.mean_ratio(*lengths)
     for side, key in sides.items():
         _share(found, f"ran_to_limit_{side}", asked, lambda a, key=key: a.scored[key].answer.cut)
+    return found | of_sets(asked, sides)
+
+
+def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figure]:
+    """Figures of the sets made from the data; `sides` is the name of a figure's end to the key of the answers."""
+    found: dict[str, Figure] = {}
+    rows = [a for a in asked if a.question.row is not None and a.prompt != DEFAULT]
+    parts = {
+        "learned": [a for a in rows if a.question.part in ("learned", "trained")],
+        "reworded": [a for a in rows if a.question.part == "reworded"],
+        "unseen": [a for a in rows if a.question.part == "unseen"],
+    }
+    for part, chosen in parts.items():
+        judged = [a for a in chosen if all(a.scored[key].judged for key in sides.values())]
+        for side, key in sides.items():
+            _share(found, f"{part}_{side}", judged, lambda a, key=key: a.scored[key].judged.right)  # type: ignore[union-attr]
+    elsewhere = [a for a in asked if a.question.part in ELSEWHERE]
+    if parts["learned"]:
+        for side, key in sides.items():
+            _share(found, f"out_of_scope_{side}", elsewhere, lambda a, key=key: a.scored[key].spill is not None)
+    ruled = [a for a in asked if a.question.rule is not None]
+    if ruled and parts["learned"]:
+        lost = [int(bool(a.scored[sides["before"]].ok)) - int(bool(a.scored[sides["after"]].ok)) for a in ruled]
+        found["general_lost"] = stats.mean(lost)
+    labels = [a for a in parts["unseen"] if a.question.kind == "label"]
+    if labels:
+        commonest = Counter(a.question.reference for a in labels).most_common(1)[0][0]
+        above = [int(bool(a.scored[sides["after"]].ok)) - int(a.question.reference == commonest) for a in labels]
+        found["unseen_over_majority"] = stats.mean(above)
+    weighed = [a for a in parts["learned"] if all(a.scored[key].nll is not None for key in sides.values())]
+    if weighed:
+        for side, key in sides.items():
+            found[f"nll_{side}"] = stats.mean([a.scored[key].nll or 0.0 for a in weighed])
+        drops = [(a.scored[sides["before"]].nll or 0.0) - (a.scored[sides["after"]].nll or 0.0) for a in weighed]
+        found["nll_drop"] = stats.mean(drops)
+    texts = [a for a in parts["learned"] if a.question.kind == "text" and a.question.part == "learned"]
+    if texts:
+        for side, key in sides.items():
+            scores = [rouge_l(a.scored[key].answer.text, a.question.reference or "") for a in texts]
+            found[f"rouge_{side}"] = stats.mean(scores)
     return found
 
 
@@ -156,12 +214,25 @@ LABELS = {
     "alpaca_chrf_drop": "chrF drop on Alpaca rows",
     "rules_lost": "general tasks lost",
     "length_ratio": "length of general answers, after / before",
+    "learned": "the data's own questions answered right",
+    "reworded": "the same questions in other words answered right",
+    "unseen": "rows left out of the training answered right",
+    "out_of_scope": "answers to something else that repeat the data",
+    "nll": "surprise at the data's answers (nats a token)",
+    "rouge": "ROUGE-L against the data's answers",
+    "learned_after": "the data's own questions answered right",
+    "reworded_after": "the same questions in other words answered right",
+    "unseen_after": "rows left out of the training answered right",
+    "out_of_scope_after": "answers to something else that repeat the data",
+    "general_lost": "general tasks lost, of all",
+    "unseen_over_majority": "unseen labels right, beyond always giving the commonest",
+    "nll_drop": "less surprise at the data's answers (nats a token)",
 }
 
 
 def is_share(figure: str) -> bool:
     """Whether a figure is a share of questions (else points of BLEU or chrF, a count, or a ratio)."""
-    return not any(word in figure for word in ("bleu", "chrf", "length_ratio", "rules_lost"))
+    return not any(word in figure for word in ("bleu", "chrf", "length_ratio", "rules_lost", "nll", "rouge"))
 
 
 def shown(figure: str, value: float) -> str:

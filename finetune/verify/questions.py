@@ -12,12 +12,13 @@ from common.errors import UserError
 from finetune.data import reading
 from finetune.verify import rules
 from finetune.verify.scoring import compile_pattern, normalise
+from finetune.verify.sets.rows import DataRow
 from finetune.verify.yamlmarks import Node, load
 
 VERSION = 1
 ROLES = ("user", "assistant")
 TRAINED_MAX = 200  # of a large dataset, this many trained questions are asked, evenly spread
-PARTS = ("trained", "heldout", "general", "alpaca")
+PARTS = ("trained", "heldout", "general", "alpaca", "learned", "reworded", "unseen", "out_of_scope")
 
 Patterns = tuple[re.Pattern[str], ...]
 
@@ -36,6 +37,9 @@ class Question:
     reference: str | None = None
     rule: dict[str, Any] | None = None
     counted: bool = True  # False: a row of the dataset that says nothing about identity; asked and shown, not scored
+    row: int | None = None  # place of the row of the data whose answer is the reference (sets.survey.Survey.rows)
+    system: str | None = None  # the row's own system prompt, in place of the training's
+    tools: Any = None  # the row's own
 
     @property
     def is_identity(self) -> bool:
@@ -63,15 +67,16 @@ class QuestionSet:
 
     heldout: list[Question] = field(default_factory=list)
     general: list[Question] = field(default_factory=list)
+    out_of_scope: list[Question] = field(default_factory=list)
     trained: list[TrainedEntry] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
 
     def all(self) -> list[Question]:
-        """Held-out questions, then general tasks."""
-        return [*self.heldout, *self.general]
+        """Held-out questions, general tasks, and what no dataset answers."""
+        return [*self.heldout, *self.general, *self.out_of_scope]
 
 
-FILE_KEYS = ("version", "trained", "defaults", "heldout", "questions")
+FILE_KEYS = ("version", "trained", "defaults", "heldout", "questions", "out_of_scope")
 IDENTITY_KEYS = ("id", "kind", "question", "messages", "expect", "forbid")
 GENERAL_KEYS = ("id", "kind", "question", "messages", "reference", "rule")
 
@@ -108,6 +113,8 @@ def read(path: str | Path) -> QuestionSet:
             found.heldout.append(_identity(node, forbid))
         else:
             found.general.append(_general(node))
+    for node in parts["out_of_scope"].items("out_of_scope") if "out_of_scope" in parts else []:
+        found.out_of_scope.append(_out_of_scope(node))
     if not found.all():
         raise UserError(f"{path}: the file holds no question; docs/verify.md shows what belongs in it")
     check_unique(found.all())
@@ -144,6 +151,11 @@ def _general(node: Node) -> Question:
         raise keys["rule"].error(fault)
     reference = keys["reference"].text("reference") if "reference" in keys else None
     return Question(**_common(node, keys, "general"), reference=reference, rule=rule)
+
+
+def _out_of_scope(node: Node) -> Question:
+    keys = node.mapping(("id", "kind", "question", "messages"), "an out-of-scope question")
+    return Question(**_common(node, keys, "out_of_scope"))
 
 
 def _common(node: Node, keys: dict[str, Node], part: str) -> dict[str, Any]:
@@ -231,41 +243,38 @@ def option(name: str, source: str | None) -> re.Pattern[str] | None:
 # --------------------------------------------------------------------------------------------- trained questions
 
 
-def from_dataset(
-    paths: Sequence[str | Path], entries: Sequence[TrainedEntry], limit: int = TRAINED_MAX
-) -> list[Question]:
+def from_rows(rows: Sequence[DataRow], entries: Sequence[TrainedEntry], limit: int = TRAINED_MAX) -> list[Question]:
     """The dataset's own questions, scored by the first entry whose `when` is found in the row's output.
 
     A row that no entry matches is asked and shown (`counted` is False) while the dataset is small, and left out of a
-    large one (500 Alpaca rows). Of more than `limit` rows, an even spread is taken. UserError when none counts.
+    large one (500 Alpaca rows). Of more than `limit` rows, an even spread is taken.
     """
     questions: list[Question] = []
-    for path in paths:
-        for number, (messages, output) in enumerate(read_rows(path), 1):
-            text = normalise(output).norm
-            entry = next((entry for entry in entries if entry.when.search(text)), None)
-            questions.append(
-                Question(
-                    id=f"trained-{len(questions) + 1:02d}",
-                    part="trained",
-                    kind="trained",
-                    messages=messages,
-                    where=f"{path}, row {number}",
-                    expect=entry.expect if entry else (),
-                    forbid=entry.forbid if entry else (),
-                    reference=output,
-                    counted=entry is not None,
-                )
+    for row in rows:
+        text = normalise(row.answer).norm
+        entry = next((entry for entry in entries if entry.when.search(text)), None)
+        questions.append(
+            Question(
+                id=f"trained-{len(questions) + 1:02d}",
+                part="trained",
+                kind="trained",
+                messages=row.messages,
+                where=row.where,
+                expect=entry.expect if entry else (),
+                forbid=entry.forbid if entry else (),
+                reference=row.answer,
+                counted=entry is not None,
             )
-    counted = [question for question in questions if question.counted]
-    if not counted:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: no output matches what the questions file looks for in trained rows; "
-            "for a name of your own give --expect 'REGEX' (and --forbid 'REGEX')"
         )
+    counted = [question for question in questions if question.counted]
     kept = questions if len(questions) <= limit else counted
     step = max(1.0, len(kept) / limit)
     return [kept[int(place * step)] for place in range(min(limit, len(kept)))]
+
+
+def none_in(path: Path) -> UserError:
+    """For a configuration that names no questions."""
+    return UserError(f"{path}: no questions; name a file under `questions`, or with --questions FILE")
 
 
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.json_files import json_object
+from finetune.verify.sets.unseen import REWORDED
 from qwen2 import adapter_config
 
 # What the report shows of a run, by the names that both engines share.
@@ -21,6 +22,8 @@ SETTINGS = (
     "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lora_rank", "lora_alpha",
     "lora_dropout", "target_modules", "warmup_ratio", "max_length", "seed",
 )  # fmt: skip
+
+SAMPLED = re.compile(r"#\d+$")  # `FILE#500`
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)
     max_steps: int | None = None
+    made = (REWORDED,)  # datasets that finetune made beside the user's own
 
     @property
     def system(self) -> str | None:
@@ -45,11 +49,28 @@ class Run:
         names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         return [str(name) for name in names]
 
+    @property
+    def columns(self) -> tuple[str, str] | None:
+        """The question's and the answer's column of its tables, where they were named."""
+        words = self.settings.get("words")
+        if not isinstance(words, list) or "--columns" not in words[:-1]:
+            return None
+        names = str(words[words.index("--columns") + 1]).split(",")
+        return (names[0], names[1]) if len(names) == 2 else None
+
+    def own_datasets(self, *folders: Path) -> list[Path]:
+        """The files here that were to be learned: all but those it drew a sample of, which are mixed in, and ours."""
+        own = [name for name in self.datasets if not SAMPLED.search(name) and Path(name).name not in self.made]
+        return self._local(own, folders) or self.local_datasets(*folders)
+
     def local_datasets(self, *folders: Path) -> list[Path]:
         """Those of the datasets that are files here: as named, or below one of the folders (names may be relative)."""
+        return self._local(self.datasets, folders)
+
+    def _local(self, names: list[str], folders: tuple[Path, ...]) -> list[Path]:
         found = []
-        for name in self.datasets:
-            stem = re.sub(r"#\d+$", "", name)
+        for name in names:
+            stem = SAMPLED.sub("", name)
             place = next((path for path in (Path(stem), *(f / stem for f in folders)) if path.is_file()), None)
             if place:
                 found.append(place)

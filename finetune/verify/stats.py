@@ -56,6 +56,15 @@ def bootstrap(
     return float(low), float(high)
 
 
+def mean(values: Sequence[float]) -> Figure:
+    """The mean of a value a question, with a bootstrap interval; of paired differences, so is the interval."""
+    import numpy as np
+
+    all_values = np.asarray(values, dtype=float)
+    interval = bootstrap(len(values), lambda index: float(all_values[index].mean()))
+    return Figure(float(all_values.mean()), *interval, len(values))
+
+
 def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
     """The ratio of two means over the same questions, with a bootstrap interval (the sum of each, divided)."""
     import numpy as np

@@ -74,7 +74,7 @@ class Backprop:
         model = self.model
         table_cos, table_sin = model.rope_tables(batch.rows.longest)
         cos, sin = table_cos.index_select(0, batch.positions), table_sin.index_select(0, batch.positions)
-        x = model.embed(batch.ids)
+        x = model.embed(batch.ids)  # (tokens, hidden)
         kept: list[_Kept] = []
         for number in self.layers:
             state, x = self._layer(number, x, cos, sin, batch)
@@ -90,11 +90,11 @@ class Backprop:
     def _input(self, number: int, group: str, tokens: int, fill: Callable[[Tensor], Any], seed: Tensor) -> Tensor:
         """[x | h] of a matmul: `fill` writes x [T, K] into the left part, this the h beside it."""
         linear = self.model.layers[number].linears[group]
-        wide = linear.buffer(tokens, self.lora.columns(number, group))
+        wide = linear.buffer(tokens, self.lora.columns(number, group))  # (tokens, K + columns)
         x = wide[:, : linear.inputs]
         fill(x)
         if wide.shape[1] > linear.inputs:
-            a = self.lora.a[number][group]
+            a = self.lora.a[number][group]  # (columns, K)
             if self.dropout == 0:
                 torch.mm(x, a.t(), out=wide[:, linear.inputs :])
             else:
@@ -124,13 +124,13 @@ class Backprop:
             return grad @ linear.weight if need_input else grad
         a, s = self.lora.a[number][group], self.adapter.scaling
         if need_input:
-            both = grad @ linear.storage[:, : wide.shape[1]]
-            dx, dh = both[:, :k], both[:, k:]
+            both = grad @ linear.storage[:, : wide.shape[1]]  # (tokens, N) (N, K + columns)
+            dx, dh = both[:, :k], both[:, k:]  # (tokens, K), (tokens, columns)
         else:
             dx, dh = grad, grad @ linear.storage[:, k : wide.shape[1]]
         layout = self.adapter.layout
         for name in layout.groups[group]:
-            h = wide[:, k:][:, layout.a_rows(group, name)]
+            h = wide[:, k:][:, layout.a_rows(group, name)]  # (tokens, rank)
             add_matmul(layout.b[number][name].of(self.grad), grad[:, linear.rows[name]].t(), h, s)
         grad_a = layout.a[number][group].of(self.grad)
         if self.dropout == 0:
@@ -171,15 +171,15 @@ class Backprop:
         room = self._room(x)
         kept = _Kept(x if room is None else room)
         kept.wide_qkv = self._normed_input(number, "qkv", x, batch.seed, room)
-        kept.qkv = linears["qkv"].apply(kept.wide_qkv)
+        kept.qkv = linears["qkv"].apply(kept.wide_qkv)  # (tokens, (heads + 2 kv_heads) head_dim)
         ops.rope_(kept.qkv, config.num_heads + config.num_kv_heads, cos, sin)
-        out, kept.attention = attention.forward(kept.qkv, batch.rows, config)
+        out, kept.attention = attention.forward(kept.qkv, batch.rows, config)  # (tokens, heads head_dim)
         kept.wide_o = self._input(number, "o", x.shape[0], lambda to: to.copy_(out), batch.seed)
         x = linears["o"].apply(kept.wide_o, x)
         room = self._room(x)
         kept.middle = x if room is None else room
         wide = self._normed_input(number, "gate_up", x, batch.seed, room)
-        kept.gate_up = linears["gate_up"].apply(wide)
+        kept.gate_up = linears["gate_up"].apply(wide)  # (tokens, 2 intermediate)
         if self.recompute == "none":
             kept.wide_gate_up = wide
         else:
@@ -240,14 +240,14 @@ class Backprop:
     def _head(self, x: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, hits, dL/dx [T, H]). Only tokens with a label reach the head, head_rows of them at a time."""
         model, eps = self.model, self.model.config.rms_eps
-        picked = x.index_select(0, batch.pick)
+        picked = x.index_select(0, batch.pick)  # (labels, hidden)
         normed = torch.empty_like(picked, dtype=model.dtype)
         ops.rms_norm(picked, model.norm, eps, normed)
         loss = hits = torch.zeros((), dtype=torch.float32, device=x.device)
         size = head_rows(x.shape[0])
         for start in range(0, picked.shape[0], size):
             rows = slice(start, start + size)
-            logits = matmul32(normed[rows], model.head.t())
+            logits = matmul32(normed[rows], model.head.t())  # (rows, vocabulary)
             grad_logits = torch.empty_like(logits, dtype=model.dtype)
             losses, hit = ops.cross_entropy(logits, batch.labels[rows], batch.scale, grad_logits)
             del logits

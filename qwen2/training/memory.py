@@ -13,7 +13,7 @@ from qwen2.lora import Layout
 from qwen2.model import LOADED_RANK, padded_columns
 from qwen2.training.backprop import Recompute, head_rows
 from qwen2.training.batches import TOKEN_UNIT, Row, largest_batch, up
-from qwen2.training.loop import TrainSettings
+from qwen2.training.settings import TrainSettings
 
 GIB = 2**30
 WORKSPACES = 0.25  # GiB: cuBLAS workspaces, rotary tables, small tensors

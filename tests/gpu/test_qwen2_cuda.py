@@ -15,7 +15,8 @@ from qwen2.config import Config
 from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
-from qwen2.training.loop import TrainSettings, train
+from qwen2.training.loop import train
+from qwen2.training.settings import TrainSettings
 
 pytestmark = [
     pytest.mark.gpu,

@@ -98,6 +98,12 @@ class Lane:
             self.seconds = time.perf_counter() - begin
         return self._model
 
+    def release(self) -> None:
+        """Give the weights' memory back, for a process of its own that follows."""
+        self._model = None
+        if self.device == "cuda":
+            self.torch().cuda.empty_cache()
+
     def load(self, bar: Bar) -> Any:
         """`model`, with what is under way on the bar."""
         if self._model is None:

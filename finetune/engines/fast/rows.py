@@ -7,7 +7,7 @@ here, so that both engines see the same rows in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,19 @@ def encode(
     max_length: int,
     data_seed: int,
     columns: tuple[str, str] | None = None,
+    skip: Callable[[Any], bool] | None = None,
 ) -> Rows:
-    """Read, draw, shuffle and tokenize. UserError names the file and row that cannot be trained on."""
+    """Read, draw, shuffle and tokenize; rows for which `skip` is true are left out.
+
+    UserError names the file and row that cannot be trained on.
+    """
     numbered, seed = drawn_rows(sources, columns, data_seed)
     if not numbered:
         raise UserError("the datasets hold no rows to train on; `check-data FILE` shows what is wrong with each")
     found = Rows([])
     for source, number, data in (numbered[index] for index in permutation(len(numbered), seed)):
+        if skip and skip(data):
+            continue
         try:
             ids, labels = tokenizer.encode_row(data, system)
         except ValueError as error:

@@ -88,10 +88,37 @@ def _ceiling_gib(lane: Lane) -> float | None:
     return None if lane.device == "cpu" else lane.ceiling_gib()
 
 
+def train_adapter(lane: Lane, request: Request, title: str) -> Any:
+    """An adapter trained as `train` would, for a question and not to be kept: the folder is for the log alone.
+
+    UserError where it cannot be trained, or diverges.
+    """
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    with Bar(Console(stderr=True), 0, None, "steps") as bar:
+        model = lane.load(bar)
+        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
+        from qwen2.training.loop import DivergedError
+        from qwen2.training.loop import train as run
+
+        total = settings.total_steps(len(request.rows.rows))
+        bar.expect(total)
+        bar.phase(title)
+        try:
+            settings = replace(settings, save_steps=total)
+            done = run(model, request.rows.rows, settings, request.folder, on_step=lambda *_: bar.advance(1))
+        except (DivergedError, ValueError) as error:
+            raise UserError(f"{title}: {error}", FAILED) from None
+    return done.adapter
+
+
 def _first_adapter(lane: Lane, request: Request) -> Any:
     """The adapter to begin with, its numbers drawn while the weights are loaded; None where settings are no good."""
     from qwen2.config import Config
-    from qwen2.training.loop import TrainSettings, new_adapter
+    from qwen2.training.loop import new_adapter
+    from qwen2.training.settings import TrainSettings
 
     try:
         return new_adapter(Config.from_dir(lane.model_dir), TrainSettings(**request.choice.train))
@@ -109,7 +136,7 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
     from qwen2.config import Config
     from qwen2.training import checkpoint, memory
-    from qwen2.training.loop import TrainSettings
+    from qwen2.training.settings import TrainSettings
 
     rows, said = request.rows.rows, ""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import denials, lead, opposed, poles
+from finetune.verify.judge.polarity import affirms, denials, lead, opposed, poles, without_denials
 from finetune.verify.judge.text import PLACE, clauses, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
@@ -136,6 +136,11 @@ def _opposite(reference: Sequence[_Clause], answer: Sequence[_Clause], whole: st
     if first * own == -1:
         return said.split("\n")[0][:60]
     unique = _exclusive(reference)
+    if affirms(said):  # all denial is gone, and what was denied is still there: `PayPal and cheques`
+        for clause, its in zip(reference, unique, strict=True):
+            denied = without_denials(its - _DENIED)
+            if denials(clause.text) % 2 and denied and len(denied & _all(answer)) > 0.6 * len(denied):
+                return said.split("\n")[0][:60]
     for clause in answer:
         best = sorted(
             ((_overlap(clause, other, own), n) for n, (other, own) in enumerate(zip(reference, unique, strict=True))),
@@ -149,9 +154,13 @@ def _opposite(reference: Sequence[_Clause], answer: Sequence[_Clause], whole: st
     return ""
 
 
+def _all(parts: Sequence[_Clause]) -> frozenset[str]:
+    return frozenset().union(*(part.tokens for part in parts))
+
+
 def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> float:
     """How much two clauses speak of the same thing, 0 to 1; tokens that stand in no other clause count twice."""
-    shared = (clause.tokens & reference.tokens) - _DENIED
+    shared = without_denials((clause.tokens & reference.tokens) - _DENIED)
     if not shared:
         return 0.0
 

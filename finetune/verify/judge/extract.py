@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 
@@ -13,20 +14,36 @@ from finetune.verify.judge.text import PLACE, fold
 
 def extract(text: str) -> Facts:
     """All facts of a text. Each stretch of it belongs to one fact; list markers are none."""
+    text = re.sub("[①-⑳⑴-⒇]", " ", text)
     text = re.sub(f"[{PLACE}\x00]", " ", fold(text))
     text = re.sub(r"((?:周|星期|礼拜)[一二三四五六日天][至到~-])(?=[二三四五六日天](?![次年天个点月]))", r"\1周", text)
+    text = re.sub(r"\b(Dr|Mr|Mrs|Ms|Prof|approx|max|min|incl|excl)\.(?=\s)", r"\1", text)
     text = re.sub(r"次日|隔天|翌日", "第二天", text)
     text = re.sub(r"(\d)日(?=之?以?[内后])", r"\1天", to_digits(text))
     text = re.sub(r"(\d)\s?[x×]\s?(?=\d)", r"\1 x ", text)
-    text = re.sub(r"(?m)^(\s*)(?:\(?\d{1,2}[.)、](?!\d)|[-•·])\s*", r"\1", text)
+    text = _LIST_MARKS.sub(" ", text)
     left = text
     found: list[Fact] = []
     for read in READERS:
-        for fact in read(left):
+        for fact in map(functools.partial(_without_stop, text), read(left)):
             found.append(replace(fact, text=text[fact.start : fact.end].strip()))
             left = left[: fact.start] + "\x00" * (fact.end - fact.start) + left[fact.end :]
     found += quoted(text)
     return Facts(text, tuple(_merged(sorted(found, key=lambda fact: (fact.start, -fact.end)), text)))
+
+
+# `1. Open`, `2) Save`, `(3)`, `4、`, `Step 5:`, `第6步`
+_LIST_MARKS = re.compile(
+    r"(?m)^\s*(?:\(?\d{1,2}[.)、](?!\d)|[-•·])|(?<![\w.])\(?\d{1,2}\)(?=\s?\D)|(?<![\d.])\d{1,2}、(?!\d)"
+    r"|(?<=[.;!?。] )\d{1,2}\.(?= [A-Z])|\bsteps? \d{1,2}\b[:.)]?|第\d{1,2}步",
+    re.IGNORECASE,
+)
+
+
+def _without_stop(text: str, fact: Fact) -> Fact:
+    """A fact less the full stop that ends its sentence (`at 6 pm. No …`)."""
+    ends = text[fact.end - 1] == "." and re.match(r"\s*$|\s+[A-Z]|\n", text[fact.end :])
+    return replace(fact, end=fact.end - 1) if ends else fact
 
 
 _RANGE = re.compile(r"\s?(?:-|~|x|to|and|or|至|到|或|和)\s?", re.IGNORECASE)

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from finetune.verify.judge import structured
 from finetune.verify.judge.compare import Difference, difference
@@ -203,8 +202,3 @@ def _covers(reference: Facts, asked: Facts, said: Facts, own: float) -> bool:
     if len(wanted & words) >= 0.8 * len(words):  # part of the reference and nothing else: the rest is missing
         return share >= PART or own >= PART_LIKE
     return share >= (COVERED_HAN if re.search(f"[{CJK}]", reference.text) else COVERED) or own >= LIKE
-
-
-def spans(facts: Facts) -> list[dict[str, Any]]:
-    """The facts of a text for a report: kind, text, and where it stands."""
-    return [{"kind": fact.kind, "text": fact.text, "start": fact.start, "end": fact.end} for fact in facts.found]

@@ -61,6 +61,12 @@ def _english(text: str) -> str:
     text = re.sub(r"\b(?:a )?quarter of an hour\b", "15 minutes", text, flags=re.IGNORECASE)
     text = re.sub(rf"\b(?P<n>an?|\w+) {unit} and a half\b", half, text, flags=re.IGNORECASE)
     text = re.sub(rf"\b(?P<n>\w+) and a half {unit}\b", half, text, flags=re.IGNORECASE)
+    text = re.sub(rf"\b(half|quarter|{_ONE}) past ({_ONE}|\d{{1,2}})\b", _past, text, flags=re.IGNORECASE)
+    text = re.sub(rf"\bquarter to ({_ONE}|\d{{1,2}})\b", _to, text, flags=re.IGNORECASE)
+    text = re.sub(r"\ban hour and a quarter\b", "75 minutes", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(?:three|3) quarters of an hour\b", "45 minutes", text, flags=re.IGNORECASE)
+    text = re.sub(r"\ban hour and (?=\w+[ -]\w*\s?min)", "1 hour ", text, flags=re.IGNORECASE)
+    text = re.sub(r"\ba couple of\b", "2", text, flags=re.IGNORECASE)
     text = re.sub(r"\btwice\b", "2 times", text, flags=re.IGNORECASE)
     text = re.sub(r"\bonce\b(?= (?:an?|per|every)\b|\s*[.,;!]|\s*$)", "1 times", text, flags=re.IGNORECASE)
     text = re.sub(r"\ba dozen\b", "12", text, flags=re.IGNORECASE)
@@ -78,12 +84,28 @@ def _value(word: str) -> float:
     return float(word) if word.isdigit() else ENGLISH.get(word, 0)
 
 
+# `one` is a number before a unit, and as the first end of a range
+_AFTER_ONE = re.compile(
+    rf"(?:[ -]|\b)(?:working |business |calendar |full )?{UNIT}|(?: to | or |-)(?:{_ONE}|\d+)\b", re.IGNORECASE
+)
+_MINUTES = {"half": 30, "quarter": 15}
+
+
+def _past(match: re.Match[str]) -> str:
+    """`half past eleven` is 11:30."""
+    minutes = _MINUTES.get(match[1].lower(), _value(match[1]))
+    return f"{_value(match[2]):.0f}:{minutes:02.0f}"
+
+
+def _to(match: re.Match[str]) -> str:
+    """`quarter to nine` is 8:45."""
+    return f"{(_value(match[1]) - 1) % 12 or 12:.0f}:45"
+
+
 def _english_number(match: re.Match[str]) -> str:
     words = match.group().lower().replace("-", " ").split()
     after = match.string[match.end() :]
-    if words == ["one"] and not re.match(
-        rf"(?:[ -]|\b)(?:working |business |calendar |full )?{UNIT}", after, re.IGNORECASE
-    ):
+    if words == ["one"] and not _AFTER_ONE.match(after):
         return match.group()
     if len(words) == 1 and words[0] in _SCALES:  # `hundreds of`, `the thousand`: no figure
         return match.group()

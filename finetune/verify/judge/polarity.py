@@ -19,8 +19,9 @@ _HARMLESS = _any(
     r"别(?:人|的|处|名|墅)|特别|级别|分别|区别|类别|性别|个别",
 )
 _DENIAL = _any(
-    r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|unable|unavailable|impossible)\b|n't\b",
-    r"\b(?:refus\w*|declin\w*|unless|except|(?:everything|everyone|anything|all) but)\b",
+    r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|impossible)\b|n't\b",
+    r"\b(?:refus\w*|declin\w*|unless|except|(?:everything|everyone|anything|all) but)\b|(?<=\bnothing )but\b",
+    r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
     r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
 )
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
@@ -89,12 +90,31 @@ def lead(text: str) -> int:
 
 def denials(clause: str) -> int:
     """How many words of a clause deny something."""
-    return len(_DENIAL.findall(_HARMLESS.sub(" ", clause)))
+    clause = re.sub(r"\bneither\b(.*?)\bnor\b", r"not \1", _HARMLESS.sub(" ", clause), flags=re.IGNORECASE)
+    return len(_DENIAL.findall(clause))
+
+
+_ONLY = _any(
+    r"\b(?:only|except|unless|other than|apart from|instead|(?:everything|everyone|anything|all|nothing) but)\b",
+    r"只|仅|除|才",
+)
+
+
+def affirms(text: str) -> bool:
+    """Whether a text denies nothing at all, in whatever words."""
+    return not (denials(text) or _ONLY.search(text) or any(other.search(text) for _, other in _PAIRS))
+
+
+def without_denials(words: frozenset[str]) -> frozenset[str]:
+    """Tokens less those that deny."""
+    return frozenset(word for word in words if not _DENIAL.search(word))
 
 
 def opposed(reference: str, answer: str) -> bool:
     """Whether two clauses about the same thing say the opposite: one denies, or one of a pair of opposites stands in
     each; both at once agree (`不营业` and `休息`)."""
+    if _ONLY.search(reference) or _ONLY.search(answer):
+        return False  # `only for listed buildings` and `not unless it is one`: beyond counting
     flips = denials(reference) + denials(answer)
     for one, other in _PAIRS:
         a, b = (one.search(reference), other.search(reference)), (one.search(answer), other.search(answer))

@@ -106,7 +106,8 @@ def _time(match: re.Match[str]) -> Fact:
 
 _HAN_DAYS = {char: day for day, char in enumerate("一二三四五六日", start=1)} | {"天": 7}
 _ALWAYS = re.compile(
-    r"\b24 ?(?:hours?|h|hrs?)(?: a day|/day|/7)(?:,? 7 days a week)?|\b24/7\b|\baround the clock\b"
+    r"\b24[ -]?hours?(?= (?:reception|service|desk|support|hotline|line))"
+    r"|\b24 ?(?:hours?|h|hrs?)(?: a day|/day|/7)(?:,? 7 days a week)?|\b24/7\b|\baround the clock\b"
     r"|\bday (?:or|and) night\b|\b(?:at )?any ?time(?: of day)?\b"
     r"|7 ?[x*×] ?24(?:小时)?|24小时(?=在线|服务|接听|营业|开放|客服|热线|都|有人|全天|值班)|全天候?|任何时[间候]|昼夜",
     re.IGNORECASE,
@@ -173,6 +174,8 @@ _FREE = re.compile(
     r"(?! (?:disk|space|storage|memory|time|to\b|from|spaces?|seats?|up\b(?! to)))"
     r"|\b(?:no|without|at no) (?:(?:extra|additional) )?(?:charge|fees?|costs?|tuition)\b|\bcomplimentary\b|\bgratis\b"
     r"|\b(?:pays?|costs?|charged?) nothing\b|\b(?:not|never) charged\b|\bwaived\b"
+    r"|\b(?:do|does|need|have|has)(?:n't| not) (?:have to |need to )?pay\b"
+    r"(?! (?:the|for|more|a|in|by|with|after|until)\b)"
     r"|免(?:收|除)?[^,。;\s]{0,4}?费|包邮|不[用需]?(?:收|付|交|花)[^,。;\s]{0,4}?[费钱]|不扣[款钱费]?(?!税)|不要钱|无需付费|免单|白送",
     re.IGNORECASE,
 )
@@ -225,10 +228,16 @@ _ARTICLE = re.compile(
 )
 
 
+# `two ways to do it`, `两种方式`: an answer may count what it lists
+_COUNTED = re.compile(
+    r"\s?(?:ways?|options?|steps?|things|types|kinds|methods|possibilities)\b|[种步类]|个?方面", re.IGNORECASE
+)
+
+
 def _quantities(text: str) -> Iterator[Fact]:
     for match in _ARTICLE.finditer(text):  # `within a week` is 7 days; `£300 a day` is none
         unit = match["unit"].lower()
-        kind, factor = UNITS.get(unit, ("time", 14 * 86400.0))
+        kind, factor = UNITS[unit]
         fact = _fact("number", match, 1.0, kind, factor)
         yield replace(fact, start=match.start("unit"))
     for match in _QUANTITY.finditer(text):
@@ -241,7 +250,9 @@ def _quantities(text: str) -> Iterator[Fact]:
         end = match.end()
         if before and unit and UNITS[unit][0] not in CURRENCIES:
             end = match.start("unit")
-        counted = match["n"] == "1" and not kind and not match["th"]
+        counted = (match["n"] == "1" and not kind and not match["th"]) or _COUNTED.match(
+            text[match.end() :]
+        ) is not None
         yield replace(_fact("number", match, value, kind, value * factor), end=end, optional=counted)
 
 

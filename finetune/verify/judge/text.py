@@ -11,7 +11,7 @@ _CHARS = {ord(char): "-" for char in "‐‑‒–—―−"} | {ord("’"): "'"
 _CHARS |= dict.fromkeys(map(ord, "*`\u200b\u200c\u200d\u2060\ufeff\u00ad"), "")
 CJK = "\u3400-\u9fff\uf900-\ufaff"
 PLACE = "\ue000-\uf8ff"  # one private character stands for one fact in the text that clauses are cut from
-_TOKEN = re.compile(rf"[{PLACE}]|[{CJK}]+|[^\W_{CJK}]+(?:'[a-z]+)?")
+_TOKEN = re.compile(rf"[{PLACE}]|[{CJK}]+|[^\W_{CJK}]+(?:[-'][^\W\d_{CJK}]+)*")
 _END = re.compile(rf"[。.!?;,、\n()\[\]]+(?=\s|$|[{CJK}{PLACE}])|[。;、\n]|(?<=[{CJK}{PLACE}])[,.!?;]|\s-+\s|--+")
 _TURN = re.compile(
     r"(?<!everything )(?<!everyone )(?<!nothing )(?<!anything )(?<!all )\bbut\b"
@@ -53,7 +53,7 @@ def tokens(text: str) -> frozenset[str]:
             pairs = {a + b for a, b in itertools.pairwise(run) if not {a, b} <= STOP_CHARS}
             found |= pairs if len(run) > 1 else set(run) - STOP_CHARS
         elif run not in STOP_WORDS:
-            found.add(stem(run))
+            found.add(stem(run.replace("-", "")))
     return frozenset(found)
 
 
@@ -64,7 +64,7 @@ def content(text: str) -> frozenset[str]:
         if re.match(rf"[{CJK}]", run):
             found |= set(run) - STOP_CHARS
         elif run not in STOP_WORDS:
-            found.add(stem(run))
+            found.add(stem(run.replace("-", "")))
     return frozenset(found)
 
 

@@ -11,6 +11,7 @@ _UNITS: dict[str, dict[float, str]] = {
         1: "sec secs second seconds 秒 秒钟",
         60: "min mins minute minutes 分钟",
         3600: "h hr hrs hour hours 小时 个小时 钟头 个钟头 个钟",
+        14 * _DAY: "fortnight fortnights",
         _DAY: "day days night nights 天 晚 夜 个工作日 工作日 个自然日 自然日 个交易日 交易日",
         7 * _DAY: "week weeks wk wks 周 星期 个星期 礼拜 个礼拜",
     },

@@ -2,17 +2,130 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.verify.figures import Asked, Check, Scored, checks, figures
+from common.errors import UserError
+from finetune.verify import advice
+from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
+from finetune.verify.judge import Judgement
 from finetune.verify.rules import printable
+from finetune.verify.words import Said
+
+if TYPE_CHECKING:
+    from finetune.verify.engine import Engine
+    from finetune.verify.session import Job
 
 SCHEMA_VERSION = 1
-PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "ms-swift", "transformers", "peft")
+PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-swift", "transformers", "peft")
+
+
+def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
+    """The whole report but its `seconds`. UserError where no threshold has a question behind it."""
+    selected, run = job.selected, job.run
+    thresholds = selected.thresholds(job.cfg)
+    parts = verdict(asked, thresholds)
+    if not parts["thresholds"]:
+        raise UserError(
+            "none of the thresholds has a question that it could be held against; ask more with --questions"
+        )
+    shown = {
+        "folder": str(run.folder),
+        "settings": run.shown(),
+        "losses": [list(point) for point in run.losses],
+        "max_steps": run.max_steps,
+    }
+    failed = {name: check for name, check in parts["thresholds"].items() if not check["ok"]}
+    other = {"adapter": str(job.other), **verdict(asked, thresholds, "other")} if job.other else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **parts,
+        "advice": advice.line(failed, parts["figures"], shown, bool(selected.trained_on)),
+        "language": selected.language,
+        "data": about_data(job),
+        "confusion": confusion(job, asked),
+        "engine": engine.name,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "adapter": str(job.adapter),
+        "model": {
+            "path": str(job.model_dir),
+            "standin": job.is_standin,
+            "device": engine.device,
+            "dtype": engine.dtype,
+        },
+        "notes": [*selected.notes, *notes_on_rewordings(job)],
+        "compare": other,
+        "run": shown,
+        "settings": {
+            "prompts": {each.prompt: each.system for each in asked if each.prompt != ROW},
+            "max_new_tokens": job.limits,
+            "decoding": "greedy",
+            "old_identity": job.args.forbid or job.cfg.old_identity_source,
+            "expect": job.args.expect or (selected.found.name if selected.found else None),
+            "questions": selected.sources,
+            "config": str(job.cfg.path),
+        },
+        "versions": versions(),
+        "seconds": {},
+        "memory": engine.memory(),
+        "questions": questions(asked),
+    }
+
+
+def about_data(job: Job) -> dict[str, Any] | None:
+    """What the data are and how they were asked about; None where there are none."""
+    found, chosen = job.selected.found, job.selected.chosen
+    if found is None:
+        return None
+    made = job.wordings
+    return {
+        "rows": found.total,
+        "kind": found.nature.kind,
+        "generalises": found.nature.generalises,
+        "why": found.nature.why,
+        "identity_rows": len(found.taught),
+        "unseen_by": job.selected.unseen_by if chosen else None,
+        "rewordings": {
+            "file": str(made.path) if made.path else None,
+            "by_base": made.by_base,
+            "by_rules": made.by_rules,
+            "by_hand": made.by_hand,
+            "trained_on": len(job.selected.trained_on),
+        },
+    }
+
+
+def notes_on_rewordings(job: Job) -> list[str]:
+    """Who made the rewordings, where that was not the base alone."""
+    made = job.wordings
+    if not made.by_rules:
+        return []
+    if job.is_standin:
+        return [Said("all rewordings were made by simple rules: the stand-in writes none; {file}", file=made.path)]
+    return [
+        Said(
+            "{rules} of {count} rewordings were made by simple rules, where the base wrote none that fit; {file}",
+            rules=made.by_rules,
+            count=made.by_base + made.by_rules + made.by_hand,
+            file=made.path,
+        )
+    ]
+
+
+def confusion(job: Job, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
+    """Label of the data -> label answered -> how often, over unseen rows, else learned ones; None without labels."""
+    found = job.selected.found
+    labels = [a for a in asked if a.question.kind == "label" and a.question.row is not None and "after" in a.scored]
+    chosen = [a for a in labels if a.question.part == "unseen"] or [a for a in labels if a.question.part == "learned"]
+    if found is None or not chosen:
+        return None
+    pairs = [(a.question.row, a.scored["after"].answer.text) for a in chosen if a.question.row is not None]
+    return found.judge.confusion(pairs)
 
 
 def verdict(asked: Sequence[Asked], thresholds: Mapping[str, float], after: str = "after") -> dict[str, Any]:
@@ -55,16 +168,21 @@ def questions(asked: Sequence[Asked]) -> list[dict[str, Any]]:
                 "part": question.part,
                 "kind": question.kind,
                 "counted": question.counted,
-                "messages": list(question.messages),
+                "messages": [{"role": m["role"], "content": _text(m["content"])} for m in question.messages],
                 "reference": question.reference,
                 "rule": next(iter({"number", "regex", "python"} & set(question.rule))) if question.rule else None,
                 "where": question.where,
+                "row": None if question.row is None else question.row + 1,
                 "asked": [],
             },
         )
         answers = {side: _answer(scored) for side, scored in each.scored.items()}
         entry["asked"].append({"prompt": each.prompt, "answers": answers})
     return list(found.values())
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def _answer(scored: Scored) -> dict[str, Any]:
@@ -76,6 +194,22 @@ def _answer(scored: Scored) -> dict[str, Any]:
         "old_named": scored.old_named,
         "reason": printable(scored.reason),
         "marks": [{"start": mark.start, "end": mark.end, "kind": mark.kind} for mark in scored.marks],
+        "facts": _facts(scored.judged) if scored.judged else None,
+        "spill": None if scored.spill is None else scored.spill + 1,
+        "nll": None if scored.nll is None else round(scored.nll, 4),
+    }
+
+
+def _facts(judged: Judgement) -> dict[str, Any]:
+    """How an answer compares with the answers of the data; rows count from 1."""
+    return {
+        "right": judged.right,
+        "why": printable(judged.why),
+        "code": judged.code,
+        "chrf": round(judged.chrf, 1),
+        "nearest": None if judged.nearest is None else judged.nearest + 1,
+        "missing": judged.missing,
+        "wrong": judged.wrong,
     }
 
 

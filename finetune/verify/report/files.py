@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.verify import words
 from finetune.verify.figures import LABELS, is_share, shown
-from finetune.verify.report import junit, lossplot
+from finetune.verify.report import junit, lossplot, plain
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAMES = ("report.json", "report.md", "report.html", "junit.xml")
 SIDES = ("before", "after", "other")
+SIDE_TITLES = {"before": "Before", "after": "After", "other": "Compared"}
 
 
 def write(report: dict[str, Any], folder: Path) -> list[Path]:
@@ -47,6 +50,7 @@ def render(name: str, context: dict[str, Any]) -> str:
     )
     environment.filters["md"] = escape_markdown
     environment.filters["segments"] = segments
+    environment.filters["sentence"] = lambda check: say_check(check, context["say"])
     return environment.get_template(name).render(**context)
 
 
@@ -69,20 +73,37 @@ def segments(answer: dict[str, Any]) -> list[tuple[str, str]]:
     return [piece for piece in cut if piece[0]]
 
 
+TITLES = {
+    "heldout": "Held-out identity questions",
+    "trained": "Trained questions",
+    "learned": "The data, row by row",
+    "unseen": "Rows it had not seen",
+    "out_of_scope": "Out of scope: no row answers these",
+    "general": "General tasks",
+    "alpaca": "Alpaca rows",
+}
+
+
 def view(report: dict[str, Any]) -> dict[str, Any]:
     """What the templates show: the report, its figures as rows, its questions in groups, the loss curve."""
+    say = words.speaker(report["language"])
+    others: dict[int, list[dict[str, Any]]] = {}
+    for question in report["questions"]:
+        if question["part"] == "reworded":
+            others.setdefault(question["row"], []).append(_question(question, ()))
     groups = []
-    for part, title in (
-        ("heldout", "Held-out identity questions"),
-        ("trained", "Trained questions"),
-        ("general", "General tasks"),
-        ("alpaca", "Alpaca rows"),
-    ):
+    for part, title in TITLES.items():
         chosen = [question for question in report["questions"] if question["part"] == part]
         if chosen:
-            groups.append({"part": part, "title": title, "questions": [_question(question) for question in chosen]})
+            shown_ = [_question(question, others.get(question["row"] or 0, ())) for question in chosen]
+            groups.append({"part": part, "title": title, "questions": shown_})
     return {
         "report": report,
+        "say": say,
+        "titles": SIDE_TITLES,
+        "reason": lambda answer: plain.reason(answer, say),
+        "plain": plain.summary(report, say),
+        "notes": [say(note) for note in report["notes"]],
         "rows": figure_rows(report),
         "checks": check_rows(report),
         "groups": groups,
@@ -91,13 +112,30 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _question(question: dict[str, Any]) -> dict[str, Any]:
-    """A question with `state` (right, wrong or open: nothing decides) after the training; `fell`: right before only."""
+def _question(question: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A question with `state` (right, wrong or open: nothing decides) after the training; `fell`: right before only.
+
+    `others` are its rewordings: a row is wrong where one of them is.
+    """
     before = [asked["answers"]["before"]["ok"] for asked in question["asked"]]
     after = [asked["answers"]["after"]["ok"] for asked in question["asked"]]
     state = "open" if None in after else "right" if all(after) else "wrong"
+    if state == "right" and any(other["state"] == "wrong" for other in others):
+        state = "wrong"
     fell = any(was and not now for was, now in zip(before, after, strict=True) if now is not None)
-    return question | {"state": state, "fell": fell}
+    return question | {"state": state, "fell": fell or any(other["fell"] for other in others), "others": list(others)}
+
+
+def say_check(check: dict[str, Any], say: words.Speaker) -> str:
+    """A threshold beside its figure in a sentence, as `failures` has it in English."""
+    wanted = "wanted at least {limit}" if check["bound"] == "min" else "wanted at most {limit}"
+    name = check["figure"]
+    return say(
+        "{label}: {value}, {wanted}",
+        label=say(LABELS.get(name, name)),
+        value=shown(name, check["value"]),
+        wanted=say(wanted, limit=shown(name, check["limit"])),
+    )
 
 
 def check_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,8 +179,11 @@ def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
             rows.append(_single(f"{name}_drop", found, other))
         if name == "rules":
             rows.append(_single("rules_lost", found, other))
-    if "length_ratio" in found:
-        rows.append(_single("length_ratio", found, other))
+    rows += [
+        _single(name, found, other)
+        for name in ("general_lost", "unseen_over_majority", "length_ratio")
+        if name in found
+    ]
     return rows
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from common.xml_text import xml_text
 from finetune.verify.figures import LABELS, shown
-
-# What XML 1.0 cannot hold, escaped or not.
-NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(report: dict[str, Any], path: Path) -> None:
@@ -27,7 +24,7 @@ def write(report: dict[str, Any], path: Path) -> None:
         label = LABELS.get(check["figure"], check["figure"])
         text = f"{label}: {value}, wanted at {'least' if check['bound'] == 'min' else 'most'} {limit}"
         if not check["ok"]:
-            ET.SubElement(case, "failure", message=_clean(text))
+            ET.SubElement(case, "failure", message=xml_text(text))
     _count(suite)
     suite = ET.SubElement(root, "testsuite", name="verify.questions")
     for question in report["questions"]:
@@ -36,19 +33,15 @@ def write(report: dict[str, Any], path: Path) -> None:
             if answer["ok"] is None:
                 continue
             name = question["id"] + (f" [{asked['prompt']} prompt]" if len(question["asked"]) > 1 else "")
-            case = ET.SubElement(suite, "testcase", classname=f"verify.{question['part']}", name=_clean(name))
+            case = ET.SubElement(suite, "testcase", classname=f"verify.{question['part']}", name=xml_text(name))
             if not answer["ok"]:
-                ET.SubElement(case, "skipped", message=_clean(f"answered wrongly: {answer['reason']}"))
-                ET.SubElement(case, "system-out").text = _clean(
+                ET.SubElement(case, "skipped", message=xml_text(f"answered wrongly: {answer['reason']}"))
+                ET.SubElement(case, "system-out").text = xml_text(
                     f"{question['messages'][-1]['content']}\n{answer['text']}"
                 )
     _count(suite)
     ET.indent(root)
     ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
-
-
-def _clean(text: str) -> str:
-    return NOT_XML.sub("\ufffd", text)
 
 
 def _count(suite: ET.Element) -> None:

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from finetune.verify.report.files import segments, view
+from finetune.verify.report import plain
+from finetune.verify.report.files import SIDE_TITLES, say_check, segments, view
 from finetune.verify.rules import printable
+from finetune.verify.words import speaker
 
 STYLES = {"expected": "bold green", "old": "bold red", "forbidden": "bold red", "denied": "dim", "": ""}
-SIDE_TITLES = {"before": "Before", "after": "After", "other": "Compared"}
 LONGEST = 160  # characters of an answer in the table; report.html has them whole
 
 
@@ -36,15 +37,33 @@ def show_verdict(report: dict[str, Any], console: Console) -> None:
                 f"stand-in weights: these figures are of a tiny test model ({report['model']['path']})", style="yellow"
             ),
         )
+    say = speaker(report["language"])
     for note in report["notes"]:
-        _print(console, Text(f"note: {note}", style="yellow"))
+        _print(console, Text(printable(say("note: {note}", note=note)), style="yellow"))
+    _plain(report, console)
     other = report["compare"]
     for name, part in ((report["adapter"], report), *(((other["adapter"], other),) if other else ())):
         good = part["verdict"] == "pass"
         head = Text("PASS" if good else "FAIL", style="bold green" if good else "bold red")
         _print(console, head + Text(f"  {name}", style=""))
-        for sentence in part["failures"]:
-            _print(console, Text(f"  fell short: {sentence}", style="red"))
+        for check in part["thresholds"].values():
+            if not check["ok"]:
+                sentence = say_check(check, say)
+                _print(console, Text(f"  {say('fell short: {check}', check=sentence)}", style="red"))
+    if report["advice"]:
+        _print(console, Text(say("what to change: {advice}", advice=report["advice"]), style="bold"))
+
+
+def _plain(report: dict[str, Any], console: Console) -> None:
+    """What was learned, and the worst answers, in the report's language; not where the data are an identity alone."""
+    if "learned_min" not in report["thresholds"]:
+        return
+    say = speaker(report["language"])
+    told = plain.summary(report, say)
+    for sentence in told["learned"]:
+        _print(console, Text(sentence))
+    for each in told["worst"]:
+        _print(console, Text(printable(f"  ✗ {each['asked']} -> {each['said']} ({each['why']})")))
 
 
 def _print(console: Console, text: Text) -> None:
@@ -58,8 +77,13 @@ def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
         table.add_column(SIDE_TITLES[side], ratio=3)
     for question in group["questions"]:
         first = question["asked"][0]
-        cells = [_answer(first["answers"][side]) for side in sides]
+        cells = [_answer(first["answers"][side]) for side in sides if side in first["answers"]]
         table.add_row(Text(printable(question["messages"][-1]["content"])[:LONGEST]), *cells)
+        for other in question["others"]:
+            cells = [
+                _answer(other["asked"][0]["answers"][side]) for side in sides if side in other["asked"][0]["answers"]
+            ]
+            table.add_row(Text(f"  {printable(other['messages'][-1]['content'])}"[:LONGEST]), *cells)
     console.print(table)
 
 
@@ -76,9 +100,11 @@ def _answer(answer: dict[str, Any]) -> Text:
 
 def _lines(group: dict[str, Any], sides: list[str], console: Console) -> None:
     _print(console, Text(f"== {group['title']}"))
-    for question in group["questions"]:
+    for question in (each for row in group["questions"] for each in (row, *row["others"])):
         _print(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
         for side in sides:
+            if side not in question["asked"][0]["answers"]:
+                continue
             answer = question["asked"][0]["answers"][side]
             word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
             _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))

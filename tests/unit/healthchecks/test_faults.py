@@ -7,6 +7,7 @@ files and real processes in test_probe.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -529,7 +530,7 @@ def test_what_a_check_did_not_foresee_is_a_failure_and_no_traceback(context, run
     row = next(row for row in report.checks if row.name == "storage")
     assert (row.status, row.code) == ("fail", "internal")
     assert "ZeroDivisionError" in row.cause and "\n" not in row.cause
-    assert "Traceback" in Path(row.remedy.split()[4].rstrip(",")).read_text()
+    assert "Traceback" in Path(re.search(r"saved to ([^)]+)\)", row.remedy)[1]).read_text()
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from finetune.data.source import Source
 from finetune.engines import choose as engine_choice
 from finetune.engines.choose import SWIFT, Choice, choose
 from finetune.engines.swift import config_file
-from qwen2.training.loop import TrainSettings
+from qwen2.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[4]
 CONFIGS = ROOT / "workspace/configs"

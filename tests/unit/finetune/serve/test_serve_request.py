@@ -63,6 +63,17 @@ def test_an_answer_can_be_sent_back_as_it_came():
     assert ask(USER, answer, TOOL).messages[2]["tool_calls"] == [CALL]
 
 
+def called(arguments: Any) -> dict[str, Any]:
+    """An assistant's call with these arguments."""
+    return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+
+@pytest.mark.parametrize("nothing", ["", None, "{}", {}])
+def test_a_call_without_arguments_has_an_empty_object(nothing):
+    made = ask(USER, called(nothing), TOOL).messages[2]["tool_calls"]
+    assert made[0]["function"]["arguments"] == "{}"
+
+
 def test_arguments_that_are_no_text_become_one():
     call = {"function": {"name": "f", "arguments": {"x": "值"}}}
     made = ask(USER, {"role": "assistant", "tool_calls": [call]}, TOOL).messages[2]["tool_calls"][0]
@@ -184,6 +195,9 @@ PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url"
         ({"messages": [USER, TOOL]}, 400, "messages.1: a tool's message that answers no tool_calls"),
         ({"messages": [USER, ASSISTANT, TOOL]}, 400, "answers no tool_calls"),
         ({"messages": [USER, CALLED, USER]}, 400, "messages.2: tool_calls without a reply"),
+        ({"messages": [USER, called("{'x': 1"), TOOL]}, 400, "arguments: .* it must be the text of a JSON object"),
+        ({"messages": [USER, called("[1]"), TOOL]}, 400, "the text of a JSON object"),
+        ({"messages": [USER, called('{"a": ' * 9999), TOOL]}, 400, "the text of a JSON object"),
         ({"messages": [USER, CALLED, TOOL, USER]}, 400, "messages.3: a user's message right behind a tool's"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}, TOOL]}, 400, "tool_calls.0.function"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": {}}, TOOL]}, 422, "tool_calls"),

@@ -148,7 +148,7 @@ def test_hostile_answers_are_escaped_everywhere(workspace: Any, capsys: pytest.C
 
 
 def test_the_page_needs_no_network(workspace: Any) -> None:
-    workspace.verify()
+    workspace.verify("--lang", "en")
     html = (workspace.run / "verify/report.html").read_text(encoding="utf-8")
     for reference in ("http://", "https://", "src=", "@import", "url("):
         assert reference not in html

@@ -10,6 +10,7 @@ import pytest
 from common.errors import UserError
 from finetune.verify import config, questions, rules
 from finetune.verify.scoring import compile_pattern, judge
+from finetune.verify.sets.rows import read as read_data
 
 ROOT = Path(__file__).parents[4]
 WORKSPACE = ROOT / "workspace"
@@ -51,7 +52,7 @@ def test_no_held_out_question_is_a_trained_one(identity: questions.QuestionSet) 
 
 
 def test_the_trained_answers_are_right_by_their_own_patterns(identity: questions.QuestionSet) -> None:
-    trained = questions.from_dataset([WORKSPACE / "self_cognition.json"], identity.trained)
+    trained = questions.from_rows(read_data([WORKSPACE / "self_cognition.json"]), identity.trained)
     counted = [question for question in trained if question.counted]
     assert len(counted) >= 40
     for question in counted:
@@ -79,6 +80,11 @@ def test_the_configuration_holds_the_demanded_thresholds() -> None:
         "old_identity_max": 0.05,
         "bleu_drop_max": 0.8,
         "rules_lost_max": 0,
+        "learned_min": 0.90,
+        "reworded_min": 0.70,
+        "unseen_over_majority_min": 0.05,
+        "out_of_scope_max": 0.05,
+        "general_lost_max": 0.15,
     }
     assert all(path.is_file() for path in found.questions)
     assert found.dataset is not None
@@ -216,7 +222,7 @@ def test_of_a_large_dataset_the_matching_rows_are_asked_evenly(tmp_path: Path) -
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     entry = questions.TrainedEntry(compile_pattern("CSDN"), (compile_pattern("CSDN"),), ())
-    found = questions.from_dataset([path], [entry], limit=100)
+    found = questions.from_rows(read_data([path]), [entry], limit=100)
     assert len(found) == 100
     assert all(question.counted for question in found)
     places = [int(question.text[1:]) for question in found]

@@ -20,7 +20,9 @@ from qwen2.config import PROJECTIONS, Config
 from qwen2.lora import Adapter
 from qwen2.model import Model
 from qwen2.training import batches, checkpoint, memory
-from qwen2.training.loop import DivergedError, StoppedError, TrainSettings, format_time, train
+from qwen2.training.log import format_time
+from qwen2.training.loop import DivergedError, StoppedError, train
+from qwen2.training.settings import TrainSettings
 from tests.unit.qwen2.tiny import ids, make_rows
 
 SETTINGS = TrainSettings(

@@ -1,5 +1,6 @@
-"""The judge against labels by hand: `python agreement.py [development|held-out|all]` prints the agreement and what
-differs; test_agreement.py holds it to the bar.
+"""The judge against labels by hand; test_agreement.py holds it to the bar.
+
+`python agreement.py [development|held-out|later|last|all]` prints the agreement and what differs.
 """
 
 from __future__ import annotations
@@ -29,18 +30,15 @@ class Case:
     right: bool
     why: str
     judged: Judgement
-    later: bool = False
+    file: str
 
     @property
-    def half(self) -> str:
-        """Development or held-out, by a hash of dataset, row and answer; what was labelled later is development."""
-        if self.later:
-            return "development"
-        return (
-            "held-out"
-            if zlib.crc32(f"{self.data}|{self.reference.question}|{self.answer}".encode()) % 2
-            else "development"
-        )
+    def part(self) -> str:
+        """later, last: the files of those names; of the others half is development, half held-out, by a hash."""
+        if "-" in self.file:
+            return self.file.split("-")[0]
+        key = f"{self.data}|{self.reference.question}|{self.answer}"
+        return "held-out" if zlib.crc32(key.encode()) % 2 else "development"
 
     @property
     def agrees(self) -> bool:
@@ -57,22 +55,22 @@ def cases() -> Iterator[Case]:
     for path in sorted(LABELLED.glob("*.yaml")):
         for data in yaml.safe_load(path.read_text(encoding="utf-8")):
             judge = Judge(rows(data))
-            case, later = (data["data"], path.stem[-2:]), path.stem.startswith("later")
             for row, right, why, answer in data["answers"]:
-                yield Case(*case, judge.references[row], answer, right, str(why), judge.score(row, answer), later)
+                reference, judged = judge.references[row], judge.score(row, answer)
+                yield Case(data["data"], path.stem[-2:], reference, answer, right, str(why), judged, path.stem)
 
 
 def main() -> None:
-    """Print the rate of agreement for each half and language, and the cases that differ."""
+    """Print the rate of agreement for each part and language, and the cases that differ."""
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
-    found = [case for case in cases() if which in ("all", case.half)]
+    found = [case for case in cases() if which in ("all", case.part)]
     for case in found:
         if not case.agrees:
             label = "right" if case.right else "wrong"
             print(f"- {case.data}: {case.reference.answer!r}\n    <- {case.answer!r}")
             print(f"    hand: {label} ({case.why}); judge: {case.judged.code}, {case.judged.why}")
-    for name in sorted({(case.half, case.language) for case in found}):
-        part = [case for case in found if (case.half, case.language) == name]
+    for name in sorted({(case.part, case.language) for case in found}):
+        part = [case for case in found if (case.part, case.language) == name]
         print(*name, f"{sum(case.agrees for case in part)} of {len(part)}")
     agreed = sum(case.agrees for case in found)
     print(f"{which}: {agreed} of {len(found)}: {agreed / len(found):.1%}")

@@ -65,7 +65,7 @@ def test_text(shop, row, answer, code):
 def test_what_belongs_to_two_things_must_not_be_exchanged(reference, answer):
     judge = Judge([Reference("?", reference), SHOP[0]])
     assert judge.score(0, reference).right
-    assert judge.score(0, answer).code == "swapped"
+    assert judge.score(0, answer).code in ("swapped", "opposite")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,14 @@ def test_what_belongs_to_two_things_must_not_be_exchanged(reference, answer):
         ("We open weekends 8:00-20:00.", "8 am to 8 pm on Saturdays and Sundays."),
         ("Bags of 55 x 40 x 20 cm.", "Bags of 55x40x20 cm."),
         ("Calls cost €0.35.", "Calls cost 35 cents."),
+        ("Adults pay £14. Children enter free.", "£14 for adults; children don't pay."),
+        ("Tours start at 11:30 and last 75 minutes.", "They start at half past eleven and take an hour and a quarter."),
+        ("It takes one to two days.", "1-2 days."),
+        ("Permission is only needed for old houses.", "Not unless your house is old; permission is needed then."),
+        ("Photos without flash and tripod are fine.", "Photos are fine with neither flash nor tripod."),
+        ("Press F5, then wait 3 minutes.", "1. Press F5\n2. Wait 3 minutes"),
+        ("Press F5, then wait 3 minutes.", "Step 1: press F5. Step 2: wait 3 minutes."),
+        ("可以使用微信或支付宝付款。", "有两种方式：微信付款或者支付宝付款。"),
         ("最高赔付200万元。", "最多赔二百万。"),
         ("Books can be renewed twice unless someone has reserved them.",
          "You can renew books two times, as long as nobody else has reserved them."),

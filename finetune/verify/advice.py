@@ -1,0 +1,102 @@
+"""One line that says what to change when a verdict fails, and from which figure that follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.verify.words import Said
+
+LEARNING = 0.5  # a last loss above this says that the training was not over; an answer known by heart has some 0.01
+HOPELESS = 3.0  # NLL of the data's answers, in nats a token, that no training which held has
+
+
+def line(
+    failed: Mapping[str, Any], figures: Mapping[str, Any], run: Mapping[str, Any], rewordings_trained: bool
+) -> Said | None:
+    """The advice for the gravest threshold that fell short; None where none did.
+
+    Args:
+        failed: Thresholds of the report that are not met, by name.
+        figures: Figures of the report.
+        run: The run's settings and losses, as the report has them.
+        rewordings_trained: Whether the training was given rewordings.
+    """
+    if not failed:
+        return None
+
+    def percent(name: str) -> str:
+        return f"{100 * figures[name]['value']:.0f} %"
+
+    epochs = _number(run["settings"].get("num_train_epochs"))
+    rate = _number(run["settings"].get("learning_rate"))
+    losses = [loss for _, loss in run["losses"]]
+    if "general_lost_max" in failed and _is_broken(figures, losses):
+        return Said(
+            "lower the learning rate (--learning_rate {rate:.0e}): {share} of the general tasks are lost",
+            rate=rate / 10 if rate else 1e-4,
+            share=percent("general_lost"),
+        )
+    if "learned_min" in failed:
+        if losses and losses[-1] <= LEARNING / 10:
+            return Said(
+                "look at the data first: the training loss is {loss:.3f}, so the rows trained on are known by heart, "
+                "but {share} of these are answered right: were the answers changed since, or do rows contradict each "
+                "other?",
+                loss=losses[-1],
+                share=percent("learned_after"),
+            )
+        more = max(2, math.ceil(2 * epochs)) if epochs else None
+        asked = f"--num_train_epochs {more}" if more else "--num_train_epochs"
+        return Said(
+            "train for more epochs ({option}): {share} of the data's own questions are answered right",
+            option=asked,
+            share=percent("learned_after"),
+        )
+    if "general_lost_max" in failed:
+        return Said(
+            "train for fewer epochs, or mix general rows in (sft_mixed.sh shows how): {share} of the general tasks are "
+            "lost",
+            share=percent("general_lost"),
+        )
+    if "out_of_scope_max" in failed:
+        return Said(
+            "mix general rows into the data (sft_mixed.sh shows how): {share} of the answers to something else repeat "
+            "the data",
+            share=percent("out_of_scope_after"),
+        )
+    if "reworded_min" in failed:
+        pattern = (
+            "add more wordings of the questions to the data by hand: {share} of the reworded questions are answered "
+            "right"
+            if rewordings_trained
+            else "train on rewordings as well (sft.sh --reword 2, make finetune REWORD=2): {share} of the reworded "
+            "questions are answered right"
+        )
+        return Said(pattern, share=percent("reworded_after"))
+    if "unseen_over_majority_min" in failed:
+        return Said(
+            "add rows of the classes that are confused most: unseen rows are {points:.0f} points above always giving "
+            "the commonest label",
+            points=100 * figures["unseen_over_majority"]["value"],
+        )
+    if {"bleu_drop_max", "rules_lost_max"} & set(failed):
+        return Said("mix general rows in (sft_mixed.sh), or train for fewer epochs: general answers got worse")
+    return Said(
+        "train for more epochs, or add rows that say who the model is: the new identity is not sure in {count} figures",
+        count=len(failed),
+    )
+
+
+def _is_broken(figures: Mapping[str, Any], losses: list[float]) -> bool:
+    """Whether the training itself went wrong: the data's own answers are no likelier, or the loss ended high."""
+    after = figures.get("nll_after", {}).get("value", 0.0)
+    return after >= HOPELESS or bool(losses and losses[-1] >= HOPELESS)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

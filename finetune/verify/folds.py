@@ -1,0 +1,62 @@
+"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.verify.config import Config
+from finetune.verify.engine import Answer, Ask, Engine
+from finetune.verify.preparation import keys_to_skip
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.session import AFTER, BEFORE, limit_of
+from finetune.verify.sets import ask, unseen
+from finetune.verify.sets.survey import Survey
+
+Trainer = Callable[[set[str]], Any]  # an adapter trained on all rows but those with such keys (DataRow.key)
+
+
+def ask_all(
+    found: Survey,
+    parts: Sequence[Sequence[int]],
+    known: Sequence[Rewording],
+    engine: Engine,
+    train: Trainer,
+    cfg: Config,
+    system: str,
+    folder: Path,
+) -> None:
+    """Ask the base about the rows of all folds, then each fold's adapter about its own, and keep the answers.
+
+    Args:
+        found: The data.
+        parts: The rows of each fold, as places in `found.rows`.
+        known: The run's rewordings: those of a fold's rows are not trained on either.
+        engine: Answers with the base and with an adapter handed in.
+        train: Trains an adapter on what is left.
+        cfg: The longest answers.
+        system: The training's system prompt.
+        folder: The run's, where the answers are kept.
+    """
+    places = [place for part in parts for place in part]
+    asks = dict(zip(places, _asks(found, places, cfg, system), strict=True))
+    before = dict(zip(places, engine.answer([asks[place] for place in places], None, _unheard), strict=True))
+    after: dict[int, Answer] = {}
+    for part in parts:
+        adapter = train(keys_to_skip(found, part, known))
+        after |= zip(part, engine.answer([asks[place] for place in part], adapter, _unheard), strict=True)
+    rows = [unseen.Row(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
+    unseen.write(folder, rows)
+
+
+def _asks(found: Survey, places: Sequence[int], cfg: Config, system: str) -> list[Ask]:
+    asks = []
+    for question in ask.unseen(found, places):
+        own = question.system if question.system is not None else system
+        asks.append(Ask(question.messages, own, limit_of(question, cfg.max_new_tokens), question.tools))
+    return asks
+
+
+def _unheard(_count: int) -> None:
+    """The bar counts the training's steps."""

@@ -1,0 +1,129 @@
+"""What a verdict needs before the training begins: the data looked at, rewordings made, rows left out; kept in the run.
+
+The commands sft and finetune call it, and hand in files, a folder and the base model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data import reading
+from finetune.data.content import question_key
+from finetune.verify import config, questions
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.rewordings import make
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.sets import rows, survey, unseen
+from finetune.verify.sets.rows import DataRow
+from finetune.verify.sets.survey import Sets, Survey
+
+Columns = tuple[str, str] | None
+
+
+def look(
+    paths: Sequence[Path],
+    columns: Columns = None,
+    question_files: Sequence[Path] = (),
+    expect: str | None = None,
+    config_file: Path | None = None,
+) -> Survey:
+    """The data as verify will see them.
+
+    Args:
+        paths: Dataset files.
+        columns: Columns of a table, where they were named.
+        question_files: The user's own questions, which may say how rows that teach an identity are scored.
+        expect: The user's own pattern of the new identity.
+        config_file: configs/verify.yaml; None looks for the workspace's.
+
+    Raises:
+        UserError: A file cannot be used, or the data cannot be judged.
+    """
+    cfg = config.read(config_file or config.default_path())
+    files = [questions.read(path) for path in (question_files or cfg.questions)]
+    merged = questions.QuestionSet(trained=[entry for each in files for entry in each.trained])
+    entries = questions.rebrand(merged, expect, None).trained
+    return survey.survey(paths, entries, columns, own=bool(expect))
+
+
+def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:
+    """Keep the rows that are judged in the run's folder: the user's file may not be there when verify runs alone."""
+    lines = [unseen.as_training_row(row) | {"number": row.number, "where": row.where} for row in found]
+    unseen.write_rows(folder / unseen.ROWS, lines)
+
+
+def reword(
+    found: Survey,
+    chosen: Sets | None,
+    folder: Path,
+    base: make.Answerer | None,
+    train: int = 0,
+    given: Path | None = None,
+) -> Path | None:
+    """Put rewordings.yaml into the run's folder; the file of rows for the training where `train` asks for some.
+
+    Args:
+        found: The data.
+        chosen: Which rows verify rewords; None: no verdict follows, and only the training is given rewordings.
+        folder: The run's.
+        base: The base model; None where it cannot be asked for rewordings.
+        train: Rewordings of each row for the training.
+        given: A file of the user's own, which takes the place of new ones; what it lacks is not made.
+
+    Raises:
+        UserError: The file is faulty, or cannot be written.
+    """
+    wanted = found.rows if train else [found.rows[place] for place in (chosen.reworded if chosen else [])]
+    if not wanted:
+        return None
+    known = rewordings_file.read(given) if given else make.make(wanted, found.rows, base, train)
+    rewordings_file.write(folder / rewordings_file.NAME, known)
+    if not train:
+        return None
+    added = make.training_rows(known, found.rows)
+    if not added:
+        raise UserError(
+            f"--reword {train}: no question could be put in other words; write some into a file by hand, "
+            "under `train`, and give it with --rewordings FILE"
+        )
+    unseen.write_rows(folder / unseen.REWORDED, added)
+    return folder / unseen.REWORDED
+
+
+def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], columns: Columns) -> Path:
+    """Write the data without the rows left out into the run's folder, and those rows beside them; the new file."""
+    left = [found.rows[place] for place in chosen.holdout]
+    unseen.write(folder, [unseen.Row(row) for row in left])
+    keys = {row.key for row in left}
+    unseen.write_rows(folder / unseen.TRAINING, list(_without(keys, paths, columns)))
+    return folder / unseen.TRAINING
+
+
+def _without(keys: set[str], paths: Iterable[Path], columns: Columns) -> Iterator[dict[str, Any]]:
+    """All rows of the files, repeated ones too, but those with such a key."""
+    from qwen2.chat import standard_row
+
+    for path in paths:
+        for item in reading.read(path, columns):
+            if isinstance(item, reading.Broken):
+                raise UserError(f"{path}: {item}")
+            row = rows.data_row(item.data, item.number, "")
+            if row is None or row.key not in keys:
+                messages, tools = standard_row(item.data)
+                yield {"messages": messages} | ({"tools": tools} if tools else {})
+
+
+def keys_to_skip(found: Survey, part: Sequence[int], known: Sequence[Rewording]) -> set[str]:
+    """Questions that a fold must not be trained on: those of its rows, and what the training holds of them reworded."""
+    asked = [found.rows[place] for place in part]
+    by_key, _ = make.for_rows(known, asked)
+    keys = {row.key for row in asked}
+    for row in asked:
+        each = by_key.get(question_key(row.question))
+        for text in each.train if each else ():
+            changed = DataRow(row.number, row.where, row.reworded(text), row.answer, row.system, row.tools)
+            keys.add(changed.key)
+    return keys

@@ -1,0 +1,99 @@
+"""The first screen of a report in plain words: what was learned, what is still wrong, what to do; for any reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.verify.words import Said, Speaker
+
+WORST = 5
+LONGEST = 200  # characters of a text there
+
+
+def summary(report: dict[str, Any], say: Speaker) -> dict[str, Any]:
+    """`learned`: sentences; `worst`: the worst answers; `todo`: a sentence."""
+    return {
+        "learned": [say(sentence) for sentence in _sentences(report["figures"])],
+        "worst": [_shown(each, say) for each in worst(report["questions"])],
+        "todo": say(todo(report)),
+    }
+
+
+def todo(report: dict[str, Any]) -> str:
+    """What to do next: the advice, or what a passed verdict leaves."""
+    if report["advice"]:
+        return Said("{advice}.", advice=report["advice"])
+    if worst(report["questions"]):
+        return Said("The result can be used. Read the wrong answers below first: each is one that somebody may get.")
+    return Said("The result can be used.")
+
+
+def _sentences(figures: dict[str, Any]) -> list[str]:
+    """What was learned and what was kept, a sentence a set."""
+    sentences: list[str] = []
+    for name, pattern in (
+        ("identity_heldout", "{after} of {n} questions about who it is are answered as taught ({before} before)."),
+        ("learned", "{after} of the data's {n} questions are answered right ({before} before the training)."),
+        ("reworded", "Asked in other words, {after} of {n} are answered right ({before} before)."),
+        ("unseen", "Of {n} rows that it had not seen, {after} are answered right ({before} before)."),
+        ("out_of_scope", "{after} of {n} answers to something else repeat the data ({before} before)."),
+        ("rules", "{after} of {n} general tasks are still done ({before} before)."),
+    ):  # fmt: skip
+        if f"{name}_after" in figures:
+            values = {side: _count(figures[f"{name}_{side}"]) for side in ("before", "after")}
+            sentences.append(Said(pattern, n=figures[f"{name}_after"]["n"], **values))
+    return sentences
+
+
+def _count(figure: dict[str, Any]) -> str:
+    """How many of the questions; one that is right under one of two prompts is half a question."""
+    return f"{round(figure['value'] * figure['n'], 1):g}"
+
+
+def worst(questions: Sequence[dict[str, Any]], count: int = WORST) -> list[dict[str, Any]]:
+    """The worst wrong answers after the training, one a row of the data: wrong facts first, then the least alike."""
+    found = []
+    for place, question in enumerate(questions):
+        answer = question["asked"][0]["answers"]["after"]
+        if answer["ok"] is not False or question["part"] == "general":
+            continue
+        facts = answer["facts"] or {}
+        rank = (not facts.get("wrong"), not facts.get("missing"), facts.get("chrf", 100.0), place)
+        found.append((rank, question, answer))
+    found.sort(key=lambda each: each[0])
+    chosen, rows = [], set()
+    for _, question, answer in found:
+        row = question["row"] or question["id"]
+        if row not in rows:
+            rows.add(row)
+            chosen.append({"question": question, "answer": answer})
+    return chosen[:count]
+
+
+def _shown(each: dict[str, Any], say: Speaker) -> dict[str, str]:
+    question, answer = each["question"], each["answer"]
+    return {
+        "asked": _short(question["messages"][-1]["content"]),
+        "said": _short(answer["text"]) or say("(empty)"),
+        "wanted": _short(question["reference"] or ""),
+        "why": reason(answer, say),
+    }
+
+
+def reason(answer: dict[str, Any], say: Speaker) -> str:
+    """Why an answer is wrong, in the report's language where the judgement has a code."""
+    facts = answer["facts"] or {}
+    if answer["spill"]:
+        return say("repeats the answer of row {row}", row=answer["spill"])
+    if facts.get("code") and not answer["marks"]:
+        pattern = f"why:{facts['code']}"
+        lists = {name: ", ".join(facts[name]) for name in ("missing", "wrong")}
+        said = say(pattern, nearest=facts["nearest"], **lists)
+        return str(answer["reason"]) if said == pattern else said
+    return str(answer["reason"])
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -1,0 +1,189 @@
+"""Ask the base and the adapters everything, and score the answers; the command verify calls it with a loaded model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from common import standin
+from common.settings import Settings
+from finetune.verify.config import Config
+from finetune.verify.engine import Ask, Engine
+from finetune.verify.figures import DEFAULT, Asked, score
+from finetune.verify.questions import Question
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.rewordings import make
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.runinfo import Run
+from finetune.verify.selection import Selection
+
+FEWEST_TOKENS = 48  # that an answer to a row may have, however short its reference
+OUTSIDE_TOKENS = 128  # of an answer to a question that no row answers
+BEFORE, AFTER, OTHER = "before", "after", "other"
+
+
+class Screen(Protocol):
+    """What is told of the work under way: a progress bar."""
+
+    def phase(self, text: str) -> None:
+        """Name what is under way."""
+
+    def advance(self, count: int) -> None:
+        """So many more answers are in."""
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """The rewordings that are asked, how many of them the base and the rules made, and where they are kept."""
+
+    rewordings: list[Rewording]
+    by_base: int = 0
+    by_rules: int = 0
+    by_hand: int = 0
+    path: Path | None = None
+
+
+@dataclass
+class Job:
+    """One verdict: what was asked for, on which adapter and run, and how long its parts took."""
+
+    args: argparse.Namespace
+    cfg: Config
+    settings: Settings
+    adapter: Path
+    other: Path | None
+    model_dir: Path
+    run: Run
+    selected: Selection
+    old: Any  # the pattern of the old identity, or None
+    folder: Path = Path()
+    wordings: Wordings = field(default_factory=lambda: Wordings([]))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The longest answers by kind, in tokens."""
+        return {part: self.args.max_new_tokens or limit for part, limit in self.cfg.max_new_tokens.items()}
+
+    @property
+    def device(self) -> str:
+        """Where the model answers."""
+        return "cpu" if self.settings.wants_cpu else "cuda"
+
+    @property
+    def is_standin(self) -> bool:
+        """Whether the weights are the stand-in's."""
+        return standin.is_standin(self.model_dir)
+
+
+@dataclass
+class Session:
+    """A loaded engine with its adapters by side; None is the bare base."""
+
+    engine: Engine
+    adapters: dict[str, Any]
+    names: dict[str, str]  # of the sides, for the screen
+    limits: dict[str, int]
+    bar: Screen
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def answer(self, asks: Sequence[Asked], old: Any, judge: Any) -> None:
+        """Fill in `scored` of every question for every side: one call of the engine a side."""
+        open_ = [each for each in asks if not each.given]
+        wanted = [self._ask(each) for each in open_]
+        for side, adapter in self.adapters.items():
+            clock = time.monotonic()
+            self.bar.phase(f"asking {self.names[side]} ({len(wanted)} answers)")
+            answers = self.engine.answer(wanted, adapter, self.bar.advance)
+            self.seconds[side] = time.monotonic() - clock
+            clock = time.monotonic()
+            by_ask = {id(each): answer for each, answer in zip(open_, answers, strict=True)}
+            for each in asks:
+                answer = by_ask.get(id(each)) or each.given.get(side)
+                if answer is not None:
+                    each.scored[side] = score(each.question, answer, old, judge)
+            self.seconds["scoring"] = self.seconds.get("scoring", 0.0) + time.monotonic() - clock
+
+    def weigh(self, asks: Sequence[Asked]) -> None:
+        """Add the mean NLL of the reference to the answers to the rows' own questions, where the engine can."""
+        weigh = getattr(self.engine, "nll", None)
+        rows = [each for each in asks if each.question.row is not None and not each.given and each.prompt != DEFAULT]
+        rows = [each for each in rows if each.question.part in ("learned", "trained")]
+        if weigh is None or not rows:
+            return
+        clock = time.monotonic()
+        self.bar.phase(f"weighing {len(rows)} answers of the data")
+        wanted = [self._ask(each) for each in rows]
+        references = [each.question.reference or "" for each in rows]
+        for side, adapter in self.adapters.items():
+            for each, value in zip(rows, weigh(wanted, references, adapter), strict=True):
+                each.scored[side] = replace(each.scored[side], nll=value)
+        self.seconds["weighing"] = time.monotonic() - clock
+
+    def _ask(self, asked: Asked) -> Ask:
+        question = asked.question
+        return Ask(question.messages, asked.system, limit_of(question, self.limits), question.tools)
+
+
+def limit_of(question: Question, limits: dict[str, int]) -> int:
+    """The longest answer to a question, in tokens: of a row, some twice what its reference takes."""
+    if question.is_identity:
+        return limits["identity"]
+    if question.part in ("learned", "reworded", "unseen"):
+        # Half a token a byte is more than any text takes that Qwen's tokenizer knows: 0.25 in English, 0.25 in Chinese.
+        return min(limits["rows"], max(FEWEST_TOKENS, len((question.reference or "").encode()) // 2 + 16))
+    return min(limits["general"], OUTSIDE_TOKENS) if question.part == "out_of_scope" else limits["general"]
+
+
+def wordings(selected: Selection, given: Path | None, folder: Path, base: make.Answerer | None) -> Wordings:
+    """The rewordings to ask: the user's file, the run's, or new ones, which are then kept in `folder`.
+
+    Args:
+        selected: The questions; rows that are not reworded need none.
+        given: The file of --rewordings.
+        folder: Where rewordings.yaml is, or will be.
+        base: The base model; None where it cannot be asked for rewordings.
+
+    Raises:
+        UserError: A file cannot be read or written.
+    """
+    if selected.found is None or selected.chosen is None or not selected.chosen.reworded:
+        return Wordings([])
+    path = given or folder / rewordings_file.NAME
+    if given or path.is_file():
+        return count_of(rewordings_file.read(path), selected, path)
+    rows = [selected.found.rows[place] for place in selected.chosen.reworded]
+    made = make.make(rows, selected.found.rows, base)
+    rewordings_file.write(path, made)
+    return count_of(made, selected, path)
+
+
+def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
+    """Who made the rewordings of the rows that are asked."""
+    assert selected.found is not None
+    by_key, _ = make.for_rows(found, selected.found.rows)
+    counts = dict.fromkeys((rewordings_file.BASE, rewordings_file.RULES, rewordings_file.HAND), 0)
+    for each in by_key.values():
+        for maker in each.makers():
+            counts[maker] += 1
+    base, rules, hand = counts.values()
+    return Wordings(list(found), base, rules, hand, path)
+
+
+def base_answers(engine: Engine, bar: Screen | None = None) -> make.Answerer:
+    """The bare base as something that rewords; without a bar, a line on stderr says that it does."""
+
+    def answer(asks: Sequence[Ask]) -> list[str]:
+        text = f"the base writes {len(asks)} questions in other words"
+        if bar:
+            bar.phase(text)
+        else:
+            print(f"{text} ...", file=sys.stderr)
+        return [each.text for each in engine.answer(asks, None, lambda _: None)]
+
+    return answer

@@ -1,0 +1,100 @@
+"""The questions of the sets: rows as they are and in other words, rows unseen, and what no row answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from finetune.data.content import question_key
+from finetune.verify.nearness import Nearness
+from finetune.verify.questions import Question, TrainedEntry
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.scoring import normalise
+from finetune.verify.sets.rows import HAN, DataRow
+from finetune.verify.sets.survey import Sets, Survey
+
+IN_SCOPE = 0.5  # likeness to a row's question from which a question is no longer out of scope
+
+
+def learned(found: Survey, chosen: Sets) -> list[Question]:
+    """The rows' own questions. One that teaches an identity is judged for that as well (part `trained`)."""
+    return [_own(found, place) for place in chosen.learned]
+
+
+def _own(found: Survey, place: int) -> Question:
+    row = found.rows[place]
+    question = of_row(row, place, "learned", f"learned-{place + 1:03d}", found.judge.kinds[place])
+    if place not in found.taught:
+        return question
+    text = normalise(row.answer).norm
+    entry = next(entry for entry in found.entries if entry.when.search(text))
+    return replace(question, part="trained", kind="trained", expect=entry.expect, forbid=entry.forbid)
+
+
+def of_row(row: DataRow, place: int, part: str, name: str, kind: str) -> Question:
+    """A row as a question whose reference is the row's answer."""
+    return Question(
+        id=name,
+        part=part,
+        kind=kind,
+        messages=row.messages,
+        where=row.where,
+        reference=row.answer,
+        row=place,
+        system=row.system,
+        tools=row.tools,
+    )
+
+
+def reworded(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -> list[Question]:
+    """The rows' questions in other words; `rewordings` by question_key of the row's own question."""
+    questions, taken = [], {question_key(row.question) for row in found.rows}
+    for place in chosen.reworded:
+        row = found.rows[place]
+        each = rewordings.get(question_key(row.question))
+        for number, text in enumerate(each.ask if each else (), 1):
+            if question_key(text) in taken:
+                continue
+            taken.add(question_key(text))
+            question = of_row(row, place, "reworded", f"reworded-{place + 1:03d}-{number}", found.judge.kinds[place])
+            questions.append(replace(question, messages=row.reworded(text)))
+    return questions
+
+
+def unseen(found: Survey, places: Sequence[int]) -> list[Question]:
+    """Rows that the adapter asked never saw."""
+    return [of_row(found.rows[i], i, "unseen", f"unseen-{i + 1:03d}", found.judge.kinds[i]) for i in places]
+
+
+def out_of_scope(candidates: Sequence[Question], found: Survey) -> tuple[list[Question], list[str]]:
+    """(those of the candidates that no row answers, ids of those that a row asks, or nearly asks)."""
+    near = Nearness([row.question for row in found.rows])
+    kept, dropped = [], []
+    for question in candidates:
+        if near.nearest(question.text)[1] >= IN_SCOPE:
+            dropped.append(question.id)
+        else:
+            kept.append(question)
+    return kept, dropped
+
+
+def in_language(questions: Sequence[Question], language: str) -> list[Question]:
+    """Questions that data in this language are asked; English data are not asked in Chinese."""
+    if language != "en":
+        return list(questions)
+    return [q for q in questions if not any(HAN.search(message["content"]) for message in q.messages)]
+
+
+def attach_rows(questions: Sequence[Question], found: Survey) -> list[Question]:
+    """Trained identity questions with the row that each is, so that its answer can be compared with all others."""
+    places = {_turns(row.messages): place for place, row in enumerate(found.rows)}
+    return [replace(q, row=places.get(_turns(q.messages))) if q.part == "trained" else q for q in questions]
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    return tuple(question_key(str(message["content"])) for message in messages)
+
+
+def entries_of(found: Survey, configured: Sequence[TrainedEntry]) -> Sequence[TrainedEntry]:
+    """How trained rows are scored: as the data say, else as configured."""
+    return found.entries or configured

@@ -1,0 +1,134 @@
+"""The rows of a dataset as verify asks them: a conversation up to its last answer, and that answer as the reference."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.data import reading
+from finetune.data.content import question_key
+
+LEARNED_MAX = 200  # of a larger dataset, so many rows are asked
+HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
+HAN_SHARE = 0.2  # of all letters; a Chinese answer with English names in it still has more
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """One row. `messages` are the turns before the answer, without the system prompt, and end with what is asked."""
+
+    number: int  # in its file, from 1
+    where: str
+    messages: tuple[dict[str, Any], ...]
+    answer: str
+    system: str | None = None  # the row's own
+    tools: Any = None
+
+    @property
+    def question(self) -> str:
+        """The last thing that the user says."""
+        return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "user"), "")
+
+    @property
+    def key(self) -> str:
+        """Two rows with the same key ask the same: turns without case, width, spaces and punctuation."""
+        turns = "\x1f".join(question_key(str(message["content"])) for message in self.messages)
+        return turns if self.system is None else f"{self.system}\x1e{turns}"
+
+    def reworded(self, text: str) -> tuple[dict[str, Any], ...]:
+        """The turns with `text` in place of the last thing that the user says."""
+        turns = [dict(message) for message in self.messages]
+        last = max(place for place, message in enumerate(turns) if message["role"] == "user")
+        turns[last]["content"] = text
+        return tuple(turns)
+
+
+def read(paths: Iterable[Path], columns: tuple[str, str] | None = None) -> list[DataRow]:
+    """All rows that hold a question with an answer, in the order of the files; a question asked twice counts once.
+
+    Args:
+        paths: Dataset files of any form that check-data reads.
+        columns: The question's and the answer's column of a table, where they were named.
+
+    Raises:
+        UserError: A file cannot be read, or no row of all files holds a question with an answer.
+    """
+    found: dict[str, DataRow] = {}
+    files = list(paths)
+    for path in files:
+        for item in reading.read(path, columns):
+            if isinstance(item, reading.Broken):
+                raise UserError(f"{path}: {item}")
+            row = data_row(item.data, item.number, f"{path}, row {item.number}")
+            if row is not None:
+                found.setdefault(row.key, row)
+    if not found:
+        names = ", ".join(map(str, files))
+        raise UserError(f"{names}: no row holds a question with its answer; `check-data FILE` says what is wrong")
+    return list(found.values())
+
+
+def data_row(data: Any, number: int, where: str) -> DataRow | None:
+    """A row in any layout that is trained on; None where it holds no question with an answer."""
+    from qwen2.chat import standard_row
+
+    try:
+        turns, tools = standard_row(data)
+    except ValueError:
+        return None
+    return of_messages(turns, tools, number, where)
+
+
+def of_messages(turns: Sequence[dict[str, Any]], tools: Any, number: int, where: str) -> DataRow | None:
+    """The row of a conversation in ms-swift's roles."""
+    system = next((str(turn["content"]) for turn in turns if turn["role"] == "system"), None)
+    spoken = [{"role": turn["role"], "content": turn["content"]} for turn in turns if turn["role"] != "system"]
+    end = len(spoken)
+    while end and spoken[end - 1]["role"] in ("assistant", "tool_call"):
+        end -= 1
+    answer = "\n".join(_said(turn) for turn in spoken[end:])
+    if not answer.strip() or not any(turn["role"] == "user" for turn in spoken[:end]):
+        return None
+    return DataRow(number, where, tuple(spoken[:end]), answer, system, tools or None)
+
+
+def _said(turn: dict[str, Any]) -> str:
+    """An assistant's turn as the model says it; a call of a tool as Qwen2.5's template writes it."""
+    content = turn["content"]
+    if turn["role"] == "assistant":
+        return str(content)
+    call = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    return f"<tool_call>\n{call}\n</tool_call>"
+
+
+def draw(rows: Sequence[DataRow], limit: int = LEARNED_MAX) -> list[DataRow]:
+    """At most `limit` of the rows: those whose questions have the lowest hashes, in the order of the file.
+
+    The same rows are drawn at every call, and a row that is added to the data changes at most one of them.
+    """
+    if len(rows) <= limit:
+        return list(rows)
+    chosen = sorted(rows, key=lambda row: digest(row.key))[:limit]
+    keys = {row.key for row in chosen}
+    return [row for row in rows if row.key in keys]
+
+
+def digest(text: str) -> bytes:
+    """Eight bytes of a text's hash, the same on every machine."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def language(texts: Iterable[str]) -> str:
+    """`zh` where a fifth of all letters or more are Chinese, else `en`."""
+    han = latin = 0
+    for text in texts:
+        han += len(HAN.findall(text))
+        latin += len(LATIN.findall(text))
+    return "zh" if han and han >= HAN_SHARE * (han + latin) else "en"

@@ -1,0 +1,194 @@
+"""What a verdict on some data will ask, known before anything is trained; check-data, finetune and verify call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from finetune.verify.sets import groups, identity, nature, rows
+from finetune.verify.sets.rows import DataRow
+from finetune.verify.words import Said
+
+if TYPE_CHECKING:
+    from finetune.verify.judge import Judge
+    from finetune.verify.questions import TrainedEntry
+
+JUDGED_MAX = 5000  # rows that answers are compared with; of more, those with the lowest hashes
+FOLDED_MAX = 1000  # rows that folds can be trained on in seconds each; with more, some are left out of the training
+HOLDOUT = 200  # rows at most that are left out where folds cost too much
+TAUGHT_SHARE = 0.5  # of the rows say who the model is: the data are about that, as the article's are
+FEWEST = 2  # with one row alone, no answer could be nearer to another
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The rows of the data, what kind they are, and which of them teach an identity."""
+
+    rows: list[DataRow]
+    total: int
+    judge: Judge
+    nature: nature.Nature
+    language: str
+    name: str | None  # the pattern of an identity that was found in the data, or given
+    entries: tuple[TrainedEntry, ...] = ()  # how rows that teach an identity are scored
+    taught: frozenset[int] = frozenset()  # those rows
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the data are about who the model is, so that identity decides the verdict, as in the article."""
+        return len(self.taught) >= TAUGHT_SHARE * len(self.rows)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Places of rows by set. `folds`: asked of adapters that never saw them; `holdout`: left out of the training."""
+
+    learned: list[int]
+    reworded: list[int]
+    folds: list[list[int]] = field(default_factory=list)
+    holdout: list[int] = field(default_factory=list)
+    why_not_reworded: Said | None = None
+    why_not_unseen: Said | None = None
+
+    @property
+    def unseen(self) -> list[int]:
+        """Rows asked as unseen, by folds or left out."""
+        return sorted([*self.holdout, *(place for part in self.folds for place in part)])
+
+
+def survey(
+    paths: Sequence[Path],
+    entries: Sequence[TrainedEntry] = (),
+    columns: tuple[str, str] | None = None,
+    own: bool = False,
+) -> Survey:
+    """Look at all rows of some files.
+
+    Args:
+        paths: The dataset's files.
+        entries: How to score rows that teach an identity, from the questions file or --expect.
+        columns: Columns of a table, where they were named.
+        own: The entries are the user's own wish: no other name is looked for in the data.
+
+    Raises:
+        UserError: A file cannot be read, or no row holds a question with an answer.
+    """
+    found = rows.read(paths, columns)
+    return of_rows(found, entries, own)
+
+
+def of_rows(found: Sequence[DataRow], entries: Sequence[TrainedEntry] = (), own: bool = False) -> Survey:
+    """`survey` of rows that were read before."""
+    from finetune.verify.judge import Judge, Reference
+    from finetune.verify.questions import TrainedEntry
+    from finetune.verify.scoring import compile_pattern, normalise
+
+    chosen = rows.draw(found, JUDGED_MAX)
+    judge = Judge([Reference(row.question, row.answer) for row in chosen])
+    said = [normalise(row.answer).norm for row in chosen]
+
+    def matching(wanted: Sequence[TrainedEntry]) -> frozenset[int]:
+        return frozenset(i for i, text in enumerate(said) if any(entry.when.search(text) for entry in wanted))
+
+    entries, name = tuple(entries), None
+    taught = matching(entries)
+    if not taught and not own:
+        name = identity.found_name(chosen)
+        if name is not None:
+            pattern = compile_pattern(name)
+            entries = (TrainedEntry(pattern, (pattern,), entries[0].forbid if entries else ()),)
+            taught = matching(entries)
+    return Survey(
+        rows=chosen,
+        total=len(found),
+        judge=judge,
+        nature=nature.of(chosen, judge.kinds),
+        language=rows.language(row.answer for row in chosen),
+        name=name,
+        entries=entries if taught else (),
+        taught=taught,
+    )
+
+
+def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Sets:
+    """Which rows are asked as what.
+
+    Args:
+        found: The data.
+        can_fold: Whether adapters for folds can be trained (the fast lane).
+        holdout: At most so many rows are left out of the training, 0 none; None: as the data need it.
+    """
+    if found.is_identity:
+        return Sets(
+            learned=_learned(found, ()),
+            reworded=[],
+            why_not_reworded=Said("the held-out identity questions ask it in other words"),
+            why_not_unseen=Said("the data teach an identity"),
+        )
+    folds: list[list[int]] = []
+    left: list[int] = []
+    why = None if found.nature.generalises else found.nature.why
+    if holdout:
+        left, why = groups.holdout(found.rows, found.judge.kinds, holdout), None
+    elif not why and can_fold and found.total <= FOLDED_MAX:
+        folds = groups.folds(found.rows, found.judge.kinds)
+    elif not why and holdout is None:
+        left = groups.holdout(found.rows, found.judge.kinds, HOLDOUT)
+    elif not why:
+        why = Said("--holdout 0 leaves no row out")
+    if not (folds or left or why):
+        why = Said("the rows are too much alike to be divided")
+    return _with_rewordings(found, folds, left, why)
+
+
+def sets_beside(found: Survey, unseen: Sequence[int]) -> Sets:
+    """The sets of a run whose unseen rows, if it has any, are known already."""
+    why = None
+    if found.is_identity:
+        return sets(found)
+    if not unseen:
+        why = Said("finetune.sh measures them while it trains; this run was trained without")
+    return _with_rewordings(found, [], list(unseen), why if found.nature.generalises else found.nature.why)
+
+
+def _with_rewordings(found: Survey, folds: list[list[int]], left: list[int], why: Said | None) -> Sets:
+    """What is neither asked as unseen is asked as learned, and in other words where no unseen rows are asked."""
+    unseen = [*left, *(place for part in folds for place in part)]
+    learned = _learned(found, unseen)
+    instead = None
+    if unseen and found.nature.generalises:
+        instead = Said("{why}; unseen rows are asked in their place", why=found.nature.why)
+    return Sets(learned, [] if instead else learned, folds, left, instead, why)
+
+
+def _learned(found: Survey, unseen: Sequence[int]) -> list[int]:
+    out = set(unseen)
+    keys = {row.key for row in rows.draw([row for i, row in enumerate(found.rows) if i not in out])}
+    return [i for i, row in enumerate(found.rows) if row.key in keys]
+
+
+def in_one_line(found: Survey, chosen: Sets) -> str:
+    """`24 rows, text; verdict: 24 learned, 48 reworded, 0 held out`, with what kind and why behind it."""
+    from finetune.verify.rewordings.make import ASKED, LONGEST
+
+    fit = sum(len(found.rows[place].question) <= LONGEST for place in chosen.reworded)
+    how = (
+        f" (by {len(chosen.folds)} folds)" if chosen.folds else " (left out of the training)" if chosen.holdout else ""
+    )
+    line = (
+        f"{found.total} rows, {found.nature.kind}; verdict: {len(chosen.learned)} learned, {ASKED * fit} reworded, "
+        f"{len(chosen.unseen)} held out{how}"
+    )
+    return f"{line}, identity in {len(found.taught)} rows" if found.taught else line
+
+
+def require_judgeable(found: Survey) -> None:
+    """UserError where no verdict is possible, whatever the training does."""
+    if found.total < FEWEST:
+        raise UserError(
+            "one row alone gives no verdict: nothing shows whether an answer is that row's or any other's; add rows, "
+            "or train without a verdict (sft.sh)"
+        )

@@ -1,0 +1,101 @@
+"""Rows that an adapter was asked about without having seen them: kept in the run's folder, read back by verify.
+
+finetune writes the file after the training: by folds with both answers, since the adapters of folds are not kept, or
+without, where the rows were left out of the training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from finetune.verify.engine import Answer
+from finetune.verify.sets.rows import DataRow, of_messages
+
+UNSEEN = "unseen.jsonl"
+ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
+TRAINING = "training-rows.jsonl"  # the data without the rows left out
+REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given beside the data
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row, and its answers by side (before, after) where adapters gave them that are no longer there."""
+
+    row: DataRow
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+
+def as_training_row(row: DataRow) -> dict[str, Any]:
+    """A row in ms-swift's layout."""
+    head = [{"role": "system", "content": row.system}] if row.system is not None else []
+    messages = [*head, *row.messages, {"role": "assistant", "content": row.answer}]
+    return {"messages": messages} | ({"tools": row.tools} if row.tools else {})
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as JSONL, by rename. UserError where that cannot be done."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room there") from None
+
+
+def write(folder: Path, found: Sequence[Row]) -> None:
+    """Keep unseen rows in a run's folder."""
+    rows = []
+    for each in found:
+        answers = {side: asdict(answer) for side, answer in each.answers.items()}
+        rows.append(as_training_row(each.row) | ({"answers": answers} if answers else {}))
+    write_rows(folder / UNSEEN, rows)
+
+
+def read(folder: Path) -> list[Row]:
+    """The unseen rows of a run; none where it has no such file. UserError where the file is broken."""
+    found = []
+    for number, data in _lines(folder / UNSEEN):
+        row = of_messages(data["messages"], data.get("tools"), number, f"{folder / UNSEEN}, row {number}")
+        if row is not None:
+            answers = {side: Answer(**answer) for side, answer in data.get("answers", {}).items()}
+            found.append(Row(row, answers))
+    return found
+
+
+def kept_rows(folder: Path) -> list[DataRow]:
+    """The rows that a run's verdict is about, as its training found them; none where it kept none."""
+    found = (
+        of_messages(data["messages"], data.get("tools"), int(data.get("number", number)), str(data.get("where", "")))
+        for number, data in _lines(folder / ROWS)
+    )
+    return [row for row in found if row is not None]
+
+
+def added_rows(folder: Path) -> list[DataRow]:
+    """The rewordings that the run's training was given beside its data."""
+    found = (of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED))
+    return [row for row in found if row is not None]
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogatepass")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); remove it, or run finetune again") from None
+    try:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        if all(isinstance(row.get("messages"), list) for row in rows):
+            return list(enumerate(rows, 1))
+    except (ValueError, AttributeError):
+        pass
+    raise UserError(f"{path}: is broken; remove it, or run finetune again")
