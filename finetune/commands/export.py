@@ -26,11 +26,12 @@ from finetune.runs import adapters, run_folder
 from finetune.runs.progress_bar import Bar
 from finetune.verify import runinfo
 from finetune.verify.config import default_path
-from finetune.verify.engine import check_adapter
+from finetune.verify.engine import Qwen2Engine, check_adapter
 from qwen2 import adapter_config
 
 if TYPE_CHECKING:
     from finetune.export.proof import Part
+    from finetune.export.verdict import Verdict
     from finetune.export.vocabulary import Vocabulary
     from finetune.export.weights import Weights
 
@@ -57,12 +58,16 @@ A merged folder (merge.sh) is exported by naming it in place of an adapter.""",
     p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help="the same, as an option")
     p.add_argument("--format", choices=("gguf",), default="gguf", help="the only one; docs/export.md says why")
     p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help="how weights are kept")
-    p.add_argument("--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-gguf-QUANT)")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-gguf-QUANT)"
+    )
     p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
     p.add_argument("--system", metavar="TEXT", help="the system prompt it gets (default: the training's)")
     p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the adapter is asked")
     p.add_argument("--threads", type=int, metavar="N", help="of the processor (default: all that this process may use)")
-    p.add_argument("--no-check", action="store_true", help="do not ask for answers; ids, stops, tensors are still proved")
+    p.add_argument(
+        "--no-check", action="store_true", help="do not ask for answers; ids, stops, tensors are still proved"
+    )
     p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
     p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
     return p
@@ -149,6 +154,7 @@ def run(work: Export) -> int:
     from rich.console import Console
 
     from finetune.export import card, gguf_file, modelfile, vocabulary
+    from finetune.export.verdict import Verdict
     from finetune.export.weights import Weights
     from finetune.runs.gpu_lock import job
 
@@ -164,11 +170,14 @@ def run(work: Export) -> int:
     with folder.temporary(work.target) as place, job("export", wait=work.options.wait or None) as held:
         made = place / work.target.name
         made.mkdir()
+        asked = None
+        if not work.options.no_check and work.quant not in NEAR_EXACT:
+            asked = Verdict(work.run, work.base, work.system, place)
         (made / modelfile.NAME).write_text(text, encoding="utf-8")
         shutil.copyfile(_licence(work.base), made / "LICENSE")
         with Bar(Console(stderr=True), size, held.step, "MiB") as bar:
             write(work, made / work.file, weights, words, bar)
-            parts = prove(work, made, weights, bar)
+            parts = prove(work, made, weights, asked, bar)
         failed = [part for part in parts if not part.ok and part.name != "verdict"]
         if failed:
             found = "; ".join(part.sentence for part in failed)
@@ -183,9 +192,9 @@ def run(work: Export) -> int:
         sha256sums.write(made)
         folder.publish(made, work.target)
     for part in parts:
-        print(f"{'' if part.ok else 'FAILED '}{part.sentence}")
-        for fault in part.faults:
-            print(f"  {fault}")
+        print(f"{'' if part.ok else 'FAILED '}{part.name}: {part.looked_at}")
+        for each in [*part.faults, *part.lost]:
+            print(f"  {each}")
     print(f"export: {work.target / work.file}: {size / resources.GIB:.2f} GiB, {work.quant.upper()}")
     return DONE if all(part.ok for part in parts) else FAILED
 
@@ -203,7 +212,7 @@ def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Ba
     )
 
 
-def prove(work: Export, made: Path, weights: Weights, bar: Bar) -> list[Part]:
+def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
     """The parts of the proof, in order. Where ids, stops or tensors are wrong, nobody is asked any more."""
     from finetune.export import gguf_file, proof
     from finetune.export.llamacpp import Model
@@ -219,9 +228,9 @@ def prove(work: Export, made: Path, weights: Weights, bar: Bar) -> list[Part]:
         parts += [proof.ids(model, tokenizer, work.system), proof.stops(model, tokenizer, eos, made, work.system)]
     if work.options.no_check or not all(part.ok for part in parts):
         return parts
-    if work.quant in NEAR_EXACT:
+    if asked is None:
         return [*parts, same(work, file, tokenizer, weights, bar)]
-    return [*parts, verdict(work, file, tokenizer, weights, bar)]
+    return [*parts, judged(work, file, tokenizer, weights, asked, bar)]
 
 
 def same(work: Export, file: Path, tokenizer: Any, weights: Weights, bar: Bar) -> Part:
@@ -241,9 +250,18 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, bar: Bar) -
     return proof.answers(found, same_answers.NEAR_TIE)
 
 
-def verdict(work: Export, file: Path, tokenizer: Any, weights: Weights, bar: Bar) -> Part:
+def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Verdict, bar: Bar) -> Part:
     """Adapter and file, asked the verdict's questions."""
-    raise NotImplementedError
+    from finetune.export.gguf_engine import GgufEngine
+    from finetune.export.llamacpp import Model
+
+    engine = Qwen2Engine(work.base, work.device, work.settings.vram_ceiling_gib)
+    bar.restart(2 * len(asked.asks), "answers")
+    asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, "the adapter", bar)
+    same_answers.release(engine)
+    with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
+        asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
+    return asked.part()
 
 
 def _licence(base: Path) -> Path:

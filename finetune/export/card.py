@@ -52,7 +52,7 @@ def write(path: Path, made: Made) -> None:
     lines += [*model_card.table(rows), "## The proof, by llama.cpp on this file", ""]
     for part in made.parts:
         lines.append(f"- {'' if part.ok else '**failed** '}{part.name}: {part.looked_at}")
-        lines += [f"  - {fault}" for fault in part.faults]
+        lines += [f"  - {each}" for each in [*part.faults, *part.lost]]
     lines += ["", "The system prompt that it was trained under, and that it has where a request brings none:", ""]
     lines += ["```text", made.system, "```", "", "`sha256sum -c SHA256SUMS` proves the files.", ""]
     path.write_text("\n".join(lines), encoding="utf-8")

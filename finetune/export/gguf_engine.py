@@ -1,4 +1,4 @@
-"""A GGUF file as one of verify's engines: llama.cpp answers, greedy, on the CPU; for the verdict on a quantized file."""
+"""A GGUF file as one of verify's engines: llama.cpp answers, greedy, on the CPU; for the verdict on a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class GgufEngine:
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """Answers in order."""
         prompts = [
-            self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=getattr(ask, "tools", None)) for ask in asks
+            self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=getattr(ask, "tools", None))
+            for ask in asks
         ]
         limits = [ask.max_new_tokens for ask in asks]
         found = []

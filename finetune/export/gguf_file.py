@@ -1,4 +1,4 @@
-"""Writes the GGUF: metadata by the library gguf, weights by threads that read, merge, quantize and write piece by piece.
+"""Writes the GGUF: metadata by the library gguf, weights by threads that read, merge, quantize and write pieces.
 
 What is in memory at a time is one piece for each thread. The file has its final length from the beginning, so that a
 disk that is too small says so before the work, and every piece is written to its own place.
@@ -86,7 +86,9 @@ def write(
         places = _begin(path, weights, vocabulary, about, quant)
         _fill(path, places, threads, progress)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another folder with --output", FAILED) from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); name another folder with --output", FAILED
+        ) from None
 
 
 def _begin(path: Path, weights: Weights, vocabulary: Vocabulary, about: About, quant: str) -> list[Place]:
@@ -218,7 +220,7 @@ def _work(piece: _Piece, descriptor: int, stop: threading.Event) -> int:
     if stop.is_set():
         return 0
     place, source = piece.place, piece.place.source
-    data = memoryview(packed(source.read(piece.start, piece.stop), place.kind)).cast("B")
+    data = packed(source.read(piece.start, piece.stop), place.kind).data.cast("B")
     offset, done = place.offset + piece.start * place.stride, 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)

@@ -12,7 +12,7 @@ import http.client
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,27 +125,28 @@ class Model:
     ) -> None:
         self._server = None  # its destructor ends the server's threads
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One request. ValueError with the server's message when it refuses."""
+    def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One request; a GET without a body. ValueError with the server's message when it refuses."""
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            sent = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"})
             response = connection.getresponse()
             found = json.loads(response.read())
         finally:
             connection.close()
         if response.status != 200:
-            raise ValueError(str((found.get("error") or {}).get("message", found)))
+            raise ValueError(_complaint(found))
         return dict(found)
 
     def prompt(self, messages: Sequence[dict[str, Any]], tools: Any = None) -> str:
         """The text that the file's own chat template makes of a conversation to be answered."""
         body: dict[str, Any] = {"messages": list(messages)}
-        return str(self.post("/apply-template", body | ({"tools": tools} if tools else {}))["prompt"])
+        return str(self.call("/apply-template", body | ({"tools": tools} if tools else {}))["prompt"])
 
     def ids(self, text: str) -> list[int]:
         """The file's own token ids of a text with special tokens in it; none is added."""
-        return list(self.post("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
+        return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
     def answer(self, prompt: Sequence[int], max_tokens: int, weigh: bool = False) -> Said:
         """The greedy answer to a prompt; `weigh` keeps the probabilities."""
@@ -158,12 +159,34 @@ class Model:
             "return_tokens": True,
             "n_probs": TOP if weigh else 0,
         }
-        found = self.post("/completion", body)
+        found = self.call("/completion", body)
         steps = [
             {int(each["id"]): float(each["logprob"]) for each in step["top_logprobs"]}
             for step in found.get("completion_probabilities", [])
         ]
         return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"), steps)
+
+    def stream(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> Iterator[str]:
+        """The greedy answer to a conversation, by the file's own template, in parts as they come.
+
+        Raises:
+            ValueError: The server refuses it; the message is the server's.
+        """
+        body = {"messages": list(messages), "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
+        try:
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise ValueError(_complaint(json.loads(response.read())))
+            for line in response:
+                if line.startswith(b"data: {"):
+                    part = json.loads(line[len("data: ") :])
+                    if "error" in part:
+                        raise ValueError(_complaint(part))
+                    yield from (choice["delta"].get("content") or "" for choice in part.get("choices", []))
+        finally:
+            connection.close()
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], weigh: bool, progress: Callable[[int], None]
@@ -177,3 +200,8 @@ class Model:
 
         with ThreadPoolExecutor(self.parallel) as pool:
             return list(pool.map(one, zip(prompts, limits, strict=True)))
+
+
+def _complaint(body: dict[str, Any]) -> str:
+    """What the server says is wrong."""
+    return str((body.get("error") or {}).get("message", body))

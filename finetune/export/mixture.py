@@ -39,7 +39,7 @@ class Mixture:
         if base is Kind.F16:
             return Kind.F16
         columns = shape[-1]
-        wanted = base
+        wanted: Kind = base
         if name == "output.weight" or (self.tied and name == "token_embd.weight"):
             if columns % _block(base):
                 wanted = Kind.Q8_0

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFReader, quants
 from gguf import GGMLQuantizationType as Kind
+from gguf import GGUFReader, quants
 
 from finetune.export import modelfile, prompts
 from finetune.export.llamacpp import Model, Said
@@ -35,11 +35,12 @@ FAR = 99.0  # the gap, in logits, of a token that is not among the likeliest
 
 @dataclass
 class Part:
-    """One part of the proof: what was looked at, in words, and every fault."""
+    """One part of the proof: what was looked at, in words, every fault, and answers lost that are no fault alone."""
 
     name: str
     looked_at: str
     faults: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -86,14 +87,13 @@ def stops(model: Model, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, 
     """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
     words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
     part = Part("stops", f"an answer ends at {' and at '.join(words)}")
-    reader = GGUFReader(model.path)
-    said = reader.get_field("tokenizer.ggml.eos_token_id")
-    if said is None or said.contents() != eos[0]:
-        part.faults.append(f"the end token of the file is {said.contents() if said else 'not set'}, not {eos[0]}")
+    said = model.call("/props")["eos_token"]
+    if said != words[0]:
+        part.faults.append(f"the end token of the file is {said}, not {words[0]}")
     prompt = model.ids("?")
     for token, word in zip(eos, words, strict=True):
         body = {"prompt": prompt, "n_predict": 2, "temperature": 0, "logit_bias": [[token, 1e6]]}
-        if model.post("/completion", body)["stop_type"] != "eos":
+        if model.call("/completion", body)["stop_type"] != "eos":
             part.faults.append(f"llama.cpp does not stop at {word}")
     text = (folder / modelfile.NAME).read_text(encoding="utf-8")
     part.faults += modelfile.faults(text, model.path.name, system, words)
@@ -131,8 +131,8 @@ def _faults(source: Source, found: Any, kind: Kind) -> list[str]:
         return []
     why = ""
     if source.rows == source.columns:
-        turned = np.stack([source.read(0, source.rows)[:, place] for place in places])
-        why = ": it is transposed" if _distance(rows, turned) <= ROUNDING.get(kind, COARSE) else ""
+        columns = np.stack([source.read(0, source.rows)[:, place] for place in places])
+        why = ": it is transposed" if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
     return [f"{source.name} is off by {error:.0%} of its size, and {kind.name} rounds by less{why}"]
 
 
@@ -145,7 +145,11 @@ def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 def compare(
-    texts: Sequence[str], before: Sequence[Sequence[int]], after: Sequence[Said], tokenizer: Tokenizer, eos: Iterable[int]
+    texts: Sequence[str],
+    before: Sequence[Sequence[int]],
+    after: Sequence[Said],
+    tokenizer: Tokenizer,
+    eos: Iterable[int],
 ) -> list[Asked]:
     """The adapter's answers (token ids without the end token) beside the file's, with the gap where they part."""
     ends = list(eos)
@@ -158,7 +162,10 @@ def compare(
             # At the limit an answer has no end token: both ran on, or the texts differ before it.
             step = said.logprobs[place] if place < len(said.logprobs) else {}
             best = [
-                max((step[each] for each in ([side[place]] if place < len(side) else ends) if each in step), default=None)
+                max(
+                    (step[each] for each in ([side[place]] if place < len(side) else ends) if each in step),
+                    default=None,
+                )
                 for side in (left, right)
             ]
             gap = FAR if best[0] is None or best[1] is None else best[1] - best[0]

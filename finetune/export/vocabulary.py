@@ -27,7 +27,6 @@ class Vocabulary:
     merges: list[str]
     pre: str
     eos: int
-    eot: int
     bos: int | None
     pad: int
 
@@ -62,12 +61,11 @@ def read(model: Path, config: Config) -> Vocabulary:
     for number, text in enumerate(tokens):
         if not text:  # the embedding has more rows than the tokenizer has tokens
             tokens[number] = f"[PAD{number}]"
-    end = added.get("<|im_end|>")
-    if end is None:
+    if "<|im_end|>" not in added:
         raise UserError(f"{file} has no <|im_end|>; it is no Qwen2.5 tokenizer, and is not exported here")
     raw = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return Vocabulary(
-        tokens, kinds, merges, _pre(file, data), config.eos_ids[0], end["id"], raw.get("bos_token_id"), config.pad_id
+        tokens, kinds, merges, _pre(file, data), config.eos_ids[0], raw.get("bos_token_id"), config.pad_id
     )
 
 

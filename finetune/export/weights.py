@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from finetune.verify.engine import load_adapter
 from qwen2.config import Config
 from qwen2.weights import DTYPES, Entry, check, read_headers
 
-Rows = npt.NDArray[np.float32]
+Rows: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Weights:
         try:
             self.config = Config.from_dir(model)
             entries = read_headers(model)
-            names = checkpoint_names(self.config, entries)
+            names = checkpoint_names(self.config)
             check(entries, {name: shape_of(self.config, name) for name in names}, model, {"lm_head.weight"})
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -105,7 +105,7 @@ class Weights:
         return iter(self.sources)
 
 
-def checkpoint_names(config: Config, entries: dict[str, Any]) -> list[str]:
+def checkpoint_names(config: Config) -> list[str]:
     """The checkpoint's names in the order of the GGUF. Biases of q, k and v are there in Qwen2, and nowhere else."""
     names = ["model.embed_tokens.weight"]
     for layer in range(config.num_layers):

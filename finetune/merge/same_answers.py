@@ -65,7 +65,7 @@ class Answers:
         """Load the base, ask it with the adapter (None: by itself), let go of it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
         self.before = self._ask(engine, engine.adapter(adapter) if adapter else None)
-        _release(engine)
+        release(engine)
 
     def ask_merged(self, model: Path) -> list[Asked]:
         """Load the merged model, ask it the same, and compare."""
@@ -76,7 +76,7 @@ class Answers:
             gap = None if left == right else self._gap(engine, text, left, right)
             said = [engine.tokenizer.decode(ids).strip() for ids in (left, right)]
             asked.append(Asked(text, said[0], said[1], gap))
-        _release(engine)
+        release(engine)
         return asked
 
     def _prompt(self, engine: Qwen2Engine, text: str) -> list[int]:
@@ -100,7 +100,7 @@ class Answers:
         return float(best[1] - best[0])
 
 
-def _release(engine: Qwen2Engine) -> None:
+def release(engine: Qwen2Engine) -> None:
     """Give the engine's memory back, so that the next model fits."""
     import torch
 
