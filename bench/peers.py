@@ -1,10 +1,14 @@
 """The article's job by the fast lane and by its peers, in one run on one GPU.
 
-    python bench/peers.py MODEL_DIR [--repeat 3] [--only fast,swift,...] [--out build/bench]
+    python bench/peers.py MODEL_DIR [--state cold] [--repeat 3] [--only fast,swift,...] [--out build/bench]
 
 Every contender is a fresh process, in turn. Its wall time runs from the start of the process to its end, with the
 adapter on disk. Leaves peers.json, and prints a Markdown table. A contender whose packages are missing is named and
 left out. For times, random weights of the 7B's shape do as well as the real ones; losses mean little on them.
+
+States: *warm* is a second run on the same machine. *container* is what `docker run --rm` gives: files in the page
+cache, but no kernel that Triton compiled in an earlier run. *cold* drops the page cache as well (as root), as after a
+boot; the fast lane then reads ahead, as the image's entry point does.
 """
 
 from __future__ import annotations
@@ -74,7 +78,29 @@ def contenders(model: str, rows: str, more: list[str], tuned: list[str]) -> dict
     }  # fmt: skip
 
 
-def run(name: str, contender: dict[str, Any], model: str, keep: Path | None) -> dict[str, Any]:
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+
+def enter(state: str, folder: str, model: str, ahead: bool) -> dict[str, str]:
+    """Bring the machine into a state; the environment that belongs to it. `ahead`: read ahead where nothing is cached.
+
+    Raises SystemExit where the page cache may not be dropped.
+    """
+    if state == "warm":
+        return {}
+    if state == "cold":
+        os.sync()
+        try:
+            DROP_CACHES.write_text("3")
+        except OSError as error:
+            sys.exit(f"error: --state cold drops the page cache, which wants root outside a container: {error}")
+        if ahead:
+            script = ROOT / "entrypoint" / "read_ahead.py"
+            subprocess.Popen([sys.executable, "-I", "-S", str(script), model])
+    return {"TRITON_CACHE_DIR": f"{folder}/triton"}
+
+
+def run(name: str, contender: dict[str, Any], model: str, keep: Path | None, state: str = "warm") -> dict[str, Any]:
     """One process from start to end; its wall seconds, and what its own log says."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         out = Path(folder) / "run"
@@ -89,10 +115,11 @@ def run(name: str, contender: dict[str, Any], model: str, keep: Path | None) -> 
             }
         )
         line = [word.replace("{out}", str(out)) for word in contender["line"]]
+        env |= enter(state, folder, model, ahead=name in ("fast", "finetune"))
         begin = time.perf_counter()
         done = subprocess.run(line, env=env, capture_output=True, text=True, cwd=folder, check=False)
         wall = time.perf_counter() - begin
-        found: dict[str, Any] = {"contender": name, "wall_s": round(wall, 2), "exit": done.returncode}
+        found: dict[str, Any] = {"contender": name, "state": state, "wall_s": round(wall, 2), "exit": done.returncode}
         found |= own_figures(out, done.stdout)
         if done.returncode not in (0, 1) or "losses" not in found:
             found["error"] = (done.stderr or done.stdout)[-1500:]
@@ -165,6 +192,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model_dir")
     parser.add_argument("--rows", default=str(ROOT / "workspace" / "self_cognition.json"))
+    parser.add_argument("--state", choices=("warm", "container", "cold"), default="warm")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--once", default="article", help="contenders that run once: they take minutes")
     parser.add_argument("--only", default="", help="names, with commas between")
@@ -185,7 +213,7 @@ def main() -> int:
         for name, contender in chosen.items():
             if turn and name in args.once.split(","):
                 continue
-            results.append(run(name, contender, model, args.out if turn == 0 else None))
+            results.append(run(name, contender, model, args.out if turn == 0 else None, args.state))
             short = {k: v for k, v in results[-1].items() if k not in ("losses", "says")}
             print(json.dumps(short, ensure_ascii=False), file=sys.stderr, flush=True)
             (args.out / "peers.json").write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n")

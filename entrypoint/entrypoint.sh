@@ -92,6 +92,18 @@ mirror_level() {
   esac
 }
 
+# usage: mirror_read_ahead COMMAND ; starts to read the weights and torch's libraries into memory, where a job will want them
+# In the background, and not as a child of the job, which would have to wait for it. MIRROR_READ_AHEAD=0 leaves it out.
+mirror_read_ahead() {
+  case "$(basename -- "${1:-shell}" .sh)" in
+    plan | check-data | help | -h | --help | tensorboard) return 0 ;; # these load no model
+  esac
+  [ "${MIRROR_READ_AHEAD:-1}" = 0 ] || (
+    "${MIRROR_PYTHON:-/opt/venv/bin/python}" -I -S "$MIRROR_ENTRYPOINT_DIR/read_ahead.py" \
+      "${MODEL_DIR:-/root/Qwen2.5-7B-Instruct}" </dev/null >/dev/null 2>&1 &
+  )
+}
+
 # usage: mirror_default_command ; sets COMMAND for a container that was given none
 # On a terminal, a shell. `echo sft | docker run -i IMAGE` pipes commands into one. With neither (docker run -d, compose up),
 # stdin is /dev/null and a shell would end at once: stay, so that one can `docker exec` into a checked container.
@@ -109,6 +121,7 @@ main() {
   local script='' level health=0
   COMMAND=("$@")
 
+  mirror_read_ahead "$@"
   mirror_run_hooks "$MIRROR_ENTRYPOINT_DIR/start.d"
 
   if [ "${#COMMAND[@]}" -eq 0 ]; then

@@ -7,11 +7,13 @@ takes seconds in which the driver does. torch later finds the same (primary) con
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 
 
+@functools.cache
 def start_cuda() -> threading.Thread:
-    """Begin in the background; nothing happens where there is no driver. Nobody needs to wait for the thread."""
+    """Begin in the background, once; nothing happens where there is no driver. Nobody needs to wait for the thread."""
     thread = threading.Thread(target=_retain_primary_context, name="cuda-start", daemon=True)
     thread.start()
     return thread

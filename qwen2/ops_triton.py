@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from qwen2 import kernel_cache
 from qwen2.config import Config
+
+kernel_cache.use()
+
+# Triton compiles a kernel once for pointers that are multiples of 16 and once for others. Small vectors that are parts
+# of a larger one lie anywhere: as `do_not_specialize_on_alignment`, one kernel, compiled ahead, serves all of them.
 
 
 @triton.jit
@@ -53,7 +61,7 @@ def _rope(x, x_stride, cos, sin, heads, sign, HALF: tl.constexpr, HALF_BLOCK: tl
     tl.store(first + HALF, (b * c + a * s).to(x.dtype.element_ty), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["position"])
 def _decode_attention(
     qkv,
     qkv_stride,
@@ -151,7 +159,7 @@ def _swiglu_backward(gate_up, grad, grad_stride, size, BLOCK: tl.constexpr):
     tl.store(first + size, (d * silu).to(gate_up.dtype.element_ty), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["labels", "scale", "loss", "hit"])
 def _cross_entropy(logits, labels, scale, grad, loss, hit, size: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
@@ -195,7 +203,7 @@ def _keep(row, col, size, seed, key, threshold):
     return _hash32(index ^ salt) >= threshold.to(tl.uint32)
 
 
-@triton.jit(do_not_specialize=["key0", "key1", "key2", "threshold"])
+@triton.jit(do_not_specialize=["rows", "key0", "key1", "key2", "threshold"], do_not_specialize_on_alignment=["seed"])
 def _dropout(x, x_stride, out, rows, size, seed, key0, key1, key2, threshold, scale, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -208,7 +216,7 @@ def _dropout(x, x_stride, out, rows, size, seed, key0, key1, key2, threshold, sc
     tl.store(place, tl.where(kept, value * scale, 0.0).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["key0", "key1", "key2", "threshold"])
+@triton.jit(do_not_specialize=["rows", "key0", "key1", "key2", "threshold"], do_not_specialize_on_alignment=["seed"])
 def _dropout_backward(
     total,
     total_stride,
@@ -380,11 +388,20 @@ def place_blocks(table: Tensor, source: Tensor, scale: float, rank: int) -> None
     _place_blocks[(table.shape[0],)](table, source, scale, RANK=rank, RANK_BLOCK=block, ROWS=PLACE_ROWS)
 
 
-def warm_up(config: Config) -> None:
-    """Launch every kernel once at this model's widths: one row each, so that only compiling takes time."""
+RANKS = (8, 16, 32, 64)  # of a LoRA: each has kernels of its own
+
+
+def warm_up(config: Config, device: str = "cuda", ranks: Sequence[int] = RANKS[:1]) -> None:
+    """Launch every kernel once at this model's widths: few rows, so that only compiling, or loading, takes time.
+
+    Args:
+        config: The model's shape.
+        device: "cuda"; image/compile_kernels.py has launches compiled alone, with tensors on the CPU.
+        ranks: The LoRA ranks whose kernels are wanted.
+    """
 
     def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        return torch.zeros(*shape, dtype=dtype, device="cuda")
+        return torch.zeros(*shape, dtype=dtype, device=device)
 
     hidden, middle, half = config.hidden_size, config.intermediate_size, config.head_dim // 2
     x, weight = empty(64, hidden), empty(hidden)
@@ -408,12 +425,15 @@ def warm_up(config: Config) -> None:
     seed = empty(1, dtype=torch.int64)
     for keys in ((1,), (1, 2), (1, 2, 3)):
         dropout(x, 0.05, seed, keys)
-        dropout_backward_(x, empty(64, 24 + 16)[:, 16:], empty(24, hidden), 8, 0.05, seed, keys)
-    place_blocks(place_table([(empty(16, 24)[:, 16:], 0)], x.device), empty(128, dtype=torch.float32), 1.0, 8)
+        for rank in ranks:
+            dropout_backward_(x, empty(64, 16 * rank)[:, 16:], empty(3 * rank, hidden), rank, 0.05, seed, keys)
+    for rank in ranks:
+        table = place_table([(empty(16, 16 + rank)[:, 16:], 0)], x.device)
+        place_blocks(table, empty(16 * rank, dtype=torch.float32), 1.0, rank)
 
 
-def self_test() -> None:
+def self_test(device: str = "cuda") -> None:
     """Compile and run the smallest kernel: raises where Triton or its C compiler does not work."""
-    x = torch.ones(1, 16, dtype=torch.bfloat16, device="cuda")
+    x = torch.ones(1, 16, dtype=torch.bfloat16, device=device)
     out = torch.empty_like(x)
     rms_norm(x, x[0], 1e-6, out)

@@ -16,19 +16,28 @@ if [ -z "${HOME:-}" ] || [ "$HOME" = / ] || [ ! -w "$HOME" ]; then
   fi
   unset _dir
 fi
-# Docker mounts --tmpfs /tmp with noexec, where Triton cannot load the kernels that it compiles: its cache moves to the
-# output folder then. Nothing is written there unless a kernel is compiled.
+# What Triton has to compile (most kernels are in the image) outlives the container in a mounted output folder; nothing is
+# written there unless a kernel is compiled. Docker mounts --tmpfs /tmp with noexec, where Triton cannot load what it compiles.
+_output="${OUTPUT_DIR:-/root/output}"
+if [ -z "${TRITON_CACHE_DIR:-}" ] && [ -w "$_output" ]; then
+  while read -r _ _dir _ _options _; do
+    if [ "$_dir" = "$_output" ] && [[ ",$_options," != *,noexec,* ]]; then
+      export TRITON_CACHE_DIR="$_output/.cache/triton"
+    fi
+  done </proc/self/mounts
+fi
 if [ -z "${TRITON_CACHE_DIR:-}" ] && cp /bin/true "$HOME/.exec-$$" 2>/dev/null; then
   if ! "$HOME/.exec-$$" 2>/dev/null; then
-    if [ -w "${OUTPUT_DIR:-/root/output}" ]; then
-      export TRITON_CACHE_DIR="${OUTPUT_DIR:-/root/output}/.cache/triton"
+    if [ -w "$_output" ]; then
+      export TRITON_CACHE_DIR="$_output/.cache/triton"
     else
-      mirror_warn "$HOME is mounted noexec and ${OUTPUT_DIR:-/root/output} cannot be written: Triton cannot keep its" \
+      mirror_warn "$HOME is mounted noexec and $_output cannot be written: Triton cannot keep its" \
         "kernels, so the GPU will not be used well; give --tmpfs /tmp:exec"
     fi
   fi
   rm -f "$HOME/.exec-$$"
 fi
+unset _output _dir _options
 # getpass.getuser(), which torch calls to name its cache, fails for a user without a name.
 if ! id -un >/dev/null 2>&1; then
   export USER="${USER:-mirror}" LOGNAME="${LOGNAME:-mirror}"

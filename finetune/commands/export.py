@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import sha256sums, standin
+from common import sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
+from common.model_kind import kind_of
 from common.settings import Settings
-from finetune.merge import folder, resources, same_answers
+from finetune.merge import folder, model_card, resources, same_answers
 from finetune.runs import adapters, run_folder
 from finetune.runs.progress_bar import Bar
 from finetune.verify import runinfo
@@ -161,12 +162,12 @@ def run(work: Export) -> int:
     weights = Weights(work.base, work.adapter)
     words = vocabulary.read(work.base, weights.config)
     stops = [words.text(each) for each in weights.config.eos_ids]
-    text = modelfile.text(work.file, work.system, stops)
+    text = modelfile.text(work.file, work.system, stops, model_card.licence_of(work.base))
     size = gguf_file.size_of(weights, work.quant)
     resources.require_disk(work.target, size, f"a {work.quant.upper()} of this model")
-    is_standin = standin.is_standin(work.base)
-    if is_standin:
-        print(standin.notice(work.base), file=sys.stderr)
+    kind = kind_of(work.base)
+    if kind.is_for_tests:
+        print(kind.notice(work.base), file=sys.stderr)
     with folder.temporary(work.target) as place, job("export", wait=work.options.wait or None) as held:
         made = place / work.target.name
         made.mkdir()
@@ -185,7 +186,7 @@ def run(work: Export) -> int:
         record = json_object(work.run.folder / "run.json") if work.run else {}
         lora = json_object(work.adapter / adapter_config.CONFIG_FILE) if work.adapter else {}
         about = card.Made(
-            made / work.file, work.quant, work.base, work.adapter, is_standin, work.system, record, lora,
+            made / work.file, work.quant, work.base, work.adapter, kind, work.system, record, lora,
             versions(), parts,
         )  # fmt: skip
         card.write(made / "README.md", about)
@@ -203,7 +204,7 @@ def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Ba
     """The GGUF itself; the bar counts MiB of the base's weights."""
     from finetune.export import gguf_file, modelfile
 
-    about = gguf_file.About(path.stem, "apache-2.0", work.system, dict(modelfile.SAMPLING))
+    about = gguf_file.About(path.stem, model_card.licence(work.base), work.system, dict(modelfile.SAMPLING))
     mib = 2**20
     bar.expect(weights.nbytes // mib)
     bar.phase(f"merging and quantizing to {work.quant.upper()}")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, leave, run_main
+from common.model_kind import STANDIN
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Request, train_adapter
@@ -97,6 +98,9 @@ def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(f"--holdout {options.holdout}: must be at least 0")
+    several = os.environ.get("NNODES", "1") not in ("", "0", "1")
+    if options.holdout and several:
+        raise UserError("--holdout: not on several nodes, whose data must be the same; leave it out")
     files = plan.own_files()
     if not files or plan.is_helping or plan.checkpoint is not None:
         return None
@@ -106,9 +110,11 @@ def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
         questions.option(f"--{name}", getattr(options, name))
     if options.rewordings:
         rewordings_file.read(options.rewordings)
-    found = preparation.look(files, plan.columns, options.questions or (), options.expect, options.verify_config)
+    found = preparation.look(
+        files, plan.columns, options.questions or (), options.expect, options.verify_config, plan.model_kind.name
+    )
     survey.require_judgeable(found)
-    chosen = survey.sets(found, can_fold(plan, found), options.holdout)
+    chosen = survey.sets(found, can_fold(plan, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout:
         count = len(chosen.holdout)
@@ -142,7 +148,7 @@ def can_fold(plan: sft.Plan, found: survey.Survey) -> bool:
 def _prepare(plan: sft.Plan, options: Any, lane: Lane, coming: Coming) -> list[Rewording]:
     """Rewordings, for the verdict and for the training, by the base before it is trained."""
     plan.keep_rows()
-    base = None if plan.standin else base_answers(_engine(lane, None))
+    base = None if plan.model_kind is STANDIN else base_answers(_engine(lane, None))
     found, chosen = coming.found, coming.chosen
     path = preparation.reword(found, chosen, plan.folder, base, options.reword, options.rewordings)
     options.reword = 0
@@ -154,7 +160,7 @@ def _prepare(plan: sft.Plan, options: Any, lane: Lane, coming: Coming) -> list[R
 
 def _ask_folds(plan: sft.Plan, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
     """Unseen rows: an adapter for each fold, trained on all other rows, asked, and let go."""
-    cfg = config.read(options.verify_config or config.default_path())
+    cfg = config.read(config.for_kind(options.verify_config or config.default_path(), plan.model_kind.name))
     number = 0
 
     def train(keys: set[str]) -> Any:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
-from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, plan_swift
+from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, named, plan_swift
 from finetune.verify.config import default_path
 
 
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     settings = Settings.from_env()
     file = args.config or default_path().with_name("sft.yaml")
+    if (kind := kind_of(settings.model_dir)).is_for_tests:
+        print(kind.notice(settings.model_dir), file=sys.stderr)
     found = planned_run.read(file, settings.model_dir, args.dataset, args.max_length)
     on = gpu_memory.find(args.gpu, settings.vram_ceiling_gib)
     engines: dict[str, Any] = {}
@@ -78,7 +81,8 @@ def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
     """The fast lane's plan, or in words why not."""
     if found.quant_bits:
         return f"the fast lane trains on the bfloat16 base, not on {found.quant_bits} bits"
-    return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout)
+    targets = named(found.targets)
+    return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout, targets)
 
 
 def as_data(
@@ -93,6 +97,7 @@ def as_data(
 
     return {
         "schema": 1,
+        "model": found.model,
         "data": found.data,
         "notes": found.notes,
         "rows": found.rows,

@@ -17,8 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums, standin
+from common import sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, leave, run_main
+from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import FileReport, Options, default_heldout, in_one_line, require
@@ -27,7 +28,7 @@ from finetune.data.source import Source, parse_columns
 from finetune.engines import choose as engine_choice
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
-from finetune.engines.fast.loaded_model import Lane
+from finetune.engines.fast.loaded_model import Lane, begin_import
 from finetune.engines.fast.train import Ended, Request
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import config_file
@@ -114,8 +115,12 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
     if options.config is None:
         raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
     settings = Settings.from_env()
+    if not options.show and os.environ.get("ENGINE") != "swift":
+        begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not _count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword and _count("NNODES") > 1:
+        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
     if options.reword < 0 or options.reword > 8:
         raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
     if options.resume is not None:
@@ -148,15 +153,18 @@ class Plan:
         self.config = config_file.load(file)
         self.workspace = file.resolve().parent.parent  # relative names in configs/x.yaml are of the folder above
         self.model_dir = self.find_model()
-        self.standin = standin.is_standin(self.model_dir)
-        # Values that a stand-in needs, because so small a model does not move at the real one's learning rate.
-        own = file.parent / "standin.yaml"
-        self.own = config_file.load(own) if self.standin and own.is_file() else {}
-        if self.standin:
-            self.say_standin()
+        self.model_kind = kind_of(self.model_dir)
+        # Values that a test model needs, because so small a model does not move at the real one's learning rate.
+        own = file.parent / f"{self.model_kind.name}.yaml"
+        self.own = config_file.load(own) if self.model_kind.is_for_tests and own.is_file() else {}
+        if name != "sft":
+            self.own.pop("dataset", None)  # which is the plain run's
+        if self.model_kind.is_for_tests:
+            self.say_kind()
         if general is not None:
             self.replace_general(general)
         self.columns = self.take_columns()
+        self.check_words()
         self.data = self.check_data()
         self.folder = Path()
         self.choice = Choice(engine_choice.SWIFT, "")
@@ -175,12 +183,13 @@ class Plan:
         given = self.args.get("model")
         return Path(given[0]) if given and Path(given[0]).is_dir() else self.settings.model_dir
 
-    def say_standin(self) -> None:
-        """Name the stand-in on screen, and the values that it changes."""
-        print(standin.notice(self.model_dir), file=sys.stderr)
+    def say_kind(self) -> None:
+        """Name a test model on screen, and the values that it changes."""
+        kind = self.model_kind
+        print(kind.notice(self.model_dir), file=sys.stderr)
         changed = [f"{key} {value}" for key, value in self.own.items() if self.args.get(key) is None]
         if changed:
-            print(f"stand-in settings (configs/standin.yaml): {', '.join(changed)}", file=sys.stderr)
+            print(f"{kind.short} settings (configs/{kind.name}.yaml): {', '.join(changed)}", file=sys.stderr)
 
     def replace_general(self, general: str) -> None:
         """Take a local file for the hub's part of the mixed data, with the same number of rows."""
@@ -228,6 +237,13 @@ class Plan:
     def columns_words(self) -> list[str]:
         """--columns again, for a run that reads the user's own file; ms-swift reads a converted one."""
         return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
+
+    def check_words(self) -> None:
+        """Unknown options, and values that cannot be, before the data are read, which may take a while."""
+        line = swift_launcher.Line("sft", Arguments(self.words()), self.settings, lambda remark: None)
+        line.read_config()
+        line.rename()
+        line.check_options()
 
     def check_options(self) -> Options:
         """How the data is looked at: as this run will use it."""
@@ -306,7 +322,7 @@ class Plan:
         several processes, another model than Qwen2, no LoRA, options in UNPLANNED. `waits`: another job may hold the
         card now, so that its whole memory counts in place of what is free.
         """
-        if self.choice.is_fast or self.standin or self.settings.wants_cpu:
+        if self.choice.is_fast or self.model_kind is STANDIN or self.settings.wants_cpu:
             return
         if any(_count(name) > 1 for name in ("NPROC_PER_NODE", "NNODES")):
             return
@@ -525,10 +541,14 @@ def prepare_data(plan: Plan, options: argparse.Namespace) -> Lane | None:
     try:
         plan.keep_rows()
         if options.reword:
-            found = preparation.look(plan.own_files(), plan.columns)
+            found = preparation.look(plan.own_files(), plan.columns, kind=plan.model_kind.name)
             lane = plan.lane()
             with Stop(), job(plan.name, wait=options.wait or None):
-                base = None if plan.standin else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+                base = (
+                    None
+                    if plan.model_kind is STANDIN
+                    else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+                )
                 path = preparation.reword(found, None, plan.folder, base, options.reword)
             if path is not None:
                 plan.add_rows(path)
@@ -736,7 +756,12 @@ def describe(plan: Plan, words: list[str]) -> dict[str, Any]:
         **({"resumed": plan.resumed} if plan.resumed else {}),
         "settings": settings,
         "datasets": datasets,
-        "weights": {"path": str(plan.model_dir), "standin": plan.standin, "sha256sums": weights_digest(plan.model_dir)},
+        "weights": {
+            "path": str(plan.model_dir),
+            "standin": plan.model_kind is STANDIN,
+            "kind": plan.model_kind.name,
+            "sha256sums": weights_digest(plan.model_dir),
+        },
         "versions": run_folder.versions(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from finetune.data import content, tokens
+from finetune.data import content, rows, tokens
+from finetune.data.content import Remark
 from finetune.data.items import Broken, Note, Row
+from finetune.data.plain import is_plain, shape_of
+from finetune.data.preference import PREFERENCE, Other, other_training
 from finetune.data.reading import open_checked, read
-from finetune.data.rows import faults
 from finetune.data.source import Source, parse
+from qwen2.rows import KNOWN
 
 BATCH = 512  # rows whose tokens are counted together
 KEPT = 100  # findings of one kind that are kept with their text; all are counted, and all rows are kept by number
@@ -23,7 +27,8 @@ KEPT = 100  # findings of one kind that are kept with their text; all are counte
 COUNTED = 40_000
 NAMED = 10  # placeholders that are kept by name
 MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
-DEEPEST = 32  # levels of lists and objects in a row; tools have some ten
+# A row with these names alone, and a question among them, is not meant for another training.
+KNOWN_AS_SFT = KNOWN - {"text", "content"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,12 @@ class FileReport:
         else:
             self.warnings += 1
 
+    def add_once(self, finding: Finding, rows: list[int]) -> None:
+        """Count one warning for all of `rows`."""
+        self.numbers[finding.kind] = rows
+        self.findings.append(finding)
+        self.warnings += 1
+
 
 def check_file(
     path: Path,
@@ -113,6 +124,8 @@ class _Check:
         self.waiting: list[tuple[int, list[dict[str, Any]], Any]] = []
         self.every = 1  # every n-th row's tokens are counted
         self.shapes: set[Any] = set()
+        self.odd = False  # a row has a form that ms-swift does not read as the fast lane does
+        self.unused: dict[str, list[int]] = {}  # field -> the rows in which it holds something
 
     def run(self) -> FileReport:
         """All rows, then what only all of them show."""
@@ -129,7 +142,8 @@ class _Check:
                 break
         self.count()
         for remark in self.contents.finish():
-            self.remark(remark)
+            self.add(None, remark)
+        self.finish_unused()
         if self.options.progress:
             self.options.progress(size, size)
         report.placeholders = dict(self.contents.placeholders.most_common(NAMED))
@@ -146,45 +160,86 @@ class _Check:
         try:
             self.look(row)
         except RecursionError:
-            place = f"row {row.number}"
-            what, remedy = "nested too deeply", "a row is an object of texts"
-            self.report.add(Finding(self.report.file, row.number, place, "unfit", what, remedy))
+            self.add(
+                row, Remark(row.number, "", "unfit", "nested too deeply", "a row is an object of texts", error=True)
+            )
 
     def look(self, row: Row) -> None:
         """`row`, without a guard against what is nested deeper than Python can follow."""
         report = self.report
         report.rows += 1
         errors = report.errors
-        for fault in faults(row.data):
-            field_name = row.names.get(fault.field, fault.field)
-            where = f"row {row.number}, {field_name}" if field_name else f"row {row.number}"
-            report.add(Finding(report.file, row.number, where, fault.kind, fault.what, fault.remedy))
+        data = row.data
+        if isinstance(data, dict) and not data.keys() <= KNOWN_AS_SFT and (other := other_training(data)):
+            data = self.other(row, other)
+            if data is None:
+                return
+        looked = rows.look(data)
+        for fault in looked.faults:
+            self.add(row, Remark(row.number, fault.field, fault.kind, fault.what, fault.remedy, error=True))
+        if looked.faults:
+            return
+        messages, tools = looked.messages, looked.tools
+        self.form(row.data, messages, tools)
+        for remark in self.contents.look(row.number, messages, tools):
+            self.add(row, remark)
         if report.errors > errors:
             return
-        from qwen2.chat import standard_row
-
-        try:
-            messages, tools = standard_row(row.data)
-        except ValueError as error:
-            what = str(error).removeprefix("a row ")
-            report.add(
-                Finding(report.file, row.number, f"row {row.number}", "unfit", what, "mend it, or remove the row")
-            )
-            return
-        shape = _shape(row.data) if tools or len(self.shapes) < 2 else None
-        for remark in self.contents.look(row.number, messages):
-            self.remark(remark, row)
-        if report.errors > errors:
-            return
-        if len(self.shapes) < 2:
-            self.shapes.add(shape)
+        self.say(row, data, messages)
         if self.keep:
             self.keep(messages, tools)
         if self.counter:
             self.length(row.number, messages, tools)
 
-    def remark(self, remark: content.Remark, row: Row | None = None) -> None:
-        """A remark of `content` as a finding."""
+    def other(self, row: Row, other: Other) -> dict[str, Any] | None:
+        """A row for another training than sft: said, and the row that --convert makes of it."""
+        if self.keep and other.good is not None:
+            what = f"is {other.what}; its good answer is kept"
+            self.add(row, Remark(row.number, "", other.kind, what, f"train on both with {other.command}"))
+            return other.good
+        keeps = ", or keep the good answers with --convert OUT" if other.kind == PREFERENCE else ""
+        remedy = f"train on it with {other.command} --model $MODEL_DIR --dataset {shlex.quote(str(self.path))}{keeps}"
+        self.add(row, Remark(row.number, "", other.kind, f"is {other.what}", remedy, error=True))
+        return None
+
+    def form(self, data: Any, messages: list[dict[str, Any]], tools: Any) -> None:
+        """Keep the forms of rows, until one shows that ms-swift does not read the file as it is."""
+        if tools or len(self.shapes) < 2 or not all(type(message["content"]) is str for message in messages):
+            shape = shape_of(data)  # besides, RecursionError for what is nested too deeply
+            if len(self.shapes) < 2 and shape not in self.shapes:
+                self.shapes.add(shape)
+                self.odd = self.odd or not is_plain(shape)
+
+    def say(self, row: Row, data: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+        """What the training makes of a fit row that its author may not expect."""
+        for name in rows.not_used(data):
+            self.unused.setdefault(name, []).append(row.number)
+        if place := rows.joined(data, messages):
+            what = "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"
+            self.add(
+                row,
+                Remark(
+                    row.number, place, "turns joined", what, "write one message, or end the first with a line break"
+                ),
+            )
+        if [1 for message in messages if "loss_scale" in message and message["loss_scale"] not in (0, 1)]:
+            what = "has a loss_scale between 0 and 1, or above, which counts as 1"
+            remedy = "write 0 or 1, or train with ENGINE=swift and --is_binary_loss_scale false"
+            self.add(row, Remark(row.number, "", "loss_scale", what, remedy))
+
+    def finish_unused(self) -> None:
+        """One warning for each field that is not trained on, with the rows that have it."""
+        for name, numbers in self.unused.items():
+            place, count = f"row {numbers[0]}, {name}", len(numbers)
+            what = f"is not trained on ({count} row{'s' if count > 1 else ''})"
+            finding = Finding(
+                self.report.file, numbers[0], place, f"not used: {content.printable(name)}", what,
+                "put what is to be learned into the answer, or leave it", error=False,
+            )  # fmt: skip
+            self.report.add_once(finding, numbers)
+
+    def add(self, row: Row | None, remark: Remark) -> None:
+        """A remark as a finding, under the file's own name of the field."""
         name = row.names.get(remark.field, remark.field) if row else remark.field
         where = f"row {remark.row}, {name}" if name else f"row {remark.row}"
         self.report.add(
@@ -253,23 +308,8 @@ class _Check:
             self.path.suffix.lower() in (".json", ".jsonl")
             and self.report.encoding == "utf-8"
             and len(self.shapes) <= 1
+            and not self.odd
         )
-
-
-def _shape(value: Any, depth: int = 0) -> Any:
-    """The form of a row: names and types. Rows of several forms make pyarrow, under ms-swift, stop or mix them up.
-
-    RecursionError where it is nested deeper than any row of a dataset.
-    """
-    if depth > DEEPEST:
-        raise RecursionError
-    if isinstance(value, dict):
-        if all(type(item) is str for item in value.values()):
-            return tuple(sorted(value))  # the usual row, in a third of the time
-        return tuple((key, _shape(item, depth + 1)) for key, item in sorted(value.items()))
-    if isinstance(value, list):
-        return ("list", frozenset(_shape(item, depth + 1) for item in value))
-    return type(value).__name__
 
 
 def require(
@@ -322,13 +362,14 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
 
 
 def default_heldout() -> frozenset[str]:
-    """The questions that verify asks, from the workspace's files, by `question_key`; none where there are no files."""
+    """The questions that verify asks, from the configured files, by `question_key`; none where there are no files."""
     from finetune.verify import config
     from finetune.verify.questions import read as read_questions
 
     try:
-        folder = config.default_path().parent.parent / "questions"
-        found = [question for path in sorted(folder.glob("*.yaml")) for question in read_questions(path).all()]
+        configured = config.read(config.default_path())
+        paths = [*configured.questions, *configured.questions_english]
+        found = [question for path in paths for question in read_questions(path).all()]
     except UserError:
         return frozenset()
     return frozenset(content.question_key(question.text) for question in found)

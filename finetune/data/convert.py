@@ -32,9 +32,9 @@ class Writer:
 
     def keep(self, messages: list[dict[str, Any]], tools: Any) -> None:
         """Write one row, unless it was written before."""
-        row: dict[str, Any] = {"messages": [{"role": m["role"], "content": _text(m["content"])} for m in messages]}
+        row: dict[str, Any] = {"messages": [_message(message) for message in messages]}
         if tools:
-            row["tools"] = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+            row["tools"] = _text(tools)
         line = json.dumps(row, ensure_ascii=False)
         digest = blake2b(line.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         if digest in self.seen:
@@ -84,6 +84,12 @@ def convert(paths: Iterable[Path], out: Path, options: Options | None = None) ->
     return writer, reports
 
 
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Role, content, and what the row says of the loss."""
+    loss: dict[str, Any] = {key: message[key] for key in ("loss", "loss_scale") if key in message}
+    return {"role": message["role"], "content": _text(message["content"]), **loss}
+
+
 def _text(value: Any) -> str:
     """A message's text; what a tool was called with, or answered, may be an object."""
-    return content.clean(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return content.clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -6,10 +6,10 @@ import json
 import re
 from typing import Any
 
-from finetune.data.rows import ANSWER_NAMES, CHAT_NAMES, QUESTION_NAMES
+from qwen2.rows import MESSAGE_KEYS, QUERY_KEYS, RESPONSE_KEYS
 
 # Of names in lower case: an object with one of them is a row, whatever else is wrong with it.
-ROW_NAMES = {*QUESTION_NAMES, *ANSWER_NAMES, *CHAT_NAMES, "chosen", "rejected", "tools", "history"}
+ROW_NAMES = {*QUERY_KEYS, *RESPONSE_KEYS, *MESSAGE_KEYS, "chosen", "rejected", "tools", "history"}
 COMMENT = re.compile(r"//|/\*|#")
 DEEPEST = 3  # levels that a list of rows is looked for below
 LIST = 'write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv'

@@ -1,23 +1,33 @@
-"""What a row has to hold: the forms that ms-swift trains on, and what is wrong with a row of such a form."""
+"""What a row is, as the training will take it, or what is wrong with it; check uses it.
+
+qwen2/rows.py is the judge of what can be trained on. Here stands what else a row needs to be of use (no empty texts),
+and what is said of it: what the training leaves out, and turns that run into each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune.data.content import blank
-
-# ms-swift 4.6.0, swift/dataset/preprocessor: the names under which it looks for a question and an answer.
-QUESTION_NAMES = ("query", "prompt", "input", "instruction", "question", "problem")
-ANSWER_NAMES = (
-    *("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution"),
-    *("text", "completion", "content"),
+from finetune.data.jsonhints import WRAP
+from qwen2.rows import (
+    LOSS_KEYS,
+    QUERY_KEYS,
+    RESPONSE_KEYS,
+    RowError,
+    canonical,
+    chat_key,
+    kind,
+    origin,
+    standard_row,
 )
-CHAT_NAMES = ("messages", "conversation", "conversations")
-ROLES = {"system", "user", "assistant", "tool", "tool_call", "tool_response", "function", "function_call", "developer"}
-# ShareGPT's names for them.
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+
+READ = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "loss_scale", *LOSS_KEYS}  # of a message
+PAIR = {"user", "human", "assistant", "gpt", "bot"}
+USUAL = {"instruction", "input", "output", "system", "history", "tools"}
+BESIDE_MESSAGES = {"system", "system_prompt", "tools"}
 
 
 @dataclass(frozen=True)
@@ -31,86 +41,144 @@ class Fault:
     @property
     def kind(self) -> str:
         """How the summary counts it."""
-        return self.what if self.what in ("missing", "empty") else "wrong type"
+        if self.what in ("missing", "empty"):
+            return self.what
+        return "wrong type" if ", not a" in self.what else "unfit"
 
 
-def faults(data: Any) -> Iterator[Fault]:
-    """What would keep a row from being trained on. Nothing: the row is fit."""
+class Looked(NamedTuple):
+    """A row as messages and tools; with faults instead where it cannot be trained on."""
+
+    messages: list[dict[str, Any]]
+    tools: Any = None
+    faults: tuple[Fault, ...] = ()
+
+
+def look(data: Any) -> Looked:
+    """The row as the training takes it, or everything that keeps it from being trained on."""
     if not isinstance(data, dict):
-        kind = _kind(data)
-        yield Fault("", f"is {kind}, not an object", 'write {"instruction": ..., "input": "", "output": ...}')
-        return
-    name = next((name for name in CHAT_NAMES if name in data), None)
-    if name:
-        yield from _chat_faults(name, data[name])
-    elif "instruction" in data or "output" in data:
-        yield from _text_faults(data, "instruction", "output")
-        if not isinstance(data.get("input", ""), str) and data["input"] is not None:
-            yield Fault("input", f"is {_kind(data['input'])}, not a text", 'write "" where there is nothing to add')
+        remedy = 'write {"instruction": ..., "input": "", "output": ...}'
+        if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
+            remedy = WRAP
+        return Looked([], faults=(Fault("", f"is {kind(data)}, not an object", remedy),))
+    row, is_chat = canonical(data), True
+    try:
+        if data.keys() in ({"role", "content"}, {"from", "value"}):
+            return Looked([], faults=(Fault("", "is a message, not a row", WRAP),))
+        is_chat = chat_key(row) is not None
+        messages, tools = standard_row(row)
+    except RowError as error:
+        found = tuple(_text_faults(row)) if not is_chat else ()
+        return Looked([], faults=found or (Fault(error.field, error.what, error.remedy),))
+    if is_chat:
+        return Looked(messages, tools, () if _has_text(messages) else tuple(_empty(row, messages)))
+    is_usual = (
+        len(messages) > 1 and messages[-2]["role"] == "user" and all(type(value) is str for value in row.values())
+    )
+    return Looked(messages, tools, () if is_usual and _has_text(messages) else tuple(_text_faults(row)))
+
+
+def _has_text(messages: list[dict[str, Any]]) -> bool:
+    """Whether every question and answer holds something."""
+    return all([not blank(m["content"]) for m in messages if m["role"] in ("user", "assistant")])
+
+
+def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
+    """Question and answer: there, and texts with something in them."""
+    if "instruction" in row or "output" in row:
+        question, answer = "instruction", "output"
+        if answer not in row:
+            answer = next((name for name in RESPONSE_KEYS if name in row), answer)
+        if question not in row:
+            question = next((name for name in QUERY_KEYS if name in row), question)
+        if not isinstance(row.get("input", ""), str) and row["input"] is not None:
+            yield Fault("input", f"is {kind(row['input'])}, not a text", 'write "" where there is nothing to add')
     else:
-        question = next((name for name in QUESTION_NAMES if name in data), None)
-        answer = next((name for name in ANSWER_NAMES if name in data and name != question), None)
-        if question is None and answer is None:
-            names = ", ".join(sorted(map(str, data))[:5]) or "none"
+        question = next((name for name in QUERY_KEYS if name in row), "")
+        answer = next((name for name in RESPONSE_KEYS if name in row and name != question), "")
+        if not question and not answer:
+            names = ", ".join(sorted(map(str, row))[:5]) or "none"
             yield Fault(
                 "instruction", f"missing (fields: {names})", "name the question and the answer instruction and output"
             )
-        else:
-            yield from _text_faults(data, question or "instruction", answer or "output")
-    system = data.get("system")
-    if system is not None and not isinstance(system, str):
-        yield Fault("system", f"is {_kind(system)}, not a text", "write the system prompt as a text")
-
-
-def _text_faults(data: dict[str, Any], question: str, answer: str) -> Iterator[Fault]:
-    for field, role in ((question, "question"), (answer, "answer")):
-        if field not in data:
+            return
+    for field, role in ((question or "instruction", "question"), (answer or "output", "answer")):
+        value = row.get(field)
+        if role == "question" and not (value and isinstance(value, str) and not blank(value)):
+            extra = row.get("input")
+            if (
+                field == "instruction"
+                and isinstance(extra, str)
+                and not blank(extra)
+                and not isinstance(value, (dict, list))
+            ):
+                continue
+        if field not in row:
             yield Fault(field, "missing", f"write the {role} into it")
-        elif not isinstance(data[field], str):
-            yield Fault(field, f"is {_kind(data[field])}, not a text", f"write the {role} as a text, in quotes")
-        elif blank(data[field]) and not (field == "instruction" and _has_text(data.get("input"))):
+        elif not isinstance(value, str):
+            yield Fault(field, f"is {kind(value)}, not a text", f"write the {role} as a text, in quotes")
+        elif blank(value):
             yield Fault(field, "empty", f"write the {role}, or remove the row")
 
 
-def _chat_faults(name: str, chat: Any) -> Iterator[Fault]:
-    if not isinstance(chat, list) or not chat:
-        what = "empty" if chat == [] else f"is {_kind(chat)}, not a list"
-        yield Fault(name, what, 'write [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]')
+def _empty(row: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[Fault]:
+    """Questions and answers of a conversation without anything in them."""
+    for index, message in enumerate(messages):
+        if message["role"] in ("user", "assistant") and blank(message["content"]):
+            yield Fault(origin(row, messages, index), "empty", "write the message, or remove the row")
+
+
+def not_used(data: dict[str, Any]) -> Iterator[str]:
+    """The fields of a fit row that hold something and are not trained on, as `id` or `messages[].reasoning_content`."""
+    row = canonical(data)
+    if row.keys() <= USUAL:
         return
-    last = None
-    for index, message in enumerate(chat):
-        field = f"{name}[{index}]"
-        if not isinstance(message, dict):
-            yield Fault(field, f"is {_kind(message)}, not an object", "write role and content")
-            return
-        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
-        if not isinstance(role, str) or role not in ROLES:
-            yield Fault(f"{field}.role", f"is {role!r}" if role is not None else "missing", "write user or assistant")
-        if not isinstance(content, str):
-            what = "missing" if content is None else f"is {_kind(content)}, not a text"
-            yield Fault(f"{field}.content", what, "write the message as a text")
-        elif blank(content) and role in ("user", "assistant"):
-            yield Fault(f"{field}.content", "empty", "write the message, or remove the row")
-        last = role
-    if last != "assistant":
-        yield Fault(name, f"ends with {last}, so there is no answer to learn", "end with a message of the assistant")
+    layout = chat_key(row)
+    if layout is None:
+        used = {"system", "system_prompt", "history", "tools", *_used(row)}
+    else:
+        used = {layout, *BESIDE_MESSAGES}
+    if not row.keys() <= used:
+        yield from (key for key in row if key not in used and not _nothing(row[key]))
+    raw = row[layout] if layout else None
+    if not isinstance(raw, list):
+        return
+    said = set()
+    for message in raw:
+        if message.keys() <= READ:
+            continue
+        is_tool = "tool_call_id" in message or message.get("role") in ("tool", "tool_response")
+        pair = PAIR if "role" not in message and "from" not in message else ()
+        for key, value in message.items():
+            if key in READ or key in pair or key in said or _nothing(value) or (is_tool and key in ("name", "id")):
+                continue
+            said.add(key)
+            yield f"{layout}[].{key}"
 
 
-def _has_text(value: Any) -> bool:
-    return isinstance(value, str) and not blank(value)
+def _used(row: dict[str, Any]) -> set[str]:
+    """The names under which question and answer are read; as standard_row chooses among several."""
+    if "instruction" in row and "input" in row:
+        question = {"instruction", "input"}
+        if row.get("output") is not None:
+            return question | {"output"}
+    else:
+        question = {"query"} if "query" in row else set(QUERY_KEYS)
+    return question | ({"response"} if "response" in row else set(RESPONSE_KEYS))
 
 
-def _kind(value: Any) -> str:
-    """A JSON value's type in words."""
-    if value is None:
-        return "null"
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
+def _nothing(value: Any) -> bool:
+    return value is None or value == "" or value == [] or value == {}
+
+
+def joined(data: dict[str, Any], messages: list[dict[str, Any]]) -> str:
+    """The field of the first message that ms-swift joins to the one before it without a space; '' where none is."""
+    before = messages[0]
+    for index in range(1, len(messages)):
+        message = messages[index]
+        if message["role"] == before["role"] and message["role"] in ("user", "assistant"):
+            seam = before["content"][-1:] + message["content"][:1]
+            if not any(character.isspace() for character in seam):
+                return origin(data, messages, index)
+        before = message
+    return ""

@@ -173,10 +173,17 @@ def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[An
 def find_heading(
     lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None
 ) -> tuple[int, dict[str, int]] | None:
-    """(which of some lines is the heading, the columns' places as `_places` gives them); None: none of them is."""
+    """(which of some lines is the heading, the columns' places as `_places` gives them); None: none of them is.
+
+    A title, a date or a note has fewer cells than the heading below it. A line with as many is a heading with other
+    names, or a row, and then what follows is not the heading.
+    """
+    above = 0  # filled cells of the widest line so far
     for at, (_, cells) in enumerate(lines):
+        filled = sum(map(_filled, cells))
         if places := _places(cells, columns):
-            return at, places
+            return (at, places) if above < filled else None
+        above = max(above, filled)
     return None
 
 

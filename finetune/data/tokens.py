@@ -32,13 +32,13 @@ class Counter:
     def count(self, rows: Sequence[tuple[Messages, Any]]) -> list[int]:
         """Tokens of each row of (messages, tools), as the training sees it: template, system prompt, end marks."""
         # The same texts that qwen2.chat encodes; it is held to ms-swift's template by its tests.
-        from qwen2.chat import _merged, _parts
+        from qwen2.template import joined, parts
 
         texts: list[str] = []
         ends: list[int] = []
         for messages, tools in rows:
-            parts = _parts(messages, tools, self.system, generation_prompt=False, training=True)
-            texts += [text for text, _ in _merged(parts)]
+            found = parts(messages, tools, self.system, generation_prompt=False, training=True)
+            texts += [text for text, _ in joined(found)]
             ends.append(len(texts))
         lengths = [len(e) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         counts, start = [], 0

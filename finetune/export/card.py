@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common import sha256sums
+from common.model_kind import ModelKind
 from finetune.export.proof import Part
 from finetune.merge import model_card
 
@@ -21,7 +22,7 @@ class Made:
     quant: str
     base: Path
     adapter: Path | None
-    standin: bool
+    kind: ModelKind
     system: str
     record: dict[str, Any]  # run.json of the run
     lora: dict[str, Any]  # adapter_config.json
@@ -31,13 +32,7 @@ class Made:
 
 def write(path: Path, made: Made) -> None:
     """Write the card; the file's sha256 is in it."""
-    name = made.file.stem
-    head = {"license": "apache-2.0", "library_name": "gguf", "pipeline_tag": "text-generation"}
-    if not made.standin:
-        head["base_model"] = model_card.BASE
-    lines = ["---", *(f"{key}: {value}" for key, value in head.items()), "---", "", f"# {name}", ""]
-    if made.standin:
-        lines += ["**Made from the stand-in**, a tiny model for tests: these are not the weights of Qwen2.5-7B.", ""]
+    lines = model_card.head(made.file.stem, made.base, made.kind, "gguf")
     lines += [*_start(made.file.name), "## What it is", ""]
     official = made.base / sha256sums.NAME
     digest = sha256sums.digest(official) if official.is_file() else None
@@ -47,7 +42,7 @@ def write(path: Path, made: Made) -> None:
         **({"base": made.base.name} if made.adapter is None else _provenance(made, digest)),
         "exported": model_card.now(),
         "versions, export": ", ".join(f"{each} {version}" for each, version in made.versions.items()),
-        "licence": "Apache-2.0, see LICENSE",
+        "licence": f"{model_card.licence_of(made.base)}, see LICENSE",
     }
     lines += [*model_card.table(rows), "## The proof, by llama.cpp on this file", ""]
     for part in made.parts:

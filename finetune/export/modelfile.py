@@ -82,7 +82,7 @@ For each function call, return a json object with function name and arguments wi
 {{- end }}"""
 
 
-def text(file: str, system: str, stops: Sequence[str]) -> str:
+def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.0") -> str:
     """The Modelfile of a GGUF beside it. UserError for a system prompt that its language cannot hold."""
     if '"""' in system:
         raise UserError(
@@ -94,7 +94,7 @@ def text(file: str, system: str, stops: Sequence[str]) -> str:
         lines.append(f'SYSTEM """{system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     lines += [f"PARAMETER {name} {value:g}" for name, value in SAMPLING.items()]
-    lines += [f"PARAMETER num_predict {MAX_TOKENS}", 'LICENSE "Apache-2.0, see the file LICENSE"', ""]
+    lines += [f"PARAMETER num_predict {MAX_TOKENS}", f'LICENSE "{licence}, see the file LICENSE"', ""]
     return "\n".join(lines)
 
 

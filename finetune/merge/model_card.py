@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.model_kind import ModelKind
 from finetune.merge.same_answers import NEAR_TIE, Asked
-
-BASE = "Qwen/Qwen2.5-7B-Instruct"
 
 
 def write(
@@ -19,7 +18,7 @@ def write(
     name: str,
     base: Path,
     base_digest: str | None,
-    standin: bool,
+    kind: ModelKind,
     dtype: str,
     adapter: Path,
     record: dict[str, Any],
@@ -30,14 +29,10 @@ def write(
     device: str,
 ) -> None:
     """Write the card. `record` is the run's run.json ({} when it has none), `asked` None when nothing was checked."""
-    head = {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation"}
-    if not standin:
-        head["base_model"] = BASE
-    lines = ["---", *(f"{key}: {value}" for key, value in head.items()), "---", "", f"# {name}", ""]
-    if standin:
-        lines += ["**Made from the stand-in**, a tiny model for tests: these are not the weights of Qwen2.5-7B.", ""]
+    original = original_of(base, kind)
+    lines = head(name, base, kind, "transformers")
     lines += [
-        f"A LoRA adapter merged into {'the stand-in' if standin else BASE}: {dtype} weights, no adapter needed.",
+        f"A LoRA adapter merged into {kind.title or original or base.name}: {dtype} weights, no adapter needed.",
         "",
     ]
     rows = {
@@ -54,10 +49,28 @@ def write(
         system,
         "```",
         "",
-        f"`sha256sum -c SHA256SUMS` proves the files. Apache-2.0, see LICENSE; the base is Alibaba Cloud's {BASE}.",
+        "`sha256sum -c SHA256SUMS` proves the files. "
+        f"{licence_of(base)}, see LICENSE; "
+        f"the base is {original or kind.title or base.name}.",
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def original_of(base: Path, kind: ModelKind) -> str:
+    """The repository that the base is from; empty where it is not known."""
+    return f"Qwen/{base.name}" if not kind.is_for_tests and base.name.startswith("Qwen") else kind.repository
+
+
+def head(name: str, base: Path, kind: ModelKind, library: str) -> list[str]:
+    """The first lines of a card: what hubs read, the title, and a warning where the base is made for tests."""
+    read = {"license": licence(base), "library_name": library, "pipeline_tag": "text-generation"}
+    if original := original_of(base, kind):
+        read["base_model"] = original
+    lines = ["---", *(f"{key}: {value}" for key, value in read.items()), "---", "", f"# {name}", ""]
+    if kind.is_for_tests:
+        lines += [f"**Made from {kind.title}**: {kind.what}.", ""]
+    return lines
 
 
 def provenance(
@@ -84,6 +97,20 @@ def table(rows: dict[str, str]) -> list[str]:
 def now() -> str:
     """The time, for a card."""
     return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def licence(base: Path) -> str:
+    """The licence in the hubs' words: that of the base's own LICENSE, since Qwen2.5-3B's is not Apache's."""
+    try:
+        text = (base / "LICENSE").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "apache-2.0"
+    return "apache-2.0" if "Apache License" in text else "other"
+
+
+def licence_of(base: Path) -> str:
+    """The same in a reader's words."""
+    return "Apache-2.0" if licence(base) == "apache-2.0" else "Under the licence of the base"
 
 
 def _trained(record: dict[str, Any]) -> str:

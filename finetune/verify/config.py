@@ -66,6 +66,15 @@ def default_path() -> Path:
     return found
 
 
+def for_kind(path: Path, kind: str) -> Path:
+    """The file beside configs/verify.yaml that asks what a test model can be asked, where there is one.
+
+    A file of another name is the user's own choice and stays.
+    """
+    own = path.with_name(f"verify_{kind}.yaml")
+    return own if path.name == "verify.yaml" and own.is_file() else path
+
+
 def read(path: Path) -> Config:
     """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
     root = load(path, "configuration file").mapping(KEYS, "the configuration")
@@ -103,6 +112,14 @@ def read(path: Path) -> Config:
 
 def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(Path(normpath(folder / node.text(key))) for node in root[key].items(key)) if key in root else ()
+
+
+def require_for_data(cfg: Config) -> None:
+    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+    if not DATA & cfg.thresholds.keys():
+        raise UserError(
+            f"{cfg.path}: no threshold for data that teach no identity; set at least one of {', '.join(sorted(DATA))}"
+        )
 
 
 def thresholds_for(thresholds: dict[str, float], is_identity: bool) -> dict[str, float]:

@@ -5,6 +5,7 @@ The commands sft and finetune call it, and hand in files, a folder and the base 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from common.errors import UserError
 from finetune.data import reading
 from finetune.data.content import question_key
-from finetune.verify import config, questions
+from finetune.verify import config, selection
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
@@ -29,6 +30,7 @@ def look(
     question_files: Sequence[Path] = (),
     expect: str | None = None,
     config_file: Path | None = None,
+    kind: str = "other",
 ) -> Survey:
     """The data as verify will see them.
 
@@ -38,15 +40,30 @@ def look(
         question_files: The user's own questions, which may say how rows that teach an identity are scored.
         expect: The user's own pattern of the new identity.
         config_file: configs/verify.yaml; None looks for the workspace's.
+        kind: The name of the model's kind (common.model_kind): a test model has a file of its own beside it.
 
     Raises:
         UserError: A file cannot be used, or the data cannot be judged.
     """
-    cfg = config.read(config_file or config.default_path())
-    files = [questions.read(path) for path in (question_files or cfg.questions)]
-    merged = questions.QuestionSet(trained=[entry for each in files for entry in each.trained])
-    entries = questions.rebrand(merged, expect, None).trained
-    return survey.survey(paths, entries, columns, own=bool(expect))
+    cfg = config.read(config.for_kind(config_file or config.default_path(), kind))
+    asked = argparse.Namespace(questions=list(question_files), expect=expect, forbid=None)
+    entries = selection.read_questions(cfg, asked).trained
+    found = survey.survey(paths, entries, columns, own=bool(expect))
+    if not found.is_identity:
+        config.require_for_data(cfg)
+    return found
+
+
+def announce(paths: Sequence[Path], columns: Columns = None) -> str:
+    """What a verdict on some files will ask, in one line, or why there can be none; nothing is raised."""
+    try:
+        found = look(paths, columns)
+        survey.require_judgeable(found)
+    except UserError as error:
+        return f"verdict: none; {error}"
+    chosen = survey.sets(found)
+    why = chosen.why_not_unseen
+    return survey.in_one_line(found, chosen) + (f" ({why})" if why else "")
 
 
 def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:

@@ -7,7 +7,6 @@ is imported in the background from the moment that a Lane is made, while options
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,14 @@ from typing import Any
 
 from common.errors import FAILED, UserError
 from finetune.runs.progress_bar import Bar
+from qwen2 import early_cuda, early_torch
+
+
+def begin_import(device: str) -> None:
+    """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
+    if device == "cpu":
+        spare_the_cores()
+    early_torch.begin()
 
 
 class Lane:
@@ -25,23 +32,9 @@ class Lane:
         self.seconds = 0.0  # that loading took
         self._tokenizer: Any = None
         self._model: Any = None
-        self._error: BaseException | None = None
-        if self.device == "cuda":
-            from qwen2.early_cuda import start_cuda
-
-            start_cuda()
-        else:
-            spare_the_cores()
-        self._import = threading.Thread(target=self._import_torch, name="import-torch", daemon=True)
-        self._import.start()
-
-    def _import_torch(self) -> None:
-        try:
-            import qwen2.generate
-            import qwen2.training.loop
-            import qwen2.training.memory  # noqa: F401 - the three are what follows
-        except BaseException as error:
-            self._error = error
+        if device == "cuda":
+            early_cuda.start_cuda()
+        begin_import(device)
 
     @property
     def tokenizer(self) -> Any:
@@ -54,10 +47,10 @@ class Lane:
 
     def torch(self) -> Any:
         """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
-        self._import.join()
-        if self._error is not None:
+        error = early_torch.wait()
+        if error is not None:
             raise UserError(
-                f"torch cannot be imported ({type(self._error).__name__}: {self._error}); "
+                f"torch cannot be imported ({type(error).__name__}: {error}); "
                 "undo what was installed or mounted over /opt/venv",
                 FAILED,
             )

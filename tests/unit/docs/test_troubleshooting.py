@@ -30,6 +30,7 @@ from common.errors import DONE, UserError, run_main
 from common.settings import Settings
 from finetune.commands import serve, sft
 from finetune.data import check, hub
+from finetune.engines.fast.train import Ended
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.runs import adapters, checkpoints, gpu_lock, run_folder
 from healthchecks import show
@@ -368,8 +369,9 @@ class Bench:
             header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
             (checkpoint / ADAPTER).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
             assert checkpoints.problem(checkpoint) is None
-        self.patch.setattr(sft, "run_fast", lambda plan, wait, lane: ({}, code, why))
-        plan = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=SimpleNamespace(is_fast=True))
+        self.patch.setattr(sft, "run_fast", lambda plan, wait, lane, stop: ({}, Ended(code, why)))
+        choice = SimpleNamespace(is_fast=True)
+        plan = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=choice, checkpoint=checkpoint)
         self.output()
         assert sft.run(plan, Namespace(wait=False, adapter_to=None)) == code != DONE  # type: ignore[arg-type]
         return self.plain(self.output())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """The entry point, three scripts (`sft` takes its options to stdout), and a healthcheck that ends with $HEALTH."""
-    for part in ("entrypoint.sh", "log.sh", "start.d"):
+    for part in ("entrypoint.sh", "log.sh", "start.d", "read_ahead.py"):
         (tmp_path / "entrypoint").mkdir(exist_ok=True)
         (tmp_path / "entrypoint" / part).symlink_to(ENTRYPOINT / part)
     script(tmp_path / "entrypoint" / "bin" / "plan", "# Says what fits the card.\necho planned")
@@ -261,3 +262,38 @@ def test_colour_only_on_a_terminal_that_wants_it(house, extra, coloured):
     os.close(theirs)
     assert (b"\x1b[31mERROR\x1b[0m" in os.read(ours, 1000)) is coloured
     os.close(ours)
+
+
+# ---- reading ahead ----
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "reads"),
+    [
+        (("sft",), {}, True),
+        (("sh", "-c", "true"), {}, True),
+        (("plan",), {}, False),
+        (("help",), {}, False),
+        (("sft",), {"MIRROR_READ_AHEAD": "0"}, False),
+    ],
+)
+def test_the_weights_are_read_while_the_container_starts(house, command, setting, reads):
+    """A `python` that notes how it is called: before anything else, and by no command that loads no model."""
+    note = house.root / "note"
+    house.environment |= setting | {"MODEL_DIR": "/models/x", "MIRROR_PYTHON": str(house.root / "bin" / "python")}
+    script(house.root / "bin" / "python", f'echo "$*" >"{note}.new" && mv "{note}.new" "{note}"')
+    house.run(*command)
+    for _ in range(100 if reads else 5):
+        if note.exists():
+            break
+        time.sleep(0.05)
+    assert note.exists() == reads
+    if reads:
+        assert note.read_text() == f"-I -S {house.root}/entrypoint/read_ahead.py /models/x\n"
+
+
+def test_reading_ahead_is_no_child_of_the_job(house):
+    """The job would have to wait for it, or leave a zombie."""
+    house.environment["MIRROR_PYTHON"] = str(script(house.root / "bin" / "python", "sleep 2"))
+    done = house.run("sh", "-c", "cat /proc/$$/task/$$/children")
+    assert done.stdout.strip().split()[1:] == []  # cat itself is one

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qwen2.chat import Tokenizer, standard_row
+from tests.swift_rows import swift_row, swift_template
 
 WEATHER = {
     "name": "get_weather",
@@ -149,32 +150,7 @@ def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def template(swift_processor: Any) -> Any:
     """ms-swift's own Qwen2.5 template over the same tokenizer, in training mode."""
-    from swift.template import get_template
-
-    made = get_template(swift_processor, template_type="qwen2_5")
-    made.set_mode("train")
-    return made
-
-
-def swift_row(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as ms-swift's preprocessors hand it to the template."""
-    from swift.dataset.preprocessor.core import AlpacaPreprocessor, MessagesPreprocessor, ResponsePreprocessor
-
-    row = {key.lower(): value for key, value in copy.deepcopy(row).items()}
-    if {"messages", "conversation", "conversations"} & set(row):
-        made = MessagesPreprocessor()
-    elif "instruction" in row and "input" in row:
-        made = AlpacaPreprocessor()
-    else:
-        made = ResponsePreprocessor()
-    alpaca = isinstance(made, AlpacaPreprocessor)
-    names = {
-        k: v for k, v in made.columns.items() if k in row and not (alpaca and k in ("instruction", "input", "output"))
-    }
-    row = made.preprocess({names.get(key, key): value for key, value in row.items()})
-    made._normalize_tools(row)
-    made._check_messages(row)
-    return row
+    return swift_template(swift_processor)
 
 
 @pytest.mark.parametrize("name", list(ROWS))
@@ -235,11 +211,14 @@ def test_prompt_is_the_beginning_of_its_row(tokenizer: Tokenizer) -> None:
         ({"messages": [{"role": "user", "content": "q"}]}, "no answer"),
         ({"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]}, "last one"),
         ({"messages": [{"role": "robot", "content": "q"}]}, "robot"),
-        ({"messages": []}, "no answer"),
+        ({"messages": []}, "messages is empty"),
         ({"messages": "nonsense"}, "JSON"),
-        ({"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}]}, "no content"),
+        (
+            {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}]},
+            r"content is missing",
+        ),
         ({"query": "q", "response": "r", "images": ["x.png"]}, "text alone"),
-        ({"query": 3, "response": "r"}, "int"),
+        ({"query": 3, "response": "r"}, "is a number, not a text"),
         ({"prompt": "a", "question": "b", "response": "r"}, "which is the query"),
         ([], "not an object"),
     ],

@@ -1,0 +1,131 @@
+"""Reads what the job will need into the page cache, from the container's first moment; entrypoint.sh starts it.
+
+    python -I -S read_ahead.py [FILE_OR_FOLDER...]
+
+First what imports will read (LIST is made when the image is built), then the weights, in the order in which they
+are loaded, then what the GPU will ask for. What is in memory already costs a look. It stops where memory ends: at what
+the machine has available, or what the container's cgroup still allows, less RESERVE for the job. Only the standard
+library is used, and nothing is ever printed: without it everything works, later.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+CHUNK = 16 << 20
+THREADS = 4  # a network disk wants several reads under way; a local one is not slower for them
+RESERVE = 5 << 30  # for the job itself: torch, pinned buffers, data, and some room
+LIST = Path(__file__).resolve().parent / "read_ahead.txt"  # lines `offset length path`; `-` where the weights come
+MEMINFO = "/proc/meminfo"
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def room() -> int:
+    """Bytes that may be read: what is available to this container, less RESERVE; 0 where that is not known."""
+    try:
+        lines = Path(MEMINFO).read_text().splitlines()
+        left = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
+    for limit, used, stat in CGROUPS:
+        try:
+            allowed = int(Path(limit).read_text())  # ValueError for "max": no limit
+            taken = int(Path(used).read_text())
+            # Clean pages of files count as used, and go when memory is wanted.
+            counts = dict(line.split() for line in Path(stat).read_text().splitlines() if line)
+            left = min(left, allowed - taken + int(counts.get("inactive_file", 0)))
+        except (OSError, ValueError):
+            continue
+    return max(0, left - RESERVE)
+
+
+Part = tuple[Path, int, int]  # of a file: offset, length
+
+
+def wanted(named: Iterable[str]) -> Iterator[Part]:
+    """What to read, in order: LIST up to its `-`; what is named, of a folder its *.safetensors; the rest of LIST."""
+    lines = LIST.read_text(encoding="utf-8").splitlines() if LIST.is_file() else []
+    middle = lines.index("-") if "-" in lines else len(lines)
+    yield from map(parse, lines[:middle])
+    for path in map(Path, named):
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            if file.is_file():
+                yield file, 0, file.stat().st_size
+    yield from map(parse, lines[middle + 1 :])
+
+
+def parse(line: str) -> Part:
+    """A line of LIST."""
+    offset, length, path = line.split(maxsplit=2)
+    return Path(path), int(offset), int(length)
+
+
+def pieces(parts: Iterable[Part], budget: int) -> Iterator[Part]:
+    """The same in pieces of at most CHUNK bytes, until the budget is spent."""
+    for path, first, length in parts:
+        for offset in range(first, first + length, CHUNK):
+            size = min(CHUNK, first + length - offset)
+            budget -= size
+            if budget < 0:
+                return
+            yield path, offset, size
+
+
+def is_cached(file: int, offset: int, length: int) -> bool:
+    """Whether first and last page of a piece are in memory (a read that may not wait says so)."""
+    page = bytearray(1)
+    try:
+        for at in (offset, offset + length - 1):
+            os.preadv(file, [page], at, os.RWF_NOWAIT)
+    except (OSError, AttributeError):  # not in memory, or a filesystem that cannot tell
+        return False
+    return True
+
+
+def read(todo: Iterator[Part], lock: threading.Lock) -> None:
+    """Take pieces, one after the other, and read those that are not in memory."""
+    buffer = bytearray(CHUNK)
+    while True:
+        with lock:
+            piece = next(todo, None)
+        if piece is None:
+            return
+        path, offset, length = piece
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if not is_cached(file, offset, length):
+                os.preadv(file, [memoryview(buffer)[:length]], offset)
+        except OSError:
+            pass
+        finally:
+            os.close(file)
+
+
+def main() -> int:
+    """Read everything; returns 0."""
+    os.nice(5)
+    todo, lock = pieces(wanted(sys.argv[1:]), room()), threading.Lock()
+    threads = [threading.Thread(target=read, args=(todo, lock)) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""A conversation as texts with and without loss, by ms-swift's Qwen2.5 template; chat.py makes token ids of them.
+
+Re-tells what swift.template of ms-swift 4.6 does for `qwen2_5` (agent template `hermes`, loss scale `default`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen2 import tools as tool_texts
+
+Message = dict[str, Any]
+Part = tuple[str, float]  # a text and the weight of its loss; without loss where that is not above 0
+
+DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+END = "<|im_end|>\n"
+_STOPS = ("<|endoftext|>", "<|im_end|>")
+TOOL_REPLY = ("tool", "tool_response")
+
+
+class LayoutError(ValueError):
+    """A conversation that the template has no place for; `index` is the message at which that shows.
+
+    `key` is what of the message is wrong: its role, for the place it has, or its content.
+    """
+
+    def __init__(self, index: int, what: str, remedy: str, key: str = "role") -> None:
+        super().__init__(f"message {index + 1} {what}; {remedy}")
+        self.index, self.what, self.remedy, self.key = index, what, remedy, key
+
+
+@dataclass
+class Turn:
+    """What is asked and what is answered; `continues`: the question is a tool's reply, so that the answer goes on."""
+
+    query: str
+    continues: bool = False
+    answers: list[Part] = field(default_factory=list)
+    at: int = 0  # the message it begins with
+
+
+def parts(
+    messages: Sequence[Message], tools: Any, system: str | None, generation_prompt: bool, training: bool = False
+) -> list[Part]:
+    """The conversation as texts with the weight of their loss, as swift.template._swift_encode lays it out.
+
+    `system` is for conversations without a system message. Raises ValueError (LayoutError where a message is to blame)
+    for a conversation that has no layout.
+    """
+    if not messages:
+        raise ValueError("a conversation has no messages")
+    first = 0
+    if messages[0]["role"] == "system":
+        system, first = messages[0]["content"], 1
+    preamble: str = DEFAULT_SYSTEM if system is None else system
+    if found := tool_texts.tools_of(tools):
+        preamble = tool_texts.with_tools(found, preamble)
+    turns = _turns(messages, first)
+    out: list[Part] = []
+    if preamble:
+        out.append((f"<|im_start|>system\n{preamble}<|im_end|>\n", 0.0))
+    for number, turn in enumerate(turns):
+        last = number == len(turns) - 1
+        query = _filled(turn, number, preamble)
+        if turn.continues:
+            out.append((query, 0.0))
+        else:
+            out.append((f"<|im_start|>user\n{query}<|im_end|>\n", 0.0))
+            if turn.answers or generation_prompt:
+                out.append(("<|im_start|>assistant\n", 0.0))
+        out += turn.answers
+        if not last and not turns[number + 1].continues:
+            out.append((END, 0.0))
+        elif last and training and turn.answers and not turn.answers[-1][0].endswith(_STOPS):
+            out.append((END, 1.0))
+    return out
+
+
+def joined(found: list[Part]) -> list[Part]:
+    """Neighbours of one weight joined, because a tokenizer may join what lies on both sides of a seam."""
+    out: list[Part] = []
+    for text, weight in found:
+        if out and out[-1][1] == weight:
+            out[-1] = (out[-1][0] + text, weight)
+        else:
+            out.append((text, weight))
+    return out
+
+
+def has_layout(messages: Sequence[Message], tools: Any) -> None:
+    """Raise ValueError as `parts` would. The usual conversation, question and answer in turn, is told by its roles."""
+    if not tools:
+        roles = [message["role"] for message in messages[messages[0]["role"] == "system" :]]
+        pairs = len(roles) // 2
+        if roles and roles == ["user", "assistant"] * pairs:
+            return
+    parts(messages, tools, None, generation_prompt=False, training=True)
+
+
+def _filled(turn: Turn, number: int, system: str) -> str:
+    """ms-swift fills in its own place-holders wherever they stand, in a question of the data too."""
+    if "{{" not in turn.query:
+        return turn.query
+    text = turn.query
+    if turn.continues:
+        text = text.replace("{{SYSTEM}}", system).replace("{{QUERY}}", "")
+    return text.replace("{{ROUND0}}", str(number)).replace("{{ROUND1}}", str(number + 1))
+
+
+def _weight(message: Message) -> float:
+    """The weight of a message's loss: `loss` true, false or absent, then `loss_scale`."""
+    loss = message.get("loss")
+    if loss is not None and not loss:
+        return 0.0
+    scale = message.get("loss_scale")
+    return 1.0 if scale is None else float(scale)
+
+
+def _turns(messages: Sequence[Message], first: int) -> list[Turn]:
+    """The conversation from message `first` on as turns."""
+    turns: list[Turn] = []
+    at = first
+    while at < len(messages):
+        message = messages[at]
+        role, begin = message["role"], at
+        at += 1
+        if role == "tool_call" or role in TOOL_REPLY:
+            kinds = TOOL_REPLY if role in TOOL_REPLY else ("tool_call",)
+            while at < len(messages) and messages[at]["role"] in kinds:
+                at += 1
+        if role == "assistant":
+            _answer(turns, begin, message["content"], _weight(message))
+        elif role == "tool_call":
+            _call(turns, begin, messages[begin:at])
+        elif role in TOOL_REPLY:
+            _replies(turns, begin, [tool_texts.reply_text(m["content"]) for m in messages[begin:at]])
+        elif role != "user":
+            raise LayoutError(
+                begin, f"is {role!r}, which stands only at the beginning", "keep one, as the first message"
+            )
+        elif turns and turns[-1].continues and not turns[-1].answers:
+            what = "is 'user' right after a tool's reply"
+            raise LayoutError(begin, what, "let the assistant answer the reply first")
+        elif turns and not turns[-1].answers:
+            turns[-1].query += message["content"]
+        else:
+            turns.append(Turn(message["content"], at=begin))
+    if not turns:
+        raise LayoutError(0, "is 'system', and nothing follows", "write question and answer")
+    return turns
+
+
+def _answer(turns: list[Turn], index: int, text: str, weight: float) -> None:
+    if not turns:
+        turns.append(Turn("", at=index))  # a text to continue from nothing
+    turns[-1].answers.append((text, weight))
+
+
+def _call(turns: list[Turn], index: int, group: Sequence[Message]) -> None:
+    """Calls side by side are one answer, with the loss of the first of them that says so."""
+    texts = []
+    for offset, message in enumerate(group):
+        try:
+            texts.append(tool_texts.call_text(message["content"]))
+        except ValueError as error:
+            what, _, remedy = str(error).partition("; ")
+            raise LayoutError(
+                index + offset, what, remedy or 'write {"name": ..., "arguments": {...}}', "content"
+            ) from None
+    said = {key: next((m[key] for m in group if key in m), None) for key in ("loss", "loss_scale")}
+    _answer(turns, index, "\n".join(texts), _weight(said))
+
+
+def _replies(turns: list[Turn], index: int, replies: list[str]) -> None:
+    """Replies of tools follow an answer, which then goes on, or join a question."""
+    if not turns:
+        raise LayoutError(index, "is a tool's reply before any question", "begin with a user message")
+    if not turns[-1].answers:
+        turns[-1].query += f"<|im_end|>\n<|im_start|>user\n{tool_texts.replies_text(replies)}"
+        return
+    answer, weight = turns[-1].answers[-1]
+    if tool_texts.is_react(answer):
+        turns[-1].answers[-1] = (tool_texts.react_answer(answer), weight)
+        turns.append(Turn(tool_texts.react_replies(replies), continues=True, at=index))
+        return
+    text = tool_texts.replies_text(replies)
+    turns.append(
+        Turn(f"<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", continues=True, at=index)
+    )
