@@ -246,8 +246,8 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, bar: Bar) -
     prompts = [tokenizer.encode_chat([{"role": "user", "content": text}], work.system) for text in texts]
     bar.phase(f"asking the file ({len(texts)} answers)")
     with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
-        said = model.answers(prompts, [same_answers.NEW_TOKENS] * len(prompts), True, lambda _: None)
-    found = proof.compare(texts, asked.before, said, tokenizer, weights.config.eos_ids)
+        said = model.answers(prompts, [same_answers.NEW_TOKENS] * len(prompts), lambda _: None)
+        found = proof.compare(model, tokenizer, texts, prompts, asked.before, said, weights.config.eos_ids)
     return proof.answers(found, same_answers.NEAR_TIE)
 
 

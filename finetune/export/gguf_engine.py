@@ -36,7 +36,7 @@ class GgufEngine:
         ]
         limits = [ask.max_new_tokens for ask in asks]
         found = []
-        for said in self.model.answers(prompts, limits, False, progress):
+        for said in self.model.answers(prompts, limits, progress):
             ids = [token for token in said.ids if token not in self.eos]
             found.append(Answer(self.tokenizer.decode(ids).strip(), len(ids), not said.ended))
         return found

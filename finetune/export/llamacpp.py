@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from common.errors import FAILED, UserError
 
-TOP = 40  # tokens whose probability is kept at each step of an answer, to weigh a token that another would have said
+TOP = 200  # tokens whose probability is asked for, to weigh one that another model would have said
 REQUEST_S = 3600.0
 
 
@@ -72,12 +72,11 @@ def quantize(kind: int, rows: npt.NDArray[np.float32], out: npt.NDArray[np.uint8
 
 @dataclass(frozen=True)
 class Said:
-    """An answer: its tokens, and for each the log probabilities of the likeliest (`ended`: by itself, at a stop)."""
+    """An answer: its tokens with the end token, its text, and whether it `ended` by itself."""
 
     ids: list[int]
     text: str
     ended: bool
-    logprobs: list[dict[int, float]]
 
 
 class Model:
@@ -148,23 +147,21 @@ class Model:
         """The file's own token ids of a text with special tokens in it; none is added."""
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
-    def answer(self, prompt: Sequence[int], max_tokens: int, weigh: bool = False) -> Said:
-        """The greedy answer to a prompt; `weigh` keeps the probabilities."""
-        body = {
-            "prompt": list(prompt),
-            "n_predict": max_tokens,
-            "temperature": 0,
-            "samplers": ["top_k", "temperature"],
-            "cache_prompt": False,
-            "return_tokens": True,
-            "n_probs": TOP if weigh else 0,
-        }
-        found = self.call("/completion", body)
-        steps = [
-            {int(each["id"]): float(each["logprob"]) for each in step["top_logprobs"]}
-            for step in found.get("completion_probabilities", [])
-        ]
-        return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"), steps)
+    def answer(self, prompt: Sequence[int], max_tokens: int) -> Said:
+        """The greedy answer to a prompt."""
+        body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
+        found = self.call("/completion", body | {"return_tokens": True})
+        return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
+
+    def next_tokens(self, prompt: Sequence[int], end: int) -> dict[int, float]:
+        """The log probabilities of the TOP likeliest tokens after a prompt, as the model has them.
+
+        `end` is the end token. It is what the sampler is made to take: of a token that is part of a character alone the
+        server keeps no probabilities.
+        """
+        body = {"prompt": list(prompt), "n_predict": 1, "temperature": 0, "n_probs": TOP, "logit_bias": [[end, 1e6]]}
+        (step,) = self.call("/completion", body | {"cache_prompt": False})["completion_probabilities"]
+        return {int(each["id"]): float(each["logprob"]) for each in step["top_logprobs"]}
 
     def stream(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> Iterator[str]:
         """The greedy answer to a conversation, by the file's own template, in parts as they come.
@@ -189,12 +186,12 @@ class Model:
             connection.close()
 
     def answers(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], weigh: bool, progress: Callable[[int], None]
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]
     ) -> list[Said]:
         """Answers in order, as many at a time as the server takes."""
 
         def one(pair: tuple[Sequence[int], int]) -> Said:
-            said = self.answer(*pair, weigh)
+            said = self.answer(*pair)
             progress(1)
             return said
 

@@ -8,7 +8,7 @@ what base and adapter say, by the rule of merge).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ SAMPLED = 16  # rows of a tensor that are compared
 # The largest relative error that rounding may leave, some three times what ordinary weights have.
 ROUNDING = {Kind.F32: 1e-6, Kind.F16: 0.002, Kind.Q8_0: 0.03, Kind.Q6_K: 0.08, Kind.Q5_K: 0.15, Kind.Q5_0: 0.15}
 COARSE = 0.3
-FAR = 99.0  # the gap, in logits, of a token that is not among the likeliest
+FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is no number
 
 
 @dataclass
@@ -145,33 +145,33 @@ def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 def compare(
-    texts: Sequence[str],
-    before: Sequence[Sequence[int]],
-    after: Sequence[Said],
+    model: Model,
     tokenizer: Tokenizer,
-    eos: Iterable[int],
+    texts: Sequence[str],
+    prompts_: Sequence[list[int]],
+    before: Sequence[list[int]],
+    after: Sequence[Said],
+    eos: Sequence[int],
 ) -> list[Asked]:
     """The adapter's answers (token ids without the end token) beside the file's, with the gap where they part."""
-    ends = list(eos)
     found = []
-    for text, left, said in zip(texts, before, after, strict=True):
-        right = [token for token in said.ids if token not in ends]
-        gap = None
-        if list(left) != right:
-            place = first_difference(left, right)
-            # At the limit an answer has no end token: both ran on, or the texts differ before it.
-            step = said.logprobs[place] if place < len(said.logprobs) else {}
-            best = [
-                max(
-                    (step[each] for each in ([side[place]] if place < len(side) else ends) if each in step),
-                    default=None,
-                )
-                for side in (left, right)
-            ]
-            gap = FAR if best[0] is None or best[1] is None else best[1] - best[0]
+    for text, prompt, left, said in zip(texts, prompts_, before, after, strict=True):
+        right = [token for token in said.ids if token not in eos]
+        gap = None if left == right else _gap(model, prompt, left, right, eos)
         words = [tokenizer.decode(each).strip() for each in (left, right)]
         found.append(Asked(text, words[0], words[1], gap))
     return found
+
+
+def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
+    """Logits by which the file prefers its first differing token; an answer's end counts as a token."""
+    place = first_difference(left, right)
+    likely = model.next_tokens(prompt + left[:place], eos[0])
+    best = []
+    for side in (left, right):
+        wanted = [side[place]] if place < len(side) else eos
+        best.append(max((likely[each] for each in wanted if each in likely), default=-FAR))
+    return best[1] - best[0]
 
 
 def answers(asked: Sequence[Asked], near_tie: float) -> Part:

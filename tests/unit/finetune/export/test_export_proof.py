@@ -205,22 +205,44 @@ def test_a_modelfile_with_another_template_or_system_prompt_is_named(exported):
     ]
 
 
-def _said(ids: list[int], *steps: dict[int, float]) -> Said:
-    return Said(ids, "", True, list(steps))
+class Likely:
+    """A model that knows how likely each next token is, by the prompt."""
+
+    def __init__(self, tokens: dict[int, float]) -> None:
+        self.tokens, self.asked = tokens, []
+
+    def next_tokens(self, prompt: list[int], end: int) -> dict[int, float]:
+        self.asked.append(prompt)
+        return self.tokens
 
 
-def test_answers_that_part_are_held_to_the_gap_between_the_two_tokens():
+@pytest.mark.parametrize(
+    ("answer", "likely", "gap"),
+    [
+        ([4, 5, 2], {}, None),
+        ([4, 6, 2], {6: -0.9, 5: -1.2}, 0.3),
+        ([4, 6, 2], {6: -0.1, 5: -2.6}, 2.5),
+        ([4, 5, 6, 2], {6: -0.2, 2: -1.9, 3: -1.7}, 1.5),
+        ([4, 7, 2], {7: -0.1}, proof.FAR - 0.1),
+    ],
+)
+def test_answers_that_part_are_held_to_the_gap_between_the_two_tokens(answer, likely, gap):
     tokenizer = SimpleNamespace(decode=lambda ids: str(ids))
-    same = _said([4, 5, 2], {}, {}, {})
-    near = _said([4, 6, 2], {4: -0.1}, {6: -0.9, 5: -1.2}, {})
-    far = _said([4, 6, 2], {4: -0.1}, {6: -0.1, 5: -2.6}, {})
-    longer = _said([4, 5, 6, 2], {}, {}, {6: -0.2, 2: -1.9})
-    unlikely = _said([4, 7, 2], {}, {7: -0.1}, {})
-    every = [same, near, far, longer, unlikely]
-    asked = proof.compare(["?"] * 5, [[4, 5]] * 5, every, tokenizer, [2])
-    assert [each.gap for each in asked] == [None, pytest.approx(0.3), pytest.approx(2.5), pytest.approx(1.7), proof.FAR]
-    part = proof.answers(asked, 0.5)
-    assert len(part.faults) == 3 and not part.ok
+    model = Likely(likely)
+    (asked,) = proof.compare(model, tokenizer, ["?"], [[9]], [[4, 5]], [Said(answer, "", True)], [2, 3])
+    assert asked.gap == (None if gap is None else pytest.approx(gap))
+    assert model.asked == ([] if gap is None else [[9, *answer[: 2 if answer[1] == 5 else 1]]])
+    assert proof.answers([asked], 0.5).ok == (gap is None or gap < 0.5)
+
+
+def test_how_likely_a_token_is_does_not_hang_on_what_the_sampler_takes(exported):
+    """A part of a character has its probability as well, though the server says none for it."""
+    with exported.write().model() as model:
+        prompt = model.ids("㍿龘𝒳")[:-1]
+        likely = model.next_tokens(prompt, ENDS[0])
+        first = model.answer(prompt, 1).ids[0]
+        assert max(likely, key=likely.get) == first
+        assert likely == pytest.approx(model.next_tokens(prompt, ENDS[1]))
 
 
 def test_a_weight_that_is_no_number_ends_the_export(bare):
