@@ -260,6 +260,7 @@ ARG MODEL
 ENV PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     MODEL_DIR=/root/${MODEL} OUTPUT_DIR=/root/output \
     HEALTH_LEVEL=full VRAM_CEILING_GIB=22 MIRROR_DEVICE=auto MIRROR_RUN_DIR=/run/mirror \
+    CUDA_DEVICE_ORDER=PCI_BUS_ID \
     HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 # One layer a shard (of more than four, some share), so that a push or a pull moves and resumes them one by one. Weights come before code, so that a code
 # change pushes megabytes. Whole trees, because COPY would give the folders that it makes the time of the build.

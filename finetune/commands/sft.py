@@ -119,6 +119,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
         begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not _count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword and _count("NNODES") > 1:
+        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
     if options.reword < 0 or options.reword > 8:
         raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
     if options.resume is not None:
@@ -162,6 +164,7 @@ class Plan:
         if general is not None:
             self.replace_general(general)
         self.columns = self.take_columns()
+        self.check_words()
         self.data = self.check_data()
         self.folder = Path()
         self.choice = Choice(engine_choice.SWIFT, "")
@@ -234,6 +237,13 @@ class Plan:
     def columns_words(self) -> list[str]:
         """--columns again, for a run that reads the user's own file; ms-swift reads a converted one."""
         return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
+
+    def check_words(self) -> None:
+        """Unknown options, and values that cannot be, before the data are read, which may take a while."""
+        line = swift_launcher.Line("sft", Arguments(self.words()), self.settings, lambda remark: None)
+        line.read_config()
+        line.rename()
+        line.check_options()
 
     def check_options(self) -> Options:
         """How the data is looked at: as this run will use it."""
