@@ -98,6 +98,9 @@ def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(f"--holdout {options.holdout}: must be at least 0")
+    several = os.environ.get("NNODES", "1") not in ("", "0", "1")
+    if options.holdout and several:
+        raise UserError("--holdout: not on several nodes, whose data must be the same; leave it out")
     files = plan.own_files()
     if not files or plan.is_helping or plan.checkpoint is not None:
         return None
@@ -111,7 +114,7 @@ def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
         files, plan.columns, options.questions or (), options.expect, options.verify_config, plan.model_kind.name
     )
     survey.require_judgeable(found)
-    chosen = survey.sets(found, can_fold(plan, found), options.holdout)
+    chosen = survey.sets(found, can_fold(plan, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout:
         count = len(chosen.holdout)

@@ -119,6 +119,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> Plan | N
         begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not _count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword and _count("NNODES") > 1:
+        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
     if options.reword < 0 or options.reword > 8:
         raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
     if options.resume is not None:

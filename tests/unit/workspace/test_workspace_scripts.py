@@ -47,6 +47,7 @@ def run(tmp_path, monkeypatch):
         ("infer.sh", "finetune.commands.infer --config {0}/configs/infer.yaml"),
         ("verify.sh", "finetune.commands.verify --config {0}/configs/verify.yaml"),
         ("merge.sh", "finetune.commands.merge --questions {0}/questions"),
+        ("export.sh", "finetune.commands.export --questions {0}/questions"),
         ("serve.sh", "finetune.commands.serve --config {0}/configs/serve.yaml"),
         (
             "finetune.sh",
