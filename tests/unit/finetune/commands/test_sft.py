@@ -352,7 +352,7 @@ def test_what_the_user_gives_stays_and_only_the_rest_is_planned(on_a_card, monke
         fixed.append(options)
         return plan_swift(*args, **options)
 
-    monkeypatch.setattr("finetune.commands.sft.plan_swift", spy)
+    monkeypatch.setattr("finetune.sft.batch.plan_swift", spy)
     given = ["--per_device_train_batch_size", "2", "--gradient_checkpointing", "true", "--use_liger_kernel", "false"]
     assert sft(on_a_card, *given) == 0
     assert planned(the_run(on_a_card)) == {
