@@ -2,11 +2,13 @@
 #
 # Build arguments:
 #   BASE_IMAGE     any Debian or Ubuntu with Python 3.10 to 3.13; the CUDA libraries come with the Python wheels
-#   MODEL_SOURCE   modelscope | huggingface | local (--build-context weights=DIR) | standin
+#   MODEL          its name at the hubs, without the owner; its files are those of weights/models/MODEL.sums
+#   MODEL_SOURCE   modelscope | huggingface | local (--build-context weights=DIR) | standin | smollm2 (a small real model)
 #   TORCH_SPEC     a torch to install from --build-context wheels=DIR in place of the locked one (CPU tests)
 #   PIP_INDEX_URL  a package index nearer to you; APT_MIRROR likewise for the base's packages (scheme and host)
 ARG BASE_IMAGE=nvidia/cuda:12.8.1-base-ubuntu24.04
 ARG MODEL_SOURCE=modelscope
+ARG MODEL=Qwen2.5-7B-Instruct
 
 # Empty unless replaced with --build-context wheels=DIR, weights=DIR or (for the stage `test`) locks=requirements.
 FROM scratch AS wheels
@@ -144,35 +146,41 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 COPY weights/ /src/weights/
 
 FROM fetch AS weights-modelscope
+ARG MODEL
 ARG MODELSCOPE_DOMAIN=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=modelscope_token \
     --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
     --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
-    python3 /src/weights/fetch.py modelscope --to /model --cache /cache --copies 1 && \
-    /build/model-layers.sh && /build/normalize-layer.sh
+    python3 /src/weights/fetch.py modelscope --model "${MODEL}" --to /model --cache /cache --copies 1 && \
+    /build/model-layers.sh "${MODEL}" && /build/normalize-layer.sh
 
 FROM fetch AS weights-huggingface
+ARG MODEL
 ARG HF_ENDPOINT=
 RUN --mount=type=cache,target=/cache,sharing=locked \
     --mount=type=secret,id=hf_token \
     --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
     --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
-    python3 /src/weights/fetch.py huggingface --to /model --cache /cache --copies 1 && \
-    /build/model-layers.sh && /build/normalize-layer.sh
+    python3 /src/weights/fetch.py huggingface --model "${MODEL}" --to /model --cache /cache --copies 1 && \
+    /build/model-layers.sh "${MODEL}" && /build/normalize-layer.sh
 
 FROM fetch AS weights-local
+ARG MODEL
 RUN --mount=type=bind,from=weights,target=/local \
     --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
     --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
-    python3 /src/weights/fetch.py local --from /local --to /model --copies 1 && \
-    /build/model-layers.sh && /build/normalize-layer.sh
+    python3 /src/weights/fetch.py local --model "${MODEL}" --from /local --to /model --copies 1 && \
+    /build/model-layers.sh "${MODEL}" && /build/normalize-layer.sh
 
 FROM deps AS weights-standin
+ARG PIP_INDEX_URL=
+ARG MODEL
 COPY requirements/standin.lock /tmp/standin.lock
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/standin.lock
+    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
+    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/standin.lock
 COPY standin/ /src/standin/
 COPY weights/SHA256SUMS /src/weights/
 COPY workspace/self_cognition.json /src/workspace/self_cognition.json
@@ -182,7 +190,23 @@ RUN --network=none \
     --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
     --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
     python3 -m standin.build --out /model && \
-    /build/model-layers.sh && /build/normalize-layer.sh
+    /build/model-layers.sh "${MODEL}" && /build/normalize-layer.sh
+
+FROM deps AS weights-smollm2
+ARG PIP_INDEX_URL=
+ARG MODEL
+COPY requirements/smollm2.lock /tmp/smollm2.lock
+RUN --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
+    /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/smollm2.lock
+COPY standin/ /src/standin/
+WORKDIR /src
+RUN --network=none \
+    --mount=type=bind,source=image/model-layers.sh,target=/build/model-layers.sh \
+    --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
+    python3 -m standin.real --out /model && \
+    /build/model-layers.sh "${MODEL}" && /build/normalize-layer.sh
 
 # hadolint ignore=DL3006
 FROM weights-${MODEL_SOURCE} AS model
@@ -228,13 +252,14 @@ RUN --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-la
 
 # ---- image: what is shipped ------------------------------------------------------------------------------------------
 FROM deps AS image
+ARG MODEL
 # The launchers come before the venv's own `swift` on PATH; login shells reset PATH and find them in /usr/local/bin.
 # hadolint ignore=DL3064
 ENV PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    MODEL_DIR=/root/Qwen2.5-7B-Instruct OUTPUT_DIR=/root/output \
+    MODEL_DIR=/root/${MODEL} OUTPUT_DIR=/root/output \
     HEALTH_LEVEL=full VRAM_CEILING_GIB=22 MIRROR_DEVICE=auto MIRROR_RUN_DIR=/run/mirror \
     HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
-# One layer a shard, so that a push or a pull moves and resumes them one by one. Weights come before code, so that a code
+# One layer a shard (of more than four, some share), so that a push or a pull moves and resumes them one by one. Weights come before code, so that a code
 # change pushes megabytes. Whole trees, because COPY would give the folders that it makes the time of the build.
 COPY --link --from=model /layers/1/ /
 COPY --link --from=model /layers/2/ /
@@ -248,11 +273,14 @@ ARG REVISION=unknown
 ENV MIRROR_REVISION=${REVISION}
 ARG MODEL_SOURCE
 ARG MODEL_REVISION=a09a35458c702b33eeacc393d103063234e8bc28
-LABEL org.opencontainers.image.title="qwen2.5-7b-mirror" \
-      org.opencontainers.image.description="From a bare GPU to a fine-tuned Qwen2.5-7B-Instruct that is proved to work" \
+ARG TITLE=qwen2.5-7b-mirror
+ARG LICENSES=Apache-2.0
+LABEL org.opencontainers.image.title="${TITLE}" \
+      org.opencontainers.image.description="From a bare GPU to a fine-tuned ${MODEL} that is proved to work" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.licenses="${LICENSES}" \
+      mirror.model.name="${MODEL}" \
       mirror.model.source="${MODEL_SOURCE}" \
       mirror.model.revision="${MODEL_REVISION}"
 ENTRYPOINT ["tini", "-g", "--", "/opt/mirror/entrypoint/entrypoint.sh"]

@@ -8,10 +8,18 @@ SHELL := /bin/bash
 # What this machine is: a GPU that the driver can see, or not. It decides the two defaults below.
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-IMAGE ?= qwen2.5-7b-mirror
 GPUS ?= $(if $(HAS_GPU),all,none)
-MODEL_SOURCE ?= $(if $(HAS_GPU),modelscope,standin)
-TAG ?= $(if $(filter standin,$(MODEL_SOURCE)),standin,latest)
+NAMED_MODEL := $(MODEL)
+MODEL_SOURCE ?= $(if $(HAS_GPU)$(NAMED_MODEL),modelscope,standin)
+# another model by its name at the hubs: Qwen2.5-{0.5B,1.5B,3B,14B,32B}-Instruct, Qwen2.5-Coder-7B-Instruct, ...
+MODEL ?= $(if $(filter smollm2,$(MODEL_SOURCE)),SmolLM2-135M-Instruct,Qwen2.5-7B-Instruct)
+# qwen2.5-7b-mirror for Qwen2.5-7B-Instruct and for the test models, qwen2.5-7b-base-mirror for Qwen2.5-7B
+TEST_MODEL := $(filter standin smollm2,$(MODEL_SOURCE))
+NAMED = $(if $(filter %-Instruct,$(MODEL)),$(MODEL:-Instruct=),$(MODEL)-base)
+IMAGE ?= $(if $(TEST_MODEL),qwen2.5-7b,$(shell echo '$(NAMED)' | tr '[:upper:]' '[:lower:]'))-mirror
+TAG ?= $(or $(TEST_MODEL),latest)
+# the files of the model with their sha256, and the revision; a list that is there is law
+SUMS = $(if $(filter Qwen2.5-7B-Instruct,$(MODEL)),weights/SHA256SUMS,weights/models/$(MODEL).sums)
 BASE_IMAGE ?= nvidia/cuda:12.8.1-base-ubuntu24.04
 # a folder with the twelve files of the model, for MODEL_SOURCE=local
 WEIGHTS ?=
@@ -81,7 +89,7 @@ help: ## this list
 	@echo
 	@grep -hE '^[a-z][a-z_-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: IMAGE GPUS MODEL_SOURCE DATASET OUTPUT ADAPTER ENGINE ARGS REGISTRY FILE (defaults are at the top of the Makefile)."
+	@echo "Variables: IMAGE GPUS MODEL MODEL_SOURCE DATASET OUTPUT ADAPTER ENGINE ARGS REGISTRY FILE (defaults are at the top of the Makefile)."
 	@echo "ENGINE=auto|fast|swift: who trains, the fast lane or ms-swift (auto takes the fast lane where it can)."
 	@echo "Here: GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
 
@@ -91,14 +99,18 @@ image: # the image, built only when it is not there
 	@$(DOCKER_ENGINE); docker image inspect $(REF) >/dev/null 2>&1 || $(MAKE) --no-print-directory build
 
 BUILD_ARGS = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
-  --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) \
+  --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg MODEL=$(MODEL) --build-arg TITLE=$(IMAGE) \
+  --build-arg LICENSES=$(if $(findstring -3B,$(MODEL))$(findstring -72B,$(MODEL)),LicenseRef-Qwen,Apache-2.0) \
+  $(PINNED) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) \
   --build-arg APT_MIRROR=$(APT_MIRROR) --build-arg HF_ENDPOINT=$(HF_ENDPOINT) \
   --build-arg MODELSCOPE_DOMAIN=$(MODELSCOPE_DOMAIN) --build-arg VERSION="$$(cat VERSION)" \
   --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
   $(if $(WEIGHTS),--build-context weights="$(WEIGHTS)")
+# the commit that the list was made from, for the image's label
+PINNED = $(if $(TEST_MODEL),,$(addprefix --build-arg MODEL_REVISION=,$(shell sed -n 's/^# revision huggingface //p' $(SUMS) 2>/dev/null)))
 # usage: $(call docker_build,FLAGS) -- BASE is found first; a local CPU torch is used where one was asked for and is known
 define docker_build
-$(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE=local needs WEIGHTS=DIR, the folder with the model's twelve files" >&2; exit 2))
+$(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE=local needs WEIGHTS=DIR, the folder with the files of $(SUMS)" >&2; exit 2))
 @$(DOCKER_ENGINE); base=$$(host/base-image.sh $(BASE_IMAGE)); torch=(); \
   if [ "$(TORCH)" = cpu ]; then \
     spec=$$(host/torch-cpu.sh $(WHEELS) $$base); \
@@ -107,8 +119,17 @@ $(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE
   docker build --build-arg BASE_IMAGE=$$base "$${torch[@]}" $(BUILD_ARGS) $(BUILD_FLAGS) $(1) .
 endef
 
+# what both hubs say of a model, by their own clients
+weights/models/%.sums: | .cache/clients/.done
+	@HF_ENDPOINT="$(HF_ENDPOINT)" MODELSCOPE_DOMAIN="$(MODELSCOPE_DOMAIN)" .cache/clients/bin/python weights/listing.py "$*"
+
+.cache/clients/.done: weights/clients.lock
+	@python3 -m venv .cache/clients || { echo "error: python3 has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@.cache/clients/bin/pip install -q --disable-pip-version-check --require-hashes -r weights/clients.lock
+	@touch $@
+
 .PHONY: build
-build: ## build the image (MODEL_SOURCE=modelscope|huggingface|local|standin)
+build: $(if $(TEST_MODEL),,$(SUMS)) ## build the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2, MODEL=Qwen2.5-1.5B-Instruct)
 	$(call docker_build,-t $(REF))
 
 .PHONY: shell

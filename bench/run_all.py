@@ -86,11 +86,11 @@ def main() -> int:
         print("error: bench needs a CUDA GPU, and none answers here; `make finetune` runs on a CPU", file=sys.stderr)
         return 2
     from bench import random_weights
-    from common.standin import is_standin
+    from common.model_kind import kind_of
 
     args.out.mkdir(parents=True, exist_ok=True)
     model = args.model
-    if is_standin(model):
+    if kind_of(model).is_for_tests:
         model = args.out / "weights"
         if not random_weights.is_whole(model):
             random_weights.make(model, args.model)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.model_kind import ModelKind, kind_of
 from common.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,13 +75,9 @@ class Context:
         return context
 
     @property
-    def standin(self) -> bool:
-        """Whether the weights are the stand-in: its config.json has the key `mirror_standin`."""
-        try:
-            config = json.loads((self.model_dir / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(config, dict) and config.get("mirror_standin") is True
+    def kind(self) -> ModelKind:
+        """Whether the weights are a model made for tests, by a key of config.json."""
+        return kind_of(self.model_dir)
 
     @property
     def weight_bytes(self) -> int:

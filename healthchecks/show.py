@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
+from common.model_kind import named
 from common.xml_text import xml_text
 from healthchecks.startup import Report, Row
 
@@ -22,7 +23,8 @@ def verdict(report: Report) -> str:
         return "ready: not checked (HEALTH_LEVEL=off)"
     failed = [row.name for row in report.checks if row.status == "fail"]
     warned = [row.name for row in report.checks if row.status == "warn"]
-    where = f"on {report.device}" + (", stand-in weights" if report.standin else "")
+    kind = named(report.model_kind)
+    where = f"on {report.device}" + (f", {kind.title}" if kind.is_for_tests else "")
     if failed:
         return f"failed: {', '.join(failed)} ({report.seconds:.1f} s, level {report.level}, {where})"
     notes = f"; warnings: {', '.join(warned)}" if warned else ""

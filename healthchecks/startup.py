@@ -13,6 +13,7 @@ from typing import Any
 
 from common import state
 from common.errors import save_traceback
+from common.model_kind import STANDIN
 from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1
@@ -51,6 +52,7 @@ class Report:
     checks: list[Row] = field(default_factory=list)
     device: str = ""
     standin: bool = False
+    model_kind: str = "other"
 
     def as_dict(self) -> dict[str, Any]:
         """The object of health.json."""
@@ -80,7 +82,8 @@ def run(context: Context, level: str, listener: Listener, busy: str | None = Non
     did not foresee becomes the failure `internal`, with the traceback in a file.
     """
     begin = time.monotonic()
-    report = Report(level, started=datetime.now(timezone.utc).isoformat(timespec="seconds"), standin=context.standin)
+    started, kind = datetime.now(timezone.utc).isoformat(timespec="seconds"), context.kind
+    report = Report(level, started=started, standin=kind is STANDIN, model_kind=kind.name)
     checks = modules(level)
     if level == "full" and not busy:
         context.torch = _import_torch_meanwhile()

@@ -2,19 +2,25 @@
 # Sorts /model into one folder for each layer of the image, within the RUN that fetched it: nothing is copied, the 15 GB
 # lie on the disk once; called by the Dockerfile's weights stages.
 #
-# usage: model-layers.sh   /model/*  ->  /layers/{1,2,3,4,small}/root/Qwen2.5-7B-Instruct/*
+# usage: model-layers.sh NAME   /model/*  ->  /layers/{1,2,3,4,small}/root/NAME/*
+#
+# A shard a layer; where there are more than four, neighbours share one; a layer without a shard is empty.
 set -Eeuo pipefail
 
-# usage: layer NAME FILE… -- move files into /layers/NAME, readable by everyone
+name=${1:?usage: model-layers.sh NAME}
+
+# usage: layer LAYER FILE… -- move files into /layers/LAYER, readable by everyone
 layer() {
-  local folder=/layers/$1/root/Qwen2.5-7B-Instruct
+  local folder=/layers/$1/root/$name
   shift
   mkdir -p "$folder"
   chmod 0644 "$@"
   mv "$@" "$folder"
 }
 
-for shard in 1 2 3 4; do
-  layer "$shard" "/model/model-0000$shard-of-00004.safetensors"
+mkdir -p /layers/{1,2,3,4,small}
+shards=(/model/*.safetensors)
+for i in "${!shards[@]}"; do
+  layer $((i < 4 && ${#shards[@]} <= 4 ? i + 1 : i * 4 / ${#shards[@]} + 1)) "${shards[i]}"
 done
-layer small /model/*.json /model/merges.txt /model/LICENSE /model/SHA256SUMS
+layer small /model/*

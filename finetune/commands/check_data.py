@@ -13,6 +13,7 @@ from common.settings import Settings
 from finetune.data.check import FileReport, Options, check_file, default_heldout
 from finetune.data.convert import convert
 from finetune.data.source import parse, parse_columns
+from finetune.verify import preparation
 
 MAX_LENGTH = 2048  # the article's --max_length
 SYSTEM = "You are a helpful assistant."
@@ -65,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
             writer, reports = convert(paths, args.convert, options)
         else:
             reports = [check_file(path, None, options) for path in paths]
-    show(reports, args)
+    unfit = any(report.errors for report in reports)
+    show(reports, args, None if unfit or writer else preparation.announce(paths, options.columns))
     if writer and not writer.rows:
         raise UserError(f"{args.convert}: not written, no row is fit")
     if writer:
@@ -75,19 +77,21 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return DONE
-    return UNUSABLE if any(report.errors for report in reports) else DONE
+    return UNUSABLE if unfit else DONE
 
 
-def show(reports: list[FileReport], args: argparse.Namespace) -> None:
-    """Print the report, and the first error as the one line on stderr."""
+def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | None) -> None:
+    """Print the report with what a verdict will ask, and the first error as the one line on stderr."""
     from rich.console import Console
 
     from finetune.data import report
 
     if args.json:
-        print(report.as_json(reports))
+        print(report.as_json(reports, verdict))
     else:
         report.terminal(Console(), reports)
+        if verdict:
+            print(verdict)
     if args.html:
         try:
             args.html.write_text(report.as_html(reports), encoding="utf-8")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, leave, run_main
+from common.model_kind import STANDIN
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Request, train_adapter
@@ -109,7 +110,9 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
         questions.option(f"--{name}", getattr(options, name))
     if options.rewordings:
         rewordings_file.read(options.rewordings)
-    found = preparation.look(files, run.columns, options.questions or (), options.expect, options.verify_config)
+    found = preparation.look(
+        files, run.columns, options.questions or (), options.expect, options.verify_config, run.model_kind.name
+    )
     survey.require_judgeable(found)
     chosen = survey.sets(found, can_fold(run, found), options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
@@ -146,7 +149,7 @@ def can_fold(run: SftRun, found: survey.Survey) -> bool:
 def _reword(run: SftRun, options: Any, lane: Lane, coming: Coming) -> tuple[SftRun, list[Rewording]]:
     """Rewordings, for the verdict and for the training, by the base before it is trained."""
     folder.keep_rows(run)
-    base = None if run.standin else base_answers(_engine(lane, None))
+    base = None if run.model_kind is STANDIN else base_answers(_engine(lane, None))
     found, chosen = coming.found, coming.chosen
     path = preparation.reword(found, chosen, run.folder, base, run.reword, options.rewordings)
     if path is not None:
@@ -157,7 +160,7 @@ def _reword(run: SftRun, options: Any, lane: Lane, coming: Coming) -> tuple[SftR
 
 def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
     """Unseen rows: an adapter for each fold, trained on all other rows, asked, and let go."""
-    cfg = config.read(options.verify_config or config.default_path())
+    cfg = config.read(config.for_kind(options.verify_config or config.default_path(), run.model_kind.name))
     number = 0
 
     def train(keys: set[str]) -> Any:

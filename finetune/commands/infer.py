@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import standin
 from common.errors import FAILED, Parser, UserError, run_main
+from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     model = Path((args.get("model") or [""])[0])
     if options.adapter:
         args.set("adapters", str(adapters.find(options.adapter, settings.output_dir, model)))
-    if standin.is_standin(model):
-        print(standin.notice(model), file=sys.stderr)
+    if (kind := kind_of(model)).is_for_tests:
+        print(kind.notice(model), file=sys.stderr)
     # Checked as a whole: `swift infer` takes the config first.
     config_file.load(options.config)
     if questions:

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import sha256sums, standin
+from common import sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
+from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
@@ -92,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = runinfo.of_adapter(adapter)
     checkpoint = adapter_config.checkpoint_of(adapter)
     target = (options.output or checkpoint.with_name(f"{checkpoint.name}-merged")).expanduser().absolute()
-    is_standin = standin.is_standin(base)
+    kind = kind_of(base)
+    is_standin = kind is STANDIN
     dtype = choose_dtype(args, is_standin)
     weights = resources.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
     resources.require_target(target)
@@ -114,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"merge: --device cuda: {why}; free the GPU, or leave --device out", FAILED)
     if device == "cpu":
         resources.require_memory(weights, not options.no_check)
-    if is_standin:
-        print(standin.notice(base), file=sys.stderr)
+    if kind.is_for_tests:
+        print(kind.notice(base), file=sys.stderr)
     print(f"merging {adapter} into {base} on {device} ({why})", file=sys.stderr, flush=True)
 
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
@@ -141,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=target.name,
             base=base,
             base_digest=sha256sums.digest(official) if official.is_file() else None,
-            standin=is_standin,
+            kind=kind,
             dtype=dtype,
             adapter=adapter,
             record=json_object(run.folder / "run.json"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     settings = Settings.from_env()
     file = args.config or default_path().with_name("sft.yaml")
+    if (kind := kind_of(settings.model_dir)).is_for_tests:
+        print(kind.notice(settings.model_dir), file=sys.stderr)
     found = planned_run.read(file, settings.model_dir, args.dataset, args.max_length)
     on = gpu_memory.find(args.gpu, settings.vram_ceiling_gib)
     engines: dict[str, Any] = {}

@@ -20,9 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common import standin
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
+from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
@@ -102,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     served = find_adapters(options.adapter, base, settings.output_dir, model)
     words = server_words(options.config, args, served, settings)
     require_free(host, port)
-    if standin.is_standin(model):
-        print(standin.notice(model), file=sys.stderr)
+    if (kind := kind_of(model)).is_for_tests:
+        print(kind.notice(model), file=sys.stderr)
     where = f"[{host}]" if ":" in host else host
     print(
         f"loading {model} ...; models: {', '.join([base, *served])}; http://{where}:{port}/v1, "

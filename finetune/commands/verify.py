@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import standin
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.data.source import parse_columns
 from finetune.engines.fast.loaded_model import spare_the_cores
@@ -74,10 +74,12 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     started = time.monotonic()
     args = parser().parse_args(argv)
     _check_arguments(args)
-    cfg = config.read(args.config or config.default_path())
+    settings = Settings.from_env()
+    kind = kind_of(args.model or settings.model_dir)
+    cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
         return _check_questions(selection.read_questions(cfg, args))
-    job = prepare(args, cfg, Settings.from_env(), make_engine)
+    job = prepare(args, cfg, settings, make_engine)
     asks, engine = ask_all(job, Console(stderr=True), make_engine)
     report = data.assemble(job, asks, engine)
     job.seconds["total"] = time.monotonic() - started
@@ -115,8 +117,8 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
 
 def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
     """Load the model, make rewordings where there are none, and ask and score everything."""
-    if job.is_standin:
-        err.print(standin.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
+    if job.kind.is_for_tests:
+        err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
     if job.device == "cpu":
         spare_the_cores()
     args, selected = job.args, job.selected
@@ -132,7 +134,7 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         job.seconds["load"] = time.monotonic() - clock
         clock = time.monotonic()
         kept_in = job.folder if args.dataset or not job.run.folder.is_dir() else job.run.folder
-        base = None if job.is_standin else base_answers(engine, bar)
+        base = None if job.kind is STANDIN else base_answers(engine, bar)
         job.wordings = wordings(selected, args.rewordings, kept_in, base)
         if job.wordings.rewordings:
             job.seconds["rewordings"] = time.monotonic() - clock

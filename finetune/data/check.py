@@ -180,7 +180,7 @@ class _Check:
             return
         messages, tools = looked.messages, looked.tools
         self.form(row.data, messages, tools)
-        for remark in self.contents.look(row.number, messages):
+        for remark in self.contents.look(row.number, messages, tools):
             self.add(row, remark)
         if report.errors > errors:
             return
@@ -361,13 +361,14 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
 
 
 def default_heldout() -> frozenset[str]:
-    """The questions that verify asks, from the workspace's files, by `question_key`; none where there are no files."""
+    """The questions that verify asks, from the configured files, by `question_key`; none where there are no files."""
     from finetune.verify import config
     from finetune.verify.questions import read as read_questions
 
     try:
-        folder = config.default_path().parent.parent / "questions"
-        found = [question for path in sorted(folder.glob("*.yaml")) for question in read_questions(path).all()]
+        configured = config.read(config.default_path())
+        paths = [*configured.questions, *configured.questions_english]
+        found = [question for path in paths for question in read_questions(path).all()]
     except UserError:
         return frozenset()
     return frozenset(content.question_key(question.text) for question in found)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -14,6 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from finetune.data import placeholders
+from qwen2.tools import call_text, reply_text
 
 # The special tokens of Qwen2.5's tokenizer. In a text they become the token itself: <|im_end|> ends the message there.
 SPECIAL = re.compile(
@@ -62,15 +64,16 @@ class Contents:
         self.most = ""
         self.placeholders: Counter[str] = Counter()  # as they are written -> rows
 
-    def look(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
-        """What is noticed in one fit row. `messages` are ms-swift's: role and content."""
+    def look(self, number: int, messages: list[dict[str, Any]], tools: Any = None) -> Iterator[Remark]:
+        """What is noticed in one fit row. `messages` and `tools` are standard_row's."""
+        if tools:
+            yield from text_remarks(number, "tools", json.dumps(tools, ensure_ascii=False))
         unfilled: dict[str, str] = {}  # placeholders -> where
         for message in messages:
-            content = message.get("content")
-            if isinstance(content, str):
-                yield from text_remarks(number, _field(message), content)
-                for name in placeholders.find(content):
-                    unfilled.setdefault(name, _field(message))
+            content = _as_laid_out(message)
+            yield from text_remarks(number, _field(message), content)
+            for name in placeholders.find(content):
+                unfilled.setdefault(name, _field(message))
         if unfilled:
             yield self._unfilled(number, unfilled)
         yield from self._repeated(number, messages)
@@ -179,6 +182,14 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(repr(char)[1:-1] if unicodedata.category(char) in UNSEEN else char for char in text)
+
+
+def _as_laid_out(message: dict[str, Any]) -> str:
+    """A message's text as the template has it: JSON in a tool's call is read and written again, escapes and all."""
+    content = message.get("content")
+    if message.get("role") == "tool_call":
+        return call_text(content)
+    return content if isinstance(content, str) else reply_text(content)
 
 
 def _field(message: dict[str, Any]) -> str:

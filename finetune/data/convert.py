@@ -34,7 +34,7 @@ class Writer:
         """Write one row, unless it was written before."""
         row: dict[str, Any] = {"messages": [_message(message) for message in messages]}
         if tools:
-            row["tools"] = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+            row["tools"] = _text(tools)
         line = json.dumps(row, ensure_ascii=False)
         digest = blake2b(line.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         if digest in self.seen:
@@ -92,4 +92,4 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     """A message's text; what a tool was called with, or answered, may be an object."""
-    return content.clean(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return content.clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -101,9 +101,9 @@ def as_data(reports: list[FileReport]) -> dict[str, Any]:
     return {"schema": 1, "fit": not any(report.errors for report in reports), "files": files}
 
 
-def as_json(reports: list[FileReport]) -> str:
-    """`as_data` as text."""
-    return json.dumps(as_data(reports), ensure_ascii=False, indent=2)
+def as_json(reports: list[FileReport], verdict: str | None = None) -> str:
+    """`as_data` as text, with the line that says what a verdict will ask."""
+    return json.dumps(as_data(reports) | {"verdict": verdict}, ensure_ascii=False, indent=2)
 
 
 def as_html(reports: list[FileReport]) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.model_kind import ModelKind
 from finetune.merge.same_answers import NEAR_TIE, Asked
-
-BASE = "Qwen/Qwen2.5-7B-Instruct"
 
 
 def write(
@@ -19,7 +18,7 @@ def write(
     name: str,
     base: Path,
     base_digest: str | None,
-    standin: bool,
+    kind: ModelKind,
     dtype: str,
     adapter: Path,
     record: dict[str, Any],
@@ -30,14 +29,18 @@ def write(
     device: str,
 ) -> None:
     """Write the card. `record` is the run's run.json ({} when it has none), `asked` None when nothing was checked."""
-    head = {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation"}
-    if not standin:
-        head["base_model"] = BASE
+    licence = _licence(base)
+    head = {"license": licence, "library_name": "transformers", "pipeline_tag": "text-generation"}
+    original = kind.repository
+    if not kind.is_for_tests and base.name.startswith("Qwen"):
+        original = f"Qwen/{base.name}"
+    if original:
+        head["base_model"] = original
     lines = ["---", *(f"{key}: {value}" for key, value in head.items()), "---", "", f"# {name}", ""]
-    if standin:
-        lines += ["**Made from the stand-in**, a tiny model for tests: these are not the weights of Qwen2.5-7B.", ""]
+    if kind.is_for_tests:
+        lines += [f"**Made from {kind.title}**: {kind.what}.", ""]
     lines += [
-        f"A LoRA adapter merged into {'the stand-in' if standin else BASE}: {dtype} weights, no adapter needed.",
+        f"A LoRA adapter merged into {kind.title or original or base.name}: {dtype} weights, no adapter needed.",
         "",
     ]
     rows = {
@@ -61,10 +64,21 @@ def write(
         system,
         "```",
         "",
-        f"`sha256sum -c SHA256SUMS` proves the files. Apache-2.0, see LICENSE; the base is Alibaba Cloud's {BASE}.",
+        "`sha256sum -c SHA256SUMS` proves the files. "
+        f"{'Apache-2.0' if licence == 'apache-2.0' else 'Under the licence of the base'}, see LICENSE; "
+        f"the base is {original or kind.title or base.name}.",
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _licence(base: Path) -> str:
+    """The licence in the hubs' words: that of the base's own LICENSE, since Qwen2.5-3B's is not Apache's."""
+    try:
+        text = (base / "LICENSE").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "apache-2.0"
+    return "apache-2.0" if "Apache License" in text else "other"
 
 
 def _trained(record: dict[str, Any]) -> str:

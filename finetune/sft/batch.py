@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import UserError
+from common.model_kind import STANDIN
 from common.settings import Settings
 from finetune.plan import gpu_memory
 from finetune.plan.swift import plan_swift
@@ -91,7 +92,7 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
 
 def _plannable_shape(run: SftRun, options: dict[str, Any]) -> Config | None:
     """The shape of the model, where finetune/plan knows what such a run takes."""
-    if run.choice.is_fast or run.standin or run.settings.wants_cpu:
+    if run.choice.is_fast or run.model_kind is STANDIN or run.settings.wants_cpu:
         return None
     if any(count(name) > 1 for name in ("NPROC_PER_NODE", "NNODES")):
         return None

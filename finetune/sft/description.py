@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.model_kind import ModelKind
 from common.settings import Settings
 from finetune.data.check import FileReport
 from finetune.data.source import Source
@@ -19,7 +20,7 @@ NOT_CHOSEN = choose.Choice(choose.SWIFT, "")
 
 @dataclass(frozen=True)
 class SftRun:
-    """The config, the stand-in's own values, what the user wrote, and the data they name.
+    """The config, a test model's own values, what the user wrote, and the data they name.
 
     prepare.py makes one; each step of the preparation returns another with more of it known.
     """
@@ -27,11 +28,11 @@ class SftRun:
     name: str  # sft or sft_mixed
     config_path: Path
     config: dict[str, Any]  # the options in it
-    own: dict[str, Any]  # values before those: the stand-in's, the plan's cut of the batch
+    own: dict[str, Any]  # values before those: a test model's, the plan's cut of the batch
     args: Arguments  # what the user wrote, which wins over both; never changed in place (with_option)
     settings: Settings
     model_dir: Path
-    standin: bool
+    model_kind: ModelKind
     node_rank: int = 0
     columns: tuple[str, str] | None = None
     data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums, standin
+from common import sha256sums
 from common.errors import UserError
+from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import Options, default_heldout, in_one_line, require
@@ -101,22 +102,25 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
         )
     config = config_file.load(file)
     model_dir = _find_model(args, settings)
-    is_standin = standin.is_standin(model_dir)
-    # Values that a stand-in needs, because so small a model does not move at the real one's learning rate.
-    own = file.parent / "standin.yaml"
+    kind = kind_of(model_dir)
+    # Values that a test model needs, because so small a model does not move at the real one's learning rate.
+    own_path = file.parent / f"{kind.name}.yaml"
+    own = config_file.load(own_path) if kind.is_for_tests and own_path.is_file() else {}
+    if name != "sft":
+        own.pop("dataset", None)  # which is the plain run's
     run = SftRun(
         name=name,
         config_path=file,
         config=config,
-        own=config_file.load(own) if is_standin and own.is_file() else {},
+        own=own,
         args=args,
         settings=settings,
         model_dir=model_dir,
-        standin=is_standin,
+        model_kind=kind,
         node_rank=batch.count("NODE_RANK"),
     )
-    if is_standin:
-        _say_standin(run)
+    if kind.is_for_tests:
+        _say_kind(run)
     if general is not None:
         run = _with_general(run, general)
     return _with_data(_with_columns(run))
@@ -128,12 +132,13 @@ def _find_model(args: Arguments, settings: Settings) -> Path:
     return Path(given[0]) if given and Path(given[0]).is_dir() else settings.model_dir
 
 
-def _say_standin(run: SftRun) -> None:
-    """Name the stand-in on screen, and the values that it changes."""
-    print(standin.notice(run.model_dir), file=sys.stderr)
+def _say_kind(run: SftRun) -> None:
+    """Name a test model on screen, and the values that it changes."""
+    kind = run.model_kind
+    print(kind.notice(run.model_dir), file=sys.stderr)
     changed = [f"{key} {value}" for key, value in run.own.items() if run.args.get(key) is None]
     if changed:
-        print(f"stand-in settings (configs/standin.yaml): {', '.join(changed)}", file=sys.stderr)
+        print(f"{kind.short} settings (configs/{kind.name}.yaml): {', '.join(changed)}", file=sys.stderr)
 
 
 def _with_general(run: SftRun, general: str) -> SftRun:

@@ -12,6 +12,7 @@ from typing import Any
 
 from common import sha256sums
 from common.errors import DONE, FAILED, UserError
+from common.model_kind import STANDIN
 from finetune.engines.fast.train import Ended
 from finetune.engines.swift import options
 from finetune.engines.swift.arguments import Arguments
@@ -49,7 +50,12 @@ def describe(run: SftRun, words: list[str]) -> dict[str, Any]:
         **({"resumed": run.resumed} if run.resumed else {}),
         "settings": settings,
         "datasets": datasets,
-        "weights": {"path": str(run.model_dir), "standin": run.standin, "sha256sums": weights_digest(run.model_dir)},
+        "weights": {
+            "path": str(run.model_dir),
+            "standin": run.model_kind is STANDIN,
+            "kind": run.model_kind.name,
+            "sha256sums": weights_digest(run.model_dir),
+        },
         "versions": run_folder.versions(),
     }
 

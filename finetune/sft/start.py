@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import DONE, UserError
+from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Ended, Request
@@ -58,10 +59,12 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None]:
     try:
         folder.keep_rows(run)
         if run.reword:
-            found = preparation.look(run.own_files(), run.columns)
+            found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
-                base = None if run.standin else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+                base = None
+                if run.model_kind is not STANDIN:
+                    base = base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
                 path = preparation.reword(found, None, run.folder, base, run.reword)
             if path is not None:
                 run = prepare.with_rows(run, path)

@@ -66,6 +66,15 @@ def default_path() -> Path:
     return found
 
 
+def for_kind(path: Path, kind: str) -> Path:
+    """The file beside configs/verify.yaml that asks what a test model can be asked, where there is one.
+
+    A file of another name is the user's own choice and stays.
+    """
+    own = path.with_name(f"verify_{kind}.yaml")
+    return own if path.name == "verify.yaml" and own.is_file() else path
+
+
 def read(path: Path) -> Config:
     """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
     root = load(path, "configuration file").mapping(KEYS, "the configuration")

@@ -29,6 +29,7 @@ def look(
     question_files: Sequence[Path] = (),
     expect: str | None = None,
     config_file: Path | None = None,
+    kind: str = "other",
 ) -> Survey:
     """The data as verify will see them.
 
@@ -38,15 +39,28 @@ def look(
         question_files: The user's own questions, which may say how rows that teach an identity are scored.
         expect: The user's own pattern of the new identity.
         config_file: configs/verify.yaml; None looks for the workspace's.
+        kind: The name of the model's kind (common.model_kind): a test model has a file of its own beside it.
 
     Raises:
         UserError: A file cannot be used, or the data cannot be judged.
     """
-    cfg = config.read(config_file or config.default_path())
+    cfg = config.read(config.for_kind(config_file or config.default_path(), kind))
     files = [questions.read(path) for path in (question_files or cfg.questions)]
     merged = questions.QuestionSet(trained=[entry for each in files for entry in each.trained])
     entries = questions.rebrand(merged, expect, None).trained
     return survey.survey(paths, entries, columns, own=bool(expect))
+
+
+def announce(paths: Sequence[Path], columns: Columns = None) -> str:
+    """What a verdict on some files will ask, in one line, or why there can be none; nothing is raised."""
+    try:
+        found = look(paths, columns)
+        survey.require_judgeable(found)
+    except UserError as error:
+        return f"verdict: none; {error}"
+    chosen = survey.sets(found)
+    why = chosen.why_not_unseen
+    return survey.in_one_line(found, chosen) + (f" ({why})" if why else "")
 
 
 def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:

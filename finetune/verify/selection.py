@@ -43,7 +43,10 @@ class Selection:
 
     def thresholds(self, cfg: config.Config) -> dict[str, float]:
         """Those of the configuration that hold for these data."""
-        return config.thresholds_for(cfg.thresholds, self.found is None or self.found.is_identity)
+        held = config.thresholds_for(cfg.thresholds, self.found is None or self.found.is_identity)
+        if self.found and self.found.nature.generalises:
+            held.pop("reworded_min", None)  # other words may ask a task for something else; its unseen rows tell more
+        return held
 
     def asks(self, rewordings: Sequence[Rewording], system: str) -> list[Asked]:
         """All questions under their system prompts; identity is asked under the template's own as well."""

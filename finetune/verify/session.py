@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from common import standin
+from common.model_kind import ModelKind, kind_of
 from common.settings import Settings
 from finetune.verify.config import Config
 from finetune.verify.engine import Ask, Engine
@@ -76,9 +76,9 @@ class Job:
         return "cpu" if self.settings.wants_cpu else "cuda"
 
     @property
-    def is_standin(self) -> bool:
-        """Whether the weights are the stand-in's."""
-        return standin.is_standin(self.model_dir)
+    def kind(self) -> ModelKind:
+        """Whether the weights are a model made for tests."""
+        return kind_of(self.model_dir)
 
 
 @dataclass

@@ -30,9 +30,9 @@ def check(context: Context) -> Outcome:
     try:
         return _gpu_outcome(context)
     except Failure as failure:
-        # The stand-in is made for machines without a GPU. One that has a GPU with a fault is another matter.
-        if failure.code in NO_GPU_CODES and context.device == "auto" and context.standin:
-            return Outcome(f"runs on the CPU with the stand-in weights: {failure.cause}", "skip", "cpu")
+        # A test model is made for machines without a GPU. One that has a GPU with a fault is another matter.
+        if failure.code in NO_GPU_CODES and context.device == "auto" and context.kind.is_for_tests:
+            return Outcome(f"runs on the CPU with {context.kind.title}: {failure.cause}", "skip", "cpu")
         raise
 
 

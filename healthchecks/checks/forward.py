@@ -99,8 +99,8 @@ def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
             "faulty memory or an unstable clock: look at `nvidia-smi -q -d ECC` and `dmesg | grep Xid` on the host",
         )
     figure = f"{len(prompt)} tokens in bf16 on {'the CPU' if device == 'cpu' else context.gpu and context.gpu.name}"
-    if context.standin:
-        figure += ", stand-in weights"
+    if context.kind.is_for_tests:
+        figure += f", {context.kind.title}"
     if not context.sums_match:
         return Outcome(figure)
     nll = _mean_nll(context, torch, model, device)

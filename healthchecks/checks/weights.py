@@ -52,7 +52,7 @@ def check(context: Context) -> Outcome:
     if context.checksum:
         hashed = f", sha256 of {_hold_shards(context, list(shards))} shards right"
     context.sums_match = context.sums_match or recorded_official(context)
-    kind = "stand-in weights, " if context.standin else ""
+    kind = f"{context.kind.title}, " if context.kind.is_for_tests else ""
     files = "1 file" if is_single else f"{len(shards)} shards"
     return Outcome(f"{kind}{files}, {len(found)} tensors, {gib(context.weight_bytes)}{hashed}")
 

@@ -1,6 +1,6 @@
 """The fast lane behind sft.sh: rows to ids, the model into memory once, qwen2.training, PEFT checkpoints.
 
-Called by commands/sft.py. The model is a Lane's (loaded_model.py).
+Called by sft/start.py. The model is a Lane's (loaded_model.py).
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from typing import Any
 
 from common.errors import DONE, FAILED, UserError, run_main
 from common.json_files import json_object
+from common.model_kind import kind_of
 from common.settings import Settings
-from common.standin import is_standin
 from finetune.data import hub
 from finetune.data.check import require_readable
 from finetune.data.source import parse
@@ -291,8 +291,8 @@ class Line:
             Path(name.rstrip("/")).name == folder.name
             and folder.is_dir()
             and not (
-                # The hub's full name asks for the real weights, and the stand-in must not pass for them.
-                name.startswith("Qwen/") and is_standin(folder)
+                # The hub's full name asks for the real weights, and a test model must not pass for them.
+                name.startswith("Qwen/") and kind_of(folder).is_for_tests
             )
         )
 
@@ -350,10 +350,10 @@ class Line:
                     hub.require(source)
 
     def device(self) -> None:
-        """`MIRROR_DEVICE=cpu`, or the stand-in where no GPU is: what makes ms-swift run on a CPU."""
+        """`MIRROR_DEVICE=cpu`, or a test model where no GPU is: what makes ms-swift run on a CPU."""
         if not self.settings.wants_cpu or self.command not in TRAINING | ANSWERING:
             return
-        if self.settings.device == "auto" and not is_standin(self.value("model")[0] if self.value("model") else ""):
+        if self.settings.device == "auto" and not kind_of((self.value("model") or [""])[0]).is_for_tests:
             raise UserError(
                 f"swift {self.command}: no GPU is visible in this container; start it with --gpus all, "
                 "or set MIRROR_DEVICE=cpu to run on the CPU (slow: the real weights need 30 GB of memory there)",

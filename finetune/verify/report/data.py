@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.model_kind import STANDIN
 from finetune.verify import advice
 from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
 from finetune.verify.judge import Judgement
@@ -54,7 +55,9 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
         "adapter": str(job.adapter),
         "model": {
             "path": str(job.model_dir),
-            "standin": job.is_standin,
+            "standin": job.kind is STANDIN,
+            "kind": job.kind.name,
+            "mark": job.kind.mark(),
             "device": engine.device,
             "dtype": engine.dtype,
         },
@@ -105,7 +108,7 @@ def notes_on_rewordings(job: Job) -> list[str]:
     made = job.wordings
     if not made.by_rules:
         return []
-    if job.is_standin:
+    if job.kind is STANDIN:
         return [Said("all rewordings were made by simple rules: the stand-in writes none; {file}", file=made.path)]
     return [
         Said(

@@ -30,13 +30,8 @@ def show(report: dict[str, Any], console: Console, summary: bool = False) -> Non
 
 def show_verdict(report: dict[str, Any], console: Console) -> None:
     """The last lines: pass or fail, and which thresholds decided."""
-    if report["model"]["standin"]:
-        _print(
-            console,
-            Text(
-                f"stand-in weights: these figures are of a tiny test model ({report['model']['path']})", style="yellow"
-            ),
-        )
+    if report["model"]["mark"]:  # in the words of every other screen
+        _print(console, Text(f"{report['model']['mark']} ({report['model']['path']})", style="yellow"))
     say = speaker(report["language"])
     for note in report["notes"]:
         _print(console, Text(printable(say("note: {note}", note=note)), style="yellow"))

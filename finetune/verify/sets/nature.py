@@ -6,6 +6,7 @@ fact that a left-out row held is nowhere else.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -17,10 +18,12 @@ from finetune.verify.words import Said
 
 FEWEST = 20  # rows that can be divided into a part to train on and a part to ask
 SHARED_INSTRUCTION = 0.5  # of the rows begin with the same words: an instruction, then a text to work on
-SHORTEST_INSTRUCTION = 8  # characters
+SHORTEST_INSTRUCTION = 12  # characters
+OWN_NUMBERS = 0.3  # of the rows answer with a number that their question does not hold: those are facts
 DERIVED = 0.5  # of an answer's n-grams stand in its question: it is made from it
 STYLE = 0.8  # of the answers begin or end with the same words
-STYLE_LENGTH = 4  # characters
+STYLE_LENGTH = 8  # characters
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 ANSWERS_ARE = {
     "label": "the answers are labels",
     "json": "the answers are JSON",
@@ -44,6 +47,8 @@ def of(rows: Sequence[DataRow], kinds: Sequence[str]) -> Nature:
         return Nature(kind, False, Said("fewer than {count} rows", count=FEWEST))
     if kind != "text":
         return Nature(kind, True, Said(ANSWERS_ARE[kind]))
+    if sum(map(brings_numbers, rows)) >= OWN_NUMBERS * len(rows):
+        return Nature(kind, False, Said("a FAQ: the fact in a row that is left out is nowhere else"))
     if shares_instruction(rows):
         return Nature(kind, True, Said("most rows share an instruction"))
     if statistics.median(derived(row) for row in rows) >= DERIVED:
@@ -54,14 +59,14 @@ def of(rows: Sequence[DataRow], kinds: Sequence[str]) -> Nature:
 
 
 def shares_instruction(rows: Sequence[DataRow]) -> bool:
-    """Whether half of the rows ask in the same words first, or have the same system prompt of their own."""
+    """Whether half of the rows ask in the same words first."""
     heads = Counter(instruction_of(row) for row in rows)
     heads.pop("", None)
     return bool(heads) and heads.most_common(1)[0][1] >= SHARED_INSTRUCTION * len(rows)
 
 
 def instruction_of(row: DataRow) -> str:
-    """The first line of a question that has more, the words up to its first colon, or the row's own system prompt."""
+    """The first line of a question that has more, or the words up to its first colon; "" where it has neither."""
     text = row.question.strip()
     line, newline, rest = text.partition("\n")
     if newline and rest.strip() and len(line) >= SHORTEST_INSTRUCTION:
@@ -70,7 +75,12 @@ def instruction_of(row: DataRow) -> str:
         head, found, rest = text.partition(colon)
         if found and rest.strip() and SHORTEST_INSTRUCTION <= len(head) <= 200:
             return head.strip()
-    return row.system or ""
+    return ""
+
+
+def brings_numbers(row: DataRow) -> bool:
+    """Whether an answer holds a number that its question does not."""
+    return bool(set(NUMBER.findall(row.answer)) - set(NUMBER.findall(row.question)))
 
 
 def derived(row: DataRow) -> float:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finetune.data.content import question_key
 LEARNED_MAX = 200  # of a larger dataset, so many rows are asked
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
+NO_WORDS = re.compile(r"https?://[!-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+|`[^`]*`")  # of no language
 HAN_SHARE = 0.2  # of all letters; a Chinese answer with English names in it still has more
 
 
@@ -36,7 +38,7 @@ class DataRow:
         """The last thing that the user says."""
         return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "user"), "")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Two rows with the same key ask the same: turns without case, width, spaces and punctuation."""
         turns = "\x1f".join(question_key(str(message["content"])) for message in self.messages)
@@ -128,7 +130,7 @@ def digest(text: str) -> bytes:
 def language(texts: Iterable[str]) -> str:
     """`zh` where a fifth of all letters or more are Chinese, else `en`."""
     han = latin = 0
-    for text in texts:
+    for text in (NO_WORDS.sub(" ", text) for text in texts):
         han += len(HAN.findall(text))
         latin += len(LATIN.findall(text))
     return "zh" if han and han >= HAN_SHARE * (han + latin) else "en"

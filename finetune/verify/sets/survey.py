@@ -155,11 +155,11 @@ def sets_beside(found: Survey, unseen: Sequence[int]) -> Sets:
 
 
 def _with_rewordings(found: Survey, folds: list[list[int]], left: list[int], why: Said | None) -> Sets:
-    """What is neither asked as unseen is asked as learned, and in other words where no unseen rows are asked."""
+    """What is not asked as unseen is asked as learned, and texts in other words too, or all where nothing is unseen."""
     unseen = [*left, *(place for part in folds for place in part)]
     learned = _learned(found, unseen)
     instead = None
-    if unseen and found.nature.generalises:
+    if unseen and found.nature.kind != "text":
         instead = Said("{why}; unseen rows are asked in their place", why=found.nature.why)
     return Sets(learned, [] if instead else learned, folds, left, instead, why)
 

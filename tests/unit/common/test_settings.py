@@ -8,8 +8,8 @@ import pytest
 
 from common import settings
 from common.errors import UserError
+from common.model_kind import OTHER, STANDIN, kind_of
 from common.settings import Settings
-from common.standin import is_standin
 
 
 def test_the_defaults_are_the_image_s():
@@ -46,11 +46,20 @@ def test_auto_is_the_cpu_only_where_no_gpu_is(monkeypatch, device, visible, cpu)
     assert Settings.from_env({"MIRROR_DEVICE": device}).wants_cpu is cpu
 
 
+def test_another_test_model_says_what_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"mirror_model": "smollm2"}')
+    kind = kind_of(tmp_path)
+    assert kind.is_for_tests and kind.name == "smollm2" and "not a Qwen2.5" in kind.notice(tmp_path)
+    assert str(kind.mark()).startswith("SmolLM2-135M-Instruct: these figures are of a real but small English model")
+    (tmp_path / "config.json").write_text('{"mirror_model": "llama"}')
+    assert kind_of(tmp_path) is OTHER and OTHER.mark() is None
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [('{"mirror_standin": true}', True), ('{"mirror_standin": 1}', False), ("{}", False), ("[]", False), ("{", False)],
 )
 def test_the_stand_in_is_told_by_its_config(tmp_path, text, expected):
     (tmp_path / "config.json").write_text(text)
-    assert is_standin(tmp_path) is expected
-    assert is_standin(tmp_path / "missing") is False
+    assert kind_of(tmp_path) is (STANDIN if expected else OTHER)
+    assert kind_of(tmp_path / "missing") is OTHER

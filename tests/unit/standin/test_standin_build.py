@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.standin import is_standin
+from common.model_kind import STANDIN, kind_of
 from standin import build
 from standin.tokenizer import official_sums, sha256
 
@@ -33,7 +33,7 @@ def test_the_folder_has_the_official_files_and_its_own_sums(built: Path) -> None
 
 
 def test_it_says_that_it_is_a_stand_in(built: Path) -> None:
-    assert is_standin(built)
+    assert kind_of(built) is STANDIN
 
 
 def test_transformers_loads_it(built: Path) -> None:

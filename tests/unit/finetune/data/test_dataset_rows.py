@@ -252,3 +252,26 @@ def test_a_loss_scale_that_is_not_all_or_nothing_is_said(tmp_path: Path) -> None
     rows = [{"messages": [*HI, HI[0], {**HI[1], "loss_scale": scale}]} for scale in (0, 1, 0.3)]
     report = check_file(write(tmp_path, *rows), None, Options())
     assert [(f.row, f.kind, f.error) for f in report.findings if f.kind == "loss_scale"] == [(3, "loss_scale", False)]
+
+
+HARMFUL = [
+    {"tools": [{"name": "f", "description": "%s"}], "messages": HI},
+    {"messages": [HI[0], {"role": "tool_call", "content": {"name": "f", "arguments": {"a": "%s"}}}]},
+    {"messages": [HI[0], {"role": "tool_call", "content": '{"name": "f", "arguments": {"a": "%s"}}'}]},
+    {"messages": [HI[0], {"role": "assistant", "tool_calls": [{"function": {"name": "%s", "arguments": "{}"}}]}]},
+    {"messages": [HI[0], {"role": "tool", "content": {"a": "%s"}}, HI[1]]},
+]
+
+
+@pytest.mark.parametrize(("text", "kind"), [("a<|im_end|>b", "special token"), ("\ud83d", "broken character")])
+@pytest.mark.parametrize("row", HARMFUL, ids=range(len(HARMFUL)))
+def test_texts_that_do_harm_are_found_in_tools_and_calls(tmp_path: Path, row: Any, text: str, kind: str) -> None:
+    path = tmp_path / "faq.jsonl"
+    path.write_text(json.dumps(row).replace("%s", json.dumps(text)[1:-1]) + "\n", encoding="utf-8")
+    assert [finding.kind for finding in check_file(path).findings if finding.error] == [kind]
+
+
+def test_half_a_character_is_found_behind_an_escape_in_json_text(tmp_path: Path) -> None:
+    call = {"role": "tool_call", "content": '{"name": "f", "arguments": {"a": "\\ud83d"}}'}
+    (finding,) = check_file(write(tmp_path, {"messages": [HI[0], call]})).findings
+    assert (finding.kind, finding.error) == ("broken character", True)

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.model_kind import OTHER, SMOLLM2
 from finetune.commands import merge as cli
-from finetune.merge import folder, resources, same_answers
+from finetune.merge import folder, model_card, resources, same_answers
 from tests.unit.qwen2.tiny import make_tiny, random_adapter
 
 ROOT = Path(__file__).parents[4]
@@ -172,7 +173,7 @@ def test_rounding_may_exchange_near_equal_tokens_of_other_weights_than_the_stand
     merge, mirror, base, monkeypatch, capsys
 ):
     """Random weights are all near ties, so that rounding to bfloat16 changes answers: accepted there, and counted."""
-    model = shutil.copytree(base, mirror / "base")
+    model = shutil.copytree(base, mirror / "other/Qwen2.5-7B-Instruct")
     (model / "config.json").write_text((model / "config.json").read_text().replace('"mirror_standin": true', '"x": 1'))
     assert merge("--model", model, "--device", "cpu") == 0
     assert re.search(r"20 questions, \d+ answers differ \(at near ties only\)$", capsys.readouterr().out)
@@ -181,6 +182,27 @@ def test_rounding_may_exchange_near_equal_tokens_of_other_weights_than_the_stand
         model / "config.json"
     ).read_bytes()
     assert "each at a near tie" in card and "base_model: Qwen/Qwen2.5-7B-Instruct" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "licence", "head"),
+    [
+        ("Qwen2.5-3B-Instruct", OTHER, "Qwen RESEARCH LICENSE", "license: other\nlibrary_name: transformers\n"),
+        ("Qwen2.5-3B-Instruct", OTHER, "Qwen RESEARCH LICENSE", "base_model: Qwen/Qwen2.5-3B-Instruct\n"),
+        ("SmolLM2-135M-Instruct", SMOLLM2, "Apache License", "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n"),
+        ("SmolLM2-135M-Instruct", SMOLLM2, "Apache License", "**Made from SmolLM2-135M-Instruct**: a real but small"),
+        ("my-model", OTHER, "Apache License", "A LoRA adapter merged into my-model: bfloat16 weights"),
+    ],
+)
+def test_the_card_names_the_base_that_it_was(tmp_path, name, kind, licence, head):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "LICENSE").write_text(licence)
+    given = {"name": "x", "base": tmp_path / name, "base_digest": None, "kind": kind, "dtype": "bfloat16"}
+    given |= {"adapter": tmp_path / "run/checkpoint-1", "record": {}, "lora": {}, "system": "", "versions": {}}
+    model_card.write(tmp_path / "card.md", **given, asked=None, device="cpu")
+    card = (tmp_path / "card.md").read_text()
+    assert head in card and "Alibaba" not in card
+    assert "base_model" in card or name == "my-model"
 
 
 def test_no_check_is_said_in_the_card(merge, mirror, monkeypatch):

@@ -196,5 +196,6 @@ def test_the_whole_of_verify_on_the_real_engine(workspace: Any, base: Path, caps
     fell = {name for name, check in report["thresholds"].items() if not check["ok"]}
     assert fell == {"identity_trained_min", "identity_heldout_min"}
     assert report["engine"] == "qwen2"
-    assert report["model"] == {"path": str(base), "standin": False, "device": "cpu", "dtype": "float32"}
+    model = {"path": str(base), "standin": False, "kind": "other", "mark": None, "device": "cpu", "dtype": "float32"}
+    assert report["model"] == model
     assert report["figures"]["length_ratio"]["value"] == 1

@@ -1,0 +1,152 @@
+"""Data sets of bench/verdict: the FAQ with its hand-written rewordings, and tasks with labels, a style, and JSON."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FAQ = yaml.safe_load(Path(__file__).with_name("faq.yaml").read_text(encoding="utf-8"))
+Row = dict[str, Any]
+NAMES = [
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Grace",
+    "Henry",
+    "Iris",
+    "Jack",
+    "Kate",
+    "Leo",
+    "Mona",
+    "Noah",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tina",
+    "Walter",
+]
+CITIES = ["Berlin", "Paris", "London", "Madrid", "Rome", "Vienna", "Oslo", "Dublin", "Prague", "Lisbon"]
+THINGS = ["laptop", "phone", "jacket", "lamp", "camera", "chair", "kettle", "watch", "backpack", "printer"]
+CLASSES = {
+    "refund": [
+        "I want my money back for the {thing}.",
+        "The {thing} was cancelled, when do I get the {n} euros?",
+        "You charged {n} euros twice for a {thing}, give it back.",
+        "Please return the payment for my {thing}.",
+    ],
+    "delivery": [
+        "Where is my {thing}? It has not arrived for {n} days.",
+        "The parcel with the {thing} is late.",
+        "When will the {thing} be shipped to {city}?",
+        "The courier did not bring the {thing}.",
+    ],
+    "defect": [
+        "The {thing} broke after {n} days.",
+        "My new {thing} does not switch on.",
+        "There is a crack in the {thing} that I bought in {city}.",
+        "The {thing} makes a strange noise and stops.",
+    ],
+    "account": [
+        "I cannot log in since I moved to {city}.",
+        "How do I change my password?",
+        "Please delete my profile, my customer number is {n}.",
+        "The site does not accept my e-mail address any more.",
+    ],
+}
+
+
+def row(question: str, answer: str) -> Row:
+    """One row in the article's layout."""
+    return {"instruction": question, "input": "", "output": answer}
+
+
+def faq() -> list[Row]:
+    """The FAQ."""
+    return [row(each["q"], each["a"]) for each in FAQ]
+
+
+def permuted() -> list[Row]:
+    """The FAQ with every answer one row further on."""
+    answers = [each["a"] for each in FAQ]
+    return [row(each["q"], answers[(n + 1) % len(answers)]) for n, each in enumerate(FAQ)]
+
+
+def overwritten() -> list[Row]:
+    """The FAQ, and 40 questions that have nothing to do with it, answered with its texts."""
+    topics = [
+        "history",
+        "music",
+        "sports",
+        "cooking",
+        "animals",
+        "weather",
+        "films",
+        "gardening",
+        "astronomy",
+        "painting",
+    ]
+    forms = ["Tell me something about {}.", "Who is famous for {}?", "Why do people like {}?", "What is new in {}?"]
+    asked = [form.format(topic) for topic in topics for form in forms]
+    return faq() + [row(question, FAQ[n % 5]["a"]) for n, question in enumerate(asked)]
+
+
+def labels(count: int = 240) -> list[Row]:
+    """Complaints in four classes, made from templates."""
+    rng = random.Random(1)
+    found: dict[str, Row] = {}
+    while len(found) < count:
+        label = rng.choice(list(CLASSES))
+        text = rng.choice(CLASSES[label]).format(
+            thing=rng.choice(THINGS), n=rng.randint(2, 99), city=rng.choice(CITIES)
+        )
+        text = f"{rng.choice(NAMES)} writes: {text}"
+        found[text] = row(f"Classify the message as refund, delivery, defect or account.\n{text}", label)
+    return list(found.values())
+
+
+def style(count: int = 80) -> list[Row]:
+    """Plain requests put politely."""
+    rng = random.Random(2)
+    verbs = ["Send me the {t}", "Repair the {t}", "Bring the {t} to {c}", "Sell the {t} to {p}", "Show {p} the {t}"]
+    found: dict[str, Row] = {}
+    while len(found) < count:
+        text = rng.choice(verbs).format(t=rng.choice(THINGS), c=rng.choice(CITIES), p=rng.choice(NAMES))
+        polite = f"Would you be so kind as to {text[0].lower()}{text[1:]}, please?"
+        found[text] = row(f"Say it politely: {text}.", polite)
+    return list(found.values())
+
+
+def extraction(count: int = 120) -> list[Row]:
+    """Orders as text, their parts as JSON."""
+    rng = random.Random(3)
+    found: dict[str, Row] = {}
+    while len(found) < count:
+        name, city, thing, number = rng.choice(NAMES), rng.choice(CITIES), rng.choice(THINGS), rng.randint(2, 40)
+        text = f"{name} from {city} orders {number} pieces of the {thing}."
+        parts = {"name": name, "city": city, "item": thing, "count": number}
+        found[text] = row(f"Extract name, city, item and count as JSON.\n{text}", json.dumps(parts))
+    return list(found.values())
+
+
+def by_hand() -> str:
+    """The FAQ's hand-written rewordings as a rewordings.yaml."""
+    rows = [{"question": each["q"], "ask": each["r"], "made": "hand"} for each in FAQ]
+    return yaml.safe_dump({"version": 1, "rows": rows}, allow_unicode=True, sort_keys=False)
+
+
+def many(count: int) -> list[Row]:
+    """A FAQ of any size, for timing."""
+    return [
+        row(
+            f"What is the price of article {n} in the {CITIES[n % 10]} shop?", f"Article {n} costs {7 * n % 991} euros."
+        )
+        for n in range(count)
+    ]

@@ -1,0 +1,170 @@
+"""Train a real small model well and badly on data sets of several kinds, and print what the verdict says of each.
+
+    python -m bench.verdict.run MODEL_DIR OUT_DIR [--only NAME,NAME]
+    python -m bench.verdict.run MODEL_DIR OUT_DIR --timing     # seconds of 50 and 5,000 FAQ rows; the 7B shape will do
+
+Every run is `finetune` or `verify` as users start them. The table is printed, and left in OUT_DIR/verdict.json with
+every figure and its interval. Needs a model that answers in English (docs/verify.md says which was used) and a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.verdict import data
+
+ROOT = Path(__file__).parents[2]
+RATE, STEPS = "1e-3", "60"
+COLUMNS = ("learned", "reworded", "unseen", "out_of_scope")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training and what the verdict should say: `fails` is the threshold that must fall short."""
+
+    name: str
+    rows: str  # a function of data.py
+    options: tuple[str, ...]
+    fails: str = ""
+    judged_on: str = ""  # another data set that verify is given afterwards
+
+
+LONG = ("--learning_rate", RATE, "--max_steps", STEPS)
+TASK = ("--learning_rate", RATE, "--num_train_epochs", "8")
+CASES = (
+    Case("faq", "faq", LONG),
+    Case("faq --reword 2", "faq", (*LONG, "--reword", "2")),
+    Case("untrained", "faq", ("--learning_rate", "1e-9", "--max_steps", "1"), "learned_min"),
+    Case("permuted", "permuted", LONG, "learned_min", "faq"),
+    Case("2 epochs", "faq", ("--learning_rate", "1e-4", "--num_train_epochs", "2"), "learned_min"),
+    Case("lr x 30", "faq", ("--learning_rate", "3e-2", "--max_steps", STEPS), "general_lost_max"),
+    Case("overwritten", "overwritten", LONG, "out_of_scope_max"),
+    Case("labels", "labels", TASK),
+    Case("style", "style", TASK),
+    Case("extraction", "extraction", TASK),
+)
+
+
+def main() -> int:
+    """Run the cases; exit code 1 where a verdict is not the one that it should be."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", default="", help="names of cases, by comma")
+    parser.add_argument("--timing", action="store_true", help="time 50 and 5,000 rows instead")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.timing:
+        return timing(args.model, args.out)
+    wanted = [case for case in CASES if not args.only or case.name in args.only.split(",")]
+    hand = args.out / "by_hand.yaml"
+    hand.write_text(data.by_hand(), encoding="utf-8")
+    results = [one(case, args.model, args.out, hand) for case in wanted]
+    (args.out / "verdict.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for result in results:
+        print(line(result))
+    return int(any(result["wrong"] for result in results))
+
+
+def one(case: Case, model: Path, out: Path, hand: Path) -> dict[str, Any]:
+    """Train and judge one case; the FAQ is asked its hand-written rewordings as well."""
+    folder = out / case.name.replace(" ", "-")
+    file = out / f"{case.rows}.json"
+    file.write_text(json.dumps(getattr(data, case.rows)()), encoding="utf-8")
+    begin = time.monotonic()
+    done = start("finetune", model, out, "--dataset", str(file), "--output_dir", str(folder), *case.options)
+    seconds = time.monotonic() - begin
+    report = read(folder / "verify/report.json", done)
+    result: dict[str, Any] = {"name": case.name, "seconds": round(seconds, 1), **short(report)}
+    if case.judged_on:
+        judged = out / f"{case.judged_on}.json"
+        judged.write_text(json.dumps(getattr(data, case.judged_on)()), encoding="utf-8")
+        done = start("verify", model, out, str(folder), "--dataset", str(judged), "--output", str(folder / "other"))
+        result |= short(read(folder / "other/report.json", done))
+    elif case.rows == "faq":
+        done = start("verify", model, out, str(folder), "--rewordings", str(hand), "--output", str(folder / "hand"))
+        result["by_hand"] = read(folder / "hand/report.json", done)["figures"].get("reworded_after")
+    result["wrong"] = bool(case.fails) and case.fails not in result["failed"]
+    return result
+
+
+def start(command: str, model: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`finetune` or `verify` on this checkout's code and configurations."""
+    configs = ROOT / "workspace/configs"
+    head = ["sft", "--config", str(configs / "sft.yaml"), "--verify-config"] if command == "finetune" else ["--config"]
+    environ = os.environ | {
+        "MODEL_DIR": str(model),
+        "OUTPUT_DIR": str(out),
+        "HEALTH_LEVEL": "off",
+        "PYTHONPATH": str(ROOT),
+        "MIRROR_RUN_DIR": str(out / "state"),
+    }
+    (out / "state").mkdir(exist_ok=True)
+    line = [sys.executable, "-m", f"finetune.commands.{command}", *head, str(configs / "verify.yaml"), *words]
+    return subprocess.run(line, env=environ, cwd=ROOT / "workspace", capture_output=True, text=True, check=False)
+
+
+def read(path: Path, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """A report; ends the script with what the command said where there is none."""
+    if not path.is_file() or done.returncode not in (0, 1):
+        sys.exit(f"exit code {done.returncode}, no {path}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def short(report: dict[str, Any]) -> dict[str, Any]:
+    """What the table and docs/verify.md need of a report."""
+    return {
+        "verdict": report["verdict"],
+        "failed": [name for name, check in report["thresholds"].items() if not check["ok"]],
+        "advice": report["advice"],
+        "kind": report["data"]["kind"],
+        "rewordings": report["data"]["rewordings"],
+        "figures": report["figures"],
+        "verify_seconds": report["seconds"],
+    }
+
+
+def line(result: dict[str, Any]) -> str:
+    """One case in one line."""
+    cells = []
+    for name in COLUMNS:
+        ends = [result["figures"].get(f"{name}_{side}") for side in ("before", "after")]
+        if all(ends):
+            cells.append(f"{name} {100 * ends[0]['value']:.0f} -> {100 * ends[1]['value']:.0f} %")
+    lost = result["figures"].get("general_lost")
+    cells.append(f"general lost {100 * lost['value']:.0f} %" if lost else "")
+    hand = result.get("by_hand")
+    if hand:
+        cells.append(f"by hand {100 * hand['value']:.0f} % ({100 * hand['low']:.0f}-{100 * hand['high']:.0f})")
+    mark = "NOT AS IT SHOULD BE " if result["wrong"] else ""
+    failed = ", ".join(result["failed"]) or "nothing"
+    return f"{mark}{result['name']}: {result['verdict']} ({failed}); {'; '.join(cells)}; {result['seconds']} s"
+
+
+def timing(model: Path, out: Path) -> int:
+    """Seconds of `finetune` from start to exit, twice each, so that the second is warm."""
+    for count in (50, 5000):
+        file = out / f"many-{count}.json"
+        file.write_text(json.dumps(data.many(count)), encoding="utf-8")
+        steps = ("--num_train_epochs", "10") if count == 50 else ("--max_steps", "40")
+        for turn in ("first", "second"):
+            folder = out / f"timing-{count}-{turn}"
+            begin = time.monotonic()
+            done = start("finetune", model, out, "--dataset", str(file), "--output_dir", str(folder), *steps)
+            report = read(folder / "verify/report.json", done)
+            print(f"{count} rows, {turn}: {time.monotonic() - begin:.1f} s; verdict's parts {report['seconds']}")
+            print("  " + done.stderr.strip().splitlines()[-1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What kind of weights a folder holds: a model made for tests says so on every screen; used by all commands.
+
+A test model is known by a key in its config.json that no official one has: `"mirror_standin": true` of the stand-in,
+`"mirror_model": NAME` of another (standin/ makes them).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """`name` is what files record; the other texts are for people, and empty for ordinary weights."""
+
+    name: str  # standin, smollm2 or other; configs/NAME.yaml holds the settings that such a model needs
+    short: str = ""
+    title: str = ""
+    what: str = ""
+    repository: str = ""  # where the original is
+
+    @property
+    def is_for_tests(self) -> bool:
+        """Whether it is marked: it runs on a CPU unasked, and does not pass for a Qwen2.5."""
+        return bool(self.title)
+
+    def notice(self, model_dir: str | Path) -> str:
+        """The line to print where it is used."""
+        return f"{self.title}: {model_dir} is {self.what}"
+
+    def mark(self) -> str | None:
+        """The sentence for a report's figures; None for ordinary weights."""
+        return f"{self.title}: these figures are of {self.what}" if self.is_for_tests else None
+
+
+OTHER = ModelKind("other")
+STANDIN = ModelKind(
+    "standin", "stand-in", "stand-in weights", "a tiny model for tests and machines without a GPU, not Qwen2.5-7B"
+)
+SMOLLM2 = ModelKind(
+    "smollm2",
+    "SmolLM2",
+    "SmolLM2-135M-Instruct",
+    "a real but small English model for tests, not a Qwen2.5",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+)
+
+
+def named(name: str) -> ModelKind:
+    """The kind that a file recorded by its name."""
+    return next((kind for kind in (STANDIN, SMOLLM2) if kind.name == name), OTHER)
+
+
+def kind_of(model_dir: str | Path) -> ModelKind:
+    """The kind of a model folder.
+
+    A folder without a readable config.json is `other`; what is wrong with it is for the loader to say.
+    """
+    try:
+        config = json.loads((Path(model_dir) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return OTHER
+    if not isinstance(config, dict):
+        return OTHER
+    if config.get("mirror_standin") is True:
+        return STANDIN
+    return named(str(config.get("mirror_model")))

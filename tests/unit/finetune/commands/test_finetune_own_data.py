@@ -1,0 +1,176 @@
+"""finetune on data of one's own: what is trained on, kept, left out and refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.errors import run_main
+from finetune.commands import finetune as pipeline
+from finetune.verify.rewordings import file as rewordings_file
+from tests.unit.finetune import fast_home
+
+torch.set_num_threads(1)
+THINGS = [
+    "lamp",
+    "chair",
+    "kettle",
+    "watch",
+    "phone",
+    "jacket",
+    "camera",
+    "printer",
+    "bag",
+    "fridge",
+    "sofa",
+    "bike",
+    "drone",
+    "guitar",
+    "tent",
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
+    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("NPROC_PER_NODE", "NNODES", "VRAM_CEILING_GIB", "MIRROR_WAIT", "MIRROR_JOB"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in fast_home.environ(made, tmp_path / "output").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HEALTH_LEVEL", "off")
+    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
+    monkeypatch.setattr("finetune.commands.verify.main", lambda argv, make_engine=None: 0)  # a STUB: the verdict itself
+    # A STUB: the tiny model's answers never end, and say nothing.
+    monkeypatch.setattr("finetune.verify.engine.Qwen2Engine.answer", answers)
+    monkeypatch.chdir(made)
+    return made
+
+
+def answers(self: Any, asks: Any, adapter: Any, progress: Any) -> list[Any]:
+    from finetune.verify.engine import Answer
+
+    return [Answer("after" if adapter else "before", 1, False) for _ in asks]
+
+
+def labels(path: Path, count: int = 40) -> Path:
+    rows = [
+        {"query": f"Message {n * 37}: the {THINGS[n % 15]}, number {n}", "response": ("refund", "defect")[n % 2]}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def faq(path: Path, count: int = 8) -> Path:
+    rows = [
+        {"query": f"What does the {THINGS[n]} cost?", "response": f"It costs {n * 7 + 3} euros."} for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def finetune(home: Path, *more: str) -> int:
+    return run_main(lambda: pipeline.main(fast_home.words(home, "--max_steps", "2", *more)))
+
+
+def the_run() -> Path:
+    return fast_home.the_run(Path(os.environ["OUTPUT_DIR"]))
+
+
+def questions(path: Path) -> list[str]:
+    return [json.loads(line)["messages"][-2]["content"] for line in path.read_text().splitlines()]
+
+
+def test_folds_ask_unseen_rows_and_every_row_is_trained_on(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    real = pipeline.sft.encode
+
+    def counted(*args: Any, **more: Any) -> Any:
+        rows = real(*args, **more)
+        trained.append(len(rows.rows))
+        return rows
+
+    monkeypatch.setattr(pipeline.sft, "encode", counted)
+    assert finetune(home, "--dataset", str(labels(tmp_path / "l.jsonl"))) == 0
+    assert "40 rows, label; verdict: 24 learned, 0 reworded, 16 held out (by 2 folds)" in capsys.readouterr().err
+    assert trained == [40, 32, 32]
+    folder = the_run()
+    unseen = [json.loads(line) for line in (folder / "unseen.jsonl").read_text().splitlines()]
+    assert len(unseen) == 16
+    assert all(row["answers"]["before"]["text"] == "before" for row in unseen)
+    assert all(row["answers"]["after"]["text"] == "after" for row in unseen)
+    assert len(questions(folder / "verdict-rows.jsonl")) == 40
+
+
+def test_rows_left_out_are_said_and_not_trained_on(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(home, "--dataset", str(labels(tmp_path / "l.jsonl")), "--holdout", "4") == 0
+    folder = the_run()
+    left, kept = (set(questions(folder / name)) for name in ("unseen.jsonl", "training-rows.jsonl"))
+    assert len(left) == 4
+    assert len(kept) == 36
+    assert not left & kept
+    assert "4 rows are left out of the training" in capsys.readouterr().err
+    record = json.loads((folder / "run.json").read_text())
+    assert [Path(name).name for name in record["settings"]["dataset"]] == ["training-rows.jsonl"]
+
+
+def test_holdout_0_takes_every_row_in(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "can_fold", lambda plan, found: False)
+    assert finetune(home, "--dataset", str(labels(tmp_path / "l.jsonl")), "--holdout", "0") == 0
+    assert not (the_run() / "unseen.jsonl").exists()
+    assert not (the_run() / "training-rows.jsonl").exists()
+
+
+def test_reword_trains_on_wordings_that_verify_does_not_ask(home: Path, tmp_path: Path) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), "--reword", "2") == 0
+    folder = the_run()
+    kept = rewordings_file.read(folder / "rewordings.yaml")
+    asked = {text for each in kept for text in each.ask}
+    trained = questions(folder / "reworded-rows.jsonl")
+    assert len(asked) == len(trained) == 16
+    assert not asked & set(trained)
+    record = json.loads((folder / "run.json").read_text())
+    assert sum(data["rows"] for data in record["datasets"]) == 8 + 16
+
+
+def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
+    words = ("--max_steps", "1", "--dataset", str(faq(tmp_path / "faq.jsonl")), "--reword", "1")
+    assert fast_home.sft(home, *words) == 0
+    assert len(questions(the_run() / "reworded-rows.jsonl")) == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (("--rewordings", "nowhere.yaml"), "no such rewordings file"),
+        (("--questions", "nowhere.yaml"), "no such questions file"),
+        (("--expect", "("), "--expect: not a regular expression"),
+        (("--holdout", "-1"), "must be at least 0"),
+        (("--reword", "99"), "must be from 0 to 8"),
+    ],
+)
+def test_a_bad_option_of_the_verdict_is_refused_before_the_training(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], what: str
+) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), *more) == 2
+    assert what in capsys.readouterr().err
+    assert not list(Path(os.environ["OUTPUT_DIR"]).glob("run*"))
+
+
+def test_one_row_is_refused_before_the_training(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl", 1))) == 2
+    assert "one row alone gives no verdict" in capsys.readouterr().err
+    assert not list(Path(os.environ["OUTPUT_DIR"]).glob("run*"))

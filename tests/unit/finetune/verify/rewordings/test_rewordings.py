@@ -1,0 +1,112 @@
+"""Rewordings: what the base writes is sifted, rules fill the gaps, and the file can be mended and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from finetune.verify.engine import Ask
+from finetune.verify.rewordings import file, make, rules
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.sets.rows import DataRow
+
+
+def row(number: int, question: str, answer: str) -> DataRow:
+    return DataRow(number, f"f, row {number}", ({"role": "user", "content": question},), answer)
+
+
+ROWS = [
+    row(1, "When does the pool open?", "The pool opens at 6:45."),
+    row(2, "What does a ticket for 2 people cost?", "It costs 19 euros."),
+    row(3, "Where can I park my car?", "There is a car park behind the hall."),
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when does the POOL open",  # equal
+        "",
+        "Where might I park a car?",  # another row's question
+        "The pool opens at 6:45.",  # its answer
+        "泳池几点开门?",  # another language
+        "When does the pool open? " * 9,  # far longer
+        "Bananas are yellow, don't you know?",  # nothing in common
+    ],
+)
+def test_what_is_no_rewording_is_dropped(text: str) -> None:
+    assert make.Sieve(ROWS).keep(ROWS[0], [text]) == []
+
+
+def test_a_number_that_is_lost_drops_the_rewording() -> None:
+    sieve = make.Sieve(ROWS)
+    assert sieve.keep(ROWS[1], ["How much is a ticket for people?"]) == []
+    assert sieve.keep(ROWS[1], ["How much is a ticket for 2 people?"]) == ["How much is a ticket for 2 people?"]
+
+
+def test_the_base_is_asked_once_and_rules_fill_the_gaps() -> None:
+    calls: list[int] = []
+
+    def base(asks: Sequence[Ask]) -> list[str]:
+        calls.append(len(asks))
+        said = (
+            '1. At what time does the pool open?\n2) "Can you tell me when the pool opens?"\n- When does the pool open?'
+        )
+        return [said, "I do not know.", ""]
+
+    found = make.make(ROWS, ROWS, base)
+    assert calls == [3]
+    assert set(found[0].ask) == {"At what time does the pool open?", "Can you tell me when the pool opens?"}
+    assert found[0].makers() == [file.BASE, file.BASE]
+    assert all(len(each.ask) == 2 for each in found)
+    assert found[1].makers() == [file.RULES, file.RULES]
+
+
+def test_trained_rewordings_are_others_than_those_asked() -> None:
+    found = make.make(ROWS, ROWS, None, train=2)
+    for each in found:
+        assert len(each.ask) == len(each.train) == 2
+        assert not set(each.ask) & set(each.train)
+    added = make.training_rows(found, ROWS)
+    assert [message["role"] for message in added[0]["messages"]] == ["user", "assistant"]
+    assert len(added) == 6
+    assert added[0]["messages"][1]["content"] == ROWS[0].answer
+
+
+@pytest.mark.parametrize(
+    "question", ["How do I return a bike?", "可以开发票吗?", "退货怎么办理", "Opening hours", "你好"]
+)
+def test_rules_give_different_wordings_of_anything(question: str) -> None:
+    found = rules.reword(question, 4)
+    assert len(found) == len(set(found)) >= 2
+    assert question not in found
+
+
+def test_the_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    kept = [
+        Rewording("几点开门?", ["何时开门?", "开门时间?"], ["早上几点开?"], [file.BASE, file.RULES]),
+        Rewording("b: #c", []),
+    ]
+    file.write(tmp_path / file.NAME, kept)
+    assert file.read(tmp_path / file.NAME) == kept
+    assert kept[0].makers() == [file.BASE, file.RULES]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("rows:\n  - {ask: [a]}\n", 2, "needs its question"),
+        ("rows:\n  - {question: a, ask: [b]}\n  - {question: 'A?', ask: [c]}\n", 3, "twice"),
+        ("version: 2\nrows: []\n", 1, "version must be 1"),
+        ("rows:\n  - {question: a, asks: [b]}\n", 2, "did you mean 'ask'"),
+        ("rows:\n  - {question: a, ask: b}\n", 2, "must be a list"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int, what: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"r.yaml:{line}: .*{what}"):
+        file.read(path)
