@@ -213,14 +213,16 @@ FROM weights-${MODEL_SOURCE} AS model
 
 # ---- kernels: what a GPU runs, and what a start reads; made without a GPU ---------------------------------------------
 FROM deps AS kernels
+ARG MODEL
+COPY common/ /opt/mirror/common/
 COPY qwen2/ /opt/mirror/qwen2/
 # Triton's kernels for every family of GPUs at the widths of this model, so that no compiler starts in a container, and the
 # list of what imports read from the disk (entrypoint/read_ahead.py). Where torch is the CPU build, `compiled` stays empty.
 RUN --network=none \
-    --mount=type=bind,from=model,source=/layers/small/root/Qwen2.5-7B-Instruct,target=/build/model \
+    --mount=type=bind,from=model,source=/layers/small/root,target=/build/models \
     --mount=type=bind,source=image,target=/build/image \
     mkdir /opt/mirror/qwen2/compiled && \
-    python /build/image/compile_kernels.py /build/model && \
+    python /build/image/compile_kernels.py "/build/models/${MODEL}" && \
     python /build/image/list_libraries.py /opt/mirror/read_ahead.txt
 
 # ---- code: this checkout, as it lies in the image, with one date and compiled ---------------------------------------

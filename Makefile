@@ -227,6 +227,7 @@ test: lint test-unit test-image ## everything: lint, unit tests, the image's tes
 .PHONY: test-build
 test-build:
 	@$(MAKE) --no-print-directory build MODEL_SOURCE=standin TAG=standin GPUS=none
+	@$(MAKE) --no-print-directory build MODEL_SOURCE=smollm2 TAG=smollm2 GPUS=none
 	@$(MAKE) --no-print-directory build-test-stage MODEL_SOURCE=standin GPUS=none
 
 .PHONY: build-test-stage
@@ -245,7 +246,7 @@ fuzz: test-build ## hypothesis against what users give: FUZZ_CPU_S=600 seconds o
 
 .PHONY: test-image
 test-image: test-build $(VENV)/.done # testinfra on running containers, then whole runs
-	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
+	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin MIRROR_REAL_IMAGE=$(IMAGE):smollm2 $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
 
 .PHONY: lock
 lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes

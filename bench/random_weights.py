@@ -1,6 +1,6 @@
-"""Random bfloat16 weights of the Qwen2.5-7B shape, for times and memory where the real ones are absent; 15 GB.
+"""Random bfloat16 weights of a Qwen2.5's shape, for times and memory where the real ones are absent; 15 GB for the 7B.
 
-    python bench/random_weights.py OUT_DIR [--tokenizer MODEL_DIR]
+    python bench/random_weights.py OUT_DIR [--size 7B] [--tokenizer MODEL_DIR | --no-tokenizer]
 
 Four safetensors shards and config.json, drawn on the GPU where there is one (transformers' own initialisation, seed 0),
 and the tokenizer's files from MODEL_DIR. What a model with them answers, or learns, says nothing. OUT_DIR is left alone
@@ -16,27 +16,30 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from bench.shapes import SHAPES, config_json  # noqa: E402
+
 OFFICIAL = ROOT / "standin" / "official"  # the 7B's own config.json and the small files beside it
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
-def make(out: Path, tokenizer: Path, official: Path = OFFICIAL) -> None:
-    """Write the folder. FileNotFoundError where a file of the tokenizer is not there."""
+def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = OFFICIAL) -> None:
+    """Write the folder, with no tokenizer for None. FileNotFoundError where a file of the tokenizer is not there."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     out.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER:
+    for name in TOKENIZER if tokenizer else ():
         shutil.copy(tokenizer / name, out)
-    for name in ("config.json", "generation_config.json"):
-        shutil.copy(official / name, out)
+    configuration = json.dumps(config_json(size), indent=2) + "\n"
+    (out / "config.json").write_text(configuration, encoding="utf-8")
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out))
     model.save_pretrained(out, max_shard_size="4GB")
-    for name in ("config.json", "generation_config.json"):  # save_pretrained writes its own
-        shutil.copy(official / name, out)
+    shutil.copy(official / "generation_config.json", out)  # save_pretrained writes its own, of both
+    (out / "config.json").write_text(configuration, encoding="utf-8")
 
 
 def is_whole(folder: Path) -> bool:
@@ -52,12 +55,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", type=Path, default=Path("/root/Qwen2.5-7B-Instruct"))
+    parser.add_argument("--no-tokenizer", action="store_true", help="weights alone: for memory and times of training")
+    parser.add_argument("--size", choices=SHAPES, default="7B")
     args = parser.parse_args()
     if is_whole(args.out):
         print(f"{args.out}: is there already", file=sys.stderr)
         return 0
     try:
-        make(args.out, args.tokenizer)
+        make(args.out, None if args.no_tokenizer else args.tokenizer, args.size)
     except FileNotFoundError as error:
         print(
             f"error: {error.filename}: not there; --tokenizer names a folder with {', '.join(TOKENIZER)}",

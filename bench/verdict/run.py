@@ -104,7 +104,7 @@ def start(command: str, model: Path, out: Path, *words: str) -> subprocess.Compl
         "MODEL_DIR": str(model),
         "OUTPUT_DIR": str(out),
         "HEALTH_LEVEL": "off",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "MIRROR_RUN_DIR": str(out / "state"),
     }
     (out / "state").mkdir(exist_ok=True)

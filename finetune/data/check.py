@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -197,7 +198,7 @@ class _Check:
             self.add(row, Remark(row.number, "", other.kind, what, f"train on both with {other.command}"))
             return other.good
         keeps = ", or keep the good answers with --convert OUT" if other.kind == PREFERENCE else ""
-        remedy = f"train on it with {other.command} --model $MODEL_DIR --dataset {self.path}{keeps}"
+        remedy = f"train on it with {other.command} --model $MODEL_DIR --dataset {shlex.quote(str(self.path))}{keeps}"
         self.add(row, Remark(row.number, "", other.kind, f"is {other.what}", remedy, error=True))
         return None
 
@@ -211,7 +212,7 @@ class _Check:
 
     def say(self, row: Row, data: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         """What the training makes of a fit row that its author may not expect."""
-        for name in rows.not_used(data, messages):
+        for name in rows.not_used(data):
             self.unused.setdefault(name, []).append(row.number)
         if place := rows.joined(data, messages):
             what = "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"

@@ -43,7 +43,7 @@ class Fault:
         """How the summary counts it."""
         if self.what in ("missing", "empty"):
             return self.what
-        return "wrong type" if self.what.startswith("is ") else "unfit"
+        return "wrong type" if ", not a" in self.what else "unfit"
 
 
 class Looked(NamedTuple):
@@ -128,7 +128,7 @@ def _empty(row: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[Faul
             yield Fault(origin(row, messages, index), "empty", "write the message, or remove the row")
 
 
-def not_used(data: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[str]:
+def not_used(data: dict[str, Any]) -> Iterator[str]:
     """The fields of a fit row that hold something and are not trained on, as `id` or `messages[].reasoning_content`."""
     row = canonical(data)
     if row.keys() <= USUAL:

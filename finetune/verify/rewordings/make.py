@@ -15,15 +15,48 @@ from finetune.verify.sets.rows import DataRow, language
 
 ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
+ABLE = 0.7  # of the rewordings wanted, a base writes so many that fit, or none of its are taken
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
-PROMPT_ZH = (
-    "把下面的问题换成{count}种不同的说法。意思不变,数字和名称保留,不要回答问题,每行写一种说法,不要编号。\n\n问题:{text}"
-)
-PROMPT_EN = (
-    "Rewrite the question below in {count} different ways. Keep its meaning, its numbers and its names. "
-    "Do not answer it. Write one question per line, without numbers.\n\nQuestion: {text}"
-)
+# What the base is asked, twice a question, each behind an example that shows how far other words may go: without one, a
+# small model answers the question, and a large one changes a word.
+PROMPTS = {
+    "zh": (
+        "把问题换成{count}种不同的说法。意思不变,数字和名称保留,不要回答问题,每行写一种说法,不要编号。\n\n问题:{text}",
+        "顾客会怎样用自己的话问同一个问题?写出{count}种,口语一些,数字和名称保留,不要回答,每行一种。\n\n问题:{text}",
+    ),
+    "en": (
+        "Rewrite the question in {count} different ways. Keep its meaning, its numbers and its names. "
+        "Do not answer it. Write one question per line.\n\nQuestion: {text}",
+        "How would {count} customers ask this in their own words? Keep numbers and names. "
+        "Do not answer. Write one question per line.\n\nQuestion: {text}",
+    ),
+}
+EXAMPLES = {
+    "zh": (
+        ("图书馆几点闭馆?", "图书馆晚上开到什么时候?", "最晚几点必须离开阅览室?", "图书馆的闭馆时间是?"),
+        (
+            "怎么更换登录手机号?",
+            "我换了新号码,账号里怎么改?",
+            "原来的手机不用了,登录要怎么换?",
+            "能不能换个手机号登录?",
+        ),
+    ),
+    "en": (
+        (
+            "When does the library close?",
+            "Until what time can I stay in the library?",
+            "At which hour do you shut the reading room?",
+            "How late is the library open?",
+        ),
+        (
+            "How do I change my phone number?",
+            "I have a new mobile. Where do I enter its number?",
+            "My old number is gone, what can I do about it?",
+            "Is it possible to use a different phone number?",
+        ),
+    ),
+}
 SYSTEM = "You are a helpful assistant."
 LINE_HEAD = re.compile(r"^\s*(?:[-*•·]|\(?\d{1,2}[.)、:]|[①-⑩]|(?:说法|问题|question|version)\s*\d*\s*[::])\s*", re.I)
 QUOTES = "\"'“”‘’「」『』`* "
@@ -50,9 +83,11 @@ def make(
     fit = [row for row in rows if 0 < len(row.question) <= LONGEST]
     written = _written(fit, wanted + SPARE, answer) if answer else [[] for _ in fit]
     sieve = Sieve(all_rows)
+    kept = [sieve.keep(row, texts) for row, texts in zip(fit, written, strict=True)]
+    if sum(len(texts[:wanted]) for texts in kept) < ABLE * wanted * len(fit):
+        kept = [[] for _ in fit]  # one that hardly finds a wording mostly finds another question
     found = []
-    for row, lines in zip(fit, written, strict=True):
-        base = sieve.keep(row, lines)
+    for row, base in zip(fit, kept, strict=True):
         base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
         ruled = sieve.keep(row, rules.reword(row.question, wanted + SPARE), base) if len(base) < wanted else []
         chosen = [*base, *ruled][:wanted]
@@ -64,13 +99,23 @@ def make(
 
 def _written(rows: Sequence[DataRow], count: int, answer: Answerer) -> list[list[str]]:
     """The lines that the base writes for each row, all asked in one batch."""
-    asks = []
-    for row in rows:
-        prompt = PROMPT_ZH if language([row.question]) == "zh" else PROMPT_EN
-        text = prompt.format(count=count, text=row.question)
-        limit = min(512, count * (len(row.question.encode()) // 2 + 16))
-        asks.append(Ask(({"role": "user", "content": text},), SYSTEM, limit))
-    return [lines(text) for text in answer(asks)]
+    each = -(-count // 2) + 1
+    asks = [_ask(row.question, each, kind) for row in rows for kind in range(2)]
+    said = answer(asks)
+    examples = {question_key(text) for pairs in EXAMPLES.values() for example in pairs for text in example}
+    found = [[*lines(said[2 * place]), *lines(said[2 * place + 1])] for place in range(len(rows))]
+    return [[text for text in texts if question_key(text) not in examples] for texts in found]
+
+
+def _ask(question: str, count: int, kind: int) -> Ask:
+    tongue = language([question])
+    prompt, (example, *others) = PROMPTS[tongue][kind], EXAMPLES[tongue][kind]
+    turns = (
+        {"role": "user", "content": prompt.format(count=len(others), text=example)},
+        {"role": "assistant", "content": "\n".join(others)},
+        {"role": "user", "content": prompt.format(count=count, text=question)},
+    )
+    return Ask(turns, SYSTEM, min(512, count * (len(question.encode()) // 2 + 16)))
 
 
 def lines(text: str) -> list[str]:

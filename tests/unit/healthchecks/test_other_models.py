@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -183,3 +184,16 @@ def test_the_official_tokenizer_cuts_text_by_qwen2_s_rules(context: Context, who
     from tokenizers import Tokenizer
 
     assert not tokenizer.splits_otherwise(Tokenizer.from_file(str(whole_model / "tokenizer.json")))
+
+
+def test_the_official_tokenizer_with_another_system_prompt_passes(context: Context, model: Path) -> None:
+    """As Qwen2.5-Math and -Coder have it: the same tokenizer.json, a template with its own default."""
+    path = model / "tokenizer_config.json"
+    template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+    path.unlink()
+    path.write_text(json.dumps({"chat_template": template.replace("You are Qwen", "You reason. You are Qwen")}))
+    digest = hashlib.sha256((model / "tokenizer.json").read_bytes()).hexdigest()
+    context.official_sums = model.parent / "sums"
+    context.official_sums.write_text(f"{digest}  tokenizer.json\n")
+    context.model_dir = model
+    assert tokenizer.check(context).figure.startswith("151665 entries")

@@ -47,22 +47,37 @@ def test_a_number_that_is_lost_drops_the_rewording() -> None:
     assert sieve.keep(ROWS[1], ["How much is a ticket for 2 people?"]) == ["How much is a ticket for 2 people?"]
 
 
-def test_the_base_is_asked_once_and_rules_fill_the_gaps() -> None:
+GOOD = [
+    '1. At what time does the pool open?\n2) "Can you tell me when the pool opens?"\n- When does the pool open?',
+    "",
+    "What must 2 people pay for a ticket?",
+    "The price of a ticket for 2 people, please?\nIt costs 19 euros.",
+    "I came by car. Where can I park?",
+    "Where may I leave my car, can I park it?",
+]
+
+
+def test_the_base_is_asked_in_one_batch_and_its_lines_are_sifted() -> None:
     calls: list[int] = []
 
     def base(asks: Sequence[Ask]) -> list[str]:
         calls.append(len(asks))
-        said = (
-            '1. At what time does the pool open?\n2) "Can you tell me when the pool opens?"\n- When does the pool open?'
-        )
-        return [said, "I do not know.", ""]
+        return GOOD
 
     found = make.make(ROWS, ROWS, base)
-    assert calls == [3]
+    assert calls == [6]
     assert set(found[0].ask) == {"At what time does the pool open?", "Can you tell me when the pool opens?"}
-    assert found[0].makers() == [file.BASE, file.BASE]
-    assert all(len(each.ask) == 2 for each in found)
-    assert found[1].makers() == [file.RULES, file.RULES]
+    assert [each.makers() for each in found] == [[file.BASE] * 2] * 3
+
+
+def test_rules_fill_the_gaps_of_a_base_that_can() -> None:
+    found = make.make(ROWS, ROWS, lambda asks: [*GOOD[:5], "No."])
+    assert found[2].makers() == [file.BASE, file.RULES]
+
+
+def test_of_a_base_that_hardly_finds_a_wording_none_is_taken() -> None:
+    found = make.make(ROWS, ROWS, lambda asks: [GOOD[0], "", *["I do not know."] * 4])
+    assert all(each.makers() == [file.RULES] * 2 for each in found)
 
 
 def test_trained_rewordings_are_others_than_those_asked() -> None:

@@ -1,0 +1,34 @@
+"""The shapes of the Qwen2.5 sizes, as their own config.json have them; for random weights and the table of sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+OFFICIAL = Path(__file__).resolve().parent.parent / "standin" / "official" / "config.json"  # the 7B's
+
+# hidden size, MLP width, layers, query heads, key heads, vocabulary, tied embeddings
+SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
+    "0.5B": (896, 4864, 24, 14, 2, 151_936, True),
+    "1.5B": (1536, 8960, 28, 12, 2, 151_936, True),
+    "3B": (2048, 11008, 36, 16, 2, 151_936, True),
+    "7B": (3584, 18944, 28, 28, 4, 152_064, False),
+    "14B": (5120, 13824, 48, 40, 8, 152_064, False),
+    "32B": (5120, 27648, 64, 40, 8, 152_064, False),
+}
+
+
+def config_json(size: str) -> dict[str, Any]:
+    """config.json of that size: the 7B's with its own shape."""
+    hidden, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[size]
+    return json.loads(OFFICIAL.read_text(encoding="utf-8")) | {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "max_window_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+    }
