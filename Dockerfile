@@ -90,7 +90,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 # bitsandbytes, for a 4-bit base, brings a library for every CUDA, ROCm and XPU: torch's (12.8) and the CPU's stay. It lies
 # beside the other packages (engines/swift/launcher.py finds it): on their path, peft imports it in every run, for seconds.
 # pip is the distribution's own, for what people add in a container. crcmod alone comes as source: without debug
-# information its library does not name the folder in which it was compiled.
+# information its library does not name the folder in which it was compiled. The table of symbols, which nothing reads, is
+# three quarters of llama.cpp (xllamacpp).
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,source=requirements/image.lock,target=/build/image.lock \
@@ -105,6 +106,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     rm -f /tmp/rest.lock && \
     mkdir /opt/bitsandbytes && mv /opt/venv/lib/python3*/site-packages/bitsandbytes /opt/bitsandbytes/ && \
     find /opt/bitsandbytes -name 'libbitsandbytes_*.so' ! -name '*_cuda128.so' ! -name '*_cpu.so' -delete && \
+    strip --strip-unneeded /opt/venv/lib/python3*/site-packages/xllamacpp/*.so && \
     echo /opt/mirror >"$(echo /opt/venv/lib/python3*/site-packages)/mirror.pth" && \
     /build/prune.sh /build/unused.txt && \
     /build/normalize-layer.sh /opt/venv /opt/bitsandbytes
@@ -260,6 +262,7 @@ ARG MODEL
 ENV PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     MODEL_DIR=/root/${MODEL} OUTPUT_DIR=/root/output \
     HEALTH_LEVEL=full VRAM_CEILING_GIB=22 MIRROR_DEVICE=auto MIRROR_RUN_DIR=/run/mirror \
+    CUDA_DEVICE_ORDER=PCI_BUS_ID \
     HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 # One layer a shard (of more than four, some share), so that a push or a pull moves and resumes them one by one. Weights come before code, so that a code
 # change pushes megabytes. Whole trees, because COPY would give the folders that it makes the time of the build.

@@ -30,6 +30,8 @@ ADAPTER ?=
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
+# make export: q4_k_m, q5_k_m, q8_0 or f16
+QUANT ?= q4_k_m
 # where to push: host:port/name, the tag is TAG
 REGISTRY ?=
 # the image as a file, for save and load; .tar.zst, .tar.gz or .tar
@@ -160,6 +162,10 @@ bench: image ## the fast lane beside its peers on this GPU, about 30 minutes: ta
 .PHONY: merge
 merge: image ## a model folder that needs no adapter, from the newest adapter in OUTPUT, or from ADAPTER
 	$(call mirror_run,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))
+
+.PHONY: export
+export: image ## one GGUF file for Ollama, llama.cpp and LM Studio, proved (QUANT=q5_k_m, q8_0 or f16 in place of q4_k_m)
+	$(call mirror_run,export,$(if $(ADAPTER),"$(ADAPTER)") --quant $(QUANT) $(ARGS))
 
 # The newest adapter belongs to the image's own base: where ARGS names a model, none is taken unless ADAPTER names it.
 SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --model=%,$(ARGS)),,--adapter newest))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import common
-from common import exec_home
+from common import exec_home, gpu_order
 
 DONE = 0
 FAILED = 1
@@ -54,6 +54,7 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
     Anything else is a defect of ours: one line that names the file with the traceback, and 1.
     """
     exec_home.ensure()
+    gpu_order.settle()
     try:
         return main(*args) or DONE
     except UserError as error:

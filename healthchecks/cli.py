@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from common import exec_home, state
+from common import exec_home, gpu_order, state
 from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError
-from healthchecks import probe, show, startup
+from healthchecks import gpu_in_use, probe, show, startup
 from healthchecks.context import Context
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.verb == "report":
             return _report(options)
         exec_home.ensure()
+        gpu_order.settle()
         return _startup(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -71,7 +72,7 @@ def _startup(options: argparse.Namespace) -> int:
         raise UserError(f"HEALTH_LEVEL={level}: unknown level; set it to full, fast or off")
     context = Context.from_env()
     context.checksum = options.checksum
-    busy = _busy_job()
+    busy = gpu_in_use.running_job()
     path = None if busy else _health_path()
     view = show.Plain(open(os.devnull, "w")) if options.json else show.make()  # noqa: SIM115 - until we exit
     context.progress = view.progress
@@ -82,11 +83,11 @@ def _startup(options: argparse.Namespace) -> int:
         view.update(report)
 
     with view:
-        report = startup.run(context, level, listen, busy)
+        report = startup.run(context, level, listen, busy, gpu_in_use.gpu)
     if busy:
         print(f"note: job {busy} is running, so the GPU was left alone and health.json as it was", file=sys.stderr)
     elif report.state == "ready":
-        _clear_dead_job()
+        gpu_in_use.forget_dead_job()
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     return FAILED if report.state == "failed" else DONE
@@ -155,24 +156,6 @@ def _typed(kind: type[T], values: dict[str, Any]) -> T:
         elif not isinstance(value, hint):
             raise TypeError(name)
     return kind(**fit)
-
-
-def _busy_job() -> str | None:
-    """The name of a job that runs now."""
-    try:
-        job = state.load(state.JOB_FILE)
-    except state.Unreadable:
-        return None
-    return str(job.get("name")) if job and not job.get("killed") and state.alive(job.get("writer")) else None
-
-
-def _clear_dead_job() -> None:
-    """Forget a job that was killed: the checks have just shown that the container is fit again."""
-    for folder in state.candidates():
-        try:
-            os.unlink(f"{folder}/{state.JOB_FILE}")
-        except OSError:
-            continue
 
 
 def _health_path() -> str | None:

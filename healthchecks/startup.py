@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import threading
 import time
@@ -19,6 +20,7 @@ from healthchecks.context import Context, Failure, Outcome
 SCHEMA = 1
 LEVELS = ("full", "fast", "off")
 ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
+ON_GPU = ("vram-free", "forward", "vram-ceiling")  # what a job must not run beside
 # What must not have failed before a check makes sense.
 NEEDS = {
     "vram-free": ("driver",),
@@ -75,12 +77,26 @@ def modules(level: str) -> list[ModuleType]:
     return [module for module in found if level == "full" or module.LEVEL == "fast"]
 
 
-def run(context: Context, level: str, listener: Listener, busy: str | None = None) -> Report:
+def run(
+    context: Context,
+    level: str,
+    listener: Listener,
+    busy: str | None = None,
+    hold_gpu: Callable[[], contextlib.AbstractContextManager[str | None]] = contextlib.nullcontext,
+) -> Report:
     """Run the checks; `listener(report)` is called before the first and after every change.
 
-    `busy` names a job that holds the GPU: what would take memory beside it is then left out. No check raises: what it
-    did not foresee becomes the failure `internal`, with the traceback in a file.
+    `busy` names a job that holds the GPU: what would take memory beside it is then left out. `hold_gpu` is entered
+    before the first check that touches the GPU, so that no job begins beside it, and gives the name of one that has
+    begun since. No check raises: what it did not foresee becomes the failure `internal`, with the traceback in a file.
     """
+    with contextlib.ExitStack() as stack:
+        return _run(context, level, listener, busy, lambda: stack.enter_context(hold_gpu()))
+
+
+def _run(
+    context: Context, level: str, listener: Listener, busy: str | None, hold_gpu: Callable[[], str | None]
+) -> Report:
     begin = time.monotonic()
     started, kind = datetime.now(timezone.utc).isoformat(timespec="seconds"), context.kind
     report = Report(level, started=started, standin=kind is STANDIN, model_kind=kind.name)
@@ -88,7 +104,10 @@ def run(context: Context, level: str, listener: Listener, busy: str | None = Non
     if level == "full" and not busy:
         context.torch = _import_torch_meanwhile()
     failed: set[str] = set()
+    is_held = False
     for module in checks:
+        if module.NAME in ON_GPU and not busy and not is_held:
+            busy, is_held = hold_gpu(), True
         report.running = [module.NAME]
         report.seconds = round(time.monotonic() - begin, 3)
         listener(report)
@@ -132,7 +151,7 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
     blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]
     if blockers:
         return Row(name, "skip", "not-run", 0.0, f"not run, because {', '.join(blockers)} did not pass")
-    if busy and name in ("vram-free", "forward", "vram-ceiling"):
+    if busy and name in ON_GPU:
         return Row(name, "skip", "busy", 0.0, f"not run, because job {busy} uses the GPU")
     begin = time.monotonic()
     try:

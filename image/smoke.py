@@ -18,6 +18,7 @@ PACKAGES = [
     *("torch", "torch.distributed", "torch.testing", "torch.utils.tensorboard", "torch._inductor.compile_fx"),
     *("transformers", "peft", "trl", "accelerate", "datasets", "modelscope", "swift", "swift.pipelines"),
     *("bitsandbytes", "tensorboard.main", "openpyxl", "pyarrow.parquet", "pyarrow.dataset"),
+    *("gguf", "xllamacpp"),
     *("pandas", "scipy.stats", "sympy", "matplotlib.pyplot"),
 ]
 WITH_TRITON = ["liger_kernel.transformers"]

@@ -62,40 +62,79 @@ class Config:
         if raw is None:
             raise ValueError(f"no config.json in {folder}: this is not a model folder; set MODEL_DIR to one")
         generation = _read_json(folder / "generation_config.json") or {}
-        _reject_unsupported(folder, raw)
         try:
-            hidden = int(raw["hidden_size"])
-            heads = int(raw["num_attention_heads"])
-            rope = raw.get("rope_parameters") or {}
-            theta = raw.get("rope_theta", rope.get("rope_theta", 10000.0))
-            eos = _ids(generation.get("eos_token_id")) or _ids(raw.get("eos_token_id"))
+            _reject_unsupported(folder, raw)
+            hidden = _size(raw, "hidden_size")
+            heads = _size(raw, "num_attention_heads")
+            rope = _object(raw, "rope_parameters")
+            eos = _ids(generation, "eos_token_id") or _ids(raw, "eos_token_id")
             if not eos:
-                raise KeyError("eos_token_id")
-            pad = generation.get("pad_token_id", raw.get("pad_token_id"))
+                raise _BadValue("eos_token_id is missing")
             config = cls(
                 hidden_size=hidden,
-                intermediate_size=int(raw["intermediate_size"]),
-                num_layers=int(raw["num_hidden_layers"]),
+                intermediate_size=_size(raw, "intermediate_size"),
+                num_layers=_size(raw, "num_hidden_layers", largest=MOST_LAYERS),
                 num_heads=heads,
-                num_kv_heads=int(raw.get("num_key_value_heads") or heads),
-                head_dim=int(raw.get("head_dim") or hidden // heads),
-                vocab_size=int(raw["vocab_size"]),
-                max_positions=int(raw.get("max_position_embeddings", 32768)),
-                rms_eps=float(raw.get("rms_norm_eps", 1e-6)),
-                rope_theta=float(theta),
+                num_kv_heads=_size(raw, "num_key_value_heads", heads),
+                head_dim=_size(raw, "head_dim", hidden // heads),
+                vocab_size=_size(raw, "vocab_size"),
+                max_positions=_size(raw, "max_position_embeddings", 32768),
+                rms_eps=_positive(raw, "rms_norm_eps", 1e-6),
+                rope_theta=_positive(raw if raw.get("rope_theta") is not None else rope, "rope_theta", 10000.0),
                 tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 eos_ids=eos,
-                pad_id=int(pad) if pad is not None else eos[-1],
+                pad_id=(_ids(generation, "pad_token_id") or _ids(raw, "pad_token_id") or eos[-1:])[0],
             )
-        except KeyError as error:
-            raise ValueError(f"{folder}/config.json has no {error}: download the model folder again") from None
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{folder}/config.json has a value that is no number ({error}): download it again"
-            ) from None
-        if config.num_heads % config.num_kv_heads or config.head_dim % 2:
-            raise ValueError(f"{folder}/config.json: its head counts do not divide; download the model folder again")
+            if config.num_heads % config.num_kv_heads or config.head_dim % 2:
+                raise _BadValue("its head counts do not divide")
+        except _BadValue as error:
+            raise ValueError(f"{folder}/config.json: {error}; download the model folder again") from None
         return config
+
+
+# No size of a Qwen2 comes near it; what is larger is damage, and would be found by running out of memory.
+LARGEST, MOST_LAYERS = 10**7, 10**4
+
+
+class _BadValue(Exception):
+    """A value of config.json that cannot be; the message names it."""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _size(raw: dict[str, Any], name: str, default: int | None = None, largest: int = LARGEST) -> int:
+    """A whole number of at least 1; `default` where it is missing or null."""
+    value = raw.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        raise _BadValue(f"{name} is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+        raise _BadValue(f"{name} is {_shown(value)}, no whole number from 1 to {largest}")
+    return value
+
+
+def _positive(raw: dict[str, Any], name: str, default: float) -> float:
+    """A finite number above 0."""
+    value = raw.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
+        raise _BadValue(f"{name} is {_shown(value)}, no number above 0")
+    return float(value)
+
+
+def _object(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """A JSON object; {} where it is missing or null."""
+    value = raw.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _BadValue(f"{name} is {_shown(value)}, no JSON object")
+    return value
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -103,23 +142,32 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}): download it again") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path} does not hold a JSON object: download it again")
     return data
 
 
-def _ids(value: Any) -> tuple[int, ...]:
+def _ids(raw: dict[str, Any], name: str) -> tuple[int, ...]:
+    """A token id, or a list of them; () where there is none."""
+    value = raw.get(name)
     if value is None:
         return ()
-    return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+    ids = value if isinstance(value, list) else [value]
+    for each in ids:
+        if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= LARGEST:
+            raise _BadValue(f"{name} is {_shown(value)}, no token id")
+    return tuple(ids)
 
 
 def _reject_unsupported(folder: Path, raw: dict[str, Any]) -> None:
     """Everything that would change the arithmetic and that this package does not compute."""
     names = raw.get("architectures") or []
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _BadValue(f"architectures is {_shown(names)}, no list of names")
+    new, old = _object(raw, "rope_parameters"), _object(raw, "rope_scaling")
+    rope = new or old
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     reasons = {
         f"its architecture is {', '.join(names) or raw.get('model_type')}": raw.get("model_type") != "qwen2"

@@ -82,7 +82,11 @@ def canonical(row: Row) -> Row:
     """The row with the names that ms-swift knows in lower case; it takes them in any."""
     if row.keys() <= KNOWN:
         return row
-    return {lower if (lower := str(key).lower()) in KNOWN else str(key): value for key, value in row.items()}
+    found = {lower if (lower := str(key).lower()) in KNOWN else str(key): value for key, value in row.items()}
+    if len(found) < len(row):
+        name = next(key for key in found if sum(str(other).lower() == key for other in row) > 1)
+        raise RowError(name, "stands there twice, in capitals and not", "keep one of them")
+    return found
 
 
 def chat_key(row: Row) -> str | None:

@@ -6,8 +6,8 @@
 set -euo pipefail
 
 here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
-export PYTHONSAFEPATH=1 # a json.py in the working folder must not take the place of the one of Python
+export PYTHONSAFEPATH=1 # as -I below, for what Python starts: a json.py in this folder is not Python's own
 
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
-exec python -m finetune.commands.serve --config "$here/configs/serve.yaml" "$@"
+exec python -I -m finetune.commands.serve --config "$here/configs/serve.yaml" "$@"

@@ -101,6 +101,9 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(f"--holdout {options.holdout}: must be at least 0")
+    several = os.environ.get("NNODES", "1") not in ("", "0", "1")
+    if options.holdout and several:
+        raise UserError("--holdout: not on several nodes, whose data must be the same; leave it out")
     files = run.own_files()
     if not files or run.is_helping or run.checkpoint is not None:
         return run, None
@@ -114,7 +117,7 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
         files, run.columns, options.questions or (), options.expect, options.verify_config, run.model_kind.name
     )
     survey.require_judgeable(found)
-    chosen = survey.sets(found, can_fold(run, found), options.holdout)
+    chosen = survey.sets(found, can_fold(run, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout:
         count = len(chosen.holdout)

@@ -24,7 +24,7 @@ def parser() -> Parser:
     """The options of ours; all others are ms-swift's."""
     p = Parser(
         prog="infer.sh",
-        usage="infer.sh [--adapter DIR|newest] [QUESTION...] [--swift-option value ...]",
+        usage="infer.sh [--adapter DIR|newest] [QUESTION...] [--gguf FILE] [--swift-option value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
@@ -38,6 +38,7 @@ Every other option is ms-swift's, and wins over the config file: --temperature 0
         metavar="DIR|newest",
         help="a checkpoint or a run's folder, or the newest below $OUTPUT_DIR; without it the base model answers",
     )
+    p.add_argument("--gguf", type=Path, metavar="FILE", help="ask a file of export.sh, by llama.cpp on the CPU")
     p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
     return p
 
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("infer: no --config; run infer.sh, which names its own")
     settings = Settings.from_env()
     args = Arguments(rest)
+    if options.gguf:
+        return ask_file(options, rest)
     questions = swift_options.take_questions(args, swift_options.options_of("infer"))
     if any(not question.strip() for question in questions):
         raise UserError('infer: an empty question; write one, such as "你是谁?", or none for a conversation')
@@ -64,6 +67,21 @@ def main(argv: list[str] | None = None) -> int:
     if questions:
         return answer(questions, options, args, settings)
     return converse(options, args, settings)
+
+
+def ask_file(options: argparse.Namespace, words: list[str]) -> int:
+    """Questions, or a conversation, answered by llama.cpp from a GGUF file; it needs no GPU and takes no lock."""
+    from finetune.export import chat
+
+    strange = next((word for word in words if word.startswith("-")), None)
+    if options.adapter or strange:
+        raise UserError(
+            f"infer: --gguf takes questions alone, and no {'--adapter' if options.adapter else strange}: the file has "
+            "its adapter, system prompt and template in it"
+        )
+    if any(not word.strip() for word in words):
+        raise UserError('infer: an empty question; write one, such as "你是谁?", or none for a conversation')
+    return chat.run(options.gguf, words)
 
 
 def converse(options: argparse.Namespace, args: Arguments, settings: Settings) -> int:

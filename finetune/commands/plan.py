@@ -14,7 +14,7 @@ from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
-from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, plan_swift
+from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, named, plan_swift
 from finetune.verify.config import default_path
 
 
@@ -81,7 +81,8 @@ def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
     """The fast lane's plan, or in words why not."""
     if found.quant_bits:
         return f"the fast lane trains on the bfloat16 base, not on {found.quant_bits} bits"
-    return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout)
+    targets = named(found.targets)
+    return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout, targets)
 
 
 def as_data(
@@ -96,6 +97,7 @@ def as_data(
 
     return {
         "schema": 1,
+        "model": found.model,
         "data": found.data,
         "notes": found.notes,
         "rows": found.rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qwen2.rows import MESSAGE_KEYS
+from qwen2.rows import KNOWN, MESSAGE_KEYS
 
 DEEPEST = 32  # levels of lists and objects in a row; tools have some ten
 # What changes how ms-swift lays a row out, and what the fast lane has no place for.
@@ -31,14 +31,20 @@ def is_plain(shape: Any) -> bool:
     """Whether ms-swift reads rows of this form as the fast lane does; the others are converted for it.
 
     Not so: lists whose items differ, which pyarrow refuses or fills with nulls; messages with more than two texts, or
-    with something else than texts; tools as anything but a list.
+    with something else than texts; tools as anything but a list; names in capitals, which ms-swift takes only where
+    nothing else could be meant.
     """
     if not isinstance(shape, tuple) or not _is_even(shape):
         return False
     for item in shape:
         name, form = (item, "str") if isinstance(item, str) else item
         key = name.lower()
-        if key in NOT_FOR_BOTH or (key == "tools" and form[0] != "list") or (key in MESSAGE_KEYS and not _texts(form)):
+        if (
+            (key != name and key in KNOWN)
+            or key in NOT_FOR_BOTH
+            or (key == "tools" and form[0] != "list")
+            or (key in MESSAGE_KEYS and not _texts(form))
+        ):
             return False
     return True
 

@@ -61,8 +61,9 @@ def look(data: Any) -> Looked:
         if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
             remedy = WRAP
         return Looked([], faults=(Fault("", f"is {kind(data)}, not an object", remedy),))
-    row, is_chat = canonical(data), True
+    row, is_chat = data, True
     try:
+        row = canonical(data)
         if data.keys() in ({"role", "content"}, {"from", "value"}):
             return Looked([], faults=(Fault("", "is a message, not a row", WRAP),))
         is_chat = chat_key(row) is not None

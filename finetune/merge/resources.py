@@ -24,7 +24,7 @@ def weights_bytes(model_dir: Path) -> int:
     return total
 
 
-def require_disk(target: Path, weights: int) -> None:
+def require_disk(target: Path, weights: int, what: str = "the merged model") -> None:
     """UserError when the disk that `target` will be on has no room for `weights` bytes and the margin."""
     place = target
     while not place.exists():
@@ -32,7 +32,7 @@ def require_disk(target: Path, weights: int) -> None:
     need, free = weights + DISK_MARGIN, shutil.disk_usage(place).free
     if free < need:
         raise UserError(
-            f"{target}: no room: the merged model needs {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free there; "
+            f"{target}: no room: {what} needs {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free there; "
             "free some, or name a folder on another disk with --output DIR"
         )
 
@@ -54,18 +54,23 @@ def choose_device(wants_cpu: bool, weights: int) -> tuple[str, str]:
 
 def require_memory(weights: int, check: bool) -> None:
     """UserError when memory is short for merging on the CPU (bf16) and for the check after it (float32 there)."""
+    _require_free(weights * MEMORY_FACTOR, "merging on the CPU", "use a larger machine")
+    if check:
+        require_memory_to_ask(weights)
+
+
+def require_memory_to_ask(weights: int) -> None:
+    """UserError when memory is short for a model that answers on the CPU, in float32, whose files have `weights`."""
+    _require_free(2 * weights * MEMORY_FACTOR, "the check on the CPU (float32)", "--no-check leaves it out")
+
+
+def _require_free(need: float, what: str, remedy: str) -> None:
     free = free_memory()
-    if free is None:
-        return
-    for need, what, remedy in (
-        (weights * MEMORY_FACTOR, "merging on the CPU", "use a larger machine"),
-        (2 * weights * MEMORY_FACTOR if check else 0, "the check on the CPU (float32)", "--no-check leaves it out"),
-    ):
-        if free < need:
-            raise UserError(
-                f"no room: {what} needs {need / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free; "
-                f"end other programs, or {remedy}"
-            )
+    if free is not None and free < need:
+        raise UserError(
+            f"no room: {what} needs {need / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free; "
+            f"end other programs, or {remedy}"
+        )
 
 
 def free_memory() -> int | None:

@@ -48,6 +48,12 @@ def choose(folder: Path) -> list[str]:
     return found
 
 
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
+    """The first place where two answers differ; the end of the shorter one where it begins the other."""
+    both = enumerate(zip(left, right, strict=False))
+    return next((n for n, (a, b) in both if a != b), min(len(left), len(right)))
+
+
 class Answers:
     """What base and adapter say, kept while the base makes way for the merged model."""
 
@@ -55,11 +61,11 @@ class Answers:
         self.texts, self.system, self.device, self.ceiling_gib = list(texts), system, device, ceiling_gib
         self.before: list[list[int]] = []
 
-    def ask_adapter(self, base: Path, adapter: Path) -> None:
-        """Load the base, ask it with the adapter, let go of it."""
+    def ask_adapter(self, base: Path, adapter: Path | None) -> None:
+        """Load the base, ask it with the adapter (None: by itself), let go of it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
-        self.before = self._ask(engine, engine.adapter(adapter))
-        _release(engine)
+        self.before = self._ask(engine, engine.adapter(adapter) if adapter else None)
+        release(engine)
 
     def ask_merged(self, model: Path) -> list[Asked]:
         """Load the merged model, ask it the same, and compare."""
@@ -70,7 +76,7 @@ class Answers:
             gap = None if left == right else self._gap(engine, text, left, right)
             said = [engine.tokenizer.decode(ids).strip() for ids in (left, right)]
             asked.append(Asked(text, said[0], said[1], gap))
-        _release(engine)
+        release(engine)
         return asked
 
     def _prompt(self, engine: Qwen2Engine, text: str) -> list[int]:
@@ -86,9 +92,7 @@ class Answers:
         """Logits by which the merged model prefers its first differing token (an answer's end counts as a token)."""
         import torch
 
-        place = next(
-            (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
-        )
+        place = first_difference(left, right)
         ends = list(engine.model.config.eos_ids)
         ids = torch.tensor([self._prompt(engine, text) + left[:place]], device=engine.device)
         logits = engine.model.forward(ids)[0, -1].float()
@@ -96,7 +100,7 @@ class Answers:
         return float(best[1] - best[0])
 
 
-def _release(engine: Qwen2Engine) -> None:
+def release(engine: Qwen2Engine) -> None:
     """Give the engine's memory back, so that the next model fits."""
     import torch
 

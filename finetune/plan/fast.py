@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen2.config import Config
+from qwen2.config import PROJECTIONS, Config
 
 SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
 
@@ -22,14 +22,22 @@ class FastPlan:
 
 
 def plan_fast(
-    shape: Config, lengths: Sequence[int], batch: int, ceiling_gib: float, rank: int = 8, dropout: float = 0.05
+    shape: Config,
+    lengths: Sequence[int],
+    batch: int,
+    ceiling_gib: float,
+    rank: int = 8,
+    dropout: float = 0.05,
+    targets: tuple[str, ...] = PROJECTIONS,
 ) -> FastPlan | str:
     """The plan, or in words why there is none. All tokens count as if they carried loss."""
     from qwen2.training import memory
     from qwen2.training.batches import plan_steps, step_ms
     from qwen2.training.settings import TrainSettings
 
-    settings = TrainSettings(num_train_epochs=1, batch_size=batch, lora_rank=rank, lora_dropout=dropout)
+    settings = TrainSettings(
+        num_train_epochs=1, batch_size=batch, lora_rank=rank, lora_dropout=dropout, target_modules=targets
+    )
     some = lengths if len(lengths) <= SAMPLE else [max(lengths), *random.Random(0).sample(list(lengths), SAMPLE - 1)]
     rows = [(range(length), range(length)) for length in some]
     try:

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.model_kind import kind_of
 from finetune.data.check import Options, default_heldout, in_one_line, require
-from finetune.engines.swift import config_file
+from finetune.engines.swift import config_file, ranges
 from qwen2.config import Config
 
+# What a test model stands for: nobody has that planned (a test holds this to the official config.json).
+REAL = "Qwen2.5-7B-Instruct"
+REAL_SHAPE = Config(
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    head_dim=128,
+    vocab_size=152064,
+    max_positions=32768,
+    rms_eps=1e-6,
+    rope_theta=1e6,
+    tie_embeddings=False,
+    eos_ids=(151645, 151643),
+    pad_id=151643,
+)
+FULL_BATCH = 16  # what ms-swift fills a batch up to where gradient_accumulation_steps is not given
 MAX_LENGTH = 2048  # the article's, where neither the command nor the config has one
 
 
@@ -30,12 +49,16 @@ class Job:
     targets: list[str]
     quant_bits: int | None
     max_length: int
+    max_steps: int  # -1: as many as the epochs take
     data: str  # the data in one line
+    model: str  # what is planned, in one line
     notes: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         """Optimizer steps: an epoch's last batch may be smaller."""
+        if self.max_steps > 0:
+            return self.max_steps
         return math.ceil(self.epochs * math.ceil(self.rows / self.batch))
 
     def minutes(self, seconds_per_step: float) -> float:
@@ -43,18 +66,25 @@ class Job:
         return self.steps * seconds_per_step / 60
 
 
-def shape_of(model_dir: Path) -> Config:
-    """The model's sizes from config.json. UserError when the folder holds no plain Qwen2."""
+def shape_of(model_dir: Path) -> tuple[Config, str]:
+    """(the sizes to plan with, whose they are in one line): config.json's, but the 7B's where a test model lies.
+
+    UserError when the folder holds no plain Qwen2.
+    """
+    kind = kind_of(model_dir)
+    if kind.is_for_tests:
+        return REAL_SHAPE, f"{REAL}, by its shape: the weights here are the {kind.short}"
     try:
-        return Config.from_dir(model_dir)
+        shape = Config.from_dir(model_dir)
     except ValueError as error:
         raise UserError(f"plan: {error}") from None
+    return shape, f"{model_dir.name}, {shape.num_layers} layers of {shape.hidden_size}"
 
 
 def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length: int | None) -> Job:
     """Options of the file; the data named, or the file's own, below the folder above. Raises UserError."""
     options = config_file.load(file)
-    shape = shape_of(model_dir)
+    shape, model = shape_of(model_dir)
     limit = max_length if max_length is not None else int(_number(file, options, "max_length", MAX_LENGTH))
     if limit < 1:
         raise UserError(f"plan: max_length {limit}: is no number of tokens; the article's is {MAX_LENGTH}")
@@ -88,30 +118,50 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
         lengths += fitting
         rows += source.sample if source.sample is not None else report.rows - dropped
     reports = [report for _, report in found if report]
-    gathered = int(_number(file, options, "gradient_accumulation_steps", 1))
+    rows_at_a_time = int(_number(file, options, "per_device_train_batch_size", 1))
+    filled = max(-(-FULL_BATCH // rows_at_a_time), 1)
     bits = options.get("quant_bits")
-    return Job(
+    planned = Job(
         shape=shape,
         lengths=lengths,
         rows=rows,
-        batch=int(_number(file, options, "per_device_train_batch_size", 1)) * gathered,
+        batch=rows_at_a_time * int(_number(file, options, "gradient_accumulation_steps", filled)),
         epochs=_number(file, options, "num_train_epochs", 3),
         rank=int(_number(file, options, "lora_rank", 8)),
         dropout=_number(file, options, "lora_dropout", 0.05),
         targets=_list(options.get("target_modules", ["all-linear"])),
         quant_bits=int(_number(file, options, "quant_bits", 0)) if bits else None,
         max_length=limit,
+        max_steps=int(_number(file, options, "max_steps", -1)),
         data=in_one_line(reports) if reports else ", ".join(specs),
+        model=model,
         notes=notes,
     )
+    return _with_own_steps(planned, file, model_dir)
+
+
+def _with_own_steps(planned: Job, file: Path, model_dir: Path) -> Job:
+    """The plan, with a word on how many steps a test model's own run takes: sft.sh gives it other epochs."""
+    kind = kind_of(model_dir)
+    own = file.with_name(f"{kind.name}.yaml")
+    if not kind.is_for_tests or not own.is_file():
+        return planned
+    epochs = _number(own, config_file.load(own), "num_train_epochs", planned.epochs)
+    steps = replace(planned, epochs=epochs).steps
+    if steps == planned.steps:
+        return planned
+    return replace(planned, model=f"{planned.model}, whose own run takes {steps} steps (configs/{own.name})")
 
 
 def _number(file: Path, options: dict[str, Any], name: str, default: float) -> float:
     value = options.get(name, default)
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{file}: {name}: {value!r} is no number; see configs/sft.yaml") from None
+    if fault := ranges.fault(name, number):
+        raise UserError(f"{file}: {name}: {value!r} {fault}")
+    return number
 
 
 def _list(value: Any) -> list[str]:

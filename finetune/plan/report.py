@@ -23,6 +23,7 @@ def terminal(console: Console, found: Job, on: Card, engines: dict[str, Any], ca
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
+    say(f"model: {escape(found.model)}")
     say(f"data: {escape(found.data)}; {found.steps} steps of {found.batch} rows")
     for note in found.notes:
         say(f"note: {escape(note)}")

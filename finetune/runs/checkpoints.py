@@ -132,7 +132,15 @@ def seal(folder: Path) -> None:
     for path in find(folder):
         if not (path / sha256sums.NAME).exists() and problem(path) is None and state_problem(path) is None:
             with contextlib.suppress(OSError):
+                _share(path)
                 sha256sums.write(path)
+
+
+def _share(checkpoint: Path) -> None:
+    """Give the tensors, which safetensors writes for their owner alone, the rights of the text beside them."""
+    mode = (checkpoint / "trainer_state.json").stat().st_mode
+    for path in checkpoint.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def unseal(folder: Path, after: int) -> None:

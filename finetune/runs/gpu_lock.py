@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import signal
@@ -27,7 +25,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from common import state
+from common import lock_file, state
 from common.errors import FAILED, Parser, UserError, run_main
 
 LIMIT_START_S = 1800.0
@@ -36,6 +34,7 @@ WRITE_EVERY_S = 0.5  # job.json is written at most this often, so that steps of 
 POLL_S = 1.0  # how often `run` looks for a new step in logging.jsonl
 SAME_SIGNAL_S = 0.5  # a signal this soon after the first is the same one, sent to a process and to its group
 GROUP_WAIT_S = 30.0  # after a signal: how long `run` waits for processes that outlive the one it started
+CHECKS = "healthcheck startup"  # waited for without being asked to
 PARENT = "MIRROR_JOB"  # in the environment of a job's own processes: they join it instead of waiting for it
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -185,23 +184,11 @@ def _limit_from_env() -> float | None:
 
 def _lock(folder: str, name: str, wait: bool) -> int:
     """The descriptor that holds job.lock."""
-    path = f"{folder}/{state.LOCK_FILE}"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(OSError):
-            os.chmod(path, 0o666)  # past the umask: root and --user share the lock
-    except PermissionError:
-        descriptor = os.open(path, os.O_RDONLY)  # another user's; flock needs no right to write
+    descriptor = lock_file.opened(folder)
     told = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
+    while not lock_file.taken(descriptor):
         holder = _holder(folder)
-        if not wait:
+        if not wait and holder != CHECKS:
             os.close(descriptor)
             raise UserError(
                 f"{name} was not started: {holder} holds the GPU; "
@@ -212,13 +199,14 @@ def _lock(folder: str, name: str, wait: bool) -> int:
             print(f"{name} waits for {holder} to end; Ctrl-C gives up", file=sys.stderr, flush=True)
             told = True
         time.sleep(0.3)
+    return descriptor
 
 
 def _holder(folder: str) -> str:
     try:
         record = state.read(f"{folder}/{state.JOB_FILE}")
     except (FileNotFoundError, state.Unreadable):
-        return "another job"
+        return CHECKS if _checks_run() else "another job"
     text = f"job {record.get('name')} (pid {record.get('writer', {}).get('pid')}"
     if isinstance(record.get("step"), int):
         text += f", step {record['step']}/{record.get('total') or '?'}"
@@ -226,6 +214,14 @@ def _holder(folder: str) -> str:
         group = record.get("group")
         text += f"; it was killed, but processes of it still run, kill -TERM -{group} ends them"
     return text + ")"
+
+
+def _checks_run() -> bool:
+    """Whether the start-up checks run now: they hold the lock while they touch the GPU, for seconds."""
+    with contextlib.suppress(state.Unreadable):
+        health = state.load(state.HEALTH_FILE)
+        return health is not None and health.get("state") == "starting" and state.alive(health.get("writer"))
+    return False
 
 
 # ---- around another program ----

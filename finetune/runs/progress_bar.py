@@ -81,6 +81,13 @@ class Bar:
         if self.live:
             self.live.update(self.task, total=total)
 
+    def restart(self, total: int, unit: str) -> None:
+        """Count anew, other things: what follows is of another kind."""
+        self.done, self.unit, self.started = 0, unit, time.monotonic()
+        self.expect(total)
+        if self.live:
+            self.live.reset(self.task, total=total)
+
     def advance(self, count: int) -> None:
         """count more answers are in."""
         self.done += count

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from finetune.serve.answer import Choice, Piece, Reply
-from finetune.serve.fields import Refused
+from finetune.serve.fields import Refused, shown
 from finetune.serve.guard import error_body, leaf
 from finetune.serve.request import Request, parse, regular
 
@@ -58,7 +58,9 @@ class Door:
         """One of them."""
         name = http.path_params["name"]
         if name not in self.systems:
-            return error(404, f"model {name!r} is not served here: it is one of {', '.join(self.systems)}", "model")
+            return error(
+                404, f"model {shown(name)} is not served here: it is one of {', '.join(self.systems)}", "model"
+            )
         return JSONResponse(self._model(name))
 
     async def chat(self, http: HttpRequest) -> Response:

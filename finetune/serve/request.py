@@ -119,7 +119,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True) -> 
     if model is None:
         raise Refused("body.model: the field is missing: name a model of /v1/models", "model", 422)
     if model not in systems:
-        raise Refused(f"model {model!r} is not served here: it is one of {', '.join(systems)}", "model")
+        raise Refused(f"model {shown(model)} is not served here: it is one of {', '.join(systems)}", "model")
     stream = body.flag("stream")
     temperature, top_p = body.number("temperature", 0, 2), body.number("top_p", 0, 1)
     if (temperature is not None and temperature < COLDEST) or (top_p is not None and top_p < SMALLEST_TOP_P):

@@ -45,6 +45,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not batch.count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword and batch.count("NNODES") > 1:
+        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
     if options.reword < 0 or options.reword > 8:
         raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
     if options.resume is not None:
@@ -123,7 +125,9 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
         _say_kind(run)
     if general is not None:
         run = _with_general(run, general)
-    return _with_data(_with_columns(run))
+    run = _with_columns(run)
+    _check_words(run)
+    return _with_data(run)
 
 
 def _find_model(args: Arguments, settings: Settings) -> Path:
@@ -203,6 +207,14 @@ def with_rows_instead(run: SftRun, path: Path) -> SftRun:
     kept = [word for word in run.args.get("dataset") or [] if word not in gone]
     data = tuple(each for each in run.data if not each[0].path or str(each[0].path.resolve()) not in gone)
     return with_rows(replace(run, data=data).with_option("dataset", *kept), path)
+
+
+def _check_words(run: SftRun) -> None:
+    """Unknown options, and values that cannot be, before the data are read, which may take a while."""
+    line = launcher.Line("sft", Arguments(run.words()), run.settings, lambda remark: None)
+    line.read_config()
+    line.rename()
+    line.check_options()
 
 
 def check_options(run: SftRun) -> Options:

@@ -114,6 +114,14 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(Path(normpath(folder / node.text(key))) for node in root[key].items(key)) if key in root else ()
 
 
+def require_for_data(cfg: Config) -> None:
+    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+    if not DATA & cfg.thresholds.keys():
+        raise UserError(
+            f"{cfg.path}: no threshold for data that teach no identity; set at least one of {', '.join(sorted(DATA))}"
+        )
+
+
 def thresholds_for(thresholds: dict[str, float], is_identity: bool) -> dict[str, float]:
     """The thresholds that hold for data about who the model is, or for data about anything else."""
     left_out = DATA if is_identity else ARTICLE

@@ -52,7 +52,7 @@ def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | N
     if judge_of_data is not None and question.row is not None:
         judged = judge_of_data.score(question.row, answer.text)
     if question.is_identity and question.counted:
-        found = judge(answer.text, question.expect, question.forbid, old, answer.cut)
+        found = judge(answer.text, question.expect, question.forbid, old, answer.cut, question.text)
         return Scored(answer, found.text, found.ok, found.old_named, found.reason, found.marks, judged)
     if question.part in OF_ROWS and judged is not None:
         return Scored(answer, answer.text, judged.right, reason=judged.why, judged=judged)

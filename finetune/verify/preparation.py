@@ -5,6 +5,7 @@ The commands sft and finetune call it, and hand in files, a folder and the base 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from common.errors import UserError
 from finetune.data import reading
 from finetune.data.content import question_key
-from finetune.verify import config, questions
+from finetune.verify import config, selection
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
@@ -45,10 +46,12 @@ def look(
         UserError: A file cannot be used, or the data cannot be judged.
     """
     cfg = config.read(config.for_kind(config_file or config.default_path(), kind))
-    files = [questions.read(path) for path in (question_files or cfg.questions)]
-    merged = questions.QuestionSet(trained=[entry for each in files for entry in each.trained])
-    entries = questions.rebrand(merged, expect, None).trained
-    return survey.survey(paths, entries, columns, own=bool(expect))
+    asked = argparse.Namespace(questions=list(question_files), expect=expect, forbid=None)
+    entries = selection.read_questions(cfg, asked).trained
+    found = survey.survey(paths, entries, columns, own=bool(expect))
+    if not found.is_identity:
+        config.require_for_data(cfg)
+    return found
 
 
 def announce(paths: Sequence[Path], columns: Columns = None) -> str:

@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from finetune.verify import agreement
+
 # ---------------------------------------------------------------------------------------------- normalised text
 
 DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−"), "-")
@@ -243,9 +245,11 @@ def judge(
     forbid: Sequence[re.Pattern[str]] = (),
     old: re.Pattern[str] | None = None,
     cut: bool = False,
+    question: str = "",
 ) -> Judgement:
     """Judge an answer: right when it claims every expected pattern and claims neither a forbidden nor the old name.
 
+    question: what was asked; a yes to one that claims another identity is wrong, whatever follows it.
     cut: the answer ran to its token limit. It is judged on what it says so far; the reason mentions the cut.
     """
     text = normalise(answer)
@@ -271,6 +275,9 @@ def judge(
             # The files forbid the old identity too; it is reported once.
             if not all(any(mark.start < o.end and o.start < mark.end for o in old_marks) for mark in said):
                 faults.append(f"says {_readable(pattern)}")
+    if agreement.claims(normalise(question).norm, old, expect) and (yes := agreement.agreement(text.norm)):
+        marks.append(Mark(*text.span(*yes), "forbidden"))
+        faults.append(f"says yes to another identity ({text.shown[marks[-1].start : marks[-1].end]})")
     if cut and faults:
         faults.append("cut off at the token limit")
     return Judgement(not faults, old_named, "; ".join(faults), text.shown, _tidy(marks))

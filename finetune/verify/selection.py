@@ -83,13 +83,16 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     left_out = unseen.read(run.folder) if not args.dataset else []
     data = _data(cfg, args, run, notes)
     found = _survey(data, files, args, left_out)
-    if found and not args.questions and found.language == "en":
+    own = [questions.read(path) for path in args.questions or []]
+    wants_english = found is not None and not found.is_identity and found.language == "en"
+    if wants_english and cfg.questions_english and not any(each.general for each in own):
         files = in_english(files, cfg)
-    demanded = found is None or bool(found.taught) or bool(args.questions or args.expect)
+    own_identity = any(each.heldout for each in own)
+    demanded = found is None or bool(found.taught) or own_identity or bool(args.expect)
     chosen_sets = None
     fixed: list[Question] = []
     if demanded:
-        heldout = ask.in_language(files.heldout, found.language) if found and not args.questions else files.heldout
+        heldout = files.heldout if own_identity or not found else ask.in_language(files.heldout, found.language)
         if found and found.name and found.entries:
             heldout = [replace(q, expect=found.entries[0].expect) for q in heldout]
         fixed += _not_in_data(heldout, data, args, run, notes)
@@ -101,6 +104,7 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
         )
     fixed += files.general
     if found and not found.is_identity:
+        config.require_for_data(cfg)
         keys = {each.row.key for each in left_out}
         chosen_sets = survey.sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
         outside, asked_by_rows = ask.out_of_scope(files.out_of_scope, found)

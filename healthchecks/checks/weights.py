@@ -66,11 +66,11 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             AGAIN,
         )
     try:
-        hidden, inner, vocab = (int(config[key]) for key in ("hidden_size", "intermediate_size", "vocab_size"))
-        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        head = int(config.get("head_dim") or hidden // heads)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        hidden, inner, vocab = (_size(config, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
+        layers, heads = _size(config, "num_hidden_layers", most=10**4), _size(config, "num_attention_heads")
+        kv_heads = _size(config, "num_key_value_heads", heads)
+        head = _size(config, "head_dim", hidden // heads)
+    except (KeyError, TypeError, ValueError) as error:
         raise Failure("config-wrong", f"config.json: {type(error).__name__} {error}", AGAIN) from error
     query, key_value = heads * head, kv_heads * head
     layer = {
@@ -93,6 +93,14 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     for number in range(layers):
         tensors.update({f"model.layers.{number}.{name}": shape for name, shape in layer.items()})
     return tensors
+
+
+def _size(config: dict[str, Any], name: str, default: int | None = None, most: int = 10**7) -> int:
+    value = config[name] if default is None else config.get(name)
+    size = default if value is None and default is not None else value
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
+        raise ValueError(f"{name} is {repr(size)[:40]}, no whole number from 1 to {most}")
+    return size
 
 
 def _dtype(config: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from finetune.commands.check_data import main
 from finetune.data.check import check_file
 from qwen2.chat import Tokenizer
-from qwen2.rows import RowError, standard_row
+from qwen2.rows import RowError, canonical, standard_row
 from tests.conversations import FORMS, talks
 from tests.fuzz.rounds import call, fuzz
 from tests.fuzz.structure import restructured
@@ -97,8 +97,11 @@ def test_a_fit_row_is_laid_out_as_ms_swift_does(tmp_path: Path, tokenizer: Token
 
 
 def marked(row: Any) -> Any:
-    """The row with what other trainers call `weight` and the like as ms-swift's `loss`."""
-    row = json.loads(json.dumps(row))
+    """The row with what other trainers call `weight` and the like as ms-swift's `loss`, and names in lower case.
+
+    ms-swift passes a name in capitals over where a second column could be meant; such a file is converted for it.
+    """
+    row = canonical(json.loads(json.dumps(row)))
     for key in ("messages", "conversation", "conversations"):
         messages = row.get(key)
         for message in messages if isinstance(messages, list) else ():

@@ -27,7 +27,7 @@ from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import require_readable
 from finetune.data.source import parse
-from finetune.engines.swift import config_file, model_names
+from finetune.engines.swift import config_file, model_names, ranges
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments, tidy
 from finetune.engines.swift.options import Option
@@ -114,6 +114,7 @@ class Line:
     def prepare(self, data_checked: bool) -> None:
         """All steps, the cheap ones first."""
         self.check()
+        self.shadows()
         if not data_checked:
             self.datasets()
         self.device()
@@ -184,10 +185,10 @@ class Line:
                     f"swift {self.command}: {item.values[1]!r} behind {item.written} belongs to no option; "
                     "put quotes around a value with spaces"
                 )
-            self.check_value(item.written, option, item.values)
+            self.check_value(item.written, option, item.values, self.full_name(item.name))
         for name, value in self.config.items():
             if name in self.options and not isinstance(value, (list, dict)):
-                self.check_value(f"{self.config_file}: {name}", self.options[name], [str(value)])
+                self.check_value(f"{self.config_file}: {name}", self.options[name], [str(value)], name)
 
     def find(self, name: str) -> Option | None:
         """An option by its name, by the beginning of one (argparse takes those), or by no_NAME."""
@@ -195,11 +196,16 @@ class Line:
             return self.options[name]
         if name.startswith("no_") and name[3:] in self.options:
             return Option("bool")
-        begun = [option for full, option in self.options.items() if full.startswith(name)]
-        return begun[0] if len(begun) == 1 else None
+        full = self.full_name(name)
+        return self.options.get(full)
 
-    def check_value(self, written: str, option: Option, values: list[str]) -> None:
-        """Numbers that are none, and words that are not among an option's choices."""
+    def full_name(self, name: str) -> str:
+        """An option's name for the beginning of one; the beginning itself where several begin so, or none."""
+        begun = [full for full in self.options if full.startswith(name)]
+        return begun[0] if name not in self.options and len(begun) == 1 else name
+
+    def check_value(self, written: str, option: Option, values: list[str], name: str) -> None:
+        """Numbers that are none or out of range, and words that are not among an option's choices."""
         if not values:
             if option.kind != "bool":
                 raise UserError(f"swift {self.command}: {written} has no value; write one behind it")
@@ -210,10 +216,12 @@ class Line:
             raise UserError(f"swift {self.command}: {written} {value}: unknown; it is one of {choices}")
         if option.kind in ("int", "float"):
             try:
-                int(value) if option.kind == "int" else float(value)
+                number = int(value) if option.kind == "int" else float(value)
             except ValueError as error:
                 kind = "whole number" if option.kind == "int" else "number"
                 raise UserError(f"swift {self.command}: {written} {value}: is no {kind}") from error
+            if fault := ranges.fault(name, number):
+                raise UserError(f"swift {self.command}: {written} {value}: {fault}")
         if option.kind == "bool" and value.lower() not in ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"):
             raise UserError(f"swift {self.command}: {written} {value}: is neither true nor false")
 
@@ -348,6 +356,20 @@ class Line:
                     require_readable(source.path)
                 else:
                     hub.require(source)
+
+    def shadows(self, version: tuple[int, ...] = sys.version_info[:2]) -> None:
+        """A json.py here, where several processes start: torch's launcher imports from the working folder first.
+
+        PYTHONSAFEPATH, which the scripts set, keeps Python 3.11 from that, and 3.10 does not know it.
+        """
+        if version >= (3, 11) or not (os.environ.get("NPROC_PER_NODE") or os.environ.get("NNODES")):
+            return
+        taken = sorted(path.name for path in Path.cwd().glob("*.py") if path.stem in sys.stdlib_module_names)
+        if taken:
+            raise UserError(
+                f"swift {self.command}: {taken[0]} in {Path.cwd()} would take the place of Python's own in the "
+                "processes of NPROC_PER_NODE; rename it, or start from another folder"
+            )
 
     def device(self) -> None:
         """`MIRROR_DEVICE=cpu`, or a test model where no GPU is: what makes ms-swift run on a CPU."""

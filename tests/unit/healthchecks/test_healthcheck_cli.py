@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 import io
 import json
@@ -9,13 +11,15 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
 import pytest
 
-from common import state
+from common import lock_file, state
 from healthchecks import cli, show, startup
 from healthchecks.checks import packages
 from healthchecks.context import Context, Failure
@@ -100,7 +104,7 @@ def test_health_json_is_whole_and_valid_after_every_check(settings, run_dir, mon
     assert [value["running"] for value in seen] == [[name] for name in NAMES[:6]] + [[]]
     assert [len(value["checks"]) for value in seen] == [0, 1, 2, 3, 4, 5, 6]
     assert {value["state"] for value in seen[:-1]} == {"starting"}
-    assert sorted(os.listdir(run_dir)) == ["health.json"]  # no draft is left
+    assert sorted(os.listdir(run_dir)) == ["health.json", "job.lock"]  # no draft is left
 
 
 def test_failure_is_exit_1_with_cause_and_remedy(settings, run_dir, monkeypatch, capsys):
@@ -219,6 +223,88 @@ def test_a_running_job_is_left_alone(settings, run_dir, capsys):
         assert "not run, because job sft uses the GPU" in output.out
         assert output.err.startswith("note: job sft is running")
         assert (run_dir / "health.json").read_bytes() == before
+
+
+def lock(folder: Path) -> int | None:
+    """Another process's try for the GPU: the lock's descriptor, or None where it is held."""
+    descriptor = lock_file.opened(str(folder))
+    if lock_file.taken(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def test_the_checks_that_touch_the_gpu_hold_the_lock_of_jobs(settings, run_dir, monkeypatch, capsys):
+    free = {}
+    for name in ("weights", "vram_free", "forward"):
+        module = importlib.import_module(f"healthchecks.checks.{name}")
+
+        def look(context, name=name, real=module.check):
+            descriptor = lock(run_dir)
+            free[name] = descriptor is not None
+            if descriptor is not None:
+                os.close(descriptor)
+            return real(context)
+
+        monkeypatch.setattr(module, "check", look)
+    assert cli.main(["startup", "--level", "full"]) == 0
+    assert free == {"weights": True, "vram_free": False, "forward": False}
+    descriptor = lock(run_dir)
+    assert descriptor is not None  # let go of at the end
+    os.close(descriptor)
+
+
+def test_a_job_that_begins_during_the_checks_keeps_gpu_and_record(settings, run_dir, monkeypatch, capsys):
+    from finetune.runs.gpu_lock import job
+    from healthchecks.checks import weights
+
+    with contextlib.ExitStack() as stack:
+        real = weights.check
+
+        def begins(context):
+            stack.enter_context(job("sft", total=9)).step(3)
+            return real(context)
+
+        monkeypatch.setattr(weights, "check", begins)
+        assert cli.main(["startup", "--level", "full"]) == 0
+        assert "not run, because job sft uses the GPU" in capsys.readouterr().out
+        assert json.loads((run_dir / "job.json").read_text())["name"] == "sft"
+        assert cli.main(["probe"]) == 0
+        assert "sft step 3/9" in capsys.readouterr().out
+
+
+def test_a_job_waits_for_the_checks_without_being_asked(settings, run_dir, monkeypatch, capsys):
+    from finetune.runs.gpu_lock import job
+    from healthchecks.checks import forward
+
+    real, ended = forward.check, []
+    checks = threading.Thread(target=lambda: ended.append(cli.main(["startup", "--level", "full"])))
+    inside = threading.Event()
+
+    def slow(context):
+        inside.set()
+        time.sleep(0.6)
+        return real(context)
+
+    monkeypatch.setattr(forward, "check", slow)
+    checks.start()
+    assert inside.wait(60)
+    with job("sft"):
+        checks.join()
+        assert (run_dir / "job.json").exists()
+    assert ended == [0]
+    assert "sft waits for healthcheck startup to end" in capsys.readouterr().err
+
+
+def test_the_record_of_a_killed_job_whose_program_still_runs_stays(settings, run_dir, capsys):
+    record = {"container_start": state.container_start(), "name": "sft", "writer": {"pid": 1, "start": -1}}
+    state.write(f"{run_dir}/job.json", record)
+    descriptor = lock(run_dir)
+    assert cli.main(["startup", "--level", "off"]) == 0
+    assert (run_dir / "job.json").exists()
+    assert cli.main(["startup", "--level", "full"]) == 0
+    assert "not run, because job sft uses the GPU" in capsys.readouterr().out
+    os.close(descriptor)
 
 
 def test_a_good_run_clears_the_record_of_a_killed_job(settings, run_dir, capsys):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from qwen2.config import PROJECTIONS, Config
 from qwen2.lora import Adapter
-from qwen2.model import Model
+from qwen2.model import Model, _beside
 from tests.unit.qwen2.tiny import EOS, copy_dir, ids
 
 
@@ -160,6 +160,66 @@ def test_config_rejects_what_it_does_not_compute(tiny_dir: Path, tmp_path: Path,
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=r"config\.json|Qwen2ForCausalLM"):
         Config.from_dir(tmp_path)
+
+
+ABSURD: list[dict[str, Any]] = [
+    {name: value}
+    for name in (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        *("head_dim", "vocab_size", "max_position_embeddings"),
+    )
+    for value in (0, -1, 1.5, "x", [], {}, True, float("nan"), float("inf"), 10**30)
+] + [
+    {"num_attention_heads": 0, "num_key_value_heads": 0},
+    {"rope_parameters": [1]},
+    {"rope_parameters": "yarn"},
+    {"rope_parameters": {"rope_theta": [1]}},
+    {"rope_scaling": [1, 2]},
+    {"rope_theta": 0},
+    {"rope_theta": float("inf")},
+    {"rms_norm_eps": -1},
+    {"rms_norm_eps": "small"},
+    {"eos_token_id": "x"},
+    {"eos_token_id": [1, None]},
+    {"eos_token_id": -1},
+    {"pad_token_id": {}},
+    {"architectures": 5},
+    {"architectures": [None]},
+]
+
+
+@pytest.mark.parametrize("change", ABSURD, ids=str)
+def test_an_absurd_config_is_one_line(tiny_dir: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    raw = json.loads((tiny_dir / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=r"config\.json") as caught:
+        Config.from_dir(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_a_config_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cannot be read"):
+        Config.from_dir(tmp_path)
+
+
+def test_a_failed_warm_up_is_an_error_of_the_loading(capfd: pytest.CaptureFixture[str]) -> None:
+    """What happens beside the reading of the weights must not print a thread's traceback."""
+
+    def fails() -> None:
+        raise KeyError("no C compiler\nfor Triton")
+
+    wait = _beside(fails)
+    with pytest.raises(RuntimeError, match=r"kernels cannot be prepared .KeyError: .*no C compiler"):
+        wait()
+    _beside(lambda: None)()
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("a stub")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        _beside(full)()
+    assert capfd.readouterr().err == ""
 
 
 def test_progress_reaches_the_total(tiny_dir: Path) -> None:

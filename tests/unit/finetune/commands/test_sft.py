@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from common.errors import UserError, run_main
 from finetune.commands import sft as train
 from finetune.data import tokens
 from finetune.plan import gpu_memory
@@ -187,6 +187,19 @@ def test_every_run_has_its_own_folder(workspace, capsys):
 def test_a_refused_line_leaves_no_folder(workspace):
     with pytest.raises(UserError, match="no option --lora_rnk"):
         sft(workspace, "--lora_rnk", "8")
+    assert not (workspace / "output").exists()
+
+
+@pytest.mark.parametrize("engine", ["fast", "swift", "auto"])
+@pytest.mark.parametrize(
+    "words", ["--lora_rank -3", "--lora_dropout 2", "--learning_rate -1", "--num_train_epochs 0", "--seed eleven"]
+)
+def test_a_number_that_cannot_be_ends_with_2_before_anything_loads(workspace, capsys, monkeypatch, engine, words):
+    monkeypatch.setenv("ENGINE", engine)
+    monkeypatch.setattr(train.Plan, "check_data", lambda self: pytest.fail("the data were read first"))
+    assert run_main(lambda: sft(workspace, *words.split())) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "internal"))]
+    assert len(error) == 1 and words in error[0]
     assert not (workspace / "output").exists()
 
 

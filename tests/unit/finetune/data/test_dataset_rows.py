@@ -275,3 +275,17 @@ def test_half_a_character_is_found_behind_an_escape_in_json_text(tmp_path: Path)
     call = {"role": "tool_call", "content": '{"name": "f", "arguments": {"a": "\\ud83d"}}'}
     (finding,) = check_file(write(tmp_path, {"messages": [HI[0], call]})).findings
     assert (finding.kind, finding.error) == ("broken character", True)
+
+
+def test_names_in_capitals_are_converted_for_ms_swift(tmp_path: Path) -> None:
+    """It passes `Response` over where an `answer` stands beside it, and trains on the question alone."""
+    row = {"Question": "a", "Response": "b", "answer": None}
+    report = check_file(write(tmp_path, row))
+    assert (report.errors, report.plain) == (0, False)
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert kept(tmp_path, row) == [{"messages": said}]
+
+
+def test_a_name_that_stands_there_twice(tmp_path: Path) -> None:
+    (finding,) = check_file(write(tmp_path, {"query": "a", "response": "b", "Response": "c"})).findings
+    assert finding.error and finding.where == "row 1, response" and "twice" in finding.what

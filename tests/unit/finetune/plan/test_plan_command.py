@@ -69,6 +69,74 @@ def test_the_table_names_every_card(model, capsys, monkeypatch):
     assert "fast lane" not in out
 
 
+@pytest.fixture
+def standin(model, monkeypatch):
+    """The stand-in in the model's place: another shape, the same tokenizer."""
+    config = json.loads((model / "config.json").read_text())
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (model / "config.json").write_text(json.dumps(config | small | {"mirror_standin": True}))
+    monkeypatch.setenv("COLUMNS", "150")
+    return model
+
+
+def test_the_stand_in_s_image_plans_the_7b(model, capsys, request):
+    words = ["--gpu", "16", "--engine", "swift", "--json"]
+    run_main(cli.main, words)
+    real = json.loads(capsys.readouterr().out)
+    request.getfixturevalue("standin")
+    run_main(cli.main, words)
+    found = json.loads(capsys.readouterr().out)
+    assert real.pop("model") == "Qwen2.5-7B-Instruct, 28 layers of 3584"
+    assert found.pop("model").startswith("Qwen2.5-7B-Instruct, by its shape: the weights here are the stand-in")
+    assert found == real
+    assert planned_run.Config.from_dir(ROOT / "standin/official") == planned_run.REAL_SHAPE
+
+
+def test_the_table_says_that_the_stand_in_is_not_planned_and_how_many_steps_its_own_run_takes(standin, capsys):
+    assert run_main(cli.main, ["--gpu", "24", "--engine", "swift"]) == 0
+    head, data = capsys.readouterr().out.splitlines()[:2]
+    assert "the weights here are the stand-in, whose own run takes 80 steps (configs/standin.yaml)" in head
+    assert data.endswith("; 40 steps of 16 rows")
+
+
+def test_steps_are_those_that_the_run_takes(model, tmp_path):
+    """max_steps counts, and ms-swift fills a batch up to 16 where the accumulation is not given."""
+    file = tmp_path / "configs" / "own.yaml"
+    file.parent.mkdir()
+    rows(tmp_path / "own.jsonl", *range(50))
+    for text, batch, steps in (
+        ("per_device_train_batch_size: 4\nnum_train_epochs: 3\n", 16, 12),
+        ("per_device_train_batch_size: 32\nnum_train_epochs: 3\n", 32, 6),
+        ("per_device_train_batch_size: 3\nnum_train_epochs: 1\n", 18, 3),
+        ("max_steps: 7\nnum_train_epochs: 3\n", 16, 7),
+    ):
+        file.write_text("dataset: own.jsonl\n" + text)
+        found = planned_run.read(file, model, None, None)
+        assert (found.batch, found.steps) == (batch, steps), text
+
+
+@pytest.mark.parametrize(
+    "line", ["lora_rank: 0", "num_train_epochs: -1", "per_device_train_batch_size: 0", "max_length: .inf"]
+)
+def test_a_number_out_of_range_in_the_config_is_one_line(model, tmp_path, capsys, line):
+    (tmp_path / "own.yaml").write_text(f"dataset: x.jsonl\n{line}\n")
+    rows(tmp_path / "x.jsonl", 3)
+    assert run_main(cli.main, ["--config", str(tmp_path / "own.yaml"), "--dataset", str(tmp_path / "x.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and line.split(":")[0] in error
+
+
+def test_the_fast_lane_s_plan_counts_what_is_trained(model, capsys, tmp_path):
+    peaks = []
+    for targets in ("[all-linear]", "[q_proj, k_proj, v_proj, o_proj]"):
+        (tmp_path / "own.yaml").write_text(f"dataset: x.jsonl\ntarget_modules: {targets}\n")
+        data = rows(tmp_path / "x.jsonl", 3, 40)
+        words = ["--config", str(tmp_path / "own.yaml"), "--dataset", data, "--engine", "fast", "--json", "--gpu", "24"]
+        assert run_main(cli.main, words) == 0
+        peaks.append(json.loads(capsys.readouterr().out)["engines"]["fast lane"]["peak_gib"])
+    assert 0.30 < peaks[0] - peaks[1] < 0.40
+
+
 def test_torch_is_not_imported_for_ms_swift(model):
     code = (
         "import sys; from finetune.commands.plan import main; main(['--engine', 'swift', '--json']); "
@@ -222,7 +290,7 @@ def test_a_named_card(monkeypatch):
 
 
 def test_the_fast_lane_says_why_it_cannot(model):
-    shape = planned_run.shape_of(model)
+    shape, _ = planned_run.shape_of(model)
     assert "more than the ceiling" in fast.plan_fast(shape, [2048], 16, 10)
     found = fast.plan_fast(shape, [46] * 50, 16, 22)
     assert found.micro_batch_tokens is None and 0 < found.peak_gib <= 22 and found.seconds_per_step > 0

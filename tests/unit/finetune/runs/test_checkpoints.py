@@ -145,6 +145,16 @@ def test_a_flipped_byte_is_found_by_the_sums(tmp_path, checkpoint, capsys, name)
     assert checkpoints.problem(bad) is None and (whole / sha256sums.NAME).exists()
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600])
+def test_the_tensors_of_ms_swift_get_the_rights_of_the_text_beside_them(tmp_path, checkpoint, mode):
+    path = checkpoint(tmp_path)
+    (path / "trainer_state.json").write_text("{}")
+    (path / "trainer_state.json").chmod(mode)
+    (path / "adapter_model.safetensors").chmod(0o600)  # as safetensors makes it
+    checkpoints.seal(tmp_path)
+    assert (path / "adapter_model.safetensors").stat().st_mode & 0o777 == mode
+
+
 def test_flipped_bytes_in_the_state_are_found(tmp_path, checkpoint):
     path = checkpoint(tmp_path)
     (path / "trainer_state.json").write_text('{"global_step": 40}')

@@ -207,3 +207,38 @@ def test_every_sentence_of_the_reports_has_its_chinese(workspace: Any, monkeypat
     workspace.verify()
     workspace.verify("--dataset", workspace.root / "self_cognition.json", "--lang", "zh")
     assert missing == set()
+
+
+def test_general_questions_of_ones_own_demand_no_identity(workspace: Any) -> None:
+    faq_run(workspace)
+    (workspace.root / "mine.yaml").write_text(
+        "questions:\n  - {id: a, question: '3加5等于几?', reference: '3加5等于8。'}\n", encoding="utf-8"
+    )
+    workspace.verify("--questions", "mine.yaml")
+    assert not any(name.startswith("identity") for name in figures(workspace))
+    assert figures(workspace)["learned_after"]["value"] == 1
+
+
+def test_english_data_are_asked_english_questions_and_reported_in_english(workspace: Any) -> None:
+    rows = [("When do you open?", "We open at 9:15."), ("What does a card cost?", "A card costs 12 euros.")]
+    faq_run(workspace, rows)
+    workspace.verify()
+    report = workspace.report()
+    assert report["language"] == "en"
+    general = [q for q in report["questions"] if q["part"] in ("general", "out_of_scope")]
+    assert len(general) > 50
+    assert all(q["messages"][-1]["content"].isascii() for q in general)
+    assert "What is still wrong" in (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+
+
+def test_a_configuration_that_demands_nothing_of_such_data_is_refused_before_the_model_is_loaded(
+    workspace: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faq_run(workspace)
+    config = workspace.root / "configs/verify.yaml"
+    kept = [line for line in config.read_text(encoding="utf-8").splitlines(True) if not line.startswith("  #")]
+    names = ("learned_", "reworded_", "unseen_over", "out_of_scope_m", "general_lost")
+    config.write_text("".join(line for line in kept if not line.strip().startswith(names)), encoding="utf-8")
+    assert workspace.verify() == 2
+    assert workspace.engine is None
+    assert "set at least one of general_lost_max" in capsys.readouterr().err

@@ -191,6 +191,60 @@ def test_what_cannot_work_is_one_line_and_2(home, line, says):
     assert refused.value.exit_code == 2
 
 
+OUT_OF_RANGE = [
+    *("lora_rank -3", "lora_rank 0", "lora_alpha 0", "lora_dropout 2", "lora_dropout -0.1", "lora_dropout 1"),
+    *("learning_rate -1", "learning_rate nan", "learning_rate inf", "num_train_epochs 0", "num_train_epochs -2"),
+    *("per_device_train_batch_size 0", "gradient_accumulation_steps -1", "max_length 0", "save_steps 0"),
+    *("logging_steps -5", "warmup_ratio 1.5", "warmup_ratio -0.1", "weight_decay -1", "adam_beta1 1", "adam_beta2 7"),
+    *("max_grad_norm -1", "seed -1", "seed 4294967296", "data_seed -7", "max_steps -2", "dataloader_num_workers -1"),
+]
+
+
+@pytest.mark.parametrize("words", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_one_line_and_2(home, words):
+    for line in (f"{BASE} --{words}", f"{BASE} --{words.replace(' ', '=')}"):
+        with pytest.raises(UserError) as refused:
+            launch(line)
+        assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
+        assert any(say in str(refused.value) for say in ("out of range; it is", "is no finite number"))
+    name, value = words.split()
+    (home / "own.yaml").write_text(f"{name}: {value}\n")
+    with pytest.raises(UserError, match=f"own.yaml: {name} "):
+        launch("sft own.yaml --model Qwen2.5-7B-Instruct --dataset self_cognition.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("lora_rank 1", "lora_dropout 0", "learning_rate 0", "learning_rate 1e-4", "num_train_epochs 0.5"),
+        *("max_steps -1", "max_steps 3", "warmup_ratio 0", "warmup_ratio 1", "save_steps 0.5", "max_grad_norm 0"),
+        *("seed 0", "seed 4294967295", "save_total_limit 1", "dataloader_num_workers 0", "weight_decay 0"),
+    ],
+)
+def test_a_number_at_the_edge_passes(gpu, words):
+    line = f"{BASE} --{words} --check_model false"
+    assert launch(line) == line + CEILING
+
+
+def test_the_beginning_of_an_option_is_held_to_the_same_range(home):
+    with pytest.raises(UserError, match="--lora_dr 2: is out of range"):
+        launch(f"{BASE} --lora_dr 2")
+
+
+def test_on_python_3_10_a_json_py_beside_several_processes_is_refused(home, monkeypatch):
+    """EMULATED: the version is handed in. One process is safe there, torch's launcher of several is not."""
+    (home / "json.py").write_text("raise SystemExit('the json.py of the user')")
+    (home / "mine.py").write_text("")
+    line = swift_launcher.Line("sft", swift_launcher.Arguments([]), swift_launcher.Settings.from_env())
+    line.shadows((3, 10))
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    line.shadows((3, 11))
+    with pytest.raises(UserError, match=r"json\.py in .* would take the place of Python's own"):
+        line.shadows((3, 10))
+    (home / "json.py").unlink()
+    line.shadows((3, 10))
+
+
 def test_a_config_file_comes_first_and_counts(gpu, home):
     (home / "my.yaml").write_text("model: Qwen2.5-7B-Instruct\ndataset: [self_cognition.json]\ncheck_model: true\n")
     assert launch("sft my.yaml --seed 1") == "sft my.yaml --seed 1" + CEILING

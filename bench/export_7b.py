@@ -1,0 +1,113 @@
+"""Times the export of a model folder with a random adapter: seconds, memory beside the page cache, size of the file.
+
+    python bench/random_weights.py /tmp/7b --tokenizer DIR      # 15 GB, the shape of 7B
+    python bench/export_7b.py /tmp/7b [--quant q4_k_m] [--threads 16] [--out /tmp/7b.gguf] [--json FILE]
+
+Needs the packages gguf and xllamacpp, and no GPU. Beside the writing it times what of the proof asks no model: tensors
+read back, and llama.cpp loading the file and answering one prompt. Memory is the process's own (RssAnon), sampled every
+50 ms: files that are read lie in the page cache, and llama.cpp maps the GGUF.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+GIB = 2**30
+
+
+class Peak:
+    """The largest RssAnon of this process while the block runs, in GiB; `with Peak() as peak: ...`."""
+
+    def __enter__(self) -> Peak:
+        self.gib, self._stop = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    self.gib = max(self.gib, int(line.split()[1]) * 1024 / GIB)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def random_adapter(model: Path, folder: Path) -> Path:
+    """A LoRA of rank 8 on all linears, with a B that is not zero."""
+    import torch
+
+    from qwen2.config import Config
+    from qwen2.lora import Adapter
+
+    adapter = Adapter(Config.from_dir(model), 8, 32)
+    adapter.initialize(0)
+    adapter.flat.add_(torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1)), alpha=1e-3)
+    adapter.save(folder)
+    return folder
+
+
+def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> dict[str, Any]:
+    """Write the file and look at it; the figures by name."""
+    from finetune.export import gguf_file, proof, vocabulary
+    from finetune.export.llamacpp import Model, version
+    from finetune.export.weights import Weights
+
+    found: dict[str, Any] = {"quant": quant, "threads": threads, "llama.cpp": version()}
+    clock = time.perf_counter()
+    with Peak() as peak:
+        weights = Weights(model, adapter)
+        words = vocabulary.read(model, weights.config)
+        about = gguf_file.About(out.stem, "apache-2.0", "You are a helpful assistant.", {})
+        gguf_file.write(out, weights, words, about, quant, threads, lambda done, total: None)
+    found |= {"write_s": round(time.perf_counter() - clock, 1), "write_peak_gib": round(peak.gib, 2)}
+    found |= {"weights": weights.parameters, "file_bytes": out.stat().st_size}
+    clock = time.perf_counter()
+    with Peak() as peak:
+        part = proof.tensors(out, weights, gguf_file.mixture_of(weights, quant), lambda count: None)
+    found |= {"tensors_s": round(time.perf_counter() - clock, 1), "tensors_peak_gib": round(peak.gib, 2)}
+    found["tensors"] = part.sentence
+    clock = time.perf_counter()
+    with Peak() as peak, Model(out, 2048, 1, threads) as loaded:
+        found["load_s"] = round(time.perf_counter() - clock, 1)
+        clock = time.perf_counter()
+        said = loaded.answer(loaded.ids(loaded.prompt([{"role": "user", "content": "Who are you?"}])), 32)
+        found["tokens_a_second"] = round(len(said.ids) / (time.perf_counter() - clock), 1)
+    found["answer_peak_gib"] = round(peak.gib, 2)
+    return found
+
+
+def main() -> int:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--quant", default="q4_k_m")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, help="where the file goes and stays (default: a temporary folder)")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        adapter = random_adapter(args.model, Path(name) / "adapter")
+        found = measure(args.model, adapter, args.quant, args.threads, args.out or Path(name) / "model.gguf")
+    for key, value in found.items():
+        print(f"{key:18} {value}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

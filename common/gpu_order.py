@@ -1,0 +1,23 @@
+"""One order of GPUs for everybody: NVML, which the checks and the plan ask, counts by PCI bus, and CUDA by speed.
+
+On a host with unlike cards the one that is checked would not be the one that trains. Every command calls it first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+NAME, ORDER = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
+
+
+def settle() -> None:
+    """Make CUDA in this process, and in those that it starts, count as NVML does; before CUDA is started."""
+    given = os.environ.get(NAME) or ORDER
+    if given != ORDER:
+        print(
+            f"note: {NAME}={given}: taken as {ORDER}, so that checks and training mean the same GPU; "
+            "CUDA_VISIBLE_DEVICES chooses it (nvidia-smi shows the numbers)",
+            file=sys.stderr,
+        )
+    os.environ[NAME] = ORDER

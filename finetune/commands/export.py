@@ -1,0 +1,285 @@
+"""Export an adapter, merged and quantized, as one GGUF file for Ollama, llama.cpp and LM Studio; export.sh calls it.
+
+Base and adapter are merged and quantized piece by piece while they are read. Then llama.cpp itself is asked whether the
+file is what it should be: token ids, stop words, tensors and answers. The folder gets its name last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import sha256sums
+from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.json_files import json_object
+from common.model_kind import kind_of
+from common.settings import Settings
+from finetune.merge import folder, model_card, resources, same_answers
+from finetune.runs import adapters, run_folder
+from finetune.runs.progress_bar import Bar
+from finetune.verify import runinfo
+from finetune.verify.config import default_path
+from finetune.verify.engine import Qwen2Engine, check_adapter
+from qwen2 import adapter_config
+
+if TYPE_CHECKING:
+    from finetune.export.proof import Part
+    from finetune.export.verdict import Verdict
+    from finetune.export.vocabulary import Vocabulary
+    from finetune.export.weights import Weights
+
+QUANTS = ("q4_k_m", "q5_k_m", "q8_0", "f16")
+NEAR_EXACT = ("q8_0", "f16")  # their answers are held to merge's rule; of the others the verdict's questions are asked
+DEFAULT_SYSTEM = "You are a helpful assistant."  # of configs/sft.yaml, where the run does not say
+CONTEXT = 4096  # tokens of a prompt and its answer in the proof
+PARALLEL = 4
+
+
+def parser() -> Parser:
+    """The command line."""
+    p = Parser(
+        prog="export.sh",
+        usage="export.sh [ADAPTER] [--quant q4_k_m|q5_k_m|q8_0|f16] [--output DIR] [--no-check]",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__.split("\n", 1)[0],
+        epilog="""The folder holds the GGUF, a Modelfile for Ollama, a card with the proof, LICENSE and SHA256SUMS.
+Exit code 0: written and proved; 1: the proof or, for q4_k_m and q5_k_m, the verdict failed; 2: unusable input, no room.
+A merged folder (merge.sh) is exported by naming it in place of an adapter.""",
+    )
+    p.add_argument("adapter", nargs="?", help="a checkpoint, a run's folder or a merged folder (default: the newest)")
+    p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help="the same, as an option")
+    p.add_argument("--format", choices=("gguf",), default="gguf", help="the only one; docs/export.md says why")
+    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help="how weights are kept")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-gguf-QUANT)"
+    )
+    p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
+    p.add_argument("--system", metavar="TEXT", help="the system prompt it gets (default: the training's)")
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the adapter is asked")
+    p.add_argument("--threads", type=int, metavar="N", help="of the processor (default: all that this process may use)")
+    p.add_argument(
+        "--no-check", action="store_true", help="do not ask for answers; ids, stops, tensors are still proved"
+    )
+    p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
+    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    return p
+
+
+@dataclass
+class Export:
+    """What is exported, and where to: all that can be wrong about it is found before anything slow."""
+
+    options: argparse.Namespace
+    settings: Settings
+    base: Path
+    adapter: Path | None
+    run: runinfo.Run | None
+    target: Path
+    system: str
+    threads: int
+    device: str
+
+    @property
+    def quant(self) -> str:
+        """A key of mixture.QUANTS."""
+        return str(self.options.quant)
+
+    @property
+    def file(self) -> str:
+        """The GGUF's name."""
+        tuned = "-finetuned" if self.adapter else ""
+        return f"{self.base.name}{tuned}-{self.quant.upper()}.gguf"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    options = parser().parse_args(argv)
+    settings = Settings.from_env()
+    work = prepare(options, settings)
+    # SIGTERM: end as Ctrl-C does, so that the temporary folder is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return run(work)
+
+
+def prepare(options: argparse.Namespace, settings: Settings) -> Export:
+    """Everything that can be wrong about the arguments, the adapter, the target and the room. UserError for what is."""
+    if options.adapter and options.adapter_option:
+        raise UserError("export: an adapter is named twice; give it once, with --adapter or without")
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"export: --threads {options.threads}: must be at least 1")
+    base = options.model or settings.model_dir
+    named = options.adapter_option or options.adapter or "newest"
+    adapter, run = None, None
+    if (Path(named) / "config.json").is_file() and not (Path(named) / adapter_config.CONFIG_FILE).is_file():
+        base = Path(named)
+    elif not (base / "config.json").is_file():
+        raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
+    else:
+        adapter = adapters.find(named, settings.output_dir, base).absolute()
+        adapters.require_plain(adapter, "export", f"merge it first (merge.sh {named} --no-check), export that folder")
+        check_adapter(adapter, base)
+        run = runinfo.of_adapter(adapter)
+    base = base.absolute()
+    checkpoint = adapter_config.checkpoint_of(adapter) if adapter else base
+    target = options.output or checkpoint.with_name(f"{checkpoint.name}-gguf-{options.quant}")
+    target = target.expanduser().absolute()
+    resources.require_target(target)
+    system = options.system if options.system is not None else _system(base, run)
+    weights = resources.weights_bytes(base)
+    device, _ = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
+    if options.device == "cuda" and device == "cpu":
+        raise UserError("export: --device cuda: no GPU with room for the base answers; leave --device out", FAILED)
+    if device == "cpu" and not options.no_check:
+        resources.require_memory_to_ask(weights)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    return Export(options, settings, base, adapter, run, target, system, threads, device)
+
+
+def _system(base: Path, run: runinfo.Run | None) -> str:
+    """The training's system prompt: of the run, of a merged folder's args.json, else the recipe's."""
+    kept = json_object(base / "args.json").get("system") if run is None else run.system
+    return str(kept) if kept else DEFAULT_SYSTEM
+
+
+def run(work: Export) -> int:
+    """Write the file, prove it, give the folder its name; returns the exit code."""
+    from rich.console import Console
+
+    from finetune.export import card, gguf_file, modelfile, vocabulary
+    from finetune.export.verdict import Verdict
+    from finetune.export.weights import Weights
+    from finetune.runs.gpu_lock import job
+
+    weights = Weights(work.base, work.adapter)
+    words = vocabulary.read(work.base, weights.config)
+    stops = [words.text(each) for each in weights.config.eos_ids]
+    text = modelfile.text(work.file, work.system, stops, model_card.licence_of(work.base))
+    size = gguf_file.size_of(weights, work.quant)
+    resources.require_disk(work.target, size, f"a {work.quant.upper()} of this model")
+    kind = kind_of(work.base)
+    if kind.is_for_tests:
+        print(kind.notice(work.base), file=sys.stderr)
+    with folder.temporary(work.target) as place, job("export", wait=work.options.wait or None) as held:
+        made = place / work.target.name
+        made.mkdir()
+        asked = None
+        if not work.options.no_check and work.quant not in NEAR_EXACT:
+            asked = Verdict(work.run, work.base, work.system, place)
+        (made / modelfile.NAME).write_text(text, encoding="utf-8")
+        shutil.copyfile(_licence(work.base), made / "LICENSE")
+        with Bar(Console(stderr=True), size, held.step, "MiB") as bar:
+            write(work, made / work.file, weights, words, bar)
+            parts = prove(work, made, weights, asked, bar)
+        failed = [part for part in parts if not part.ok and part.name != "verdict"]
+        if failed:
+            found = "; ".join(part.sentence for part in failed)
+            raise UserError(f"export: the file is not what it should be: {found}; nothing was written", FAILED)
+        record = json_object(work.run.folder / "run.json") if work.run else {}
+        lora = json_object(work.adapter / adapter_config.CONFIG_FILE) if work.adapter else {}
+        about = card.Made(
+            made / work.file, work.quant, work.base, work.adapter, kind, work.system, record, lora,
+            versions(), parts,
+        )  # fmt: skip
+        card.write(made / "README.md", about)
+        sha256sums.write(made)
+        folder.publish(made, work.target)
+    for part in parts:
+        print(f"{'' if part.ok else 'FAILED '}{part.name}: {part.looked_at}")
+        for each in [*part.faults, *part.lost]:
+            print(f"  {each}")
+    print(f"export: {work.target / work.file}: {size / resources.GIB:.2f} GiB, {work.quant.upper()}")
+    return DONE if all(part.ok for part in parts) else FAILED
+
+
+def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar) -> None:
+    """The GGUF itself; the bar counts MiB of the base's weights."""
+    from finetune.export import gguf_file, modelfile
+
+    about = gguf_file.About(path.stem, model_card.licence(work.base), work.system, dict(modelfile.SAMPLING))
+    mib = 2**20
+    bar.expect(weights.nbytes // mib)
+    bar.phase(f"merging and quantizing to {work.quant.upper()}")
+    gguf_file.write(
+        path, weights, words, about, work.quant, work.threads, lambda done, _: bar.advance(done // mib - bar.done)
+    )
+
+
+def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
+    """The parts of the proof, in order. Where ids, stops or tensors are wrong, nobody is asked any more."""
+    from finetune.export import gguf_file, proof
+    from finetune.export.llamacpp import Model
+    from qwen2.chat import Tokenizer
+
+    tokenizer = Tokenizer(work.base)
+    file, eos = made / work.file, weights.config.eos_ids
+    bar.phase("reading the file back")
+    parts = [proof.tensors(file, weights, gguf_file.mixture_of(weights, work.quant), lambda _: None)]
+    context = min(CONTEXT, weights.config.max_positions)
+    with Model(file, context, 1, work.threads) as model:
+        bar.phase("asking llama.cpp for token ids")
+        parts += [proof.ids(model, tokenizer, work.system), proof.stops(model, tokenizer, eos, made, work.system)]
+    if work.options.no_check or not all(part.ok for part in parts):
+        return parts
+    if asked is None:
+        return [*parts, same(work, file, tokenizer, weights, bar)]
+    return [*parts, judged(work, file, tokenizer, weights, asked, bar)]
+
+
+def same(work: Export, file: Path, tokenizer: Any, weights: Weights, bar: Bar) -> Part:
+    """Adapter and file, asked merge's 20 questions."""
+    from finetune.export import proof
+    from finetune.export.llamacpp import Model
+
+    texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions")
+    asked = same_answers.Answers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
+    bar.phase(f"asking the adapter ({len(texts)} answers)")
+    asked.ask_adapter(work.base, work.adapter)
+    prompts = [tokenizer.encode_chat([{"role": "user", "content": text}], work.system) for text in texts]
+    bar.phase(f"asking the file ({len(texts)} answers)")
+    with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
+        said = model.answers(prompts, [same_answers.NEW_TOKENS] * len(prompts), lambda _: None)
+        found = proof.compare(model, tokenizer, texts, prompts, asked.before, said, weights.config.eos_ids)
+    return proof.answers(found, same_answers.NEAR_TIE)
+
+
+def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Verdict, bar: Bar) -> Part:
+    """Adapter and file, asked the verdict's questions."""
+    from finetune.export.gguf_engine import GgufEngine
+    from finetune.export.llamacpp import Model
+
+    engine = Qwen2Engine(work.base, work.device, work.settings.vram_ceiling_gib)
+    bar.restart(2 * len(asked.asks), "answers")
+    asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, "the adapter", bar)
+    same_answers.release(engine)
+    with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
+        asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
+    return asked.part()
+
+
+def _licence(base: Path) -> Path:
+    found = base / "LICENSE"
+    if not found.is_file():
+        raise UserError(f"{base}: no LICENSE in it; download the model folder again")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of what made and proved the file."""
+    from finetune.export import llamacpp
+
+    found = {"llama.cpp": llamacpp.version(), "gguf": importlib.metadata.version("gguf")}
+    mirror = run_folder.versions().get("mirror")
+    return found | ({"mirror": mirror} if mirror else {})
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,66 @@
+"""What the numbers among ms-swift's options may be; the launcher and the plan command refuse others in one line.
+
+ms-swift finds such a value after its imports, or after the weights are loaded, and answers with a traceback.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option takes, and how that is said."""
+
+    holds: Callable[[float], bool]
+    words: str
+
+
+POSITIVE = Range(lambda value: value > 0, "more than 0")
+AT_LEAST_0 = Range(lambda value: value >= 0, "0 or more")
+AT_LEAST_1 = Range(lambda value: value >= 1, "1 or more")
+BELOW_1 = Range(lambda value: 0 <= value < 1, "from 0 to below 1")
+SHARE = Range(lambda value: 0 <= value <= 1, "from 0 to 1")
+SEED = Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+
+RANGES: dict[str, Range] = {
+    "lora_rank": AT_LEAST_1,
+    "lora_alpha": POSITIVE,
+    "lora_dropout": BELOW_1,
+    "learning_rate": AT_LEAST_0,
+    "num_train_epochs": POSITIVE,
+    "max_steps": Range(lambda value: value >= -1, "-1 for none, or a number of steps"),
+    "per_device_train_batch_size": AT_LEAST_1,
+    "per_device_eval_batch_size": AT_LEAST_1,
+    "gradient_accumulation_steps": AT_LEAST_1,
+    "max_length": AT_LEAST_1,
+    "save_steps": POSITIVE,
+    "eval_steps": POSITIVE,
+    "logging_steps": POSITIVE,
+    "warmup_ratio": SHARE,
+    "warmup_steps": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "adam_beta1": BELOW_1,
+    "adam_beta2": BELOW_1,
+    "adam_epsilon": AT_LEAST_0,
+    "max_grad_norm": AT_LEAST_0,
+    "seed": SEED,
+    "data_seed": SEED,
+    "dataloader_num_workers": AT_LEAST_0,
+    "dataset_num_proc": AT_LEAST_1,
+    "split_dataset_ratio": SHARE,
+    "temperature": AT_LEAST_0,
+    "top_p": SHARE,
+    "max_new_tokens": AT_LEAST_1,
+    "repetition_penalty": POSITIVE,
+}
+
+
+def fault(name: str, value: float) -> str | None:
+    """Why a number cannot be the value of an option, for the end of a line; None when it can."""
+    if not math.isfinite(value):
+        return "is no finite number"
+    allowed = RANGES.get(name)
+    return None if allowed is None or allowed.holds(value) else f"is out of range; it is {allowed.words}"

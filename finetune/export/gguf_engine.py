@@ -1,0 +1,42 @@
+"""A GGUF file as one of verify's engines: llama.cpp answers, greedy, on the CPU; for the verdict on a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.export.llamacpp import Model
+from finetune.verify.engine import Answer, Ask, Progress
+from qwen2.chat import Tokenizer
+
+
+class GgufEngine:
+    """verify's Engine over a file that is loaded. It has one model only: adapters are in the file."""
+
+    name = "llama.cpp"
+    device = "cpu"
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, eos: Sequence[int], dtype: str) -> None:
+        """Takes the base's tokenizer: the proof has shown that the file's gives the same ids."""
+        self.model, self.tokenizer, self.eos, self.dtype = model, tokenizer, set(eos), dtype
+
+    def memory(self) -> None:
+        """No GPU is used."""
+        return
+
+    def adapter(self, path: Any) -> Any:
+        """There is none to load. ValueError always."""
+        raise ValueError(f"a GGUF takes no adapter: {path}")
+
+    def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
+        """Answers in order."""
+        prompts = [
+            self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=getattr(ask, "tools", None))
+            for ask in asks
+        ]
+        limits = [ask.max_new_tokens for ask in asks]
+        found = []
+        for said in self.model.answers(prompts, limits, progress):
+            ids = [token for token in said.ids if token not in self.eos]
+            found.append(Answer(self.tokenizer.decode(ids).strip(), len(ids), not said.ended))
+        return found

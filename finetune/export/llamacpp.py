@@ -1,0 +1,204 @@
+"""llama.cpp in this process, through the prebuilt wheel xllamacpp: its quantizers, and its server for answers.
+
+The wheel is a library and its Cython bindings. The quantizer is a C function that the library exports and the bindings
+leave out, so ctypes calls it; the GIL is released meanwhile, so that threads of Python share the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import http.client
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import FAILED, UserError
+
+TOP = 200  # tokens whose probability is asked for, to weigh one that another model would have said
+REQUEST_S = 3600.0
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The wheel's own library. UserError when it is not installed or cannot be loaded."""
+    try:
+        import xllamacpp
+
+        library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"export: llama.cpp is not here ({error}); this needs the package xllamacpp, which is in the image"
+        ) from None
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        *[ctypes.c_int64] * 3,
+        ctypes.c_void_p,
+    ]
+    library.llama_version.restype = ctypes.c_char_p
+    return library
+
+
+def version() -> str:
+    """llama.cpp's version and the wheel's; UserError when the wheel is not installed."""
+    return f"{_library().llama_version().decode()} (xllamacpp {importlib.metadata.version('xllamacpp')})"
+
+
+def quantize(kind: int, rows: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
+    """Quantize rows of weights into `out`, which has the bytes of as many rows.
+
+    Args:
+        kind: A ggml type that is quantized (gguf.GGMLQuantizationType).
+        rows: [n, columns], contiguous and finite.
+        out: Contiguous bytes.
+    """
+    count, columns = rows.shape
+    written = _library().ggml_quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, None)
+    if written != out.nbytes:
+        raise RuntimeError(f"llama.cpp wrote {written} bytes where {out.nbytes} were due")
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer: its tokens with the end token, its text, and whether it `ended` by itself."""
+
+    ids: list[int]
+    text: str
+    ended: bool
+
+
+class Model:
+    """A GGUF file in llama.cpp's server, on the CPU; `with Model(path) as model: ...`. It listens on loopback alone."""
+
+    def __init__(self, path: Path, context: int, parallel: int = 1, threads: int | None = None) -> None:
+        """Load the file, mapped.
+
+        Args:
+            path: The GGUF file.
+            context: Tokens that prompt and answer of one request may take.
+            parallel: Requests at a time.
+            threads: Of the processor; all that this process may use when None.
+
+        Raises:
+            UserError: llama.cpp does not load the file.
+        """
+        _library()
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = context * parallel
+        params.n_parallel = parallel
+        params.n_gpu_layers = 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or len(os.sched_getaffinity(0))
+        params.hostnames = ["127.0.0.1"]
+        params.port = 0
+        params.endpoint_slots = params.ui = False
+        params.use_jinja = True
+        params.warmup = False
+        params.verbosity = -1
+        self.path, self.parallel = path, parallel
+        try:
+            self._server: Any = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise UserError(f"{path}: llama.cpp does not load it ({error})", FAILED) from None
+        self._address = self._server.listening_address.removeprefix("http://")
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server = None  # its destructor ends the server's threads
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One request; a GET without a body. ValueError with the server's message when it refuses."""
+        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
+        try:
+            sent = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            found = json.loads(response.read())
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise ValueError(_complaint(found))
+        return dict(found)
+
+    def prompt(self, messages: Sequence[dict[str, Any]], tools: Any = None) -> str:
+        """The text that the file's own chat template makes of a conversation to be answered."""
+        body: dict[str, Any] = {"messages": list(messages)}
+        return str(self.call("/apply-template", body | ({"tools": tools} if tools else {}))["prompt"])
+
+    def ids(self, text: str) -> list[int]:
+        """The file's own token ids of a text with special tokens in it; none is added."""
+        return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
+
+    def answer(self, prompt: Sequence[int], max_tokens: int) -> Said:
+        """The greedy answer to a prompt."""
+        body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
+        found = self.call("/completion", body | {"return_tokens": True})
+        return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
+
+    def next_tokens(self, prompt: Sequence[int], end: int) -> dict[int, float]:
+        """The log probabilities of the TOP likeliest tokens after a prompt, as the model has them.
+
+        `end` is the end token. It is what the sampler is made to take: of a token that is part of a character alone the
+        server keeps no probabilities.
+        """
+        body = {"prompt": list(prompt), "n_predict": 1, "temperature": 0, "n_probs": TOP, "logit_bias": [[end, 1e6]]}
+        (step,) = self.call("/completion", body | {"cache_prompt": False})["completion_probabilities"]
+        return {int(each["id"]): float(each["logprob"]) for each in step["top_logprobs"]}
+
+    def stream(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> Iterator[str]:
+        """The greedy answer to a conversation, by the file's own template, in parts as they come.
+
+        Raises:
+            ValueError: The server refuses it; the message is the server's.
+        """
+        body = {"messages": list(messages), "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
+        try:
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise ValueError(_complaint(json.loads(response.read())))
+            for line in response:
+                if line.startswith(b"data: {"):
+                    part = json.loads(line[len("data: ") :])
+                    if "error" in part:
+                        raise ValueError(_complaint(part))
+                    yield from (choice["delta"].get("content") or "" for choice in part.get("choices", []))
+        finally:
+            connection.close()
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]
+    ) -> list[Said]:
+        """Answers in order, as many at a time as the server takes."""
+
+        def one(pair: tuple[Sequence[int], int]) -> Said:
+            said = self.answer(*pair)
+            progress(1)
+            return said
+
+        with ThreadPoolExecutor(self.parallel) as pool:
+            return list(pool.map(one, zip(prompts, limits, strict=True)))
+
+
+def _complaint(body: dict[str, Any]) -> str:
+    """What the server says is wrong."""
+    return str((body.get("error") or {}).get("message", body))

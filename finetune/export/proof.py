@@ -1,0 +1,189 @@
+"""Is the file what it should be? Asked of llama.cpp and of the file itself; the command calls it.
+
+Four parts, each with its own words for what is wrong: `ids` (40 conversations become the token ids that the training's
+template gives), `stops` (an answer ends where it should, in llama.cpp and by the Modelfile), `tensors` (every tensor is
+there, of its shape, and rows of it are the merged weights within what its type rounds) and `answers` (the file says
+what base and adapter say, by the rule of merge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Kind
+from gguf import GGUFReader, quants
+
+from finetune.export import modelfile, prompts
+from finetune.export.llamacpp import Model, Said
+from finetune.export.mixture import Mixture
+from finetune.export.weights import Source, Weights
+from finetune.merge.same_answers import Asked, first_difference
+from qwen2.chat import Tokenizer
+
+SHOWN = 3  # faults of one part that a message names
+SAMPLED = 16  # rows of a tensor that are compared
+# The largest relative error that rounding may leave, some three times what ordinary weights have.
+ROUNDING = {Kind.F32: 1e-6, Kind.F16: 0.002, Kind.Q8_0: 0.03, Kind.Q6_K: 0.08, Kind.Q5_K: 0.15, Kind.Q5_0: 0.15}
+COARSE = 0.3
+FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is no number
+
+
+@dataclass
+class Part:
+    """One part of the proof: what was looked at, in words, every fault, and answers lost that are no fault alone."""
+
+    name: str
+    looked_at: str
+    faults: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    @property
+    def sentence(self) -> str:
+        """One line for a person."""
+        if self.ok:
+            return f"{self.name}: {self.looked_at}"
+        more = f", and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        return f"{self.name}: {'; '.join(self.faults[:SHOWN])}{more}"
+
+
+def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
+    """Text and ids of the file's own template and tokenizer against those of the training."""
+    every = prompts.all_prompts()
+    part = Part("ids", f"{len(every)} conversations give the token ids of the training's template")
+    for prompt in every:
+        wanted = tokenizer.encode_chat(prompt.for_training(), system, tools=list(prompt.tools) or None)
+        try:
+            text = model.prompt(prompt.messages, list(prompt.tools))
+        except ValueError as error:
+            part.faults.append(f"the template does not take {prompt.name} ({error})")
+            continue
+        found = model.ids(text)
+        if found == wanted:
+            continue
+        expected = tokenizer.decode(wanted, skip_special_tokens=False)
+        place = first_difference(found, wanted)
+        if text != expected:
+            at = next((n for n, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b), 0)
+            part.faults.append(
+                f"the template is another than the training's: {prompt.name} has {text[at : at + 30]!r} "
+                f"where {expected[at : at + 30]!r} belongs"
+            )
+        else:
+            part.faults.append(f"the tokenizer cuts {prompt.name} otherwise, from token {place} on")
+    return part
+
+
+def stops(model: Model, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
+    """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
+    words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
+    part = Part("stops", f"an answer ends at {' and at '.join(words)}")
+    said = model.call("/props")["eos_token"]
+    if said != words[0]:
+        part.faults.append(f"the end token of the file is {said}, not {words[0]}")
+    prompt = model.ids("?")
+    for token, word in zip(eos, words, strict=True):
+        body = {"prompt": prompt, "n_predict": 2, "temperature": 0, "logit_bias": [[token, 1e6]]}
+        if model.call("/completion", body)["stop_type"] != "eos":
+            part.faults.append(f"llama.cpp does not stop at {word}")
+    text = (folder / modelfile.NAME).read_text(encoding="utf-8")
+    part.faults += modelfile.faults(text, model.path.name, system, words)
+    return part
+
+
+def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[int], None]) -> Part:
+    """Every tensor of the file, read back by the library gguf, against base and adapter."""
+    there = {each.name: each for each in GGUFReader(path).tensors}
+    part = Part("tensors", f"{len(weights.sources)} tensors, {SAMPLED} rows of each, are the merged weights")
+    for source in weights:
+        found = there.pop(source.name, None)
+        if found is None:
+            part.faults.append(f"{source.name} is missing")
+        else:
+            part.faults += _faults(source, found, mixture.kind(source.name, source.shape))
+        progress(1)
+    part.faults += [f"{name} does not belong in a Qwen2" for name in there]
+    return part
+
+
+def _faults(source: Source, found: Any, kind: Kind) -> list[str]:
+    shape = tuple(int(n) for n in reversed(found.shape))
+    if shape != source.shape:
+        turned = ": it is transposed" if shape == source.shape[::-1] else ""
+        return [f"{source.name} has the shape {list(shape)}, not {list(source.shape)}{turned}"]
+    if found.tensor_type != kind:
+        return [f"{source.name} is {found.tensor_type.name}, not {kind.name}"]
+    places = sorted({int(n) for n in np.linspace(0, source.rows - 1, min(SAMPLED, source.rows))})
+    expected = np.concatenate([source.read(place, place + 1) for place in places])
+    stored = found.data.reshape(source.rows, -1)
+    rows = quants.dequantize(np.ascontiguousarray(stored[places]), kind).reshape(expected.shape)
+    error = _distance(rows, expected)
+    if error <= ROUNDING.get(kind, COARSE):
+        return []
+    why = ""
+    if source.rows == source.columns:
+        columns = np.stack([source.read(0, source.rows)[:, place] for place in places])
+        why = ": it is transposed" if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
+    return [f"{source.name} is off by {error:.0%} of its size, and {kind.name} rounds by less{why}"]
+
+
+def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    size = float(np.linalg.norm(other))
+    apart = float(np.linalg.norm(one.astype(np.float64) - other))
+    if not np.isfinite(apart):
+        return FAR
+    return apart / size if size else apart
+
+
+def compare(
+    model: Model,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    prompts_: Sequence[list[int]],
+    before: Sequence[list[int]],
+    after: Sequence[Said],
+    eos: Sequence[int],
+) -> list[Asked]:
+    """The adapter's answers (token ids without the end token) beside the file's, with the gap where they part."""
+    found = []
+    for text, prompt, left, said in zip(texts, prompts_, before, after, strict=True):
+        right = [token for token in said.ids if token not in eos]
+        gap = None if left == right else _gap(model, prompt, left, right, eos)
+        words = [tokenizer.decode(each).strip() for each in (left, right)]
+        found.append(Asked(text, words[0], words[1], gap))
+    return found
+
+
+def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
+    """Logits by which the file prefers its first differing token; an answer's end counts as a token."""
+    place = first_difference(left, right)
+    likely = model.next_tokens(prompt + left[:place], eos[0])
+    best = []
+    for side in (left, right):
+        wanted = [side[place]] if place < len(side) else eos
+        best.append(max((likely[each] for each in wanted if each in likely), default=-FAR))
+    return best[1] - best[0]
+
+
+def answers(asked: Sequence[Asked], near_tie: float) -> Part:
+    """The rule of merge over the answers."""
+    differing = [each for each in asked if each.gap is not None]
+    looked_at = f"{len(asked)} of {len(asked)} are the adapter's"
+    if differing:
+        looked_at += f", {len(differing)} of them from a near tie on (at most {near_tie} logits)"
+    part = Part("answers", looked_at)
+    part.faults = [
+        f"{each.question!r}: adapter {each.adapter[:60]!r}, file {each.merged[:60]!r} ({each.gap:.2f} logits apart)"
+        for each in asked
+        if not each.accepted(near_tie)
+    ]
+    return part

@@ -1,0 +1,80 @@
+"""A model folder's tokenizer as GGUF metadata: tokens with their kinds, merges, special ids, and how text is cut."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from common.errors import UserError
+from qwen2.config import Config
+
+# How llama.cpp calls the rules that cut text into words before byte pairs are merged, by what tokenizer.json says.
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a GGUF keeps of a tokenizer; `tokens` has an entry for every row of the embedding."""
+
+    tokens: list[str]
+    kinds: list[int]
+    merges: list[str]
+    pre: str
+    eos: int
+    bos: int | None
+    pad: int
+
+    def text(self, token: int) -> str:
+        """A token's text."""
+        return self.tokens[token]
+
+
+def read(model: Path, config: Config) -> Vocabulary:
+    """The vocabulary of a model folder. UserError when llama.cpp has no name for what is in it."""
+    file = model / "tokenizer.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        bpe = data["model"]
+        table: dict[str, int] = bpe["vocab"]
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
+        if bpe["type"] != "BPE":
+            raise ValueError(f"its model is {bpe['type']}, not BPE")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); download the model folder again") from None
+    tokens = [""] * config.vocab_size
+    kinds = [int(TokenType.UNUSED)] * config.vocab_size
+    for text, number in table.items():
+        if number < len(tokens):
+            tokens[number], kinds[number] = text, int(TokenType.NORMAL)
+    added = {each["content"]: each for each in data.get("added_tokens", [])}
+    for text, each in added.items():
+        if each["id"] >= len(tokens):
+            raise UserError(f"{file}: {text} has the id {each['id']}, past the {len(tokens)} rows of the embedding")
+        tokens[each["id"]] = text
+        kinds[each["id"]] = int(TokenType.CONTROL if each.get("special") else TokenType.USER_DEFINED)
+    for number, text in enumerate(tokens):
+        if not text:  # the embedding has more rows than the tokenizer has tokens
+            tokens[number] = f"[PAD{number}]"
+    if "<|im_end|>" not in added:
+        raise UserError(f"{file} has no <|im_end|>; it is no Qwen2.5 tokenizer, and is not exported here")
+    raw = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return Vocabulary(
+        tokens, kinds, merges, _pre(file, data), config.eos_ids[0], raw.get("bos_token_id"), config.pad_id
+    )
+
+
+def _pre(file: Path, data: dict[str, Any]) -> str:
+    steps = data.get("pre_tokenizer") or {}
+    parts = steps.get("pretokenizers", [steps])
+    first, last = parts[0], parts[-1]
+    if first.get("type") == "Split" and (first.get("pattern") or {}).get("Regex") == _QWEN2:
+        return "qwen2"
+    if first == {"type": "Digits", "individual_digits": True} and last.get("use_regex"):
+        return "smollm"
+    raise UserError(f"{file}: its pre-tokenizer is neither Qwen2's nor SmolLM's; such a file cannot be exported here")

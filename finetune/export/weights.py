@@ -1,0 +1,169 @@
+"""The weights of base and adapter as a GGUF names them, merged row by row in float32 while they are read.
+
+Nothing is kept: a piece of rows is read from its shard, s B A is added to it, and it is handed on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gguf import MODEL_ARCH, get_tensor_name_map
+
+from common.errors import UserError
+from finetune.verify.engine import load_adapter
+from qwen2.config import Config
+from qwen2.weights import DTYPES, Entry, check, read_headers
+
+Rows: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What an adapter adds to a weight [out, in]: scale * B [out, rank] @ A [rank, in]."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tensor: its name in the GGUF, its shape as in the checkpoint, where it lies, and what is added."""
+
+    name: str
+    entry: Entry
+    delta: Delta | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[rows, columns], or [n]."""
+        return self.entry.shape
+
+    @property
+    def rows(self) -> int:
+        """Rows; a vector is one row."""
+        return self.shape[0] if len(self.shape) > 1 else 1
+
+    @property
+    def columns(self) -> int:
+        """Weights of a row."""
+        return self.shape[-1]
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Rows start to stop, merged, in float32. UserError when one is NaN or infinite, or the file is too short."""
+        dtype = DTYPES[self.entry.dtype]
+        width = self.columns * dtype.itemsize
+        buffer = bytearray((stop - start) * width)
+        _read(_descriptor(self.entry.path), buffer, self.entry.offset + start * width, self.entry.path)
+        rows = torch.frombuffer(buffer, dtype=dtype).view(stop - start, self.columns).float()
+        if self.delta:
+            rows.addmm_(self.delta.b[start:stop], self.delta.a, alpha=self.delta.scale)
+        if not torch.isfinite(rows).all():
+            raise UserError(f"{self.entry.path}: {self.name} holds NaN or infinity; train again, or download it again")
+        return rows.numpy()
+
+
+class Weights:
+    """All tensors of base and adapter in the order of the file; `closed` at the end by `close`."""
+
+    def __init__(self, model: Path, adapter: Path | None) -> None:
+        """Read headers, config and adapter. UserError when something does not fit."""
+        try:
+            self.config = Config.from_dir(model)
+            entries = read_headers(model)
+            names = checkpoint_names(self.config)
+            check(entries, {name: shape_of(self.config, name) for name in names}, model, {"lm_head.weight"})
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        deltas = _deltas(adapter, self.config) if adapter else {}
+        mapping = get_tensor_name_map(MODEL_ARCH.QWEN2, self.config.num_layers)
+        self.sources = []
+        for name in names:
+            stem, _, kind = name.rpartition(".")
+            self.sources.append(Source(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
+        assert not deltas, deltas.keys()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the base's weights."""
+        return sum(source.entry.nbytes for source in self.sources)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(source.rows * source.columns for source in self.sources)
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self.sources)
+
+
+def checkpoint_names(config: Config) -> list[str]:
+    """The checkpoint's names in the order of the GGUF. Biases of q, k and v are there in Qwen2, and nowhere else."""
+    names = ["model.embed_tokens.weight"]
+    for layer in range(config.num_layers):
+        prefix = f"model.layers.{layer}"
+        names.append(f"{prefix}.input_layernorm.weight")
+        for part in ("q", "k", "v"):
+            names += [f"{prefix}.self_attn.{part}_proj.weight", f"{prefix}.self_attn.{part}_proj.bias"]
+        names += [f"{prefix}.self_attn.o_proj.weight", f"{prefix}.post_attention_layernorm.weight"]
+        names += [f"{prefix}.mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
+    names.append("model.norm.weight")
+    if not config.tie_embeddings:
+        names.append("lm_head.weight")
+    return names
+
+
+def shape_of(config: Config, name: str) -> tuple[int, ...]:
+    """The shape that the config asks for."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    part, kind = name.split(".")[-2:]
+    out = {"q_proj": config.q_size, "k_proj": config.kv_size, "v_proj": config.kv_size}
+    if kind == "bias":
+        return (out[part],)
+    return {
+        **{each: (size, hidden) for each, size in out.items()},
+        "o_proj": (hidden, config.q_size),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+        "embed_tokens": (config.vocab_size, hidden),
+        "lm_head": (config.vocab_size, hidden),
+    }.get(part, (hidden,))
+
+
+def _deltas(folder: Path, config: Config) -> dict[str, Delta]:
+    """The adapter's parts by the checkpoint's name of the linear."""
+    import types
+
+    adapter = load_adapter(folder, types.SimpleNamespace(config=config, device=torch.device("cpu")))
+    named = dict(adapter.named())
+    found = {}
+    for key, a in named.items():
+        if key.endswith(".lora_A.weight"):
+            stem = key.removesuffix(".lora_A.weight")
+            b = named[f"{stem}.lora_B.weight"]
+            found[stem.removeprefix("base_model.model.")] = Delta(a, b, adapter.scaling)
+    return found
+
+
+@functools.cache
+def _descriptor(path: Path) -> int:
+    """The shard, open as long as this process lives: reads of several threads share it (pread)."""
+    return os.open(path, os.O_RDONLY)
+
+
+def _read(descriptor: int, buffer: bytearray, offset: int, path: Path) -> None:
+    view, done = memoryview(buffer), 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise UserError(f"{path} became shorter while it was read; download it again")
+        done += count

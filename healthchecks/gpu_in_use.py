@@ -1,0 +1,66 @@
+"""Keeps jobs and checks off each other's GPU: checks that touch it hold the lock of jobs; used by cli.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from common import lock_file, state
+
+WAIT_S = 120.0  # for another run of the checks, which reads 15 GB from a cold disk; a job is not waited for
+
+
+@contextlib.contextmanager
+def gpu() -> Iterator[str | None]:
+    """Hold the GPU: None; or the name of the job that has it.
+
+    Where no lock can be made, nothing is held and None is given: jobs run without one there, too.
+    """
+    try:
+        descriptor = lock_file.opened(state.run_dir())
+    except OSError:
+        yield None
+        return
+    try:
+        until = time.monotonic() + WAIT_S
+        holder = None
+        while holder is None and not lock_file.taken(descriptor):
+            holder = job_name() or ("of another process" if time.monotonic() > until else None)
+            time.sleep(0.05)
+        yield holder
+    finally:
+        os.close(descriptor)
+
+
+def job_name() -> str | None:
+    """The job of job.json, whose program may have outlived it; None when there is none."""
+    with contextlib.suppress(state.Unreadable):
+        if job := state.load(state.JOB_FILE):
+            return str(job.get("name"))
+    return None
+
+
+def running_job() -> str | None:
+    """The name of a job that runs now."""
+    with contextlib.suppress(state.Unreadable):
+        job = state.load(state.JOB_FILE)
+        if job and not job.get("killed") and state.alive(job.get("writer")):
+            return str(job.get("name"))
+    return None
+
+
+def forget_dead_job() -> None:
+    """Remove the record of a job that was killed. Only under the lock, so that no job that begins now loses its own."""
+    for folder in state.candidates():
+        try:
+            descriptor = lock_file.opened(folder)
+        except OSError:
+            continue
+        try:
+            if lock_file.taken(descriptor):  # else a job runs, or a program of a killed one
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{folder}/{state.JOB_FILE}")
+        finally:
+            os.close(descriptor)
