@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CHUNK = 16 << 20
+STEP = 128 << 10  # the kernel reads no more than this ahead for one request on every disk
 THREADS = 4  # a network disk wants several reads under way; a local one is not slower for them
 RESERVE = 5 << 30  # for the job itself: torch, pinned buffers, data, and some room
 LIST = Path(__file__).resolve().parent / "read_ahead.txt"  # lines `offset length path`; `-` where the weights come
@@ -82,20 +83,8 @@ def pieces(parts: Iterable[Part], budget: int) -> Iterator[Part]:
             yield path, offset, size
 
 
-def is_cached(file: int, offset: int, length: int) -> bool:
-    """Whether first and last page of a piece are in memory (a read that may not wait says so)."""
-    page = bytearray(1)
-    try:
-        for at in (offset, offset + length - 1):
-            os.preadv(file, [page], at, os.RWF_NOWAIT)
-    except (OSError, AttributeError):  # not in memory, or a filesystem that cannot tell
-        return False
-    return True
-
-
 def read(todo: Iterator[Part], lock: threading.Lock) -> None:
-    """Take pieces, one after the other, and read those that are not in memory."""
-    buffer = bytearray(CHUNK)
+    """Take pieces, one after the other, and have the kernel read what it has not in memory, at the price of a look."""
     while True:
         with lock:
             piece = next(todo, None)
@@ -107,8 +96,9 @@ def read(todo: Iterator[Part], lock: threading.Lock) -> None:
         except OSError:
             continue
         try:
-            if not is_cached(file, offset, length):
-                os.preadv(file, [memoryview(buffer)[:length]], offset)
+            for start in range(offset, offset + length, STEP):
+                os.posix_fadvise(file, start, min(STEP, offset + length - start), os.POSIX_FADV_WILLNEED)
+            os.pread(file, 1, offset + length - 1)  # wait for the end of it, so that the disk's queue stays short
         except OSError:
             pass
         finally:

@@ -127,7 +127,7 @@ def test_an_untrained_adapter_fails_on_identity_alone(real, output) -> None:
 
 @SLOW
 def test_both_engines_go_down_the_same_losses(real, output) -> None:
-    """The same rows in the same order from the same first adapter; dropout off, which no two programs draw alike."""
+    """The same rows, order and first adapter; dropout off, which no two programs draw alike; then 20 of 20 answers."""
     words = ("--lora_dropout", "0", "--max_steps", "10", "--logging_steps", "1")
     for engine in ("fast", "swift"):
         done = real("sft", "--run", f"same-{engine}", *words, flags=("-e", f"ENGINE={engine}"))
@@ -135,6 +135,13 @@ def test_both_engines_go_down_the_same_losses(real, output) -> None:
     fast, swift = losses(output / "same-fast"), losses(output / "same-swift")
     assert len(fast) == len(swift) == 10
     assert all(abs(one - other) < 0.02 for one, other in zip(fast, swift, strict=True)), (fast, swift)
+    bench = ("-v", f"{ROOT / 'bench'}:/opt/mirror/bench:ro", "-e", "HEALTH_LEVEL=off")
+    for engine in ("fast", "swift"):  # each one's adapter, asked by the fast lane, transformers with peft, and ms-swift
+        words = ("/root/SmolLM2-135M-Instruct", f"/root/output/same-{engine}/checkpoint-10", "--swift")
+        rows = ("--rows", "/root/self_cognition_en.json", "--new-tokens", "24")
+        done = real("python", "/opt/mirror/bench/same_answers.py", *words, *rows, flags=bench)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads(done.stdout.splitlines()[-1])["same"] == {"peft": 20, "swift": 20}, done.stdout
 
 
 @SLOW
