@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass
 class Request:
-    """What is to be trained: everything that train.Plan knows and the fast lane needs."""
+    """What is to be trained: what the fast lane needs of a described run (sft/description.py)."""
 
     name: str
     folder: Path
