@@ -171,9 +171,7 @@ def run(work: Export) -> int:
     with folder.temporary(work.target) as place, job("export", wait=work.options.wait or None) as held:
         made = place / work.target.name
         made.mkdir()
-        asked = None
-        if not work.options.no_check and work.quant not in NEAR_EXACT:
-            asked = Verdict(work.run, work.base, work.system, place)
+        asked = None if work.options.no_check else Verdict(work.run, work.base, work.system, place)
         (made / modelfile.NAME).write_text(text, encoding="utf-8")
         shutil.copyfile(_licence(work.base), made / "LICENSE")
         with Bar(Console(stderr=True), size, held.step, "MiB") as bar:
@@ -227,19 +225,19 @@ def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar
     with Model(file, context, 1, work.threads) as model:
         bar.phase("asking llama.cpp for token ids")
         parts += [proof.ids(model, tokenizer, work.system), proof.stops(model, tokenizer, eos, made, work.system)]
-    if work.options.no_check or not all(part.ok for part in parts):
+    if asked is None or not all(part.ok for part in parts):
         return parts
-    if asked is None:
-        return [*parts, same(work, file, tokenizer, weights, bar)]
+    if work.quant in NEAR_EXACT:
+        return [*parts, same(work, file, tokenizer, weights, asked.in_english, bar)]
     return [*parts, judged(work, file, tokenizer, weights, asked, bar)]
 
 
-def same(work: Export, file: Path, tokenizer: Any, weights: Weights, bar: Bar) -> Part:
+def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bool, bar: Bar) -> Part:
     """Adapter and file, asked merge's 20 questions."""
     from finetune.export import proof
     from finetune.export.llamacpp import Model
 
-    texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions")
+    texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions", english)
     asked = same_answers.Answers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
     bar.phase(f"asking the adapter ({len(texts)} answers)")
     asked.ask_adapter(work.base, work.adapter)

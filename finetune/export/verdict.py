@@ -53,6 +53,11 @@ class Verdict:
         self.cfg = cfg
 
     @property
+    def in_english(self) -> bool:
+        """Whether the data's answers are in English: then a model that knows no Chinese may have learned them."""
+        return self.selected.found is not None and self.selected.found.language == "en"
+
+    @property
     def limits(self) -> dict[str, int]:
         """The longest answers by kind, in tokens."""
         return self.cfg.max_new_tokens

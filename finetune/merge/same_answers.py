@@ -17,6 +17,7 @@ from typing import Any
 
 from finetune.verify import questions
 from finetune.verify.engine import Qwen2Engine
+from finetune.verify.sets import ask
 
 QUESTIONS = 20
 NEW_TOKENS = 96
@@ -38,11 +39,16 @@ class Asked:
         return self.gap is None or self.gap <= near_tie
 
 
-def choose(folder: Path) -> list[str]:
-    """QUESTIONS questions of the workspace: half about identity, half general tasks, spread over the files."""
+def choose(folder: Path, english: bool = False) -> list[str]:
+    """QUESTIONS questions of the workspace: half about identity, half general tasks, spread over the files.
+
+    `english`: in that language alone, for a model that knows no other.
+    """
     found = []
-    for name, part in (("identity.yaml", "heldout"), ("general.yaml", "general")):
+    for name, part in (("identity.yaml", "heldout"), ("general_en.yaml" if english else "general.yaml", "general")):
         every = [each for each in getattr(questions.read(folder / name), part) if len(each.messages) == 1]
+        if english:
+            every = ask.in_language(every, "en")
         count = min(QUESTIONS // 2, len(every))
         found += [every[index * len(every) // count].text for index in range(count)]
     return found

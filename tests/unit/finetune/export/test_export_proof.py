@@ -281,3 +281,12 @@ def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_refused(base, tmp_path):
     shutil.copy(base / "config.json", tmp_path)
     with pytest.raises(UserError, match="neither Qwen2's nor SmolLM's"):
         vocabulary.read(tmp_path, Config.from_dir(base))
+
+
+def test_a_model_that_was_taught_in_english_is_asked_in_english():
+    from finetune.merge import same_answers
+
+    folder = Path(__file__).parents[4] / "workspace/questions"
+    asked = {english: same_answers.choose(folder, english) for english in (False, True)}
+    assert {len(texts) for texts in asked.values()} == {same_answers.QUESTIONS}
+    assert all(max(text) < "\u2e80" for text in asked[True]) and any(max(text) > "\u2e80" for text in asked[False])

@@ -11,24 +11,10 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from finetune.plan import memory
 from finetune.plan.memory import Adapter, Micro
+from finetune.plan.planned_run import REAL_SHAPE as SHAPE
 from finetune.plan.swift import CARDS_GIB, card_ceiling, fitting_length, plan_swift, with_margin, worst
-from qwen2.config import PROJECTIONS, Config
+from qwen2.config import PROJECTIONS
 
-SHAPE = Config(
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_layers=28,
-    num_heads=28,
-    num_kv_heads=4,
-    head_dim=128,
-    vocab_size=152064,
-    max_positions=32768,
-    rms_eps=1e-6,
-    rope_theta=1e6,
-    tie_embeddings=False,
-    eos_ids=(151645,),
-    pad_id=151643,
-)
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=60)
 BATCH = st.integers(1, 40)
 CEILING = st.floats(1, 100)
