@@ -82,7 +82,7 @@ class Config:
                 rms_eps=_positive(raw, "rms_norm_eps", 1e-6),
                 rope_theta=_positive(raw if raw.get("rope_theta") is not None else rope, "rope_theta", 10000.0),
                 tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-                eos_ids=eos,
+                eos_ids=eos + tuple(number for number in _chat_end(folder) if number not in eos),
                 pad_id=(_ids(generation, "pad_token_id") or _ids(raw, "pad_token_id") or eos[-1:])[0],
             )
             if config.num_heads % config.num_kv_heads or config.head_dim % 2:
@@ -147,6 +147,17 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         raise ValueError(f"{path} does not hold a JSON object: download it again")
     return data
+
+
+def _chat_end(folder: Path) -> tuple[int, ...]:
+    """The id of <|im_end|>, which ends an answer in chat format also where the model before -Instruct names another."""
+    listed = (_read_json(folder / "tokenizer_config.json") or {}).get("added_tokens_decoder")
+    found = listed.items() if isinstance(listed, dict) else ()
+    return tuple(
+        int(number)
+        for number, token in found
+        if isinstance(token, dict) and token.get("content") == "<|im_end|>" and str(number).isdecimal()
+    )
 
 
 def _ids(raw: dict[str, Any], name: str) -> tuple[int, ...]:

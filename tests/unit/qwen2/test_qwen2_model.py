@@ -131,6 +131,18 @@ def test_initialisation_has_pefts_distribution(tiny_model: Model) -> None:
     assert torch.equal(adapter.flat, other.flat)
 
 
+def test_an_answer_of_a_model_before_instruct_ends_at_im_end_too(tiny_dir: Path, tmp_path: Path) -> None:
+    """Qwen2.5-7B names <|endoftext|> alone; trained on chats it ends with <|im_end|>, as ms-swift's template does."""
+    folder = copy_dir(tiny_dir, tmp_path / "base")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 9}')
+    tokens = {"8": {"content": "<|im_start|>"}, "11": {"content": "<|im_end|>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": tokens}))
+    config = Config.from_dir(folder)
+    assert config.eos_ids == (9, 11)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [11, 9]}')
+    assert Config.from_dir(folder).eos_ids == (11, 9)
+
+
 def test_config_reads_both_places_of_rope_theta(tiny_dir: Path, tmp_path: Path) -> None:
     raw = json.loads((tiny_dir / "config.json").read_text())
     raw.pop("rope_theta", None)
