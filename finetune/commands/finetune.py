@@ -28,6 +28,9 @@ from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
+from finetune.sft import folder, prepare, start
+from finetune.sft.description import SftRun
+from finetune.sft.record import trained_adapter
 from finetune.verify import config, folds, preparation, questions, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.rewordings import file as rewordings_file
@@ -51,18 +54,18 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser)
     options, rest = parser.parse_known_args(words)
     begin = time.monotonic()
-    plan = sft.prepare(name, options, rest)
-    if plan is None:
+    run = prepare.prepare(name, options, rest)
+    if run is None:
         return DONE
     try:
-        coming = look_ahead(plan, options)
+        run, coming = look_ahead(run, options)
     except UserError:
-        plan.discard_folder()
+        folder.discard(run)
         raise
     proof = proof_words(options)
-    if not plan.choice.is_fast:
-        return _one_after_the_other(plan, options, proof)
-    code = _in_one(plan, options, proof, coming)
+    if not run.choice.is_fast:
+        return _one_after_the_other(run, proof)
+    code = _in_one(run, options, proof, coming)
     print(f"finetune: {time.monotonic() - begin:.1f} s for the forward check, training and verdict", file=sys.stderr)
     return code
 
@@ -91,7 +94,7 @@ def proof_words(options: argparse.Namespace) -> list[str]:
     return [word for name, value in given if value is not None for word in (name, str(value))]
 
 
-def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
+def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
     """Say what the verdict will ask; leave rows out of the training where the data and the options want that.
 
     UserError where no verdict would be possible, before anything is trained. None where only a hub has the data.
@@ -101,9 +104,9 @@ def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
     several = os.environ.get("NNODES", "1") not in ("", "0", "1")
     if options.holdout and several:
         raise UserError("--holdout: not on several nodes, whose data must be the same; leave it out")
-    files = plan.own_files()
-    if not files or plan.is_helping or plan.checkpoint is not None:
-        return None
+    files = run.own_files()
+    if not files or run.is_helping or run.checkpoint is not None:
+        return run, None
     for path in options.questions or []:
         questions.read(path)
     for name in ("expect", "forbid"):
@@ -111,19 +114,20 @@ def look_ahead(plan: sft.Plan, options: argparse.Namespace) -> Coming | None:
     if options.rewordings:
         rewordings_file.read(options.rewordings)
     found = preparation.look(
-        files, plan.columns, options.questions or (), options.expect, options.verify_config, plan.model_kind.name
+        files, run.columns, options.questions or (), options.expect, options.verify_config, run.model_kind.name
     )
     survey.require_judgeable(found)
-    chosen = survey.sets(found, can_fold(plan, found), 0 if several else options.holdout)
+    chosen = survey.sets(found, can_fold(run, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout:
         count = len(chosen.holdout)
         print(
             f"note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in", file=sys.stderr
         )
-        plan.keep_rows()
-        plan.replace_own_files(preparation.leave_out(found, chosen, plan.folder, files, plan.columns))
-    return Coming(found, chosen)
+        folder.keep_rows(run)
+        path = preparation.leave_out(found, chosen, run.folder, files, run.columns)
+        run = prepare.with_rows_instead(run, path)
+    return run, Coming(found, chosen)
 
 
 @dataclass(frozen=True)
@@ -134,33 +138,32 @@ class Coming:
     chosen: survey.Sets
 
 
-def can_fold(plan: sft.Plan, found: survey.Survey) -> bool:
+def can_fold(run: SftRun, found: survey.Survey) -> bool:
     """Whether adapters for folds take seconds each: the fast lane, and not too many steps."""
-    if not plan.choice.is_fast:
+    if not run.choice.is_fast:
         return False
-    batch = int(plan.choice.train.get("batch_size", 16))
-    epochs = float(plan.choice.train.get("num_train_epochs", 3.0))
-    steps = int(plan.choice.train.get("max_steps", 0))
+    batch = int(run.choice.train.get("batch_size", 16))
+    epochs = float(run.choice.train.get("num_train_epochs", 3.0))
+    steps = int(run.choice.train.get("max_steps", 0))
     steps = steps if steps > 0 else int(epochs * -(-found.total // batch))
-    return steps <= (FOLD_STEPS_CPU if plan.settings.wants_cpu else FOLD_STEPS)
+    return steps <= (FOLD_STEPS_CPU if run.settings.wants_cpu else FOLD_STEPS)
 
 
-def _prepare(plan: sft.Plan, options: Any, lane: Lane, coming: Coming) -> list[Rewording]:
+def _reword(run: SftRun, options: Any, lane: Lane, coming: Coming) -> tuple[SftRun, list[Rewording]]:
     """Rewordings, for the verdict and for the training, by the base before it is trained."""
-    plan.keep_rows()
-    base = None if plan.model_kind is STANDIN else base_answers(_engine(lane, None))
+    folder.keep_rows(run)
+    base = None if run.model_kind is STANDIN else base_answers(_engine(lane, None))
     found, chosen = coming.found, coming.chosen
-    path = preparation.reword(found, chosen, plan.folder, base, options.reword, options.rewordings)
-    options.reword = 0
+    path = preparation.reword(found, chosen, run.folder, base, run.reword, options.rewordings)
     if path is not None:
-        plan.add_rows(path)
-    kept = plan.folder / rewordings_file.NAME
-    return rewordings_file.read(kept) if kept.is_file() else []
+        run = prepare.with_rows(run, path)
+    kept = run.folder / rewordings_file.NAME
+    return run, rewordings_file.read(kept) if kept.is_file() else []
 
 
-def _ask_folds(plan: sft.Plan, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
+def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
     """Unseen rows: an adapter for each fold, trained on all other rows, asked, and let go."""
-    cfg = config.read(config.for_kind(options.verify_config or config.default_path(), plan.model_kind.name))
+    cfg = config.read(config.for_kind(options.verify_config or config.default_path(), run.model_kind.name))
     number = 0
 
     def train(keys: set[str]) -> Any:
@@ -171,30 +174,30 @@ def _ask_folds(plan: sft.Plan, options: Any, lane: Lane, coming: Coming, known: 
             row = data_rows.data_row(data, 0, "")
             return row is not None and row.key in keys
 
-        rows = sft.encode(plan, lane, skip)
-        with tempfile.TemporaryDirectory(prefix="fold-") as folder:
-            request = Request(plan.name, Path(folder), plan.choice, rows, {})
+        rows = start.encode(run, lane, skip)
+        with tempfile.TemporaryDirectory(prefix="fold-") as log:
+            request = Request(run.name, Path(log), run.choice, rows, {})
             return train_adapter(lane, request, f"fold {number} of {len(coming.chosen.folds)}")
 
-    system = plan.choice.system or cfg.system
-    folds.ask_all(coming.found, coming.chosen.folds, known, _engine(lane, None), train, cfg, system, plan.folder)
+    system = run.choice.system or cfg.system
+    folds.ask_all(coming.found, coming.chosen.folds, known, _engine(lane, None), train, cfg, system, run.folder)
 
 
-def _in_one(plan: sft.Plan, options: Any, proof: list[str], coming: Coming | None) -> int:
-    lane = plan.lane()
+def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) -> int:
+    lane = start.lane_of(run)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         try:
-            held = stack.enter_context(job("finetune", wait=options.wait or None))
+            held = stack.enter_context(job("finetune", wait=run.wait or None))
             stop.cleanup.append(held.forget)
             if _level() == "full":
                 _check_forward(lane)
-            known = _prepare(plan, options, lane, coming) if coming else []
+            run, known = _reword(run, options, lane, coming) if coming else (run, [])
         except (UserError, SystemExit):  # SystemExit: a stop signal
-            plan.discard_folder()
+            folder.discard(run)
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
-        code = sft.run(plan, options, lane, stop)
+        code = start.train(run, lane, stop)
         if code != DONE:
             return code
         stop.at_steps = False  # nothing is trained any more: a signal ends the answers at once
@@ -202,11 +205,11 @@ def _in_one(plan: sft.Plan, options: Any, proof: list[str], coming: Coming | Non
             if stop.number is not None:
                 raise SystemExit(128 + stop.number)
             if coming and coming.chosen.folds:
-                _ask_folds(plan, options, lane, coming, known)
-            return verify.main(proof_of(plan, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+                _ask_folds(run, options, lane, coming, known)
+            return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size))
         except SystemExit:
             print(
-                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {plan.folder} gives it",
+                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {run.folder} gives it",
                 file=sys.stderr,
             )
             raise
@@ -219,9 +222,9 @@ def _import_for_the_verdict() -> None:
         import sacrebleu.metrics  # noqa: F401
 
 
-def proof_of(plan: sft.Plan, proof: list[str]) -> list[str]:
+def proof_of(run: SftRun, proof: list[str]) -> list[str]:
     """verify's words for the adapter just made."""
-    return [*proof, "--adapter", str(sft.trained_adapter(plan.folder))]
+    return [*proof, "--adapter", str(trained_adapter(run.folder))]
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
@@ -254,22 +257,21 @@ def _check_forward(lane: Lane) -> None:
         raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
 
 
-def _one_after_the_other(plan: sft.Plan, options: Any, proof: list[str]) -> int:
+def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
     """ms-swift in a process of its own, then verify in this one."""
     if _level() == "full":
         done = subprocess.run(["healthcheck", "startup", "--level", "full"], stdout=sys.stderr, check=False)
         if done.returncode:
-            plan.discard_folder()
+            folder.discard(run)
             raise UserError(
                 "finetune was not started, because a start-up check failed (above, with its remedy); "
                 "HEALTH_LEVEL=off starts it all the same",
                 FAILED,
             )
-    sft.prepare_data(plan, options)
-    code = sft.run(plan, options)
-    if code != DONE or plan.is_helping:  # node 0 has the adapter, and proves it
+    code = start.train(*start.prepare_data(run))
+    if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
         return code
-    return verify.main(proof_of(plan, proof))
+    return verify.main(proof_of(run, proof))
 
 
 def _level() -> str:

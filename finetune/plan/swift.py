@@ -1,4 +1,4 @@
-"""Chooses how ms-swift runs a batch under a ceiling; called by commands/sft.py and commands/plan.py.
+"""Chooses how ms-swift runs a batch under a ceiling; called by sft/batch.py and commands/plan.py.
 
 plan = plan_swift(Config.from_dir(model_dir), lengths, batch=16, ceiling_gib=22)
 options = plan.options()        # {"per_device_train_batch_size": 8, ...}

@@ -24,6 +24,7 @@ from finetune.commands import serve as serve_cli
 from finetune.commands import verify as verify_cli
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.runs import gpu_lock
+from finetune.sft import start as sft_start
 from healthchecks import cli as health_cli
 from tests.fuzz.rounds import call, fuzz
 
@@ -151,7 +152,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official_tokenizer_dir
     nothing: dict[tuple[Any, str], Any] = {
         (gpu_lock, "run"): lambda *_args, **_more: 0,
         (infer, "answer"): lambda *_args, **_more: 0,
-        (sft, "run"): lambda *_args, **_more: 0,
+        (sft_start, "train"): lambda *_args, **_more: 0,
         (serve_cli, "require_free"): lambda *_args: None,
         (health_cli.startup, "run"): lambda context, level, listen, busy: health_cli.startup.Report(level, "ready"),
     }

@@ -1,4 +1,4 @@
-"""The training rows of the fast lane as token ids, in ms-swift's order; used by commands/sft.py.
+"""The training rows of the fast lane as token ids, in ms-swift's order; used by sft/start.py.
 
 ms-swift draws and shuffles with one numpy generator seeded with data_seed (swift/dataset/loader.py, load_dataset): per
 dataset one number, then the draw of `FILE#200`, and last the seed of the shuffle over all. The same numbers are drawn

@@ -1,6 +1,6 @@
 """The fast lane behind sft.sh: rows to ids, the model into memory once, qwen2.training, PEFT checkpoints.
 
-Called by commands/sft.py. The model is a Lane's (loaded_model.py).
+Called by sft/start.py. The model is a Lane's (loaded_model.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass
 class Request:
-    """What is to be trained: everything that train.Plan knows and the fast lane needs."""
+    """What is to be trained: what the fast lane needs of a described run (sft/description.py)."""
 
     name: str
     folder: Path

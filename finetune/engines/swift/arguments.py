@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 # What a shell passes on when a `\` is followed by a space and not by the end of the line: pasted text often is so.
@@ -36,6 +36,12 @@ class Arguments:
                 self.given[-1].values.append(word)
             else:
                 self.leading.append(word)
+
+    def copy(self) -> Arguments:
+        """Options that can be changed without changing these."""
+        found = Arguments(self.leading)
+        found.given = [replace(item, values=list(item.values)) for item in self.given]
+        return found
 
     def get(self, name: str) -> list[str] | None:
         """The values of an option; None when it is not given."""

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import types
-from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -28,11 +27,12 @@ import pytest
 
 from common.errors import DONE, UserError, run_main
 from common.settings import Settings
-from finetune.commands import serve, sft
+from finetune.commands import serve
 from finetune.data import check, hub
 from finetune.engines.fast.train import Ended
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.runs import adapters, checkpoints, gpu_lock, run_folder
+from finetune.sft import start as sft_start
 from healthchecks import show
 from healthchecks.checks import driver, storage, vram_free
 from healthchecks.context import GIB, Context, Failure
@@ -369,11 +369,11 @@ class Bench:
             header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
             (checkpoint / ADAPTER).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
             assert checkpoints.problem(checkpoint) is None
-        self.patch.setattr(sft, "run_fast", lambda plan, wait, lane, stop: ({}, Ended(code, why)))
-        choice = SimpleNamespace(is_fast=True)
-        plan = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=choice, checkpoint=checkpoint)
+        self.patch.setattr(sft_start, "_train_fast", lambda run, lane, stop: ({}, Ended(code, why)))
+        fast = SimpleNamespace(is_fast=True)
+        run = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=fast, adapter_to=None)
         self.output()
-        assert sft.run(plan, Namespace(wait=False, adapter_to=None)) == code != DONE  # type: ignore[arg-type]
+        assert sft_start.train(run) == code != DONE  # type: ignore[arg-type]
         return self.plain(self.output())
 
     def engine(self, docker: str) -> str:

@@ -167,10 +167,8 @@ def calls(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             calls.write(text + "\n")
         return int(os.environ.get(code, "0"))
 
-    monkeypatch.setattr(
-        "finetune.commands.sft.run", lambda plan, options: note(f"sft {plan.choice.engine}", "STUB_SFT")
-    )
-    monkeypatch.setattr("finetune.commands.sft.trained_adapter", lambda folder: folder / "checkpoint-1")
+    monkeypatch.setattr("finetune.sft.start.train", lambda run, lane: note(f"sft {run.choice.engine}", "STUB_SFT"))
+    monkeypatch.setattr("finetune.commands.finetune.trained_adapter", lambda folder: folder / "checkpoint-1")
     monkeypatch.setattr("finetune.commands.verify.main", lambda argv: note(f"verify {' '.join(argv)}", "STUB_VERIFY"))
     return file
 

@@ -196,7 +196,7 @@ def test_a_refused_line_leaves_no_folder(workspace):
 )
 def test_a_number_that_cannot_be_ends_with_2_before_anything_loads(workspace, capsys, monkeypatch, engine, words):
     monkeypatch.setenv("ENGINE", engine)
-    monkeypatch.setattr(train.Plan, "check_data", lambda self: pytest.fail("the data were read first"))
+    monkeypatch.setattr("finetune.sft.prepare._with_data", lambda run: pytest.fail("the data were read first"))
     assert run_main(lambda: sft(workspace, *words.split())) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "internal"))]
     assert len(error) == 1 and words in error[0]
@@ -365,7 +365,7 @@ def test_what_the_user_gives_stays_and_only_the_rest_is_planned(on_a_card, monke
         fixed.append(options)
         return plan_swift(*args, **options)
 
-    monkeypatch.setattr("finetune.commands.sft.plan_swift", spy)
+    monkeypatch.setattr("finetune.sft.batch.plan_swift", spy)
     given = ["--per_device_train_batch_size", "2", "--gradient_checkpointing", "true", "--use_liger_kernel", "false"]
     assert sft(on_a_card, *given) == 0
     assert planned(the_run(on_a_card)) == {

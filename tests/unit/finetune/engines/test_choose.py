@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from finetune.commands import sft
 from finetune.data.source import Source
 from finetune.engines import choose as engine_choice
 from finetune.engines.choose import SWIFT, Choice, choose
 from finetune.engines.swift import config_file
+from finetune.engines.swift.options import options_of
+from finetune.sft.description import typed
 from qwen2.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[4]
@@ -43,11 +44,11 @@ def ask(model_dir: Path, asked: str = "auto", /, on_cpu: bool = False, environ: 
 
 def shipped(*names: str) -> dict[str, Any]:
     """All options of these files, the later ones win, with the types that sft.sh gives them."""
-    types = sft.swift_options.options_of("sft")
+    types = options_of("sft")
     merged: dict[str, Any] = {}
     for name in names:
         merged |= config_file.load(CONFIGS / name)
-    return {k: sft.typed(types.get(k), [v]) if isinstance(v, str) else v for k, v in merged.items()}
+    return {k: typed(types.get(k), [v]) if isinstance(v, str) else v for k, v in merged.items()}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_values_that_are_taken_over(model: Path) -> None:
 
 
 def test_every_name_is_an_option_of_ms_swift_and_every_number_one_of_the_fast_lane() -> None:
-    known = set(sft.swift_options.options_of("sft"))
+    known = set(options_of("sft"))
     ours = engine_choice.WITHOUT_EFFECT | engine_choice.NUMBERS | engine_choice.FLAGS | set(engine_choice.TAKERS)
     # of ms-swift 3, and --columns, which train takes as its own
     assert ours - known <= {"train_type", "columns"}

@@ -1,0 +1,135 @@
+"""How ms-swift runs the rows of a step: enough of them, shared among the workers, and cut to fit the card."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+from common.errors import UserError
+from common.model_kind import STANDIN
+from common.settings import Settings
+from finetune.plan import gpu_memory
+from finetune.plan.swift import plan_swift
+from finetune.sft.description import SftRun, listed
+from qwen2.config import PROJECTIONS, Config
+
+# Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
+UNPLANNED = (
+    *("deepspeed", "fsdp", "device_map", "packing", "padding_free", "streaming", "sequence_parallel_size"),
+    *("use_dora", "modules_to_save", "target_regex", "target_parameters", "attn_impl", "use_galore", "optimizer"),
+)
+
+
+def require_rows(run: SftRun) -> None:
+    """UserError when max_length leaves no row of the data to train on; ms-swift would say so in a traceback."""
+    limit = int(run.options().get("max_length") or 0)
+    reports = [report for _, report in run.data]
+    if not limit or any(report is None or report.sampled or not report.lengths for report in reports):
+        return
+    lengths = [length for report in reports if report for length in report.lengths]
+    if lengths and min(lengths) > limit:
+        raise UserError(
+            f"{run.name}: no row is left to train on: the shortest has {min(lengths)} tokens, and --max_length is "
+            f"{limit}; raise it, or shorten the rows"
+        )
+
+
+def share(run: SftRun) -> SftRun:
+    """With several workers, divide the micro-batches of a step among them, so that a step has the same rows.
+
+    Nothing is changed where the user gave gradient_accumulation_steps, or the workers do not divide it.
+    """
+    workers = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
+    if workers == 1 or run.choice.is_fast or run.args.get("gradient_accumulation_steps") is not None:
+        return run
+    options = run.options()
+    size = int(options.get("per_device_train_batch_size", 1))
+    micros = int(options.get("gradient_accumulation_steps", 1))
+    if micros % workers:
+        print(
+            f"note: {workers} workers do not divide {micros} micro-batches: a step has {size * micros * workers} "
+            f"rows, where one worker's has {size * micros}; --gradient_accumulation_steps sets it",
+            file=sys.stderr,
+        )
+        return run
+    print(
+        f"batch: {workers} workers x {size} x {micros // workers} rows a step, as many as on one",
+        file=sys.stderr,
+    )
+    return replace(run, own=run.own | {"gradient_accumulation_steps": micros // workers})
+
+
+def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
+    """Cut ms-swift's batch as finetune/plan finds it fastest under the ceiling; what the user gave stays.
+
+    UserError with the remedies when nothing fits. Nothing is changed where the plan does not know the run (no GPU,
+    several processes, another model than Qwen2, no LoRA, options in UNPLANNED), or nothing says how long the rows are.
+    `waits`: another job may hold the card now, so that its whole memory counts in place of what is free.
+    """
+    options = run.options()
+    shape, rows = _plannable_shape(run, options), lengths(run)
+    if shape is None or rows is None:
+        return run
+    size = int(options.get("per_device_train_batch_size", 1))
+    cut = any(run.args.get(name) is not None for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    plan = plan_swift(
+        shape,
+        rows,
+        batch=size * int(options.get("gradient_accumulation_steps", 1)),
+        ceiling_gib=ceiling_gib(run.settings, waits),
+        rank=int(options.get("lora_rank", 8)),
+        targets=listed(options.get("target_modules", "all-linear")),
+        quant_bits=int(options.get("quant_bits") or 0) or None,
+        micro_batch=size if cut else None,
+        gradient_checkpointing=options.get("gradient_checkpointing"),
+        use_liger_kernel=options.get("use_liger_kernel"),
+    )
+    print(plan.in_one_line(), file=sys.stderr)
+    return replace(run, own=run.own | plan.options())
+
+
+def _plannable_shape(run: SftRun, options: dict[str, Any]) -> Config | None:
+    """The shape of the model, where finetune/plan knows what such a run takes."""
+    if run.choice.is_fast or run.model_kind is STANDIN or run.settings.wants_cpu:
+        return None
+    if any(count(name) > 1 for name in ("NPROC_PER_NODE", "NNODES")):
+        return None
+    targets = {*listed(options.get("target_modules", "all-linear"))}
+    known = options.get("tuner_type", "lora") == "lora" and options.get("torch_dtype", "bfloat16") == "bfloat16"
+    if not known or any(options.get(name) for name in UNPLANNED) or not targets <= {"all-linear", *PROJECTIONS}:
+        return None
+    try:
+        return Config.from_dir(run.model_dir)
+    except ValueError:
+        return None
+
+
+def lengths(run: SftRun) -> list[int] | None:
+    """Tokens of the rows to train on, those over max_length left out; None when nothing says how long they are."""
+    limit = int(run.options().get("max_length") or 0)
+    found: list[int] = []
+    for _, report in run.data[: len(run.args.get("dataset") or [])]:
+        if report:
+            found += [length for length in report.lengths if not limit or length <= limit]
+        if report is None or report.sampled or not report.lengths:  # a row may be as long as it is allowed to be
+            if not limit:
+                return None
+            found.append(limit)
+    return found
+
+
+def ceiling_gib(settings: Settings, waits: bool) -> float:
+    """The GiB that a run is planned with: VRAM_CEILING_GIB, or what the card has free (all of it, if the run waits)."""
+    found = gpu_memory.find(None, settings.vram_ceiling_gib)
+    if not waits:
+        return found.ceiling_gib
+    whole = round(found.gib - gpu_memory.CONTEXT_GIB, 2)
+    return min(settings.vram_ceiling_gib or whole, whole)
+
+
+def count(name: str) -> int:
+    """A number in the environment, such as NODE_RANK; 0 when it is not set."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0

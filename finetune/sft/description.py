@@ -1,0 +1,139 @@
+"""What a run is to do: a frozen description, and what follows from it alone. Nothing is read or printed here."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.model_kind import ModelKind
+from common.settings import Settings
+from finetune.data.check import FileReport
+from finetune.data.source import Source
+from finetune.engines import choose
+from finetune.engines.swift import config_file, options
+from finetune.engines.swift.arguments import Arguments
+
+NOT_CHOSEN = choose.Choice(choose.SWIFT, "")
+
+
+@dataclass(frozen=True)
+class SftRun:
+    """The config, a test model's own values, what the user wrote, and the data they name.
+
+    prepare.py makes one; each step of the preparation returns another with more of it known.
+    """
+
+    name: str  # sft or sft_mixed
+    config_path: Path
+    config: dict[str, Any]  # the options in it
+    own: dict[str, Any]  # values before those: a test model's, the plan's cut of the batch
+    args: Arguments  # what the user wrote, which wins over both; never changed in place (with_option)
+    settings: Settings
+    model_dir: Path
+    model_kind: ModelKind
+    node_rank: int = 0
+    columns: tuple[str, str] | None = None
+    data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset
+    choice: choose.Choice = NOT_CHOSEN
+    folder: Path = Path()
+    checkpoint: Path | None = None  # to go on from
+    resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
+    wait: bool = False  # while another job holds the GPU
+    reword: int = 0  # rewordings of each question to train on
+    adapter_to: Path | None = None  # the file that gets the finished adapter's path
+
+    @property
+    def kind(self) -> str:
+        """How the run's folder is called when the user gives no name."""
+        return "mixed" if self.name == "sft_mixed" else "run"
+
+    @property
+    def workspace(self) -> Path:
+        """The folder of relative names in configs/x.yaml: the one above configs."""
+        return self.config_path.resolve().parent.parent
+
+    @property
+    def is_helping(self) -> bool:
+        """Whether this is a node above 0: checkpoints (ms-swift) and run.json (we) are written on node 0 alone."""
+        return not self.choice.is_fast and self.node_rank > 0
+
+    @property
+    def device(self) -> str:
+        """Where the fast lane computes."""
+        return "cpu" if self.settings.wants_cpu else "cuda"
+
+    def with_option(self, name: str, *values: str) -> SftRun:
+        """The run with an option given by the user."""
+        args = self.args.copy()
+        args.set(name, *values)
+        return replace(self, args=args)
+
+    def value(self, name: str) -> Any:
+        """An option's value: the user's, the stand-in's, or the config file's; None when nobody gives one."""
+        given = self.args.get(name)
+        if given is not None:
+            return given
+        return self.own.get(name, self.config.get(name))
+
+    def options(self) -> dict[str, Any]:
+        """All options by name, with values of their types: the file's, the stand-in's own, the user's."""
+        types = options.options_of("sft")
+        found = {
+            name: typed(types.get(name), [value]) if isinstance(value, str) else value
+            for name, value in (self.config | self.own).items()
+        }
+        for item in self.args.given:
+            found[item.name] = typed(types.get(item.name), item.values)
+        return found
+
+    def own_files(self) -> list[Path]:
+        """The local datasets that are to be learned: not those of which a sample is drawn, which are mixed in."""
+        given = self.data[: len(self.args.get("dataset") or [])]
+        own = [source.path for source, _ in given if source.path and source.sample is None]
+        return own or [source.path for source, _ in given if source.path]
+
+    def columns_words(self) -> list[str]:
+        """--columns again, for a run that reads the user's own file; ms-swift reads a converted one."""
+        return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
+
+    def words(self) -> list[str]:
+        """The words behind `swift sft`: the config file, the stand-in's values, the user's options."""
+        own = {key: value for key, value in self.own.items() if self.args.get(key) is None}
+        return [str(self.config_path), *config_file.arguments(own), *self.args.words()]
+
+    def merged(self) -> Arguments:
+        """All options as one command line, without the config file."""
+        merged = Arguments(config_file.arguments(self.config | self.own))
+        for item in self.args.given:
+            merged.set(item.name, *item.values)
+        return merged
+
+    def line(self) -> str:
+        """The equivalent `swift sft` command line, an option a line, ready for a shell."""
+        lines = ["swift sft"]
+        for item in self.merged().given:
+            lines.append(" ".join([f"--{item.name}", *map(shlex.quote, item.values)]))
+        return " \\\n  ".join(lines)
+
+
+def typed(option: options.Option | None, values: list[str]) -> Any:
+    """An option's words as the value that they stand for."""
+    if option and option.kind == "list":
+        return values
+    text = " ".join(values)
+    if option and option.kind == "int":
+        return int(text)
+    if option and option.kind == "float":
+        return float(text)
+    if option and option.kind == "bool":
+        return text.lower() not in ("no", "false", "f", "n", "0")  # no word at all means true
+    return text
+
+
+def listed(value: Any) -> list[str]:
+    """A config value that may be one text or a list of them."""
+    if value is None:
+        return []
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]

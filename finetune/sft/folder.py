@@ -1,0 +1,84 @@
+"""The folder of a run: made, named in the run's options, taken away again; and the rows that are written into it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import UserError
+from finetune.data.check import Options
+from finetune.data.convert import convert
+from finetune.runs import run_folder
+from finetune.sft.description import SftRun
+from finetune.verify import preparation
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.sets import rows as data_rows
+from finetune.verify.sets import survey, unseen
+
+
+def make(run: SftRun, run_name: str) -> SftRun:
+    """The run in its folder: the user's --output_dir, or a new one below $OUTPUT_DIR."""
+    given = run.args.get("output_dir")
+    if given and run_name:
+        raise UserError(f"{run.name}: --run and --output_dir both name the folder; leave one out")
+    if given:
+        folder = Path(given[0]).expanduser().resolve()
+        if not run.is_helping:
+            run_folder.claim(folder)
+    elif run.is_helping:
+        folder = run.settings.output_dir.resolve() / (run_name or time.strftime(f"{run.kind}-%Y%m%d-%H%M%S"))
+    else:
+        folder = run_folder.make_folder(run.settings.output_dir.resolve(), run_name, run.kind)
+    return within(run, folder)
+
+
+def within(run: SftRun, folder: Path) -> SftRun:
+    """The run with its folder, and the weights' folder, as part of the command line."""
+    run = replace(run, folder=folder)
+    for name, value in (("output_dir", folder), ("model", run.model_dir)):
+        if run.args.get(name) is None:
+            run = run.with_option(name, str(value))
+    return run
+
+
+def discard(run: SftRun) -> None:
+    """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
+    if run.is_helping or run.checkpoint is not None or (run.folder / "run.json").exists():
+        return
+    made = ("*dataset-*.jsonl", unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, rewordings_file.NAME)
+    for path in (found for pattern in made for found in run.folder.glob(pattern)):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        run.folder.rmdir()
+
+
+def keep_rows(run: SftRun) -> None:
+    """Keep the rows that verify will judge, where they are the user's own: their file may be elsewhere by then."""
+    files = [path for path in run.own_files() if not path.resolve().is_relative_to(run.workspace)]
+    if files and not (run.folder / unseen.ROWS).exists():
+        found = data_rows.read(run.own_files(), run.columns)
+        preparation.keep_rows(run.folder, data_rows.draw(found, survey.JUDGED_MAX))
+
+
+def convert_data(run: SftRun) -> SftRun:
+    """Write files that ms-swift does not read as they are (tables, other encodings) as JSONL, and train on those."""
+    for name in ("dataset", "val_dataset"):
+        words = run.args.get(name) or []
+        for source, report in run.data:
+            if not source.path or not report or report.plain:
+                continue
+            old = source.with_path(source.path.resolve())
+            if old not in words:
+                continue
+            rank = f"-node{run.node_rank}" if run.is_helping else ""
+            run.folder.mkdir(parents=True, exist_ok=True)
+            new = run.folder / f"{name}-{words.index(old) + 1}{rank}.jsonl"
+            writer, _ = convert([source.path], new, Options(columns=run.columns))
+            print(f"data: {source.path} as JSONL: {new} ({writer.rows} rows)", file=sys.stderr)
+            words = [source.with_path(new) if word == old else word for word in words]
+        if words:
+            run = run.with_option(name, *words)
+    return run

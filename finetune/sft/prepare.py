@@ -1,0 +1,254 @@
+"""From the words of a command line to the description of a run: read, checked, with its engine and folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import sha256sums
+from common.errors import UserError
+from common.model_kind import kind_of
+from common.settings import Settings
+from finetune.data import hub
+from finetune.data.check import Options, default_heldout, in_one_line, require
+from finetune.data.source import parse_columns
+from finetune.engines import choose
+from finetune.engines.fast.loaded_model import begin_import
+from finetune.engines.swift import config_file, launcher
+from finetune.engines.swift.arguments import Arguments
+from finetune.runs import run_folder
+from finetune.runs.gpu_lock import waits
+from finetune.sft import batch, folder
+from finetune.sft.description import SftRun, listed
+from finetune.sft.record import weights_digest
+
+
+def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun | None:
+    """The description of a run, checked, with its engine and folder; None when only the line was to be shown.
+
+    Args:
+        name: sft or sft_mixed.
+        options: ours, as commands/sft.py parses them.
+        rest: the words of ms-swift's options.
+
+    Raises UserError before anything slow.
+    """
+    if options.config is None:
+        raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
+    settings = Settings.from_env()
+    if not options.show and os.environ.get("ENGINE") != "swift":
+        begin_import("cpu" if settings.wants_cpu else "cuda")
+    if not options.show and not batch.count("NODE_RANK"):
+        run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
+    if options.reword and batch.count("NNODES") > 1:
+        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
+    if options.reword < 0 or options.reword > 8:
+        raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
+    if options.resume is not None:
+        if options.reword:
+            raise UserError(f"{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out")
+        return _with_wishes(_resumed(name, options, rest, settings), options)
+    run = _read(name, options.config, Arguments(rest), settings, options.general)
+    run = _with_engine(run, os.environ.get("ENGINE") or "auto")
+    batch.require_rows(run)
+    run = batch.share(run)
+    run = batch.fit_the_card(run, waits(options.wait or None))
+    if options.show:
+        shown = settings.output_dir / (options.run or time.strftime(f"{run.kind}-%Y%m%d-%H%M%S"))
+        print(folder.within(run, shown).line())
+        return None
+    return _with_wishes(folder.make(run, options.run), options)
+
+
+def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
+    return replace(run, wait=options.wait, reword=options.reword, adapter_to=options.adapter_to)
+
+
+def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
+    """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
+    if rest:
+        raise UserError(f"{name} --resume: {rest[0]} is not possible, a run goes on with its own options; leave it out")
+    where = Path(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
+    record = run_folder.load(where)
+    if record.get("status") == "done":
+        raise UserError(f"{where}: is finished ({record.get('adapter')}); sft starts a new run")
+    words = record.get("words")
+    if not isinstance(words, list) or record.get("name") != name:
+        raise UserError(f"{where}: not a run of {name}.sh that can be resumed; start a new one")
+    args = Arguments([str(word) for word in words])
+    model = (args.get("model") or [""])[0]
+    digest = (record.get("weights") or {}).get("sha256sums")
+    if model and digest and Path(model).is_dir() and weights_digest(Path(model)) not in (None, digest):
+        raise UserError(f"{where}: was trained on other weights than {model} holds now; start a new run")
+    run = _read(name, options.config, args, settings)
+    _require_same_data(run, record)
+    checkpoint = run_folder.resumable(where)
+    resumed = (*record.get("resumed", []), checkpoint.name)
+    run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed)
+    asked = "fast" if record.get("engine") == choose.FAST else "swift"
+    run = _with_engine(run, asked, str(record.get("engine_why") or "because the run began with it"))
+    print(f"resume: {where} from {checkpoint.name}", file=sys.stderr)
+    return run
+
+
+def _read(name: str, file: Path, args: Arguments, settings: Settings, general: str | None = None) -> SftRun:
+    """Read the config file, and check the data that it or the user names."""
+    if args.leading:
+        raise UserError(
+            f"{name}: {args.leading[0]!r} belongs to no option; options begin with --, see {name}.sh --help"
+        )
+    config = config_file.load(file)
+    model_dir = _find_model(args, settings)
+    kind = kind_of(model_dir)
+    # Values that a test model needs, because so small a model does not move at the real one's learning rate.
+    own_path = file.parent / f"{kind.name}.yaml"
+    own = config_file.load(own_path) if kind.is_for_tests and own_path.is_file() else {}
+    if name != "sft":
+        own.pop("dataset", None)  # which is the plain run's
+    run = SftRun(
+        name=name,
+        config_path=file,
+        config=config,
+        own=own,
+        args=args,
+        settings=settings,
+        model_dir=model_dir,
+        model_kind=kind,
+        node_rank=batch.count("NODE_RANK"),
+    )
+    if kind.is_for_tests:
+        _say_kind(run)
+    if general is not None:
+        run = _with_general(run, general)
+    run = _with_columns(run)
+    _check_words(run)
+    return _with_data(run)
+
+
+def _find_model(args: Arguments, settings: Settings) -> Path:
+    """The user's --model, or the weights of the image; what the config names is those."""
+    given = args.get("model")
+    return Path(given[0]) if given and Path(given[0]).is_dir() else settings.model_dir
+
+
+def _say_kind(run: SftRun) -> None:
+    """Name a test model on screen, and the values that it changes."""
+    kind = run.model_kind
+    print(kind.notice(run.model_dir), file=sys.stderr)
+    changed = [f"{key} {value}" for key, value in run.own.items() if run.args.get(key) is None]
+    if changed:
+        print(f"{kind.short} settings (configs/{kind.name}.yaml): {', '.join(changed)}", file=sys.stderr)
+
+
+def _with_general(run: SftRun, general: str) -> SftRun:
+    """Take a local file for the hub's part of the mixed data, with the same number of rows."""
+    if run.args.get("dataset") is not None:
+        raise UserError(f"{run.name}: --general and --dataset both name the data; leave one out")
+    specs = listed(run.config.get("dataset"))
+    first, _, count = specs[0].partition("#") if specs else ("", "", "")
+    if "/" not in first:
+        raise UserError(
+            f"{run.name}: --general takes the place of a hub dataset, and {run.config_path} names none first"
+        )
+    sample = f"#{count}" if count and "#" not in Path(general).name else ""
+    own = [str(run.workspace / spec) for spec in specs[1:]]
+    return run.with_option("dataset", f"{general}{sample}", *own)
+
+
+def _with_columns(run: SftRun) -> SftRun:
+    """--columns QUESTION,ANSWER is ours; ms-swift has an option of that name, too, whose value is a JSON object."""
+    given = run.args.get("columns")
+    if not given or given[0].lstrip().startswith("{"):
+        return run
+    args = run.args.copy()
+    args.remove("columns")
+    return replace(run, args=args, columns=parse_columns(",".join(given)))
+
+
+def _with_data(run: SftRun) -> SftRun:
+    """Every dataset checked, the hub's only for being within reach. UserError when one is unfit."""
+    found = []
+    options = check_options(run)
+    for name in ("dataset", "val_dataset"):
+        given = run.args.get(name)
+        specs = given if given is not None else listed(run.own.get(name, run.config.get(name)))
+        checked = require(specs, None if given is not None else run.workspace, options)
+        for source, _ in checked:
+            if source.is_hub:
+                hub.require(source)
+        if checked:
+            specs = [s.with_path(s.path.resolve()) if s.path else s.spec for s, _ in checked]
+            run = run.with_option(name, *specs)
+        found += checked
+    if not found:
+        raise UserError(f"{run.name}: no dataset; name a file with --dataset")
+    reports = [report for _, report in found if report]
+    if reports:
+        print(f"data: {in_one_line(reports)}", file=sys.stderr)
+    return replace(run, data=tuple(found))
+
+
+def with_rows(run: SftRun, path: Path) -> SftRun:
+    """The run trained on the rows of a further file."""
+    words = run.args.get("dataset") or []
+    count = len(words)
+    data = (*run.data[:count], *require([str(path)], None, check_options(run)), *run.data[count:])
+    return replace(run, data=data).with_option("dataset", *words, str(path))
+
+
+def with_rows_instead(run: SftRun, path: Path) -> SftRun:
+    """The run trained on the rows of a file in place of all of its own files."""
+    gone = {str(own.resolve()) for own in run.own_files()}
+    kept = [word for word in run.args.get("dataset") or [] if word not in gone]
+    data = tuple(each for each in run.data if not each[0].path or str(each[0].path.resolve()) not in gone)
+    return with_rows(replace(run, data=data).with_option("dataset", *kept), path)
+
+
+def _check_words(run: SftRun) -> None:
+    """Unknown options, and values that cannot be, before the data are read, which may take a while."""
+    line = launcher.Line("sft", Arguments(run.words()), run.settings, lambda remark: None)
+    line.read_config()
+    line.rename()
+    line.check_options()
+
+
+def check_options(run: SftRun) -> Options:
+    """How the data is looked at: as this run will use it."""
+    system, length = run.value("system"), str(run.value("max_length") or "")
+    return Options(
+        columns=run.columns,
+        model_dir=run.model_dir if (run.model_dir / "tokenizer.json").is_file() else None,
+        system=" ".join(listed(system)) if system is not None else None,
+        max_length=int(length) if length.isdecimal() else 0,
+        heldout=default_heldout(),
+    )
+
+
+def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
+    """UserError when a dataset is no longer the one that run.json recorded."""
+    recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
+    for source, _ in run.data:
+        if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
+            raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
+
+
+def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
+    """Check every option, and take the engine that honours them all; one line says which, and why.
+
+    `why` is a resumed run's own reason for the engine that it goes on with.
+    """
+    remarks: list[str] = []
+    words = Arguments([*run.words(), "--model", str(run.model_dir)])
+    launcher.Line("sft", words, run.settings, remarks.append).check()
+    sources = [source for source, _ in run.data]
+    choice = choose.choose(asked, run.options(), run.model_dir, sources, on_cpu=run.settings.wants_cpu, resumed=why)
+    if choice.is_fast:  # ms-swift's launcher makes them itself
+        for remark in remarks:
+            launcher.tell(remark)
+    print(choice.in_one_line(), file=sys.stderr)
+    return replace(run, choice=choice)

@@ -1,0 +1,173 @@
+"""run.json of a run: what it says before the first step, while the engine runs, and of how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from common import sha256sums
+from common.errors import DONE, FAILED, UserError
+from common.model_kind import STANDIN
+from finetune.engines.fast.train import Ended
+from finetune.engines.swift import options
+from finetune.engines.swift.arguments import Arguments
+from finetune.runs import checkpoints, run_folder
+from finetune.runs.gpu_lock import STOPPING
+from finetune.sft.description import SftRun, typed
+
+
+def describe(run: SftRun, words: list[str]) -> dict[str, Any]:
+    """run.json before the first step: what is needed to do the run again."""
+    settings = run.options()
+    types = options.options_of("sft")
+    for item in Arguments(words).given:  # what the launcher of ms-swift changes, too
+        settings[item.name] = typed(types.get(item.name), item.values)
+    datasets = [
+        {
+            "name": source.spec,
+            "path": str(source.path.resolve()) if source.path else None,
+            "rows": report.rows if report else None,
+            "sample": source.sample,
+            "sha256": sha256sums.digest(source.path) if source.path else None,
+        }
+        for source, report in run.data
+    ]
+    return {
+        "schema": 1,
+        "name": run.name,
+        "number": run_folder.next_number(run.folder),
+        "engine": run.choice.engine,
+        "engine_why": run.choice.why,
+        "status": "running",
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": run.line(),
+        "words": [*run.merged().words(), *run.columns_words()],
+        **({"resumed": run.resumed} if run.resumed else {}),
+        "settings": settings,
+        "datasets": datasets,
+        "weights": {
+            "path": str(run.model_dir),
+            "standin": run.model_kind is STANDIN,
+            "kind": run.model_kind.name,
+            "sha256sums": weights_digest(run.model_dir),
+        },
+        "versions": run_folder.versions(),
+    }
+
+
+@contextlib.contextmanager
+def record_of(run: SftRun, record: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """run.json while the engine runs. What was there before it, which is yielded, comes back where no step was made.
+
+    That is a UserError: another job holds the GPU, the weights cannot be loaded; or a stop signal while they load.
+    """
+    if run.is_helping:
+        yield None
+        return
+    before = run_folder.load(run.folder) if run.checkpoint else None
+    run_folder.write(run.folder, record)
+    try:
+        yield before
+    except UserError:
+        if before is None:
+            (run.folder / "run.json").unlink()
+        else:
+            run_folder.write(run.folder, before)
+        raise
+    except SystemExit as end:
+        run_folder.write(run.folder, before or record | {"status": "stopped", "exit_code": end.code})
+        raise
+
+
+def args_json(run: SftRun, record: dict[str, Any]) -> dict[str, Any]:
+    """What `swift infer --adapters` and verify read from a checkpoint's args.json."""
+    options = {name: value for name, value in record["settings"].items() if name != "output_dir"}
+    return options | {
+        "model": str(run.model_dir),
+        "model_type": "qwen2",
+        "task_type": "causal_lm",
+        "tuner_type": "lora",
+        "torch_dtype": "float32" if run.settings.wants_cpu else "bfloat16",
+        "system": run.choice.system,
+        "swift_version": record["versions"].get("ms-swift"),
+        "output_dir": str(run.folder),
+    }
+
+
+def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
+    """Write down how the engine ended, and say it: nothing that comes later can change it. The exit code."""
+    record["exit_code"] = ended.code
+    record |= run_folder.progress(run.folder)
+    checkpoints.seal(run.folder)
+    adapter = trained_adapter(run.folder)
+    stopped = ended.code in (128 + number for number in STOPPING)
+    record["status"] = "done" if ended.code == DONE and adapter else "stopped" if stopped else "failed"
+    record["adapter"] = str(adapter.relative_to(run.folder)) if adapter else None
+    try:
+        run_folder.write(run.folder, record)
+    except UserError as error:
+        if record["status"] == "done":
+            raise
+        print(f"note: {error}", file=sys.stderr)  # what ended the run comes below, and is often the same
+    if record["status"] != "done":
+        why = ended.why
+        if stopped and not why:
+            why = f"stopped by {signal.Signals(ended.code - 128).name} at step {record.get('steps', 0)}"
+        why = why or "it ended without a checkpoint, its last lines above say why"
+        print(f"error: {run.name}: {why}; {kept(adapter)}", file=sys.stderr)
+        return ended.code or FAILED
+    assert adapter is not None
+    if run.adapter_to:
+        run.adapter_to.write_text(f"{adapter}\n", encoding="utf-8")
+    print(summary(run.name, record, adapter), flush=True)
+    return DONE
+
+
+def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | None, number: int) -> str:
+    """The record of a run that a second stop signal ends within its step, and the line that says what is kept.
+
+    `before` is the record that a resumed run had: it comes back where no step was made.
+    """
+    adapter = trained_adapter(run.folder)
+    now = record | run_folder.progress(run.folder) | {"status": "stopped", "exit_code": 128 + number}
+    now["adapter"] = str(adapter.relative_to(run.folder)) if adapter else None
+    if before is None or now["adapter"] != before.get("adapter"):
+        run_folder.write(run.folder, now)
+    else:
+        run_folder.write(run.folder, before)
+    return f"error: {run.name}: ended at once by a second {signal.Signals(number).name}; {kept(adapter)}"
+
+
+def kept(adapter: Path | None) -> str:
+    """What is left of a run that did not end, for the screen."""
+    return f"the newest checkpoint is {adapter}, --resume goes on" if adapter else "no checkpoint was written"
+
+
+def weights_digest(model_dir: Path) -> str | None:
+    """The digest of the folder's SHA256SUMS, which stands for all its files; hashing 15 GB takes a minute."""
+    path = model_dir / "SHA256SUMS"
+    return sha256sums.digest(path) if path.is_file() else None
+
+
+def trained_adapter(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    try:
+        return checkpoints.newest(folder)
+    except UserError:
+        return None
+
+
+def summary(name: str, record: dict[str, Any], adapter: Path | None) -> str:
+    """The run in one line."""
+    parts = [f"{record['steps']} steps"] if "steps" in record else []
+    parts.append(f"{record['seconds'] / 60:.1f} min")
+    if "final_loss" in record:
+        parts.append(f"loss {record['first_loss']:.2f} -> {record['final_loss']:.2f}")
+    if "peak_gib" in record:
+        parts.append(f"peak {record['peak_gib']:.1f} GiB")
+    return f"{name}: {', '.join(parts)}; adapter {adapter}"
