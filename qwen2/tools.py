@@ -109,6 +109,8 @@ def call_text(content: Any) -> str:
         raise ValueError('is no call; write {"name": ..., "arguments": {...}}')
     if not isinstance(call.get("name"), str):
         raise ValueError('has no name; write {"name": ..., "arguments": {...}}')
+    if len(call["name"].splitlines()) > 1:  # ms-swift would take it for a call in ReAct's form
+        raise ValueError("has a name of several lines; write the function's name alone")
     arguments = call.get("arguments")
     if arguments is None:
         arguments = call.get("parameters")

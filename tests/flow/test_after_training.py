@@ -80,7 +80,7 @@ def test_plain_transformers_loads_it(merged, run, output):
     [
         (["merge", "--output", "/small/model"], ["--tmpfs", "/small:size=64m,mode=1777"], "no room"),
         (["merge", "--output", "/root/output"], [], "not empty"),
-        (["merge", "/root/Qwen2.5-7B-Instruct"], [], "no whole checkpoint"),
+        (["merge", "/root/Qwen2.5-7B-Instruct"], [], "a full model, not an adapter"),
         (["serve", "--host", "0.0.0.0"], [], "MIRROR_API_KEY"),
         (["serve", "--use_vllm"], [], "pip install vllm"),
     ],
