@@ -311,13 +311,15 @@ def _loss(field: str, message: Message) -> Message:
     for key in LOSS_KEYS:
         value = message.get(key)
         if value is None:
+            if key == "loss" and key in message:
+                found.setdefault("loss", None)  # of several calls, ms-swift lets the first decide that has the key
             continue
         if isinstance(value, str) or value not in (0, 1):
             shown = repr(value) if isinstance(value, (int, float)) else kind(value)
             raise RowError(
                 f"{field}.{key}", f"is {shown}, and a message is learned or not", "write true or false, or 0 or 1"
             )
-        found["loss"] = bool(value) and found.get("loss", True)
+        found["loss"] = bool(value) and found.get("loss") is not False
     scale = message.get("loss_scale")
     if scale is not None:
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
