@@ -109,6 +109,18 @@ def test_calls_of_a_message_without_loss_have_none(tokenizer: Tokenizer) -> None
     assert trained(tokenizer, {"messages": talk}) == "Hello.<|im_end|>\n"
 
 
+@pytest.mark.parametrize("losses", [[None, False], [False, None], [..., False], [False, True], [None, None, True]])
+def test_calls_side_by_side_have_the_loss_of_the_first_that_has_the_key(
+    tokenizer: Tokenizer, template: Any, losses: list[Any]
+) -> None:
+    """null counts as the key: ms-swift's loader writes it where another message of the data has a loss."""
+    call = {"role": "tool_call", "content": '{"name": "f", "arguments": {}}'}
+    calls = [call if loss is ... else {**call, "loss": loss} for loss in losses]
+    row = {"messages": [HI[0], *calls, {"role": "tool_response", "content": "1"}, HI[1]]}
+    wanted = template.encode(swift_row(row))
+    assert tokenizer.encode_row(row, "You are a helpful assistant.") == (wanted["input_ids"], wanted["labels"])
+
+
 @pytest.mark.parametrize("scale", [0, 0.3, 1, 2, -1])
 def test_loss_scale_is_all_or_nothing_as_in_ms_swift(tokenizer: Tokenizer, template: Any, scale: float) -> None:
     row = {"messages": [HI[0], {**HI[1], "loss_scale": scale}, {**HI[1], "loss": True}, *HI]}
