@@ -132,7 +132,17 @@ def build(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     tree, model = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("model")
     for name in ("Dockerfile", ".dockerignore", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for name in ("host", "weights", "entrypoint", "qwen2", "healthchecks", "finetune", "workspace", "requirements"):
+    for name in (
+        "image",
+        "common",
+        "weights",
+        "entrypoint",
+        "qwen2",
+        "healthchecks",
+        "finetune",
+        "workspace",
+        "requirements",
+    ):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for number, name in enumerate(SHARDS, 1):
         (folder := model / "layers" / str(number) / "root/Qwen2.5-7B-Instruct").mkdir(parents=True)
@@ -140,7 +150,12 @@ def build(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     (folder := model / "layers/small/root/Qwen2.5-7B-Instruct").mkdir(parents=True)
     for name in ("config.json", "merges.txt", "LICENSE", "SHA256SUMS"):
         (folder / name).write_text(f"{name}, small\n")
-    contexts = ("--build-context", f"deps=docker-image://{STAGE}", "--build-context", f"model={model}")
+    kernels = tmp_path_factory.mktemp("kernels")  # compiled with the packages, which the small image has not
+    (compiled := kernels / "opt/mirror/qwen2/compiled").mkdir(parents=True)
+    (compiled / "kernel").write_text("a kernel\n")
+    (kernels / "opt/mirror/read_ahead.txt").write_text("-\n")
+    given = (f"deps=docker-image://{STAGE}", f"model={model}", f"kernels={kernels}")
+    contexts = [word for each in given for word in ("--build-context", each)]
 
     def call(text: str) -> str:
         with (tree / "finetune" / "__init__.py").open("a", encoding="utf-8") as code:
