@@ -181,7 +181,8 @@ def _replies(turns: list[Turn], index: int, replies: list[str]) -> None:
         turns[-1].query += f"<|im_end|>\n<|im_start|>user\n{tool_texts.replies_text(replies)}"
         return
     answer, weight = turns[-1].answers[-1]
-    if tool_texts.is_react(answer):
+    # Of an answer in several messages, as a text and its calls, ms-swift looks at the whole list, and finds no ReAct.
+    if len(turns[-1].answers) == 1 and tool_texts.is_react(answer):
         turns[-1].answers[-1] = (tool_texts.react_answer(answer), weight)
         turns.append(Turn(tool_texts.react_replies(replies), continues=True, at=index))
         return

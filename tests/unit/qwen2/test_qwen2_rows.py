@@ -128,6 +128,13 @@ def test_loss_scale_is_all_or_nothing_as_in_ms_swift(tokenizer: Tokenizer, templ
     assert tokenizer.encode_row(row, "You are a helpful assistant.") == (wanted["input_ids"], wanted["labels"])
 
 
+def test_a_react_text_in_a_call_behind_a_text_is_no_react_call(tokenizer: Tokenizer, template: Any) -> None:
+    call = {"role": "tool_call", "content": {"name": "f", "arguments": {"q": "Action: f\nAction Input: {}"}}}
+    row = {"messages": [HI[0], {**HI[1]}, call, {"role": "tool_response", "content": "1"}, {**HI[1]}]}
+    wanted = template.encode(swift_row(row))
+    assert tokenizer.encode_row(row, "You are a helpful assistant.") == (wanted["input_ids"], wanted["labels"])
+
+
 @pytest.mark.parametrize("reply", ["12", "12\n"])
 @pytest.mark.parametrize("end", ["", "\n", "\nObservation:"])
 def test_a_react_call_goes_on_in_its_own_turn(tokenizer: Tokenizer, template: Any, end: str, reply: str) -> None:
