@@ -23,7 +23,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, folder
+from finetune.sft import batch, epochs, folder
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -77,6 +77,11 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     record = run_folder.load(where)
     if record.get("status") == "done":
         raise UserError(f"{where}: is finished ({record.get('adapter')}); sft starts a new run")
+    if (chosen := record.get("epochs")) and "chosen" not in chosen:
+        raise UserError(
+            f"{where}: --num_train_epochs auto cannot be resumed: the adapters of the epochs were in memory only; "
+            "start a new run"
+        )
     words = record.get("words")
     if not isinstance(words, list) or record.get("name") != name:
         raise UserError(f"{where}: not a run of {name}.sh that can be resumed; start a new one")
@@ -125,7 +130,7 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
         _say_kind(run)
     if general is not None:
         run = _with_general(run, general)
-    run = _with_columns(run)
+    run = epochs.take(_with_columns(run))
     _check_words(run)
     return _with_data(run)
 
@@ -251,4 +256,6 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
         for remark in remarks:
             launcher.tell(remark)
     print(choice.in_one_line(), file=sys.stderr)
-    return replace(run, choice=choice)
+    run = replace(run, choice=choice)
+    epochs.require_fast(run)
+    return run

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Ended:
     why: str = ""
     figures: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
+    adapter: Any = None  # as it is after the last step
+    kept: Mapping[int, Any] = field(default_factory=dict)  # its numbers after the steps of Request.keep, on the host
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Request:
     args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
     resume: Path | None = None
     wait: bool = False
+    keep: frozenset[int] = frozenset()  # steps whose adapter is wanted
 
 
 def train(lane: Lane, request: Request, stop: Stop) -> Ended:
@@ -88,8 +91,8 @@ def _ceiling_gib(lane: Lane) -> float | None:
     return None if lane.device == "cpu" else lane.ceiling_gib()
 
 
-def train_adapter(lane: Lane, request: Request, title: str) -> Any:
-    """An adapter trained as `train` would, for a question and not to be kept: the folder is for the log alone.
+def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
+    """An adapter trained as `train` would, for a question and not to be saved: the folder is for the log alone.
 
     UserError where it cannot be trained, or diverges.
     """
@@ -108,10 +111,28 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Any:
         bar.phase(title)
         try:
             settings = replace(settings, save_steps=total)
-            done = run(model, request.rows.rows, settings, request.folder, on_step=lambda *_: bar.advance(1))
+            adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
+
+            def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
+                keeper.take(step, adapter)
+                bar.advance(1)
+
+            run(model, request.rows.rows, settings, request.folder, on_step=on_step, adapter=adapter)
         except (DivergedError, ValueError) as error:
             raise UserError(f"{title}: {error}", FAILED) from None
-    return done.adapter
+    return Ended(DONE, adapter=adapter, kept=keeper.kept)
+
+
+class Keeper:
+    """Copies of an adapter's numbers on the host, after some steps."""
+
+    def __init__(self, steps: frozenset[int]) -> None:
+        self.steps, self.kept = steps, dict[int, Any]()
+
+    def take(self, step: int, adapter: Any) -> None:
+        """Copy the adapter where this step's is wanted; the GPU's work on it is waited for."""
+        if step in self.steps:
+            self.kept[step] = adapter.flat.to("cpu", copy=True)
 
 
 def _first_adapter(lane: Lane, request: Request) -> Any:
@@ -175,10 +196,11 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
 
     bar.expect(settings.total_steps(len(request.rows.rows)))
     bar.phase("training")
-    begun = 0
+    begun, keeper = 0, Keeper(request.keep)
 
     def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
         nonlocal begun
+        keeper.take(step, adapter)
         bar.advance(step - begun)
         begun = step
         if log:
@@ -226,7 +248,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures)
+    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
 
 
 class Drawing:
