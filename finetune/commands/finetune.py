@@ -116,9 +116,12 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
         files, run.columns, options.questions or (), options.expect, options.verify_config, run.model_kind.name
     )
     survey.require_judgeable(found)
-    chosen = survey.sets(found, can_fold(run, found), 0 if several else options.holdout)
+    held_out = folder.keep_held_out(run)
+    if held_out and options.holdout:
+        raise UserError("--holdout: --split_dataset_ratio holds rows out already; leave one of the two out")
+    chosen = survey.sets_with(found, held_out, can_fold(run, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
-    if chosen.holdout:
+    if chosen.holdout and not held_out:
         count = len(chosen.holdout)
         print(
             f"note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in", file=sys.stderr

@@ -55,6 +55,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         return _with_wishes(_resumed(name, options, rest, settings), options)
     run = _read(name, options.config, Arguments(rest), settings, options.general)
     run = _with_engine(run, os.environ.get("ENGINE") or "auto")
+    _check_evaluation(run, options.reword)
     batch.require_rows(run)
     run = batch.share(run)
     run = batch.fit_the_card(run, waits(options.wait or None))
@@ -220,6 +221,22 @@ def _check_words(run: SftRun) -> None:
     line.read_config()
     line.rename()
     line.check_options()
+
+
+def _check_evaluation(run: SftRun, reword: int) -> None:
+    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    options = run.options()
+    for name in ("load_best_model_at_end", "early_stop_interval"):
+        if options.get(name) and not run.evaluates:
+            raise UserError(
+                f"{run.name}: --{name}: no rows are held out to tell which step is best; add --split_dataset_ratio 0.1 "
+                "or --val_dataset FILE"
+            )
+    if reword and run.evaluates and options.get("split_dataset_ratio") and not options.get("val_dataset"):
+        raise UserError(
+            f"{run.name}: --reword: the rows that --split_dataset_ratio holds out would be trained on in other words; "
+            "hold rows of another file out, with --val_dataset FILE"
+        )
 
 
 def check_options(run: SftRun) -> Options:

@@ -105,7 +105,7 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
     record["exit_code"] = ended.code
     record |= run_folder.progress(run.folder)
     checkpoints.seal(run.folder)
-    adapter = trained_adapter(run.folder)
+    adapter = (checkpoints.best(run.folder) if run.loads_best else None) or trained_adapter(run.folder)
     stopped = ended.code in (128 + number for number in STOPPING)
     record["status"] = "done" if ended.code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(run.folder)) if adapter else None

@@ -17,7 +17,7 @@ from common.errors import DONE, FAILED, UserError
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Ended, Request, train_adapter
+from finetune.engines.fast.train import Ended, Request, save_earlier, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
@@ -37,7 +37,6 @@ from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey
 from finetune.verify.sets.survey import Sets, Survey
 from qwen2.config import Config
-from qwen2.training import checkpoint
 
 
 def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
@@ -74,9 +73,10 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
     lane, asked = None, None
     try:
         folder.keep_rows(run)
+        held_out = folder.keep_held_out(run)
         if run.reword or run.auto:
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
-            chosen = survey.sets(found) if run.auto else None
+            chosen = survey.sets_with(found, held_out) if run.auto else None
             data = epochs.Data(found, chosen, epochs.Options()) if chosen else None
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
@@ -237,7 +237,7 @@ def _keep_best(
             )
             return
         step = next(step for step, epoch in at.items() if epoch == told["chosen"])
-        checkpoint.save_earlier(run.folder, step, ended.adapter)
+        save_earlier(run.folder, step, ended)
     except (UserError, OSError) as error:
         ended.code, ended.why = FAILED, f"no epoch was chosen: {error}"
         return
@@ -248,10 +248,12 @@ def _keep_best(
 def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
     """The run's rows as ids, but those for which `skip` is true."""
     choice = run.choice
-    sources = [source for source, _ in run.data]
+    sources, held_out = run.sources()
     seed = int(choice.train.get("data_seed", 42))
     length = choice.max_length or Config.from_dir(run.model_dir).max_positions
-    return fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, run.columns, skip)
+    return fast_rows.encode(
+        sources, lane.tokenizer, choice.system, length, seed, run.columns, skip, choice.split, held_out
+    )
 
 
 def lane_of(run: SftRun) -> Lane:

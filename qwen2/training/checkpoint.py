@@ -45,8 +45,9 @@ def save(
     state: dict[str, Any],
     extra_files: Mapping[str, str],
     keep: int | None,
+    best: str | None = None,
 ) -> Path:
-    """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`.
+    """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`; `best` stays, as one of them.
 
     `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
     to disk, renamed: whoever sees checkpoint-N sees all of it. OSError when that fails; nothing is left then.
@@ -69,7 +70,11 @@ def save(
     os.rename(temporary, final)
     _sync(folder)
     if keep:
-        for old in list_checkpoints(folder)[:-keep]:
+        found = list_checkpoints(folder)
+        if best is not None and final.name != best:
+            found.sort(key=lambda path: (path == final, path.name == best))  # a stable sort: best is the last but one
+            keep = max(keep, 2)
+        for old in found[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -123,6 +123,13 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
     return Ended(DONE, adapter=adapter, kept=keeper.kept)
 
 
+def save_earlier(folder: Path, step: int, ended: Ended) -> None:
+    """Save the adapter, which holds the numbers of `step`, in place of the run's checkpoints. OSError on failure."""
+    from qwen2.training import checkpoint
+
+    checkpoint.save_earlier(folder, step, ended.adapter)
+
+
 class Keeper:
     """Copies of an adapter's numbers on the host, after some steps."""
 
@@ -161,11 +168,15 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
     rows, said = request.rows.rows, ""
     try:
+        from qwen2.training.evaluate import reserve_gib
+
+        beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
         steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
         if ceiling is None:
             return settings, f"plan: {steps}, {request.rows.in_one_line()}"
         config = Config.from_dir(model_dir)
+        ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
         planned = memory.as_split(config, settings, rows, ceiling, *before) if before else None
         if planned is None:
@@ -180,7 +191,7 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
         f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; {request.rows.in_one_line()}{said}"
+        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}; {request.rows.in_one_line()}{said}"
     )
 
 
@@ -219,6 +230,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             on_step=on_step,
             extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
             stop=lambda: stop.number is not None,
+            held_out=request.rows.held_out,
         )
     except StoppedError as error:
         number = stop.number or signal.SIGTERM
@@ -245,6 +257,14 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            f"note: ended at step {result.steps}: {settings.early_stop_interval} saves in a row brought no better "
+            f"{settings.metric} of the held-out rows",
+            file=sys.stderr,
+        )
+    if settings.load_best_model_at_end:
+        figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)

@@ -36,8 +36,8 @@ class Rewording:
     question: str
     ask: list[str] = field(default_factory=list)
     train: list[str] = field(default_factory=list)
-    choose: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)  # of each in `ask`; what is missing was made by hand
+    choose: list[str] = field(default_factory=list)
 
     def makers(self) -> list[str]:
         """Who made each of `ask`."""

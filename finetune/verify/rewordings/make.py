@@ -101,7 +101,7 @@ def make(
         kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
         rest = [text for text in chosen if text not in kept_back]
         made = [BASE if text in base else RULES for text in kept_back]
-        found.append(Rewording(row.question, kept_back, rest[choose:], rest[:choose], made))
+        found.append(Rewording(row.question, kept_back, rest[choose:], made, rest[:choose]))
     return found
 
 
