@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import common
-from common import exec_home, gpu_order
+from common import exec_home, gpu_order, host
 
 DONE = 0
 FAILED = 1
@@ -58,7 +58,7 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
     try:
         return main(*args) or DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {host.shown(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import host
 from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.model_kind import STANDIN
 from finetune.commands import sft, verify
@@ -209,7 +210,8 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) 
             return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size))
         except SystemExit:
             print(
-                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {run.folder} gives it",
+                "error: finetune: stopped before the verdict; the adapter is whole, "
+                f"{host.call('verify', adapter=run.folder)} gives it",
                 file=sys.stderr,
             )
             raise
@@ -252,7 +254,8 @@ def _check_forward(lane: Lane) -> None:
         if lane.device == "cuda":
             context.model = lambda: lane.load(bar)
         row = startup.forward_alone(context)
-    print(show.line(row), file=sys.stderr)
+    if show.is_worth_a_line(row, brief=not show.is_verbose()):
+        print(show.line(row), file=sys.stderr)
     if row.status == "fail":
         raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
 
@@ -260,7 +263,7 @@ def _check_forward(lane: Lane) -> None:
 def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
     """ms-swift in a process of its own, then verify in this one."""
     if _level() == "full":
-        done = subprocess.run(["healthcheck", "startup", "--level", "full"], stdout=sys.stderr, check=False)
+        done = subprocess.run(["healthcheck", "startup", "--brief", "--level", "full"], stdout=sys.stderr, check=False)
         if done.returncode:
             folder.discard(run)
             raise UserError(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import host
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
@@ -103,7 +104,9 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
     for named in (adapter, *([other] if other else [])):
-        adapters.require_plain(named, "verify", f"ask it with infer.sh --adapter {named}, which ms-swift answers")
+        adapters.require_plain(
+            named, "verify", f"ask it with {host.call('infer', adapter=named)}, which ms-swift answers"
+        )
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
     selected = selection.select(cfg, args, run)

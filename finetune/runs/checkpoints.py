@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
 from common.json_files import json_object
 from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -32,7 +32,8 @@ def newest(output_dir: str | Path) -> Path:
     root = Path(output_dir)
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder, so there is no adapter yet; run sft first, or name one with --adapter"
+            f"{root}: no such folder, so there is no adapter yet; run {host.call('finetune')} first, or name one with "
+            f"{_named()}"
         )
     numbered: list[tuple[int, int, Path]] = []
     others: list[tuple[int, int, Path]] = []
@@ -46,7 +47,14 @@ def newest(output_dir: str | Path) -> Path:
             print(f"note: passed over: {name}", file=sys.stderr)
         return max(best, key=weights_time)
     passed = f"; passed over: {', '.join(broken)}" if broken else ""
-    raise UserError(f"{root}: no whole checkpoint below it{passed}; run sft first, or name one with --adapter")
+    raise UserError(
+        f"{root}: no whole checkpoint below it{passed}; run {host.call('finetune')} first, or name one with {_named()}"
+    )
+
+
+def _named() -> str:
+    """How an adapter is named where one is."""
+    return "ADAPTER=DIR" if host.via_make() else "--adapter DIR"
 
 
 def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[str]) -> Path | None:

@@ -54,7 +54,9 @@ def _try_to_write(folder: Path) -> None:
         raise Failure(
             "output-not-writable",
             f"uid {os.getuid()} cannot write to {folder}{owner}: {error.strerror}",
-            "mount a folder of your own there: mkdir -p output && "
+            "start as its owner: MIRROR_USER=$(id -u):$(id -g) docker compose run ..."
+            if os.environ.get("MIRROR_VIA") == "compose"
+            else "mount a folder of your own there: mkdir -p output && "
             "docker run --user $(id -u):$(id -g) -v ./output:/root/output ... (without :ro)",
         ) from error
 
