@@ -32,6 +32,9 @@ ADAPTER ?=
 # one question for make infer: Q="who are you?"
 Q ?=
 export Q
+# the language of messages, zh or en; else what this machine's locale says
+MIRROR_LANG ?= $(or $(LC_ALL),$(LC_MESSAGES),$(LANG))
+export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
@@ -75,7 +78,7 @@ DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
@@ -293,6 +296,10 @@ fuzz: test-build ##d hypothesis against what users give (FUZZ_CPU_S=600 seconds 
 .PHONY: test-image
 test-image: test-build $(VENV)/.done # testinfra on running containers, then whole runs
 	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin MIRROR_REAL_IMAGE=$(IMAGE):smollm2 $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
+
+.PHONY: messages
+messages: $(VENV)/.done ##d bring common/locale/zh.po up to date with the messages in the code
+	@$(VENV)/bin/python -m host.messages
 
 .PHONY: lock
 lock: $(VENV)/.done ##d resolve requirements/*.in into *.lock, with hashes

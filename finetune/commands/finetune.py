@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import host
+from common import host, i18n
 from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.model_kind import STANDIN
 from finetune.commands import sft, verify
@@ -32,7 +32,7 @@ from finetune.runs.stop_signals import Stop
 from finetune.sft import folder, prepare, start
 from finetune.sft.description import SftRun
 from finetune.sft.record import trained_adapter
-from finetune.verify import config, folds, preparation, questions, words
+from finetune.verify import config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
@@ -78,7 +78,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
     p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
     p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
-    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
     p.add_argument(
         "--holdout",
         type=int,
@@ -90,7 +89,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def proof_words(options: argparse.Namespace) -> list[str]:
     """The options of the verdict as verify takes them."""
     given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
-    given += [("--forbid", options.forbid), ("--lang", options.lang)]
+    given += [("--forbid", options.forbid), ("--lang", getattr(options, "lang", i18n.option))]
     given += [("--questions", path) for path in options.questions or []]
     return [word for name, value in given if value is not None for word in (name, str(value))]
 

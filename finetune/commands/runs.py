@@ -13,9 +13,21 @@ from typing import Any
 
 from common import host
 from common.errors import DONE, Parser, UserError, run_main
+from common.i18n import N_, _
 from common.json_files import json_object
 from common.settings import Settings
 from finetune.runs import run_folder
+
+# What stands in the table: the report's verdict, else how the run ended. A run that nobody judged has a dash.
+VERDICTS = {
+    "pass": N_("PASS"),
+    "fail": N_("FAIL"),
+    "done": "-",
+    "running": N_("running"),
+    "stopped": N_("stopped"),
+    "failed": N_("failed"),
+    "killed": N_("killed"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,9 +50,9 @@ class Listed:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(prog="runs", description=__doc__)
-    p.add_argument("folder", nargs="?", type=Path, help="the folder with the runs (default: $OUTPUT_DIR)")
-    p.add_argument("--json", action="store_true", help="print JSON")
+    p = Parser(prog="runs", description=_("The runs below the output folder, newest first."))
+    p.add_argument("folder", nargs="?", type=Path, help=_("the folder with the runs (default: $OUTPUT_DIR)"))
+    p.add_argument("--json", action="store_true", help=_("print JSON"))
     return p
 
 
@@ -49,14 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     folder = args.folder or Settings.from_env().output_dir
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder, so there is no run in it; {host.call('finetune')} makes one")
+        raise UserError(
+            _("{folder}: no such folder, so there is no run in it; {finetune} makes one").format(
+                folder=folder, finetune=host.call("finetune")
+            )
+        )
     found = [describe(run, record) for run, record in reversed(run_folder.all_runs(folder))]
     if args.json:
         print(json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=2))
     elif found:
         show(found)
     else:
-        print(f"{host.shown(folder)}: no run in it; {host.call('finetune')} makes one", file=sys.stderr)
+        told = _("{folder}: no run in it; {finetune} makes one")
+        print(told.format(folder=host.shown(folder), finetune=host.call("finetune")), file=sys.stderr)
     return DONE
 
 
@@ -90,16 +107,16 @@ def show(found: Sequence[Listed]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("data", overflow="ellipsis", no_wrap=True, max_width=28)
-    for title in ("rows", "steps"):
+    table.add_column(_("name"), no_wrap=True)
+    table.add_column(_("data"), overflow="ellipsis", no_wrap=True, max_width=28)
+    for title in (_("rows"), _("steps")):
         table.add_column(title, justify="right")
-    table.add_column("loss", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column(_("loss"), no_wrap=True)
+    table.add_column(_("verdict"), no_wrap=True)
+    table.add_column(_("size"), justify="right", no_wrap=True)
     for each in found:
-        verdict = each.verdict.upper() if each.verdict else "-" if each.status == "done" else each.status
-        style = {"PASS": "green", "FAIL": "red"}.get(verdict, "yellow")
+        verdict = VERDICTS.get(each.verdict or each.status, each.status)
+        style = {"pass": "green", "fail": "red"}.get(each.verdict or "", "yellow")
         loss = "" if each.final_loss is None else f"{each.first_loss:.2f} -> {each.final_loss:.2f}"
         table.add_row(
             each.name,
@@ -107,7 +124,7 @@ def show(found: Sequence[Listed]) -> None:
             "" if each.rows is None else str(each.rows),
             "" if each.steps is None else str(each.steps),
             loss,
-            Text(verdict, style),
+            Text(_(verdict), style),
             _shown_size(each.bytes),
         )
     console = Console(highlight=False)
@@ -123,7 +140,7 @@ def _number(value: Any, kind: type) -> Any:
 def _size(folder: Path) -> int:
     """Bytes of all files of a run; those that cannot be looked at count as nothing."""
     total = 0
-    for where, _, names in os.walk(folder):
+    for where, _folders, names in os.walk(folder):
         for name in names:
             try:
                 total += os.lstat(os.path.join(where, name)).st_size

@@ -14,6 +14,7 @@ from typing import Any
 
 from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.json_files import json_object
 from finetune.runs import checkpoints
 from qwen2 import adapter_config
@@ -73,8 +74,10 @@ def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
     path = host.inside(name)
     if not path.is_dir():
         raise UserError(
-            f"{name}: no such adapter folder; name a run below {host.output()}, a checkpoint-N in it, or newest "
-            f"({host.call('runs')} lists them)"
+            _(
+                "{name}: no such adapter folder; name a run below {output}, a checkpoint-N in it, or newest "
+                "({runs} lists them)"
+            ).format(name=name, output=host.output(), runs=host.call("runs"))
         )
     own = (adapter_config.CONFIG_FILE, adapter_config.WEIGHTS_FILE, adapter_config.BIN_FILE, "config.json")
     if checkpoints.NAME.match(path.name) or any((path / each).exists() for each in own):
