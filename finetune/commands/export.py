@@ -227,9 +227,7 @@ def weigh(work: Export, bar: Bar) -> Importance:
     return imatrix.of_rows(work.rows, work.base, work.adapter, work.system, work.device, ceiling, bar)
 
 
-def write(
-    work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar, importance: Importance
-) -> None:
+def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar, importance: Importance) -> None:
     """The GGUF itself; the bar counts MiB of the base's weights."""
     from finetune.export import gguf_file, modelfile
 
