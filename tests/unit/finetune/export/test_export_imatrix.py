@@ -1,4 +1,4 @@
-"""`--imatrix rows`: the importance of each input, as transformers sees the inputs, and what the quantizer does with it."""
+"""`--imatrix rows`: the importance of each input as transformers sees it, and what the quantizer makes of it."""
 
 from __future__ import annotations
 
