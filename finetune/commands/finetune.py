@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import host, i18n
 from common.errors import DONE, FAILED, UserError, leave, run_main
+from common.i18n import _
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Request, train_adapter
@@ -30,7 +32,7 @@ from finetune.runs.stop_signals import Stop
 from finetune.sft import epochs, folder, prepare, start
 from finetune.sft.description import SftRun
 from finetune.sft.record import trained_adapter
-from finetune.verify import config, folds, preparation, questions, words
+from finetune.verify import config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs import questions as epoch_questions
 from finetune.verify.rewordings import file as rewordings_file
@@ -76,7 +78,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
     p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
     p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
-    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
     p.add_argument(
         "--holdout",
         type=int,
@@ -88,7 +89,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def proof_words(options: argparse.Namespace) -> list[str]:
     """The options of the verdict as verify takes them."""
     given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
-    given += [("--forbid", options.forbid), ("--lang", options.lang)]
+    given += [("--forbid", options.forbid), ("--lang", getattr(options, "lang", i18n.option))]
     given += [("--questions", path) for path in options.questions or []]
     return [word for name, value in given if value is not None for word in (name, str(value))]
 
@@ -118,7 +119,7 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     survey.require_judgeable(found)
     held_out = folder.keep_held_out(run)
     if held_out and options.holdout:
-        raise UserError("--holdout: --split_dataset_ratio holds rows out already; leave one of the two out")
+        raise UserError(_("--holdout: --split_dataset_ratio holds rows out already; leave one of the two out"))
     chosen = survey.sets_with(found, held_out, can_fold(run, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout and not held_out:
@@ -211,7 +212,8 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) 
             return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size))
         except SystemExit:
             print(
-                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {run.folder} gives it",
+                "error: finetune: stopped before the verdict; the adapter is whole, "
+                f"{host.call('verify', adapter=run.folder)} gives it",
                 file=sys.stderr,
             )
             raise
@@ -254,7 +256,8 @@ def _check_forward(lane: Lane) -> None:
         if lane.device == "cuda":
             context.model = lambda: lane.load(bar)
         row = startup.forward_alone(context)
-    print(show.line(row), file=sys.stderr)
+    if show.is_worth_a_line(row, brief=not show.is_verbose()):
+        print(show.line(row), file=sys.stderr)
     if row.status == "fail":
         raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
 
@@ -262,7 +265,7 @@ def _check_forward(lane: Lane) -> None:
 def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
     """ms-swift in a process of its own, then verify in this one."""
     if _level() == "full":
-        done = subprocess.run(["healthcheck", "startup", "--level", "full"], stdout=sys.stderr, check=False)
+        done = subprocess.run(["healthcheck", "startup", "--brief", "--level", "full"], stdout=sys.stderr, check=False)
         if done.returncode:
             folder.discard(run)
             raise UserError(
@@ -270,7 +273,7 @@ def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
                 "HEALTH_LEVEL=off starts it all the same",
                 FAILED,
             )
-    run, lane, _ = start.prepare_data(run)
+    run, lane, _asked = start.prepare_data(run)
     code = start.train(run, lane)
     if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
         return code

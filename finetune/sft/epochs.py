@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common import i18n
 from common.errors import UserError
+from common.i18n import _
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Ended
 from finetune.sft.description import SftRun, listed
-from finetune.verify import epochs
+from finetune.verify import epochs, words
 from finetune.verify.engine import Qwen2Engine
-from finetune.verify.epochs.choice import Point, choose, record
+from finetune.verify.epochs.choice import Point, choose, record, sentence
 from finetune.verify.epochs.questions import Options, Questions, gather
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
@@ -56,7 +58,11 @@ def take(run: SftRun) -> SftRun:
         return run
     for name in ("max_steps", "load_best_model_at_end", "early_stop_interval"):
         if run.value(name) not in (None, False, -1, ["-1"], ["false"]):
-            raise UserError(f"--num_train_epochs auto: --{name} decides the length, too; leave one of the two out")
+            raise UserError(
+                _("--num_train_epochs auto: --{name} decides the length, too; leave one of the two out").format(
+                    name=name
+                )
+            )
     return replace(run, auto=True).with_option("num_train_epochs", str(LADDER[-1]))
 
 
@@ -64,8 +70,10 @@ def require_fast(run: SftRun) -> None:
     """UserError where another engine than the fast lane would have to keep the adapters."""
     if run.auto and not run.choice.is_fast:
         raise UserError(
-            f"--num_train_epochs auto: only the fast lane keeps the adapters of the epochs, and ms-swift trains here, "
-            f"{run.choice.why}; leave that out, or give a number of epochs"
+            _(
+                "--num_train_epochs auto: only the fast lane keeps the adapters of the epochs, and ms-swift trains "
+                "here, {why}; leave that out, or give a number of epochs"
+            ).format(why=run.choice.why)
         )
 
 
@@ -95,8 +103,10 @@ def questions(run: SftRun, data: Data, known: Sequence[Rewording]) -> Questions 
     if len(found.own) >= epochs.FEWEST:
         return found
     print(
-        f"note: --num_train_epochs auto: {len(found.own)} questions are too few to choose by (at least "
-        f"{epochs.FEWEST}); trained for {default_epochs(run)} epochs, as without it",
+        _(
+            "note: --num_train_epochs auto: {count} questions are too few to choose by (at least {fewest}); trained "
+            "for {epochs} epochs, as without it"
+        ).format(count=len(found.own), fewest=epochs.FEWEST, epochs=default_epochs(run)),
         file=sys.stderr,
     )
     return None
@@ -129,8 +139,9 @@ def ask(
     engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane, room=ROOMY)
     system = run.choice.system or asked.cfg.system
     print(
-        f"epochs: {len(at)} adapters are asked {len(asked.own)} questions of the data and {len(asked.general)} general "
-        "tasks ...",
+        _("epochs: {adapters} adapters are asked {own} questions of the data and {general} general tasks ...").format(
+            adapters=len(at), own=len(asked.own), general=len(asked.general)
+        ),
         file=sys.stderr,
     )
     before = tuple(asked.ask(engine, None, system, only_general=True))
@@ -144,7 +155,7 @@ def ask(
     choice = choose(points, before)
     _put(ended.adapter, ended.kept[choice.point.step])
     found = record(choice, points, before, "unseen" if asked.own[0].part == "unseen" else "reworded")
-    print(f"epochs: {found['why']}", file=sys.stderr)
+    print(_("epochs: {why}").format(why=words.speaker(i18n.language())(sentence(found))), file=sys.stderr)
     return found
 
 

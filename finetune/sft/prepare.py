@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
@@ -74,14 +75,16 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
     if rest:
         raise UserError(f"{name} --resume: {rest[0]} is not possible, a run goes on with its own options; leave it out")
-    where = Path(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
+    where = host.inside(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
     record = run_folder.load(where)
     if record.get("status") == "done":
-        raise UserError(f"{where}: is finished ({record.get('adapter')}); sft starts a new run")
+        raise UserError(f"{where}: is finished ({record.get('adapter')}); {host.call('sft')} starts a new run")
     if (chosen := record.get("epochs")) and "chosen" not in chosen:
         raise UserError(
-            f"{where}: --num_train_epochs auto cannot be resumed: the adapters of the epochs were in memory only; "
-            "start a new run"
+            _(
+                "{folder}: --num_train_epochs auto cannot be resumed: the adapters of the epochs were in memory only; "
+                "start a new run"
+            ).format(folder=where)
         )
     words = record.get("words")
     if not isinstance(words, list) or record.get("name") != name:
@@ -98,7 +101,7 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed)
     asked = "fast" if record.get("engine") == choose.FAST else "swift"
     run = _with_engine(run, asked, str(record.get("engine_why") or "because the run began with it"))
-    print(f"resume: {where} from {checkpoint.name}", file=sys.stderr)
+    print(f"resume: {host.shown(where)} from {checkpoint.name}", file=sys.stderr)
     return run
 
 
@@ -156,7 +159,7 @@ def _with_general(run: SftRun, general: str) -> SftRun:
     if run.args.get("dataset") is not None:
         raise UserError(f"{run.name}: --general and --dataset both name the data; leave one out")
     specs = listed(run.config.get("dataset"))
-    first, _, count = specs[0].partition("#") if specs else ("", "", "")
+    first, _mark, count = specs[0].partition("#") if specs else ("", "", "")
     if "/" not in first:
         raise UserError(
             f"{run.name}: --general takes the place of a hub dataset, and {run.config_path} names none first"
@@ -184,7 +187,7 @@ def _with_data(run: SftRun) -> SftRun:
         given = run.args.get(name)
         specs = given if given is not None else listed(run.own.get(name, run.config.get(name)))
         checked = require(specs, None if given is not None else run.workspace, options)
-        for source, _ in checked:
+        for source, _report in checked:
             if source.is_hub:
                 hub.require(source)
         if checked:
@@ -193,9 +196,9 @@ def _with_data(run: SftRun) -> SftRun:
         found += checked
     if not found:
         raise UserError(f"{run.name}: no dataset; name a file with --dataset")
-    reports = [report for _, report in found if report]
+    reports = [report for _source, report in found if report]
     if reports:
-        print(f"data: {in_one_line(reports)}", file=sys.stderr)
+        print(f"data: {host.shown(in_one_line(reports))}", file=sys.stderr)
     return replace(run, data=tuple(found))
 
 
@@ -229,13 +232,17 @@ def _check_evaluation(run: SftRun, reword: int) -> None:
     for name in ("load_best_model_at_end", "early_stop_interval"):
         if options.get(name) and not run.evaluates:
             raise UserError(
-                f"{run.name}: --{name}: no rows are held out to tell which step is best; add --split_dataset_ratio 0.1 "
-                "or --val_dataset FILE"
+                _(
+                    "--{name}: no rows are held out to tell which step is best; add --split_dataset_ratio 0.1 or "
+                    "--val_dataset FILE"
+                ).format(name=name)
             )
     if reword and run.evaluates and options.get("split_dataset_ratio") and not options.get("val_dataset"):
         raise UserError(
-            f"{run.name}: --reword: the rows that --split_dataset_ratio holds out would be trained on in other words; "
-            "hold rows of another file out, with --val_dataset FILE"
+            _(
+                "--reword: the rows that --split_dataset_ratio holds out would be trained on in other words; hold rows "
+                "of another file out, with --val_dataset FILE"
+            )
         )
 
 
@@ -254,7 +261,7 @@ def check_options(run: SftRun) -> Options:
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
     """UserError when a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
-    for source, _ in run.data:
+    for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
             raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common import host
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.items import Broken
 from finetune.data.reading import read
 from finetune.data.source import Source
@@ -83,7 +85,8 @@ def encode(
         try:
             ids, labels = tokenizer.encode_row(data, system)
         except ValueError as error:
-            raise UserError(f"{source.path}: row {number}: {error}; `check-data {source.path}` says more") from None
+            more = host.call("check-data", dataset=source.path)
+            raise UserError(f"{source.path}: row {number}: {error}; {more} says more") from None
         if max_length and len(ids) > max_length:
             found.too_long += 1
             return None
@@ -121,8 +124,10 @@ def drawn_rows(sources: Sequence[Source], columns: tuple[str, str] | None, data_
             sample = (sample or len(rows)) - count
             if sample < 1 or count >= len(rows):
                 raise UserError(
-                    f"{source.path}: --split_dataset_ratio {split:g} would hold out all of its {len(rows)} rows; "
-                    "add rows, or leave it out"
+                    _(
+                        "{file}: --split_dataset_ratio {ratio:g} would hold out all of its {count} rows; add rows, or "
+                        "leave it out"
+                    ).format(file=source.path, ratio=split, count=len(rows))
                 )
             order = permutation(len(rows), int(state.randint(0, SEED_LIMIT)))
             held += [rows[index] for index in order[:count]]

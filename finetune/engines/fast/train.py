@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, command
+from common.i18n import _
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
@@ -259,8 +260,9 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     }
     if result.steps < settings.total_steps(len(request.rows.rows)):
         print(
-            f"note: ended at step {result.steps}: {settings.early_stop_interval} saves in a row brought no better "
-            f"{settings.metric} of the held-out rows",
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
             file=sys.stderr,
         )
     if settings.load_best_model_at_end:

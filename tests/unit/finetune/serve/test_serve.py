@@ -140,7 +140,7 @@ def test_the_port_is_not_silently_another(serve, port):
         (["--port", "http"], "--port http: no port"),
         (["--port", "70000"], "no port"),
         (["--host", "192.0.2.77", "--api_key", "k"], "cannot be opened"),
-        (["--adapter", "newest"], "run sft first"),
+        (["--adapter", "newest"], "run finetune.sh first"),
         (["--adapter", "nowhere"], "no such adapter"),
         (["--adapter", "a b=newest"], "'a b' is no model name"),
         (["--adapters", "x"], "name adapters with --adapter"),
