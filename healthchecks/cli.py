@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from common import exec_home, gpu_order, state
-from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError
+from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, take_language
+from common.i18n import _
 from healthchecks import gpu_in_use, probe, show, startup
 from healthchecks.context import Context
 
@@ -47,6 +48,7 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     try:
+        take_language()
         options = parser().parse_args(arguments)
         if options.verb == "probe":
             return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
@@ -56,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         gpu_order.settle()
         return _startup(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_("error: {message}").format(message=error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(_("interrupted"), file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
