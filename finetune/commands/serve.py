@@ -56,7 +56,8 @@ def parser() -> Parser:
         description=__doc__.split("\n", 1)[0],
         epilog="""A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
 Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
-/health and /v1/models need no key, nor does the page at / until it is to show or ask anything. SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
+/health and /v1/models need no key; the page at / asks for it. --new-key makes one where none is set.
+SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
 Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512""",
     )
     p.add_argument("--config", type=Path, metavar="FILE", help="another YAML file of options")

@@ -60,7 +60,12 @@ class Guard:
     async def _request(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         asks = scope["method"] != "OPTIONS"  # which says what a path takes, and runs nothing
-        if self.key and asks and scope["path"] not in OPEN | PAGE and not self._knows(headers.get(b"authorization", b"")):
+        if (
+            self.key
+            and asks
+            and scope["path"] not in OPEN | PAGE
+            and not self._knows(headers.get(b"authorization", b""))
+        ):
             await self._drain(receive)
             message = "this server asks for an API key: send `Authorization: Bearer KEY` with the right one"
             await refuse(send, 401, message, "invalid_api_key", [(b"www-authenticate", b"Bearer")])

@@ -166,6 +166,8 @@ def fetch(self: TransformersEngine) -> Any:
 
 
 SwiftDeploy._install_auth_middleware = install
-SwiftDeploy._warn_if_unauthenticated = lambda self: None  # the key is the guard's; ms-swift knows of none, and would warn
+SwiftDeploy._warn_if_unauthenticated = lambda self: (
+    None
+)  # the key is the guard's; ms-swift knows of none, and would warn
 Template.generate = generate
 TransformersEngine._fetch_infer_requests = fetch
