@@ -11,7 +11,6 @@ An entry is two lines, a msgid and a msgstr; `make messages` adds what is missin
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 VARIABLES = ("MIRROR_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 CATALOGUE = Path(__file__).with_name("locale") / "zh.po"
 LANGUAGES = ("zh", "en")
+option: str | None = None  # what `--lang` asked for; reports follow it, too
 
 
 def N_(text: str) -> str:
@@ -70,8 +70,12 @@ def _(text: str) -> str:
 def take_option(words: list[str]) -> None:
     """Take `--lang zh` (or en) out of a command's words and set MIRROR_LANG, which the processes it starts inherit.
 
-    Before a parser is made, since its help texts are messages too. ValueError for another language.
+    Before a parser is made, since its help texts are messages too. What `--json` prints is for programs, in English.
+    ValueError for another language.
     """
+    global option
+    if "--json" in words:
+        os.environ["MIRROR_LANG"] = "en"
     end = words.index("--") if "--" in words else len(words)
     for at, word in enumerate(words[:end]):
         if word == "--lang" or word.startswith("--lang="):
@@ -80,9 +84,12 @@ def take_option(words: list[str]) -> None:
             if value not in LANGUAGES:
                 raise ValueError(value)
             del words[at : at + parts]
+            option = value
             os.environ["MIRROR_LANG"] = value
             break
     if language() == "zh":
+        import argparse  # not at the top: the probe does without it
+
         argparse._ = _  # type: ignore[attr-defined]  # its own words come from gettext, which reads .mo files alone
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common import host
 from common.errors import DONE, UNUSABLE, Parser, UserError, run_main
 from common.settings import Settings
 from finetune.data.check import FileReport, Options, check_file, default_heldout
@@ -91,7 +92,7 @@ def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | Non
     else:
         report.terminal(Console(), reports)
         if verdict:
-            print(verdict)
+            print(host.shown(verdict))
     if args.html:
         try:
             args.html.write_text(report.as_html(reports), encoding="utf-8")
@@ -100,7 +101,7 @@ def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | Non
     first = next((finding for r in reports for finding in r.findings if finding.error), None)
     if first and not args.convert:
         more = sum(r.errors for r in reports) - 1
-        print(f"error: {first}{f' (and {more} more errors, above)' if more else ''}", file=sys.stderr)
+        print(f"error: {host.shown(first)}{f' (and {more} more errors, above)' if more else ''}", file=sys.stderr)
 
 
 def _path(spec: str) -> Path | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
 from common.model_kind import kind_of
@@ -119,13 +119,15 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     base = options.model or settings.model_dir
     named = options.adapter_option or options.adapter or "newest"
     adapter, run = None, None
-    if (Path(named) / "config.json").is_file() and not (Path(named) / adapter_config.CONFIG_FILE).is_file():
-        base = Path(named)
+    folder = Path(named) if str(named) == "newest" else host.inside(named)
+    if (folder / "config.json").is_file() and not (folder / adapter_config.CONFIG_FILE).is_file():
+        base = folder
     elif not (base / "config.json").is_file():
         raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
     else:
         adapter = adapters.find(named, settings.output_dir, base).absolute()
-        adapters.require_plain(adapter, "export", f"merge it first (merge.sh {named} --no-check), export that folder")
+        merged = host.call("merge", "--no-check", adapter=named)
+        adapters.require_plain(adapter, "export", f"merge it first ({merged}), export that folder")
         check_adapter(adapter, base)
         run = runinfo.of_adapter(adapter)
     base = base.absolute()

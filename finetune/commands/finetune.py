@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import host, i18n
 from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.model_kind import STANDIN
 from finetune.commands import sft, verify
@@ -31,7 +32,7 @@ from finetune.runs.stop_signals import Stop
 from finetune.sft import folder, prepare, start
 from finetune.sft.description import SftRun
 from finetune.sft.record import trained_adapter
-from finetune.verify import config, folds, preparation, questions, words
+from finetune.verify import config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
@@ -77,7 +78,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
     p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
     p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
-    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
     p.add_argument(
         "--holdout",
         type=int,
@@ -89,7 +89,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def proof_words(options: argparse.Namespace) -> list[str]:
     """The options of the verdict as verify takes them."""
     given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
-    given += [("--forbid", options.forbid), ("--lang", options.lang)]
+    given += [("--forbid", options.forbid), ("--lang", getattr(options, "lang", i18n.option))]
     given += [("--questions", path) for path in options.questions or []]
     return [word for name, value in given if value is not None for word in (name, str(value))]
 
@@ -209,7 +209,8 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) 
             return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size))
         except SystemExit:
             print(
-                f"error: finetune: stopped before the verdict; the adapter is whole, verify.sh {run.folder} gives it",
+                "error: finetune: stopped before the verdict; the adapter is whole, "
+                f"{host.call('verify', adapter=run.folder)} gives it",
                 file=sys.stderr,
             )
             raise
@@ -252,7 +253,8 @@ def _check_forward(lane: Lane) -> None:
         if lane.device == "cuda":
             context.model = lambda: lane.load(bar)
         row = startup.forward_alone(context)
-    print(show.line(row), file=sys.stderr)
+    if show.is_worth_a_line(row, brief=not show.is_verbose()):
+        print(show.line(row), file=sys.stderr)
     if row.status == "fail":
         raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
 
@@ -260,7 +262,7 @@ def _check_forward(lane: Lane) -> None:
 def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
     """ms-swift in a process of its own, then verify in this one."""
     if _level() == "full":
-        done = subprocess.run(["healthcheck", "startup", "--level", "full"], stdout=sys.stderr, check=False)
+        done = subprocess.run(["healthcheck", "startup", "--brief", "--level", "full"], stdout=sys.stderr, check=False)
         if done.returncode:
             folder.discard(run)
             raise UserError(

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
 from common.model_kind import STANDIN, kind_of
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         resources.require_memory(weights, not options.no_check)
     if kind.is_for_tests:
         print(kind.notice(base), file=sys.stderr)
-    print(f"merging {adapter} into {base} on {device} ({why})", file=sys.stderr, flush=True)
+    print(f"merging {host.shown(adapter)} into {base} on {device} ({why})", file=sys.stderr, flush=True)
 
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -217,7 +217,7 @@ def summary(target: Path, asked: Sequence[same_answers.Asked] | None) -> str:
     """What was made, in one line."""
     shards = list(target.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in shards) / resources.GIB
-    text = f"merge: {target}: {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} GiB"
+    text = f"merge: {host.shown(target)}: {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} GiB"
     if asked is None:
         return f"{text}; answers not compared"
     differing = sum(each.gap is not None for each in asked)

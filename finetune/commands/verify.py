@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import host, i18n
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
@@ -60,7 +61,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--alpaca-file", type=Path, metavar="FILE", help="where those rows are, in place of the hub")
     p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, in place of the configured limits")
     p.add_argument("--batch-size", type=int, metavar="N", help="questions answered at a time")
-    p.add_argument("--lang", choices=words.LANGUAGES, help="language of the reports; default: the data's")
     p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help="which engine answers")
     p.add_argument("--summary", action="store_true", help="print figures and verdict, not every answer")
     p.add_argument("--json", action="store_true", help="print report.json on stdout instead")
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
 
     started = time.monotonic()
     args = parser().parse_args(argv)
+    args.lang = getattr(args, "lang", i18n.option)  # of the reports, too: else the data's
     _check_arguments(args)
     settings = Settings.from_env()
     kind = kind_of(args.model or settings.model_dir)
@@ -103,7 +104,9 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
     for named in (adapter, *([other] if other else [])):
-        adapters.require_plain(named, "verify", f"ask it with infer.sh --adapter {named}, which ms-swift answers")
+        adapters.require_plain(
+            named, "verify", f"ask it with {host.call('infer', adapter=named)}, which ms-swift answers"
+        )
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
     selected = selection.select(cfg, args, run)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import host
 from common.errors import UserError
 from finetune.data import content, rows, tokens
 from finetune.data.content import Remark
@@ -326,7 +327,7 @@ def require(
         if report and report.errors:
             first = next(finding for finding in report.findings if finding.error)
             more = report.errors - 1
-            rest = f" (and {more} more errors: check-data {source.path})" if more else ""
+            rest = f" (and {more} more errors: {host.call('check-data', dataset=source.path)})" if more else ""
             raise UserError(f"{first}{rest}")
         checked.append((source, report))
     return checked

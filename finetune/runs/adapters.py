@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.json_files import json_object
 from finetune.runs import checkpoints
 from qwen2 import adapter_config
@@ -29,7 +30,8 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
     """The folder of an adapter that fits the base in `model_dir`.
 
     Args:
-        name: A checkpoint, a run's folder (its newest checkpoint is taken), or `newest` (the newest in `output_dir`).
+        name: A checkpoint, a run's folder (its newest checkpoint is taken), or `newest` (the newest in `output_dir`). A
+            path may be the host's, below the mounted output folder, or a run's bare name.
         output_dir: Where runs are.
         model_dir: The base that is going to be loaded.
         tell: Whether to say on stderr which one `newest` is.
@@ -67,11 +69,16 @@ def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
     if str(name) == "newest":
         found = checkpoints.newest(output_dir)
         if tell:
-            print(f"adapter: {found}", file=sys.stderr)
+            print(f"adapter: {host.shown(found)}", file=sys.stderr)
         return found
-    path = Path(name).expanduser()
+    path = host.inside(name)
     if not path.is_dir():
-        raise UserError(f"{name}: no such adapter folder; name a checkpoint-N, a run's folder, or newest")
+        raise UserError(
+            _(
+                "{name}: no such adapter folder; name a run below {output}, a checkpoint-N in it, or newest "
+                "({runs} lists them)"
+            ).format(name=name, output=host.output(), runs=host.call("runs"))
+        )
     own = (adapter_config.CONFIG_FILE, adapter_config.WEIGHTS_FILE, adapter_config.BIN_FILE, "config.json")
     if checkpoints.NAME.match(path.name) or any((path / each).exists() for each in own):
         return path

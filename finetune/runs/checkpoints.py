@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.json_files import json_object
 from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 
@@ -32,7 +33,9 @@ def newest(output_dir: str | Path) -> Path:
     root = Path(output_dir)
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder, so there is no adapter yet; run sft first, or name one with --adapter"
+            _(
+                "{folder}: no such folder, so there is no adapter yet; run {finetune} first, or name one with {option}"
+            ).format(folder=root, finetune=host.call("finetune"), option=_option())
         )
     numbered: list[tuple[int, int, Path]] = []
     others: list[tuple[int, int, Path]] = []
@@ -45,13 +48,22 @@ def newest(output_dir: str | Path) -> Path:
         for name in broken:
             print(f"note: passed over: {name}", file=sys.stderr)
         return max(best, key=weights_time)
-    passed = f"; passed over: {', '.join(broken)}" if broken else ""
-    raise UserError(f"{root}: no whole checkpoint below it{passed}; run sft first, or name one with --adapter")
+    passed = _("; passed over: {names}").format(names=", ".join(broken)) if broken else ""
+    raise UserError(
+        _("{folder}: no whole checkpoint below it{passed}; run {finetune} first, or name one with {option}").format(
+            folder=root, passed=passed, finetune=host.call("finetune"), option=_option()
+        )
+    )
+
+
+def _option() -> str:
+    """How an adapter is named where one is."""
+    return "ADAPTER=DIR" if host.via_make() else "--adapter DIR"
 
 
 def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[str]) -> Path | None:
     """The whole checkpoint that is last in order; what is passed over before it is named in `broken`."""
-    for _, _, path in sorted(group, reverse=True):
+    for *_order, path in sorted(group, reverse=True):
         fault = problem(path)
         if fault is None:
             return path
@@ -69,7 +81,7 @@ def find(root: str | Path) -> Iterator[Path]:
     """Every folder named checkpoint-N at most DEPTH levels below `root`, whole or not, in no order."""
     start = str(root)
     base = start.rstrip(os.sep).count(os.sep)
-    for folder, names, _ in os.walk(start):
+    for folder, names, _files in os.walk(start):
         kept = []
         for name in names:
             if NAME.match(name):

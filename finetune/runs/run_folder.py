@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common import host
 from common.errors import FAILED, UserError
 from common.json_files import json_object
 from finetune.runs import checkpoints
@@ -65,13 +66,13 @@ def load(folder: Path) -> dict[str, Any]:
 
 def newest(output_dir: Path) -> Path:
     """The run's folder below `output_dir` that was started last. UserError when there is none."""
-    found = _all(output_dir)
+    found = all_runs(output_dir)
     if not found:
-        raise UserError(f"{output_dir}: holds no run that could be resumed; sft starts one")
+        raise UserError(f"{output_dir}: holds no run that could be resumed; {host.call('sft')} starts one")
     return found[-1][0].resolve()
 
 
-def _all(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+def all_runs(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The runs below a folder with their records, in the order in which they were started: by number, then by clock."""
     found = []
     for path in output_dir.glob("*/run.json"):
@@ -119,7 +120,7 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
 
     Nobody could write it down when it happened: SIGKILL, the memory limit, a machine that went down.
     """
-    for folder, record in _all(output_dir):
+    for folder, record in all_runs(output_dir):
         if record.get("status") != "running" or not _is_free(folder):
             continue
         if (adapter := _last_checkpoint(folder)) is not None:  # killed after the last step: nothing is missing
@@ -129,12 +130,13 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
         record |= {"status": "killed"} | progress(folder)
         saved = sorted((path for path in checkpoints.find(folder) if not _resume_fault(path)), key=checkpoints.step)
         if saved:
-            what = f"its newest whole checkpoint is {saved[-1].name}, {script} --resume {folder} goes on from it"
+            again = host.call(script.removesuffix(".sh"), "--resume", folder)
+            what = f"its newest whole checkpoint is {saved[-1].name}, {again} goes on from it"
         else:
             what = "it had saved no whole checkpoint"
         print(
-            f"note: {folder}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of docker run "
-            f"--memory, a full disk, or the machine went down); {what}",
+            f"note: {host.shown(folder)}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of "
+            f"docker run --memory, a full disk, or the machine went down); {what}",
             file=sys.stderr,
         )
         with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again
@@ -163,7 +165,9 @@ def resumable(folder: Path) -> Path:
         if fault is None:
             return path
         print(f"resume: {path.name} is passed over: {fault}", file=sys.stderr)
-    raise UserError(f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with sft")
+    raise UserError(
+        f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with {host.call('sft')}"
+    )
 
 
 def _resume_fault(checkpoint: Path) -> str | None:

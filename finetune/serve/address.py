@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.i18n import _
+
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # {every address of a machine: the one to open on it}
 
 
@@ -17,9 +19,10 @@ def url_of(host: str, port: int, given: str | None = None, tls: bool = False) ->
 
 def ready(models: Sequence[str], url: str, page: bool, new_key: str = "") -> str:
     """What is printed when the server is ready. A key of one's own is never in it, one made for this server is."""
-    lines = [f"serve: ready: {', '.join(models)} at {url}/v1"]
+    lines = [_("serve: ready: {models} at {url}/v1").format(models=", ".join(models), url=url)]
     if new_key:
-        lines.append(f"serve: its key, made for this server alone (MIRROR_API_KEY sets another): {new_key}")
+        lines.append(_("serve: the key made for this server (MIRROR_API_KEY sets your own): {key}").format(key=new_key))
     if page:
-        lines.append(f"serve: open {url}/{f'#key={new_key}' if new_key else ''} to ask in a browser")
+        opened = f"{url}/{f'#key={new_key}' if new_key else ''}"
+        lines.append(_("serve: to ask in a browser, open {url}").format(url=opened))
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
 from common.model_kind import kind_of
 from common.settings import Settings
@@ -73,10 +73,10 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
     if rest:
         raise UserError(f"{name} --resume: {rest[0]} is not possible, a run goes on with its own options; leave it out")
-    where = Path(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
+    where = host.inside(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
     record = run_folder.load(where)
     if record.get("status") == "done":
-        raise UserError(f"{where}: is finished ({record.get('adapter')}); sft starts a new run")
+        raise UserError(f"{where}: is finished ({record.get('adapter')}); {host.call('sft')} starts a new run")
     words = record.get("words")
     if not isinstance(words, list) or record.get("name") != name:
         raise UserError(f"{where}: not a run of {name}.sh that can be resumed; start a new one")
@@ -92,7 +92,7 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed)
     asked = "fast" if record.get("engine") == choose.FAST else "swift"
     run = _with_engine(run, asked, str(record.get("engine_why") or "because the run began with it"))
-    print(f"resume: {where} from {checkpoint.name}", file=sys.stderr)
+    print(f"resume: {host.shown(where)} from {checkpoint.name}", file=sys.stderr)
     return run
 
 
@@ -189,7 +189,7 @@ def _with_data(run: SftRun) -> SftRun:
         raise UserError(f"{run.name}: no dataset; name a file with --dataset")
     reports = [report for _, report in found if report]
     if reports:
-        print(f"data: {in_one_line(reports)}", file=sys.stderr)
+        print(f"data: {host.shown(in_one_line(reports))}", file=sys.stderr)
     return replace(run, data=tuple(found))
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import DONE, FAILED, UserError
 from common.model_kind import STANDIN
 from finetune.engines.fast.train import Ended
@@ -145,7 +145,9 @@ def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | No
 
 def kept(adapter: Path | None) -> str:
     """What is left of a run that did not end, for the screen."""
-    return f"the newest checkpoint is {adapter}, --resume goes on" if adapter else "no checkpoint was written"
+    return (
+        f"the newest checkpoint is {host.shown(adapter)}, --resume goes on" if adapter else "no checkpoint was written"
+    )
 
 
 def weights_digest(model_dir: Path) -> str | None:
@@ -170,4 +172,4 @@ def summary(name: str, record: dict[str, Any], adapter: Path | None) -> str:
         parts.append(f"loss {record['first_loss']:.2f} -> {record['final_loss']:.2f}")
     if "peak_gib" in record:
         parts.append(f"peak {record['peak_gib']:.1f} GiB")
-    return f"{name}: {', '.join(parts)}; adapter {adapter}"
+    return f"{name}: {', '.join(parts)}; adapter {host.shown(adapter)}"

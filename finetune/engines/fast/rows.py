@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common import host
 from common.errors import UserError
 from finetune.data.items import Broken
 from finetune.data.reading import read
@@ -56,7 +57,8 @@ def encode(
         try:
             ids, labels = tokenizer.encode_row(data, system)
         except ValueError as error:
-            raise UserError(f"{source.path}: row {number}: {error}; `check-data {source.path}` says more") from None
+            more = host.call("check-data", dataset=source.path)
+            raise UserError(f"{source.path}: row {number}: {error}; {more} says more") from None
         if max_length and len(ids) > max_length:
             found.too_long += 1
         else:

@@ -29,6 +29,7 @@ ENTRIES = i18n.read(TEXT)
 def no_language(monkeypatch):
     for name in i18n.VARIABLES:
         monkeypatch.setenv(name, "")  # set, so that it is put back after a test that takes --lang
+    monkeypatch.setattr(i18n, "option", None)
     return monkeypatch
 
 

@@ -141,7 +141,7 @@ def test_the_port_is_not_silently_another(serve, port):
         (["--port", "http"], "--port http: no port"),
         (["--port", "70000"], "no port"),
         (["--host", "192.0.2.77", "--api_key", "k"], "cannot be opened"),
-        (["--adapter", "newest"], "run sft first"),
+        (["--adapter", "newest"], "run finetune.sh first"),
         (["--adapter", "nowhere"], "no such adapter"),
         (["--adapter", "a b=newest"], "'a b' is no model name"),
         (["--adapters", "x"], "name adapters with --adapter"),
@@ -234,7 +234,7 @@ def test_the_address_that_is_printed_can_be_opened(serve, port, monkeypatch, cap
     assert f"at http://127.0.0.1:{port}/v1" in serve("--host", "0.0.0.0")["env"]["MIRROR_SERVE_READY"]
     ready = serve("--host", "0.0.0.0", "--url", "https://faq.example.org/")["env"]["MIRROR_SERVE_READY"]
     assert ready.splitlines()[0].endswith(" at https://faq.example.org/v1")
-    assert "https://faq.example.org/ " in ready.splitlines()[1]
+    assert ready.splitlines()[1].endswith(" open https://faq.example.org/")
     assert "0.0.0.0" not in capsys.readouterr().err
 
 
