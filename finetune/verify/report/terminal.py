@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.verify.report import plain
-from finetune.verify.report.files import SIDE_TITLES, say_check, segments, view
+from finetune.verify.report.files import SIDE_TITLES, epochs_view, say_check, segments, view
 from finetune.verify.rules import printable
 from finetune.verify.words import speaker
 
@@ -36,6 +36,8 @@ def show_verdict(report: dict[str, Any], console: Console) -> None:
     for note in report["notes"]:
         _print(console, Text(printable(say("note: {note}", note=note)), style="yellow"))
     _plain(report, console)
+    if (epochs := epochs_view(report, say)) is not None:
+        _print(console, Text(epochs["why"]))
     other = report["compare"]
     for name, part in ((report["adapter"], report), *(((other["adapter"], other),) if other else ())):
         good = part["verdict"] == "pass"
