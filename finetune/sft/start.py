@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import DONE, UserError
+from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
@@ -89,15 +90,24 @@ def _train(run: SftRun, lane: Lane | None, stop: Stop | None) -> int:
         raise
     except SystemExit:  # a stop signal before the first step of the fast lane
         folder.discard(run)
-        print(f"error: {run.name}: stopped before the first step, so nothing is lost", file=sys.stderr)
+        print(
+            _("error: {name}: stopped before the first step, so nothing is lost").format(name=run.name), file=sys.stderr
+        )
         raise
     record["seconds"] = round(time.monotonic() - begin, 1)
     if run.is_helping:
-        node = f"node {run.node_rank} ended with exit code {ended.code}; node 0 writes checkpoints and run.json"
-        print(f"error: {run.name}: {ended.why}" if ended.why else f"{run.name}: {node}", file=sys.stderr)
+        node = _("node {node_rank} ended with exit code {code}; node 0 writes checkpoints and run.json").format(
+            node_rank=run.node_rank, code=ended.code
+        )
+        print(
+            _("error: {name}: {why}").format(name=run.name, why=ended.why) if ended.why else f"{run.name}: {node}",
+            file=sys.stderr,
+        )
         return ended.code
     if stop is not None:
-        stop.at_once = lambda number: f"error: {run.name}: ended at once; what was trained is in {run.folder}"
+        stop.at_once = lambda number: _("error: {name}: ended at once; what was trained is in {folder}").format(
+            name=run.name, folder=run.folder
+        )
     try:
         return finish(run, record, ended)
     finally:
@@ -113,13 +123,16 @@ def _train_swift(run: SftRun) -> tuple[dict[str, Any], Ended]:
     if run.checkpoint is not None:
         words += ["--resume_from_checkpoint", str(run.checkpoint)]
         checkpoints.unseal(run.folder, checkpoints.step(run.checkpoint))
-    _, words = launcher.prepare(["sft", *words], run.settings, data_checked=True)
+    _other, words = launcher.prepare(["sft", *words], run.settings, data_checked=True)
     record = describe(run, words)
     with record_of(run, record):
         line = [launcher.find_real(), "sft", *words]
         code = run_job(run.name, line, run.wait, [run.folder], None, keyboard=False)
     failed = code and code not in (128 + number for number in STOPPING)
-    return record, Ended(code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else "")
+    return record, Ended(
+        code,
+        _("ms-swift ended with exit code {code}, its last lines above say why").format(code=code) if failed else "",
+    )
 
 
 def _train_fast(run: SftRun, lane: Lane | None, stop: Stop) -> tuple[dict[str, Any], Ended]:
@@ -140,7 +153,7 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop) -> tuple[dict[str, A
 def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
     """The run's rows as ids, but those for which `skip` is true."""
     choice = run.choice
-    sources = [source for source, _ in run.data]
+    sources = [source for source, _other in run.data]
     seed = int(choice.train.get("data_seed", 42))
     length = choice.max_length or Config.from_dir(run.model_dir).max_positions
     return fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, run.columns, skip)
