@@ -15,12 +15,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import host, i18n
 from common.errors import DONE, FAILED, UserError, leave, run_main
+from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
@@ -66,9 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     proof = proof_words(options)
     if not run.choice.is_fast:
         return _one_after_the_other(run, proof)
-    code = _in_one(run, options, proof, coming)
-    print(f"finetune: {time.monotonic() - begin:.1f} s for the forward check, training and verdict", file=sys.stderr)
-    return code
+
+    def tell() -> None:
+        seconds = time.monotonic() - begin
+        print(f"finetune: {seconds:.1f} s for the forward check, training and verdict", file=sys.stderr)
+
+    return _in_one(run, options, proof, coming, tell)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
     p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
     p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
+    p.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
     p.add_argument(
         "--holdout",
         type=int,
@@ -91,7 +97,8 @@ def proof_words(options: argparse.Namespace) -> list[str]:
     given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
     given += [("--forbid", options.forbid), ("--lang", getattr(options, "lang", i18n.option))]
     given += [("--questions", path) for path in options.questions or []]
-    return [word for name, value in given if value is not None for word in (name, str(value))]
+    words = [word for name, value in given if value is not None for word in (name, str(value))]
+    return [*words, *(["--all"] if options.all else [])]
 
 
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
@@ -183,7 +190,7 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
     folds.ask_all(coming.found, coming.chosen.folds, known, _engine(lane, None), train, cfg, system, run.folder)
 
 
-def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) -> int:
+def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, tell: Callable[[], None]) -> int:
     lane = start.lane_of(run)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
@@ -206,7 +213,7 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) 
                 raise SystemExit(128 + stop.number)
             if coming and coming.chosen.folds:
                 _ask_folds(run, options, lane, coming, known)
-            return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+            return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size), tell)
         except SystemExit:
             print(
                 "error: finetune: stopped before the verdict; the adapter is whole, "

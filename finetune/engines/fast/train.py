@@ -182,7 +182,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         bar.advance(step - begun)
         begun = step
         if log:
-            bar.note(f"step {step}/{total}, loss {log['loss']:.4f}")
+            bar.figure(f"step {step}/{total}, loss {log['loss']:.4f}", keep=step in (1, total))
 
     stop.plan = "a checkpoint is saved after this step"
     stop.at_steps = True
