@@ -38,6 +38,8 @@ export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
+# make chat, make serve: the port of this machine
+PORT ?= 8000
 # make export: q4_k_m, q5_k_m, q8_0 or f16
 QUANT ?= q4_k_m
 # where to push: host:port/name, the tag is TAG
@@ -208,9 +210,18 @@ export: image ##o one GGUF file for Ollama, llama.cpp, LM Studio (QUANT=q4_k_m|q
 # The newest adapter belongs to the image's own base: where ARGS names a model, none is taken unless ADAPTER names it.
 SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --model=%,$(ARGS)),,--adapter newest))
 
+# The container listens to every address of its own, and only this machine's loopback leads to it. Whoever has set no key gets
+# one with the address.
+SERVE_WORDS = --host 0.0.0.0 --url http://127.0.0.1:$(PORT) --new-key $(SERVE_ADAPTER) $(ARGS)
+SERVE_FLAGS = -p 127.0.0.1:$(PORT):8000 -e MIRROR_API_KEY --stop-timeout 120
+
+.PHONY: chat
+chat: image ## base and fine-tuned model side by side, in a browser (PORT=8000)
+	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
+
 .PHONY: serve
-serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000 (set MIRROR_API_KEY)
-	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,--host 0.0.0.0 $(SERVE_ADAPTER) $(ARGS),-p 127.0.0.1:8000:8000 -e MIRROR_API_KEY --stop-timeout 120)
+serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000 (MIRROR_API_KEY PORT=8000)
+	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
 
 .PHONY: mixed
 mixed: image ##o the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh

@@ -31,10 +31,12 @@ from finetune.verify.engine import Qwen2Engine, check_adapter
 from qwen2 import adapter_config
 
 if TYPE_CHECKING:
+    from finetune.export.gguf_file import Importance
     from finetune.export.proof import Part
     from finetune.export.verdict import Verdict
     from finetune.export.vocabulary import Vocabulary
     from finetune.export.weights import Weights
+    from finetune.verify.sets.rows import DataRow
 
 QUANTS = ("q4_k_m", "q5_k_m", "q8_0", "f16")
 NEAR_EXACT = ("q8_0", "f16")  # their answers are held to merge's rule; of the others the verdict's questions are asked
@@ -47,7 +49,7 @@ def parser() -> Parser:
     """The command line."""
     p = Parser(
         prog="export.sh",
-        usage="export.sh [ADAPTER] [--quant q4_k_m|q5_k_m|q8_0|f16] [--output DIR] [--no-check]",
+        usage="export.sh [ADAPTER] [--quant q4_k_m|q5_k_m|q8_0|f16] [--imatrix rows] [--output DIR] [--no-check]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
@@ -59,6 +61,9 @@ A merged folder (merge.sh) is exported by naming it in place of an adapter.""",
     p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help="the same, as an option")
     p.add_argument("--format", choices=("gguf",), default="gguf", help="the only one; docs/export.md says why")
     p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help="how weights are kept")
+    p.add_argument(
+        "--imatrix", choices=("rows",), help="weigh the quantization by the training's own rows (q4_k_m, q5_k_m)"
+    )
     p.add_argument(
         "--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-gguf-QUANT)"
     )
@@ -87,6 +92,7 @@ class Export:
     system: str
     threads: int
     device: str
+    rows: Sequence[DataRow]  # what --imatrix weighs by
 
     @property
     def quant(self) -> str:
@@ -116,6 +122,8 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
         raise UserError("export: an adapter is named twice; give it once, with --adapter or without")
     if options.threads is not None and options.threads < 1:
         raise UserError(f"export: --threads {options.threads}: must be at least 1")
+    if options.imatrix and options.quant in NEAR_EXACT:
+        raise UserError(f"export: --imatrix weighs K-quants; {options.quant} rounds each weight alone: leave it out")
     base = options.model or settings.model_dir
     named = options.adapter_option or options.adapter or "newest"
     adapter, run = None, None
@@ -130,6 +138,7 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
         adapters.require_plain(adapter, "export", f"merge it first ({merged}), export that folder")
         check_adapter(adapter, base)
         run = runinfo.of_adapter(adapter)
+    rows = _rows(run) if options.imatrix else []
     base = base.absolute()
     checkpoint = adapter_config.checkpoint_of(adapter) if adapter else base
     target = options.output or checkpoint.with_name(f"{checkpoint.name}-gguf-{options.quant}")
@@ -140,10 +149,19 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     device, _ = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
     if options.device == "cuda" and device == "cpu":
         raise UserError("export: --device cuda: no GPU with room for the base answers; leave --device out", FAILED)
-    if device == "cpu" and not options.no_check:
+    if device == "cpu" and (options.imatrix or not options.no_check):
         resources.require_memory_to_ask(weights)
     threads = options.threads or len(os.sched_getaffinity(0))
-    return Export(options, settings, base, adapter, run, target, system, threads, device)
+    return Export(options, settings, base, adapter, run, target, system, threads, device, rows)
+
+
+def _rows(run: runinfo.Run | None) -> Sequence[DataRow]:
+    """The rows of --imatrix."""
+    from finetune.export import imatrix
+
+    if run is None:
+        raise UserError("export: --imatrix rows: a merged folder does not say what it was trained on; name the adapter")
+    return imatrix.data_of(run, default_path().resolve().parent.parent)
 
 
 def _system(base: Path, run: runinfo.Run | None) -> str:
@@ -177,7 +195,8 @@ def run(work: Export) -> int:
         (made / modelfile.NAME).write_text(text, encoding="utf-8")
         shutil.copyfile(_licence(work.base), made / "LICENSE")
         with Bar(Console(stderr=True), size, held.step, "MiB") as bar:
-            write(work, made / work.file, weights, words, bar)
+            importance = weigh(work, bar) if work.rows else {}
+            write(work, made / work.file, weights, words, bar, importance)
             parts = prove(work, made, weights, asked, bar)
         failed = [part for part in parts if not part.ok and part.name != "verdict"]
         if failed:
@@ -200,17 +219,26 @@ def run(work: Export) -> int:
     return DONE if all(part.ok for part in parts) else FAILED
 
 
-def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar) -> None:
+def weigh(work: Export, bar: Bar) -> Importance:
+    """What --imatrix quantizes by."""
+    from finetune.export import imatrix
+
+    ceiling = work.settings.vram_ceiling_gib
+    return imatrix.of_rows(work.rows, work.base, work.adapter, work.system, work.device, ceiling, bar)
+
+
+def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar, importance: Importance) -> None:
     """The GGUF itself; the bar counts MiB of the base's weights."""
     from finetune.export import gguf_file, modelfile
 
     about = gguf_file.About(path.stem, model_card.licence(work.base), work.system, dict(modelfile.SAMPLING))
     mib = 2**20
-    bar.expect(weights.nbytes // mib)
+    bar.restart(weights.nbytes // mib, "MiB")
     bar.phase(f"merging and quantizing to {work.quant.upper()}")
     gguf_file.write(
-        path, weights, words, about, work.quant, work.threads, lambda done, _: bar.advance(done // mib - bar.done)
-    )
+        path, weights, words, about, work.quant, work.threads, lambda done, _: bar.advance(done // mib - bar.done),
+        importance,
+    )  # fmt: skip
 
 
 def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
