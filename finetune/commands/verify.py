@@ -23,7 +23,7 @@ from finetune.data.source import parse_columns
 from finetune.engines.fast.loaded_model import spare_the_cores
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
-from finetune.verify import config, questions, runinfo, selection, words
+from finetune.verify import config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import Asked
 from finetune.verify.questions import QuestionSet
@@ -51,18 +51,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
     )
-    p.add_argument("--check", action="store_true", help=_("only check the questions files"))
-    p.add_argument(
-        "--rewordings",
-        type=Path,
-        metavar="FILE",
-        help=_("the data's questions in other words, in place of the run's own"),
-    )
-    p.add_argument("--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name"))
-    p.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
-    p.add_argument(
-        "--dataset", type=Path, metavar="FILE", help=_("the dataset trained on; default: as the run recorded it")
-    )
     p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("with --dataset: the two columns of a table"))
     p.add_argument("--system", metavar="TEXT", help=_("the training's system prompt; default: as the run recorded it"))
     p.add_argument(
@@ -74,13 +62,25 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--batch-size", type=int, metavar="N", help=_("questions answered at a time"))
     p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help=_("which engine answers"))
-    p.add_argument("--summary", action="store_true", help=_("print figures and verdict, not every answer"))
+    shown = p.add_mutually_exclusive_group()
+    shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
+    shown.add_argument("--summary", action="store_true", help=_("print figures and verdict, not every answer"))
     p.add_argument("--json", action="store_true", help=_("print report.json on stdout instead"))
     return p
 
 
-def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2Engine) -> int:
-    """Run verify; returns the exit code. `make_engine` is where tests put a fake model."""
+def main(
+    argv: Sequence[str] | None = None,
+    make_engine: EngineFactory = Qwen2Engine,
+    tell: Callable[[], None] | None = None,
+) -> int:
+    """Run verify; returns the exit code.
+
+    Args:
+        argv: The words of the command line.
+        make_engine: Where finetune hands in its loaded model, and tests a fake one.
+        tell: Called before the verdict is shown, for a caller's own line: the verdict's are to be the last.
+    """
     from rich.console import Console
 
     started = time.monotonic()
@@ -97,16 +97,14 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     report = data.assemble(job, asks, engine)
     job.seconds["total"] = time.monotonic() - started
     report["seconds"] = {key: round(value, 3) for key, value in job.seconds.items()}
-    written = files.write(report, job.folder)
+    files.write(report, job.folder)
     if args.json:
         json.dump(report, sys.stdout, ensure_ascii=False, indent=1)
         print()
     else:
-        out = Console()
-        terminal.show(report, out, args.summary)
-        names = ",".join(path.name for path in written)
-        say = words.speaker(report["language"])
-        out.print(say("reports: {where}", where=f"{job.folder}/{{{names}}}"), soft_wrap=True, highlight=False)
+        if tell:
+            tell()
+        terminal.show(report, job.folder, Console(), args.all, args.summary)
     return DONE if report["verdict"] == "pass" else FAILED
 
 

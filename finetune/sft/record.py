@@ -49,6 +49,7 @@ def describe(run: SftRun, words: list[str]) -> dict[str, Any]:
         "command": run.line(),
         "words": [*run.merged().words(), *run.columns_words()],
         **({"resumed": run.resumed} if run.resumed else {}),
+        **({"epochs": run.epochs or {"asked_for": "auto"}} if run.epochs or run.auto else {}),
         "settings": settings,
         "datasets": datasets,
         "weights": {
@@ -105,7 +106,7 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
     record["exit_code"] = ended.code
     record |= run_folder.progress(run.folder)
     checkpoints.seal(run.folder)
-    adapter = trained_adapter(run.folder)
+    adapter = (checkpoints.best(run.folder) if run.loads_best else None) or trained_adapter(run.folder)
     stopped = ended.code in (128 + number for number in STOPPING)
     record["status"] = "done" if ended.code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(run.folder)) if adapter else None
@@ -124,7 +125,10 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
                 name=signal.Signals(ended.code - 128).name, record=record.get("steps", 0)
             )
         why = why or _("it ended without a checkpoint, its last lines above say why")
-        print(_("error: {name}: {why}; {kept}").format(name=run.name, why=why, kept=kept(adapter)), file=sys.stderr)
+        print(
+            _("error: {name}: {why}; {kept}").format(name=run.name, why=why, kept=kept(adapter, run.auto)),
+            file=sys.stderr,
+        )
         return ended.code or FAILED
     assert adapter is not None
     if run.adapter_to:
@@ -146,16 +150,16 @@ def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | No
     else:
         run_folder.write(run.folder, before)
     return _("error: {name}: ended at once by a second {signal}; {kept}").format(
-        name=run.name, signal=signal.Signals(number).name, kept=kept(adapter)
+        name=run.name, signal=signal.Signals(number).name, kept=kept(adapter, run.auto)
     )
 
 
-def kept(adapter: Path | None) -> str:
-    """What is left of a run that did not end, for the screen."""
-    return (
-        _("the newest checkpoint is {adapter}, --resume goes on").format(adapter=host.shown(adapter))
-        if adapter
-        else _("no checkpoint was written")
+def kept(adapter: Path | None, auto: bool = False) -> str:
+    """What is left of a run that did not end, for the screen; `auto`: its number of epochs was not chosen yet."""
+    if adapter is None:
+        return _("no checkpoint was written")
+    return _("the newest checkpoint is {adapter}{more}").format(
+        adapter=host.shown(adapter), more="" if auto else _(", --resume goes on")
     )
 
 
