@@ -258,8 +258,9 @@ RUN --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-la
 FROM deps AS image
 ARG MODEL
 # The launchers come before the venv's own `swift` on PATH; login shells reset PATH and find them in /usr/local/bin.
+# LC_ALL is emptied, so that the language of messages can be chosen: docker run -e LANG=zh_CN.UTF-8.
 # hadolint ignore=DL3064
-ENV PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+ENV LC_ALL= PATH=/opt/mirror/entrypoint/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     MODEL_DIR=/root/${MODEL} OUTPUT_DIR=/root/output \
     HEALTH_LEVEL=full VRAM_CEILING_GIB=22 MIRROR_DEVICE=auto MIRROR_RUN_DIR=/run/mirror \
     CUDA_DEVICE_ORDER=PCI_BUS_ID \

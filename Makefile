@@ -27,6 +27,9 @@ WEIGHTS ?=
 DATASET ?=
 OUTPUT ?= output
 ADAPTER ?=
+# the language of messages, zh or en; else what this machine's locale says
+MIRROR_LANG ?= $(or $(LC_ALL),$(LC_MESSAGES),$(LANG))
+export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
@@ -70,7 +73,7 @@ DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g -v "$(abspath $(OUTPUT))":/root/output \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e HEALTH_LEVEL -e VRAM_CEILING_GIB -e ENGINE
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e VRAM_CEILING_GIB -e ENGINE
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
   -e MASTER_PORT=$(MASTER_PORT) -e NPROC_PER_NODE)
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
@@ -253,6 +256,10 @@ fuzz: test-build ## hypothesis against what users give: FUZZ_CPU_S=600 seconds o
 .PHONY: test-image
 test-image: test-build $(VENV)/.done # testinfra on running containers, then whole runs
 	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin MIRROR_REAL_IMAGE=$(IMAGE):smollm2 $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
+
+.PHONY: messages
+messages: $(VENV)/.done ## bring common/locale/zh.po up to date with the messages in the code
+	@$(VENV)/bin/python -m host.messages
 
 .PHONY: lock
 lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import common
-from common import exec_home, gpu_order
+from common import exec_home, gpu_order, i18n
+from common.i18n import _
 
 DONE = 0
 FAILED = 1
@@ -35,16 +36,26 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line, where argparse prints the whole usage before each."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As argparse's, with `--lang` in its help; `take_language` has taken it before a command parses its words."""
+        super().__init__(*args, **kwargs)
+        self.add_argument(
+            "--lang",
+            choices=i18n.LANGUAGES,
+            default=argparse.SUPPRESS,
+            help=_("language of messages (default: that of MIRROR_LANG or LANG)"),
+        )
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but `--option=--` is refused: argparse would take the `--` away and give an empty list."""
         words = sys.argv[1:] if args is None else list(args)
         if wrong := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
-            self.error(f"{wrong}: -- is no value")
+            self.error(_("{word}: -- is no value").format(word=wrong))
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message and where to read on."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(_("{message}; see {command} --help").format(message=message, command=self.prog))
 
 
 def run_main(main: Callable[..., int | None], *args: object) -> int:
@@ -56,12 +67,13 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
     exec_home.ensure()
     gpu_order.settle()
     try:
+        take_language()
         return main(*args) or DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_("error: {message}").format(message=error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(_("interrupted"), file=sys.stderr)
         return 130
     except BrokenPipeError:
         # `check-data ... | head`: the reader has gone. Point stdout elsewhere, or Python complains when it flushes.
@@ -69,8 +81,19 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
         return 141
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"internal error: {words}; {save_traceback()}", file=sys.stderr)
+        saved = save_traceback()
+        print(_("internal error: {message}; {saved}").format(message=words, saved=saved), file=sys.stderr)
         return FAILED
+
+
+def take_language() -> None:
+    """Take `--lang` out of this process's arguments, for its messages and those of the processes that it starts."""
+    words = sys.argv[1:]
+    try:
+        i18n.take_option(words)
+    except ValueError as error:
+        raise UserError(_("--lang {value}: unknown language; give zh or en").format(value=error)) from None
+    sys.argv[1:] = words
 
 
 def command(module: str) -> list[str]:
@@ -102,6 +125,6 @@ def save_traceback() -> str:
             "w", prefix="mirror-traceback-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
             file.write(traceback.format_exc())
-        return f"traceback saved to {file.name}"
+        return _("traceback saved to {file}").format(file=file.name)
     except OSError as error:
-        return f"its traceback could not be saved ({error})"
+        return _("its traceback could not be saved ({reason})").format(reason=error)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from common import exec_home, gpu_order, state
-from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError
+from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, take_language
+from common.i18n import _
 from healthchecks import gpu_in_use, probe, show, startup
 from healthchecks.context import Context
 
@@ -22,31 +23,32 @@ T = TypeVar("T")
 
 def parser() -> Parser:
     """The command line of `healthcheck`."""
-    top = Parser(prog="healthcheck", description="Is this container fit to fine-tune?")
+    top = Parser(prog="healthcheck", description=_("Is this container fit to fine-tune?"))
     verbs = top.add_subparsers(dest="verb", required=True, metavar="startup|report|probe")
-    start = verbs.add_parser("startup", help="run the checks and write health.json")
+    start = verbs.add_parser("startup", help=_("run the checks and write health.json"))
     start.add_argument(
         "--level",
         choices=startup.LEVELS,
-        help="full: all eight; fast: the first six; off (default: $HEALTH_LEVEL or full)",
+        help=_("full: all eight; fast: the first six; off (default: $HEALTH_LEVEL or full)"),
     )
-    start.add_argument("--json", action="store_true", help="print health.json instead of the table")
-    start.add_argument("--checksum", action="store_true", help="also prove the sha256 of every shard (reads 15 GB)")
-    report = verbs.add_parser("report", help="show the last run of the checks")
-    report.add_argument("--json", action="store_true", help="print health.json")
-    report.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML for CI (- for stdout)")
+    start.add_argument("--json", action="store_true", help=_("print health.json instead of the table"))
+    start.add_argument("--checksum", action="store_true", help=_("also prove the sha256 of every shard (reads 15 GB)"))
+    report = verbs.add_parser("report", help=_("show the last run of the checks"))
+    report.add_argument("--json", action="store_true", help=_("print health.json"))
+    report.add_argument("--junit", metavar="FILE", type=Path, help=_("write JUnit XML for CI (- for stdout)"))
     look = verbs.add_parser(
-        "probe", help="the state in one line: starting, ready, busy or failed; never touches the GPU"
+        "probe", help=_("the state in one line: starting, ready, busy or failed; never touches the GPU")
     )
-    look.add_argument("--json", action="store_true", help="the same for programs")
-    look.add_argument("--checked", action="store_true", help="exit 1 until the checks are over, whatever they found")
-    look.add_argument("--live", action="store_true", help="exit 1 only where a restart helps: a job that is stuck")
+    look.add_argument("--json", action="store_true", help=_("the same for programs"))
+    look.add_argument("--checked", action="store_true", help=_("exit 1 until the checks are over, whatever they found"))
+    look.add_argument("--live", action="store_true", help=_("exit 1 only where a restart helps: a job that is stuck"))
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     try:
+        take_language()
         options = parser().parse_args(arguments)
         if options.verb == "probe":
             return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
@@ -56,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         gpu_order.settle()
         return _startup(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_("error: {message}").format(message=error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(_("interrupted"), file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _startup(options: argparse.Namespace) -> int:
     level = options.level or os.environ.get("HEALTH_LEVEL") or "full"
     if level not in startup.LEVELS:
-        raise UserError(f"HEALTH_LEVEL={level}: unknown level; set it to full, fast or off")
+        raise UserError(_("HEALTH_LEVEL={level}: unknown level; set it to full, fast or off").format(level=level))
     context = Context.from_env()
     context.checksum = options.checksum
     busy = gpu_in_use.running_job()
@@ -85,7 +87,10 @@ def _startup(options: argparse.Namespace) -> int:
     with view:
         report = startup.run(context, level, listen, busy, gpu_in_use.gpu)
     if busy:
-        print(f"note: job {busy} is running, so the GPU was left alone and health.json as it was", file=sys.stderr)
+        print(
+            _("note: job {busy} is running, so the GPU was left alone and health.json as it was").format(busy=busy),
+            file=sys.stderr,
+        )
     elif report.state == "ready":
         gpu_in_use.forget_dead_job()
     if options.json:
@@ -98,10 +103,12 @@ def _report(options: argparse.Namespace) -> int:
         health = state.load(state.HEALTH_FILE)
         report = _as_report(health) if health is not None else None
     except state.Unreadable as error:
-        print(f"error: {error}; run `healthcheck startup`, which writes it anew", file=sys.stderr)
+        print(
+            _("error: {reason}; run `healthcheck startup`, which writes it anew").format(reason=error), file=sys.stderr
+        )
         return FAILED
     if report is None:
-        print("error: the checks have not run since this start; run `healthcheck startup`", file=sys.stderr)
+        print(_("error: the checks have not run since this start; run `healthcheck startup`"), file=sys.stderr)
         return FAILED
     if options.junit:
         data = show.junit(report)
@@ -112,7 +119,9 @@ def _report(options: argparse.Namespace) -> int:
                 options.junit.write_bytes(data)
         except OSError as error:
             print(
-                f"error: {options.junit} cannot be written: {error.strerror}; name a file in $OUTPUT_DIR",
+                _("error: {junit} cannot be written: {strerror}; name a file in $OUTPUT_DIR").format(
+                    junit=options.junit, strerror=error.strerror
+                ),
                 file=sys.stderr,
             )
             return UNUSABLE
@@ -123,7 +132,7 @@ def _report(options: argparse.Namespace) -> int:
         with view:
             view.update(report)
     if report.state == "starting":
-        print("error: the checks have not ended; `healthcheck probe` says whether they still run", file=sys.stderr)
+        print(_("error: the checks have not ended; `healthcheck probe` says whether they still run"), file=sys.stderr)
     return DONE if report.state == "ready" else FAILED
 
 
@@ -139,7 +148,11 @@ def _as_report(health: dict) -> startup.Report:
         values = {name: health[name] for name in startup.Report.__dataclass_fields__}
         return _typed(startup.Report, values | {"checks": rows})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise state.Unreadable(f"{state.HEALTH_FILE} is not one of this version ({type(error).__name__})") from error
+        raise state.Unreadable(
+            _("{health_file} is not one of this version ({name})").format(
+                health_file=state.HEALTH_FILE, name=type(error).__name__
+            )
+        ) from error
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
@@ -162,7 +175,12 @@ def _health_path() -> str | None:
     try:
         return f"{state.run_dir()}/{state.HEALTH_FILE}"
     except OSError as error:
-        print(f"warning: health.json cannot be written, so the probe will say `starting`: {error}", file=sys.stderr)
+        print(
+            _("warning: health.json cannot be written, so the probe will say `starting`: {reason}").format(
+                reason=error
+            ),
+            file=sys.stderr,
+        )
         return None
 
 
@@ -171,7 +189,9 @@ def _write(path: str, report: startup.Report) -> None:
         state.write(path, report.as_dict())
     except OSError as error:
         print(
-            f"warning: {path} cannot be written: {error.strerror}; is it another user's, or the disk full?",
+            _("warning: {path} cannot be written: {strerror}; is it another user's, or the disk full?").format(
+                path=path, strerror=error.strerror
+            ),
             file=sys.stderr,
         )
 

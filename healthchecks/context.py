@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.i18n import _
 from common.model_kind import ModelKind, kind_of
 from common.settings import Settings
 
@@ -23,7 +24,7 @@ class Failure(Exception):
 
     def __init__(self, code: str, cause: str, remedy: str) -> None:
         super().__init__(cause)
-        self.code, self.cause, self.remedy = code, " ".join(cause.split()), " ".join(remedy.split())
+        self.code, self.cause, self.remedy = code, " ".join(cause.split()), " ".join(_(remedy).split())
 
 
 @dataclass

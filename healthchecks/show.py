@@ -8,36 +8,41 @@ from types import TracebackType
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
+from common.i18n import N_, _
 from common.model_kind import named
 from common.xml_text import xml_text
 from healthchecks.startup import Report, Row
 
 # Words, not only colours: they also have to do on a screen without any.
-WORDS = {"pass": "pass", "warn": "WARN", "skip": "skip", "fail": "FAIL"}
+WORDS = {"pass": N_("pass"), "warn": N_("WARN"), "skip": N_("skip"), "fail": N_("FAIL")}
 STYLES = {"pass": "green", "warn": "yellow", "skip": "dim", "fail": "bold red"}
 
 
 def verdict(report: Report) -> str:
     """The last line: what came out, and how long it took."""
     if report.level == "off":
-        return "ready: not checked (HEALTH_LEVEL=off)"
+        return _("ready: not checked (HEALTH_LEVEL=off)")
     failed = [row.name for row in report.checks if row.status == "fail"]
     warned = [row.name for row in report.checks if row.status == "warn"]
     kind = named(report.model_kind)
-    where = f"on {report.device}" + (f", {kind.title}" if kind.is_for_tests else "")
+    where = _("on {device}").format(device=report.device) + (f", {kind.title}" if kind.is_for_tests else "")
     if failed:
-        return f"failed: {', '.join(failed)} ({report.seconds:.1f} s, level {report.level}, {where})"
-    notes = f"; warnings: {', '.join(warned)}" if warned else ""
-    return f"ready: {len(report.checks)} checks in {report.seconds:.1f} s, level {report.level}, {where}{notes}"
+        return _("failed: {names} ({seconds:.1f} s, level {level}, {where})").format(
+            names=", ".join(failed), seconds=report.seconds, level=report.level, where=where
+        )
+    notes = _("; warnings: {names}").format(names=", ".join(warned)) if warned else ""
+    return _("ready: {count} checks in {seconds:.1f} s, level {level}, {where}{notes}").format(
+        count=len(report.checks), seconds=report.seconds, level=report.level, where=where, notes=notes
+    )
 
 
 def line(row: Row) -> str:
     """One check as plain text; a failing or warning one with its cause and remedy below."""
-    text = f"{WORDS[row.status]}  {row.name:<12} {row.seconds:6.2f} s  {row.figure}".rstrip()
+    text = f"{_(WORDS[row.status])}  {row.name:<12} {row.seconds:6.2f} s  {row.figure}".rstrip()
     if row.cause:
-        text += f"\n      cause:  {row.cause}"
+        text += "\n      " + _("cause:  {cause}").format(cause=row.cause)
     if row.remedy:
-        text += f"\n      remedy: {row.remedy}"
+        text += "\n      " + _("remedy: {remedy}").format(remedy=row.remedy)
     return text
 
 
@@ -111,25 +116,25 @@ class Table:
         from rich.text import Text
 
         table = RichTable(expand=False)
-        for title in ("check", "verdict"):
+        for title in (_("check"), _("verdict")):
             table.add_column(title, no_wrap=True)
-        table.add_column("seconds", justify="right", no_wrap=True)
-        table.add_column("figure", overflow="fold")  # a remedy's address is of no use cut short
+        table.add_column(_("seconds"), justify="right", no_wrap=True)
+        table.add_column(_("figure"), overflow="fold")  # a remedy's address is of no use cut short
         if self.report is None:
             return table
         for row in self.report.checks:
             table.add_row(
                 row.name,
-                Text(WORDS[row.status], STYLES[row.status]),
+                Text(_(WORDS[row.status]), STYLES[row.status]),
                 f"{row.seconds:.2f}",
                 Text(row.figure or row.cause or ""),
             )
             if row.cause and row.figure:
-                table.add_row("", "", "", Text(f"cause: {row.cause}"))
+                table.add_row("", "", "", Text(_("cause: {cause}").format(cause=row.cause)))
             if row.remedy:
-                table.add_row("", "", "", Text(f"remedy: {row.remedy}", "bold"))
+                table.add_row("", "", "", Text(_("remedy: {remedy}").format(remedy=row.remedy), "bold"))
         for name in self.report.running:
-            table.add_row(name, Text("running", "cyan"), "", "")
+            table.add_row(name, Text(_("running"), "cyan"), "", "")
         return Group(table, self.bar) if self.tasks else table
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from common import state
 from common.errors import save_traceback
+from common.i18n import _
 from common.model_kind import STANDIN
 from healthchecks.context import Context, Failure, Outcome
 
@@ -150,9 +151,11 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
     name = module.NAME
     blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]
     if blockers:
-        return Row(name, "skip", "not-run", 0.0, f"not run, because {', '.join(blockers)} did not pass")
+        return Row(
+            name, "skip", "not-run", 0.0, _("not run, because {names} did not pass").format(names=", ".join(blockers))
+        )
     if busy and name in ON_GPU:
-        return Row(name, "skip", "busy", 0.0, f"not run, because job {busy} uses the GPU")
+        return Row(name, "skip", "busy", 0.0, _("not run, because job {busy} uses the GPU").format(busy=busy))
     begin = time.monotonic()
     try:
         outcome = module.check(context)
@@ -162,8 +165,12 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
     except Exception as error:
         seconds = round(time.monotonic() - begin, 3)
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        remedy = f"please report it ({save_traceback()}); HEALTH_LEVEL=off starts without the checks"
-        return Row(name, "fail", "internal", seconds, "", f"the check itself failed: {words}", remedy)
+        remedy = _("please report it ({save_traceback}); HEALTH_LEVEL=off starts without the checks").format(
+            save_traceback=save_traceback()
+        )
+        return Row(
+            name, "fail", "internal", seconds, "", _("the check itself failed: {words}").format(words=words), remedy
+        )
     assert isinstance(outcome, Outcome)
     seconds = round(time.monotonic() - begin, 3)
     return Row(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)

@@ -32,7 +32,7 @@ lint shfmt shfmt -d -i 2 -ci "${shell_files[@]}"
 lint hadolint hadolint Dockerfile
 lint 'ruff check' ruff check -q .
 lint 'ruff format' ruff format -q --check .
-lint mypy mypy --no-error-summary common qwen2 healthchecks finetune standin weights image host/licences.py
+lint mypy mypy --no-error-summary common qwen2 healthchecks finetune standin weights image host/licences.py host/messages.py
 lint yamllint yamllint -s "${yaml_files[@]}"
 if compgen -G '.github/workflows/*.yml' >/dev/null; then
   lint workflows check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from standin.tokenizer import write_tokenizer
+
+os.environ["MIRROR_LANG"] = "C"  # tests look at English messages, on a machine in any language
 
 
 @pytest.fixture(scope="session")

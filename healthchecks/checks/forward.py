@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from common.i18n import N_, _
 from healthchecks.checks import tokenizer
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
@@ -20,29 +21,35 @@ SENTENCE = "今天天气很好,我和朋友一起去公园散步,然后回家吃
 NLL_LIMIT = 5.0
 CPU_LIMIT_BYTES = 4 * GIB  # larger weights take minutes on a CPU
 
-DAMAGED = "`healthcheck startup --checksum` tells which file is damaged; build or pull the image again"
+DAMAGED = N_("`healthcheck startup --checksum` tells which file is damaged; build or pull the image again")
 
 
 def check(context: Context) -> Outcome:
     """Outcome with device and figures; Failure non-finite, not-repeatable, out-of-memory, torch or model."""
     if context.gpu is None and context.weight_bytes > CPU_LIMIT_BYTES:
-        return Outcome(f"not tried: {gib(context.weight_bytes)} of weights on a CPU would take minutes", "skip", "cpu")
+        return Outcome(
+            _("not tried: {gib} of weights on a CPU would take minutes").format(gib=gib(context.weight_bytes)),
+            "skip",
+            "cpu",
+        )
     try:
         torch = context.torch()
         from qwen2.model import Model
     except Exception as error:
         raise Failure(
             "torch",
-            f"torch cannot be imported: {type(error).__name__}: {error}",
-            "undo what was installed or mounted over /opt/venv, or build the image again",
+            _("torch cannot be imported: {name}: {reason}").format(name=type(error).__name__, reason=error),
+            _("undo what was installed or mounted over /opt/venv, or build the image again"),
         ) from error
     device = "cuda" if context.gpu is not None else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise Failure(
             "no-cuda",
-            "NVML shows a GPU, but torch cannot start CUDA on it",
-            "run `python -c 'import torch; torch.zeros(1).cuda()'` in the container for CUDA's own words; often "
-            "CUDA_VISIBLE_DEVICES, or a GPU in exclusive mode that another process holds",
+            _("NVML shows a GPU, but torch cannot start CUDA on it"),
+            _(
+                "run `python -c 'import torch; torch.zeros(1).cuda()'` in the container for CUDA's own "
+                "words; often CUDA_VISIBLE_DEVICES, or a GPU in exclusive mode that another process holds"
+            ),
         )
     cuda = torch.cuda if device == "cuda" else None
     if cuda:
@@ -62,8 +69,8 @@ def check(context: Context) -> Outcome:
         assert context.gpu is not None
         raise Failure(
             "out-of-memory",
-            f"the GPU ran out of memory: {str(error).splitlines()[0]}",
-            "end what else uses the GPU (nvidia-smi on the host), or use one with 24 GB",
+            _("the GPU ran out of memory: {reason}").format(reason=str(error).splitlines()[0]),
+            _("end what else uses the GPU (nvidia-smi on the host), or use one with 24 GB"),
         ) from error
     except ValueError as error:
         raise Failure("model", str(error), DAMAGED) from error
@@ -79,7 +86,7 @@ def check(context: Context) -> Outcome:
     return outcome
 
 
-CUDA_REMEDY = "`dmesg | grep Xid` on the host shows whether the GPU is at fault; otherwise please report this line"
+CUDA_REMEDY = N_("`dmesg | grep Xid` on the host shows whether the GPU is at fault; otherwise please report this line")
 
 
 def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
@@ -90,33 +97,43 @@ def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
     wanted = (1, len(prompt), model.config.vocab_size)
     if tuple(first.shape) != wanted or first.dtype != torch.bfloat16:
         raise Failure(
-            "wrong-logits", f"the logits are {first.dtype} {tuple(first.shape)}, not bfloat16 {wanted}", REPORT
+            "wrong-logits",
+            _("the logits are {dtype} {tuple}, not bfloat16 {wanted}").format(
+                dtype=first.dtype, tuple=tuple(first.shape), wanted=wanted
+            ),
+            REPORT,
         )
     if not torch.equal(first, model.forward(ids)):
         raise Failure(
             "not-repeatable",
-            "the same prompt gave other logits the second time",
-            "faulty memory or an unstable clock: look at `nvidia-smi -q -d ECC` and `dmesg | grep Xid` on the host",
+            _("the same prompt gave other logits the second time"),
+            _("faulty memory or an unstable clock: look at `nvidia-smi -q -d ECC` and `dmesg | grep Xid` on the host"),
         )
-    figure = f"{len(prompt)} tokens in bf16 on {'the CPU' if device == 'cpu' else context.gpu and context.gpu.name}"
+    figure = _("{count} tokens in bf16 on {device}").format(
+        count=len(prompt), device=_("the CPU") if device == "cpu" else context.gpu and context.gpu.name
+    )
     if context.kind.is_for_tests:
         figure += f", {context.kind.title}"
     if not context.sums_match:
         return Outcome(figure)
     nll = _mean_nll(context, torch, model, device)
-    figure += f", {nll:.2f} nats a token on a Chinese sentence"
+    figure += _(", {nll:.2f} nats a token on a Chinese sentence").format(nll=nll)
     if nll < NLL_LIMIT:
         return Outcome(figure)
     return Outcome(
         figure,
         "warn",
         "unlikely-sentence",
-        f"the official weights should find an everyday sentence likelier (below {NLL_LIMIT:g} nats a token)",
-        f"the loader or the GPU computes something else than the model: {DAMAGED}, then please report it",
+        _("the official weights should find an everyday sentence likelier (below {nll_limit:g} nats a token)").format(
+            nll_limit=NLL_LIMIT
+        ),
+        _("the loader or the GPU computes something else than the model: {damaged}, then please report it").format(
+            damaged=_(DAMAGED)
+        ),
     )
 
 
-REPORT = "a defect of this image: please report it with the output of `healthcheck report --json`"
+REPORT = N_("a defect of this image: please report it with the output of `healthcheck report --json`")
 
 
 def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
@@ -124,9 +141,9 @@ def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
     for name, tensor in model._checkpoint_tensors().items():
         low, high = torch.aminmax(tensor)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise Failure("non-finite", f"the weight {name} holds NaN or infinity", DAMAGED)
+            raise Failure("non-finite", _("the weight {name} holds NaN or infinity").format(name=name), DAMAGED)
     if not bool(torch.isfinite(logits).all()):
-        raise Failure("non-finite", "the logits hold NaN or infinity though no weight does", DAMAGED)
+        raise Failure("non-finite", _("the logits hold NaN or infinity though no weight does"), DAMAGED)
 
 
 def _mean_nll(context: Context, torch: Any, model: Any, device: str) -> float:

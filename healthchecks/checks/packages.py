@@ -7,13 +7,14 @@ import re
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome
 from image.split_lock import TORCH_FAMILY
 
 NAME = "packages"
 LEVEL = "fast"
 
-AGAIN = (
+AGAIN = N_(
     "undo the pip install, or build the image again; packages of your own go into a virtual environment of their own"
 )
 
@@ -24,7 +25,9 @@ def check(context: Context) -> Outcome:
         text = context.lock_file.read_text(encoding="utf-8")
     except OSError as error:
         raise Failure(
-            "no-lock", f"{context.lock_file} cannot be read: {error.strerror}", "build the image again"
+            "no-lock",
+            _("{lock_file} cannot be read: {strerror}").format(lock_file=context.lock_file, strerror=error.strerror),
+            _("build the image again"),
         ) from error
     differ, count = [], 0
     for requirement in locked(text):
@@ -39,13 +42,17 @@ def check(context: Context) -> Outcome:
         # The part after + names a build of the same version (2.10.0+cu128).
         if not requirement.specifier.contains(have.split("+")[0] if have != "none" else "0", prereleases=True):
             wanted = str(requirement.specifier).removeprefix("==")
-            differ.append(f"{requirement.name} {have} (lock: {wanted})")
+            differ.append(_("{name} {have} (lock: {wanted})").format(name=requirement.name, have=have, wanted=wanted))
     if differ:
-        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise Failure("packages-differ", f"not as locked: {', '.join(differ[:5])}{more}", AGAIN)
-    figure = f"{count} packages as locked"
+        more = _(" and {count} more").format(count=len(differ) - 5) if len(differ) > 5 else ""
+        raise Failure(
+            "packages-differ", _("not as locked: {names}{more}").format(names=", ".join(differ[:5]), more=more), AGAIN
+        )
+    figure = _("{count} packages as locked").format(count=count)
     if context.torch_spec:
-        figure += f"; torch {importlib.metadata.version('torch')} as this build asked for ({context.torch_spec})"
+        figure += _("; torch {metadata} as this build asked for ({torch_spec})").format(
+            metadata=importlib.metadata.version("torch"), torch_spec=context.torch_spec
+        )
     return Outcome(figure)
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from common.i18n import _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
 NAME = "storage"
@@ -25,16 +26,23 @@ def check(context: Context) -> Outcome:
     if free < DISK_BYTES:
         raise Failure(
             "disk-full",
-            f"{context.output_dir} has {gib(free)} left; a run needs {gib(DISK_BYTES)} for checkpoints and logs",
-            "make room, or mount a larger disk there: docker run -v /data/output:/root/output ...",
+            _("{output_dir} has {free} left; a run needs {needed} for checkpoints and logs").format(
+                output_dir=context.output_dir, free=gib(free), needed=gib(DISK_BYTES)
+            ),
+            _("make room, or mount a larger disk there: docker run -v /data/output:/root/output ..."),
         )
     shm = _total(context.shm_dir)
     if shm < SHM_BYTES:
         raise Failure(
             "shm-small",
-            f"{context.shm_dir} has {shm // (1 << 20)} MiB in all (Docker's default is 64); data-loader workers and "
-            "NCCL, which pass tensors through it, die with `Bus error` below 1 GiB",
-            "docker run --shm-size 2g ... (compose: shm_size; Kubernetes: an emptyDir with medium: Memory at /dev/shm)",
+            _(
+                "{shm_dir} has {shm} MiB in all (Docker's default is 64); data-loader workers and NCCL, "
+                "which pass tensors through it, die with `Bus error` below 1 GiB"
+            ).format(shm_dir=context.shm_dir, shm=shm // (1 << 20)),
+            _(
+                "docker run --shm-size 2g ... (compose: shm_size; Kubernetes: an emptyDir with medium: "
+                "Memory at /dev/shm)"
+            ),
         )
     return Outcome(f"{context.output_dir} writable, {gib(free)} free; {context.shm_dir} {gib(shm)}")
 
@@ -50,12 +58,16 @@ def _try_to_write(folder: Path) -> None:
     except OSError as error:
         owner = ""
         with contextlib.suppress(OSError):
-            owner = f", owned by uid {folder.stat().st_uid}"
+            owner = _(", owned by uid {st_uid}").format(st_uid=folder.stat().st_uid)
         raise Failure(
             "output-not-writable",
-            f"uid {os.getuid()} cannot write to {folder}{owner}: {error.strerror}",
-            "mount a folder of your own there: mkdir -p output && "
-            "docker run --user $(id -u):$(id -g) -v ./output:/root/output ... (without :ro)",
+            _("uid {os} cannot write to {folder}{owner}: {strerror}").format(
+                os=os.getuid(), folder=folder, owner=owner, strerror=error.strerror
+            ),
+            _(
+                "mount a folder of your own there: mkdir -p output && docker run --user $(id -u):$(id -g) -v "
+                "./output:/root/output ... (without :ro)"
+            ),
         ) from error
 
 

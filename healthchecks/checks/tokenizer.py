@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.i18n import N_, _
 from healthchecks.checks.weights import read_sums
 from healthchecks.context import Context, Failure, Outcome
 
@@ -33,15 +34,19 @@ PROMPT_IDS = [
 # fmt: on
 ROUND_TRIPS = ("今天天气不错,我们去公园散步吧。“引号”、顿号——破折号……", "🙂👩‍💻🇨🇳 naïve café Ω≈∞")
 
-AGAIN = (
+AGAIN = N_(
     "the tokenizer files are not those of Qwen2.5-7B-Instruct: build or pull the image again, or set MODEL_DIR right"
 )
-INCOMPLETE = "download the folder's tokenizer files again (or build or pull the image again), or set MODEL_DIR right"
-OTHERS = (
-    "tokenizer and weights are of different models, or a file was replaced: take all files of the model folder from "
-    "one place, or set MODEL_DIR right"
+INCOMPLETE = N_(
+    "download the folder's tokenizer files again (or build or pull the image again), or set MODEL_DIR right"
 )
-NOT_CHATML = "the image trains and asks in Qwen2.5's chat format: set MODEL_DIR to a model that knows it (-Instruct)"
+OTHERS = N_(
+    "tokenizer and weights are of different models, or a file was replaced: take all files of the model "
+    "folder from one place, or set MODEL_DIR right"
+)
+NOT_CHATML = N_(
+    "the image trains and asks in Qwen2.5's chat format: set MODEL_DIR to a model that knows it (-Instruct)"
+)
 
 
 def check(context: Context) -> Outcome:
@@ -53,17 +58,23 @@ def check(context: Context) -> Outcome:
     _hold_special(context, tokenizer)
     rendered = _hold_template(context)
     _hold_round_trips(tokenizer, OTHERS)
-    template = "template" if rendered else "no template of its own: ChatML"
-    figure = f"{entries} entries, not Qwen2.5's; special tokens, {template} and {len(ROUND_TRIPS)} round trips right"
+    template = "template" if rendered else _("no template of its own: ChatML")
+    figure = _("{entries} entries, not Qwen2.5's; special tokens, {template} and {count} round trips right").format(
+        entries=entries, template=template, count=len(ROUND_TRIPS)
+    )
     if splits_otherwise(tokenizer):
         return Outcome(
             figure,
             "warn",
             "other-splitting",
-            "tokenizer.json cuts text by other rules than Qwen2's, which ms-swift takes for every Qwen2 "
-            "(transformers ignores the file's): the engines would train on different ids",
-            "stay with one engine (ENGINE=fast or ENGINE=swift), or save the folder's tokenizer with "
-            "transformers' AutoTokenizer and use that",
+            _(
+                "tokenizer.json cuts text by other rules than Qwen2's, which ms-swift takes for every Qwen2 "
+                "(transformers ignores the file's): the engines would train on different ids"
+            ),
+            _(
+                "stay with one engine (ENGINE=fast or ENGINE=swift), or save the folder's tokenizer with "
+                "transformers' AutoTokenizer and use that"
+            ),
         )
     return Outcome(figure)
 
@@ -94,44 +105,80 @@ def prompt_ids(model_dir: Path) -> list[int]:
 def _hold_official(context: Context, tokenizer: Any) -> Outcome:
     entries = tokenizer.get_vocab_size(with_added_tokens=True)
     if entries != ENTRIES:
-        raise Failure("tokenizer-wrong", f"the tokenizer has {entries} entries, not {ENTRIES}", AGAIN)
+        raise Failure(
+            "tokenizer-wrong",
+            _("the tokenizer has {entries} entries, not {wanted}").format(entries=entries, wanted=ENTRIES),
+            AGAIN,
+        )
     for token, wanted in SPECIAL.items():
         have = tokenizer.token_to_id(token)
         if have != wanted:
-            raise Failure("tokenizer-wrong", f"{token} has the id {have}, not {wanted}", AGAIN)
+            raise Failure(
+                "tokenizer-wrong",
+                _("{token} has the id {have}, not {wanted}").format(token=token, have=have, wanted=wanted),
+                AGAIN,
+            )
     if _is_official_file(context, "tokenizer_config.json"):
         rendered = _render(context, [{"role": "user", "content": USER}])
         if rendered != PROMPT:
-            raise Failure("template-wrong", f"the chat template gives {rendered!r}, not {PROMPT!r}", AGAIN)
+            raise Failure(
+                "template-wrong",
+                _("the chat template gives {rendered!r}, not {prompt!r}").format(rendered=rendered, prompt=PROMPT),
+                AGAIN,
+            )
     else:  # Coder, Math and the models before -Instruct have the same tokenizer and another system prompt
         _hold_template(context)
     _hold_round_trips(tokenizer, AGAIN)
     have = tokenizer.encode(PROMPT, add_special_tokens=False).ids
     if have != PROMPT_IDS:
-        raise Failure("tokenizer-wrong", f"the fixed prompt becomes {have[:8]}..., not {PROMPT_IDS[:8]}...", AGAIN)
+        raise Failure(
+            "tokenizer-wrong",
+            _("the fixed prompt becomes {have}..., not {prompt_ids}...").format(
+                have=have[:8], prompt_ids=PROMPT_IDS[:8]
+            ),
+            AGAIN,
+        )
     _hold_special(context, tokenizer)
-    return Outcome(f"{entries} entries, template and {len(ROUND_TRIPS)} round trips right")
+    return Outcome(
+        _("{entries} entries, template and {count} round trips right").format(entries=entries, count=len(ROUND_TRIPS))
+    )
 
 
 def _hold_special(context: Context, tokenizer: Any) -> None:
     """ChatML's tokens are one id each, every id has its row in the weights, and answers end with special tokens."""
     for token in CHATML:
         if tokenizer.encode(token, add_special_tokens=False).ids != [tokenizer.token_to_id(token)]:
-            raise Failure("tokenizer-wrong", f"tokenizer.json has no special token {token}", NOT_CHATML)
+            raise Failure(
+                "tokenizer-wrong", _("tokenizer.json has no special token {token}").format(token=token), NOT_CHATML
+            )
     config = _json(context.model_dir / "config.json")
     rows = config.get("vocab_size")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if isinstance(rows, int) and largest >= rows:
         raise Failure(
-            "tokenizer-wrong", f"the tokenizer's ids go up to {largest}, the weights have {rows} tokens", OTHERS
+            "tokenizer-wrong",
+            _("the tokenizer's ids go up to {largest}, the weights have {rows} tokens").format(
+                largest=largest, rows=rows
+            ),
+            OTHERS,
         )
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     for name, ends in (("generation_config.json", _ends(context)), ("config.json", config.get("eos_token_id"))):
         for end in ends if isinstance(ends, list) else [ends]:
             if isinstance(end, int) and end not in special:
                 text = tokenizer.id_to_token(end)
-                what = "not in the tokenizer" if text is None else f"{text!r} there, no special token"
-                raise Failure("tokenizer-wrong", f"{name} ends answers with the token {end}, which is {what}", OTHERS)
+                what = (
+                    _("not in the tokenizer")
+                    if text is None
+                    else _("{text!r} there, no special token").format(text=text)
+                )
+                raise Failure(
+                    "tokenizer-wrong",
+                    _("{name} ends answers with the token {end}, which is {what}").format(
+                        name=name, end=end, what=what
+                    ),
+                    OTHERS,
+                )
 
 
 def _hold_template(context: Context) -> bool:
@@ -140,7 +187,11 @@ def _hold_template(context: Context) -> bool:
         return False
     rendered = _render(context, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}])
     if not rendered.rstrip().endswith(TURN.rstrip()):
-        raise Failure("template-wrong", f"the chat template gives {rendered!r}, not ChatML: ...{TURN!r}", NOT_CHATML)
+        raise Failure(
+            "template-wrong",
+            _("the chat template gives {rendered!r}, not ChatML: ...{turn!r}").format(rendered=rendered, turn=TURN),
+            NOT_CHATML,
+        )
     return True
 
 
@@ -148,7 +199,7 @@ def _hold_round_trips(tokenizer: Any, remedy: str) -> None:
     for text in ROUND_TRIPS:
         back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
         if back != text:
-            raise Failure("tokenizer-wrong", f"{text!r} comes back as {back!r}", remedy)
+            raise Failure("tokenizer-wrong", _("{text!r} comes back as {back!r}").format(text=text, back=back), remedy)
 
 
 def splits_otherwise(tokenizer: Any) -> bool:
@@ -173,11 +224,13 @@ def _load(context: Context) -> Any:
 
     path = context.model_dir / "tokenizer.json"
     if not path.is_file():
-        raise Failure("tokenizer-missing", f"{path} is missing", INCOMPLETE)
+        raise Failure("tokenizer-missing", _("{path} is missing").format(path=path), INCOMPLETE)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
-        raise Failure("tokenizer-wrong", f"{path} cannot be loaded: {error}", INCOMPLETE) from error
+        raise Failure(
+            "tokenizer-wrong", _("{path} cannot be loaded: {reason}").format(path=path, reason=error), INCOMPLETE
+        ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -202,14 +255,16 @@ def _template(context: Context) -> str | None:
             return own.read_text(encoding="utf-8")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Failure("tokenizer-missing", f"{path} is missing", INCOMPLETE) from error
+        raise Failure("tokenizer-missing", _("{path} is missing").format(path=path), INCOMPLETE) from error
     except (OSError, ValueError) as error:
-        raise Failure("template-wrong", f"{path} cannot be read ({error})", INCOMPLETE) from error
+        raise Failure(
+            "template-wrong", _("{path} cannot be read ({reason})").format(path=path, reason=error), INCOMPLETE
+        ) from error
     template = value.get("chat_template") if isinstance(value, dict) else None
     if isinstance(template, list):  # several, by name
         template = next((each.get("template") for each in template if each.get("name") == "default"), 0)
     if template is not None and not isinstance(template, str):
-        raise Failure("template-wrong", f"the chat template in {path} is no text", INCOMPLETE)
+        raise Failure("template-wrong", _("the chat template in {path} is no text").format(path=path), INCOMPLETE)
     return template
 
 
@@ -219,9 +274,13 @@ def _render(context: Context, messages: list[dict[str, str]]) -> str:
 
     template = _template(context)
     if template is None:
-        raise Failure("template-wrong", f"{context.model_dir} has no chat template", INCOMPLETE)
+        raise Failure(
+            "template-wrong", _("{model_dir} has no chat template").format(model_dir=context.model_dir), INCOMPLETE
+        )
     try:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
     except Exception as error:  # a template is a program: it can raise anything
-        raise Failure("template-wrong", f"the chat template cannot be rendered: {error}", INCOMPLETE) from error
+        raise Failure(
+            "template-wrong", _("the chat template cannot be rendered: {reason}").format(reason=error), INCOMPLETE
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.i18n import _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
 NAME = "vram-ceiling"
@@ -14,20 +15,28 @@ KEPT_BYTES = 64 << 20
 def check(context: Context) -> Outcome:
     """Outcome with the peak; Failure over-ceiling or not-released. The figures are those that `forward` left."""
     if context.peak is None or context.left is None:
-        return Outcome("no GPU in use", "skip", "cpu")
+        return Outcome(_("no GPU in use"), "skip", "cpu")
     allocated, reserved = context.peak
-    peak = f"peak {gib(allocated)} allocated, {gib(reserved)} reserved"
+    peak = _("peak {allocated} allocated, {reserved} reserved").format(allocated=gib(allocated), reserved=gib(reserved))
     ceiling = context.ceiling_gib
     if ceiling and reserved > ceiling * GIB:
         raise Failure(
             "over-ceiling",
-            f"one forward pass took {gib(reserved)} ({gib(allocated)} allocated), over VRAM_CEILING_GIB={ceiling:g}",
-            "raise VRAM_CEILING_GIB (22 suits a 24 GB card, 0 lifts it)",
+            _("one forward pass took {reserved} ({allocated} allocated), over VRAM_CEILING_GIB={ceiling:g}").format(
+                reserved=gib(reserved), allocated=gib(allocated), ceiling=ceiling
+            ),
+            _("raise VRAM_CEILING_GIB (22 suits a 24 GB card, 0 lifts it)"),
         )
     if max(context.left) > KEPT_BYTES:
         raise Failure(
             "not-released",
-            f"{gib(context.left[0])} allocated and {gib(context.left[1])} reserved remain after the model was let go",
-            "a defect of this image: please report it with the output of `healthcheck report --json`",
+            _("{allocated} allocated and {reserved} reserved remain after the model was let go").format(
+                allocated=gib(context.left[0]), reserved=gib(context.left[1])
+            ),
+            _("a defect of this image: please report it with the output of `healthcheck report --json`"),
         )
-    return Outcome(f"{peak}; " + (f"ceiling {ceiling:g} GiB" if ceiling else "no ceiling") + "; released")
+    return Outcome(
+        f"{peak}; "
+        + (_("ceiling {ceiling:g} GiB").format(ceiling=ceiling) if ceiling else _("no ceiling"))
+        + "; released"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from common.i18n import N_, _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
 NAME = "vram-free"
@@ -17,37 +18,47 @@ def check(context: Context) -> Outcome:
     """Outcome with total and free GiB; Failure ceiling-too-low, card-too-small or busy-gpu."""
     gpu = context.gpu
     if gpu is None:
-        return Outcome("no GPU in use", "skip", "cpu")
+        return Outcome(_("no GPU in use"), "skip", "cpu")
     weights = context.weight_bytes
     ceiling = int(context.ceiling_gib * GIB)
     if ceiling and ceiling < weights + MARGIN_BYTES // 2:
         raise Failure(
             "ceiling-too-low",
-            f"VRAM_CEILING_GIB is {context.ceiling_gib:g}, and the weights alone take {gib(weights)}",
-            "set VRAM_CEILING_GIB to 22 (the default, for a 24 GB card), or to 0 for no ceiling",
+            _("VRAM_CEILING_GIB is {ceiling_gib:g}, and the weights alone take {gib}").format(
+                ceiling_gib=context.ceiling_gib, gib=gib(weights)
+            ),
+            _("set VRAM_CEILING_GIB to 22 (the default, for a 24 GB card), or to 0 for no ceiling"),
         )
     need = ceiling or weights + MARGIN_BYTES
-    why = f"VRAM_CEILING_GIB={context.ceiling_gib:g}" if ceiling else f"the weights and {gib(MARGIN_BYTES)}"
+    why = (
+        f"VRAM_CEILING_GIB={context.ceiling_gib:g}"
+        if ceiling
+        else _("the weights and {gib}").format(gib=gib(MARGIN_BYTES))
+    )
     if gpu.total < need:
-        name = f"the MIG instance of {gpu.name}" if gpu.mig else gpu.name
+        name = _("the MIG instance of {name}").format(name=gpu.name) if gpu.mig else gpu.name
         lower = int(gpu.total / GIB) - 1
         raise Failure(
             "card-too-small",
-            f"{name} has {gib(gpu.total)} in all, less than {why} asks for",
-            f"set VRAM_CEILING_GIB to {lower}; what training fits under it, `plan` says"
+            _("{name} has {gib} in all, less than {why} asks for").format(name=name, gib=gib(gpu.total), why=why),
+            _("set VRAM_CEILING_GIB to {lower}; what training fits under it, `plan` says").format(lower=lower)
             if lower * GIB >= weights + MARGIN_BYTES // 2
-            else f"the weights alone take {gib(weights)}: use a card{' or a MIG instance' if gpu.mig else ''} of 24 GB",
+            else _("the weights alone take {gib}: use a card{mig} of 24 GB").format(
+                gib=gib(weights), mig=_(" or a MIG instance") if gpu.mig else ""
+            ),
         )
     if gpu.free < need:
         raise Failure(
             "busy-gpu",
-            f"{gib(gpu.free)} of {gib(gpu.total)} are free, {why} asks for more; {_holders(context)}",
+            _("{free} of {total} are free, {why} asks for more; {holders}").format(
+                free=gib(gpu.free), total=gib(gpu.total), why=why, holders=_holders(context)
+            ),
             REMEDY,
         )
     return Outcome(f"{gib(gpu.free)} of {gib(gpu.total)} free, {why}" + _others(context))
 
 
-REMEDY = (
+REMEDY = N_(
     "end what holds the memory (nvidia-smi on the host lists it), or choose another GPU with docker run --gpus device=N"
 )
 
@@ -61,10 +72,10 @@ def _listed(context: Context) -> list[str]:
 def _holders(context: Context) -> str:
     listed = _listed(context)
     if not listed:
-        return "held by processes that this container cannot see"
-    return "held by " + ", ".join(listed)
+        return _("held by processes that this container cannot see")
+    return _("held by ") + ", ".join(listed)
 
 
 def _others(context: Context) -> str:
     listed = _listed(context)
-    return f"; also there: {', '.join(listed)}" if listed else ""
+    return _("; also there: {names}").format(names=", ".join(listed)) if listed else ""

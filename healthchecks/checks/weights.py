@@ -14,6 +14,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome, gib
 
 NAME = "weights"
@@ -27,8 +28,8 @@ DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2
 DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8}
 BLOCK = 8 << 20
 
-AGAIN = "build or pull the image again; if you mounted a model folder, download that file again"
-CHECKSUM = "`healthcheck startup --checksum` tells which files are damaged; " + AGAIN
+AGAIN = N_("build or pull the image again; if you mounted a model folder, download that file again")
+CHECKSUM = N_("`healthcheck startup --checksum` tells which files are damaged; {again}")
 
 
 def check(context: Context) -> Outcome:
@@ -47,10 +48,16 @@ def check(context: Context) -> Outcome:
         found |= held
     if missing := sorted(set(wanted) - found):
         place = SINGLE if is_single else INDEX
-        raise Failure("tensor-missing", f"{place} has no tensor {missing[0]} ({len(missing)} missing)", AGAIN)
+        raise Failure(
+            "tensor-missing",
+            _("{place} has no tensor {missing} ({count} missing)").format(
+                place=place, missing=missing[0], count=len(missing)
+            ),
+            AGAIN,
+        )
     hashed = ""
     if context.checksum:
-        hashed = f", sha256 of {_hold_shards(context, list(shards))} shards right"
+        hashed = _(", sha256 of {hold_shards} shards right").format(hold_shards=_hold_shards(context, list(shards)))
     context.sums_match = context.sums_match or recorded_official(context)
     kind = f"{context.kind.title}, " if context.kind.is_for_tests else ""
     files = "1 file" if is_single else f"{len(shards)} shards"
@@ -62,7 +69,9 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if config.get("architectures") != ["Qwen2ForCausalLM"]:
         raise Failure(
             "config-wrong",
-            f"config.json is of {config.get('architectures')}, this image serves Qwen2ForCausalLM",
+            _("config.json is of {config}, this image serves Qwen2ForCausalLM").format(
+                config=config.get("architectures")
+            ),
             AGAIN,
         )
     try:
@@ -71,7 +80,9 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         kv_heads = _size(config, "num_key_value_heads", heads)
         head = _size(config, "head_dim", hidden // heads)
     except (KeyError, TypeError, ValueError) as error:
-        raise Failure("config-wrong", f"config.json: {type(error).__name__} {error}", AGAIN) from error
+        raise Failure(
+            "config-wrong", _("config.json: {name} {reason}").format(name=type(error).__name__, reason=error), AGAIN
+        ) from error
     query, key_value = heads * head, kv_heads * head
     layer = {
         "input_layernorm.weight": (hidden,),
@@ -110,15 +121,21 @@ def _dtype(config: dict[str, Any]) -> str | None:
 
 def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
     if not folder.is_dir():
-        raise Failure("no-model", f"there is no model folder {folder}", "set MODEL_DIR to one, or " + AGAIN)
+        raise Failure(
+            "no-model",
+            _("there is no model folder {folder}").format(folder=folder),
+            _("set MODEL_DIR to one, or {again}").format(again=_(AGAIN)),
+        )
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Failure(code, f"{folder / name} is missing", AGAIN) from error
+        raise Failure(code, _("{folder} is missing").format(folder=folder / name), AGAIN) from error
     except (OSError, ValueError) as error:
-        raise Failure(code, f"{folder / name} cannot be read: {error}", AGAIN) from error
+        raise Failure(
+            code, _("{folder} cannot be read: {reason}").format(folder=folder / name, reason=error), AGAIN
+        ) from error
     if not isinstance(value, dict):
-        raise Failure(code, f"{folder / name} holds no JSON object", AGAIN)
+        raise Failure(code, _("{folder} holds no JSON object").format(folder=folder / name), AGAIN)
     return value
 
 
@@ -126,11 +143,15 @@ def _shards(index: dict[str, Any]) -> dict[str, set[str] | None]:
     """Shard file -> names of its tensors, by the index."""
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise Failure("no-index", f"{INDEX} has no weight_map", AGAIN)
+        raise Failure("no-index", _("{index} has no weight_map").format(index=INDEX), AGAIN)
     shards: dict[str, set[str]] = {}
     for tensor, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
-            raise Failure("no-index", f"{INDEX} names {file!r} as the file of {tensor}", AGAIN)
+            raise Failure(
+                "no-index",
+                _("{index} names {file!r} as the file of {tensor}").format(index=INDEX, file=file, tensor=tensor),
+                AGAIN,
+            )
         shards.setdefault(file, set()).add(tensor)
     return dict(sorted(shards.items()))
 
@@ -145,36 +166,64 @@ def _check_shard(
     header, base, size = read_header(folder / name)
     tensors = set(header) if tensors is None else tensors
     if absent := sorted(tensors - header.keys()):
-        raise Failure("tensor-missing", f"{name} has no {absent[0]}, which {INDEX} puts there", AGAIN)
+        raise Failure(
+            "tensor-missing",
+            _("{name} has no {absent}, which {index} puts there").format(name=name, absent=absent[0], index=INDEX),
+            AGAIN,
+        )
     if extra := sorted(header.keys() - tensors):
-        raise Failure("tensor-extra", f"{name} holds {extra[0]}, which {INDEX} does not put there", AGAIN)
+        raise Failure(
+            "tensor-extra",
+            _("{name} holds {extra}, which {index} does not put there").format(name=name, extra=extra[0], index=INDEX),
+            AGAIN,
+        )
     end = base
     for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
         have, shape = entry["dtype"], tuple(entry["shape"])
         begin, stop = (base + offset for offset in entry["data_offsets"])
         nbytes = math.prod(shape) * DTYPE_BYTES[have] if have in DTYPE_BYTES else stop - begin
         if begin != end or stop - begin != nbytes:
-            raise Failure("shard-damaged", f"the head of {name} gives {tensor} a place that cannot be", CHECKSUM)
+            raise Failure(
+                "shard-damaged",
+                _("the head of {name} gives {tensor} a place that cannot be").format(name=name, tensor=tensor),
+                _(CHECKSUM).format(again=_(AGAIN)),
+            )
         end = stop
         if tensor not in wanted:
-            raise Failure("config-mismatch", f"{name} holds {tensor}, for which config.json has no place", CONFIG)
+            raise Failure(
+                "config-mismatch",
+                _("{name} holds {tensor}, for which config.json has no place").format(name=name, tensor=tensor),
+                _(CONFIG).format(again=_(AGAIN)),
+            )
         if shape != wanted[tensor]:
             raise Failure(
                 "config-mismatch",
-                f"{tensor} in {name} has shape {list(shape)}, config.json asks for {list(wanted[tensor])}",
-                CONFIG,
+                _("{tensor} in {name} has shape {shape}, config.json asks for {wanted}").format(
+                    tensor=tensor, name=name, shape=list(shape), wanted=list(wanted[tensor])
+                ),
+                _(CONFIG).format(again=_(AGAIN)),
             )
         dtype = dtype or have
         if have != dtype or have not in DTYPES.values():
             wrong = dtype if dtype in DTYPES.values() else " or ".join(DTYPES.values())
-            raise Failure("wrong-dtype", f"{tensor} in {name} is {have}, not {wrong}", AGAIN)
+            raise Failure(
+                "wrong-dtype",
+                _("{tensor} in {name} is {have}, not {wrong}").format(tensor=tensor, name=name, have=have, wrong=wrong),
+                AGAIN,
+            )
     if size != end:
-        word = "cut short" if size < end else "longer than its content"
-        raise Failure("shard-truncated", f"{name} is {word}: {size} bytes, its head describes {end}", AGAIN)
+        word = _("cut short") if size < end else _("longer than its content")
+        raise Failure(
+            "shard-truncated",
+            _("{name} is {word}: {size} bytes, its head describes {end}").format(
+                name=name, word=word, size=size, end=end
+            ),
+            AGAIN,
+        )
     return tensors, dtype
 
 
-CONFIG = "config.json and the shards are of different models, or config.json was edited; " + AGAIN
+CONFIG = N_("config.json and the shards are of different models, or config.json was edited; {again}")
 
 
 def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int, int]:
@@ -190,8 +239,10 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int, int]:
             if not 2 <= length <= 100 << 20 or 8 + length > size:
                 raise Failure(
                     "shard-truncated" if size < 1 << 20 else "shard-damaged",
-                    f"{path.name} ({size} bytes) does not begin with the head of a safetensors file",
-                    CHECKSUM,
+                    _("{name} ({size} bytes) does not begin with the head of a safetensors file").format(
+                        name=path.name, size=size
+                    ),
+                    _(CHECKSUM).format(again=_(AGAIN)),
                 )
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
@@ -201,11 +252,19 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int, int]:
                 raise TypeError("offsets")
             math.prod(entry["shape"])
     except FileNotFoundError as error:
-        raise Failure("shard-missing", f"{path} is missing, which {INDEX} names", AGAIN) from error
+        raise Failure(
+            "shard-missing", _("{path} is missing, which {index} names").format(path=path, index=INDEX), AGAIN
+        ) from error
     except OSError as error:
-        raise Failure("shard-unreadable", f"{path} cannot be read: {error.strerror}", AGAIN) from error
+        raise Failure(
+            "shard-unreadable", _("{path} cannot be read: {strerror}").format(path=path, strerror=error.strerror), AGAIN
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failure("shard-damaged", f"the head of {path.name} is not readable ({error})", CHECKSUM) from error
+        raise Failure(
+            "shard-damaged",
+            _("the head of {name} is not readable ({reason})").format(name=path.name, reason=error),
+            _(CHECKSUM).format(again=_(AGAIN)),
+        ) from error
     return header, 8 + length, size
 
 
@@ -227,12 +286,22 @@ def _hold_small_files(context: Context) -> None:
         try:
             have = hashlib.sha256((context.model_dir / name).read_bytes()).hexdigest()
         except OSError as error:
-            raise Failure("file-missing", f"{context.model_dir / name} is missing ({error.strerror})", AGAIN) from error
+            raise Failure(
+                "file-missing",
+                _("{model_dir} is missing ({strerror})").format(
+                    model_dir=context.model_dir / name, strerror=error.strerror
+                ),
+                AGAIN,
+            ) from error
         if have != wanted:
             raise Failure(
                 "file-changed",
-                f"{name} is not the file that was built in: sha256 {have[:12]}..., SHA256SUMS has {wanted[:12]}...",
-                f"undo the edit; {AGAIN}. A model of your own goes into a folder of its own: MODEL_DIR",
+                _("{name} is not the file that was built in: sha256 {have}..., SHA256SUMS has {wanted}...").format(
+                    name=name, have=have[:12], wanted=wanted[:12]
+                ),
+                _("undo the edit; {again}. A model of your own goes into a folder of its own: MODEL_DIR").format(
+                    again=_(AGAIN)
+                ),
             )
 
 
@@ -242,8 +311,8 @@ def _hold_shards(context: Context, names: list[str]) -> int:
     if unknown := [name for name in names if name not in sums]:
         raise Failure(
             "no-sums",
-            f"no SHA256SUMS lists {unknown[0]}, so its bytes cannot be proved",
-            "put a SHA256SUMS (sha256sum *.safetensors > SHA256SUMS) into the model folder, or leave out --checksum",
+            _("no SHA256SUMS lists {unknown}, so its bytes cannot be proved").format(unknown=unknown[0]),
+            _("put a SHA256SUMS (sha256sum *.safetensors > SHA256SUMS) into the model folder, or leave out --checksum"),
         )
     total, done = context.weight_bytes, [0] * len(names)
 
@@ -261,7 +330,9 @@ def _hold_shards(context: Context, names: list[str]) -> int:
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         digests = dict(zip(names, pool.map(digest, range(len(names))), strict=True))
     if wrong := [name for name in names if digests[name] != sums[name]]:
-        raise Failure("checksum", f"the bytes of {', '.join(wrong)} are not those of SHA256SUMS", AGAIN)
+        raise Failure(
+            "checksum", _("the bytes of {names} are not those of SHA256SUMS").format(names=", ".join(wrong)), AGAIN
+        )
     official = read_sums(context.official_sums)
     context.sums_match = bool(official) and all(official.get(name) == digests[name] for name in names)
     return len(names)

@@ -429,7 +429,7 @@ def template(file: str, beginning: str) -> re.Pattern[str]:
         if isinstance(node, ast.JoinedStr):
             parts = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+?" for p in node.values]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            parts = [re.escape(node.value)]
+            parts = [re.sub(r"\\\{.*?\\\}", ".+?", re.escape(node.value))]  # _("… {x} …")
         else:
             continue
         if "".join(parts).startswith(re.escape(beginning)):
