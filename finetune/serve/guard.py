@@ -49,6 +49,8 @@ class Guard:
         elif scope["type"] == "http":
             self.begun += 1
             status, began = GONE, time.monotonic()
+            if self.counts:
+                self.counts.in_flight = self.begun - self.ended
 
             async def watch(message: Message) -> None:
                 nonlocal status

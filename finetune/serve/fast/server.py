@@ -86,7 +86,7 @@ class Endpoint:
             self.client.answers,
             {name: settings.systems.get(name) for name in settings.names},
             int(time.time()),
-            settings.owner,
+            settings.owned_by,
             settings.origins,
             [guard],
             self._life,

@@ -16,9 +16,10 @@ class Settings:
     systems: dict[str, str | None] = field(default_factory=dict)  # {name: system prompt}, None: the template's
     host: str = "127.0.0.1"
     port: int = 8000
-    owner: str = "mirror"
+    owned_by: str = "mirror"
     device: str = "cuda"
     ceiling_gib: float = 0.0
+    rows: int | None = None  # answers at a time, None: what the device suits
     max_new_tokens: int = 2048
     max_length: int | None = None
     temperature: float = 0.0

@@ -60,7 +60,7 @@ def load(settings: Settings) -> Any:
         with torch.no_grad():
             adapters = Adapters(model, loaded) if loaded else None
             del loaded
-            rows, pages = size(lane, model)
+            rows, pages = size(lane, model, settings.rows)
             scheduler = Scheduler(model, adapters, rows, pages, settings.max_length)
             if settings.device == "cuda":
                 scheduler.batch.capture()
@@ -73,18 +73,18 @@ def load(settings: Settings) -> Any:
     return scheduler
 
 
-def size(lane: Lane, model: Any) -> tuple[int, int]:
-    """(rows, pages): a cache of what is free under the ceiling."""
+def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
+    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where somebody says so."""
     from qwen2.serving.batch import page_bytes
     from qwen2.serving.pages import PAGE, pages_for
 
     page = page_bytes(model.config, model.embedding.element_size())
     if lane.device == "cpu":
-        rows, free = ROWS_CPU, CPU_CACHE_GIB * 2**30
+        rows, free = asked or ROWS_CPU, CPU_CACHE_GIB * 2**30
     else:
         torch = lane.torch()
         torch.cuda.empty_cache()
-        rows, free = ROWS_GPU, lane.ceiling_gib() * 2**30 - torch.cuda.memory_reserved()
+        rows, free = asked or ROWS_GPU, lane.ceiling_gib() * 2**30 - torch.cuda.memory_reserved()
         free = FILLED * (free - ROOM_GIB * 2**30)
     # No more than so many rows of the model's longest text can use.
     pages = min(int(free / page), rows * pages_for(model.config.max_positions) + 1)
