@@ -2,11 +2,11 @@
 
     python -m bench.serve_speed [--backends fast swift] [--clients 1 8 32 128] [--tokens 128] [--rounds 4]
 
-It makes two random adapters, starts serve.sh with each backend on a free port, and for each number of clients lets every
-client ask `rounds` questions of its own, one after the other, with answers of `tokens` tokens at most, streamed. Clients
-run in processes of their own and only look for the first token and the usage at the end: what is measured is the server.
-Tokens a second are all tokens of the answers over the time from the first question to the last answer. One line of JSON
-a measurement. With random weights an answer now and then ends early; the tokens are counted, not assumed.
+It makes two random adapters, starts serve.sh with each backend on a free port, and for each number of clients lets
+every client ask `rounds` questions of its own, one after the other, with answers of `tokens` tokens at most, streamed.
+Clients run in processes of their own and only look for the first token and the usage at the end: what is measured is
+the server. Tokens a second are all tokens of the answers over the time from the first question to the last answer. One
+line of JSON a measurement. With random weights an answer now and then ends early; tokens are counted, not assumed.
 """
 
 from __future__ import annotations
@@ -220,7 +220,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         adapters = make_adapters(model, Path(name))
         for backend in args.backends:
-            server = Server(args.serve, backend, adapters, [each.lstrip("=") for each in args.option], Path(name) / "log")
+            server = Server(
+                args.serve, backend, adapters, [each.lstrip("=") for each in args.option], Path(name) / "log"
+            )
             try:
                 report(args, backend, server, pool)
             finally:

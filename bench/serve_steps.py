@@ -2,10 +2,10 @@
 
     python -m bench.serve_steps MODEL_DIR [--rows 128] [--context 200] [--same 24]
 
-One line of JSON each: seconds of loading and of capturing, milliseconds a step for each number of rows, with and without
-two adapters, for contexts of that many tokens; milliseconds a piece of prompts; then answers to random prompts, alone and
-all at once, held to generate()'s. Where they part, the gap between the two likeliest tokens there says whether rounding can
-be the cause.
+One line of JSON each: seconds of loading and of capturing, milliseconds a step for each number of rows, with and
+without two adapters, for contexts of that many tokens; milliseconds a piece of prompts; then answers to random prompts,
+alone and all at once, held to generate()'s. Where they part, the gap between the two likeliest tokens says whether
+rounding can be the cause.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def pieces(batch: Batch) -> None:
             count = pages_for(start + length)
             laid.append(Piece(slot, slot % 3, [1000] * length, start, range(page, page + count), True))
             page += count
-        ms = {lora: round(timed(lambda laid=laid, lora=lora: batch.prefill(laid, lora, []), 5), 2) for lora in (False, True)}
+        ms = {
+            lora: round(timed(lambda laid=laid, lora=lora: batch.prefill(laid, lora, []), 5), 2)
+            for lora in (False, True)
+        }
         print(json.dumps({"piece": lengths[:1] * 1 + [len(lengths)], "behind": start, "ms": ms}), flush=True)
 
 

@@ -1,4 +1,7 @@
-"""/metrics in Prometheus' text form: requests by path and status, and what the engine says of itself; both backends have it."""
+"""/metrics in Prometheus' text form: requests by path and status, and what the fast engine says of itself.
+
+Both backends have it: fast/server.py and plugin.py add the path.
+"""
 
 from __future__ import annotations
 

@@ -102,9 +102,7 @@ def _no_number(name: str) -> float:
     raise ValueError(name)
 
 
-def regular(
-    data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()
-) -> Request:
+def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> Request:
     """The Request that a parsed body asks for.
 
     Args:

@@ -1,1 +1,1 @@
-"""Answers to many requests at a time: rows that come and go in one batch, over a cache in pages; finetune/serve calls it."""
+"""Answers to many requests at a time, in one batch whose rows come and go; for finetune/serve."""

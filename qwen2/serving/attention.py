@@ -1,4 +1,4 @@
-"""Attention over a cache in pages: of one new token a row, and of pieces of prompts; plain torch, or Triton on a GPU."""
+"""Attention over a cache in pages: of one new token a row, and of pieces of prompts; batch.py calls it."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ class Pieces:
     bounds: tuple[Tensor, Tensor]
 
 
-def piece_attention(
-    qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, config: Config, out: Tensor
-) -> None:
+def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, config: Config, out: Tensor) -> None:
     """Causal attention of pieces over their own tokens and those before, which are in the cache; it takes the new ones.
 
     qkv [T, q_size + 2 kv_size], not rotated yet; keys and values as for paged_attention; out [T, q_size], strided.

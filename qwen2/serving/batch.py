@@ -106,7 +106,7 @@ class Batch:
 
     def grow(self, grown: Sequence[tuple[int, int, int]]) -> None:
         """More pages: (slot, which of its pages, page)."""
-        slots, places, pages = whole(list(zip(*grown, strict=True)), self.table.device)  # type: ignore[arg-type]
+        slots, places, pages = whole(list(zip(*grown, strict=True)), self.table.device)
         self.table[slots, places] = pages.int()
 
     # ---- one token for each row
@@ -160,7 +160,9 @@ class Batch:
         host = torch.empty(count, dtype=torch.int64, pin_memory=True)
         host.copy_(self.out[:count], non_blocking=True)
         for number, (places, each) in enumerate(likely):
-            parts = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (each.chosen, each.tokens, each.values)]
+            parts = [
+                torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (each.chosen, each.tokens, each.values)
+            ]
             for to, part in zip(parts, (each.chosen, each.tokens, each.values), strict=True):
                 to.copy_(part, non_blocking=True)
             likely[number] = places, Likelihoods(*parts)
@@ -170,7 +172,7 @@ class Batch:
 
     def _special(self, logits: Tensor, special: Sequence[Special]) -> list[tuple[list[int], Likelihoods]]:
         device = logits.device
-        places, slots = whole([[each.place for each in special], [each.slot for each in special]], device)  # type: ignore[list-item]
+        places, slots = whole([[each.place for each in special], [each.slot for each in special]], device)
         settings = [each.settings for each in special]
         raw = logits[places].float()
         penalised = [number for number, each in enumerate(settings) if each.penalised]
@@ -277,4 +279,3 @@ def _laid_out(pieces: Sequence[Piece], cos: Tensor, sin: Tensor, device: torch.d
 def page_bytes(config: Config, width: int) -> int:
     """Bytes of one page; `width` is that of a number."""
     return 2 * config.num_layers * PAGE * config.kv_size * width
-

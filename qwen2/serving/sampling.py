@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def column(values: Sequence[object], device: torch.device) -> Tensor:
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
 
-def whole(values: Sequence[int], device: torch.device) -> Tensor:
+def whole(values: Sequence[Any], device: torch.device) -> Tensor:
     """Whole numbers on the device, without a wait."""
     made = torch.tensor(values, dtype=torch.int64)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
@@ -85,7 +86,7 @@ def choose(logits: Tensor, rows: Sequence[Settings], uniform: Sequence[float]) -
 def _sorted(logits: Tensor, rows: Sequence[Settings], uniform: Tensor) -> Tensor:
     """Rows whose top_k is small: their candidates, the likeliest first."""
     device = logits.device
-    top_k = whole([[each.top_k] for each in rows], device)  # type: ignore[list-item]
+    top_k = whole([[each.top_k] for each in rows], device)
     logits, index = torch.topk(logits, max(each.top_k for each in rows))
     rank = torch.arange(logits.shape[1], device=device)
     share = torch.softmax(logits.masked_fill(rank >= top_k, float("-inf")), -1)
@@ -100,7 +101,7 @@ def _wide(logits: Tensor, rows: Sequence[Settings], uniform: Tensor) -> Tensor:
     large = [min(each.top_k or logits.shape[1], logits.shape[1]) for each in rows]
     if any(top_k < logits.shape[1] for top_k in large):
         ordered = logits.sort(descending=True).values
-        lowest = ordered.gather(1, whole([[top_k - 1] for top_k in large], device))  # type: ignore[list-item]
+        lowest = ordered.gather(1, whole([[top_k - 1] for top_k in large], device))
         logits = logits.masked_fill(logits < lowest, float("-inf"))
     share = torch.softmax(logits, -1)
     if any(each.top_p < 1 for each in rows):

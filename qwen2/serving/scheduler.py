@@ -1,4 +1,4 @@
-"""Requests to tokens: who has a slot, whose prompt is read next, when a row has ended; finetune/serve's worker calls it.
+"""Requests to tokens: who has a slot, whose prompt is read next, when a row has ended; for finetune/serve's worker.
 
     add(request) ...   then, again and again, step() -> what has been said since
 
@@ -6,8 +6,8 @@ One step is one piece of work for the device: a token for every row under way, o
 two take turns, so that a long prompt does not hold the others up. The next piece of work is handed to the device before
 the tokens of the last are looked at. A row that has ended may therefore be computed once more, for nobody.
 
-Pages of the cache are taken as answers grow. Where none is left, the row that came last gives its own back and waits; its
-prompt and what it has said are read again later.
+Pages of the cache are taken as answers grow. Where none is left, the row that came last gives its own back and waits;
+its prompt and what it has said are read again later.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m finetune.serve.fast.server SETTINGS
 
-SETTINGS is settings.py's JSON. The key comes by MIRROR_API_KEY. SIGTERM closes the port, lets answers that have begun end,
-and ends the engine.
+SETTINGS is settings.py's JSON. The key comes by MIRROR_API_KEY. SIGTERM closes the port, lets answers that have begun
+end, and ends the engine.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def ready(pipe: Connection) -> dict[str, Any]:
     try:
         message = pipe.recv()
     except (EOFError, OSError):
-        raise UserError("serve: the engine has ended before it was ready; its last lines above say why", FAILED) from None
+        raise UserError(
+            "serve: the engine has ended before it was ready; its last lines above say why", FAILED
+        ) from None
     if message[0] == "failed":
         raise UserError(message[1], message[2])
     return message[1]  # type: ignore[no-any-return]

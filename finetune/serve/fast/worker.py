@@ -38,7 +38,9 @@ def main(pipe: Connection, settings: Settings) -> None:
             return
         except Exception as error:
             text = " ".join(str(error).split())[:500]
-            pipe.send(("failed", f"the engine cannot start ({type(error).__name__}: {text}); BACKEND=swift is another", 1))
+            pipe.send(
+                ("failed", f"the engine cannot start ({type(error).__name__}: {text}); BACKEND=swift is another", 1)
+            )
             raise
         from qwen2.serving.scheduler import summary
 
@@ -51,12 +53,12 @@ def load(settings: Settings) -> Any:
     lane = Lane(Path(settings.model), settings.device, settings.ceiling_gib)
     torch = lane.torch()
     model = lane.model()
-    from finetune.verify.engine import load_adapter
+    from qwen2.lora import Adapter
     from qwen2.serving.adapters import Adapters
     from qwen2.serving.scheduler import Scheduler
 
-    loaded = [load_adapter(Path(path), model) for path in settings.adapters.values()]
     try:
+        loaded = [Adapter.load(path, model) for path in settings.adapters.values()]
         with torch.no_grad():
             adapters = Adapters(model, loaded) if loaded else None
             del loaded
@@ -64,6 +66,8 @@ def load(settings: Settings) -> Any:
             scheduler = Scheduler(model, adapters, rows, pages, settings.max_length)
             if settings.device == "cuda":
                 scheduler.batch.capture()
+    except ValueError as error:
+        raise UserError(f"an adapter cannot be served: {error}") from None
     except torch.OutOfMemoryError:
         raise UserError(
             "the GPU's memory ran out while the engine was set up; end what else uses the GPU (nvidia-smi), or raise "
@@ -90,8 +94,8 @@ def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
     pages = min(int(free / page), rows * pages_for(model.config.max_positions) + 1)
     if pages * PAGE < 1024 and pages * PAGE < model.config.max_positions:
         raise UserError(
-            f"beside the weights no GPU memory is left for answers under VRAM_CEILING_GIB={lane.cap_gib:g}: raise it on "
-            "a larger card, or serve fewer adapters",
+            f"beside the weights no GPU memory is left for answers under VRAM_CEILING_GIB={lane.cap_gib:g}: raise it "
+            "on a larger card, or serve fewer adapters",
             FAILED,
         )
     return rows, pages
@@ -115,4 +119,3 @@ def take(pipe: Connection, scheduler: Any, message: tuple[Any, ...]) -> None:
         scheduler.add(message[1])
     except ValueError as error:
         pipe.send(("refused", message[1].id, str(error)))
-
