@@ -26,13 +26,20 @@ WEIGHTS ?=
 # your own data, a file of this machine; empty means the 50 rows in the image
 DATASET ?=
 OUTPUT ?= output
+# which run: newest, a run's name, or a folder below OUTPUT as this machine knows it; empty means the newest, but for infer,
+# where it means the model as it came
 ADAPTER ?=
+# one question for make infer: Q="who are you?"
+Q ?=
+export Q
 # the language of messages, zh or en; else what this machine's locale says
 MIRROR_LANG ?= $(or $(LC_ALL),$(LC_MESSAGES),$(LANG))
 export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
+# make chat, make serve: the port of this machine
+PORT ?= 8000
 # make export: q4_k_m, q5_k_m, q8_0 or f16
 QUANT ?= q4_k_m
 # where to push: host:port/name, the tag is TAG
@@ -70,33 +77,54 @@ VENV = .venv
 # every recipe that needs Docker starts with this: an engine that answers, and the shell pointed at it
 DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 
-RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g -v "$(abspath $(OUTPUT))":/root/output \
+RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e VRAM_CEILING_GIB -e ENGINE
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
+# what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
+HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
+  $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
   -e MASTER_PORT=$(MASTER_PORT) -e NPROC_PER_NODE)
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
 DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
-# usage: $(call mirror_run,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, owned by the caller;
-# FLAGS are more flags of `docker run`
-define mirror_run
-@mkdir -p "$(OUTPUT)"
+# usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,
+# owned by the caller; FLAGS are more flags of `docker run`
+define mirror_look
 @$(if $(DATASET),test -r "$(DATASET)" || { echo "error: DATASET=$(DATASET): no such file; give a path on this machine" >&2; exit 2; })
 @$(DOCKER_ENGINE); tty=; if [ -t 0 ] && [ -t 1 ]; then tty=-it; fi; \
-  docker run $$tty $(RUN_FLAGS) $(3) $(REF) $(1) $(2)
+  output=(); if [ -d "$(OUTPUT)" ]; then output=(-v "$(abspath $(OUTPUT))":/root/output); fi; \
+  docker run $$tty $(RUN_FLAGS) "$${output[@]}" $(if $(filter bash,$(1)),,$(HOST_FLAGS)) $(3) $(REF) $(1) $(2)
+endef
+# usage: $(call mirror_run,...) -- the same for what writes a run: it makes OUTPUT
+define mirror_run
+@mkdir -p "$(OUTPUT)"
+$(call mirror_look,$(1),$(2),$(3))
+endef
+# usage: $(call mirror_use,...) -- the same for what needs a run: an OUTPUT that is not there is a typing error
+define mirror_use
+@test -d "$(OUTPUT)" || { echo "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one, or name the folder of your runs" >&2; exit 2; }
+$(call mirror_look,$(1),$(2),$(3))
 endef
 
+# The list of verbs: `## text` is for users, `##o text` for operators, `##d text` for developers of this project.
+# usage: $(call verbs_of,MARK) -- prints them in the order of this file
+verbs_of = awk -F':.*\#\#$(1) ' '/^[a-z][a-z_-]*:.*\#\#$(1) /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
 .PHONY: help
-help: ## this list
+help: ##o this list
 	@echo "The mirror: from a bare GPU to a fine-tuned Qwen2.5-7B-Instruct that is proved to work."
 	@echo "usage: make VERB [VARIABLE=value ...]"
+	@echo "here:  GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
 	@echo
-	@grep -hE '^[a-z][a-z_-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@$(call verbs_of,)
+	@echo; echo "to run and pass on:"
+	@$(call verbs_of,o)
+	@echo; echo "to work on the project:"
+	@$(call verbs_of,d)
 	@echo
-	@echo "Variables: IMAGE GPUS MODEL MODEL_SOURCE DATASET OUTPUT ADAPTER ENGINE ARGS REGISTRY FILE (defaults are at the top of the Makefile)."
-	@echo "ENGINE=auto|fast|swift: who trains, the fast lane or ms-swift (auto takes the fast lane where it can)."
-	@echo "Here: GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
+	@echo "Variables, with their defaults at the top of the Makefile: DATASET OUTPUT ADAPTER Q ENGINE ARGS GPUS"
+	@echo "MODEL MODEL_SOURCE IMAGE TAG REGISTRY FILE. ENGINE=auto|fast|swift: who trains."
 
 .PHONY: image
 image: # the image, built only when it is not there
@@ -134,75 +162,98 @@ weights/models/%.sums: | .cache/clients/.done
 	@touch $@
 
 .PHONY: build
-build: $(if $(TEST_MODEL),,$(SUMS)) ## build the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2, MODEL=Qwen2.5-1.5B-Instruct)
+build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL=…)
 	$(call docker_build,-t $(REF))
 
-.PHONY: shell
-shell: image ## a shell in the container, after the health checks
-	$(call mirror_run,bash)
+.PHONY: check-data
+check-data: image ## what is wrong with your data, by file and row (DATASET=my.json)
+	@$(if $(DATASET),,echo "error: check-data needs DATASET=FILE, your data on this machine" >&2; exit 2)
+	$(call mirror_look,check-data,"/data/$(notdir $(DATASET))" $(ARGS))
 
-.PHONY: infer
-infer: image ## ask the model (ADAPTER=DIR for a fine-tuned one, ARGS='"你是谁?"' for one question)
-	$(call mirror_run,infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
+.PHONY: plan
+plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--gpu 16')
+	$(call mirror_look,plan,$(DATASET_ARG) $(ARGS))
 
 .PHONY: finetune
-finetune: image ## check, fine-tune, prove: the adapter lands in OUTPUT (DATASET=my.json for your own data, REWORD=2 rewords it)
+finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2)
 	$(if $(NODES),$(if $(MASTER_ADDR),,@echo "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" >&2; exit 2))
 	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
-.PHONY: verify
-verify: image ## the verdict on the newest adapter in OUTPUT, or on ADAPTER
-	$(call mirror_run,verify,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
+.PHONY: infer
+infer: image ## ask (Q="who are you?"), or talk; ADAPTER=newest is the fine-tuned model
+	$(call $(if $(ADAPTER),mirror_use,mirror_look),infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $${Q:+"$$Q"} $(ARGS))
 
-.PHONY: plan
-plan: image ## will it fit the card? before anything is loaded (DATASET=my.json, ARGS='--gpu 16' for another card)
-	$(call mirror_run,plan,$(DATASET_ARG) $(ARGS))
+.PHONY: runs
+runs: image ## the runs in OUTPUT: data, steps, loss, verdict, size
+	$(call mirror_use,runs,$(ARGS))
+
+.PHONY: verify
+verify: image ##o the verdict again, on the newest adapter in OUTPUT or on ADAPTER
+	$(call mirror_use,verify,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
+
+.PHONY: shell
+shell: image ##o a shell in the container, after the health checks
+	$(call mirror_run,bash)
 
 .PHONY: bench
-bench: image ## the fast lane beside its peers on this GPU, about 30 minutes: tables, JSON and a plot in OUTPUT/bench
+bench: image ##d the fast lane beside its peers on this GPU, 30 minutes; results in OUTPUT/bench
 	$(call mirror_run,python /opt/mirror/bench/run_all.py /root/output/bench $(ARGS),,$(foreach folder,bench workspace standin,-v "$(CURDIR)/$(folder)":/opt/mirror/$(folder):ro))
 
 .PHONY: merge
-merge: image ## a model folder that needs no adapter, from the newest adapter in OUTPUT, or from ADAPTER
-	$(call mirror_run,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))
+merge: image ##o adapter and base as a model folder: the newest in OUTPUT, or ADAPTER
+	$(call mirror_use,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))
 
 .PHONY: export
-export: image ## one GGUF file for Ollama, llama.cpp and LM Studio, proved (QUANT=q5_k_m, q8_0 or f16 in place of q4_k_m)
-	$(call mirror_run,export,$(if $(ADAPTER),"$(ADAPTER)") --quant $(QUANT) $(ARGS))
+export: image ##o one GGUF file for Ollama, llama.cpp, LM Studio (QUANT=q4_k_m|q5_k_m|q8_0|f16)
+	$(call mirror_use,export,$(if $(ADAPTER),"$(ADAPTER)") --quant $(QUANT) $(ARGS))
 
 # The newest adapter belongs to the image's own base: where ARGS names a model, none is taken unless ADAPTER names it.
 SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --model=%,$(ARGS)),,--adapter newest))
 
+# The container listens to every address of its own, and only this machine's loopback leads to it. Whoever has set no key gets
+# one with the address.
+SERVE_WORDS = --host 0.0.0.0 --url http://127.0.0.1:$(PORT) --new-key $(SERVE_ADAPTER) $(ARGS)
+SERVE_FLAGS = -p 127.0.0.1:$(PORT):8000 -e MIRROR_API_KEY --stop-timeout 120
+
+.PHONY: chat
+chat: image ## base and fine-tuned model side by side, in a browser (PORT=8000)
+	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
+
 .PHONY: serve
-serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000, newest adapter or ADAPTER (needs MIRROR_API_KEY set)
-	$(call mirror_run,serve,--host 0.0.0.0 $(SERVE_ADAPTER) $(ARGS),-p 127.0.0.1:8000:8000 -e MIRROR_API_KEY --stop-timeout 120)
+serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000 (MIRROR_API_KEY PORT=8000)
+	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
 
 .PHONY: mixed
-mixed: image ## the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh
+mixed: image ##o the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh
 	$(call mirror_run,sft_mixed,$(ARGS))
 
 .PHONY: health
-health: image ## the health checks alone
-	$(call mirror_run,healthcheck,startup $(ARGS))
+health: image ##o the health checks alone
+	$(call mirror_look,healthcheck,startup $(ARGS))
 
 .PHONY: tensorboard
-tensorboard: image ## loss curves of the runs in OUTPUT, on 127.0.0.1:6006
-	@mkdir -p "$(OUTPUT)"
+tensorboard: image ##o loss curves of the runs in OUTPUT, on 127.0.0.1:6006
+	@test -d "$(OUTPUT)" || { echo "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one" >&2; exit 2; }
+	@echo "loss curves of $(abspath $(OUTPUT)): http://127.0.0.1:6006, Ctrl-C ends it"
 	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(abspath $(OUTPUT))":/root/output:ro $(REF) \
 	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
 
 .PHONY: push
-push: image ## the image to a registry, REGISTRY=host:port/name; only layers that it lacks travel
+push: image ##o the image to a registry (REGISTRY=host:port/name); only what it lacks travels
 	@$(if $(REGISTRY),,echo "error: push needs REGISTRY=host:port/name, where the image is to go" >&2; exit 2)
 	@$(DOCKER_ENGINE); docker tag $(REF) $(REGISTRY):$(TAG) && docker push $(REGISTRY):$(TAG)
 
 .PHONY: save
-save: image ## the image as one compressed file with its sha256 beside it (FILE=mirror.tar.zst), for machines without a registry
+save: image ##o the image as one compressed file with its sha256 (FILE=mirror.tar.zst)
 	@$(DOCKER_ENGINE); host/image-file.sh save $(REF) "$(FILE)"
 
 .PHONY: load
-load: ## load a FILE that `make save` wrote, after its sha256 and the room were checked
+load: ##o take in a FILE of `make save`, after its sha256 and the room were checked
 	@$(DOCKER_ENGINE); host/image-file.sh load "$(FILE)"
+
+.PHONY: uninstall
+uninstall: ##o remove images, caches and make's own engine; asks first (YES=1), keeps OUTPUT
+	@host/uninstall.sh "$(IMAGE)" "$(abspath $(OUTPUT))" $(if $(YES),--yes)
 
 # what syft reads: the image in Docker, or docker-archive:FILE
 SCAN ?= docker:$(REF)
@@ -213,7 +264,7 @@ SBOM_DIR ?= build/sbom
 	@touch $@
 
 .PHONY: sbom
-sbom: image .cache/sbom/.done ## SPDX list of the image, its third-party licences, and their check, in build/sbom
+sbom: image .cache/sbom/.done ##o SPDX list of the image and its licences, checked, in build/sbom
 	@mkdir -p "$(SBOM_DIR)"
 	@$(DOCKER_ENGINE); SYFT_CHECK_FOR_APP_UPDATE=false .cache/sbom/bin/syft scan -q "$(SCAN)" -o spdx-json="$(SBOM_DIR)/image.spdx.json"
 	@.cache/sbom/bin/python host/licences.py "$(SBOM_DIR)/image.spdx.json" "$(SBOM_DIR)/third-party-licences.md"
@@ -226,12 +277,12 @@ $(VENV)/.done: requirements/test.lock
 	@touch $@
 
 .PHONY: lint
-lint: $(VENV)/.done ## shellcheck, shfmt, hadolint, ruff, mypy, yamllint, workflows, compose config
+lint: $(VENV)/.done ##d shellcheck, shfmt, hadolint, ruff, mypy, yamllint, workflows, compose config
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" host/lint.sh
 	@$(DOCKER_ENGINE); docker compose config -q && docker compose -f docker-compose.yml -f docker-compose.cpu.yml config -q && echo "compose: ok"
 
 .PHONY: test
-test: lint test-unit test-image ## everything: lint, unit tests, the image's tests, whole runs on the stand-in
+test: lint test-unit test-image ##d everything: lint, unit tests, the image's tests, whole runs on the stand-in
 
 .PHONY: test-build
 test-build:
@@ -249,7 +300,7 @@ test-unit: test-build # in the image's own packages, on the source tree
 	  -e HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis $(TEST_REF) python -m pytest -q -p no:cacheprovider tests/unit tests/fuzz $(ARGS)
 
 .PHONY: fuzz
-fuzz: test-build ## hypothesis against what users give: FUZZ_CPU_S=600 seconds of processor time a file of tests/fuzz
+fuzz: test-build ##d hypothesis against what users give (FUZZ_CPU_S=600 seconds a file of tests/fuzz)
 	@$(DOCKER_ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e PYTHONDONTWRITEBYTECODE=1 \
 	  -e OMP_NUM_THREADS=1 -e FUZZ_SEED -e FUZZ_CPU_S=$(FUZZ_CPU_S) $(TEST_REF) nice python -m pytest -q -s -p no:cacheprovider tests/fuzz $(ARGS)
 
@@ -258,11 +309,11 @@ test-image: test-build $(VENV)/.done # testinfra on running containers, then who
 	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin MIRROR_REAL_IMAGE=$(IMAGE):smollm2 $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
 
 .PHONY: messages
-messages: $(VENV)/.done ## bring common/locale/zh.po up to date with the messages in the code
+messages: $(VENV)/.done ##d bring common/locale/zh.po up to date with the messages in the code
 	@$(VENV)/bin/python -m host.messages
 
 .PHONY: lock
-lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
+lock: $(VENV)/.done ##d resolve requirements/*.in into *.lock, with hashes
 	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
 	@for in_file in requirements/{image,build,standin,smollm2,test,deepspeed,sbom}.in weights/clients.in; do \
 	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
@@ -272,6 +323,6 @@ lock: $(VENV)/.done ## resolve requirements/*.in into *.lock, with hashes
 	done
 
 .PHONY: clean
-clean: ## remove what the tools left here; adapters in OUTPUT and images are kept
+clean: ##d remove what the tools left here; adapters in OUTPUT and images are kept
 	rm -rf $(VENV) .cache build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -95,6 +95,8 @@ def by_peft(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[int
 
 def by_swift(args: argparse.Namespace, questions: list[str]) -> list[str]:
     """The text of each answer, from `swift infer` on a file of the questions."""
+    from finetune.engines.swift.model_names import QWEN2
+
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "asked.jsonl"), Path(folder, "answered.jsonl")
         rows = [
@@ -103,7 +105,8 @@ def by_swift(args: argparse.Namespace, questions: list[str]) -> list[str]:
         ]
         asked.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         line = [
-            "swift", "infer", "--model", args.model_dir, "--adapters", args.adapter, "--infer_backend", "transformers",
+            "swift", "infer", "--model", args.model_dir, *(f"--{name}={word}" for name, word in QWEN2.items()),
+            "--adapters", args.adapter, "--infer_backend", "transformers",
             "--torch_dtype", args.dtype, "--temperature", 0, "--repetition_penalty", "1.0", "--max_new_tokens",
             args.new_tokens, "--max_batch_size", 1, "--val_dataset", asked, "--result_path", answered,
             "--stream", "false", "--dataset_shuffle", "false", "--val_dataset_shuffle", "false",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import common
-from common import exec_home, gpu_order, i18n
+from common import exec_home, gpu_order, host, i18n
 from common.i18n import _
 
 DONE = 0
@@ -70,7 +70,7 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
         take_language()
         return main(*args) or DONE
     except UserError as error:
-        print(_("error: {message}").format(message=error), file=sys.stderr)
+        print(_("error: {message}").format(message=host.shown(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(_("interrupted"), file=sys.stderr)

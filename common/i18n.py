@@ -21,6 +21,7 @@ from pathlib import Path
 VARIABLES = ("MIRROR_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 CATALOGUE = Path(__file__).with_name("locale") / "zh.po"
 LANGUAGES = ("zh", "en")
+option: str | None = None  # what `--lang` asked for; reports follow it, too
 
 
 def N_(text: str) -> str:
@@ -72,8 +73,9 @@ def take_option(words: list[str]) -> None:
     Before a parser is made, since its help texts are messages too. What `--json` prints is for programs, in English.
     ValueError for another language.
     """
+    global option
     if "--json" in words:
-        os.environ["MIRROR_LANG"] = "en"
+        os.environ["MIRROR_LANG"] = "C"
     end = words.index("--") if "--" in words else len(words)
     for at, word in enumerate(words[:end]):
         if word == "--lang" or word.startswith("--lang="):
@@ -82,6 +84,7 @@ def take_option(words: list[str]) -> None:
             if value not in LANGUAGES:
                 raise ValueError(value)
             del words[at : at + parts]
+            option = value
             os.environ["MIRROR_LANG"] = value
             break
     if language() == "zh":

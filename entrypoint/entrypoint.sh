@@ -77,15 +77,31 @@ mirror_commands() {
   echo "Anything else that is on PATH is run as it is (bash, python, nvidia-smi). Without a command: a shell."
 }
 
-# usage: mirror_level FILE ; prints the level of check that a command asks for
+# usage: mirror_asks_for_help [ARGUMENT...] ; true where the arguments hold --help or -h
+mirror_asks_for_help() {
+  local word
+  for word in "$@"; do
+    case "$word" in
+      -h | --help) return 0 ;;
+      --) return 1 ;;
+    esac
+  done
+  return 1
+}
+
+# usage: mirror_level FILE [ARGUMENT...] ; prints the level of check that a command asks for
 # A script that needs no GPU says so in a line `# health: fast` or `# health: off`, and is not kept waiting for the forward
-# pass. It can only lower what HEALTH_LEVEL asks for.
+# pass; `# health: none` is for what looks at no model at all: nothing is checked or said, and so it is with --help. It can
+# only lower what HEALTH_LEVEL asks for.
 mirror_level() {
-  local asked="${HEALTH_LEVEL:-full}" own=''
-  if [ -f "$1" ]; then
-    own="$(sed -n -e '1,12s/^# health: \(off\|fast\|full\)$/\1/p' -- "$1" 2>/dev/null | tr -d '\0' | head -n 1)" || own=''
+  local asked="${HEALTH_LEVEL:-full}" own='' file="$1"
+  shift
+  if [ -f "$file" ]; then
+    own="$(sed -n -e '1,12s/^# health: \(none\|off\|fast\|full\)$/\1/p' -- "$file" 2>/dev/null | tr -d '\0' | head -n 1)" || own=''
   fi
+  if mirror_asks_for_help "$@"; then own=none; fi
   case "$asked/$own" in
+    */none) echo none ;;
     */off | off/*) echo off ;;
     full/fast | fast/*) echo fast ;;
     *) echo "$asked" ;;
@@ -96,8 +112,9 @@ mirror_level() {
 # In the background, and not as a child of the job, which would have to wait for it. MIRROR_READ_AHEAD=0 leaves it out.
 mirror_read_ahead() {
   case "$(basename -- "${1:-shell}" .sh)" in
-    plan | check-data | help | -h | --help | tensorboard) return 0 ;; # these load no model
+    plan | check-data | runs | help | -h | --help | tensorboard) return 0 ;; # these load no model
   esac
+  if mirror_asks_for_help "$@"; then return 0; fi
   [ "${MIRROR_READ_AHEAD:-1}" = 0 ] || (
     "${MIRROR_PYTHON:-/opt/venv/bin/python}" -I -S "$MIRROR_ENTRYPOINT_DIR/read_ahead.py" \
       "${MODEL_DIR:-/root/Qwen2.5-7B-Instruct}" </dev/null >/dev/null 2>&1 &
@@ -144,8 +161,9 @@ main() {
     return 127
   fi
 
-  level="$(mirror_level "${script:-$(type -P -- "${COMMAND[0]}")}")"
-  healthcheck startup --level "$level" >&2 || health=$?
+  level="$(mirror_level "${script:-$(type -P -- "${COMMAND[0]}")}" "${COMMAND[@]:1}")"
+  # One line unless something is wrong; HEALTH_VERBOSE=1 shows every check.
+  [ "$level" = none ] || healthcheck startup --brief --level "$level" >&2 || health=$?
   if [ "$health" -ne 0 ] && [ -n "$script" ]; then
     mirror_error "$(basename -- "$script") was not started, because a start-up check failed (above, with its remedy)." \
       "HEALTH_LEVEL=off starts it all the same"

@@ -32,6 +32,9 @@ def parser() -> Parser:
         help=_("full: all eight; fast: the first six; off (default: $HEALTH_LEVEL or full)"),
     )
     start.add_argument("--json", action="store_true", help=_("print health.json instead of the table"))
+    start.add_argument(
+        "--brief", action="store_true", help=_("one line unless something is wrong; HEALTH_VERBOSE=1 shows the table")
+    )
     start.add_argument("--checksum", action="store_true", help=_("also prove the sha256 of every shard (reads 15 GB)"))
     report = verbs.add_parser("report", help=_("show the last run of the checks"))
     report.add_argument("--json", action="store_true", help=_("print health.json"))
@@ -76,7 +79,7 @@ def _startup(options: argparse.Namespace) -> int:
     context.checksum = options.checksum
     busy = gpu_in_use.running_job()
     path = None if busy else _health_path()
-    view = show.Plain(open(os.devnull, "w")) if options.json else show.make()  # noqa: SIM115 - until we exit
+    view = show.Plain(open(os.devnull, "w")) if options.json else show.make(brief=options.brief)  # noqa: SIM115
     context.progress = view.progress
 
     def listen(report: startup.Report) -> None:

@@ -25,7 +25,7 @@ def verdict(report: Report) -> str:
     failed = [row.name for row in report.checks if row.status == "fail"]
     warned = [row.name for row in report.checks if row.status == "warn"]
     kind = named(report.model_kind)
-    where = _("on {device}").format(device=report.device) + (f", {kind.title}" if kind.is_for_tests else "")
+    where = _("on {device}").format(device=report.device) + (f", {_(kind.title)}" if kind.is_for_tests else "")
     if failed:
         return _("failed: {names} ({seconds:.1f} s, level {level}, {where})").format(
             names=", ".join(failed), seconds=report.seconds, level=report.level, where=where
@@ -46,11 +46,21 @@ def line(row: Row) -> str:
     return text
 
 
-class Plain:
-    """Prints a line when a check is done; for logs, pipes and CI."""
+def is_verbose() -> bool:
+    """Whether HEALTH_VERBOSE asks for every check where a line would do."""
+    return os.environ.get("HEALTH_VERBOSE", "").lower() not in ("", "0", "no", "false", "off")
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.shown = stream, 0
+
+def is_worth_a_line(row: Row, brief: bool) -> bool:
+    """Whether a check is shown: in brief, only one that failed or warns."""
+    return not brief or row.status in ("fail", "warn")
+
+
+class Plain:
+    """Prints a line when a check is done; for logs, pipes and CI. In brief: of what is wrong, then the verdict."""
+
+    def __init__(self, stream: TextIO, brief: bool = False) -> None:
+        self.stream, self.brief, self.shown = stream, brief, 0
 
     def __enter__(self) -> Plain:
         return self
@@ -61,7 +71,8 @@ class Plain:
     def update(self, report: Report) -> None:
         """Print what is new in the report; the verdict when it is complete."""
         for row in report.checks[self.shown :]:
-            print(line(row), file=self.stream, flush=True)
+            if is_worth_a_line(row, self.brief):
+                print(line(row), file=self.stream, flush=True)
         self.shown = len(report.checks)
         if report.state != "starting":
             print(verdict(report), file=self.stream, flush=True)
@@ -71,9 +82,12 @@ class Plain:
 
 
 class Table:
-    """A rich table that fills while the checks run, with a progress bar under the one that reads 15 GB."""
+    """A rich table that fills while the checks run, with a progress bar under the one that reads 15 GB.
 
-    def __init__(self, stream: TextIO) -> None:
+    In brief it is a line that names the check under way; what is wrong, and the verdict, stay.
+    """
+
+    def __init__(self, stream: TextIO, brief: bool = False) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -85,7 +99,8 @@ class Table:
         )
         self.tasks: dict[str, Any] = {}
         self.report: Report | None = None
-        self.live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8)
+        self.brief = brief
+        self.live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=brief)
 
     def __enter__(self) -> Table:
         self.live.__enter__()
@@ -95,6 +110,10 @@ class Table:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.__exit__(kind, error, trace)
+        if self.brief and self.report:
+            for row in self.report.checks:
+                if is_worth_a_line(row, self.brief):
+                    self.console.print(line(row), style=STYLES[row.status], markup=False, soft_wrap=True)
         if self.report and self.report.state != "starting":
             self.console.print(verdict(self.report), style=STYLES["fail" if self.report.state == "failed" else "pass"])
 
@@ -115,6 +134,10 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        if self.brief:
+            names = ", ".join(self.report.running) if self.report else ""
+            under_way = Text(_("checking: {names}").format(names=names) if names else "", "cyan")
+            return Group(under_way, self.bar) if self.tasks else under_way
         table = RichTable(expand=False)
         for title in (_("check"), _("verdict")):
             table.add_column(title, no_wrap=True)
@@ -138,10 +161,15 @@ class Table:
         return Group(table, self.bar) if self.tasks else table
 
 
-def make(stream: TextIO | None = None) -> Plain | Table:
-    """The form that suits the stream (stdout): a table on a terminal, plain lines elsewhere."""
+def make(stream: TextIO | None = None, brief: bool = False) -> Plain | Table:
+    """The form that suits the stream (stdout): a table on a terminal, plain lines elsewhere.
+
+    `brief` shows a check only where it failed or warns, unless HEALTH_VERBOSE asks for all.
+    """
     stream = sys.stdout if stream is None else stream
-    return Table(stream) if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" else Plain(stream)
+    brief = brief and not is_verbose()
+    fancy = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return Table(stream, brief) if fancy else Plain(stream, brief)
 
 
 def junit(report: Report) -> bytes:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings
@@ -31,10 +32,12 @@ from finetune.verify.engine import Qwen2Engine, check_adapter
 from qwen2 import adapter_config
 
 if TYPE_CHECKING:
+    from finetune.export.gguf_file import Importance
     from finetune.export.proof import Part
     from finetune.export.verdict import Verdict
     from finetune.export.vocabulary import Vocabulary
     from finetune.export.weights import Weights
+    from finetune.verify.sets.rows import DataRow
 
 QUANTS = ("q4_k_m", "q5_k_m", "q8_0", "f16")
 NEAR_EXACT = ("q8_0", "f16")  # their answers are held to merge's rule; of the others the verdict's questions are asked
@@ -47,30 +50,40 @@ def parser() -> Parser:
     """The command line."""
     p = Parser(
         prog="export.sh",
-        usage="export.sh [ADAPTER] [--quant q4_k_m|q5_k_m|q8_0|f16] [--output DIR] [--no-check]",
+        usage="export.sh [ADAPTER] [--quant q4_k_m|q5_k_m|q8_0|f16] [--imatrix rows] [--output DIR] [--no-check]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
-        epilog="""The folder holds the GGUF, a Modelfile for Ollama, a card with the proof, LICENSE and SHA256SUMS.
-Exit code 0: written and proved; 1: the proof or, for q4_k_m and q5_k_m, the verdict failed; 2: unusable input, no room.
-A merged folder (merge.sh) is exported by naming it in place of an adapter.""",
+        epilog=_(
+            "The folder holds the GGUF, a Modelfile for Ollama, a card with the proof, LICENSE and "
+            "SHA256SUMS.\nExit code 0: written and proved; 1: the proof or, for q4_k_m and q5_k_m, the "
+            "verdict failed; 2: unusable input, no room.\nA merged folder (merge.sh) is exported by naming it "
+            "in place of an adapter."
+        ),
     )
-    p.add_argument("adapter", nargs="?", help="a checkpoint, a run's folder or a merged folder (default: the newest)")
-    p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help="the same, as an option")
-    p.add_argument("--format", choices=("gguf",), default="gguf", help="the only one; docs/export.md says why")
-    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help="how weights are kept")
     p.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-gguf-QUANT)"
+        "--imatrix", choices=("rows",), help=_("weigh the quantization by the training's own rows (q4_k_m, q5_k_m)")
     )
-    p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
-    p.add_argument("--system", metavar="TEXT", help="the system prompt it gets (default: the training's)")
-    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the adapter is asked")
-    p.add_argument("--threads", type=int, metavar="N", help="of the processor (default: all that this process may use)")
     p.add_argument(
-        "--no-check", action="store_true", help="do not ask for answers; ids, stops, tensors are still proved"
+        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-gguf-QUANT)")
     )
-    p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
-    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help=_("the same, as an option"))
+    p.add_argument("--format", choices=("gguf",), default="gguf", help=_("the only one; docs/export.md says why"))
+    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("how weights are kept"))
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-gguf-QUANT)")
+    )
+    p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
+    p.add_argument("--system", metavar="TEXT", help=_("the system prompt it gets (default: the training's)"))
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("where the adapter is asked"))
+    p.add_argument(
+        "--threads", type=int, metavar="N", help=_("of the processor (default: all that this process may use)")
+    )
+    p.add_argument(
+        "--no-check", action="store_true", help=_("do not ask for answers; ids, stops, tensors are still proved")
+    )
+    p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
+    p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
@@ -87,6 +100,7 @@ class Export:
     system: str
     threads: int
     device: str
+    rows: Sequence[DataRow]  # what --imatrix weighs by
 
     @property
     def quant(self) -> str:
@@ -113,21 +127,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     """Everything that can be wrong about the arguments, the adapter, the target and the room. UserError for what is."""
     if options.adapter and options.adapter_option:
-        raise UserError("export: an adapter is named twice; give it once, with --adapter or without")
+        raise UserError(_("export: an adapter is named twice; give it once, with --adapter or without"))
     if options.threads is not None and options.threads < 1:
-        raise UserError(f"export: --threads {options.threads}: must be at least 1")
+        raise UserError(_("export: --threads {threads}: must be at least 1").format(threads=options.threads))
+    if options.imatrix and options.quant in NEAR_EXACT:
+        raise UserError(
+            _("export: --imatrix weighs K-quants; {quant} rounds each weight alone: leave it out").format(
+                quant=options.quant
+            )
+        )
     base = options.model or settings.model_dir
     named = options.adapter_option or options.adapter or "newest"
     adapter, run = None, None
-    if (Path(named) / "config.json").is_file() and not (Path(named) / adapter_config.CONFIG_FILE).is_file():
-        base = Path(named)
+    folder = Path(named) if str(named) == "newest" else host.inside(named)
+    if (folder / "config.json").is_file() and not (folder / adapter_config.CONFIG_FILE).is_file():
+        base = folder
     elif not (base / "config.json").is_file():
-        raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
+        raise UserError(
+            _("{base}: no config.json in it, so it is no base model; name it with --model DIR").format(base=base)
+        )
     else:
         adapter = adapters.find(named, settings.output_dir, base).absolute()
-        adapters.require_plain(adapter, "export", f"merge it first (merge.sh {named} --no-check), export that folder")
+        merged = host.call("merge", "--no-check", adapter=named)
+        adapters.require_plain(
+            adapter, "export", _("merge it first ({merged}), export that folder").format(merged=merged)
+        )
         check_adapter(adapter, base)
         run = runinfo.of_adapter(adapter)
+    rows = _rows(run) if options.imatrix else []
     base = base.absolute()
     checkpoint = adapter_config.checkpoint_of(adapter) if adapter else base
     target = options.output or checkpoint.with_name(f"{checkpoint.name}-gguf-{options.quant}")
@@ -135,13 +162,24 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     resources.require_target(target)
     system = options.system if options.system is not None else _system(base, run)
     weights = resources.weights_bytes(base)
-    device, _ = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
+    device, _other = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
     if options.device == "cuda" and device == "cpu":
-        raise UserError("export: --device cuda: no GPU with room for the base answers; leave --device out", FAILED)
-    if device == "cpu" and not options.no_check:
+        raise UserError(_("export: --device cuda: no GPU with room for the base answers; leave --device out"), FAILED)
+    if device == "cpu" and (options.imatrix or not options.no_check):
         resources.require_memory_to_ask(weights)
     threads = options.threads or len(os.sched_getaffinity(0))
-    return Export(options, settings, base, adapter, run, target, system, threads, device)
+    return Export(options, settings, base, adapter, run, target, system, threads, device, rows)
+
+
+def _rows(run: runinfo.Run | None) -> Sequence[DataRow]:
+    """The rows of --imatrix."""
+    from finetune.export import imatrix
+
+    if run is None:
+        raise UserError(
+            _("export: --imatrix rows: a merged folder does not say what it was trained on; name the adapter")
+        )
+    return imatrix.data_of(run, default_path().resolve().parent.parent)
 
 
 def _system(base: Path, run: runinfo.Run | None) -> str:
@@ -164,7 +202,7 @@ def run(work: Export) -> int:
     stops = [words.text(each) for each in weights.config.eos_ids]
     text = modelfile.text(work.file, work.system, stops, model_card.licence_of(work.base))
     size = gguf_file.size_of(weights, work.quant)
-    resources.require_disk(work.target, size, f"a {work.quant.upper()} of this model")
+    resources.require_disk(work.target, size, _("a {quant} of this model").format(quant=work.quant.upper()))
     kind = kind_of(work.base)
     if kind.is_for_tests:
         print(kind.notice(work.base), file=sys.stderr)
@@ -175,12 +213,15 @@ def run(work: Export) -> int:
         (made / modelfile.NAME).write_text(text, encoding="utf-8")
         shutil.copyfile(_licence(work.base), made / "LICENSE")
         with Bar(Console(stderr=True), size, held.step, "MiB") as bar:
-            write(work, made / work.file, weights, words, bar)
+            importance = weigh(work, bar) if work.rows else {}
+            write(work, made / work.file, weights, words, bar, importance)
             parts = prove(work, made, weights, asked, bar)
         failed = [part for part in parts if not part.ok and part.name != "verdict"]
         if failed:
             found = "; ".join(part.sentence for part in failed)
-            raise UserError(f"export: the file is not what it should be: {found}; nothing was written", FAILED)
+            raise UserError(
+                _("export: the file is not what it should be: {found}; nothing was written").format(found=found), FAILED
+            )
         record = json_object(work.run.folder / "run.json") if work.run else {}
         lora = json_object(work.adapter / adapter_config.CONFIG_FILE) if work.adapter else {}
         about = card.Made(
@@ -191,24 +232,37 @@ def run(work: Export) -> int:
         sha256sums.write(made)
         folder.publish(made, work.target)
     for part in parts:
-        print(f"{'' if part.ok else 'FAILED '}{part.name}: {part.looked_at}")
+        print(f"{'' if part.ok else _('FAILED ')}{part.name}: {part.looked_at}")
         for each in [*part.faults, *part.lost]:
             print(f"  {each}")
-    print(f"export: {work.target / work.file}: {size / resources.GIB:.2f} GiB, {work.quant.upper()}")
+    print(
+        _("export: {target}: {size:.2f} GiB, {quant}").format(
+            target=work.target / work.file, size=size / resources.GIB, quant=work.quant.upper()
+        )
+    )
     return DONE if all(part.ok for part in parts) else FAILED
 
 
-def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar) -> None:
+def weigh(work: Export, bar: Bar) -> Importance:
+    """What --imatrix quantizes by."""
+    from finetune.export import imatrix
+
+    ceiling = work.settings.vram_ceiling_gib
+    return imatrix.of_rows(work.rows, work.base, work.adapter, work.system, work.device, ceiling, bar)
+
+
+def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar, importance: Importance) -> None:
     """The GGUF itself; the bar counts MiB of the base's weights."""
     from finetune.export import gguf_file, modelfile
 
     about = gguf_file.About(path.stem, model_card.licence(work.base), work.system, dict(modelfile.SAMPLING))
     mib = 2**20
-    bar.expect(weights.nbytes // mib)
-    bar.phase(f"merging and quantizing to {work.quant.upper()}")
+    bar.restart(weights.nbytes // mib, "MiB")
+    bar.phase(_("merging and quantizing to {quant}").format(quant=work.quant.upper()))
     gguf_file.write(
-        path, weights, words, about, work.quant, work.threads, lambda done, _: bar.advance(done // mib - bar.done)
-    )
+        path, weights, words, about, work.quant, work.threads, lambda done, _: bar.advance(done // mib - bar.done),
+        importance,
+    )  # fmt: skip
 
 
 def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
@@ -219,11 +273,11 @@ def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar
 
     tokenizer = Tokenizer(work.base)
     file, eos = made / work.file, weights.config.eos_ids
-    bar.phase("reading the file back")
+    bar.phase(_("reading the file back"))
     parts = [proof.tensors(file, weights, gguf_file.mixture_of(weights, work.quant), lambda _: None)]
     context = min(CONTEXT, weights.config.max_positions)
     with Model(file, context, 1, work.threads) as model:
-        bar.phase("asking llama.cpp for token ids")
+        bar.phase(_("asking llama.cpp for token ids"))
         parts += [proof.ids(model, tokenizer, work.system), proof.stops(model, tokenizer, eos, made, work.system)]
     if asked is None or not all(part.ok for part in parts):
         return parts
@@ -239,10 +293,10 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bo
 
     texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions", english)
     asked = same_answers.Answers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
-    bar.phase(f"asking the adapter ({len(texts)} answers)")
+    bar.phase(_("asking the adapter ({count} answers)").format(count=len(texts)))
     asked.ask_adapter(work.base, work.adapter)
     prompts = [tokenizer.encode_chat([{"role": "user", "content": text}], work.system) for text in texts]
-    bar.phase(f"asking the file ({len(texts)} answers)")
+    bar.phase(_("asking the file ({count} answers)").format(count=len(texts)))
     with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
         said = model.answers(prompts, [same_answers.NEW_TOKENS] * len(prompts), lambda _: None)
         found = proof.compare(model, tokenizer, texts, prompts, asked.before, said, weights.config.eos_ids)
@@ -256,7 +310,7 @@ def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Ve
 
     engine = Qwen2Engine(work.base, work.device, work.settings.vram_ceiling_gib)
     bar.restart(2 * len(asked.asks), "answers")
-    asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, "the adapter", bar)
+    asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, _("the adapter"), bar)
     same_answers.release(engine)
     with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
         asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
@@ -266,7 +320,7 @@ def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Ve
 def _licence(base: Path) -> Path:
     found = base / "LICENSE"
     if not found.is_file():
-        raise UserError(f"{base}: no LICENSE in it; download the model folder again")
+        raise UserError(_("{base}: no LICENSE in it; download the model folder again").format(base=base))
     return found
 
 

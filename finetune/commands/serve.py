@@ -14,6 +14,7 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import socket
 import sys
 from collections.abc import Sequence
@@ -30,14 +31,18 @@ from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
-from finetune.serve import backend
+from finetune.serve import address, backend
 from finetune.serve.fast.settings import Settings as FastSettings
-from finetune.verify import runinfo
+from finetune.serve.page.routes import ENVIRONMENT as PAGE
+from finetune.serve.page.routes import Page
+from finetune.verify import examples, runinfo
 
 PLUGIN = Path(__file__).parents[1] / "serve" / "plugin.py"
 KEY = "MIRROR_API_KEY"
 # How what is not ms-swift's reaches the plugin: the limit of a request's size, web pages that may ask, system prompts.
 BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRROR_SERVE_SYSTEMS"
+READY = "MIRROR_SERVE_READY"  # what is printed when the port is open
+QUESTIONS_BYTES = 90 * 1024  # of the questions on the page: a variable of the environment holds 128 KiB
 NAME = re.compile(r"[\w][\w.-]*")
 MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
 # The exit codes of a server that was told to stop and did: it has answered what it had begun.
@@ -54,7 +59,8 @@ def parser() -> Parser:
         description=__doc__.split("\n", 1)[0],
         epilog="""A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
 Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
-/health and /v1/models need no key. SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
+/health and /v1/models need no key; the page at / asks for it. --new-key makes one where none is set.
+SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
 Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512""",
     )
     p.add_argument("--config", type=Path, metavar="FILE", help="another YAML file of options")
@@ -66,6 +72,9 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
         help="an adapter to serve beside the base: a checkpoint, a run's folder, or the newest; may be given again",
     )
     p.add_argument("--api_key", "--api-key", metavar="KEY", help=f"the key to ask for; {KEY} keeps it out of `ps`")
+    p.add_argument("--new-key", action="store_true", help=f"make a key where {KEY} is not set, and print it when ready")
+    p.add_argument("--url", metavar="URL", help="the address to print, where the port is published as another one")
+    p.add_argument("--no-page", action="store_true", help="leave out the page at /, which asks the models in a browser")
     p.add_argument("--max-body-kib", type=int, default=1024, metavar="N", help="longest request, in KiB (default 1024)")
     p.add_argument(
         "--allow-origin",
@@ -96,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--max-body-kib {options.max_body_kib}: must be at least 1")
 
     key = check_key(options.api_key if options.api_key is not None else os.environ.get(KEY, ""))
+    new_key = "" if key or not options.new_key else secrets.token_hex(24)
+    key = key or new_key
     host = _last(args, file, "host", "127.0.0.1")
     port = check_port(_last(args, file, "port", "8000"))
     require_key(host, key)
@@ -118,19 +129,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(choice.in_one_line(), file=sys.stderr)
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
-    where = f"[{host}]" if ":" in host else host
+    url = address.url_of(host, port, options.url, tls=bool(args.get("ssl_certfile") or file.get("ssl_certfile")))
     print(
-        f"loading {model} ...; models: {', '.join([base, *served])}; http://{where}:{port}/v1, "
+        f"loading {model} ...; models: {', '.join([base, *served])}; {url}/v1, "
         f"{'with a key' if key else 'no key, this machine only'}",
         file=sys.stderr,
         flush=True,
     )
     # Through the environment: ms-swift prints its arguments, and `ps` shows those of everybody.
     os.environ.pop(KEY, None)
-    if key:
-        os.environ[KEY] = key
-    os.environ[BODY] = str(options.max_body_kib)
-    os.environ[ORIGINS] = json.dumps(options.allow_origin)
+    os.environ |= {KEY: key} if key else {}
+    os.environ |= {BODY: str(options.max_body_kib), ORIGINS: json.dumps(options.allow_origin)}
+    os.environ[READY] = address.ready([base, *served], url, not options.no_page, new_key)
+    os.environ[PAGE] = "" if options.no_page else page(model, served, options.config).to_environment()
     os.environ[SYSTEMS] = json.dumps(systems)
     code = run("serve", command, options.wait, [], 0)
     if code in STOPPED:
@@ -272,6 +283,15 @@ def fast_server(
         **choice.settings,
     )
     return [sys.executable, "-m", "finetune.serve.fast.server", made.to_json()]
+
+
+def page(model: Path, served: dict[str, Path], config: Path) -> Page:
+    """What the page at / shows: the questions that each adapter was trained on, and what kind of model it is."""
+    kind = kind_of(model)
+    share = QUESTIONS_BYTES // max(1, len(served))
+    workspace = config.resolve().parent.parent
+    found = {name: examples.of_run(runinfo.of_adapter(path), workspace, share) for name, path in served.items()}
+    return Page(found, kind.notice(model) if kind.is_for_tests else None)
 
 
 def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import N_, _
 from finetune.data.source import Source
 from qwen2.config import PROJECTIONS, Config
 
@@ -32,8 +33,7 @@ WITHOUT_EFFECT = frozenset(
         "load_from_cache_file",
         "dataloader_pin_memory",
         "dataloader_prefetch_factor",
-        "eval_steps",
-        "per_device_eval_batch_size",
+        "val_dataset",
         "use_hf",
         "model_name",
         "model_author",
@@ -61,6 +61,9 @@ WHOLE = frozenset(
         "save_steps",
         "save_total_limit",
         "logging_steps",
+        "eval_steps",
+        "per_device_eval_batch_size",
+        "early_stop_interval",
     }
 )
 FRACTIONS = frozenset(
@@ -77,7 +80,18 @@ FRACTIONS = frozenset(
     }
 )
 NUMBERS = WHOLE | FRACTIONS
-FLAGS = frozenset({"use_rslora", "logging_first_step"})
+AT_LEAST_1 = frozenset(
+    {
+        "lora_rank",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "eval_steps",
+        "per_device_eval_batch_size",
+        "early_stop_interval",
+    }
+)
+FLAGS = frozenset({"use_rslora", "logging_first_step", "load_best_model_at_end", "greater_is_better"})
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,8 @@ class Choice:
     max_length: int = 0  # tokens; 0: the model's own limit
     system: str | None = None
     tensorboard: bool = True
+    split: float = 0.0  # share of the rows that is held out of the training and evaluated
+    said: str = ""  # why, in the language of messages, where it is not one of the sentences below
 
     @property
     def is_fast(self) -> bool:
@@ -98,8 +114,8 @@ class Choice:
 
     def in_one_line(self) -> str:
         """For the screen."""
-        name = "the fast lane" if self.is_fast else "ms-swift"
-        return f"engine: {name}, {self.why}"
+        name = _("the fast lane") if self.is_fast else "ms-swift"
+        return _("engine: {name}, {why}").format(name=name, why=self.said or _(self.why))
 
 
 def choose(
@@ -116,29 +132,41 @@ def choose(
     `resumed` is why a run that goes on has its engine, `asked`: nobody asks for it now.
     """
     if asked not in ASKED:
-        raise UserError(f"ENGINE={asked}: unknown engine; set it to auto, fast or swift")
+        raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))
     if asked == "swift":
-        return Choice(SWIFT, resumed or "because ENGINE=swift asks for it")
-    why = resumed or ("because it honours every option given" if asked == "auto" else "because ENGINE=fast asks for it")
+        return Choice(SWIFT, resumed or N_("because ENGINE=swift asks for it"))
+    why = resumed or (
+        N_("because it honours every option given") if asked == "auto" else N_("because ENGINE=fast asks for it")
+    )
     obstacles = [*_of_machine(os.environ if environ is None else environ), *_of_model(model_dir), *_of_data(sources)]
     train: dict[str, Any] = {}
-    rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True}
+    rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True, "split": 0.0}
     for name, value in options.items():
         if obstacle := _take(name, value, train, rest, on_cpu):
             obstacles.append(obstacle)
     train["batch_size"] = _batch(train)
+    if options.get("val_dataset") or (train.get("eval_strategy") or train.get("save_strategy")) == "no":
+        rest["split"] = 0.0  # as in ms-swift
     if obstacles and resumed:
         raise UserError(
-            f"--resume: the run was begun by the fast lane, which does not honour {'; '.join(obstacles)}; "
-            "leave that out, or start a new run"
+            _(
+                "--resume: the run was begun by the fast lane, which does not honour {options}; "
+                "leave that out, or start a new run"
+            ).format(options="; ".join(obstacles))
         )
     if obstacles and asked == "fast":
         raise UserError(
-            f"ENGINE=fast: the fast lane does not honour {'; '.join(obstacles)}; leave that out, or set ENGINE=swift"
+            _("ENGINE=fast: the fast lane does not honour {options}; leave that out, or set ENGINE=swift").format(
+                options="; ".join(obstacles)
+            )
         )
     if obstacles:
-        more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
-        return Choice(SWIFT, f"because of {obstacles[0]}{more}")
+        rest_count = len(obstacles) - 1
+        more = f" (and {rest_count} more)" if rest_count else ""
+        said = _("because of {what}").format(what=obstacles[0])
+        if rest_count:
+            said += _(" (and {count} more)").format(count=rest_count)
+        return Choice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
     return Choice(FAST, why, train, **rest)
 
 
@@ -187,7 +215,7 @@ def _possible(name: str, value: float) -> bool:
         return False
     if name in ("num_train_epochs", "adam_epsilon"):
         return value > 0
-    if name in ("lora_rank", "save_steps", "save_total_limit", "logging_steps"):
+    if name in AT_LEAST_1:
         return value >= 1
     if name in ("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"):
         return 0 <= value < 1
@@ -218,6 +246,25 @@ def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], o
     return ""
 
 
+def _split_ratio(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        return f"--{name} {value}"
+    rest["split"] = float(value)
+    return ""
+
+
+def _one_of(*allowed: str) -> Taker:
+    """An option that the fast lane takes over where it has one of these values."""
+
+    def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+        if value not in allowed:
+            return f"--{name} {_shown(value)}"
+        train[name] = value
+        return ""
+
+    return take
+
+
 def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
     names = [value] if isinstance(value, str) else list(value)
     if names == ["all-linear"]:
@@ -225,13 +272,6 @@ def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any],
     if not names or set(names) - set(PROJECTIONS):
         return f"--{name} {_shown(value)}"
     train["target_modules"] = tuple(each for each in PROJECTIONS if each in names)
-    return ""
-
-
-def _schedule(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    if value not in ("cosine", "linear", "constant", "constant_with_warmup"):
-        return f"--{name} {value}"
-    train[name] = value
     return ""
 
 
@@ -270,8 +310,11 @@ TAKERS: dict[str, Taker] = {
     "task_type": _only("causal_lm"),
     "truncation_strategy": _only("delete"),
     "add_version": _only(False),
-    "split_dataset_ratio": _only(0, 0.0),
-    "save_strategy": _only("steps"),
+    "split_dataset_ratio": _split_ratio,
+    "val_dataset_shuffle": _only(False),
+    "save_strategy": _one_of("steps", "epoch"),
+    "eval_strategy": _one_of("no", "steps", "epoch"),
+    "metric_for_best_model": _one_of("loss", "eval_loss", "token_acc", "eval_token_acc"),
     "logging_strategy": _only("steps"),
     "optim": _only("adamw_torch", "adamw_torch_fused"),
     "dataset_shuffle": _only(True),
@@ -283,7 +326,7 @@ TAKERS: dict[str, Taker] = {
     "per_device_train_batch_size": _split,
     "gradient_accumulation_steps": _split,
     "target_modules": _modules,
-    "lr_scheduler_type": _schedule,
+    "lr_scheduler_type": _one_of("cosine", "linear", "constant", "constant_with_warmup"),
     "system": _system,
     "max_length": _length,
     "report_to": _report_to,

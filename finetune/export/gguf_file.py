@@ -31,6 +31,7 @@ from qwen2.config import Config
 
 PIECE = 4 << 20  # weights that a thread works on at a time: 16 MiB in float32
 Progress = Callable[[int, int], None]
+Importance = dict[str, npt.NDArray[np.float32]]  # name of a tensor -> [columns], how much an error in each weighs
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Place:
     source: Source
     kind: Kind
     offset: int
+    importance: npt.NDArray[np.float32] | None = None  # [columns]; None: not weighed
 
     @property
     def stride(self) -> int:
@@ -75,15 +77,24 @@ def size_of(weights: Weights, quant: str) -> int:
 
 
 def write(
-    path: Path, weights: Weights, vocabulary: Vocabulary, about: About, quant: str, threads: int, progress: Progress
+    path: Path,
+    weights: Weights,
+    vocabulary: Vocabulary,
+    about: About,
+    quant: str,
+    threads: int,
+    progress: Progress,
+    importance: Importance | None = None,
 ) -> None:
     """Write the file. `progress(done, total)` is called with bytes of weights that were read.
+
+    `importance` weighs the quantization; a tensor that it does not name is quantized without.
 
     Raises:
         UserError: The disk is full, or a weight is no number.
     """
     try:
-        places = _begin(path, weights, vocabulary, about, quant)
+        places = _begin(path, weights, vocabulary, about, quant, importance or {})
         _fill(path, places, threads, progress)
     except OSError as error:
         raise UserError(
@@ -91,11 +102,16 @@ def write(
         ) from None
 
 
-def _begin(path: Path, weights: Weights, vocabulary: Vocabulary, about: About, quant: str) -> list[Place]:
+def _begin(
+    path: Path, weights: Weights, vocabulary: Vocabulary, about: About, quant: str, importance: Importance
+) -> list[Place]:
     """Metadata and the table of tensors; the file then has its full length, with zeros for weights."""
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = GGUFWriter(path, "qwen2")
     _describe(writer, weights, about, quant)
+    if importance:
+        writer.add_string("quantize.imatrix.dataset", "the training's own rows")
+        writer.add_uint32("quantize.imatrix.entries_count", len(importance))
     _hyperparameters(writer, weights.config)
     _tokenizer(writer, vocabulary, about)
     mixture = mixture_of(weights, quant)
@@ -111,7 +127,7 @@ def _begin(path: Path, weights: Weights, vocabulary: Vocabulary, about: About, q
     offset = writer.ggml_pad(writer.fout[0].tell(), align)
     places = []
     for source, kind in zip(weights, kinds, strict=True):
-        places.append(Place(source, kind, offset))
+        places.append(Place(source, kind, offset, importance.get(source.name)))
         offset = writer.ggml_pad(offset + source.rows * places[-1].stride, align)
     writer.close()
     with path.open("r+b") as file:
@@ -220,14 +236,16 @@ def _work(piece: _Piece, descriptor: int, stop: threading.Event) -> int:
     if stop.is_set():
         return 0
     place, source = piece.place, piece.place.source
-    data = packed(source.read(piece.start, piece.stop), place.kind).data.cast("B")
+    data = packed(source.read(piece.start, piece.stop), place.kind, place.importance).data.cast("B")
     offset, done = place.offset + piece.start * place.stride, 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
     return (piece.stop - piece.start) * source.entry.nbytes // source.rows
 
 
-def packed(rows: npt.NDArray[np.float32], kind: Kind) -> npt.NDArray[Any]:
+def packed(
+    rows: npt.NDArray[np.float32], kind: Kind, importance: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[Any]:
     """Rows in the form in which the file keeps them."""
     if kind is Kind.F32:
         return rows
@@ -236,5 +254,5 @@ def packed(rows: npt.NDArray[np.float32], kind: Kind) -> npt.NDArray[Any]:
             half = rows.astype(np.float16)
         return half
     out = np.empty(len(rows) * row_bytes(kind, rows.shape[1]), np.uint8)
-    llamacpp.quantize(int(kind), rows, out)
+    llamacpp.quantize(int(kind), rows, out, importance)
     return out

@@ -56,16 +56,23 @@ def version() -> str:
     return f"{_library().llama_version().decode()} (xllamacpp {importlib.metadata.version('xllamacpp')})"
 
 
-def quantize(kind: int, rows: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
+def quantize(
+    kind: int,
+    rows: npt.NDArray[np.float32],
+    out: npt.NDArray[np.uint8],
+    importance: npt.NDArray[np.float32] | None = None,
+) -> None:
     """Quantize rows of weights into `out`, which has the bytes of as many rows.
 
     Args:
         kind: A ggml type that is quantized (gguf.GGMLQuantizationType).
         rows: [n, columns], contiguous and finite.
         out: Contiguous bytes.
+        importance: [columns], how much an error in each column weighs; None: as llama.cpp guesses it.
     """
     count, columns = rows.shape
-    written = _library().ggml_quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, None)
+    weighed = None if importance is None else importance.ctypes.data
+    written = _library().ggml_quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, weighed)
     if written != out.nbytes:
         raise RuntimeError(f"llama.cpp wrote {written} bytes where {out.nbytes} were due")
 

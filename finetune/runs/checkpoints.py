@@ -12,46 +12,61 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.json_files import json_object
 from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 
 NAME = re.compile(r"checkpoint-(\d+)$")
 # The run folder itself may be the output folder; swift's own runs lie one or two folders below it.
 DEPTH = 3
+Ordered = tuple[int, bool, int, Path]  # number or time; whether it is the run's adapter; step; folder
 
 
 def newest(output_dir: str | Path) -> Path:
     """The newest whole checkpoint in any run folder below `output_dir` (or in the run folder itself).
 
-    Of our runs it is the last step of the run with the highest number, whatever the clock said; of ms-swift's own runs,
-    and between those and ours, the one whose weights were written last. Half-written and changed ones are passed over
+    Of our runs it is the adapter that the run with the highest number ended with, whatever the clock said: the last
+    step, or the best one where --load_best_model_at_end asked for that. Of ms-swift's own runs, and between those and
+    ours, it is the one whose weights were written last. Half-written and changed ones are passed over
     and named. Raises UserError when there is none; the message names those, if any.
     """
     root = Path(output_dir)
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder, so there is no adapter yet; run sft first, or name one with --adapter"
+            _(
+                "{folder}: no such folder, so there is no adapter yet; run {finetune} first, or name one with {option}"
+            ).format(folder=root, finetune=host.call("finetune"), option=_option())
         )
-    numbered: list[tuple[int, int, Path]] = []
-    others: list[tuple[int, int, Path]] = []
+    numbered: list[Ordered] = []
+    others: list[Ordered] = []
     for path in find(root):
-        number = run_number(path.parent)
-        (numbered if number else others).append((number or weights_time(path), step(path), path))
+        number, adapter = of_run(path.parent)
+        where = numbered if number else others
+        where.append((number or weights_time(path), adapter == path.name, step(path), path))
     broken: list[str] = []
     best = [found for group in (numbered, others) if (found := _first_whole(group, root, broken))]
     if best:
         for name in broken:
-            print(f"note: passed over: {name}", file=sys.stderr)
+            print(_("note: passed over: {name}").format(name=name), file=sys.stderr)
         return max(best, key=weights_time)
-    passed = f"; passed over: {', '.join(broken)}" if broken else ""
-    raise UserError(f"{root}: no whole checkpoint below it{passed}; run sft first, or name one with --adapter")
+    passed = _("; passed over: {names}").format(names=", ".join(broken)) if broken else ""
+    raise UserError(
+        _("{folder}: no whole checkpoint below it{passed}; run {finetune} first, or name one with {option}").format(
+            folder=root, passed=passed, finetune=host.call("finetune"), option=_option()
+        )
+    )
 
 
-def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[str]) -> Path | None:
+def _option() -> str:
+    """How an adapter is named where one is."""
+    return "ADAPTER=DIR" if host.via_make() else "--adapter DIR"
+
+
+def _first_whole(group: list[Ordered], root: Path, broken: list[str]) -> Path | None:
     """The whole checkpoint that is last in order; what is passed over before it is named in `broken`."""
-    for _, _, path in sorted(group, reverse=True):
+    for *_order, path in sorted(group, reverse=True):
         fault = problem(path)
         if fault is None:
             return path
@@ -61,15 +76,32 @@ def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[st
 
 def run_number(folder: Path) -> int:
     """The number of a run of ours, from its run.json: higher is later. 0 for any other folder."""
-    number = json_object(folder / "run.json").get("number")
-    return number if isinstance(number, int) and number > 0 else 0
+    return of_run(folder)[0]
+
+
+def of_run(folder: Path) -> tuple[int, str | None]:
+    """(`run_number`, the name of the checkpoint that is the adapter of a run that is done), from its run.json."""
+    record = json_object(folder / "run.json")
+    number, adapter = record.get("number"), record.get("adapter")
+    is_done = record.get("status") == "done" and isinstance(adapter, str)
+    return (number if isinstance(number, int) and number > 0 else 0), adapter if is_done else None
+
+
+def best(folder: Path) -> Path | None:
+    """The whole checkpoint with the best evaluation, from the last line of a run's log; None where it names none."""
+    try:
+        *_other, last = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
+        path = folder / Path(str(json.loads(last)["best_model_checkpoint"])).name
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if step(path) > 0 and problem(path) is None else None
 
 
 def find(root: str | Path) -> Iterator[Path]:
     """Every folder named checkpoint-N at most DEPTH levels below `root`, whole or not, in no order."""
     start = str(root)
     base = start.rstrip(os.sep).count(os.sep)
-    for folder, names, _ in os.walk(start):
+    for folder, names, _files in os.walk(start):
         kept = []
         for name in names:
             if NAME.match(name):
@@ -92,7 +124,7 @@ def problem(checkpoint: str | Path) -> str | None:
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
-        return "no such folder"
+        return _("no such folder")
     config = folder / CONFIG_FILE
     weights = folder / WEIGHTS_FILE
     if config.exists() or weights.exists() or (folder / BIN_FILE).exists():
@@ -109,7 +141,7 @@ def problem(checkpoint: str | Path) -> str | None:
             return fault
         shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         return next((f for f in (_safetensors_fault(folder / shard) for shard in sorted(shards)) if f), None)
-    return "no adapter_config.json"
+    return _("no adapter_config.json")
 
 
 def state_problem(checkpoint: Path) -> str | None:
@@ -122,7 +154,7 @@ def state_problem(checkpoint: Path) -> str | None:
     states = sorted(checkpoint.glob("*.pt*"))
     for path in states:  # torch.save writes zip files, whose directory is at the end, and a checksum of each part
         if not zipfile.is_zipfile(path):
-            return f"{path.name} is cut short"
+            return _("{name} is cut short").format(name=path.name)
     states += [optimizer] if optimizer.exists() else []
     return _sums_fault(checkpoint, "trainer_state.json", *(path.name for path in states))
 
@@ -161,21 +193,29 @@ def _sums_fault(folder: Path, *names: str) -> str | None:
     try:
         name = sha256sums.changed(folder, names)
     except OSError as error:
-        return f"{Path(str(error.filename)).name} cannot be read ({error.strerror})"
-    return f"{name} was changed since it was written, see {sha256sums.NAME}" if name else None
+        return _("{name} cannot be read ({strerror})").format(
+            name=Path(str(error.filename)).name, strerror=error.strerror
+        )
+    return (
+        _("{name} was changed since it was written, see {sums}").format(name=name, sums=sha256sums.NAME)
+        if name
+        else None
+    )
 
 
 def _json_fault(path: Path) -> str | None:
     try:
         return (
-            None if isinstance(json.loads(path.read_text(encoding="utf-8")), dict) else f"{path.name} is no JSON object"
+            None
+            if isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+            else _("{name} is no JSON object").format(name=path.name)
         )
     except FileNotFoundError:
         return f"no {path.name}"
     except PermissionError:
-        return f"{path.name} may not be read by this user"
+        return _("{name} may not be read by this user").format(name=path.name)
     except (OSError, ValueError):
-        return f"{path.name} is broken"
+        return _("{name} is broken").format(name=path.name)
 
 
 def _bin_fault(path: Path) -> str | None:
@@ -184,9 +224,13 @@ def _bin_fault(path: Path) -> str | None:
         with path.open("rb") as file:
             is_zip = zipfile.is_zipfile(file)
     except OSError:
-        return f"{path.name} may not be read by this user"
+        return _("{name} may not be read by this user").format(name=path.name)
     return (
-        None if is_zip else f"{path.name} is cut short, or a pickle, which is never loaded; save it as {WEIGHTS_FILE}"
+        None
+        if is_zip
+        else _("{name} is cut short, or a pickle, which is never loaded; save it as {weights_file}").format(
+            name=path.name, weights_file=WEIGHTS_FILE
+        )
     )
 
 
@@ -197,15 +241,15 @@ def _safetensors_fault(path: Path) -> str | None:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
             if length > size:
-                return f"{path.name} is cut short"
+                return _("{name} is cut short").format(name=path.name)
             header = json.loads(file.read(length))
         end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
     except FileNotFoundError:
         return f"no {path.name}"
     except PermissionError:
-        return f"{path.name} may not be read by this user"
+        return _("{name} may not be read by this user").format(name=path.name)
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
-        return f"{path.name} is broken"
+        return _("{name} is broken").format(name=path.name)
     if end == 0:
-        return f"{path.name} holds no tensors"
-    return None if size == 8 + length + end else f"{path.name} is cut short"
+        return _("{name} holds no tensors").format(name=path.name)
+    return None if size == 8 + length + end else _("{name} is cut short").format(name=path.name)

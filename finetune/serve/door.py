@@ -24,6 +24,8 @@ from starlette.routing import Route
 from finetune.serve.answer import Choice, Piece, Reply
 from finetune.serve.fields import Refused, shown
 from finetune.serve.guard import error_body, leaf
+from finetune.serve.page.routes import Page
+from finetune.serve.page.routes import routes as page_routes
 from finetune.serve.request import Request, parse, regular
 
 # answers(request, number of the choice): the pieces of one answer; one piece where it is no stream.
@@ -209,6 +211,7 @@ def app(
     origins: Sequence[str] = (),
     inner: Sequence[Middleware] = (),
     lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]] | None = None,
+    page: Page | None = None,
     able: Collection[str] = (),
     more: Sequence[Route] = (),
 ) -> Starlette:
@@ -222,6 +225,7 @@ def app(
         origins: Web pages that may ask, beside those of this machine; `*` is every page.
         inner: Middleware behind CORS, which must come first: a browser asks with OPTIONS and without a key.
         lifespan: What surrounds the app's life.
+        page: The page at `/`; None leaves it out.
         able: Fields that this engine takes, of those that not every engine does.
         more: Paths beside the API's.
     """
@@ -233,6 +237,7 @@ def app(
         Route("/v1/models/{name:path}", door.model, methods=["GET"]),
         Route("/v1/chat/completions", door.chat, methods=["POST"]),
         Route("/v1/completions", door.completion, methods=["POST"]),
+        *(page_routes(page, systems) if page else []),
         *more,
     ]
     cors = Middleware(

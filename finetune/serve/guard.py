@@ -20,6 +20,8 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 # What readiness probes ask. They name the models and nothing else.
 OPEN = frozenset({"/health", "/health/", "/ping", "/v1/models"})
 GONE = 499  # the status that is counted where the client left before there was one (nginx's)
+# The page's files, the same in every image: a browser cannot send a key before the page has asked for it.
+PAGE = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/api.js", "/page/words.js"})
 # A body that is too long is still read to its end, or the client would see a broken connection and not the answer.
 DRAIN_BYTES = 256 * 2**20
 
@@ -37,7 +39,7 @@ class Guard:
     """Wraps an ASGI app. `key` "" asks for none; `max_body` in bytes; `counts` is told of every request."""
 
     def __init__(
-        self, app: App, key: str = "", max_body: int = 2**20, ready: str = "", counts: Counts | None = None
+        self, app: App, key: str = "", max_body: int = 2**20, ready: str = "serve: ready", counts: Counts | None = None
     ) -> None:
         self.app, self.key, self.max_body, self.ready, self.counts = app, key.encode(), max_body, ready, counts
         self.begun = self.ended = 0
@@ -74,7 +76,7 @@ class Guard:
         async def tell(message: Message) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":
-                print(f"serve: ready: {self.ready}", file=sys.stderr, flush=True)
+                print(self.ready, file=sys.stderr, flush=True)
             elif message["type"] == "lifespan.shutdown.complete":
                 text = f"serve: {self.ended} requests answered, {self.begun - self.ended} in flight"
                 print(text, file=sys.stderr, flush=True)
@@ -84,7 +86,12 @@ class Guard:
     async def _request(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         asks = scope["method"] != "OPTIONS"  # which says what a path takes, and runs nothing
-        if self.key and asks and scope["path"] not in OPEN and not self._knows(headers.get(b"authorization", b"")):
+        if (
+            self.key
+            and asks
+            and scope["path"] not in OPEN | PAGE
+            and not self._knows(headers.get(b"authorization", b""))
+        ):
             await self._drain(receive)
             message = "this server asks for an API key: send `Authorization: Bearer KEY` with the right one"
             await refuse(send, 401, message, "invalid_api_key", [(b"www-authenticate", b"Bearer")])

@@ -31,6 +31,7 @@ from swift.template import TEMPLATE_MAPPING, Template
 from finetune.serve import door, metrics
 from finetune.serve.answer import Piece
 from finetune.serve.guard import Guard
+from finetune.serve.page.routes import Page
 from finetune.serve.request import Request
 
 # Prompts up to so many characters are answered in batches: eight of them with 2048 new tokens take about 4 GiB at 7B.
@@ -53,7 +54,7 @@ def install(self: SwiftDeploy) -> None:
         counts=counts,
         key=os.environ.get("MIRROR_API_KEY", ""),
         max_body=int(os.environ.get("MIRROR_SERVE_BODY_KIB", "1024")) * 1024,
-        ready=f"{', '.join(self._get_model_list())} at http://{args.host}:{args.port}/v1",
+        ready=os.environ.get("MIRROR_SERVE_READY", "serve: ready"),
     )
     self.app = door.app(
         lambda request, number: answers(self, request, number),
@@ -63,6 +64,7 @@ def install(self: SwiftDeploy) -> None:
         json.loads(os.environ.get("MIRROR_SERVE_ORIGINS", "[]")),
         [guard],
         contextlib.asynccontextmanager(lifespan(self)),
+        Page.of_environment(),
         more=[Route("/metrics", metrics.page(counts))],
     )
 
@@ -168,5 +170,8 @@ def fetch(self: TransformersEngine) -> Any:
 
 
 SwiftDeploy._install_auth_middleware = install
+SwiftDeploy._warn_if_unauthenticated = lambda self: (
+    None
+)  # the key is the guard's; ms-swift knows of none, and would warn
 Template.generate = generate
 TransformersEngine._fetch_infer_requests = fetch

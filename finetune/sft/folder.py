@@ -9,21 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.check import Options
 from finetune.data.convert import convert
+from finetune.engines.fast import rows as fast_rows
 from finetune.runs import run_folder
 from finetune.sft.description import SftRun
 from finetune.verify import preparation
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey, unseen
+from finetune.verify.sets.rows import DataRow
 
 
 def make(run: SftRun, run_name: str) -> SftRun:
     """The run in its folder: the user's --output_dir, or a new one below $OUTPUT_DIR."""
     given = run.args.get("output_dir")
     if given and run_name:
-        raise UserError(f"{run.name}: --run and --output_dir both name the folder; leave one out")
+        raise UserError(_("{name}: --run and --output_dir both name the folder; leave one out").format(name=run.name))
     if given:
         folder = Path(given[0]).expanduser().resolve()
         if not run.is_helping:
@@ -63,6 +66,25 @@ def keep_rows(run: SftRun) -> None:
         preparation.keep_rows(run.folder, data_rows.draw(found, survey.JUDGED_MAX))
 
 
+def keep_held_out(run: SftRun) -> list[DataRow]:
+    """Keep the rows that --split_dataset_ratio holds out of the training, so that verify asks them as unseen; those."""
+    options = run.options()
+    ratio = float(options.get("split_dataset_ratio") or 0)
+    sources, val_sources = run.sources()
+    if not run.evaluates or val_sources or not 0 < ratio < 1 or any(source.path is None for source in sources):
+        return []
+    own = {path.resolve() for path in run.own_files()}
+    drawn = fast_rows.drawn_rows(sources, run.columns, int(options.get("data_seed") or 42), ratio)
+    found: dict[str, DataRow] = {}
+    for source, number, data in drawn.held_out:
+        if source.path and source.path.resolve() in own:
+            row = data_rows.data_row(data, number, f"{source.path}, row {number}")
+            if row is not None:
+                found.setdefault(row.key, row)
+    unseen.write(run.folder, [unseen.Row(row) for row in found.values()])
+    return list(found.values())
+
+
 def convert_data(run: SftRun) -> SftRun:
     """Write files that ms-swift does not read as they are (tables, other encodings) as JSONL, and train on those."""
     for name in ("dataset", "val_dataset"):
@@ -76,8 +98,11 @@ def convert_data(run: SftRun) -> SftRun:
             rank = f"-node{run.node_rank}" if run.is_helping else ""
             run.folder.mkdir(parents=True, exist_ok=True)
             new = run.folder / f"{name}-{words.index(old) + 1}{rank}.jsonl"
-            writer, _ = convert([source.path], new, Options(columns=run.columns))
-            print(f"data: {source.path} as JSONL: {new} ({writer.rows} rows)", file=sys.stderr)
+            writer, _other = convert([source.path], new, Options(columns=run.columns))
+            print(
+                _("data: {path} as JSONL: {new} ({rows} rows)").format(path=source.path, new=new, rows=writer.rows),
+                file=sys.stderr,
+            )
             words = [source.with_path(new) if word == old else word for word in words]
         if words:
             run = run.with_option(name, *words)

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import sha256sums
+from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
@@ -23,7 +24,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, folder
+from finetune.sft import batch, epochs, folder
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -39,22 +40,31 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
     Raises UserError before anything slow.
     """
     if options.config is None:
-        raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
+        raise UserError(_("{name}: no --config; run {name}.sh, which names its own").format(name=name))
     settings = Settings.from_env()
     if not options.show and os.environ.get("ENGINE") != "swift":
         begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not batch.count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
     if options.reword and batch.count("NNODES") > 1:
-        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
+        raise UserError(
+            _("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
+        )
     if options.reword < 0 or options.reword > 8:
-        raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
+        raise UserError(
+            _("--reword {reword}: must be from 0 to 8 rewordings of each question").format(reword=options.reword)
+        )
     if options.resume is not None:
         if options.reword:
-            raise UserError(f"{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out")
+            raise UserError(
+                _("{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out").format(
+                    name=name
+                )
+            )
         return _with_wishes(_resumed(name, options, rest, settings), options)
     run = _read(name, options.config, Arguments(rest), settings, options.general)
     run = _with_engine(run, os.environ.get("ENGINE") or "auto")
+    _check_evaluation(run, options.reword)
     batch.require_rows(run)
     run = batch.share(run)
     run = batch.fit_the_card(run, waits(options.wait or None))
@@ -72,19 +82,40 @@ def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
     """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
     if rest:
-        raise UserError(f"{name} --resume: {rest[0]} is not possible, a run goes on with its own options; leave it out")
-    where = Path(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
+        raise UserError(
+            _("{name} --resume: {rest} is not possible, a run goes on with its own options; leave it out").format(
+                name=name, rest=rest[0]
+            )
+        )
+    where = host.inside(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
     record = run_folder.load(where)
     if record.get("status") == "done":
-        raise UserError(f"{where}: is finished ({record.get('adapter')}); sft starts a new run")
+        raise UserError(
+            _("{where}: is finished ({record}); {command} starts a new run").format(
+                where=where, record=record.get("adapter"), command=host.call("sft")
+            )
+        )
+    if (chosen := record.get("epochs")) and "chosen" not in chosen:
+        raise UserError(
+            _(
+                "{folder}: --num_train_epochs auto cannot be resumed: the adapters of the epochs were in memory only; "
+                "start a new run"
+            ).format(folder=where)
+        )
     words = record.get("words")
     if not isinstance(words, list) or record.get("name") != name:
-        raise UserError(f"{where}: not a run of {name}.sh that can be resumed; start a new one")
+        raise UserError(
+            _("{where}: not a run of {name}.sh that can be resumed; start a new one").format(where=where, name=name)
+        )
     args = Arguments([str(word) for word in words])
     model = (args.get("model") or [""])[0]
     digest = (record.get("weights") or {}).get("sha256sums")
     if model and digest and Path(model).is_dir() and weights_digest(Path(model)) not in (None, digest):
-        raise UserError(f"{where}: was trained on other weights than {model} holds now; start a new run")
+        raise UserError(
+            _("{where}: was trained on other weights than {model} holds now; start a new run").format(
+                where=where, model=model
+            )
+        )
     run = _read(name, options.config, args, settings)
     _require_same_data(run, record)
     checkpoint = run_folder.resumable(where)
@@ -92,7 +123,7 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed)
     asked = "fast" if record.get("engine") == choose.FAST else "swift"
     run = _with_engine(run, asked, str(record.get("engine_why") or "because the run began with it"))
-    print(f"resume: {where} from {checkpoint.name}", file=sys.stderr)
+    print(_("resume: {where} from {name}").format(where=host.shown(where), name=checkpoint.name), file=sys.stderr)
     return run
 
 
@@ -100,7 +131,9 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
     """Read the config file, and check the data that it or the user names."""
     if args.leading:
         raise UserError(
-            f"{name}: {args.leading[0]!r} belongs to no option; options begin with --, see {name}.sh --help"
+            _("{name}: {leading!r} belongs to no option; options begin with --, see {name}.sh --help").format(
+                name=name, leading=args.leading[0]
+            )
         )
     config = config_file.load(file)
     model_dir = _find_model(args, settings)
@@ -125,7 +158,7 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
         _say_kind(run)
     if general is not None:
         run = _with_general(run, general)
-    run = _with_columns(run)
+    run = epochs.take(_with_columns(run))
     _check_words(run)
     return _with_data(run)
 
@@ -142,18 +175,25 @@ def _say_kind(run: SftRun) -> None:
     print(kind.notice(run.model_dir), file=sys.stderr)
     changed = [f"{key} {value}" for key, value in run.own.items() if run.args.get(key) is None]
     if changed:
-        print(f"{kind.short} settings (configs/{kind.name}.yaml): {', '.join(changed)}", file=sys.stderr)
+        print(
+            _("{short} settings (configs/{name}.yaml): {names}").format(
+                short=kind.short, name=kind.name, names=", ".join(changed)
+            ),
+            file=sys.stderr,
+        )
 
 
 def _with_general(run: SftRun, general: str) -> SftRun:
     """Take a local file for the hub's part of the mixed data, with the same number of rows."""
     if run.args.get("dataset") is not None:
-        raise UserError(f"{run.name}: --general and --dataset both name the data; leave one out")
+        raise UserError(_("{name}: --general and --dataset both name the data; leave one out").format(name=run.name))
     specs = listed(run.config.get("dataset"))
-    first, _, count = specs[0].partition("#") if specs else ("", "", "")
+    first, _mark, count = specs[0].partition("#") if specs else ("", "", "")
     if "/" not in first:
         raise UserError(
-            f"{run.name}: --general takes the place of a hub dataset, and {run.config_path} names none first"
+            _("{name}: --general takes the place of a hub dataset, and {config_path} names none first").format(
+                name=run.name, config_path=run.config_path
+            )
         )
     sample = f"#{count}" if count and "#" not in Path(general).name else ""
     own = [str(run.workspace / spec) for spec in specs[1:]]
@@ -178,18 +218,18 @@ def _with_data(run: SftRun) -> SftRun:
         given = run.args.get(name)
         specs = given if given is not None else listed(run.own.get(name, run.config.get(name)))
         checked = require(specs, None if given is not None else run.workspace, options)
-        for source, _ in checked:
+        for source, _report in checked:
             if source.is_hub:
                 hub.require(source)
         if checked:
-            specs = [s.with_path(s.path.resolve()) if s.path else s.spec for s, _ in checked]
+            specs = [s.with_path(s.path.resolve()) if s.path else s.spec for s, _other in checked]
             run = run.with_option(name, *specs)
         found += checked
     if not found:
-        raise UserError(f"{run.name}: no dataset; name a file with --dataset")
-    reports = [report for _, report in found if report]
+        raise UserError(_("{name}: no dataset; name a file with --dataset").format(name=run.name))
+    reports = [report for _source, report in found if report]
     if reports:
-        print(f"data: {in_one_line(reports)}", file=sys.stderr)
+        print(_("data: {found}").format(found=host.shown(in_one_line(reports))), file=sys.stderr)
     return replace(run, data=tuple(found))
 
 
@@ -217,6 +257,26 @@ def _check_words(run: SftRun) -> None:
     line.check_options()
 
 
+def _check_evaluation(run: SftRun, reword: int) -> None:
+    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    options = run.options()
+    for name in ("load_best_model_at_end", "early_stop_interval"):
+        if options.get(name) and not run.evaluates:
+            raise UserError(
+                _(
+                    "--{name}: no rows are held out to tell which step is best; add --split_dataset_ratio 0.1 or "
+                    "--val_dataset FILE"
+                ).format(name=name)
+            )
+    if reword and run.evaluates and options.get("split_dataset_ratio") and not options.get("val_dataset"):
+        raise UserError(
+            _(
+                "--reword: the rows that --split_dataset_ratio holds out would be trained on in other words; hold rows "
+                "of another file out, with --val_dataset FILE"
+            )
+        )
+
+
 def check_options(run: SftRun) -> Options:
     """How the data is looked at: as this run will use it."""
     system, length = run.value("system"), str(run.value("max_length") or "")
@@ -232,9 +292,11 @@ def check_options(run: SftRun) -> Options:
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
     """UserError when a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
-    for source, _ in run.data:
+    for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
-            raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
+            raise UserError(
+                _("{path}: was changed since the run began; start a new run, or restore it").format(path=source.path)
+            )
 
 
 def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
@@ -245,10 +307,12 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     remarks: list[str] = []
     words = Arguments([*run.words(), "--model", str(run.model_dir)])
     launcher.Line("sft", words, run.settings, remarks.append).check()
-    sources = [source for source, _ in run.data]
+    sources = [source for source, _other in run.data]
     choice = choose.choose(asked, run.options(), run.model_dir, sources, on_cpu=run.settings.wants_cpu, resumed=why)
     if choice.is_fast:  # ms-swift's launcher makes them itself
         for remark in remarks:
             launcher.tell(remark)
     print(choice.in_one_line(), file=sys.stderr)
-    return replace(run, choice=choice)
+    run = replace(run, choice=choice)
+    epochs.require_fast(run)
+    return run

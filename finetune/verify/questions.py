@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from common import host
 from common.errors import UserError
 from finetune.data import reading
 from finetune.verify import rules
@@ -297,7 +298,8 @@ def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
         if [turn["role"] for turn in turns[-2:]] == ["user", "assistant"]:
             rows.append((tuple(turns[:-1]), turns[-1]["content"]))
     if not rows:
-        raise UserError(f"{path}: no row holds a question with its answer; `check-data {path}` says what is wrong")
+        more = host.call("check-data", dataset=path)
+        raise UserError(f"{path}: no row holds a question with its answer; {more} says what is wrong")
     return rows
 
 

@@ -44,7 +44,11 @@ def check(context: Context) -> Outcome:
                 "Memory at /dev/shm)"
             ),
         )
-    return Outcome(f"{context.output_dir} writable, {gib(free)} free; {context.shm_dir} {gib(shm)}")
+    return Outcome(
+        _("{folder} writable, {free} free; {shm_dir} {shm}").format(
+            folder=context.output_dir, free=gib(free), shm_dir=context.shm_dir, shm=gib(shm)
+        )
+    )
 
 
 def _try_to_write(folder: Path) -> None:
@@ -64,7 +68,9 @@ def _try_to_write(folder: Path) -> None:
             _("uid {os} cannot write to {folder}{owner}: {strerror}").format(
                 os=os.getuid(), folder=folder, owner=owner, strerror=error.strerror
             ),
-            _(
+            _("start as its owner: MIRROR_USER=$(id -u):$(id -g) docker compose run ...")
+            if os.environ.get("MIRROR_VIA") == "compose"
+            else _(
                 "mount a folder of your own there: mkdir -p output && docker run --user $(id -u):$(id -g) -v "
                 "./output:/root/output ... (without :ro)"
             ),

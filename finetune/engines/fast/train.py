@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, command
+from common.i18n import _
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
@@ -37,6 +38,8 @@ class Ended:
     why: str = ""
     figures: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
+    adapter: Any = None  # as it is after the last step
+    kept: Mapping[int, Any] = field(default_factory=dict)  # its numbers after the steps of Request.keep, on the host
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Request:
     args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
     resume: Path | None = None
     wait: bool = False
+    keep: frozenset[int] = frozenset()  # steps whose adapter is wanted
 
 
 def train(lane: Lane, request: Request, stop: Stop) -> Ended:
@@ -88,8 +92,8 @@ def _ceiling_gib(lane: Lane) -> float | None:
     return None if lane.device == "cpu" else lane.ceiling_gib()
 
 
-def train_adapter(lane: Lane, request: Request, title: str) -> Any:
-    """An adapter trained as `train` would, for a question and not to be kept: the folder is for the log alone.
+def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
+    """An adapter trained as `train` would, for a question and not to be saved: the folder is for the log alone.
 
     UserError where it cannot be trained, or diverges.
     """
@@ -99,7 +103,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Any:
 
     with Bar(Console(stderr=True), 0, None, "steps") as bar:
         model = lane.load(bar)
-        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
+        settings, _other = fit(lane.model_dir, request, _ceiling_gib(lane))
         from qwen2.training.loop import DivergedError
         from qwen2.training.loop import train as run
 
@@ -108,10 +112,35 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Any:
         bar.phase(title)
         try:
             settings = replace(settings, save_steps=total)
-            done = run(model, request.rows.rows, settings, request.folder, on_step=lambda *_: bar.advance(1))
+            adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
+
+            def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
+                keeper.take(step, adapter)
+                bar.advance(1)
+
+            run(model, request.rows.rows, settings, request.folder, on_step=on_step, adapter=adapter)
         except (DivergedError, ValueError) as error:
             raise UserError(f"{title}: {error}", FAILED) from None
-    return done.adapter
+    return Ended(DONE, adapter=adapter, kept=keeper.kept)
+
+
+def save_earlier(folder: Path, step: int, ended: Ended) -> None:
+    """Save the adapter, which holds the numbers of `step`, in place of the run's checkpoints. OSError on failure."""
+    from qwen2.training import checkpoint
+
+    checkpoint.save_earlier(folder, step, ended.adapter)
+
+
+class Keeper:
+    """Copies of an adapter's numbers on the host, after some steps."""
+
+    def __init__(self, steps: frozenset[int]) -> None:
+        self.steps, self.kept = steps, dict[int, Any]()
+
+    def take(self, step: int, adapter: Any) -> None:
+        """Copy the adapter where this step's is wanted; the GPU's work on it is waited for."""
+        if step in self.steps:
+            self.kept[step] = adapter.flat.to("cpu", copy=True)
 
 
 def _first_adapter(lane: Lane, request: Request) -> Any:
@@ -140,11 +169,15 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
     rows, said = request.rows.rows, ""
     try:
+        from qwen2.training.evaluate import reserve_gib
+
+        beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
         steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
         if ceiling is None:
             return settings, f"plan: {steps}, {request.rows.in_one_line()}"
         config = Config.from_dir(model_dir)
+        ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
         planned = memory.as_split(config, settings, rows, ceiling, *before) if before else None
         if planned is None:
@@ -159,7 +192,7 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
         f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; {request.rows.in_one_line()}{said}"
+        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}; {request.rows.in_one_line()}{said}"
     )
 
 
@@ -175,14 +208,15 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
 
     bar.expect(settings.total_steps(len(request.rows.rows)))
     bar.phase("training")
-    begun = 0
+    begun, keeper = 0, Keeper(request.keep)
 
     def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
         nonlocal begun
+        keeper.take(step, adapter)
         bar.advance(step - begun)
         begun = step
         if log:
-            bar.note(f"step {step}/{total}, loss {log['loss']:.4f}")
+            bar.figure(f"step {step}/{total}, loss {log['loss']:.4f}", keep=step in (1, total))
 
     stop.plan = "a checkpoint is saved after this step"
     stop.at_steps = True
@@ -197,6 +231,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             on_step=on_step,
             extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
             stop=lambda: stop.number is not None,
+            held_out=request.rows.held_out,
         )
     except StoppedError as error:
         number = stop.number or signal.SIGTERM
@@ -223,10 +258,19 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    if settings.load_best_model_at_end:
+        figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures)
+    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
 
 
 class Drawing:

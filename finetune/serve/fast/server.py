@@ -21,7 +21,8 @@ from common.errors import DONE, FAILED, UserError, run_main
 from finetune.serve.fast import worker
 from finetune.serve.fast.settings import Settings
 
-KEY = "MIRROR_API_KEY"
+# From the command, as the other backend has them: the key, and what is printed when the port is open.
+KEY, READY = "MIRROR_API_KEY", "MIRROR_SERVE_READY"
 ABLE = ("frequency_penalty", "presence_penalty")
 
 
@@ -75,23 +76,30 @@ class Endpoint:
         from finetune.serve import door, metrics
         from finetune.serve.fast.client import Client
         from finetune.serve.guard import Guard
-        from qwen2.chat import Tokenizer
+        from finetune.serve.page.routes import Page
+        from qwen2.chat import DEFAULT_SYSTEM, Tokenizer
 
         self.lost = False
         self.client = Client(pipe, settings, Tokenizer(settings.model), self._lost)
-        ready = f"{', '.join(settings.names)} at http://{settings.host}:{settings.port}/v1"
+        told = ((name, settings.systems.get(name)) for name in settings.names)
+        systems = {name: DEFAULT_SYSTEM if system is None else system for name, system in told}
         counts = metrics.Counts()
         guard = Middleware(
-            Guard, key=os.environ.get(KEY, ""), max_body=settings.body_kib * 1024, ready=ready, counts=counts
+            Guard,
+            key=os.environ.get(KEY, ""),
+            max_body=settings.body_kib * 1024,
+            ready=os.environ.get(READY, "serve: ready"),
+            counts=counts,
         )
         app = door.app(
             self.client.answers,
-            {name: settings.systems.get(name) for name in settings.names},
+            systems,
             int(time.time()),
             settings.owned_by,
             settings.origins,
             [guard],
             self._life,
+            Page.of_environment(),
             ABLE,
             [Route("/metrics", metrics.page(counts, lambda: self.client.load))],
         )

@@ -68,7 +68,7 @@ def test_a_scripts_name_runs_the_script_after_the_checks(house, name):
     done = house.run(name.format(root=house.root / "root"), "--num_train_epochs", "3 4")
     assert done.returncode == 3
     assert done.stdout == "sft --num_train_epochs 3 4\n"
-    assert "healthcheck startup --level full" in done.stderr
+    assert "healthcheck startup --brief --level full" in done.stderr
 
 
 def test_a_script_is_refused_after_a_failed_check(house):
@@ -111,7 +111,28 @@ def test_a_script_can_ask_for_fewer_checks_and_never_for_more(house, command, as
     house.environment.pop("HEALTH_LEVEL")
     if asked is not None:
         house.environment["HEALTH_LEVEL"] = asked
-    assert f"healthcheck startup --level {level}\n" in house.run(command).stderr
+    assert f"healthcheck startup --brief --level {level}\n" in house.run(command).stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("sft", "--help"), ("sft", "-h"), ("light", "--x", "1", "--help"), ("look",), ("look", "file.json")]
+)
+def test_help_and_what_looks_at_no_model_are_not_checked(house, words):
+    """Not even where a check would fail: `docker run IMAGE infer --help` with Docker's own 64 MiB of /dev/shm."""
+    script(house.root / "entrypoint" / "bin" / "look", "# Looks at data.\n# health: none\necho looked")
+    house.environment["HEALTH"] = "1"
+    done = house.run(*words)
+    assert "healthcheck" not in done.stderr and "not started" not in done.stderr
+    assert done.stdout.split()[0] in ("sft", "light", "looked")
+
+
+def test_help_behind_two_dashes_is_a_word(house):
+    assert "healthcheck startup" in house.run("sft", "--", "--help").stderr
+
+
+@pytest.mark.parametrize("name", ["plan", "check-data", "runs"])
+def test_tools_without_a_model_ask_for_no_checks(name):
+    assert "# health: none" in (ENTRYPOINT / "bin" / name).read_text().splitlines()[:12]
 
 
 def test_healthcheck_as_a_command_is_that_and_no_more(house):

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -116,6 +117,22 @@ def test_failure_is_exit_1_with_cause_and_remedy(settings, run_dir, monkeypatch,
     assert health(run_dir)["state"] == "failed"
     assert cli.main(["report", "--json"]) == 1
     valid(json.loads(capsys.readouterr().out))
+
+
+def test_in_brief_a_line_says_all_where_nothing_is_wrong(settings, run_dir, monkeypatch, capsys):
+    assert cli.main(["startup", "--brief", "--level", "fast"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("ready: 6 checks") and output.count("\n") == 1
+    monkeypatch.setenv("HEALTH_VERBOSE", "1")
+    assert cli.main(["startup", "--brief", "--level", "fast"]) == 0
+    assert capsys.readouterr().out.count("\n") == 7
+
+
+def test_in_brief_what_fails_is_shown_with_its_remedy(settings, run_dir, monkeypatch, capsys):
+    monkeypatch.setenv("MODEL_DIR", str(run_dir / "none"))
+    assert cli.main(["startup", "--brief", "--level", "fast"]) == 1
+    output = capsys.readouterr().out
+    assert "FAIL  weights" in output and "remedy:" in output and "pass  storage" not in output
 
 
 def test_report_repeats_the_last_run(settings, run_dir, capsys):
@@ -346,6 +363,12 @@ def test_a_table_on_a_terminal(settings, run_dir):
     output = on_terminal("startup", "--level", "fast")
     assert "┏━" in output and "\x1b[32m" in output
     assert "weights" in output and "tokenizer" in output
+
+
+def test_in_brief_a_terminal_keeps_one_line(settings, run_dir):
+    output = on_terminal("startup", "--brief", "--level", "fast")
+    assert "┏━" not in output and "checking: " in output
+    assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).rstrip().splitlines()[-1].startswith("ready: 6 checks")
 
 
 def test_no_color_on_a_terminal(settings, run_dir):

@@ -84,7 +84,7 @@ def test_the_newest_adapter_and_one_by_name(ask, mirror, checkpoint, capsys):
 
 
 def test_what_is_no_adapter(ask, mirror, checkpoint):
-    with pytest.raises(UserError, match="run sft first"):
+    with pytest.raises(UserError, match=r"run finetune\.sh first"):
         ask("--adapter", "newest", "q")
     with pytest.raises(UserError, match="no such adapter"):
         ask("--adapter", "nowhere", "q")

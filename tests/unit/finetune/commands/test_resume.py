@@ -61,7 +61,7 @@ def test_sigterm_saves_that_step_and_resume_goes_on(home: Path, output: Path, st
     same_end(folder, straight)
     done = fast_home.command(home, output, "--resume")
     assert done.returncode == 2
-    assert "is finished (checkpoint-12); sft starts a new run" in done.stderr
+    assert "is finished (checkpoint-12); sft.sh starts a new run" in done.stderr
 
 
 @pytest.mark.parametrize(("at", "since"), [(3, 2), (6, 6), (11, 10)])
@@ -204,7 +204,7 @@ def test_no_run_and_no_checkpoint_are_refused(
 ) -> None:
     assert "run.json" in refused(home, capsys, str(tmp_path))
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "empty"))
-    assert "holds no run that could be resumed; sft starts one" in refused(home, capsys)
+    assert "holds no run that could be resumed; sft.sh starts one" in refused(home, capsys)
     folder = tmp_path / "empty/run-1"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("{")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from common import sha256sums
 from common.errors import UserError, run_main
@@ -94,6 +95,8 @@ def test_a_verdict_that_fails_leaves_the_file_and_ends_with_1(export, mirror, mo
     [
         (["--quant", "q2_k"], "invalid choice: 'q2_k'"),
         (["--threads", "0"], "must be at least 1"),
+        (["--imatrix", "rows", "--quant", "q8_0"], "leave it out"),
+        (["--imatrix", "rows"], "are not here; leave --imatrix out"),
         (["nowhere"], "no such adapter folder"),
         (["newest", "--adapter", "newest"], "named twice"),
         (["--system", 'say """'], "a Modelfile cannot hold"),
@@ -107,6 +110,24 @@ def test_what_cannot_be_is_said_in_one_line(export, mirror, words, said, capfd):
         code = end.code
     err = capfd.readouterr().err
     assert code == 2 and said in err.splitlines()[-1] and beside(mirror) == set()
+
+
+def test_the_training_s_rows_weigh_the_quantization(export, mirror):
+    rows = mirror / "faq.json"
+    rows.write_text(json.dumps([{"instruction": "几点开门?", "input": "", "output": "九点。"}]))
+    record = json.loads((mirror / "output/run-1/run.json").read_text())
+    record["settings"]["dataset"] = [str(rows)]
+    (mirror / "output/run-1/run.json").write_text(json.dumps(record))
+    name, files = "Qwen2.5-7B-Instruct-finetuned-Q4_K_M.gguf", {}
+    for words in ((), ("--imatrix", "rows")):
+        folder = mirror / f"out{len(words)}"
+        assert export("--no-check", "--output", folder, *words) == 0
+        files[words] = GGUFReader(folder / name)
+    plain, weighed = files.values()
+    assert weighed.fields["quantize.imatrix.entries_count"].contents() == 14  # 2 layers of 7 weights
+    assert "quantize.imatrix.entries_count" not in plain.fields
+    same = {one.name: (one.data == other.data).all() for one, other in zip(plain.tensors, weighed.tensors, strict=True)}
+    assert same["token_embd.weight"] and same["output_norm.weight"]
 
 
 def test_an_adapter_of_another_base_is_refused(export, mirror, tmp_path, capfd):

@@ -124,6 +124,29 @@ ASKERS: dict[str, Callable[[Path, Path, Path], object]] = {
 }
 
 
+class Found(Exception):
+    """The adapter was found, and it fits: what is loaded after that is not of this test."""
+
+
+@pytest.mark.parametrize("asker", ASKERS)
+@pytest.mark.parametrize(
+    "name", ["newest", "run-1", "run-1/checkpoint-7", "/home/me/out/run-1", "../out/run-1/checkpoint-7", "{inner}"]
+)
+def test_an_adapter_has_the_same_names_in_every_verb(name, asker, mirror, base, adapter, monkeypatch):
+    """Newest, a run's name, and paths of the host below its output folder, absolute and relative."""
+    monkeypatch.setenv("MIRROR_HOST_OUTPUT", "/home/me/out")
+    monkeypatch.setenv("MIRROR_HOST_DIR", "/home/me/mirror")
+    (mirror / "infer.yaml").write_text("temperature: 0\n")
+
+    def stop(path: Path, model_dir: Path) -> None:
+        assert path == adapter
+        raise Found
+
+    monkeypatch.setattr(adapters, "require_fit", stop)
+    with pytest.raises(Found):
+        ASKERS[asker](mirror, base, name.format(inner=adapter))
+
+
 @pytest.mark.parametrize("asker", ASKERS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_verb_refuses_an_adapter_that_does_not_fit(fault, asker, mirror, base, adapter, monkeypatch):

@@ -49,7 +49,7 @@ def test_a_half_written_one_is_passed_over(tmp_path, checkpoint):
 
 def test_where_none_is_whole_the_half_written_are_named(tmp_path, checkpoint):
     (checkpoint(tmp_path / "run-1") / "adapter_config.json").unlink()
-    with pytest.raises(UserError, match=r"run-1/checkpoint-40 \(no adapter_config.json\).*run sft first"):
+    with pytest.raises(UserError, match=r"run-1/checkpoint-40 \(no adapter_config.json\).*run finetune.sh first"):
         checkpoints.newest(tmp_path)
 
 

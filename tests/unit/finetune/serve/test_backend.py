@@ -68,7 +68,7 @@ def test_options_win_over_the_file(model):
 def test_what_it_does_not_honour_goes_to_ms_swift_and_is_named(model, words, reason):
     choice = choose(model, *words)
     assert choice.backend == "swift" and choice.in_one_line() == f"backend: ms-swift, because of {reason}"
-    with pytest.raises(UserError, match="BACKEND=fast: .*leave that out, or set BACKEND=swift") as no:
+    with pytest.raises(UserError, match=r"BACKEND=fast: .*leave that out, or set BACKEND=swift") as no:
         choose(model, *words, asked="fast")
     assert reason in str(no.value) and no.value.exit_code == 2
 

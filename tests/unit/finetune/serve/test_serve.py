@@ -18,7 +18,8 @@ STUB_SERVER = """#!{python}
 # A stub of the server: leaves the words and the environment that it got.
 import json, os, sys
 from pathlib import Path
-env = {{name: os.environ.get(name) for name in ("MIRROR_API_KEY", "MIRROR_SERVE_BODY_KIB")}}
+names = ("MIRROR_API_KEY", "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_READY", "MIRROR_SERVE_PAGE")
+env = {{name: os.environ.get(name) for name in names}}
 Path({seen!r}).write_text(json.dumps({{"words": sys.argv[1:], "env": env}}))
 sys.exit(int(os.environ.get("STUB_CODE", "0")))
 """
@@ -141,7 +142,7 @@ def test_the_port_is_not_silently_another(serve, port):
         (["--port", "http"], "--port http: no port"),
         (["--port", "70000"], "no port"),
         (["--host", "192.0.2.77", "--api_key", "k"], "cannot be opened"),
-        (["--adapter", "newest"], "run sft first"),
+        (["--adapter", "newest"], "run finetune.sh first"),
         (["--adapter", "nowhere"], "no such adapter"),
         (["--adapter", "a b=newest"], "'a b' is no model name"),
         (["--adapters", "x"], "name adapters with --adapter"),
@@ -207,3 +208,42 @@ def test_make_serve_puts_no_adapter_on_a_model_that_is_named(given, adapter):
     command = ["make", "-n", "-o", "image", "serve", *given]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--adapter" not in said if adapter is None else adapter in said
+
+
+@pytest.mark.parametrize("verb", ["chat", "serve"])
+def test_make_chat_and_serve_need_no_key_and_print_the_address_of_this_machine(verb):
+    command = ["make", "-n", "-o", "image", verb, "PORT=8001"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "-p 127.0.0.1:8001:8000 " in said
+    assert " serve --host 0.0.0.0 --url http://127.0.0.1:8001 --new-key --adapter newest" in said
+
+
+def test_a_new_key_is_made_and_printed_where_none_is_set(serve, monkeypatch):
+    one = serve("--host", "0.0.0.0", "--new-key")["env"]
+    monkeypatch.setenv("MIRROR_API_KEY", "")  # another process would not have it
+    two = serve("--host", "0.0.0.0", "--new-key")["env"]
+    assert len(one["MIRROR_API_KEY"]) == 48 and one["MIRROR_API_KEY"] != two["MIRROR_API_KEY"]
+    assert one["MIRROR_API_KEY"] in one["MIRROR_SERVE_READY"]
+    monkeypatch.setenv("MIRROR_API_KEY", "s3cret")
+    own = serve("--host", "0.0.0.0", "--new-key")["env"]
+    assert own["MIRROR_API_KEY"] == "s3cret" and "s3cret" not in own["MIRROR_SERVE_READY"]
+
+
+def test_the_address_that_is_printed_can_be_opened(serve, port, monkeypatch, capsys):
+    assert f"at http://127.0.0.1:{port}/v1" in serve()["env"]["MIRROR_SERVE_READY"]
+    monkeypatch.setenv("MIRROR_API_KEY", "k")
+    assert f"at http://127.0.0.1:{port}/v1" in serve("--host", "0.0.0.0")["env"]["MIRROR_SERVE_READY"]
+    ready = serve("--host", "0.0.0.0", "--url", "https://faq.example.org/")["env"]["MIRROR_SERVE_READY"]
+    assert ready.splitlines()[0].endswith(" at https://faq.example.org/v1")
+    assert ready.splitlines()[1].endswith(" open https://faq.example.org/")
+    assert "0.0.0.0" not in capsys.readouterr().err
+
+
+def test_the_page_has_the_questions_of_each_adapter(serve, mirror, checkpoint):
+    path = checkpoint(mirror / "output/run-1")
+    rows = [{"messages": [{"role": "user", "content": "几点开门?"}, {"role": "assistant", "content": "九点。"}]}]
+    (path.parent / "verdict-rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shown = json.loads(serve("--adapter", f"faq={path}")["env"]["MIRROR_SERVE_PAGE"])
+    assert shown["questions"] == {"faq": [{"kind": "trained", "question": "几点开门?", "answer": "九点。"}]}
+    assert "stand-in" in shown["notice"]
+    assert not serve("--adapter", f"faq={path}", "--no-page")["env"]["MIRROR_SERVE_PAGE"]

@@ -66,7 +66,7 @@ def test_probes_need_no_key(path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models/", "//health", "/infer/", "/docs", "/openapi.json", "/v1/completions", "/"]
+    "path", ["/v1/models/", "//health", "/infer/", "/docs", "/openapi.json", "/v1/completions", "/page/setup.json"]
 )
 def test_all_else_does(path):
     assert ask(Guard(echo, "k3y"), path)[0] == 401
@@ -136,7 +136,7 @@ def test_another_response_that_fails_later_breaks_the_connection():
 
 
 def test_it_says_when_it_is_ready_and_what_it_answered(capsys):
-    guard = Guard(echo, ready="adapter at http://127.0.0.1:8000/v1")
+    guard = Guard(echo, ready="serve: ready: adapter at http://127.0.0.1:8000/v1")
     ask(guard)
 
     async def life(scope: dict[str, Any], receive: Any, send: Any) -> None:

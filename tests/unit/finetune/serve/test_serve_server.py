@@ -1,4 +1,4 @@
-"""Real servers on a tiny random model with an adapter, asked with the `openai` package: qwen2's engine and ms-swift's."""
+"""Real servers of both backends on a tiny random model with an adapter, asked with the `openai` package."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ def test_bad_arguments_end_in_one_line(
 def test_no_checkpoint_yet(workspace: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTPUT_DIR", str(workspace.root / "none"))
     assert workspace.verify() == 2
-    assert "run sft first" in one_line(capsys)
+    assert "run finetune.sh first" in one_line(capsys)
 
 
 def test_a_cut_short_adapter_file(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:

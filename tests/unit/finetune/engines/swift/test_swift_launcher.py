@@ -91,7 +91,7 @@ def test_the_article_s_own_checkpoint_means_the_newest(gpu, home, checkpoint, ca
 
 def test_the_article_s_checkpoint_before_any_run(home):
     (home / "output").mkdir()
-    with pytest.raises(UserError, match="run sft first"):
+    with pytest.raises(UserError, match=r"run finetune\.sh first"):
         launch("infer --adapters output/v2-20250412-102603/checkpoint-50")
 
 
