@@ -103,7 +103,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
 
     with Bar(Console(stderr=True), 0, None, "steps") as bar:
         model = lane.load(bar)
-        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
+        settings, _other = fit(lane.model_dir, request, _ceiling_gib(lane))
         from qwen2.training.loop import DivergedError
         from qwen2.training.loop import train as run
 
