@@ -38,6 +38,9 @@ export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
+# who answers in serve and chat: auto, fast (qwen2's engine), swift (ms-swift) or vllm; empty is auto, see docs/after-training.md
+BACKEND ?=
+export BACKEND
 # make chat, make serve: the port of this machine
 PORT ?= 8000
 # make export: q4_k_m, q5_k_m, q8_0 or f16
@@ -80,7 +83,7 @@ DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE -e BACKEND
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")

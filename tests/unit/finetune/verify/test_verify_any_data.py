@@ -87,7 +87,7 @@ def test_a_faq_gets_a_verdict_without_any_option(workspace: Any, capsys: pytest.
     assert any("simple rules" in note for note in report["notes"])
     schema = json.loads((ROOT / "docs/verify-report.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(report, schema)
-    assert "数据里的 6 个问题" in capsys.readouterr().out
+    assert "6 of the data's 6 questions are answered right" in capsys.readouterr().out
 
 
 def test_an_answer_of_another_row_is_wrong_and_says_so(workspace: Any) -> None:
