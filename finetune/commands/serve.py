@@ -29,7 +29,7 @@ from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
-from finetune.serve import address
+from finetune.serve import address, vllm_words
 from finetune.serve.page.routes import ENVIRONMENT as PAGE
 from finetune.serve.page.routes import Page
 from finetune.verify import examples, runinfo
@@ -112,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = Path((args.get("model") or [""])[0])
     base = _last(args, file, "served_model_name", model.resolve().name)
     served = find_adapters(options.adapter, base, settings.output_dir, model)
+    if os.environ.get("BACKEND", "").lower() == "vllm":
+        vllm_words.prepare(args, served)
     words = server_words(options.config, args, served, settings)
     require_free(host, port)
     if (kind := kind_of(model)).is_for_tests:
