@@ -32,9 +32,7 @@ def prepare(args: Arguments, served: Mapping[str, Path]) -> None:
     """
     if find_spec("vllm") is None:
         raise UserError(
-            _(
-                "BACKEND=vllm: vLLM is not in this image; build one with it (make build SERVE=vllm), or leave BACKEND out"
-            )
+            _("BACKEND=vllm: this image has no vLLM; build one that has it (make build SERVE=vllm), or unset BACKEND")
         )
     args.set("infer_backend", "vllm")
     args.remove("max_batch_size")

@@ -14,9 +14,7 @@ from image.split_lock import TORCH_FAMILY
 
 NAME = "packages"
 LEVEL = "fast"
-VLLM = (
-    "vllm.lock"  # of an image that has vLLM beside the rest (Dockerfile.vllm): it has some packages in other versions
-)
+OVER = "over.lock"  # of an image with a layer over the rest (Dockerfile.vllm): some packages in other versions
 
 AGAIN = N_(
     "undo the pip install, or build the image again; packages of your own go into a virtual environment of their own"
@@ -34,7 +32,7 @@ def check(context: Context) -> Outcome:
             _("build the image again"),
         ) from error
     differ, count = [], 0
-    for requirement in beside(locked(text), context.lock_file.with_name(VLLM)):
+    for requirement in beside(locked(text), context.lock_file.with_name(OVER)):
         # A build for tests brings a torch of its own, without the NVIDIA wheels of the locked one.
         if context.torch_spec and TORCH_FAMILY.match(f"{requirement.name}=="):
             continue
