@@ -76,7 +76,7 @@ def test_the_lock_is_of_what_was_asked_for():
     ],
 )
 def test_make_build_puts_vllm_over_the_image(given, tag, plain):
-    command = ["make", "-n", "build", "SERVE=vllm", "GPUS=none", *given]
+    command = ["make", "-n", "build", "SERVE=vllm", "TORCH=cuda", *given]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"-t qwen2.5-7b-mirror:{plain} ." in said
     over = next(line for line in said.splitlines() if "-f Dockerfile.vllm" in line)
@@ -87,3 +87,10 @@ def test_without_serve_nothing_of_it_is_built():
     command = ["make", "-n", "build", "GPUS=none", "MODEL_SOURCE=standin"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "vllm" not in said
+
+
+def test_a_build_with_another_torch_is_refused():
+    """torchvision 0.25 does not load beside the CPU's newer torch, and with it neither does transformers."""
+    command = ["make", "build", "SERVE=vllm", "TORCH=cpu", "MODEL_SOURCE=standin"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "error: SERVE=vllm needs the CUDA build of torch" in done.stderr
