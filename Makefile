@@ -41,9 +41,11 @@ export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
-# make chat, make serve: the port of this machine; who answers: auto, fast (qwen2), swift (ms-swift) or vllm
+# who answers in serve and chat: auto, fast (qwen2's engine), swift (ms-swift) or vllm; empty is auto, see docs/serve.md
+BACKEND ?= $(WITH_VLLM)
+export BACKEND
+# make chat, make serve: the port of this machine
 PORT ?= 8000
-BACKEND ?=
 # make export: q4_k_m, q5_k_m, q8_0 or f16
 QUANT ?= q4_k_m
 # where to push: host:port/name, the tag is TAG
@@ -85,7 +87,7 @@ DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE -e BACKEND
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
@@ -220,7 +222,7 @@ SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --m
 # The container listens to every address of its own, and only this machine's loopback leads to it. Whoever has set no key gets
 # one with the address.
 SERVE_WORDS = --host 0.0.0.0 --url http://127.0.0.1:$(PORT) --new-key $(SERVE_ADAPTER) $(ARGS)
-SERVE_FLAGS = -p 127.0.0.1:$(PORT):8000 -e MIRROR_API_KEY $(if $(BACKEND),-e BACKEND=$(BACKEND)) --stop-timeout 120
+SERVE_FLAGS = -p 127.0.0.1:$(PORT):8000 -e MIRROR_API_KEY --stop-timeout 120
 
 .PHONY: chat
 chat: image ## base and fine-tuned model side by side, in a browser (PORT=8000)

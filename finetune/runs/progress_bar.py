@@ -7,8 +7,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from common.i18n import _
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+QUIET_S = 10  # between two lines of progress in a file
 
 
 class Bar:
@@ -26,7 +30,7 @@ class Bar:
         self.started = time.monotonic()
         self.live: Any = None
         self.task: Any = None
-        self.said = 0.0
+        self.said = self.started
 
     def __enter__(self) -> Bar:
         if self.console.is_terminal:
@@ -75,6 +79,13 @@ class Bar:
         """A line that stays above the bar."""
         (self.live.console if self.live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
 
+    def figure(self, text: str, keep: bool = False) -> None:
+        """A line of a series above the bar. A file gets one each QUIET_S at most, in place of how far it is, and those
+        with `keep`: logging.jsonl has them all."""
+        if self.live or keep or time.monotonic() - self.said > QUIET_S:
+            self.said = time.monotonic()
+            self.note(text)
+
     def expect(self, total: int) -> None:
         """Set the total, where it was not known at the start."""
         self.total = total
@@ -95,12 +106,14 @@ class Bar:
             self.listener(self.done, self.total)
         if self.live:
             self.live.advance(self.task, count)
-        elif time.monotonic() - self.said > 10:
+        elif time.monotonic() - self.said > QUIET_S:
             self.said = time.monotonic()
             used = self.said - self.started
             left = used / max(self.done, 1) * (self.total - self.done)
             self.console.print(
-                f"{self.done}/{self.total} {self.unit}, about {left:.0f} s left",
+                _("{done}/{total} {unit}, about {left:.0f} s left").format(
+                    done=self.done, total=self.total, unit=self.unit, left=left
+                ),
                 soft_wrap=True,
                 highlight=False,
                 markup=False,

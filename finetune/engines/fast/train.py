@@ -103,7 +103,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
 
     with Bar(Console(stderr=True), 0, None, "steps") as bar:
         model = lane.load(bar)
-        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
+        settings, _other = fit(lane.model_dir, request, _ceiling_gib(lane))
         from qwen2.training.loop import DivergedError
         from qwen2.training.loop import train as run
 
@@ -216,7 +216,7 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         bar.advance(step - begun)
         begun = step
         if log:
-            bar.note(f"step {step}/{total}, loss {log['loss']:.4f}")
+            bar.figure(f"step {step}/{total}, loss {log['loss']:.4f}", keep=step in (1, total))
 
     stop.plan = "a checkpoint is saved after this step"
     stop.at_steps = True

@@ -94,3 +94,10 @@ def test_a_build_with_another_torch_is_refused():
     command = ["make", "build", "SERVE=vllm", "TORCH=cpu", "MODEL_SOURCE=standin"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "error: SERVE=vllm needs the CUDA build of torch" in done.stderr
+
+
+def test_make_serve_with_that_image_answers_with_vllm():
+    command = ["make", "-n", "-p", "-o", "image", "serve", "SERVE=vllm"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "\nBACKEND = $(WITH_VLLM)\n" in said and "\nWITH_VLLM = $(filter vllm,$(SERVE))\n" in said
+    assert "-vllm serve --host" in said
