@@ -31,7 +31,7 @@ from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
-from finetune.serve import address, backend
+from finetune.serve import address, backend, vllm_words
 from finetune.serve.fast.settings import Settings as FastSettings
 from finetune.serve.page.routes import ENVIRONMENT as PAGE
 from finetune.serve.page.routes import Page
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = fast_server(choice, args, file, settings, systems, Served(model, base, served), options)
     else:
         if choice.backend == backend.VLLM:
-            args.set("infer_backend", "vllm")
+            vllm_words.prepare(args, served)
         command = [*server(), *server_words(options.config, args, served, settings)]
     require_free(host, port)
     print(choice.in_one_line(), file=sys.stderr)
