@@ -173,9 +173,9 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
         beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
-        steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
+        steps = f"{settings.total_steps(len(rows))} steps, up to {settings.batch_size} rows a step"
         if ceiling is None:
-            return settings, f"plan: {steps}, {request.rows.in_one_line()}"
+            return settings, f"plan: {request.rows.in_one_line()}; {steps}"
         config = Config.from_dir(model_dir)
         ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
@@ -191,8 +191,9 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
-        f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}; {request.rows.in_one_line()}{said}"
+        f"plan: {request.rows.in_one_line()}; {steps}, "
+        f"{_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
+        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}{said}"
     )
 
 
