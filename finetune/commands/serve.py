@@ -291,7 +291,7 @@ def page(model: Path, served: dict[str, Path], config: Path) -> Page:
     share = QUESTIONS_BYTES // max(1, len(served))
     workspace = config.resolve().parent.parent
     found = {name: examples.of_run(runinfo.of_adapter(path), workspace, share) for name, path in served.items()}
-    return Page(found, kind.notice(model) if kind.is_for_tests else None)
+    return Page(found, kind.name if kind.is_for_tests else None)
 
 
 def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:

@@ -44,6 +44,14 @@ class Questions:
     ) -> None:
         self.own, self.general, self.judge, self.cfg, self.old = list(own), list(general), judge, cfg, old
 
+    def weigh(self, engine: Any, adapter: Any, system: str) -> list[float]:
+        """The negative log-likelihood of the right answers to the questions of the data, in nats a token."""
+        asks = [
+            Ask(each.messages, each.system if each.system is not None else system, 1, each.tools) for each in self.own
+        ]
+        found: list[float] = engine.nll(asks, [each.reference or "" for each in self.own], adapter)
+        return found
+
     def ask(self, engine: Engine, adapter: Any, system: str, only_general: bool = False) -> list[bool]:
         """Whether each is answered right, those of the data first; adapter None asks the base."""
         wanted = [*([] if only_general else self.own), *self.general]
