@@ -13,7 +13,7 @@ ENGLISH, CHINESE = Document(ROOT / "README.md"), Document(ROOT / "README.zh-CN.m
 
 
 def neutral(target: str) -> str:
-    """A link without its language: each README leads to the other one, and to documents and pictures in its own language."""
+    """A link without its language: to the other README, and to documents and pictures in its own."""
     return target.replace(".zh-CN.", ".")
 
 
