@@ -22,7 +22,7 @@ BARS = {
     "`ENGINE=swift sft.sh`": "ms-swift, tuned",
     "the article's command": "ms-swift, the article's command",
 }
-WIDTH, LABEL, ROW, HEAD = 820, 260, 30, 34
+WIDTH, LABEL, ROW, HEAD = 820, 285, 30, 34
 STYLE = """<style>
 text { font: 14px system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; fill: #1f2328; }
 .soft { fill: #59636e; } .bar { fill: #afb8c1; } .own { fill: #1a7f37; } .strong { font-weight: 600; }
