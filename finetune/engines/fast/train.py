@@ -251,6 +251,18 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     except OSError as error:
         return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
     stop.trained()
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    return Ended(DONE, figures=_figures(lane, settings, result), adapter=result.adapter, kept=keeper.kept)
+
+
+def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
+    """What run.json says of a training that came to its end."""
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -259,19 +271,12 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
-    if result.steps < settings.total_steps(len(request.rows.rows)):
-        print(
-            _(
-                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
-            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
-            file=sys.stderr,
-        )
     if settings.load_best_model_at_end:
         figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
+    return figures
 
 
 class Drawing:
