@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
-from common.i18n import N_, _
+from common.i18n import _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings, gpu_visible
@@ -45,7 +45,7 @@ BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRRO
 READY = "MIRROR_SERVE_READY"  # what is printed when the port is open
 QUESTIONS_BYTES = 90 * 1024  # of the questions on the page: a variable of the environment holds 128 KiB
 NAME = re.compile(r"[\w][\w.-]*")
-MERGED = N_("merge.sh DIR --no-check, then serve.sh --model DIR-merged")
+MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
 # The exit codes of a server that was told to stop and did: it has answered what it had begun.
 STOPPED = (128 + 15, 128 + 2)
 
@@ -57,14 +57,15 @@ def parser() -> Parser:
         usage="serve.sh [--adapter [NAME=]DIR|newest ...] [--model DIR] [--host ADDRESS] [--port N] [--swift-option]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
+        description=_(
+            "Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own."
+        ),
         epilog=_(
-            "A request names the model: the base by its folder's name, an adapter by NAME (without one: "
-            "`adapter`).\nWithout a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY "
-            "set, --host 0.0.0.0 opens it to others.\n/health and /v1/models need no key; the page at / asks "
-            "for it. --new-key makes one where none is set.\nSIGTERM (docker stop -t 120) answers the "
-            "requests that have begun, then ends with 0.\nEvery other option is `swift deploy`'s, and wins "
-            "over the config file: --max_new_tokens 512"
+            """A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
+Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
+/health and /v1/models need no key; the page at / asks for it. --new-key makes one where none is set.
+SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
+Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512"""
         ),
     )
     p.add_argument("--config", type=Path, metavar="FILE", help=_("another YAML file of options"))
@@ -118,14 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = config_file.load(options.config)
     if "api_key" in file:
         raise UserError(
-            _("{config}: api_key: a key does not belong in a file of options; set {key} instead").format(
-                config=options.config, key=KEY
+            _("{file}: api_key: a key does not belong in a file of options; set {key} instead").format(
+                file=options.config, key=KEY
             )
         )
     if options.max_body_kib < 1:
-        raise UserError(
-            _("--max-body-kib {max_body_kib}: must be at least 1").format(max_body_kib=options.max_body_kib)
-        )
+        raise UserError(_("--max-body-kib {size}: must be at least 1").format(size=options.max_body_kib))
 
     key = check_key(options.api_key if options.api_key is not None else os.environ.get(KEY, ""))
     new_key = "" if key or not options.new_key else secrets.token_hex(24)
@@ -153,23 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
     url = address.url_of(host, port, options.url, tls=bool(args.get("ssl_certfile") or file.get("ssl_certfile")))
-    print(
-        _("loading {model} ...; models: {names}; {url}/v1, {key}").format(
-            model=model,
-            names=", ".join([base, *served]),
-            url=url,
-            key=_("with a key") if key else _("no key, this machine only"),
-        ),
-        file=sys.stderr,
-        flush=True,
-    )
-    # Through the environment: ms-swift prints its arguments, and `ps` shows those of everybody.
+    told = _("with a key") if key else _("no key, this machine only")
+    line = _("loading {model} ...; models: {names}; {url}/v1, {key}")
+    print(line.format(model=model, names=", ".join([base, *served]), url=url, key=told), file=sys.stderr, flush=True)
     os.environ.pop(KEY, None)
     os.environ |= {KEY: key} if key else {}
-    os.environ |= {BODY: str(options.max_body_kib), ORIGINS: json.dumps(options.allow_origin)}
     os.environ[READY] = address.ready([base, *served], url, not options.no_page, new_key)
-    os.environ[PAGE] = "" if options.no_page else page(model, served, options.config).to_environment()
-    os.environ[SYSTEMS] = json.dumps(systems)
+    os.environ |= told_to_the_server(options, model, served, systems)
     code = run("serve", command, options.wait, [], 0)
     if code in STOPPED:
         print(_("serve: stopped"), file=sys.stderr)
@@ -179,6 +168,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             _("serve: the server ended with exit code {code}; its last lines above say why").format(code=code), FAILED
         )
     return DONE
+
+
+def told_to_the_server(
+    options: argparse.Namespace, model: Path, served: dict[str, Path], systems: dict[str, str | None] | None
+) -> dict[str, str]:
+    """What the server reads from its environment: ms-swift prints its arguments, and `ps` shows them to everybody."""
+    return {
+        BODY: str(options.max_body_kib),
+        ORIGINS: json.dumps(options.allow_origin),
+        PAGE: "" if options.no_page else page(model, served, options.config).to_environment(),
+        SYSTEMS: json.dumps(systems),
+    }
 
 
 def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str:
@@ -216,8 +217,8 @@ def require_key(host: str, key: str) -> None:
     if not loopback and not key:
         raise UserError(
             _(
-                "--host {host}: others could reach it, and no key is set: whoever finds the port could use "
-                "the GPU; set {key} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
+                "--host {host}: others could reach it, and no key is set: whoever finds the port could use the GPU; "
+                "set {key} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
             ).format(host=host, key=KEY)
         )
 
@@ -225,19 +226,16 @@ def require_key(host: str, key: str) -> None:
 def require_free(host: str, port: int) -> None:
     """UserError when the port is taken: ms-swift would silently take another."""
     try:
-        family, kind, protocol, _other, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _name, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+            probe.bind(place)
     except OSError as error:
-        why = (
-            _("is taken by another program")
-            if error.errno == errno.EADDRINUSE
-            else _("cannot be opened ({strerror})").format(strerror=error.strerror)
-        )
-        raise UserError(
-            _("{host}:{port} {why}; choose another with --port or --host").format(host=host, port=port, why=why)
-        ) from error
+        if error.errno == errno.EADDRINUSE:
+            why = _("{host}:{port} is taken by another program; choose another with --port or --host")
+        else:
+            why = _("{host}:{port} cannot be opened ({strerror}); choose another with --port or --host")
+        raise UserError(why.format(host=host, port=port, strerror=error.strerror)) from error
 
 
 def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path) -> dict[str, Path]:
@@ -264,7 +262,7 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
             )
         path = adapters.find(place, output_dir, model)
         adapters.require_plain(
-            path, _("a server that shares the base"), _("merge it and serve that: {merged}").format(merged=_(MERGED))
+            path, _("a server that shares the base"), _("merge it and serve that: {merge}").format(merge=MERGED)
         )
         if "=" in str(path):
             raise UserError(
@@ -311,8 +309,8 @@ def fast_server(
     if not gpu_visible() and settings.device != "cpu" and not (on_cpu and kind_of(served.model).is_for_tests):
         raise UserError(
             _(
-                "no GPU is visible in this container; start it with --gpus all, or set MIRROR_DEVICE=cpu to "
-                "answer on the CPU (slow: the real weights need 30 GB of memory there)"
+                "no GPU is visible in this container; start it with --gpus all, or set MIRROR_DEVICE=cpu to answer on "
+                "the CPU (slow: the real weights need 30 GB of memory there)"
             ),
             FAILED,
         )
@@ -352,7 +350,7 @@ def server_words(file: Path, args: Arguments, served: dict[str, Path], settings:
         args.set("adapters", *map(str, served.values()))
     plugins = args.get("external_plugins") or []
     args.set("external_plugins", *plugins, str(PLUGIN))
-    _other, words = swift_launcher.prepare(["deploy", str(file), *args.words()], settings)
+    _, words = swift_launcher.prepare(["deploy", str(file), *args.words()], settings)
     prepared = Arguments(words[1:])
     if served:
         prepared.set("adapters", *(f"{name}={path}" for name, path in served.items()))

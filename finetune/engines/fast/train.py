@@ -111,7 +111,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
         bar.expect(total)
         bar.phase(title)
         try:
-            settings = replace(settings, save_steps=total)
+            settings = replace(settings, save_strategy="steps", save_steps=total)
             adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
 
             def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
@@ -272,6 +272,18 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             ),
         )
     stop.trained()
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    return Ended(DONE, figures=_figures(lane, settings, result), adapter=result.adapter, kept=keeper.kept)
+
+
+def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
+    """What run.json says of a training that came to its end."""
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -280,19 +292,12 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
-    if result.steps < settings.total_steps(len(request.rows.rows)):
-        print(
-            _(
-                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
-            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
-            file=sys.stderr,
-        )
     if settings.load_best_model_at_end:
         figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
+    return figures
 
 
 class Drawing:
