@@ -65,7 +65,7 @@ def parser() -> Parser:
         "--imatrix", choices=("rows",), help=_("weigh the quantization by the training's own rows (q4_k_m, q5_k_m)")
     )
     p.add_argument(
-        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-gguf-QUANT)")
+        "adapter", nargs="?", help=_("a checkpoint, a run's folder or a merged folder (default: the newest)")
     )
     p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help=_("the same, as an option"))
     p.add_argument("--format", choices=("gguf",), default="gguf", help=_("the only one; docs/export.md says why"))

@@ -13,6 +13,7 @@ from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
+from finetune.plan import cards as known
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
 from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, named, plan_swift
@@ -57,14 +58,16 @@ def main(argv: list[str] | None = None) -> int:
     if args.engine != "swift":
         engines["fast lane"] = fast(found, on.ceiling_gib)
     cards = {size: swift(found, card_ceiling(size)) for size in CARDS_GIB}
+    wanted = [name for name in (known.FAST, known.SWIFT, known.FOUR_BIT) if name in engines or name == known.FOUR_BIT]
+    times = known.estimates(found, wanted if args.engine != "fast" else [known.FAST])
     if args.json:
-        print(json.dumps(as_data(found, on, engines, cards), ensure_ascii=False, indent=2))
+        print(json.dumps(as_data(found, on, engines, cards, times), ensure_ascii=False, indent=2))
     else:
         from rich.console import Console
 
         from finetune.plan import report
 
-        report.terminal(Console(), found, on, engines, cards)
+        report.terminal(Console(), found, on, engines, cards, times)
     if any(not isinstance(plan, str) for plan in engines.values()):
         return DONE
     print(_("error: {next}").format(next=next(iter(engines.values()))), file=sys.stderr)
@@ -92,7 +95,11 @@ def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
 
 
 def as_data(
-    found: planned_run.Job, on: gpu_memory.Card, engines: dict[str, Any], cards: dict[int, Any]
+    found: planned_run.Job,
+    on: gpu_memory.Card,
+    engines: dict[str, Any],
+    cards: dict[int, Any],
+    times: list[known.Estimate],
 ) -> dict[str, Any]:
     """Everything for a program."""
 
@@ -113,6 +120,7 @@ def as_data(
         "card": asdict(on),
         "engines": {name: plan(value) for name, value in engines.items()},
         "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
+        "known_cards": [asdict(each) | {"measured": each.card == known.H100} for each in times],
     }
 
 

@@ -51,6 +51,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
     )
+    p.add_argument("--check", action="store_true", help=_("only check the questions files"))
+    p.add_argument(
+        "--rewordings",
+        type=Path,
+        metavar="FILE",
+        help=_("the data's questions in other words, in place of the run's own"),
+    )
+    p.add_argument("--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name"))
+    p.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
+    p.add_argument(
+        "--dataset", type=Path, metavar="FILE", help=_("the dataset trained on; default: as the run recorded it")
+    )
     p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("with --dataset: the two columns of a table"))
     p.add_argument("--system", metavar="TEXT", help=_("the training's system prompt; default: as the run recorded it"))
     p.add_argument(

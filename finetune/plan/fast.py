@@ -29,8 +29,12 @@ def plan_fast(
     rank: int = 8,
     dropout: float = 0.05,
     targets: tuple[str, ...] = PROJECTIONS,
+    slower: tuple[float, float] = (1.0, 1.0),
 ) -> FastPlan | str:
-    """The plan, or in words why there is none. All tokens count as if they carried loss."""
+    """The plan, or in words why there is none. All tokens count as if they carried loss.
+
+    `slower` is how much slower than an H100 the card reads, and computes.
+    """
     from qwen2.training import memory
     from qwen2.training.batches import plan_steps, step_ms
     from qwen2.training.settings import TrainSettings
@@ -46,7 +50,7 @@ def plan_fast(
         return str(error)
     steps = plan_steps(rows, settings.total_steps(len(rows)), batch, settings.data_seed, None, found.micro_batch_tokens)
     again = 4 / 3 if found.recompute == "layer" else 1.0  # the forward pass runs twice
-    milliseconds = sum(step_ms(micro.tokens) * again for step in steps for micro in step.micros)
+    milliseconds = sum(step_ms(micro.tokens, slower) * again for step in steps for micro in step.micros)
     return FastPlan(
         found.recompute, found.micro_batch_tokens, round(found.peak_gib, 2), milliseconds / len(steps) / 1000
     )

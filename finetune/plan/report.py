@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.i18n import N_, _
+from finetune.plan.cards import Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
 from finetune.plan.planned_run import Job
@@ -19,15 +21,22 @@ FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))
 AGAIN = {"none": N_("nothing"), "swiglu": "SwiGLU", "layer": N_("whole layers")}
 
 
-def terminal(console: Console, found: Job, on: Card, engines: dict[str, Any], cards: dict[int, Any]) -> None:
-    """Lines and two tables; what would fit instead stands below them, where a narrow terminal has room for it."""
+def terminal(
+    console: Console,
+    found: Job,
+    on: Card,
+    engines: dict[str, Any],
+    cards: dict[int, Any],
+    times: Sequence[Estimate],
+) -> None:
+    """Lines and three tables; what would fit instead stands below them, where a narrow terminal has room for it."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
     say(_("model: {model}").format(model=escape(found.model)))
     say(
-        _("data: {data}; {steps} steps of {batch} rows").format(
+        _("data: {data}; {steps} steps, up to {batch} rows a step").format(
             data=escape(found.data), steps=found.steps, batch=found.batch
         )
     )
@@ -53,6 +62,20 @@ def terminal(console: Console, found: Job, on: Card, engines: dict[str, Any], ca
     for size, plan in cards.items():
         if isinstance(plan, str):
             say(_("{what}: {why}").format(what=f"{size} GB", why=escape(_remedy(plan))))
+    console.print()
+    console.print(_times(times))
+    say(_("about: estimates, from the H100's measured times by the cards' published bandwidth and FLOPs"))
+
+
+def _times(times: Sequence[Estimate]) -> Table:
+    """How long, and by whom, on cards that many have."""
+    table = _table(N_("how long on"), N_("trained by"), FIGURES[1], N_("about"))
+    for each in times:
+        if each.engine is None:
+            table.add_row(each.card.name, f"[red]{_('does not fit')}[/]", "", "")
+            continue
+        table.add_row(each.card.name, _(each.engine), f"{each.peak_gib:.1f}", duration(each.hours))
+    return table
 
 
 def _table(*headings: str) -> Table:

@@ -137,13 +137,21 @@ def worst(lengths: Sequence[int], size: int) -> Micro:
     return Micro(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
 
 
-def step_seconds(shape: Config, order: Sequence[int], batch: int, size: int, checkpointing: bool, liger: bool) -> float:
-    """Mean seconds of an optimizer step over an epoch of that order, on an H100."""
+def step_seconds(
+    shape: Config,
+    order: Sequence[int],
+    batch: int,
+    size: int,
+    checkpointing: bool,
+    liger: bool,
+    slower: float = 1.0,
+) -> float:
+    """Mean seconds of an optimizer step over an epoch of that order, on a card so much slower than an H100."""
     rows = order[: max(batch, SAMPLE - SAMPLE % batch)]
     seconds = 0.0
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        seconds += micro_batch_seconds(shape, len(part) * max(part), checkpointing, liger)
+        seconds += micro_batch_seconds(shape, len(part) * max(part), checkpointing, liger, slower)
     return seconds / math.ceil(len(rows) / batch)
 
 

@@ -111,7 +111,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
         bar.expect(total)
         bar.phase(title)
         try:
-            settings = replace(settings, save_steps=total)
+            settings = replace(settings, save_strategy="steps", save_steps=total)
             adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
 
             def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
@@ -173,9 +173,9 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
         beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
-        steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
+        steps = f"{settings.total_steps(len(rows))} steps, up to {settings.batch_size} rows a step"
         if ceiling is None:
-            return settings, f"plan: {steps}, {request.rows.in_one_line()}"
+            return settings, f"plan: {request.rows.in_one_line()}; {steps}"
         config = Config.from_dir(model_dir)
         ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
@@ -191,8 +191,9 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
-        f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}; {request.rows.in_one_line()}{said}"
+        f"plan: {request.rows.in_one_line()}; {steps}, "
+        f"{_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
+        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}{said}"
     )
 
 
@@ -250,6 +251,18 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     except OSError as error:
         return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
     stop.trained()
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    return Ended(DONE, figures=_figures(lane, settings, result), adapter=result.adapter, kept=keeper.kept)
+
+
+def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
+    """What run.json says of a training that came to its end."""
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -258,19 +271,12 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
-    if result.steps < settings.total_steps(len(request.rows.rows)):
-        print(
-            _(
-                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
-            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
-            file=sys.stderr,
-        )
     if settings.load_best_model_at_end:
         figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
+    return figures
 
 
 class Drawing:
