@@ -99,8 +99,8 @@ class RunLog:
         log_history = self.history()
         embedding = config.vocab_size * config.hidden_size
         base = config.linear_parameters + embedding * (1 if config.tie_embeddings else 2)
-        tokens = sum(micro.tokens for step in self.steps for micro in step.micros)
-        rows = sum(len(micro.rows) for step in self.steps for micro in step.micros)
+        tokens = sum(step.tokens for step in self.steps)
+        rows = sum(step.rows for step in self.steps)
         line: dict[str, Any] = {
             "train_runtime": round(elapsed, 4),
             "train_samples_per_second": round(rows / elapsed, 3),
