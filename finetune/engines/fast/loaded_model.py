@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FAILED, UserError
+from finetune.engines.fast.crew import Crew
+from finetune.engines.fast.workers import Workers
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
@@ -27,7 +29,10 @@ def begin_import(device: str) -> None:
 class Lane:
     """The model on `device` (cuda or cpu); `ceiling_gib` caps the CUDA allocator, 0 does not."""
 
-    def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0) -> None:
+    def __init__(
+        self, model_dir: Path, device: str, ceiling_gib: float = 0.0, workers: Workers | None = None
+    ) -> None:
+        """`workers`: train with several processes; this node's others are started now."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
         self.seconds = 0.0  # that loading took
         self._tokenizer: Any = None
@@ -35,6 +40,8 @@ class Lane:
         if device == "cuda":
             early_cuda.start_cuda()
         begin_import(device)
+        several = workers is not None and workers.size > 1
+        self.crew = Crew(workers, model_dir, device, ceiling_gib) if workers and several else None
 
     @property
     def tokenizer(self) -> Any:
@@ -103,11 +110,11 @@ class Lane:
             bar.phase(f"loading {self.model_dir.name} on {'the CPU' if self.device == 'cpu' else 'the GPU'}")
         return self.model(lambda done, total: bar.detail(f"loading the weights, {100 * done // total} %"))
 
-    def ceiling_gib(self) -> float:
-        """GiB that this process may reserve: the ceiling, or what is free where that is less."""
+    def ceiling_gib(self, apart_gib: float = 0.0) -> float:
+        """GiB that this process may reserve: the ceiling, or what is free, less `apart_gib`, where that is less."""
         torch = self.torch()
         free, _ = torch.cuda.mem_get_info()
-        possible = (free + torch.cuda.memory_reserved()) / 2**30
+        possible = (free + torch.cuda.memory_reserved()) / 2**30 - apart_gib
         return min(self.cap_gib, possible) if self.cap_gib > 0 else possible
 
 

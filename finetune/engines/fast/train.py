@@ -11,15 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, command
+from common.i18n import _
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
+from finetune.engines.fast.crew import NCCL_GIB, pack
 from finetune.engines.fast.loaded_model import Lane
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
@@ -50,6 +52,7 @@ class Request:
     args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
     resume: Path | None = None
     wait: bool = False
+    lost: Callable[[str], object] | None = None  # writes down why a hung process of several had to be ended
 
 
 def train(lane: Lane, request: Request, stop: Stop) -> Ended:
@@ -61,22 +64,28 @@ def train(lane: Lane, request: Request, stop: Stop) -> Ended:
     from rich.console import Console
 
     console = Console(stderr=True)
-    with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar:
+    with (
+        _ending(lane),
+        job(request.name, wait=request.wait or None) as held,
+        Bar(console, 0, None, "steps") as bar,
+    ):
         bar.listener = held.step
         drawing = Drawing(request.folder, request.choice.tensorboard)
         stop.cleanup += [held.forget, drawing.give_up]
         try:
             with ThreadPoolExecutor(1) as pool:
                 # Both beside the loading; how much is free is asked before it, while nothing of ours changes it.
-                planned = pool.submit(fit, lane.model_dir, request, _ceiling_gib(lane))
+                planned = pool.submit(_plan, lane, request)
                 drawn = None if request.resume else pool.submit(_first_adapter, lane, request)
                 model = lane.load(bar)
                 settings, line = planned.result()
                 print(line, file=sys.stderr)
                 adapter = drawn.result() if drawn else None
-            ended = _train(lane, model, settings, request, bar, stop, adapter)
-        except BaseException:
+            team = _begin(lane, model, settings, request, held) if lane.crew else None
+            ended = _train(lane, model, settings, request, bar, stop, adapter, team)
+        except BaseException as error:
             drawing.give_up()  # no step was made
+            _tell(lane, error)
             raise
         ended.drawing = drawing
         return ended
@@ -86,6 +95,93 @@ def _ceiling_gib(lane: Lane) -> float | None:
     """GiB to plan with; None on a CPU, where nothing is split."""
     lane.torch()
     return None if lane.device == "cpu" else lane.ceiling_gib()
+
+
+@contextlib.contextmanager
+def _ending(lane: Lane) -> Iterator[None]:
+    """The other processes of this node end with the training, however that ends; what was lost is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if lane.crew is None or type(error).__name__ != "LostError":
+            raise
+        raise UserError(_("the training was not begun: {why}").format(why=error), FAILED) from None
+    finally:
+        if lane.crew is not None:
+            lane.crew.end()
+            lane.crew = None
+
+
+def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
+    """`fit` under the lowest ceiling of all processes."""
+    if lane.crew is None:
+        return fit(lane.model_dir, request, _ceiling_gib(lane))
+    team = lane.crew.team()
+    team.tell("ceiling", None if lane.device == "cpu" else lane.ceiling_gib(NCCL_GIB))
+    ceilings = [each for each in team.ask("ceiling") if each is not None]
+    return fit(lane.model_dir, request, min(ceilings, default=None), team.size)
+
+
+def _begin(lane: Lane, model: Any, settings: Any, request: Request, held: Any) -> Any:
+    """The team, with its job, ready for the first step."""
+    assert lane.crew is not None
+    team = lane.crew.team()
+
+    def lost(why: str) -> None:
+        held.forget()
+        if request.lost:
+            request.lost(why)
+
+    team.on_lost = lost
+    team.share(pack(settings, request.rows.rows))
+    team.join(model.device)
+    return team
+
+
+def _tell(lane: Lane, error: BaseException) -> None:
+    """The other processes end, too, where this one fails before the first step."""
+    if lane.crew is None:
+        return
+    with contextlib.suppress(UserError, RuntimeError):
+        team = lane.crew.team()
+        team.settle()
+        team.lose(" ".join(str(error).split())[:200] or type(error).__name__)
+
+
+def take_part(lane: Lane, request: Request, stop: Stop) -> Ended:
+    """Train as a node above 0: settings, rows and adapter are node 0's, which alone writes."""
+    from rich.console import Console
+
+    from finetune.engines.fast import worker
+
+    with (
+        _ending(lane),
+        job(request.name, wait=request.wait or None) as held,
+        Bar(Console(stderr=True), 0, None, "steps") as bar,
+    ):
+        bar.listener = held.step
+        stop.cleanup.append(held.forget)
+        assert lane.crew is not None
+        team = lane.crew.team()
+        team.on_lost = lambda why: (held.forget(), print(f"error: {request.name}: {why}", file=sys.stderr))
+        stop.at_steps = True
+
+        def on_step(step: int, total: int, log: Any) -> None:
+            bar.expect(total)
+            bar.advance(step - bar.done)
+
+        try:
+            worker.take_part(team, lane, lambda: lane.load(bar), lambda: stop.number is not None, on_step)
+        except UserError as error:
+            team.lose(str(error))
+            raise
+        except RuntimeError as error:
+            if type(error).__name__ != "LostError":
+                team.lose(f"{type(error).__name__}: {error}")
+                raise
+            team.settle()
+            return Ended(FAILED, str(error))
+    return Ended(128 + stop.number if stop.number else DONE)
 
 
 def train_adapter(lane: Lane, request: Request, title: str) -> Any:
@@ -126,7 +222,7 @@ def _first_adapter(lane: Lane, request: Request) -> Any:
         return None  # fit() says what is wrong
 
 
-def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, str]:
+def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
     """(TrainSettings that fit into `ceiling` GiB, the plan in one line). UserError when nothing fits.
 
     A resumed run keeps its checkpoint's split of the batch where that fits, and goes on to the same numbers; another
@@ -142,13 +238,14 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
     try:
         settings = TrainSettings(**request.choice.train)
         steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
+        steps += f" on {processes} processes" if processes > 1 else ""
         if ceiling is None:
             return settings, f"plan: {steps}, {request.rows.in_one_line()}"
         config = Config.from_dir(model_dir)
         before = checkpoint.split_of(request.resume) if request.resume else None
-        planned = memory.as_split(config, settings, rows, ceiling, *before) if before else None
+        planned = memory.as_split(config, settings, rows, ceiling, *before, processes) if before else None
         if planned is None:
-            planned = memory.plan(config, settings, rows, ceiling)
+            planned = memory.plan(config, settings, rows, ceiling, processes)
             if before and before != (planned.recompute, planned.micro_batch_tokens):
                 said = (
                     f"; the split of {request.resume and request.resume.name} ({_split_in_words(*before)}) needs "
@@ -168,10 +265,13 @@ def _split_in_words(recompute: str, tokens: int | None) -> str:
     return f"{f'parts of {tokens} tokens' if tokens else 'each in one piece'}, {again} recomputed"
 
 
-def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any) -> Ended:
+def _train(
+    lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any, team: Any
+) -> Ended:
     torch = lane.torch()
     from qwen2.training.loop import DivergedError, StoppedError
     from qwen2.training.loop import train as run
+    from qwen2.training.team import LostError
 
     bar.expect(settings.total_steps(len(request.rows.rows)))
     bar.phase("training")
@@ -197,8 +297,16 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             on_step=on_step,
             extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
             stop=lambda: stop.number is not None,
+            team=team,
         )
+        if team:
+            team.leave()
+    except LostError as error:
+        team.settle()
+        return Ended(FAILED, str(error))
     except StoppedError as error:
+        if team:
+            team.leave()
         number = stop.number or signal.SIGTERM
         return Ended(128 + number, f"stopped by {signal.Signals(number).name} at step {error.step}")
     except DivergedError as error:
@@ -206,6 +314,8 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     except ValueError as error:  # rows or a checkpoint that cannot be trained on; found before the first step
         raise UserError(f"{request.name}: {error}") from None
     except torch.OutOfMemoryError:
+        if team:
+            team.lose("its GPU's memory ran out")
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,
@@ -213,6 +323,8 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
         )
     except OSError as error:
+        if team:
+            team.lose(f"{error.filename or request.folder}: {error.strerror}")
         return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
     stop.trained()
     figures: dict[str, Any] = {
