@@ -1,14 +1,15 @@
-"""Mean negative log-likelihood of answers, many rows at a time, without gradients; called by finetune/verify."""
+"""How likely the model finds given answers, many rows at a time, without gradients; verify and training call it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from qwen2.lora import Adapter
-from qwen2.model import Model, causal_attention
+from qwen2.model import ActiveLora, Model, causal_attention
 
 BATCH_TOKENS = 4096  # of the padded batch: its activations are about 150 KB a token at 7B
 HEAD_ROWS = 256  # rows of logits at a time; at a vocabulary of 152,064 a row takes 0.6 MB in float32
@@ -16,7 +17,15 @@ HEAD_ROWS = 256  # rows of logits at a time; at a vocabulary of 152,064 a row ta
 Row = tuple[Sequence[int], Sequence[int]]  # ids and labels, of the same length; -100 for tokens without loss
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class RowScore:
+    """The negative log-likelihood of a row's labelled tokens in nats, their number, and how many are the likeliest."""
+
+    nll: float
+    labels: int
+    hits: int
+
+
 def mean_nll(
     model: Model,
     rows: Sequence[Row],
@@ -33,8 +42,20 @@ def mean_nll(
         batch_tokens: Padded tokens of a batch; a longer row is a batch of its own.
         progress: Called with the number of rows that have just been done.
     """
-    found = [0.0] * len(rows)
-    lora = model.activate(adapter)
+    found = measure(model, rows, model.activate(adapter), batch_tokens, progress)
+    return [each.nll / max(each.labels, 1) for each in found]
+
+
+@torch.no_grad()
+def measure(
+    model: Model,
+    rows: Sequence[Row],
+    lora: ActiveLora | None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[int], None] | None = None,
+) -> list[RowScore]:
+    """Each row's likelihood with the LoRA that lies in the model's weights; the arguments are mean_nll's."""
+    found = [RowScore(0.0, 0, 0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
     start = 0
     while start < len(order):
@@ -42,31 +63,35 @@ def mean_nll(
         while start + size < len(order) and (size + 1) * len(rows[order[start + size]][0]) <= batch_tokens:
             size += 1
         batch = order[start : start + size]
-        length = len(rows[batch[-1]][0])
-        ids = torch.full((size, length), model.config.pad_id, dtype=torch.int64)
-        labels = torch.full((size, length), -100, dtype=torch.int64)
-        for line, place in enumerate(batch):
-            row_ids, row_labels = rows[place]
-            ids[line, : len(row_ids)] = torch.tensor(row_ids)
-            labels[line, : len(row_ids) - 1] = torch.tensor(row_labels[1:])  # a token is predicted by the one before it
-        cos, sin = (table[:length].repeat(size, 1) for table in model.rope_tables(length))
-        attend = causal_attention(model.config, size, length, cos, sin)
-        x = model.embed(ids.to(model.device).reshape(-1))  # (size * length, hidden)
-        for number in range(model.config.num_layers):
-            x = model.run_layer(number, x, attend, lora)
-        wanted = labels.reshape(-1)
-        picked = (wanted >= 0).nonzero()[:, 0]
-        losses = torch.cat(
-            [
-                F.cross_entropy(model.logits(x[part.to(x.device)]).float(), wanted[part].to(x.device), reduction="none")
-                for part in picked.split(HEAD_ROWS)
-            ]
-        ).cpu()
-        totals = torch.zeros(size).index_add_(0, picked // length, losses)
-        counts = torch.zeros(size).index_add_(0, picked // length, torch.ones(len(picked)))
-        for line, place in enumerate(batch):
-            found[place] = float(totals[line] / counts[line].clamp(min=1))
+        for place, score in zip(batch, _scores(model, [rows[place] for place in batch], lora), strict=True):
+            found[place] = score
         if progress:
             progress(size)
         start += size
     return found
+
+
+def _scores(model: Model, rows: Sequence[Row], lora: ActiveLora | None) -> list[RowScore]:
+    """One padded batch; rows are the shortest first."""
+    size, length = len(rows), len(rows[-1][0])
+    ids = torch.full((size, length), model.config.pad_id, dtype=torch.int64)
+    labels = torch.full((size, length), -100, dtype=torch.int64)
+    for line, (row_ids, row_labels) in enumerate(rows):
+        ids[line, : len(row_ids)] = torch.tensor(row_ids)
+        labels[line, : len(row_ids) - 1] = torch.tensor(row_labels[1:])  # a token is predicted by the one before it
+    cos, sin = (table[:length].repeat(size, 1) for table in model.rope_tables(length))
+    attend = causal_attention(model.config, size, length, cos, sin)
+    x = model.embed(ids.to(model.device).reshape(-1))  # (size * length, hidden)
+    for number in range(model.config.num_layers):
+        x = model.run_layer(number, x, attend, lora)
+    wanted = labels.reshape(-1)
+    picked = (wanted >= 0).nonzero()[:, 0]
+    parts = []
+    for part in picked.split(HEAD_ROWS):
+        logits, target = model.logits(x[part.to(x.device)]).float(), wanted[part].to(x.device)
+        parts.append(
+            torch.stack((F.cross_entropy(logits, target, reduction="none"), (logits.argmax(1) == target).float()))
+        )
+    losses, hits = torch.cat(parts, 1).cpu()
+    totals = torch.zeros(3, size).index_add_(1, picked // length, torch.stack((losses, hits, torch.ones_like(losses))))
+    return [RowScore(float(loss), int(count), int(hit)) for loss, hit, count in totals.t().tolist()]

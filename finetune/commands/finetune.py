@@ -15,13 +15,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import host, i18n
 from common.errors import DONE, FAILED, UserError, leave, run_main
-from common.model_kind import STANDIN
+from common.i18n import _
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Request, train_adapter
@@ -29,14 +30,14 @@ from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
-from finetune.sft import folder, prepare, start
+from finetune.sft import epochs, folder, prepare, start
 from finetune.sft.description import SftRun
 from finetune.sft.record import trained_adapter
 from finetune.verify import config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
+from finetune.verify.epochs import questions as epoch_questions
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import base_answers
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey
 
@@ -66,9 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     proof = proof_words(options)
     if not run.choice.is_fast:
         return _one_after_the_other(run, proof)
-    code = _in_one(run, options, proof, coming)
-    print(f"finetune: {time.monotonic() - begin:.1f} s for the forward check, training and verdict", file=sys.stderr)
-    return code
+
+    def tell() -> None:
+        seconds = time.monotonic() - begin
+        print(f"finetune: {seconds:.1f} s for the forward check, training and verdict", file=sys.stderr)
+
+    return _in_one(run, options, proof, coming, tell)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
     p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
     p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
+    p.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
     p.add_argument(
         "--holdout",
         type=int,
@@ -91,7 +96,8 @@ def proof_words(options: argparse.Namespace) -> list[str]:
     given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
     given += [("--forbid", options.forbid), ("--lang", getattr(options, "lang", i18n.option))]
     given += [("--questions", path) for path in options.questions or []]
-    return [word for name, value in given if value is not None for word in (name, str(value))]
+    words = [word for name, value in given if value is not None for word in (name, str(value))]
+    return [*words, *(["--all"] if options.all else [])]
 
 
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
@@ -117,9 +123,12 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
         files, run.columns, options.questions or (), options.expect, options.verify_config, run.model_kind.name
     )
     survey.require_judgeable(found)
-    chosen = survey.sets(found, can_fold(run, found), 0 if several else options.holdout)
+    held_out = folder.keep_held_out(run)
+    if held_out and options.holdout:
+        raise UserError(_("--holdout: --split_dataset_ratio holds rows out already; leave one of the two out"))
+    chosen = survey.sets_with(found, held_out, can_fold(run, found), 0 if several else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
-    if chosen.holdout:
+    if chosen.holdout and not held_out:
         count = len(chosen.holdout)
         print(
             f"note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in", file=sys.stderr
@@ -142,23 +151,27 @@ def can_fold(run: SftRun, found: survey.Survey) -> bool:
     """Whether adapters for folds take seconds each: the fast lane, and not too many steps."""
     if not run.choice.is_fast:
         return False
+    if run.auto:
+        run = epochs.settle(run, found.total)
     batch = int(run.choice.train.get("batch_size", 16))
-    epochs = float(run.choice.train.get("num_train_epochs", 3.0))
+    times = float(run.choice.train.get("num_train_epochs", 3.0))
     steps = int(run.choice.train.get("max_steps", 0))
-    steps = steps if steps > 0 else int(epochs * -(-found.total // batch))
+    steps = steps if steps > 0 else int(times * -(-found.total // batch))
     return steps <= (FOLD_STEPS_CPU if run.settings.wants_cpu else FOLD_STEPS)
 
 
-def _reword(run: SftRun, options: Any, lane: Lane, coming: Coming) -> tuple[SftRun, list[Rewording]]:
-    """Rewordings, for the verdict and for the training, by the base before it is trained."""
+def _before(
+    run: SftRun, options: Any, lane: Lane, coming: Coming
+) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
+    """Rewordings by the base, and the number of epochs where that is to be chosen, before the training."""
     folder.keep_rows(run)
-    base = None if run.model_kind is STANDIN else base_answers(_engine(lane, None))
-    found, chosen = coming.found, coming.chosen
-    path = preparation.reword(found, chosen, run.folder, base, run.reword, options.rewordings)
-    if path is not None:
-        run = prepare.with_rows(run, path)
-    kept = run.folder / rewordings_file.NAME
-    return run, rewordings_file.read(kept) if kept.is_file() else []
+    said = epoch_questions.Options(
+        options.verify_config, tuple(options.questions or ()), options.expect, options.forbid
+    )
+    data = epochs.Data(coming.found, coming.chosen, said)
+    run, known = start.reword(run, lane, coming.found, coming.chosen, options.rewordings, data)
+    run, asked = start.settle_epochs(run, lane, data, known)
+    return run, known, asked
 
 
 def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
@@ -170,20 +183,16 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
         nonlocal number
         number += 1
 
-        def skip(data: Any) -> bool:
-            row = data_rows.data_row(data, 0, "")
-            return row is not None and row.key in keys
-
-        rows = start.encode(run, lane, skip)
+        rows = start.encode(run, lane, data_rows.asks_any(keys))
         with tempfile.TemporaryDirectory(prefix="fold-") as log:
             request = Request(run.name, Path(log), run.choice, rows, {})
-            return train_adapter(lane, request, f"fold {number} of {len(coming.chosen.folds)}")
+            return train_adapter(lane, request, f"fold {number} of {len(coming.chosen.folds)}").adapter
 
     system = run.choice.system or cfg.system
     folds.ask_all(coming.found, coming.chosen.folds, known, _engine(lane, None), train, cfg, system, run.folder)
 
 
-def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) -> int:
+def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, tell: Callable[[], None]) -> int:
     lane = start.lane_of(run)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
@@ -192,13 +201,13 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) 
             stop.cleanup.append(held.forget)
             if _level() == "full":
                 _check_forward(lane)
-            run, known = _reword(run, options, lane, coming) if coming else (run, [])
+            run, known, asked = _before(run, options, lane, coming) if coming else (run, [], None)
         except (UserError, SystemExit):  # SystemExit: a stop signal
             folder.discard(run)
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
-        code = start.train(run, lane, stop)
-        if code != DONE:
+        code = start.train(run, lane, stop, asked)
+        if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
             return code
         stop.at_steps = False  # nothing is trained any more: a signal ends the answers at once
         try:
@@ -206,7 +215,7 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None) 
                 raise SystemExit(128 + stop.number)
             if coming and coming.chosen.folds:
                 _ask_folds(run, options, lane, coming, known)
-            return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size))
+            return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size), tell)
         except SystemExit:
             print(
                 "error: finetune: stopped before the verdict; the adapter is whole, "
@@ -270,7 +279,8 @@ def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
                 "HEALTH_LEVEL=off starts it all the same",
                 FAILED,
             )
-    code = start.train(*start.prepare_data(run))
+    run, lane, _asked = start.prepare_data(run)
+    code = start.train(run, lane)
     if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
         return code
     return verify.main(proof_of(run, proof))

@@ -20,8 +20,8 @@ from finetune.runs import run_folder
 
 # What stands in the table: the report's verdict, else how the run ended. A run that nobody judged has a dash.
 VERDICTS = {
-    "pass": N_("PASS"),
-    "fail": N_("FAIL"),
+    "pass": "PASS",
+    "fail": "FAIL",
     "done": "-",
     "running": N_("running"),
     "stopped": N_("stopped"),

@@ -16,13 +16,14 @@ from typing import Any
 
 from common import host, i18n
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
 from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.data.source import parse_columns
 from finetune.engines.fast.loaded_model import spare_the_cores
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
-from finetune.verify import config, questions, runinfo, selection, words
+from finetune.verify import config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import Asked
 from finetune.verify.questions import QuestionSet
@@ -62,13 +63,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, in place of the configured limits")
     p.add_argument("--batch-size", type=int, metavar="N", help="questions answered at a time")
     p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help="which engine answers")
-    p.add_argument("--summary", action="store_true", help="print figures and verdict, not every answer")
+    shown = p.add_mutually_exclusive_group()
+    shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
+    shown.add_argument("--summary", action="store_true", help="print figures and verdict, not every answer")
     p.add_argument("--json", action="store_true", help="print report.json on stdout instead")
     return p
 
 
-def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2Engine) -> int:
-    """Run verify; returns the exit code. `make_engine` is where tests put a fake model."""
+def main(
+    argv: Sequence[str] | None = None,
+    make_engine: EngineFactory = Qwen2Engine,
+    tell: Callable[[], None] | None = None,
+) -> int:
+    """Run verify; returns the exit code.
+
+    Args:
+        argv: The words of the command line.
+        make_engine: Where finetune hands in its loaded model, and tests a fake one.
+        tell: Called before the verdict is shown, for a caller's own line: the verdict's are to be the last.
+    """
     from rich.console import Console
 
     started = time.monotonic()
@@ -85,16 +98,14 @@ def main(argv: Sequence[str] | None = None, make_engine: EngineFactory = Qwen2En
     report = data.assemble(job, asks, engine)
     job.seconds["total"] = time.monotonic() - started
     report["seconds"] = {key: round(value, 3) for key, value in job.seconds.items()}
-    written = files.write(report, job.folder)
+    files.write(report, job.folder)
     if args.json:
         json.dump(report, sys.stdout, ensure_ascii=False, indent=1)
         print()
     else:
-        out = Console()
-        terminal.show(report, out, args.summary)
-        names = ",".join(path.name for path in written)
-        say = words.speaker(report["language"])
-        out.print(say("reports: {where}", where=f"{job.folder}/{{{names}}}"), soft_wrap=True, highlight=False)
+        if tell:
+            tell()
+        terminal.show(report, job.folder, Console(), args.all, args.summary)
     return DONE if report["verdict"] == "pass" else FAILED
 
 

@@ -31,8 +31,7 @@ WITHOUT_EFFECT = frozenset(
         "load_from_cache_file",
         "dataloader_pin_memory",
         "dataloader_prefetch_factor",
-        "eval_steps",
-        "per_device_eval_batch_size",
+        "val_dataset",
         "use_hf",
         "model_name",
         "model_author",
@@ -60,6 +59,9 @@ WHOLE = frozenset(
         "save_steps",
         "save_total_limit",
         "logging_steps",
+        "eval_steps",
+        "per_device_eval_batch_size",
+        "early_stop_interval",
     }
 )
 FRACTIONS = frozenset(
@@ -76,7 +78,18 @@ FRACTIONS = frozenset(
     }
 )
 NUMBERS = WHOLE | FRACTIONS
-FLAGS = frozenset({"use_rslora", "logging_first_step"})
+AT_LEAST_1 = frozenset(
+    {
+        "lora_rank",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "eval_steps",
+        "per_device_eval_batch_size",
+        "early_stop_interval",
+    }
+)
+FLAGS = frozenset({"use_rslora", "logging_first_step", "load_best_model_at_end", "greater_is_better"})
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Choice:
     max_length: int = 0  # tokens; 0: the model's own limit
     system: str | None = None
     tensorboard: bool = True
+    split: float = 0.0  # share of the rows that is held out of the training and evaluated
 
     @property
     def is_fast(self) -> bool:
@@ -120,11 +134,13 @@ def choose(
     why = resumed or ("because it honours every option given" if asked == "auto" else "because ENGINE=fast asks for it")
     obstacles = [*_of_model(model_dir), *_of_data(sources)]
     train: dict[str, Any] = {}
-    rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True}
+    rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True, "split": 0.0}
     for name, value in options.items():
         if obstacle := _take(name, value, train, rest, on_cpu):
             obstacles.append(obstacle)
     train["batch_size"] = _batch(train)
+    if options.get("val_dataset") or (train.get("eval_strategy") or train.get("save_strategy")) == "no":
+        rest["split"] = 0.0  # as in ms-swift
     if obstacles and resumed:
         raise UserError(
             f"--resume: the run was begun by the fast lane, which does not honour {'; '.join(obstacles)}; "
@@ -177,7 +193,7 @@ def _possible(name: str, value: float) -> bool:
         return False
     if name in ("num_train_epochs", "adam_epsilon"):
         return value > 0
-    if name in ("lora_rank", "save_steps", "save_total_limit", "logging_steps"):
+    if name in AT_LEAST_1:
         return value >= 1
     if name in ("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"):
         return 0 <= value < 1
@@ -208,6 +224,25 @@ def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], o
     return ""
 
 
+def _split_ratio(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        return f"--{name} {value}"
+    rest["split"] = float(value)
+    return ""
+
+
+def _one_of(*allowed: str) -> Taker:
+    """An option that the fast lane takes over where it has one of these values."""
+
+    def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+        if value not in allowed:
+            return f"--{name} {_shown(value)}"
+        train[name] = value
+        return ""
+
+    return take
+
+
 def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
     names = [value] if isinstance(value, str) else list(value)
     if names == ["all-linear"]:
@@ -215,13 +250,6 @@ def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any],
     if not names or set(names) - set(PROJECTIONS):
         return f"--{name} {_shown(value)}"
     train["target_modules"] = tuple(each for each in PROJECTIONS if each in names)
-    return ""
-
-
-def _schedule(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    if value not in ("cosine", "linear", "constant", "constant_with_warmup"):
-        return f"--{name} {value}"
-    train[name] = value
     return ""
 
 
@@ -260,8 +288,11 @@ TAKERS: dict[str, Taker] = {
     "task_type": _only("causal_lm"),
     "truncation_strategy": _only("delete"),
     "add_version": _only(False),
-    "split_dataset_ratio": _only(0, 0.0),
-    "save_strategy": _only("steps"),
+    "split_dataset_ratio": _split_ratio,
+    "val_dataset_shuffle": _only(False),
+    "save_strategy": _one_of("steps", "epoch"),
+    "eval_strategy": _one_of("no", "steps", "epoch"),
+    "metric_for_best_model": _one_of("loss", "eval_loss", "token_acc", "eval_token_acc"),
     "logging_strategy": _only("steps"),
     "optim": _only("adamw_torch", "adamw_torch_fused"),
     "dataset_shuffle": _only(True),
@@ -273,7 +304,7 @@ TAKERS: dict[str, Taker] = {
     "per_device_train_batch_size": _split,
     "gradient_accumulation_steps": _split,
     "target_modules": _modules,
-    "lr_scheduler_type": _schedule,
+    "lr_scheduler_type": _one_of("cosine", "linear", "constant", "constant_with_warmup"),
     "system": _system,
     "max_length": _length,
     "report_to": _report_to,

@@ -21,13 +21,15 @@ from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 NAME = re.compile(r"checkpoint-(\d+)$")
 # The run folder itself may be the output folder; swift's own runs lie one or two folders below it.
 DEPTH = 3
+Ordered = tuple[int, bool, int, Path]  # number or time; whether it is the run's adapter; step; folder
 
 
 def newest(output_dir: str | Path) -> Path:
     """The newest whole checkpoint in any run folder below `output_dir` (or in the run folder itself).
 
-    Of our runs it is the last step of the run with the highest number, whatever the clock said; of ms-swift's own runs,
-    and between those and ours, the one whose weights were written last. Half-written and changed ones are passed over
+    Of our runs it is the adapter that the run with the highest number ended with, whatever the clock said: the last
+    step, or the best one where --load_best_model_at_end asked for that. Of ms-swift's own runs, and between those and
+    ours, it is the one whose weights were written last. Half-written and changed ones are passed over
     and named. Raises UserError when there is none; the message names those, if any.
     """
     root = Path(output_dir)
@@ -37,11 +39,12 @@ def newest(output_dir: str | Path) -> Path:
                 "{folder}: no such folder, so there is no adapter yet; run {finetune} first, or name one with {option}"
             ).format(folder=root, finetune=host.call("finetune"), option=_option())
         )
-    numbered: list[tuple[int, int, Path]] = []
-    others: list[tuple[int, int, Path]] = []
+    numbered: list[Ordered] = []
+    others: list[Ordered] = []
     for path in find(root):
-        number = run_number(path.parent)
-        (numbered if number else others).append((number or weights_time(path), step(path), path))
+        number, adapter = of_run(path.parent)
+        where = numbered if number else others
+        where.append((number or weights_time(path), adapter == path.name, step(path), path))
     broken: list[str] = []
     best = [found for group in (numbered, others) if (found := _first_whole(group, root, broken))]
     if best:
@@ -61,7 +64,7 @@ def _option() -> str:
     return "ADAPTER=DIR" if host.via_make() else "--adapter DIR"
 
 
-def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[str]) -> Path | None:
+def _first_whole(group: list[Ordered], root: Path, broken: list[str]) -> Path | None:
     """The whole checkpoint that is last in order; what is passed over before it is named in `broken`."""
     for *_order, path in sorted(group, reverse=True):
         fault = problem(path)
@@ -73,8 +76,25 @@ def _first_whole(group: list[tuple[int, int, Path]], root: Path, broken: list[st
 
 def run_number(folder: Path) -> int:
     """The number of a run of ours, from its run.json: higher is later. 0 for any other folder."""
-    number = json_object(folder / "run.json").get("number")
-    return number if isinstance(number, int) and number > 0 else 0
+    return of_run(folder)[0]
+
+
+def of_run(folder: Path) -> tuple[int, str | None]:
+    """(`run_number`, the name of the checkpoint that is the adapter of a run that is done), from its run.json."""
+    record = json_object(folder / "run.json")
+    number, adapter = record.get("number"), record.get("adapter")
+    is_done = record.get("status") == "done" and isinstance(adapter, str)
+    return (number if isinstance(number, int) and number > 0 else 0), adapter if is_done else None
+
+
+def best(folder: Path) -> Path | None:
+    """The whole checkpoint with the best evaluation, from the last line of a run's log; None where it names none."""
+    try:
+        *_, last = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
+        path = folder / Path(str(json.loads(last)["best_model_checkpoint"])).name
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if step(path) > 0 and problem(path) is None else None
 
 
 def find(root: str | Path) -> Iterator[Path]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+QUIET_S = 10  # between two lines of progress in a file
+
 
 class Bar:
     """`with Bar(console, total) as bar: bar.phase("..."); bar.advance(n)`. total counts answers, or other units."""
@@ -26,7 +28,7 @@ class Bar:
         self.started = time.monotonic()
         self.live: Any = None
         self.task: Any = None
-        self.said = 0.0
+        self.said = self.started
 
     def __enter__(self) -> Bar:
         if self.console.is_terminal:
@@ -75,6 +77,13 @@ class Bar:
         """A line that stays above the bar."""
         (self.live.console if self.live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
 
+    def figure(self, text: str, keep: bool = False) -> None:
+        """A line of a series above the bar. A file gets one each QUIET_S at most, in place of how far it is, and those
+        with `keep`: logging.jsonl has them all."""
+        if self.live or keep or time.monotonic() - self.said > QUIET_S:
+            self.said = time.monotonic()
+            self.note(text)
+
     def expect(self, total: int) -> None:
         """Set the total, where it was not known at the start."""
         self.total = total
@@ -95,7 +104,7 @@ class Bar:
             self.listener(self.done, self.total)
         if self.live:
             self.live.advance(self.task, count)
-        elif time.monotonic() - self.said > 10:
+        elif time.monotonic() - self.said > QUIET_S:
             self.said = time.monotonic()
             used = self.said - self.started
             left = used / max(self.done, 1) * (self.total - self.done)

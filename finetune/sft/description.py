@@ -12,6 +12,7 @@ from common.settings import Settings
 from finetune.data.check import FileReport
 from finetune.data.source import Source
 from finetune.engines import choose
+from finetune.engines.fast.workers import Workers
 from finetune.engines.swift import config_file, options
 from finetune.engines.swift.arguments import Arguments
 
@@ -37,11 +38,14 @@ class SftRun:
     columns: tuple[str, str] | None = None
     data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset
     choice: choose.Choice = NOT_CHOSEN
+    workers: Workers = Workers()  # of the fast lane
     folder: Path = Path()
     checkpoint: Path | None = None  # to go on from
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
     wait: bool = False  # while another job holds the GPU
     reword: int = 0  # rewordings of each question to train on
+    auto: bool = False  # --num_train_epochs auto, until the number is known
+    epochs: dict[str, Any] | None = None  # what run.json says of that number
     adapter_to: Path | None = None  # the file that gets the finished adapter's path
 
     @property
@@ -56,8 +60,20 @@ class SftRun:
 
     @property
     def is_helping(self) -> bool:
-        """Whether this is a node above 0: checkpoints (ms-swift) and run.json (we) are written on node 0 alone."""
-        return not self.choice.is_fast and self.node_rank > 0
+        """Whether this is a node above 0: checkpoints and run.json are written on node 0 alone."""
+        return self.node_rank > 0 and (self.workers.nodes > 1 or not self.choice.is_fast)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether rows are held out of the training and evaluated."""
+        options = self.options()
+        strategy = options.get("eval_strategy") or options.get("save_strategy")
+        return strategy != "no" and bool(options.get("val_dataset") or options.get("split_dataset_ratio"))
+
+    @property
+    def loads_best(self) -> bool:
+        """Whether the run ends with the checkpoint of the best evaluation in place of the last."""
+        return bool(self.options().get("load_best_model_at_end"))
 
     @property
     def device(self) -> str:
@@ -87,6 +103,12 @@ class SftRun:
         for item in self.args.given:
             found[item.name] = typed(types.get(item.name), item.values)
         return found
+
+    def sources(self) -> tuple[list[Source], list[Source]]:
+        """The data of --dataset, and those of --val_dataset."""
+        count = len(self.args.get("dataset") or [])
+        found = [source for source, _ in self.data]
+        return found[:count], found[count:]
 
     def own_files(self) -> list[Path]:
         """The local datasets that are to be learned: not those of which a sample is drawn, which are mixed in."""

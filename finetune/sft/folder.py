@@ -11,12 +11,14 @@ from pathlib import Path
 from common.errors import UserError
 from finetune.data.check import Options
 from finetune.data.convert import convert
+from finetune.engines.fast import rows as fast_rows
 from finetune.runs import run_folder
 from finetune.sft.description import SftRun
 from finetune.verify import preparation
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey, unseen
+from finetune.verify.sets.rows import DataRow
 
 
 def make(run: SftRun, run_name: str) -> SftRun:
@@ -61,6 +63,25 @@ def keep_rows(run: SftRun) -> None:
     if files and not (run.folder / unseen.ROWS).exists():
         found = data_rows.read(run.own_files(), run.columns)
         preparation.keep_rows(run.folder, data_rows.draw(found, survey.JUDGED_MAX))
+
+
+def keep_held_out(run: SftRun) -> list[DataRow]:
+    """Keep the rows that --split_dataset_ratio holds out of the training, so that verify asks them as unseen; those."""
+    options = run.options()
+    ratio = float(options.get("split_dataset_ratio") or 0)
+    sources, val_sources = run.sources()
+    if not run.evaluates or val_sources or not 0 < ratio < 1 or any(source.path is None for source in sources):
+        return []
+    own = {path.resolve() for path in run.own_files()}
+    drawn = fast_rows.drawn_rows(sources, run.columns, int(options.get("data_seed") or 42), ratio)
+    found: dict[str, DataRow] = {}
+    for source, number, data in drawn.held_out:
+        if source.path and source.path.resolve() in own:
+            row = data_rows.data_row(data, number, f"{source.path}, row {number}")
+            if row is not None:
+                found.setdefault(row.key, row)
+    unseen.write(run.folder, [unseen.Row(row) for row in found.values()])
+    return list(found.values())
 
 
 def convert_data(run: SftRun) -> SftRun:

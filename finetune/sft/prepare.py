@@ -12,6 +12,7 @@ from typing import Any
 
 from common import host, sha256sums
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
@@ -23,7 +24,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, folder
+from finetune.sft import batch, cards, epochs, folder
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -55,6 +56,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         return _with_wishes(_resumed(name, options, rest, settings), options)
     run = _read(name, options.config, Arguments(rest), settings, options.general)
     run = _with_engine(run, os.environ.get("ENGINE") or "auto")
+    _check_evaluation(run, options.reword)
     batch.require_rows(run)
     run = batch.share(run)
     run = batch.fit_the_card(run, waits(options.wait or None))
@@ -77,6 +79,13 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     record = run_folder.load(where)
     if record.get("status") == "done":
         raise UserError(f"{where}: is finished ({record.get('adapter')}); {host.call('sft')} starts a new run")
+    if (chosen := record.get("epochs")) and "chosen" not in chosen:
+        raise UserError(
+            _(
+                "{folder}: --num_train_epochs auto cannot be resumed: the adapters of the epochs were in memory only; "
+                "start a new run"
+            ).format(folder=where)
+        )
     words = record.get("words")
     if not isinstance(words, list) or record.get("name") != name:
         raise UserError(f"{where}: not a run of {name}.sh that can be resumed; start a new one")
@@ -125,7 +134,7 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
         _say_kind(run)
     if general is not None:
         run = _with_general(run, general)
-    run = _with_columns(run)
+    run = epochs.take(_with_columns(run))
     _check_words(run)
     return _with_data(run)
 
@@ -150,7 +159,7 @@ def _with_general(run: SftRun, general: str) -> SftRun:
     if run.args.get("dataset") is not None:
         raise UserError(f"{run.name}: --general and --dataset both name the data; leave one out")
     specs = listed(run.config.get("dataset"))
-    first, _, count = specs[0].partition("#") if specs else ("", "", "")
+    first, _mark, count = specs[0].partition("#") if specs else ("", "", "")
     if "/" not in first:
         raise UserError(
             f"{run.name}: --general takes the place of a hub dataset, and {run.config_path} names none first"
@@ -178,7 +187,7 @@ def _with_data(run: SftRun) -> SftRun:
         given = run.args.get(name)
         specs = given if given is not None else listed(run.own.get(name, run.config.get(name)))
         checked = require(specs, None if given is not None else run.workspace, options)
-        for source, _ in checked:
+        for source, _report in checked:
             if source.is_hub:
                 hub.require(source)
         if checked:
@@ -187,7 +196,7 @@ def _with_data(run: SftRun) -> SftRun:
         found += checked
     if not found:
         raise UserError(f"{run.name}: no dataset; name a file with --dataset")
-    reports = [report for _, report in found if report]
+    reports = [report for _source, report in found if report]
     if reports:
         print(f"data: {host.shown(in_one_line(reports))}", file=sys.stderr)
     return replace(run, data=tuple(found))
@@ -217,6 +226,26 @@ def _check_words(run: SftRun) -> None:
     line.check_options()
 
 
+def _check_evaluation(run: SftRun, reword: int) -> None:
+    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    options = run.options()
+    for name in ("load_best_model_at_end", "early_stop_interval"):
+        if options.get(name) and not run.evaluates:
+            raise UserError(
+                _(
+                    "--{name}: no rows are held out to tell which step is best; add --split_dataset_ratio 0.1 or "
+                    "--val_dataset FILE"
+                ).format(name=name)
+            )
+    if reword and run.evaluates and options.get("split_dataset_ratio") and not options.get("val_dataset"):
+        raise UserError(
+            _(
+                "--reword: the rows that --split_dataset_ratio holds out would be trained on in other words; hold rows "
+                "of another file out, with --val_dataset FILE"
+            )
+        )
+
+
 def check_options(run: SftRun) -> Options:
     """How the data is looked at: as this run will use it."""
     system, length = run.value("system"), str(run.value("max_length") or "")
@@ -232,7 +261,7 @@ def check_options(run: SftRun) -> Options:
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
     """UserError when a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
-    for source, _ in run.data:
+    for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
             raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
 
@@ -251,4 +280,6 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
         for remark in remarks:
             launcher.tell(remark)
     print(choice.in_one_line(), file=sys.stderr)
-    return replace(run, choice=choice)
+    run = replace(run, choice=choice)
+    epochs.require_fast(run)
+    return cards.take(run)

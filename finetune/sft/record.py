@@ -48,6 +48,7 @@ def describe(run: SftRun, words: list[str]) -> dict[str, Any]:
         "command": run.line(),
         "words": [*run.merged().words(), *run.columns_words()],
         **({"resumed": run.resumed} if run.resumed else {}),
+        **({"epochs": run.epochs or {"asked_for": "auto"}} if run.epochs or run.auto else {}),
         "settings": settings,
         "datasets": datasets,
         "weights": {
@@ -104,7 +105,7 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
     record["exit_code"] = ended.code
     record |= run_folder.progress(run.folder)
     checkpoints.seal(run.folder)
-    adapter = trained_adapter(run.folder)
+    adapter = (checkpoints.best(run.folder) if run.loads_best else None) or trained_adapter(run.folder)
     stopped = ended.code in (128 + number for number in STOPPING)
     record["status"] = "done" if ended.code == DONE and adapter else "stopped" if stopped else "failed"
     record["adapter"] = str(adapter.relative_to(run.folder)) if adapter else None
@@ -119,7 +120,7 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
         if stopped and not why:
             why = f"stopped by {signal.Signals(ended.code - 128).name} at step {record.get('steps', 0)}"
         why = why or "it ended without a checkpoint, its last lines above say why"
-        print(f"error: {run.name}: {why}; {kept(adapter)}", file=sys.stderr)
+        print(f"error: {run.name}: {why}; {kept(adapter, run.auto)}", file=sys.stderr)
         return ended.code or FAILED
     assert adapter is not None
     if run.adapter_to:
@@ -140,14 +141,14 @@ def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | No
         run_folder.write(run.folder, now)
     else:
         run_folder.write(run.folder, before)
-    return f"error: {run.name}: ended at once by a second {signal.Signals(number).name}; {kept(adapter)}"
+    return f"error: {run.name}: ended at once by a second {signal.Signals(number).name}; {kept(adapter, run.auto)}"
 
 
-def kept(adapter: Path | None) -> str:
-    """What is left of a run that did not end, for the screen."""
-    return (
-        f"the newest checkpoint is {host.shown(adapter)}, --resume goes on" if adapter else "no checkpoint was written"
-    )
+def kept(adapter: Path | None, auto: bool = False) -> str:
+    """What is left of a run that did not end, for the screen; `auto`: its number of epochs was not chosen yet."""
+    if adapter is None:
+        return "no checkpoint was written"
+    return f"the newest checkpoint is {host.shown(adapter)}{'' if auto else ', --resume goes on'}"
 
 
 def weights_digest(model_dir: Path) -> str | None:

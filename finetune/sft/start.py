@@ -4,84 +4,151 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from common.errors import DONE, UserError
+from common.errors import DONE, FAILED, UserError
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Ended, Request
+from finetune.engines.fast.train import Ended, Request, save_earlier, take_part, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
 from finetune.runs.gpu_lock import STOPPING, job
 from finetune.runs.gpu_lock import run as run_job
 from finetune.runs.stop_signals import Stop
-from finetune.sft import folder, prepare
+from finetune.sft import epochs, folder, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of
 from finetune.verify import preparation
 from finetune.verify.engine import Qwen2Engine
+from finetune.verify.epochs.questions import Questions
+from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.rewordings.file import Rewording
 from finetune.verify.session import base_answers
+from finetune.verify.sets import rows as data_rows
+from finetune.verify.sets import survey
+from finetune.verify.sets.survey import Sets, Survey
 from qwen2.config import Config
 
 
 def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
     """All of a run, from what was asked on the command line (prepare.py) to run.json; the exit code."""
     run = prepare.prepare(name, options, rest)
-    return DONE if run is None else train(*prepare_data(run))
+    if run is None:
+        return DONE
+    run, lane, asked = prepare_data(run)
+    return train(run, lane, asked=asked)
 
 
-def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None) -> int:
+def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked: Questions | None = None) -> int:
     """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code.
 
-    `lane` and `stop` are those of a caller that goes on after the training.
+    `lane` and `stop` are those of a caller that goes on after the training; `asked` is what chooses the epoch that is
+    saved, where settle_epochs left that to this training.
     """
     with contextlib.ExitStack() as stack:
         if not run.is_helping:
             stack.enter_context(run_folder.held(run.folder))
         if run.choice.is_fast and stop is None:
             stop = stack.enter_context(Stop())
-        return _train(run, lane, stop)
+        return _train(run, lane, stop, asked)
 
 
-def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None]:
+def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
     """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
 
-    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back.
+    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back. The
+    questions are settle_epochs'.
     """
     if run.checkpoint is not None or run.is_helping:
-        return run, None
-    lane = None
+        return run, None, None
+    lane, asked = None, None
     try:
         folder.keep_rows(run)
-        if run.reword:
+        held_out = folder.keep_held_out(run)
+        if run.reword or run.auto:
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
+            chosen = survey.sets_with(found, held_out) if run.auto else None
+            data = epochs.Data(found, chosen, epochs.Options()) if chosen else None
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
-                base = None
-                if run.model_kind is not STANDIN:
-                    base = base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
-                path = preparation.reword(found, None, run.folder, base, run.reword)
-            if path is not None:
-                run = prepare.with_rows(run, path)
+                run, known = reword(run, lane, found, chosen, data=data)
+                if data:
+                    run, asked = settle_epochs(run, lane, data, known)
     except (UserError, SystemExit):  # SystemExit: a stop signal
         folder.discard(run)
         raise
     if lane is not None and not run.choice.is_fast:
         lane.release()
         lane = None
-    return run, lane
+    return run, lane, asked
 
 
-def _train(run: SftRun, lane: Lane | None, stop: Stop | None) -> int:
+def reword(
+    run: SftRun,
+    lane: Lane,
+    found: Survey,
+    chosen: Sets | None,
+    given: Path | None = None,
+    data: epochs.Data | None = None,
+) -> tuple[SftRun, list[Rewording]]:
+    """Rewordings by the base before it is trained, of the verdict, the training and the choice of an epoch.
+
+    Args:
+        run: The run; rewordings to train on are added to it.
+        lane: The base.
+        found: The data.
+        chosen: What the verdict asks; None where none follows.
+        given: The user's own rewordings.
+        data: What an epoch is chosen on, where that is wanted.
+    """
+    base = None if run.model_kind is STANDIN else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+    choose = data.words if data and run.auto else []
+    path = preparation.reword(found, chosen, run.folder, base, run.reword, given, choose)
+    if path is not None:
+        run = prepare.with_rows(run, path)
+    kept = run.folder / rewordings_file.NAME
+    return run, rewordings_file.read(kept) if kept.is_file() else []
+
+
+def settle_epochs(
+    run: SftRun, lane: Lane, data: epochs.Data, known: Sequence[Rewording]
+) -> tuple[SftRun, Questions | None]:
+    """The run with a number of epochs in place of `auto`, and the questions by which its training will choose one.
+
+    No questions: a trial has chosen already, there were too few, or nobody asked for `auto`.
+    """
+    if not run.auto:
+        return run, None
+    asked = epochs.questions(run, data, known)
+    if asked is None:
+        return replace(epochs.with_epochs(run, epochs.default_epochs(run)), auto=False), None
+    if not data.unseen:
+        return epochs.settle(run, len(encode(run, lane).rows)), asked
+    rows = encode(run, lane, data_rows.asks_any({data.found.rows[place].key for place in data.unseen}))
+    run = epochs.settle(run, len(rows.rows))
+    at = epochs.steps_of(run, len(rows.rows))
+    with tempfile.TemporaryDirectory(prefix="trial-") as log:
+        request = Request(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
+        ended = train_adapter(lane, request, f"a trial without {len(data.unseen)} rows, to choose the number of epochs")
+    told = epochs.ask(run, lane, asked, ended, at, lambda: False)
+    assert told is not None
+    return replace(epochs.with_epochs(run, told["chosen"]), auto=False, epochs=told), None
+
+
+def _train(run: SftRun, lane: Lane | None, stop: Stop | None, asked: Questions | None) -> int:
     begin = time.monotonic()
     try:
         if stop is not None:
-            record, ended = _train_fast(run, lane, stop)
+            record, ended = _train_fast(run, lane, stop, asked)
         else:
             record, ended = _train_swift(run)
     except UserError:
@@ -122,30 +189,76 @@ def _train_swift(run: SftRun) -> tuple[dict[str, Any], Ended]:
     return record, Ended(code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else "")
 
 
-def _train_fast(run: SftRun, lane: Lane | None, stop: Stop) -> tuple[dict[str, Any], Ended]:
+def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | None) -> tuple[dict[str, Any], Ended]:
     """The fast lane in this process: (run.json, how it ended)."""
     choice = run.choice
     lane = lane or lane_of(run)
     rows = encode(run, lane)
     record = describe(run, [])
-    request = Request(run.name, run.folder, choice, rows, args_json(run, record), resume=run.checkpoint, wait=run.wait)
+    at = epochs.steps_of(run, len(rows.rows)) if asked else {}
+    request = Request(
+        run.name,
+        run.folder,
+        choice,
+        rows,
+        args_json(run, record),
+        resume=run.checkpoint,
+        wait=run.wait,
+        keep=frozenset(at),
+        lost=lambda why: finish(run, record, Ended(FAILED, why)),
+    )
+    if run.is_helping:
+        return record, take_part(lane, request, stop)
     with record_of(run, record) as before:
         stop.at_once = lambda number: end_at_once(run, record, before, number)
         ended = train_fast(lane, request, stop)
     if ended.figures:
         record["figures"] = dict(ended.figures)
+    if asked and ended.code == DONE:
+        _keep_best(run, lane, record, ended, asked, at, stop)
     return record, ended
+
+
+def _keep_best(
+    run: SftRun,
+    lane: Lane,
+    record: dict[str, Any],
+    ended: Ended,
+    asked: Questions,
+    at: Mapping[int, int],
+    stop: Stop,
+) -> None:
+    """Choose an epoch of the training that has ended, and leave its adapter in place of the last one's."""
+    try:
+        with job(run.name, wait=run.wait or None):
+            told = epochs.ask(run, lane, asked, ended, at, lambda: stop.number is not None)
+        if told is None:
+            name = signal.Signals(stop.number or signal.SIGTERM).name
+            ended.code, ended.why = (
+                128 + (stop.number or signal.SIGTERM),
+                f"stopped by {name} before an epoch was chosen",
+            )
+            return
+        step = next(step for step, epoch in at.items() if epoch == told["chosen"])
+        save_earlier(run.folder, step, ended)
+    except (UserError, OSError) as error:
+        ended.code, ended.why = FAILED, f"no epoch was chosen: {error}"
+        return
+    record["epochs"] = told
+    record["settings"]["num_train_epochs"] = told["chosen"]
 
 
 def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
     """The run's rows as ids, but those for which `skip` is true."""
     choice = run.choice
-    sources = [source for source, _ in run.data]
+    sources, held_out = run.sources()
     seed = int(choice.train.get("data_seed", 42))
     length = choice.max_length or Config.from_dir(run.model_dir).max_positions
-    return fast_rows.encode(sources, lane.tokenizer, choice.system, length, seed, run.columns, skip)
+    return fast_rows.encode(
+        sources, lane.tokenizer, choice.system, length, seed, run.columns, skip, choice.split, held_out
+    )
 
 
 def lane_of(run: SftRun) -> Lane:
     """The fast lane's model for this run, not loaded yet."""
-    return Lane(run.model_dir, run.device, run.settings.vram_ceiling_gib)
+    return Lane(run.model_dir, run.device, run.settings.vram_ceiling_gib, run.workers)

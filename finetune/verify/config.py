@@ -34,6 +34,8 @@ KEYS = (
     "old_identity",
     "questions",
     "questions_english",
+    "choosing",
+    "choosing_english",
     "dataset",
     "system",
     "max_new_tokens",
@@ -51,6 +53,8 @@ class Config:
     old_identity_source: str
     questions: tuple[Path, ...]
     questions_english: tuple[Path, ...]  # in place of those of `questions` with general tasks, for English data
+    choosing: tuple[Path, ...]  # general tasks that the number of epochs is chosen by; verify never asks them
+    choosing_english: tuple[Path, ...]
     dataset: Path | None
     system: str
     max_new_tokens: dict[str, int]  # "identity", "general" and "rows"
@@ -103,6 +107,8 @@ def read(path: Path) -> Config:
         old_identity_source=source,
         questions=_files(root, "questions", folder),
         questions_english=_files(root, "questions_english", folder),
+        choosing=_files(root, "choosing", folder),
+        choosing_english=_files(root, "choosing_english", folder),
         dataset=Path(normpath(folder / root["dataset"].text("dataset"))) if "dataset" in root else None,
         system=root["system"].text("system") if "system" in root else "You are a helpful assistant.",
         max_new_tokens=limits,

@@ -13,7 +13,7 @@ from typing import Any
 from common.errors import UserError
 from finetune.data import reading
 from finetune.data.content import question_key
-from finetune.verify import config, selection
+from finetune.verify import config, epochs, selection
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
@@ -79,6 +79,7 @@ def reword(
     base: make.Answerer | None,
     train: int = 0,
     given: Path | None = None,
+    choose: Sequence[int] = (),
 ) -> Path | None:
     """Put rewordings.yaml into the run's folder; the file of rows for the training where `train` asks for some.
 
@@ -88,15 +89,22 @@ def reword(
         folder: The run's.
         base: The base model; None where it cannot be asked for rewordings.
         train: Rewordings of each row for the training.
-        given: A file of the user's own, which takes the place of new ones; what it lacks is not made.
+        given: A file of the user's own, which takes the place of new ones; what it lacks is not made, but for those
+            that an epoch is chosen by.
+        choose: Places of rows that the number of epochs is chosen by in other words.
 
     Raises:
         UserError: The file is faulty, or cannot be written.
     """
-    wanted = found.rows if train else [found.rows[place] for place in (chosen.reworded if chosen else [])]
+    reworded = chosen.reworded if chosen else []
+    wanted = found.rows if train else [found.rows[place] for place in sorted({*reworded, *choose})]
     if not wanted:
         return None
-    known = rewordings_file.read(given) if given else make.make(wanted, found.rows, base, train)
+    each = epochs.per_row(len(choose))
+    if given:
+        known = _with_choosing(rewordings_file.read(given), [found.rows[place] for place in choose], found, base, each)
+    else:
+        known = make.make(wanted, found.rows, base, train, each, make.ASKED if reworded or train else 0)
     rewordings_file.write(folder / rewordings_file.NAME, known)
     if not train:
         return None
@@ -108,6 +116,18 @@ def reword(
         )
     unseen.write_rows(folder / unseen.REWORDED, added)
     return folder / unseen.REWORDED
+
+
+def _with_choosing(
+    given: list[Rewording], rows: Sequence[DataRow], found: Survey, base: make.Answerer | None, each: int
+) -> list[Rewording]:
+    """The user's rewordings, with new ones to choose an epoch by where they name none."""
+    if not rows or any(known.choose for known in given):
+        return given
+    by_key = {question_key(known.question): known for known in given}
+    for made in make.make(rows, found.rows, base, choose=each, asked=0):
+        by_key.setdefault(question_key(made.question), Rewording(made.question)).choose = made.choose
+    return list(by_key.values())
 
 
 def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], columns: Columns) -> Path:

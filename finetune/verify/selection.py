@@ -97,7 +97,9 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
             heldout = [replace(q, expect=found.entries[0].expect) for q in heldout]
         fixed += _not_in_data(heldout, data, args, run, notes)
     if found and found.is_identity:
-        fixed += ask.attach_rows(questions.from_rows(found.rows, found.entries), found)
+        out = {each.row.key for each in left_out}
+        trained = [row for row in found.rows if row.key not in out]
+        fixed += ask.attach_rows(questions.from_rows(trained, found.entries), found)
     elif demanded and fixed and not (found and found.taught):
         notes.append(
             Said("no trained questions were asked: the questions file has no `trained` entries, or there is no dataset")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qwen2.config import Config
+
 Row = tuple[Sequence[int], Sequence[int]]
 TOKEN_UNIT, LABEL_UNIT = 64, 64
 
@@ -76,6 +78,24 @@ def _permutation(count: int, data_seed: int, epoch: int) -> Tensor:
 def count_labels(row: Row) -> int:
     """Tokens of a row that carry loss; the first token cannot, nothing precedes it."""
     return sum(1 for label in row[1][1:] if label >= 0)
+
+
+def check_rows(rows: Sequence[Row], config: Config) -> None:
+    """Raises ValueError that names the first row that cannot be trained on."""
+    if not rows:
+        raise ValueError("there are no rows to train on: the data set is empty")
+    for number, row in enumerate(rows, 1):
+        ids, labels = row
+        if len(ids) != len(labels):
+            raise ValueError(f"row {number} has {len(ids)} ids and {len(labels)} labels: they must be as many")
+        if count_labels(row) == 0:
+            raise ValueError(f"row {number} has no token that carries loss: it needs an answer")
+        if len(ids) > config.max_positions:
+            raise ValueError(
+                f"row {number} has {len(ids)} tokens, more than the model's {config.max_positions}: shorten it"
+            )
+        if min(ids) < 0 or max(max(ids), max(labels)) >= config.vocab_size:
+            raise ValueError(f"row {number} has a token id outside the model's vocabulary of {config.vocab_size}")
 
 
 def plan_steps(
@@ -288,3 +308,14 @@ def views(words: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, 
         scale.view(torch.float32)[0],
         seed,
     )
+
+
+def mix(*numbers: int) -> int:
+    """A 31-bit number from a few: the seed of a micro-batch's dropout masks (splitmix64's finaliser)."""
+    x = 0
+    for number in numbers:
+        x = (x + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        x ^= x >> 31
+    return x & 0x7FFFFFFF

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common import sha256sums
+from qwen2.adapter_config import CONFIG_FILE
 from qwen2.lora import Adapter
 from qwen2.model import Model
 from qwen2.training.backprop import Recompute
@@ -44,8 +45,9 @@ def save(
     state: dict[str, Any],
     extra_files: Mapping[str, str],
     keep: int | None,
+    best: str | None = None,
 ) -> Path:
-    """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`.
+    """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`; `best` stays, as one of them.
 
     `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
     to disk, renamed: whoever sees checkpoint-N sees all of it. OSError when that fails; nothing is left then.
@@ -68,9 +70,38 @@ def save(
     os.rename(temporary, final)
     _sync(folder)
     if keep:
-        for old in list_checkpoints(folder)[:-keep]:
+        found = list_checkpoints(folder)
+        if best is not None and final.name != best:
+            found.sort(key=lambda path: (path == final, path.name == best))  # a stable sort: best is the last but one
+            keep = max(keep, 2)
+        for old in found[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
+    """Write the adapter of an earlier step of a finished run as checkpoint-`step`, in place of all other checkpoints.
+
+    The state and the files beside the adapter are those of the last checkpoint, cut at `step`. OSError when it cannot
+    be written; the others are still there then.
+    """
+    *_, last = list_checkpoints(folder)
+    if last.name == f"checkpoint-{step}":
+        return last
+    state = json.loads((last / STATE_FILE).read_text(encoding="utf-8"))
+    epoch = round(state["epoch"] * step / state["global_step"], 8)
+    history = [line for line in state["log_history"] if line["step"] <= step]
+    state |= {"global_step": step, "epoch": epoch, "log_history": history, "history": state["history"][:step]}
+    extra = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in last.glob("*.json")
+        if path.name not in (STATE_FILE, CONFIG_FILE)
+    }
+    saved = save(folder, step, adapter, None, state, extra, None)
+    for old in list_checkpoints(folder):
+        if old != saved:
+            shutil.rmtree(old, ignore_errors=True)
+    return saved
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,6 @@ class RunLog:
     def step(self, count: int, figures: list[list[float]]) -> dict[str, Any]:
         """Write and return the line of the steps since the last one; `figures` are those of the first `count` steps."""
         window = range(self.logged_until, count)
-        elapsed = self.elapsed()
         line: dict[str, Any] = {
             "loss": round(sum(figures[n][0] for n in window) / len(window), 8),
             "grad_norm": round(figures[-1][1], 8),
@@ -66,66 +66,89 @@ class RunLog:
             "learning_rate": round(self.settings.learning_rate_at(count, self.total), 8),
             "token_acc": round(sum(figures[n][2] for n in window) / sum(self.steps[n].labels for n in window), 8),
             "epoch": round(self.epoch(count), 8),
+        }
+        line |= self._times(count)
+        self.logged_until = count
+        self._write(line)
+        return line
+
+    def evaluated(self, count: int, figures: Mapping[str, float]) -> dict[str, Any]:
+        """Write and return the line of an evaluation after `count` steps; `figures` by their names in the log."""
+        line: dict[str, Any] = {name: round(value, 8) for name, value in figures.items()}
+        line |= {"epoch": round(self.epoch(count), 8)} | self._times(count)
+        self._write(line)
+        return line
+
+    def _times(self, count: int) -> dict[str, Any]:
+        elapsed = self.elapsed()
+        line: dict[str, Any] = {
             "global_step/max_steps": f"{count}/{self.total}",
             "elapsed_time": format_time(elapsed),
             "remaining_time": format_time(elapsed / count * (self.total - count)),
         }
         if self.device.type == "cuda":
             line["memory(GiB)"] = round(torch.cuda.max_memory_reserved(self.device) / 2**30, 2)
-        line["train_speed(s/it)"] = round(elapsed / count, 6)
-        self.logged_until = count
-        self._write(line)
-        return line
+        return line | {"train_speed(s/it)": round(elapsed / count, 6)}
 
     def history(self) -> list[dict[str, Any]]:
         """transformers' log_history, from the lines logged."""
         names = ("loss", "grad_norm", "learning_rate", "token_acc", "epoch")
         return [
-            {name: line[name] for name in names} | {"step": int(line["global_step/max_steps"].split("/")[0])}
+            {name: value for name, value in line.items() if name in names or name.startswith("eval_")}
+            | {"step": int(line["global_step/max_steps"].split("/")[0])}
             for line in self.lines
         ]
 
-    def end(self, figures: list[list[float]], config: Config, trained: int, saved: Path, reserved_gib: float) -> None:
+    def end(
+        self,
+        figures: list[list[float]],
+        config: Config,
+        trained: int,
+        saved: Path,
+        best: tuple[float | None, Path | None],
+        reserved_gib: float,
+    ) -> None:
         """Write the two lines that ms-swift ends with.
 
         Args:
-            figures: those of all steps.
+            figures: those of all steps that were made.
             config: the model's shape, for its number of parameters.
             trained: parameters of the adapter.
             saved: the last checkpoint.
+            best: the best evaluation's metric, and its checkpoint.
             reserved_gib: peak of reserved GPU memory in GiB, 0 on a CPU.
         """
-        elapsed = self.elapsed()
+        elapsed, done = self.elapsed(), len(figures)
         log_history = self.history()
         embedding = config.vocab_size * config.hidden_size
         base = config.linear_parameters + embedding * (1 if config.tie_embeddings else 2)
-        tokens = sum(step.tokens for step in self.steps)
-        rows = sum(step.rows for step in self.steps)
+        tokens = sum(step.tokens for step in self.steps[:done])
+        rows = sum(step.rows for step in self.steps[:done])
         line: dict[str, Any] = {
             "train_runtime": round(elapsed, 4),
             "train_samples_per_second": round(rows / elapsed, 3),
-            "train_steps_per_second": round(self.total / elapsed, 3),
+            "train_steps_per_second": round(done / elapsed, 3),
             # transformers' estimate: 6 x tokens x parameters without the embedding
             "total_flos": 6.0 * tokens * (base - embedding),
             "train_loss": round(sum(loss for loss, _, _ in figures) / len(figures), 8),
-            "token_acc": round(figures[-1][2] / self.steps[-1].labels, 8),
-            "epoch": round(self.epoch(self.total), 8),
-            "global_step/max_steps": f"{self.total}/{self.total}",
+            "token_acc": round(figures[-1][2] / self.steps[done - 1].labels, 8),
+            "epoch": round(self.epoch(done), 8),
+            "global_step/max_steps": f"{done}/{self.total}",
             "elapsed_time": format_time(elapsed),
             "remaining_time": "0s",
         }
         if self.device.type == "cuda":
             line["memory(GiB)"] = round(reserved_gib, 2)
-        line["train_speed(s/it)"] = round(elapsed / self.total, 6)
+        line["train_speed(s/it)"] = round(elapsed / done, 6)
         self._write(line)
         self._write(
             {
                 "model_parameter_info": f"Qwen2ForCausalLM with LoRA: {(base + trained) / 1e6:.4f}M Params "
                 f"({trained / 1e6:.4f}M Trainable [{100 * trained / (base + trained):.4f}%]).",
                 "last_model_checkpoint": str(saved),
-                "best_model_checkpoint": None,
-                "best_metric": None,
-                "global_step": self.total,
+                "best_model_checkpoint": str(best[1]) if best[1] else None,
+                "best_metric": best[0],
+                "global_step": done,
                 "log_history": log_history,
                 "memory": round(reserved_gib, 2),
             }

@@ -25,6 +25,7 @@ from qwen2.model import Model
 from qwen2.training import batches, checkpoint
 from qwen2.training.backprop import Backprop, MicroBatch
 from qwen2.training.batches import Micro, Row, Shape, Step
+from qwen2.training.evaluate import Evaluation
 from qwen2.training.graphs import Graphs
 from qwen2.training.log import RunLog
 from qwen2.training.settings import TrainSettings
@@ -75,6 +76,7 @@ def train(
     extra_files: Mapping[str, str] | None = None,
     stop: Callable[[], bool] | None = None,
     team: Team | None = None,
+    held_out: Sequence[Row] = (),
 ) -> TrainResult:
     """Train a LoRA adapter.
 
@@ -90,9 +92,11 @@ def train(
         stop: asked after every step; true saves a checkpoint and raises StoppedError.
         team: the processes that share the rows of a step; all call this with the same rows and settings. Process 0
             alone writes, and what it begins with (`resume`, `adapter`) is what all begin with.
+        held_out: rows that are evaluated and never trained on.
 
     Returns:
-        The adapter, the last checkpoint, and losses, gradient norms and milliseconds with one entry per step.
+        The adapter as it is after the last step; the last checkpoint, or the best one with load_best_model_at_end;
+        losses, gradient norms and milliseconds with one entry per step.
 
     Raises:
         ValueError: rows or settings cannot be trained on, or `resume` is of another run.
@@ -102,11 +106,13 @@ def train(
         torch.OutOfMemoryError: the ceiling is too low for the micro-batch.
     """
     begin = time.perf_counter()
-    check_rows(rows, model)
+    batches.check_rows(rows, model.config)
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.clean(folder)
-    run = _Run(model, list(rows), settings, folder, dict(extra_files or {}), on_step, stop, team)
+    if held_out:
+        batches.check_rows(held_out, model.config)
+    run = _Run(model, list(rows), settings, folder, dict(extra_files or {}), on_step, stop, held_out, team)
     with torch.no_grad():
         run.prepare(Path(resume) if resume else None, adapter)
         return run.loop(begin)
@@ -118,24 +124,6 @@ def new_adapter(config: Config, settings: TrainSettings) -> Adapter:
     adapter = Adapter(config, s.lora_rank, s.lora_alpha, s.target_modules, s.lora_dropout, s.use_rslora)
     adapter.initialize(s.seed)
     return adapter
-
-
-def check_rows(rows: Sequence[Row], model: Model) -> None:
-    """Raises ValueError that names the first row that cannot be trained on."""
-    if not rows:
-        raise ValueError("there are no rows to train on: the data set is empty")
-    for number, row in enumerate(rows, 1):
-        ids, labels = row
-        if len(ids) != len(labels):
-            raise ValueError(f"row {number} has {len(ids)} ids and {len(labels)} labels: they must be as many")
-        if batches.count_labels(row) == 0:
-            raise ValueError(f"row {number} has no token that carries loss: it needs an answer")
-        if len(ids) > model.config.max_positions:
-            raise ValueError(
-                f"row {number} has {len(ids)} tokens, more than the model's {model.config.max_positions}: shorten it"
-            )
-        if min(ids) < 0 or max(max(ids), max(labels)) >= model.config.vocab_size:
-            raise ValueError(f"row {number} has a token id outside the model's vocabulary of {model.config.vocab_size}")
 
 
 class _Run:
@@ -150,6 +138,7 @@ class _Run:
         extra_files: dict[str, str],
         on_step: OnStep | None,
         stop: Callable[[], bool] | None,
+        held_out: Sequence[Row],
         team: Team | None,
     ) -> None:
         self.team = team
@@ -170,6 +159,8 @@ class _Run:
         self.stopped: list[Tensor] = []  # of each step: how many processes were asked to stop; on the host
         self.shapes: dict[Micro, Shape] = {}
         self.graphs = Graphs()
+        self.evaluation = Evaluation(model, held_out, settings) if held_out else None
+        self.evaluates = bool(held_out)  # this process, or process 0 of the team
 
     # ---- set-up
 
@@ -190,7 +181,7 @@ class _Run:
         elif adapter is None:
             adapter = new_adapter(model.config, s)
         if self.team:
-            state = self.team.share_json(state)
+            state, self.evaluates = self.team.share_json([state, self.evaluates])
         adapter.dropout = s.lora_dropout
         initial = adapter.flat
         self.adapter = adapter
@@ -202,6 +193,8 @@ class _Run:
             self.update.refresh()
         self.start_step = self.update.start_step
         self.log = RunLog(self.folder, s, self.steps, len(self.rows), device, state)
+        if self.evaluation:
+            self.evaluation.restore(state)
         self.backprop = Backprop(model, adapter, self.update.lora, self.update.grad, s.lora_dropout, s.recompute)
         if has_flash(device, model.dtype):
             self.shapes, captured = batches.plan_shapes(self.steps[self.start_step :], s.cuda_graphs)
@@ -258,7 +251,7 @@ class _Run:
         self.update.hits += hits
 
     def _step(self, number: int, step: Step) -> None:
-        seed = _mix(self.settings.seed, number, 0)
+        seed = batches.mix(self.settings.seed, number, 0)
         for micro in step.micros:
             shape = self.shapes[micro]
             words = self._words(micro, shape, 1.0 / step.labels, seed)
@@ -294,26 +287,53 @@ class _Run:
             torch.cuda.synchronize()
         self.log.start()
         marks = [self._mark()]
-        saved = None
+        saved: Path | None = None
         for number in range(self.start_step, self.total):
             self._step(number, self.steps[number])
             marks.append(self._mark())
             if self.cuda and len(marks) > AHEAD:
                 self._wait(marks[-1 - AHEAD])
             count = number + 1
-            if self.cuda and self.team and (self.log.is_due(count) or count % self.settings.save_steps == 0):
+            if self.cuda and self.team and (self.log.is_due(count) or self.settings.is_save_due(count, len(self.rows), self.total)):
                 self._wait(marks[-1])  # the host asks for figures now, and would wait where nothing can be noticed
             line = self.log.step(count, self._figures(count)) if self.log.is_due(count) else None
-            if count % self.settings.save_steps == 0 or count == self.total:
+            must_save, is_over = self._judge(count)
+            if must_save:
                 saved = self._save(count)
             if self.on_step:
                 self.on_step(count, self.total, line)
+            if is_over:
+                break
             if count < self.total and self._is_to_stop():
                 if saved is None or saved.name != f"checkpoint-{count}":
                     saved = self._save(count)
                 raise StoppedError(count, saved)
         assert saved is not None
-        return self._finish(begin, marks, saved)
+        return self._finish(begin, marks, saved, count)
+
+    def _judge(self, count: int) -> tuple[bool, bool]:
+        """(whether this step is saved, whether it is the last), after an evaluation where one is due.
+
+        Process 0 evaluates, and the others do as it says: their rounding may be another.
+        """
+        is_due = self.settings.is_save_due(count, len(self.rows), self.total)
+        if not self.evaluates or not (is_due or self.settings.is_eval_due(count, len(self.rows), self.total)):
+            return is_due, False
+        must_save = self._evaluate(count) or is_due
+        is_over = must_save and self.evaluation is not None and self.evaluation.is_over()
+        if self.team:
+            told = torch.tensor([must_save, is_over], dtype=torch.float32, device=self.model.device)
+            self.team.spread(told)
+            must_save, is_over = (bool(each) for each in told.tolist())
+        return must_save, is_over
+
+    def _evaluate(self, count: int) -> bool:
+        """Evaluate the held-out rows where that is due; whether this step must be saved as the best so far."""
+        if self.evaluation is None or not self.settings.is_eval_due(count, len(self.rows), self.total):
+            return False
+        figures, is_best = self.evaluation.run(count, self.update.lora)
+        self.log.evaluated(count, figures)
+        return is_best and self.settings.load_best_model_at_end
 
     def _wait(self, mark: Any) -> None:
         if self.team:
@@ -366,8 +386,7 @@ class _Run:
             "train_batch_size": self.settings.batch_size,
             "logging_steps": self.settings.logging_steps,
             "save_steps": self.settings.save_steps,
-            "best_metric": None,
-            "best_model_checkpoint": None,
+            **(self.evaluation.state() if self.evaluation else {"best_metric": None, "best_model_checkpoint": None}),
             "log_history": self.log.history(),
             "fingerprint": self.fingerprint,
             "split": {
@@ -381,10 +400,18 @@ class _Run:
         }
         moments = (self.update.first, self.update.second) if count < self.total else None
         keep = self.settings.save_total_limit
-        return checkpoint.save(self.folder, count, self.adapter, moments, state, self.extra_files, keep)
+        best = state["best_model_checkpoint"] if self.settings.load_best_model_at_end else None
+        return checkpoint.save(self.folder, count, self.adapter, moments, state, self.extra_files, keep, best)
 
-    def _finish(self, begin: float, marks: list[Any], saved: Path) -> TrainResult:
-        """The last lines of the log; what came out. The model is as it was before the run."""
+    def _best(self) -> tuple[float | None, Path | None]:
+        """The metric of the best evaluation, and its checkpoint where that is there."""
+        if self.evaluation is None or not self.evaluation.best_step:
+            return None, None
+        path = self.folder / f"checkpoint-{self.evaluation.best_step}"
+        return self.evaluation.best, path if path.is_dir() else None
+
+    def _finish(self, begin: float, marks: list[Any], saved: Path, done: int) -> TrainResult:
+        """The last lines of the log; what came out of `done` steps. The model is as it was before the run."""
         if self.cuda:
             self._wait(marks[-1])
             torch.cuda.synchronize()
@@ -392,38 +419,28 @@ class _Run:
         else:
             step_ms = [(b - a) * 1000 for a, b in itertools.pairwise(marks)]
         seconds = time.perf_counter() - self.log.begin
-        figures = self._figures(self.total)
+        figures = self._figures(done)
+        best = self._best()
         device = self.model.device
         allocated, reserved = (
             (torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30)
             if self.cuda
             else (0.0, 0.0)
         )
-        self.log.end(figures, self.model.config, self.adapter.num_parameters, saved, reserved)
+        self.log.end(figures, self.model.config, self.adapter.num_parameters, saved, best, reserved)
         self.graphs.clear()
         self.model.deactivate()
         self.adapter.touch()
         return TrainResult(
             adapter=self.adapter,
-            checkpoint=saved,
-            steps=self.total,
+            checkpoint=best[1] if self.settings.load_best_model_at_end and best[1] else saved,
+            steps=done,
             losses=[loss for loss, _, _ in figures],
             grad_norms=[norm for _, norm, _ in figures],
             seconds=seconds,
             setup_seconds=self.log.begin - begin,
-            tokens=sum(step.tokens for step in self.steps[self.start_step :]),
+            tokens=sum(step.tokens for step in self.steps[self.start_step : done]),
             step_ms=step_ms,
             peak_allocated_gib=allocated,
             peak_reserved_gib=reserved,
         )
-
-
-def _mix(*numbers: int) -> int:
-    """A 31-bit number from a few: the seed of a micro-batch's dropout masks (splitmix64's finaliser)."""
-    x = 0
-    for number in numbers:
-        x = (x + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        x ^= x >> 31
-    return x & 0x7FFFFFFF

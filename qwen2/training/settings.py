@@ -12,6 +12,13 @@ from qwen2.config import PROJECTIONS
 from qwen2.training.backprop import Recompute
 from qwen2.training.batches import Row
 
+METRICS = ("eval_loss", "eval_token_acc")
+# Settings that change no arithmetic of a step, so that a run can be resumed with others.
+EVALUATION = (
+    *("save_strategy", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end"),
+    *("metric_for_best_model", "greater_is_better", "early_stop_interval"),
+)
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -45,6 +52,14 @@ class TrainSettings:
     recompute: Recompute = "none"
     vram_ceiling_gib: float | None = None
     cuda_graphs: bool = True
+    save_strategy: str = "steps"  # or epoch
+    eval_strategy: str | None = None  # steps, epoch or no; None: as save_strategy
+    eval_steps: int | None = None  # None: save_steps
+    per_device_eval_batch_size: int = 1  # rows whose mean is one part of eval_loss, as in ms-swift; no more than that
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str = "loss"  # or token_acc
+    greater_is_better: bool | None = None  # None: as the metric wants it
+    early_stop_interval: int | None = None  # saves in a row without a better evaluation that end the training
 
     def __post_init__(self) -> None:
         """Raises ValueError for out-of-range settings."""
@@ -64,6 +79,12 @@ class TrainSettings:
             "save_total_limit": self.save_total_limit is None or self.save_total_limit >= 1,
             "logging_steps": self.logging_steps >= 1,
             "recompute": self.recompute in ("none", "swiglu", "layer"),
+            "save_strategy": self.save_strategy in ("steps", "epoch"),
+            "eval_strategy": self.eval_strategy in (None, "no", "steps", "epoch"),
+            "eval_steps": self.eval_steps is None or self.eval_steps >= 1,
+            "per_device_eval_batch_size": self.per_device_eval_batch_size >= 1,
+            "metric_for_best_model": self.metric in METRICS,
+            "early_stop_interval": self.early_stop_interval is None or self.early_stop_interval >= 1,
             "vram_ceiling_gib": self.vram_ceiling_gib is None or self.vram_ceiling_gib > 0,
         }
         for name, is_fine in checks.items():
@@ -71,6 +92,30 @@ class TrainSettings:
                 raise ValueError(
                     f"{name} {getattr(self, name)} is not possible: see configs/sft.yaml for what it may be"
                 )
+
+    @property
+    def metric(self) -> str:
+        """The figure of an evaluation that says which is best, by its name in the log."""
+        return f"eval_{self.metric_for_best_model.removeprefix('eval_')}"
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Whether an evaluation's metric is better than the best before it."""
+        wants_more = self.greater_is_better if self.greater_is_better is not None else "loss" not in self.metric
+        return than is None or (value > than if wants_more else value < than)
+
+    def is_save_due(self, count: int, rows: int, total: int) -> bool:
+        """Whether a checkpoint is saved after `count` steps."""
+        return count == total or self._is_due(self.save_strategy, self.save_steps, count, rows)
+
+    def is_eval_due(self, count: int, rows: int, total: int) -> bool:
+        """Whether held-out rows are evaluated after `count` steps: at the end as well, as ms-swift does."""
+        strategy = self.eval_strategy or self.save_strategy
+        if strategy == "no":
+            return False
+        return count == total or self._is_due(strategy, self.eval_steps or self.save_steps, count, rows)
+
+    def _is_due(self, strategy: str, every: int, count: int, rows: int) -> bool:
+        return count % (every if strategy == "steps" else self.steps_per_epoch(rows)) == 0
 
     def total_steps(self, rows: int) -> int:
         """Optimizer steps for that many rows: an epoch's last batch may be smaller."""
@@ -97,6 +142,7 @@ class TrainSettings:
     def fingerprint(self, rows: Sequence[Row]) -> str:
         """What a resumed run must share with the one that was stopped: the data and all that enters the arithmetic."""
         free = (
+            *EVALUATION,
             "save_steps",
             "save_total_limit",
             "logging_steps",

@@ -113,7 +113,7 @@ class Team:
                 store=dist.PrefixStore("group", self._open_store()),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=timedelta(seconds=60),
+                timeout=timedelta(days=1),  # the watching thread is sooner
                 device_id=torch.device("cuda", torch.cuda.current_device()) if cuda else None,
             )
             self.add_up(torch.zeros(1, device=device))  # the first one makes the connections

@@ -16,10 +16,11 @@ from typing import Any
 from common.errors import DONE, Parser, UserError, run_main
 
 FIGURES = ("loss", "grad_norm", "learning_rate", "token_acc", "memory(GiB)")
+HELD_OUT = ("loss", "token_acc", "runtime", "samples_per_second", "steps_per_second")  # behind `eval_` in the log
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The logged steps: {"step": 5, "loss": 2.1, ...}. UserError when there is no log."""
+    """The logged steps and evaluations: {"step": 5, "loss": 2.1, ...}. UserError when there is no log."""
     try:
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -30,7 +31,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue  # a line cut off by a kill
-        if isinstance(row, dict) and "loss" in row and "global_step/max_steps" in row:
+        if isinstance(row, dict) and ("loss" in row or "eval_loss" in row) and "global_step/max_steps" in row:
             found.append(row | {"step": int(str(row["global_step/max_steps"]).split("/")[0])})
     return found
 
@@ -43,9 +44,16 @@ def draw(found: list[dict[str, Any]], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    axes.plot([row["step"] for row in found], [row["loss"] for row in found], marker="o", markersize=3)
+    held_out = any("eval_loss" in row for row in found)
+    for name, label in (("loss", "training"), ("eval_loss", "held-out rows")):
+        points = [row for row in found if name in row]
+        if points:
+            steps, values = [row["step"] for row in points], [row[name] for row in points]
+            axes.plot(steps, values, marker="o", markersize=3, label=label)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("training loss, nats a token")
+    axes.set_ylabel("loss, nats a token" if held_out else "training loss, nats a token")
+    if held_out:
+        axes.legend()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +71,11 @@ def write_events(found: list[dict[str, Any]], folder: Path) -> None:
         old.unlink()
     writer = EventFileWriter(str(folder))
     for row in found:
-        values = [Summary.Value(tag=f"train/{name}", simple_value=row[name]) for name in FIGURES if name in row]
+        if "eval_loss" in row:
+            named = {f"eval/{name}": row[f"eval_{name}"] for name in HELD_OUT if f"eval_{name}" in row}
+        else:
+            named = {f"train/{name}": row[name] for name in FIGURES if name in row}
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in named.items()]
         writer.add_event(Event(step=row["step"], summary=Summary(value=values)))
     writer.close()
 

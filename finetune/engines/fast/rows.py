@@ -8,16 +8,28 @@ here, so that both engines see the same rows in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common import host
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.items import Broken
 from finetune.data.reading import read
 from finetune.data.source import Source
 
 SEED_LIMIT = 2**31 - 1  # numpy.iinfo(int32).max, as in swift/utils/np_utils.py
+
+
+Numbered = tuple[Source, int, Any]  # a row's file, its number there, and its data
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rows in the order of the training, and rows held out of it."""
+
+    rows: list[Numbered]
+    held_out: list[Numbered]
 
 
 @dataclass
@@ -26,12 +38,14 @@ class Rows:
 
     rows: list[tuple[list[int], list[int]]]
     too_long: int = 0
+    held_out: list[tuple[list[int], list[int]]] = field(default_factory=list)  # evaluated, never trained on
 
     def in_one_line(self) -> str:
         """What is trained on."""
         lengths = [len(ids) for ids, _ in self.rows]
         text = f"{len(self.rows)} rows of {min(lengths)} to {max(lengths)} tokens"
-        return text + (f", {self.too_long} longer than max_length left out" if self.too_long else "")
+        text += f", {self.too_long} longer than max_length left out" if self.too_long else ""
+        return text + (f", {len(self.held_out)} held out and evaluated" if self.held_out else "")
 
 
 def encode(
@@ -42,18 +56,32 @@ def encode(
     data_seed: int,
     columns: tuple[str, str] | None = None,
     skip: Callable[[Any], bool] | None = None,
+    split: float = 0.0,
+    val_sources: Sequence[Source] = (),
 ) -> Rows:
-    """Read, draw, shuffle and tokenize; rows for which `skip` is true are left out.
+    """Read, draw, shuffle and tokenize.
 
-    UserError names the file and row that cannot be trained on.
+    Args:
+        sources: Files to train on, with the number of rows drawn from each.
+        tokenizer: The model's.
+        system: The system prompt of rows that have none.
+        max_length: Longer rows are left out; 0: none.
+        data_seed: Decides what is drawn, held out, and the order.
+        columns: Columns of a table, where they were named.
+        skip: Rows for which it is true are left out of the training.
+        split: Share of each file that is held out.
+        val_sources: Files that are held out.
+
+    Raises:
+        UserError: Names the file and row that cannot be trained on.
     """
-    numbered, seed = drawn_rows(sources, columns, data_seed)
-    if not numbered:
+    drawn = drawn_rows(sources, columns, data_seed, split)
+    if not drawn.rows:
         raise UserError("the datasets hold no rows to train on; `check-data FILE` shows what is wrong with each")
     found = Rows([])
-    for source, number, data in (numbered[index] for index in permutation(len(numbered), seed)):
-        if skip and skip(data):
-            continue
+
+    def encoded(row: Numbered) -> tuple[list[int], list[int]] | None:
+        source, number, data = row
         try:
             ids, labels = tokenizer.encode_row(data, system)
         except ValueError as error:
@@ -61,8 +89,15 @@ def encode(
             raise UserError(f"{source.path}: row {number}: {error}; {more} says more") from None
         if max_length and len(ids) > max_length:
             found.too_long += 1
-        else:
-            found.rows.append((ids, labels))
+            return None
+        return ids, labels
+
+    for row in drawn.rows:
+        if not (skip and skip(row[2])) and (pair := encoded(row)):
+            found.rows.append(pair)
+    for row in [*drawn.held_out, *in_order(val_sources, columns)]:
+        if pair := encoded(row):
+            found.held_out.append(pair)
     if not found.rows:
         raise UserError(
             f"all {found.too_long} rows are longer than max_length {max_length}; raise it, or shorten the rows"
@@ -70,24 +105,53 @@ def encode(
     return found
 
 
-def drawn_rows(
-    sources: Sequence[Source], columns: tuple[str, str] | None, data_seed: int
-) -> tuple[list[tuple[Source, int, Any]], int]:
-    """(source, number, data) of the rows drawn from every source, in the order drawn, and the seed of the shuffle."""
+def drawn_rows(sources: Sequence[Source], columns: tuple[str, str] | None, data_seed: int, split: float = 0.0) -> Drawn:
+    """The rows of all sources in the order of the training, and those that are held out of it.
+
+    UserError where a source is broken, or has too few rows to hold any out.
+    """
     import numpy
 
     state = numpy.random.RandomState(data_seed)
-    found: list[tuple[Source, int, Any]] = []
+    train: list[Numbered] = []
+    held: list[Numbered] = []
     for source in sources:
-        assert source.path is not None
-        rows = []
-        for row in read(source.path, columns):
-            if isinstance(row, Broken):
-                raise UserError(f"{source.path}: {row}")
-            rows.append((source, row.number, row.data))
+        rows = _numbered(source, columns)
         state.randint(0, SEED_LIMIT)
-        found += [rows[index] for index in draw(len(rows), source.sample, state)]
-    return found, int(state.randint(0, SEED_LIMIT))
+        sample = source.sample
+        if split and rows:
+            count = max(int(min(len(rows), sample or len(rows)) * split), 1)
+            sample = (sample or len(rows)) - count
+            if sample < 1 or count >= len(rows):
+                raise UserError(
+                    _(
+                        "{file}: --split_dataset_ratio {ratio:g} would hold out all of its {count} rows; add rows, or "
+                        "leave it out"
+                    ).format(file=source.path, ratio=split, count=len(rows))
+                )
+            order = permutation(len(rows), int(state.randint(0, SEED_LIMIT)))
+            held += [rows[index] for index in order[:count]]
+            rows = [rows[index] for index in order[count:]]
+        train += [rows[index] for index in draw(len(rows), sample, state)]
+    train = [train[index] for index in permutation(len(train), int(state.randint(0, SEED_LIMIT)))]
+    if held:
+        held = [held[index] for index in permutation(len(held), int(state.randint(0, SEED_LIMIT)))]
+    return Drawn(train, held)
+
+
+def in_order(sources: Sequence[Source], columns: tuple[str, str] | None) -> list[Numbered]:
+    """The rows of --val_dataset: of FILE#50 the first 50, as ms-swift takes them."""
+    return [row for source in sources for row in _numbered(source, columns)[: source.sample]]
+
+
+def _numbered(source: Source, columns: tuple[str, str] | None) -> list[Numbered]:
+    assert source.path is not None
+    rows = []
+    for row in read(source.path, columns):
+        if isinstance(row, Broken):
+            raise UserError(f"{source.path}: {row}")
+        rows.append((source, row.number, row.data))
+    return rows
 
 
 def draw(count: int, sample: int | None, state: Any) -> list[int]:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Ended:
     why: str = ""
     figures: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
+    adapter: Any = None  # as it is after the last step
+    kept: Mapping[int, Any] = field(default_factory=dict)  # its numbers after the steps of Request.keep, on the host
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Request:
     resume: Path | None = None
     wait: bool = False
     lost: Callable[[str], object] | None = None  # writes down why a hung process of several had to be ended
+    keep: frozenset[int] = frozenset()  # steps whose adapter is wanted
 
 
 def train(lane: Lane, request: Request, stop: Stop) -> Ended:
@@ -103,13 +106,19 @@ def _ending(lane: Lane) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if lane.crew is None or type(error).__name__ != "LostError":
+        if not _is_lost(error):
             raise
         raise UserError(_("the training was not begun: {why}").format(why=error), FAILED) from None
     finally:
         if lane.crew is not None:
             lane.crew.end()
             lane.crew = None
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    from qwen2.training.team import LostError
+
+    return isinstance(error, LostError)
 
 
 def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
@@ -176,7 +185,7 @@ def take_part(lane: Lane, request: Request, stop: Stop) -> Ended:
             team.lose(str(error))
             raise
         except RuntimeError as error:
-            if type(error).__name__ != "LostError":
+            if not _is_lost(error):
                 team.lose(f"{type(error).__name__}: {error}")
                 raise
             team.settle()
@@ -184,8 +193,8 @@ def take_part(lane: Lane, request: Request, stop: Stop) -> Ended:
     return Ended(128 + stop.number if stop.number else DONE)
 
 
-def train_adapter(lane: Lane, request: Request, title: str) -> Any:
-    """An adapter trained as `train` would, for a question and not to be kept: the folder is for the log alone.
+def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
+    """An adapter trained as `train` would, for a question and not to be saved: the folder is for the log alone.
 
     UserError where it cannot be trained, or diverges.
     """
@@ -204,10 +213,35 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Any:
         bar.phase(title)
         try:
             settings = replace(settings, save_steps=total)
-            done = run(model, request.rows.rows, settings, request.folder, on_step=lambda *_: bar.advance(1))
+            adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
+
+            def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
+                keeper.take(step, adapter)
+                bar.advance(1)
+
+            run(model, request.rows.rows, settings, request.folder, on_step=on_step, adapter=adapter)
         except (DivergedError, ValueError) as error:
             raise UserError(f"{title}: {error}", FAILED) from None
-    return done.adapter
+    return Ended(DONE, adapter=adapter, kept=keeper.kept)
+
+
+def save_earlier(folder: Path, step: int, ended: Ended) -> None:
+    """Save the adapter, which holds the numbers of `step`, in place of the run's checkpoints. OSError on failure."""
+    from qwen2.training import checkpoint
+
+    checkpoint.save_earlier(folder, step, ended.adapter)
+
+
+class Keeper:
+    """Copies of an adapter's numbers on the host, after some steps."""
+
+    def __init__(self, steps: frozenset[int]) -> None:
+        self.steps, self.kept = steps, dict[int, Any]()
+
+    def take(self, step: int, adapter: Any) -> None:
+        """Copy the adapter where this step's is wanted; the GPU's work on it is waited for."""
+        if step in self.steps:
+            self.kept[step] = adapter.flat.to("cpu", copy=True)
 
 
 def _first_adapter(lane: Lane, request: Request) -> Any:
@@ -236,12 +270,16 @@ def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int
 
     rows, said = request.rows.rows, ""
     try:
+        from qwen2.training.evaluate import reserve_gib
+
+        beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
         steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
         steps += f" on {processes} processes" if processes > 1 else ""
         if ceiling is None:
             return settings, f"plan: {steps}, {request.rows.in_one_line()}"
         config = Config.from_dir(model_dir)
+        ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
         planned = memory.as_split(config, settings, rows, ceiling, *before, processes) if before else None
         if planned is None:
@@ -256,7 +294,7 @@ def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
         f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib:.1f} GiB of {ceiling:.1f}; {request.rows.in_one_line()}{said}"
+        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}; {request.rows.in_one_line()}{said}"
     )
 
 
@@ -275,14 +313,15 @@ def _train(
 
     bar.expect(settings.total_steps(len(request.rows.rows)))
     bar.phase("training")
-    begun = 0
+    begun, keeper = 0, Keeper(request.keep)
 
     def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
         nonlocal begun
+        keeper.take(step, adapter)
         bar.advance(step - begun)
         begun = step
         if log:
-            bar.note(f"step {step}/{total}, loss {log['loss']:.4f}")
+            bar.figure(f"step {step}/{total}, loss {log['loss']:.4f}", keep=step in (1, total))
 
     stop.plan = "a checkpoint is saved after this step"
     stop.at_steps = True
@@ -298,6 +337,7 @@ def _train(
             extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
             stop=lambda: stop.number is not None,
             team=team,
+            held_out=request.rows.held_out,
         )
         if team:
             team.leave()
@@ -335,10 +375,19 @@ def _train(
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    if settings.load_best_model_at_end:
+        figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures)
+    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
 
 
 class Drawing:

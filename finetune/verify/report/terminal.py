@@ -1,7 +1,8 @@
-"""The verdict on the terminal: answers, figures, and the verdict last; tables there, plain lines elsewhere."""
+"""Every answer and figure on the terminal, for `--all`: tables there, plain lines elsewhere; ending.py has the end."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -9,56 +10,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from finetune.verify.report import plain
-from finetune.verify.report.files import SIDE_TITLES, say_check, segments, view
+from finetune.verify.report import ending
+from finetune.verify.report.files import SIDE_TITLES, segments, view
 from finetune.verify.rules import printable
-from finetune.verify.words import speaker
 
 STYLES = {"expected": "bold green", "old": "bold red", "forbidden": "bold red", "denied": "dim", "": ""}
 LONGEST = 160  # characters of an answer in the table; report.html has them whole
 
 
-def show(report: dict[str, Any], console: Console, summary: bool = False) -> None:
-    """Print everything a person wants to see; summary leaves the answers out."""
-    views = view(report)
-    if not summary:
-        for group in views["groups"]:
+def show(report: dict[str, Any], folder: Path, console: Console, every: bool = False, summary: bool = False) -> None:
+    """Print the verdict whose reports are in `folder`: what ending.py says.
+
+    `every` puts all answers and figures before it; `summary` leaves the answers out.
+    """
+    if every or summary:
+        views = view(report)
+        for group in views["groups"] if every else ():
             (_table if console.is_terminal else _lines)(group, views["sides"], console)
-    (_figure_table if console.is_terminal else _figure_lines)(views, console)
-    show_verdict(report, console)
-
-
-def show_verdict(report: dict[str, Any], console: Console) -> None:
-    """The last lines: pass or fail, and which thresholds decided."""
-    if report["model"]["mark"]:  # in the words of every other screen
-        _print(console, Text(f"{report['model']['mark']} ({report['model']['path']})", style="yellow"))
-    say = speaker(report["language"])
-    for note in report["notes"]:
-        _print(console, Text(printable(say("note: {note}", note=note)), style="yellow"))
-    _plain(report, console)
-    other = report["compare"]
-    for name, part in ((report["adapter"], report), *(((other["adapter"], other),) if other else ())):
-        good = part["verdict"] == "pass"
-        head = Text("PASS" if good else "FAIL", style="bold green" if good else "bold red")
-        _print(console, head + Text(f"  {name}", style=""))
-        for check in part["thresholds"].values():
-            if not check["ok"]:
-                sentence = say_check(check, say)
-                _print(console, Text(f"  {say('fell short: {check}', check=sentence)}", style="red"))
-    if report["advice"]:
-        _print(console, Text(say("what to change: {advice}", advice=report["advice"]), style="bold"))
-
-
-def _plain(report: dict[str, Any], console: Console) -> None:
-    """What was learned, and the worst answers, in the report's language; not where the data are an identity alone."""
-    if "learned_min" not in report["thresholds"]:
-        return
-    say = speaker(report["language"])
-    told = plain.summary(report, say)
-    for sentence in told["learned"]:
-        _print(console, Text(sentence))
-    for each in told["worst"]:
-        _print(console, Text(printable(f"  ✗ {each['asked']} -> {each['said']} ({each['why']})")))
+        (_figure_table if console.is_terminal else _figure_lines)(views, console)
+    ending.show(report, folder, console, answers=not (every or summary))
 
 
 def _print(console: Console, text: Text) -> None:

@@ -22,10 +22,11 @@ HEAD = """\
 # question  the dataset's own, which says what row this is; leave it as it is
 # ask       what verify asks; no row of the training may hold these
 # train     what the training was given beside the row (sft.sh --reword N); verify never asks these
+# choose    what chose the number of epochs (--num_train_epochs auto); neither trained on nor asked by verify
 # made      who made those under ask: base (the model before the training), rules (simple ones), or hand; one word for
 #           all of them, or a list
 """
-KEYS = ("question", "ask", "train", "made")
+KEYS = ("question", "ask", "train", "choose", "made")
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Rewording:
     ask: list[str] = field(default_factory=list)
     train: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)  # of each in `ask`; what is missing was made by hand
+    choose: list[str] = field(default_factory=list)
 
     def makers(self) -> list[str]:
         """Who made each of `ask`."""
@@ -55,6 +57,7 @@ def write(path: Path, rewordings: Iterable[Rewording]) -> None:
                 "question": each.question,
                 "ask": each.ask,
                 **({"train": each.train} if each.train else {}),
+                **({"choose": each.choose} if each.choose else {}),
                 "made": made[0] if len(set(made)) == 1 else made,
             }
         )
@@ -82,7 +85,7 @@ def read(path: Path) -> list[Rewording]:
         question = keys["question"].text("question")
         if question_key(question) in found:
             raise keys["question"].error("this question stands here twice; join the two")
-        lists = {name: _texts(keys[name], name) if name in keys else [] for name in ("ask", "train", "made")}
+        lists = {name: _texts(keys[name], name) if name in keys else [] for name in ("ask", "train", "choose", "made")}
         found[question_key(question)] = Rewording(question, **lists)
     return list(found.values())
 

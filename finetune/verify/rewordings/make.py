@@ -69,17 +69,24 @@ Answerer = Callable[[Sequence[Ask]], Sequence[str]]  # the base model: asks in, 
 
 
 def make(
-    rows: Sequence[DataRow], all_rows: Sequence[DataRow], answer: Answerer | None, train: int = 0
+    rows: Sequence[DataRow],
+    all_rows: Sequence[DataRow],
+    answer: Answerer | None,
+    train: int = 0,
+    choose: int = 0,
+    asked: int = ASKED,
 ) -> list[Rewording]:
-    """ASKED rewordings of each row for verify, and `train` more for the training.
+    """`asked` rewordings of each row for verify, `train` more for the training, `choose` more to choose an epoch by.
 
     Args:
         rows: The rows to reword.
         all_rows: Every row of the data: a rewording that is nearer to another of them is dropped.
         answer: The base model; None where it cannot be asked for such a thing (the stand-in).
         train: Rewordings of each row that go into the training and are never asked.
+        choose: Rewordings of each row that the number of epochs is chosen by; neither trained on nor asked by verify.
+        asked: Rewordings of each row for verify.
     """
-    wanted = ASKED + train
+    wanted = asked + train + choose
     fit = [row for row in rows if 0 < len(row.question) <= LONGEST]
     written = _written(fit, wanted + SPARE, answer) if answer else [[] for _ in fit]
     sieve = Sieve(all_rows)
@@ -91,9 +98,10 @@ def make(
         base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
         ruled = sieve.keep(row, rules.reword(row.question, wanted + SPARE), base) if len(base) < wanted else []
         chosen = [*base, *ruled][:wanted]
-        asked = chosen[:: 2 if train else 1][:ASKED]  # asked and trained ones differ from the question equally
-        made = [BASE if text in base else RULES for text in asked]
-        found.append(Rewording(row.question, asked, [text for text in chosen if text not in asked], made))
+        kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
+        rest = [text for text in chosen if text not in kept_back]
+        made = [BASE if text in base else RULES for text in kept_back]
+        found.append(Rewording(row.question, kept_back, rest[choose:], made, rest[:choose]))
     return found
 
 

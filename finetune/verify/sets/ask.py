@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from finetune.data.content import question_key
@@ -58,6 +58,28 @@ def reworded(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -
             taken.add(question_key(text))
             question = of_row(row, place, "reworded", f"reworded-{place + 1:03d}-{number}", found.judge.kinds[place])
             questions.append(replace(question, messages=row.reworded(text)))
+    return questions
+
+
+def choosing(
+    found: Survey, places: Sequence[int], rewordings: Mapping[str, Rewording], taken: Collection[str]
+) -> list[Question]:
+    """What the number of epochs is chosen by: rows in words that are neither trained on nor asked by verify.
+
+    `taken` are keys (question_key) of questions that verify asks. A row that teaches an identity is judged for that.
+    """
+    questions, seen = [], {*taken, *(question_key(row.question) for row in found.rows)}
+    for each in rewordings.values():
+        seen.update(question_key(text) for text in (*each.ask, *each.train))
+    for place in places:
+        known = rewordings.get(question_key(found.rows[place].question))
+        for number, text in enumerate(known.choose if known else (), 1):
+            if question_key(text) not in seen:
+                seen.add(question_key(text))
+                own = _own(found, place)
+                part = "reworded" if own.part == "learned" else own.part
+                name = f"choose-{place + 1:03d}-{number}"
+                questions.append(replace(own, id=name, part=part, messages=found.rows[place].reworded(text)))
     return questions
 
 

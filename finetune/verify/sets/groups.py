@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
@@ -62,6 +62,15 @@ def holdout(rows: Sequence[DataRow], kinds: Sequence[str], count: int) -> list[i
     chosen: list[int] = []
     for group in _by_hash(rows, groups(rows, kinds)):
         if len(chosen) + len(group) <= wanted:
+            chosen += group
+    return sorted(chosen)
+
+
+def apart(rows: Sequence[DataRow], kinds: Sequence[str], count: int, others: Collection[int]) -> list[int]:
+    """At most `count` rows in whole groups of which none is in `others`: what the number of epochs is chosen by."""
+    chosen: list[int] = []
+    for group in _by_hash(rows, groups(rows, kinds)):
+        if len(chosen) + len(group) <= count and not set(group) & set(others):
             chosen += group
     return sorted(chosen)
 

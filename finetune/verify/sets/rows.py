@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -86,6 +86,16 @@ def data_row(data: Any, number: int, where: str) -> DataRow | None:
     except ValueError:
         return None
     return of_messages(turns, tools, number, where)
+
+
+def asks_any(keys: Collection[str]) -> Callable[[Any], bool]:
+    """Whether a row in any layout asks one of these questions (DataRow.key)."""
+
+    def asks(data: Any) -> bool:
+        row = data_row(data, 0, "")
+        return row is not None and row.key in keys
+
+    return asks
 
 
 def of_messages(turns: Sequence[dict[str, Any]], tools: Any, number: int, where: str) -> DataRow | None:

@@ -144,6 +144,14 @@ def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Se
     return _with_rewordings(found, folds, left, why)
 
 
+def sets_with(found: Survey, held_out: Sequence[DataRow], can_fold: bool = True, holdout: int | None = None) -> Sets:
+    """`sets`, where some rows may be held out of the training already: those are asked as unseen, and no others."""
+    if not held_out:
+        return sets(found, can_fold, holdout)
+    keys = {row.key for row in held_out}
+    return sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
+
+
 def sets_beside(found: Survey, unseen: Sequence[int]) -> Sets:
     """The sets of a run whose unseen rows, if it has any, are known already."""
     why = None

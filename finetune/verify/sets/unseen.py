@@ -1,7 +1,7 @@
 """Rows that an adapter was asked about without having seen them: kept in the run's folder, read back by verify.
 
 finetune writes the file after the training: by folds with both answers, since the adapters of folds are not kept, or
-without, where the rows were left out of the training.
+without, where the rows were left out of the training. sft writes it, too, where --split_dataset_ratio holds rows out.
 """
 
 from __future__ import annotations

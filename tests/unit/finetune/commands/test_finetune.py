@@ -43,7 +43,9 @@ def verify_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A STUB of verify's command line: it makes the engine, notes what it got, and returns the code in `codes`."""
     calls: list[Any] = []
 
-    def stub_verify(argv: list[str], make_engine: Any = None) -> int:
+    def stub_verify(argv: list[str], make_engine: Any = None, tell: Any = None) -> int:
+        if tell:
+            tell()
         engine = make_engine(Path("x"), "cpu", 0.0, 3) if make_engine else None
         calls.append((argv, engine))
         return int(os.environ.get("STUB_VERIFY", "0"))

@@ -48,7 +48,9 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HEALTH_LEVEL", "off")
     monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
-    monkeypatch.setattr("finetune.commands.verify.main", lambda argv, make_engine=None: 0)  # a STUB: the verdict itself
+    monkeypatch.setattr(
+        "finetune.commands.verify.main", lambda argv, make_engine=None, tell=None: 0
+    )  # a STUB: the verdict itself
     # A STUB: the tiny model's answers never end, and say nothing.
     monkeypatch.setattr("finetune.verify.engine.Qwen2Engine.answer", answers)
     monkeypatch.chdir(made)

@@ -77,7 +77,12 @@ OBSTACLES: list[tuple[dict[str, Any], str]] = [
     ({"tuner_type": "full"}, "--tuner_type full"),
     ({"quant_method": "bnb"}, "--quant_method"),
     ({"deepspeed": "zero2"}, "--deepspeed"),
-    ({"val_dataset": ["x.json"]}, "--val_dataset"),
+    ({"val_dataset_shuffle": True}, "--val_dataset_shuffle True"),
+    ({"eval_strategy": "best"}, "--eval_strategy best"),
+    ({"eval_steps": 0.5}, "--eval_steps 0.5"),
+    ({"metric_for_best_model": "rouge-l"}, "--metric_for_best_model rouge-l"),
+    ({"early_stop_interval": 0}, "--early_stop_interval 0"),
+    ({"save_strategy": "no"}, "--save_strategy no"),
     ({"num_train_epochs": -1}, "--num_train_epochs -1"),
     ({"lora_rank": 0}, "--lora_rank 0"),
     ({"lora_dropout": 1.0}, "--lora_dropout 1.0"),
@@ -94,7 +99,7 @@ OBSTACLES: list[tuple[dict[str, Any], str]] = [
     ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0"),
     ({"dataset_shuffle": False}, "--dataset_shuffle False"),
     ({"fp16": True}, "--fp16 True"),
-    ({"split_dataset_ratio": 0.1}, "--split_dataset_ratio 0.1"),
+    ({"split_dataset_ratio": 1.0}, "--split_dataset_ratio 1.0"),
     ({"template": "chatml"}, "--template chatml"),
 ]
 

@@ -202,6 +202,7 @@ def test_every_sentence_of_the_reports_has_its_chinese(workspace: Any, monkeypat
 
     strict = Strict(words.catalogue())
     monkeypatch.setattr(words, "catalogue", lambda: strict)
+    monkeypatch.setenv("MIRROR_LANG", "zh")  # the screen, too
     faq_run(workspace)
     workspace.table.known[question_key("停车场在哪里?")] = FAQ[1][1]
     workspace.verify()

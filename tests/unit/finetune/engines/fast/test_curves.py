@@ -35,6 +35,22 @@ def test_curve_and_events(run: Path) -> None:
     assert [event.step for event in events.Scalars("train/learning_rate")] == [10]
 
 
+def test_evaluations_have_a_curve_and_tags_of_their_own(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves.main([str(run)])
+    without = (run / "images/train_loss.png").read_bytes()
+    line = {"eval_loss": 1.75, "eval_token_acc": 0.5, "eval_runtime": 0.1, "global_step/max_steps": "10/10"}
+    log = run / "logging.jsonl"
+    log.write_text(json.dumps(line) + "\n" + log.read_text())
+    curves.main([str(run)])
+    events = EventAccumulator(str(run / "runs")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("eval/loss")] == [(10, 1.75)]
+    assert [event.value for event in events.Scalars("eval/token_acc")] == [0.5]
+    assert len(events.Scalars("train/loss")) == 2
+    assert (run / "images/train_loss.png").read_bytes() != without
+
+
 def test_a_resumed_run_has_one_set_of_events(run: Path) -> None:
     curves.main([str(run)])
     curves.main([str(run)])

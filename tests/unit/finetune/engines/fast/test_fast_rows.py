@@ -77,6 +77,41 @@ def test_rows_order_ids_and_labels_are_ms_swift_s(
         assert labels == row["labels"]
 
 
+@pytest.mark.parametrize("specs", [["a.jsonl"], ["a.jsonl#9", "b.json"], ["b.json#20", "a.jsonl#30"]], ids="+".join)
+@pytest.mark.parametrize("ratio", [0.01, 0.1, 0.5])
+def test_the_rows_held_out_are_ms_swift_s(
+    files: Path, tokenizer: Tokenizer, template: Any, specs: list[str], ratio: float
+) -> None:
+    from swift.dataset import load_dataset
+
+    paths = [str(files / spec) for spec in specs]
+    options = {"seed": 42, "shuffle": True, "load_from_cache_file": False}
+    theirs = load_dataset(paths, split_dataset_ratio=ratio, **options)
+    found = fast_rows.encode([parse(path) for path in paths], tokenizer, SYSTEM, 0, 42, split=ratio)
+    for ours, wanted in zip((found.rows, found.held_out), theirs, strict=True):
+        assert [ids for ids, _ in ours] == [template.encode(row)["input_ids"] for row in wanted]
+
+
+def test_val_dataset_is_held_out_in_its_order_as_ms_swift_takes_it(
+    files: Path, tokenizer: Tokenizer, template: Any
+) -> None:
+    from swift.dataset import load_dataset
+
+    paths = [str(files / spec) for spec in ("a.jsonl#9", "b.json")]
+    _, theirs = load_dataset(paths, split_dataset_ratio=1.0, shuffle=False, seed=42, load_from_cache_file=False)
+    source, held_out = parse(str(files / "c.jsonl")), [parse(path) for path in paths]
+    found = fast_rows.encode([source], tokenizer, SYSTEM, 0, 42, val_sources=held_out)
+    assert [ids for ids, _ in found.held_out] == [template.encode(row)["input_ids"] for row in theirs]
+    assert found.in_one_line().endswith(", 16 held out and evaluated")
+
+
+def test_too_few_rows_to_hold_any_out_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"query": "q", "response": "r"}\n')
+    with pytest.raises(UserError, match="would hold out all of its 1 rows; add rows, or leave it out"):
+        fast_rows.encode([parse(str(path))], tokenizer, SYSTEM, 0, 42, split=0.5)
+
+
 def test_long_rows_are_left_out_as_ms_swift_leaves_them_out(files: Path, tokenizer: Tokenizer, template: Any) -> None:
     from swift.dataset import load_dataset
     from swift.template import MaxLengthError

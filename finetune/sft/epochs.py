@@ -1,0 +1,164 @@
+"""--num_train_epochs auto: one long training, the adapters of its epochs kept and asked, and the one that is saved.
+
+start.py calls it; finetune/verify/epochs has the questions and the rule. A task is asked rows that were not seen, which
+takes a trial without them first; the training of all rows then has the number of epochs that the trial chose.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common import i18n
+from common.errors import UserError
+from common.i18n import _
+from finetune.engines.fast.loaded_model import Lane
+from finetune.engines.fast.train import Ended
+from finetune.sft.description import SftRun, listed
+from finetune.verify import epochs, words
+from finetune.verify.engine import Qwen2Engine
+from finetune.verify.epochs.choice import Point, choose, record, sentence
+from finetune.verify.epochs.questions import Options, Questions, gather
+from finetune.verify.rewordings.file import Rewording
+from finetune.verify.sets.survey import Sets, Survey
+
+AUTO = "auto"
+LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)  # epochs whose adapters are kept and asked
+STEPS, STEPS_CPU = 2400, 400  # of the longest training that is tried, as far as SHORTEST allows
+SHORTEST = 3  # epochs that are tried, however many steps they are
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data that a number of epochs is chosen on, and what the verdict asks of them."""
+
+    found: Survey
+    chosen: Sets
+    options: Options
+
+    @property
+    def words(self) -> list[int]:
+        """Places of rows that are asked in other words; none where unseen rows choose."""
+        return [] if self.unseen else epochs.in_other_words(self.found, self.chosen)
+
+    @property
+    def unseen(self) -> list[int]:
+        """Places of rows that a trial leaves out, and asks."""
+        return epochs.unseen(self.found, self.chosen)
+
+
+def take(run: SftRun) -> SftRun:
+    """The run with `--num_train_epochs auto` understood; the number stands in for it until the rows are known.
+
+    UserError beside options that set the length of the training as well.
+    """
+    if [value.lower() for value in listed(run.args.get("num_train_epochs"))] != [AUTO]:
+        return run
+    for name in ("max_steps", "load_best_model_at_end", "early_stop_interval"):
+        if run.value(name) not in (None, False, -1, ["-1"], ["false"]):
+            raise UserError(
+                _("--num_train_epochs auto: --{name} decides the length, too; leave one of the two out").format(
+                    name=name
+                )
+            )
+    return replace(run, auto=True).with_option("num_train_epochs", str(LADDER[-1]))
+
+
+def require_fast(run: SftRun) -> None:
+    """UserError where another engine than the fast lane would have to keep the adapters."""
+    if run.auto and not run.choice.is_fast:
+        raise UserError(
+            _(
+                "--num_train_epochs auto: only the fast lane keeps the adapters of the epochs, and ms-swift trains "
+                "here, {why}; leave that out, or give a number of epochs"
+            ).format(why=run.choice.why)
+        )
+
+
+def settle(run: SftRun, rows: int) -> SftRun:
+    """The run with the most epochs that are tried of so many rows."""
+    steps = STEPS_CPU if run.settings.wants_cpu else STEPS
+    most = max(SHORTEST, steps // -(-rows // int(run.choice.train["batch_size"])))
+    return with_epochs(run, max(epoch for epoch in LADDER if epoch <= most))
+
+
+def with_epochs(run: SftRun, count: int) -> SftRun:
+    """The run with so many epochs."""
+    train = run.choice.train | {"num_train_epochs": float(count)}
+    return replace(run.with_option("num_train_epochs", str(count)), choice=replace(run.choice, train=train))
+
+
+def steps_of(run: SftRun, rows: int) -> dict[int, int]:
+    """The last step of each epoch that is asked -> the epoch."""
+    most = int(run.choice.train["num_train_epochs"])
+    each = -(-rows // int(run.choice.train["batch_size"]))
+    return {each * epoch: epoch for epoch in LADDER if epoch <= most}
+
+
+def questions(run: SftRun, data: Data, known: Sequence[Rewording]) -> Questions | None:
+    """What chooses; None, with a line on stderr, where that is too little."""
+    found = gather(data.found, known, data.words, data.unseen, data.options, run.model_kind.name)
+    if len(found.own) >= epochs.FEWEST:
+        return found
+    print(
+        _(
+            "note: --num_train_epochs auto: {count} questions are too few to choose by (at least {fewest}); trained "
+            "for {epochs} epochs, as without it"
+        ).format(count=len(found.own), fewest=epochs.FEWEST, epochs=default_epochs(run)),
+        file=sys.stderr,
+    )
+    return None
+
+
+def default_epochs(run: SftRun) -> int:
+    """The number of epochs of the config file, or the test model's own."""
+    return int(float(run.own.get("num_train_epochs", run.config.get("num_train_epochs", 3))))
+
+
+def ask(
+    run: SftRun, lane: Lane, asked: Questions, ended: Ended, at: Mapping[int, int], stopped: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """Ask the adapters of a training; run.json's part on the choice. `ended.adapter` then holds the epoch chosen.
+
+    None where `stopped` becomes true meanwhile.
+
+    Args:
+        run: The run that trained them.
+        lane: The model.
+        asked: The questions.
+        ended: The training, with the adapter's numbers after some steps.
+        at: Those steps -> their epochs.
+        stopped: Whether a stop signal has come.
+    """
+    from qwen2.generate import ROOMY
+
+    if lane.device == "cuda":
+        lane.torch().cuda.empty_cache()
+    engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane, room=ROOMY)
+    system = run.choice.system or asked.cfg.system
+    print(
+        _("epochs: {adapters} adapters are asked {own} questions of the data and {general} general tasks ...").format(
+            adapters=len(at), own=len(asked.own), general=len(asked.general)
+        ),
+        file=sys.stderr,
+    )
+    before = tuple(asked.ask(engine, None, system, only_general=True))
+    points = []
+    for step, epoch in sorted(at.items()):
+        if stopped():
+            return None
+        _put(ended.adapter, ended.kept[step])
+        right = asked.ask(engine, ended.adapter, system)
+        points.append(Point(epoch, step, tuple(right[: len(asked.own)]), tuple(right[len(asked.own) :])))
+    choice = choose(points, before)
+    _put(ended.adapter, ended.kept[choice.point.step])
+    found = record(choice, points, before, "unseen" if asked.own[0].part == "unseen" else "reworded")
+    print(_("epochs: {why}").format(why=words.speaker(i18n.language())(sentence(found))), file=sys.stderr)
+    return found
+
+
+def _put(adapter: Any, numbers: Any) -> None:
+    adapter.flat.copy_(numbers)
+    adapter.touch()

@@ -1,0 +1,122 @@
+"""The rule that chooses an epoch from what the adapter of each was right about; a pure function of those answers.
+
+Two epochs answer the same questions, so that only those count which one has right and the other has not: a loss of a
+and a gain of b questions is within the noise where a - b <= sqrt(a + b), one standard deviation of the sign test if
+both are equally good. The earliest epoch within the noise of the best is taken, out of those that lose nothing general,
+or no more than the noise. Where keeping everything general would cost more than GIVE_UP of the answers, or no epoch
+keeps it, the best answers decide, and the reason says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.verify.words import Said
+
+GIVE_UP = 0.10  # of the questions may be answered worse, so that nothing general is lost
+
+
+@dataclass(frozen=True)
+class Point:
+    """An epoch: its last step, and what the adapter had right then, question by question."""
+
+    epoch: int
+    step: int
+    right: tuple[bool, ...]  # rows in other words, or unseen
+    general: tuple[bool, ...] = ()  # general tasks done
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The epoch that was chosen, the best that it was held against, and whether it keeps all that is general."""
+
+    point: Point
+    best: Point
+    keeps: bool
+
+
+def within_noise(before: Sequence[bool], after: Sequence[bool]) -> bool:
+    """Whether `after` has no more wrong than `before`, as far as so many questions can tell."""
+    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    gained = sum(b and not a for a, b in zip(before, after, strict=True))
+    return lost - gained <= math.sqrt(lost + gained)
+
+
+def choose(points: Sequence[Point], general_before: Sequence[bool]) -> Choice:
+    """The epoch to keep.
+
+    Args:
+        points: The epochs that were asked, the earliest first.
+        general_before: The general tasks that the base does.
+    """
+    best = _best(points)
+    keeping = [point for point in points if within_noise(general_before, point.general)]
+    if keeping and sum(best.right) - sum(_best(keeping).right) <= GIVE_UP * len(best.right):
+        ahead = _best(keeping)
+        return Choice(next(point for point in keeping if within_noise(ahead.right, point.right)), ahead, True)
+    near = [point for point in points if within_noise(best.right, point.right)]
+    return Choice(min(near, key=lambda point: (_lost(general_before, point), point.epoch)), best, False)
+
+
+def _best(points: Sequence[Point]) -> Point:
+    return max(points, key=lambda point: (sum(point.right), -point.epoch))
+
+
+def _lost(before: Sequence[bool], point: Point) -> int:
+    return sum(before) - sum(point.general)
+
+
+def record(choice: Choice, points: Sequence[Point], general_before: Sequence[bool], by: str) -> dict[str, Any]:
+    """The choice for run.json and the reports; `by` is what chose: `reworded` questions, or `unseen` rows."""
+    found = {
+        "asked_for": "auto",
+        "chosen": choice.point.epoch,
+        "best": choice.best.epoch,
+        "tried": points[-1].epoch,
+        "keeps_general": choice.keeps,
+        "by": by,
+        "questions": len(choice.point.right),
+        "general": len(general_before),
+        "general_before": sum(general_before),
+        "curve": [
+            {"epoch": each.epoch, "step": each.step, "right": sum(each.right), "general": sum(each.general)}
+            for each in points
+        ],
+    }
+    return found | {"why": str(sentence(found))}
+
+
+def sentence(chosen: Mapping[str, Any]) -> Said:
+    """Why an epoch was chosen, from its record."""
+    at = {point["epoch"]: point for point in chosen["curve"]}
+    point = at[chosen["chosen"]]
+    general: Said
+    if not chosen["general"]:
+        general = Said("nothing general was asked")
+    elif chosen["keeps_general"]:
+        general = Said("nothing general is lost there")
+    else:
+        lost = chosen["general_before"] - point["general"]
+        general = Said(
+            "{lost} of {all} general tasks are lost there, and no epoch as good loses fewer",
+            lost=lost,
+            all=chosen["general"],
+        )
+    values = {name: chosen[name] for name in ("tried", "questions")} | {"epoch": chosen["chosen"], "general": general}
+    values["what"] = (
+        Said("questions in other words") if chosen["by"] == "reworded" else Said("rows left out of a trial")
+    )
+    if chosen["best"] == chosen["chosen"]:
+        pattern = (
+            "epoch {epoch} of {tried} was chosen: {right} of {questions} {what} are answered right, the most, and "
+            "{general}"
+        )
+        return Said(pattern, right=point["right"], **values)
+    pattern = (
+        "epoch {epoch} of {tried} was chosen: {right} of {questions} {what} are answered right, within the noise of "
+        "the best ({best}, epoch {at}), and {general}"
+    )
+    return Said(pattern, right=point["right"], best=at[chosen["best"]]["right"], at=chosen["best"], **values)

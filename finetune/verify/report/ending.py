@@ -1,0 +1,188 @@
+"""The end of a verdict on the terminal: what is wrong or lost, six samples, the thresholds, and four last lines.
+
+Everything else is in report.html and behind `--all`. A pass takes at most 40 lines of a terminal (LINES).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common import host, i18n
+from finetune.verify.report import plain
+from finetune.verify.report.files import figure_rows, say_check, shown
+from finetune.verify.rules import printable
+from finetune.verify.words import Speaker, speaker
+
+LINES = 40
+WRONG = {"pass": 6, "fail": 20}  # wrong or lost answers on the screen, by the verdict
+SAMPLES = 6
+WIDTH = 120  # columns where the output is a file
+# The sets that a sample is taken from in turn: what was learned first, then what should have stayed as it was.
+ORDER = ("heldout", "reworded", "unseen", "learned", "general", "trained", "out_of_scope", "alpaca")
+
+
+def show(report: dict[str, Any], folder: Path, console: Console, answers: bool = True) -> None:
+    """Print the end of a verdict whose reports are in `folder`; without `answers` neither wrong ones nor samples."""
+    say = speaker(i18n.language())  # as every other line of the screen; the reports have a language of their own
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    if answers:
+        wrong = wrong_or_lost(report)
+        _wrong(wrong, report, say, console)
+        _samples(samples(report), say, console)
+    _thresholds(report, say, console)
+    if report["model"]["mark"]:  # in the words of every other screen
+        mark = say(report["model"]["mark"])
+        _print(console, Text(f"{mark} ({report['model']['path']})", style="yellow"))
+    for note in report["notes"]:
+        _print(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
+    if "learned_min" in report["thresholds"]:  # not where the data are an identity alone
+        for sentence in plain.summary(report, say)["learned"]:
+            _print(console, Text(sentence))
+    if report["compare"]:
+        _verdict(report, host.shown(report["adapter"]), say, console)
+        _verdict(report["compare"], host.shown(report["compare"]["adapter"]), say, console)
+    else:
+        _verdict(report, meaning(report, say), say, console)
+    if report["advice"]:
+        _print(console, Text(say("what to change: {advice}", advice=report["advice"]), style="bold"))
+    _last_lines(report, folder, say, console)
+
+
+def wrong_or_lost(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The answers that are wrong after the training, one a row of the data, and those that were right only before it.
+
+    Each is {question, answer, lost}. A general task that the base could not do either is none of them.
+    """
+    found = []
+    for question in report["questions"]:
+        for asked in question["asked"]:
+            before, after = (asked["answers"].get(side) or {} for side in ("before", "after"))
+            if question["part"] == "general" and before.get("ok") and after.get("ok") is False:
+                found.append({"question": question, "answer": after, "lost": True})
+                break
+    worst = plain.worst(report["questions"], len(report["questions"]))
+    return found + [each | {"lost": False} for each in worst]
+
+
+def samples(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Six questions whose answers are right, drawn from each set in turn."""
+    groups: dict[str, list[dict[str, Any]]] = {part: [] for part in ORDER}
+    for question in report["questions"]:
+        answer = question["asked"][0]["answers"].get("after") or {}
+        if answer.get("ok") and question["part"] in groups:
+            groups[question["part"]].append(question)
+    turns = (group[turn] for turn in range(SAMPLES) for group in groups.values() if turn < len(group))
+    chosen: dict[str, dict[str, Any]] = {}
+    for question in turns:
+        if len(chosen) < SAMPLES:
+            chosen.setdefault(question["messages"][-1]["content"], question)
+    return list(chosen.values())
+
+
+def meaning(report: dict[str, Any], say: Speaker) -> str:
+    """What the verdict means, in a sentence or two."""
+    checks = report["thresholds"].values()
+    failed = [check for check in checks if not check["ok"]]
+    if failed:
+        return say("{count} of {all} thresholds fell short:", count=len(failed), all=len(checks))
+    said = say("The fine-tune changed what it should, and nothing else that was measured.")
+    if any(not check["certain"] for check in checks):
+        said += say(" Not certain: with other questions a threshold could have fallen short.")
+    return said
+
+
+def next_steps(adapter: str, question: str) -> Iterator[str]:
+    """What one does with a good adapter, as it is called where one is."""
+    if host.via_make():
+        asked = f"ADAPTER=newest Q={shlex.quote(question)}"
+        yield from ("make chat", f"make infer {asked}", "make merge", "make serve")
+        return
+    yield host.call("infer", adapter=adapter)
+    yield f"{host.call('infer', adapter=adapter)} {shlex.quote(question)}"
+    yield from (host.call("merge", adapter=adapter), host.call("serve", adapter=adapter))
+
+
+def _last_lines(report: dict[str, Any], folder: Path, say: Speaker, console: Console) -> None:
+    lines = [(say("adapter"), host.shown(report["adapter"])), (say("report"), host.shown(folder / "report.html"))]
+    if report["verdict"] == "pass":
+        first = next(iter(samples(report)), None)
+        question = _one_line(first["messages"][-1]["content"]) if first else "你是谁?"
+        # newest is this one: it has just been trained, or verify was given none
+        steps = next_steps("newest" if not report["compare"] else host.shown(report["adapter"]), question)
+        lines.append((say("next"), " · ".join(steps)))
+    for name, value in lines:
+        _print(console, Text(f"{name:<8} ", style="bold") + Text(printable(value)))
+
+
+def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) -> None:
+    good = part["verdict"] == "pass"
+    _print(console, Text("PASS" if good else "FAIL", style="bold green" if good else "bold red") + f"  {said}")
+    for check in part["thresholds"].values():
+        if not check["ok"]:
+            _print(console, Text(f"  {say('fell short: {check}', check=say_check(check, say))}", style="red"))
+
+
+def _wrong(wrong: list[dict[str, Any]], report: dict[str, Any], say: Speaker, console: Console) -> None:
+    if not wrong:
+        _print(console, Text(say("No answer is wrong, and none was lost."), style="green"))
+        return
+    limit = WRONG[report["verdict"]]
+    head = say("Wrong or lost after the training: {count}", count=len(wrong))
+    if len(wrong) > limit:
+        head += say("; the {count} worst, the report has all", count=limit)
+    _print(console, Text(head, style="bold"))
+    for each in wrong[:limit]:
+        why = say("lost: it was right before") if each["lost"] else plain.reason(each["answer"], say)
+        asked = _one_line(each["question"]["messages"][-1]["content"])
+        said = _one_line(each["answer"]["text"]) or say("(empty)")
+        line = Text("  ✗ ", style="red") + Text(printable(f"{asked} → {said}  ({why})"))
+        line.truncate(console.width, overflow="ellipsis")
+        _print(console, line)
+
+
+def _samples(chosen: list[dict[str, Any]], say: Speaker, console: Console) -> None:
+    if not chosen:
+        return
+    table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
+    for title, ratio in ((say("Sample"), 2), (say("Before"), 3), (say("After"), 3)):
+        table.add_column(title, ratio=ratio, no_wrap=True, overflow="ellipsis")
+    for question in chosen:
+        answers = question["asked"][0]["answers"]
+        cells = [question["messages"][-1]["content"], *(answers[side]["text"] for side in ("before", "after"))]
+        table.add_row(*(Text(printable(_one_line(cell))) for cell in cells))
+    console.print(table)
+
+
+def _thresholds(report: dict[str, Any], say: Speaker, console: Console) -> None:
+    """The figures that a threshold is held against, each in a line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(say("Threshold"))
+    for title in (say("Before"), say("After"), say("Demanded")):
+        table.add_column(title, justify="right", no_wrap=True)
+    rows = {row["name"]: row for row in figure_rows(report)}
+    for check in report["thresholds"].values():
+        name = check["figure"]
+        row = rows.get(name) or rows[name.removesuffix("_after")]
+        cells = [cell["shown"] for cell in row["cells"][:2]]
+        sign = "≥" if check["bound"] == "min" else "≤"
+        demanded = f"{sign} {shown(name, check['limit'])} {'✓' if check['ok'] else '✗'}"
+        table.add_row(
+            say(row["label"]), *cells, *[""] * (2 - len(cells)), Text(demanded, "green" if check["ok"] else "red")
+        )
+    console.print(table)
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+def _print(console: Console, text: Text) -> None:
+    console.print(text, soft_wrap=True, highlight=False)
