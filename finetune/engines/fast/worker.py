@@ -18,6 +18,10 @@ from finetune.engines.fast.loaded_model import Lane
 
 def main(argv: list[str] | None = None) -> int:
     """Load the model, wait for the training, take part in it. The exit code."""
+    leave(run_main(_main))
+
+
+def _main() -> int:
     job = json.loads(os.environ.pop(ENV))
     threading.Thread(target=_end_with_the_first, name="stdin", daemon=True).start()
     lane = Lane(Path(job["model_dir"]), job["device"], job["ceiling_gib"])
@@ -74,9 +78,9 @@ def take_part(
 
 def _end_with_the_first() -> None:
     """stdin is the first process's end of a pipe, which closes however that process ends."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
     os._exit(FAILED)
 
 
 if __name__ == "__main__":
-    leave(run_main(main))
+    main()

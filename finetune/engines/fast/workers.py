@@ -36,13 +36,6 @@ class Workers:
         """Of the process that the user started on this node."""
         return self.node * self.local
 
-    def in_words(self) -> str:
-        """For the line that says which engine trains."""
-        what = "GPUs" if self.devices else "processes"
-        if self.nodes > 1:
-            return f"{self.nodes} nodes x {self.local} {what if self.local > 1 else what[:-1].replace('sse', 'ss')}"
-        return f"{self.local} {what}"
-
 
 def given(environ: Mapping[str, str] | None = None) -> int | None:
     """NPROC_PER_NODE; None where it is unset or `auto`. UserError when it is no number."""
