@@ -83,9 +83,9 @@ RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
-  $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
+  $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)") $(if $(NPROC_PER_NODE),-e NPROC_PER_NODE)
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
-  -e MASTER_PORT=$(MASTER_PORT) -e NPROC_PER_NODE)
+  -e MASTER_PORT=$(MASTER_PORT))
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
 DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
 # usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,

@@ -153,8 +153,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -
 
 
 # Dropout masks are a function of (seed, step, layer, linear, element), not of a generator's state: they need no memory,
-# come out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU. An element
-# is named by its token's number in the whole step: how a step is cut, and among how many processes, changes no mask.
+# come out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU. A token
+# counts by its number in the whole step: how a step is cut, and among how many processes, changes no mask.
 # `seed` is [1 + T] int64 on the device: the step's seed, then the number of each token.
 _M1, _M2, _M3 = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 

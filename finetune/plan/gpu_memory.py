@@ -12,7 +12,7 @@ from common.settings import gpu_visible
 from finetune.plan.swift import card_ceiling
 
 if TYPE_CHECKING:
-    from healthchecks.nvml import Gpu
+    from healthchecks.nvml import Gpu as Gpu
 
 GIB = 2**30
 CONTEXT_GIB = 0.6  # a CUDA context, which the allocator's ceiling does not count

@@ -19,7 +19,7 @@ from finetune.sft.description import SftRun
 from qwen2.config import PROJECTIONS, Config
 
 if TYPE_CHECKING:
-    from healthchecks.nvml import Gpu
+    from finetune.plan.gpu_memory import Gpu
 
 
 def take(run: SftRun) -> SftRun:
@@ -63,8 +63,13 @@ def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:
         return 1  # the plan of the run says why nothing fits
     best = min(seconds, key=lambda processes: seconds[processes])
     if best == 1:
-        line = _("GPUs: 1 of {count} trains: more would save less than their processes take to start (about {one:.0f} s of training)")  # fmt: skip
+        line = _(
+            "GPUs: 1 of {count} trains: more would save less than their processes take to start "
+            "(about {one:.0f} s of training)"
+        )
     else:
-        line = _("GPUs: {best} of {count} train, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one")  # fmt: skip
+        line = _(
+            "GPUs: {best} of {count} train, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"
+        )
     print(line.format(best=best, count=len(found), several=seconds[best], one=seconds[1]), file=sys.stderr)
     return best

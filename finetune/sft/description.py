@@ -16,6 +16,7 @@ from finetune.engines.fast.workers import Workers
 from finetune.engines.swift import config_file, options
 from finetune.engines.swift.arguments import Arguments
 
+ONE_PROCESS = Workers()
 NOT_CHOSEN = choose.Choice(choose.SWIFT, "")
 
 
@@ -38,7 +39,7 @@ class SftRun:
     columns: tuple[str, str] | None = None
     data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset
     choice: choose.Choice = NOT_CHOSEN
-    workers: Workers = Workers()  # of the fast lane
+    workers: Workers = ONE_PROCESS  # of the fast lane
     folder: Path = Path()
     checkpoint: Path | None = None  # to go on from
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from

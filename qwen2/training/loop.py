@@ -294,9 +294,10 @@ class _Run:
             if self.cuda and len(marks) > AHEAD:
                 self._wait(marks[-1 - AHEAD])
             count = number + 1
-            if self.cuda and self.team and (self.log.is_due(count) or self.settings.is_save_due(count, len(self.rows), self.total)):
+            is_logged, is_saved = self.log.is_due(count), self.settings.is_save_due(count, len(self.rows), self.total)
+            if self.cuda and self.team and (is_logged or is_saved):
                 self._wait(marks[-1])  # the host asks for figures now, and would wait where nothing can be noticed
-            line = self.log.step(count, self._figures(count)) if self.log.is_due(count) else None
+            line = self.log.step(count, self._figures(count)) if is_logged else None
             must_save, is_over = self._judge(count)
             if must_save:
                 saved = self._save(count)

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Model(Config.from_dir(path), torch.device("cpu"), torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for name, view in model._checkpoint_tensors().items():
+    for name, view in model.checkpoint_tensors().items():
         value = torch.randn(view.shape, generator=generator) * 0.06
         tensors[name] = (value + 1 if "norm" in name else value).to(torch.bfloat16)
     names = list(tensors)
@@ -160,7 +160,7 @@ def test_dropout_backward_equals_torch(rank: int, keys: tuple[int, ...]) -> None
 
 def test_weights_arrive_as_on_the_cpu(folder: Path) -> None:
     for dtype in (torch.bfloat16, torch.float32):
-        ours, theirs = (Model.load(folder, device, dtype)._checkpoint_tensors() for device in ("cuda", "cpu"))
+        ours, theirs = (Model.load(folder, device, dtype).checkpoint_tensors() for device in ("cuda", "cpu"))
         for name, tensor in theirs.items():
             assert torch.equal(ours[name].cpu(), tensor), name
 

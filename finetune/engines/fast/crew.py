@@ -105,11 +105,12 @@ class Crew:
             w = self.workers
             why = " ".join(str(self._error).split())[:120]
             raise UserError(
-                _("node 0 ({host}:{port}) did not answer within {seconds:.0f} s: {why}; look at MASTER_ADDR, MASTER_PORT and at node 0 itself, or give it longer with MIRROR_MEET_S").format(
-                    host=w.host, port=w.port, seconds=self.seconds, why=why
-                ),
+                _(
+                    "node 0 ({host}:{port}) did not answer within {seconds:.0f} s: {why}; "
+                    "look at MASTER_ADDR, MASTER_PORT and at node 0 itself, or give it longer with MIRROR_MEET_S"
+                ).format(host=w.host, port=w.port, seconds=self.seconds, why=why),
                 FAILED,
-            )  # fmt: skip
+            )
         hint = f" (NNODES={self.workers.nodes})" if self.workers.nodes > 1 else ""
         if self._team.is_first:
             self._team.wait_for_all(self.seconds, hint)
@@ -152,9 +153,7 @@ def opener(host: str, port: int, seconds: float, listening: socket.socket | None
         if serving:
             serving = False
             assert listening is not None
-            return TCPStore(
-                host, port, None, True, limit, wait_for_workers=False, master_listen_fd=listening.detach()
-            )
+            return TCPStore(host, port, None, True, limit, wait_for_workers=False, master_listen_fd=listening.detach())
         return TCPStore(host, port, None, False, limit, wait_for_workers=False)
 
     return connect

@@ -29,9 +29,7 @@ def begin_import(device: str) -> None:
 class Lane:
     """The model on `device` (cuda or cpu); `ceiling_gib` caps the CUDA allocator, 0 does not."""
 
-    def __init__(
-        self, model_dir: Path, device: str, ceiling_gib: float = 0.0, workers: Workers | None = None
-    ) -> None:
+    def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0, workers: Workers | None = None) -> None:
         """`workers`: train with several processes; this node's others are started now."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
         self.seconds = 0.0  # that loading took

@@ -172,8 +172,13 @@ def take_part(lane: Lane, request: Request, stop: Stop) -> Ended:
         stop.cleanup.append(held.forget)
         assert lane.crew is not None
         team = lane.crew.team()
-        team.on_lost = lambda why: (held.forget(), print(f"error: {request.name}: {why}", file=sys.stderr))
         stop.at_steps = True
+
+        def lost(why: str) -> None:
+            held.forget()
+            print(_("error: {name}: {why}").format(name=request.name, why=why), file=sys.stderr)
+
+        team.on_lost = lost
 
         def on_step(step: int, total: int, log: Any) -> None:
             bar.expect(total)

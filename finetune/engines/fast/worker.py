@@ -1,4 +1,4 @@
-"""A further process of a fast-lane training, on a GPU of its own; crew.py starts it, with its job in the environment."""
+"""A further process of a fast-lane training, on a GPU of its own; crew.py starts it and says what it is to do."""
 
 from __future__ import annotations
 

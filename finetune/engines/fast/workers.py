@@ -53,10 +53,11 @@ def from_env(devices: tuple[str, ...], local: int, environ: Mapping[str, str] | 
     port = _number("MASTER_PORT", environ) or PORT
     if devices and local > len(devices):
         raise UserError(
-            _("NPROC_PER_NODE={local}: {count} GPUs are visible here; set it to {count} at most, or start the container with --gpus all").format(
-                local=local, count=len(devices)
-            )
-        )  # fmt: skip
+            _(
+                "NPROC_PER_NODE={local}: {count} GPUs are visible here; set it to {count} at most, "
+                "or start the container with --gpus all"
+            ).format(local=local, count=len(devices))
+        )
     if nodes == 1:
         return Workers(local, devices=devices[:local])
     host = environ.get("MASTER_ADDR", "")
