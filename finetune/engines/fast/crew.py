@@ -125,9 +125,12 @@ class Crew:
                 return f"{_name(self.workers, local)} {how}"
         return ""
 
-    def end(self) -> None:
-        """End this node's other processes; those of a training that is done have ended by then, or do so now."""
-        until = time.monotonic() + 5
+    def end(self, seconds: float = 5.0) -> None:
+        """End this node's other processes; those of a training that is done have ended by then, or do so now.
+
+        What has not after `seconds`, because it hangs or is stopped, is killed.
+        """
+        until = time.monotonic() + seconds
         for process in self.processes:
             with contextlib.suppress(OSError):
                 assert process.stdin is not None

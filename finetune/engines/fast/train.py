@@ -23,7 +23,7 @@ from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.crew import NCCL_GIB, pack
 from finetune.engines.fast.loaded_model import Lane
-from finetune.runs.gpu_lock import job
+from finetune.runs.gpu_lock import Job, job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
 
@@ -84,7 +84,7 @@ def train(lane: Lane, request: Request, stop: Stop) -> Ended:
                 settings, line = planned.result()
                 print(line, file=sys.stderr)
                 adapter = drawn.result() if drawn else None
-            team = _begin(lane, model, settings, request, held) if lane.crew else None
+            team = _begin(lane, model, settings, request, held, drawing) if lane.crew else None
             ended = _train(lane, model, settings, request, bar, stop, adapter, team)
         except BaseException as error:
             drawing.give_up()  # no step was made
@@ -131,13 +131,16 @@ def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
     return fit(lane.model_dir, request, min(ceilings, default=None), team.size)
 
 
-def _begin(lane: Lane, model: Any, settings: Any, request: Request, held: Any) -> Any:
+def _begin(lane: Lane, model: Any, settings: Any, request: Request, held: Job, drawing: Drawing) -> Any:
     """The team, with its job, ready for the first step."""
-    assert lane.crew is not None
-    team = lane.crew.team()
+    crew = lane.crew
+    assert crew is not None
+    team = crew.team()
 
     def lost(why: str) -> None:
         held.forget()
+        drawing.give_up()
+        crew.end(1.0)
         if request.lost:
             request.lost(why)
 
@@ -170,12 +173,14 @@ def take_part(lane: Lane, request: Request, stop: Stop) -> Ended:
     ):
         bar.listener = held.step
         stop.cleanup.append(held.forget)
-        assert lane.crew is not None
-        team = lane.crew.team()
+        crew = lane.crew
+        assert crew is not None
+        team = crew.team()
         stop.at_steps = True
 
         def lost(why: str) -> None:
             held.forget()
+            crew.end(1.0)
             print(_("error: {name}: {why}").format(name=request.name, why=why), file=sys.stderr)
 
         team.on_lost = lost
