@@ -17,7 +17,10 @@ MODEL ?= $(if $(filter smollm2,$(MODEL_SOURCE)),SmolLM2-135M-Instruct,Qwen2.5-7B
 TEST_MODEL := $(filter standin smollm2,$(MODEL_SOURCE))
 NAMED = $(if $(filter %-Instruct,$(MODEL)),$(MODEL:-Instruct=),$(MODEL)-base)
 IMAGE ?= $(if $(TEST_MODEL),qwen2.5-7b,$(shell echo '$(NAMED)' | tr '[:upper:]' '[:lower:]'))-mirror
-TAG ?= $(or $(TEST_MODEL),latest)
+# SERVE=vllm: the image with vLLM in one more layer, under a tag of its own, for several GPUs (docs/serve.md)
+SERVE ?=
+WITH_VLLM = $(filter vllm,$(SERVE))
+TAG ?= $(or $(TEST_MODEL),latest)$(if $(WITH_VLLM),-vllm)
 # the files of the model with their sha256, and the revision; a list that is there is law
 SUMS = $(if $(filter Qwen2.5-7B-Instruct,$(MODEL)),weights/SHA256SUMS,weights/models/$(MODEL).sums)
 BASE_IMAGE ?= nvidia/cuda:12.8.1-base-ubuntu24.04
@@ -38,6 +41,9 @@ export MIRROR_LANG
 # who trains: auto, fast (the fast lane) or swift (ms-swift); empty is auto, see docs/engines.md
 ENGINE ?=
 export ENGINE
+# who answers in serve and chat: auto, fast (qwen2's engine), swift (ms-swift) or vllm; empty is auto, see docs/serve.md
+BACKEND ?= $(WITH_VLLM)
+export BACKEND
 # make chat, make serve: the port of this machine
 PORT ?= 8000
 # make export: q4_k_m, q5_k_m, q8_0 or f16
@@ -70,6 +76,7 @@ BUILD_FLAGS ?=
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 
 REF = $(IMAGE):$(TAG)
+PLAIN_REF = $(IMAGE):$(if $(WITH_VLLM),$(TAG:%-vllm=%),$(TAG))
 TEST_REF = $(IMAGE):test
 WHEELS = $(CURDIR)/.cache/wheels
 VENV = .venv
@@ -80,7 +87,7 @@ DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE -e BACKEND
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)") $(if $(NPROC_PER_NODE),-e NPROC_PER_NODE)
@@ -162,8 +169,10 @@ weights/models/%.sums: | .cache/clients/.done
 	@touch $@
 
 .PHONY: build
-build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL=…)
-	$(call docker_build,-t $(REF))
+build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL=… SERVE=vllm)
+	$(if $(WITH_VLLM),$(if $(filter cpu,$(TORCH)),@echo "error: SERVE=vllm needs the CUDA build of torch that its packages were made for; build where a GPU is or set TORCH=cuda" >&2; exit 2))
+	$(call docker_build,-t $(PLAIN_REF))
+	$(if $(WITH_VLLM),@$(DOCKER_ENGINE); docker build -f Dockerfile.vllm --build-arg MIRROR=$(PLAIN_REF) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) $(BUILD_FLAGS) -t $(REF) .)
 
 .PHONY: check-data
 check-data: image ## what is wrong with your data, by file and row (DATASET=my.json)
@@ -321,6 +330,11 @@ lock: $(VENV)/.done ##d resolve requirements/*.in into *.lock, with hashes
 	    *deepspeed*) flags+=(--no-deps -c requirements/image.lock) ;; esac; \
 	  .cache/uv/bin/uv pip compile "$${flags[@]}" $$in_file -o $${in_file%.in}.lock; \
 	done
+	@pins=$$(mktemp); trap 'rm -f "$$pins"' EXIT; older='^(numpy|setuptools)=='; \
+	sed -E "/$$older/d; /^[a-z0-9]/!d; s/ \\\\$$//" requirements/image.lock >"$$pins"; \
+	sed -nE "/$$older/d; s/^([a-z0-9._-]+)==.*/--no-emit-package=\1/p" requirements/image.lock | \
+	  xargs .cache/uv/bin/uv pip compile --project requirements/vllm --universal --generate-hashes --python-version 3.10 --no-header \
+	    --no-annotate -q -c "$$pins" requirements/image.in requirements/vllm/pyproject.toml -o requirements/vllm.lock
 
 .PHONY: clean
 clean: ##d remove what the tools left here; adapters in OUTPUT and images are kept

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from common.i18n import _
+
 NAME, ORDER = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 
 
@@ -16,8 +18,10 @@ def settle() -> None:
     given = os.environ.get(NAME) or ORDER
     if given != ORDER:
         print(
-            f"note: {NAME}={given}: taken as {ORDER}, so that checks and training mean the same GPU; "
-            "CUDA_VISIBLE_DEVICES chooses it (nvidia-smi shows the numbers)",
+            _(
+                "note: {name}={given}: taken as {order}, so that checks and training mean the same GPU; "
+                "CUDA_VISIBLE_DEVICES chooses it (nvidia-smi shows the numbers)"
+            ).format(name=NAME, given=given, order=ORDER),
             file=sys.stderr,
         )
     os.environ[NAME] = ORDER

@@ -75,7 +75,7 @@ def take_option(words: list[str]) -> None:
     """
     global option
     if "--json" in words:
-        os.environ["MIRROR_LANG"] = "en"
+        os.environ["MIRROR_LANG"] = "C"
     end = words.index("--") if "--" in words else len(words)
     for at, word in enumerate(words[:end]):
         if word == "--lang" or word.startswith("--lang="):

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.i18n import N_, _
+
 
 @dataclass(frozen=True)
 class ModelKind:
@@ -28,7 +30,7 @@ class ModelKind:
 
     def notice(self, model_dir: str | Path) -> str:
         """The line to print where it is used."""
-        return f"{self.title}: {model_dir} is {self.what}"
+        return _("{title}: {folder} is {what}").format(title=_(self.title), folder=model_dir, what=_(self.what))
 
     def mark(self) -> str | None:
         """The sentence for a report's figures; None for ordinary weights."""
@@ -37,13 +39,16 @@ class ModelKind:
 
 OTHER = ModelKind("other")
 STANDIN = ModelKind(
-    "standin", "stand-in", "stand-in weights", "a tiny model for tests and machines without a GPU, not Qwen2.5-7B"
+    "standin",
+    "stand-in",
+    N_("stand-in weights"),
+    N_("a tiny model for tests and machines without a GPU, not Qwen2.5-7B"),
 )
 SMOLLM2 = ModelKind(
     "smollm2",
     "SmolLM2",
     "SmolLM2-135M-Instruct",
-    "a real but small English model for tests, not a Qwen2.5",
+    N_("a real but small English model for tests, not a Qwen2.5"),
     "HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 

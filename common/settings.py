@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import _
 
 DEVICES = ("auto", "cuda", "cpu")
 # What the driver puts into a container: the control device of Linux, or the one of WSL2.
@@ -32,7 +33,11 @@ class Settings:
         env = os.environ if environ is None else environ
         device = (env.get("MIRROR_DEVICE") or "auto").lower()
         if device not in DEVICES:
-            raise UserError(f"MIRROR_DEVICE={device}: unknown device; set it to one of {', '.join(DEVICES)}")
+            raise UserError(
+                _("MIRROR_DEVICE={device}: unknown device; set it to one of {names}").format(
+                    device=device, names=", ".join(DEVICES)
+                )
+            )
         ceiling = env.get("VRAM_CEILING_GIB") or "22"
         try:
             gib = float(ceiling)
@@ -40,7 +45,9 @@ class Settings:
             gib = -1.0
         if not 0 <= gib < float("inf"):
             raise UserError(
-                f"VRAM_CEILING_GIB={ceiling}: not a number of GiB; set 22 for a 24 GB card, 0 for no ceiling"
+                _("VRAM_CEILING_GIB={ceiling}: not a number of GiB; set 22 for a 24 GB card, 0 for no ceiling").format(
+                    ceiling=ceiling
+                )
             )
         return cls(
             model_dir=Path(env.get("MODEL_DIR") or "/root/Qwen2.5-7B-Instruct"),

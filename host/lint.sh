@@ -29,7 +29,7 @@ mapfile -t yaml_files < <(git ls-files -co --exclude-standard '*.yml' '*.yaml')
 
 lint shellcheck shellcheck -x "${shell_files[@]}"
 lint shfmt shfmt -d -i 2 -ci "${shell_files[@]}"
-lint hadolint hadolint Dockerfile
+lint hadolint hadolint Dockerfile Dockerfile.vllm
 lint 'ruff check' ruff check -q .
 lint 'ruff format' ruff format -q --check .
 lint mypy mypy --no-error-summary common qwen2 healthchecks finetune standin weights image host/licences.py host/messages.py

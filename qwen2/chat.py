@@ -19,6 +19,19 @@ __all__ = ["DEFAULT_SYSTEM", "IGNORED", "RowError", "Tokenizer", "standard_row"]
 IGNORED = -100  # label of a token without loss
 
 
+class TextStream:
+    """Ids one by one as text: a character is given when all of its bytes are there."""
+
+    def __init__(self, backend: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._backend, self._stream = backend, DecodeStream(skip_special_tokens=True)
+
+    def step(self, token: int) -> str | None:
+        """The text that is whole with this token; None where none is."""
+        return self._stream.step(self._backend, token)
+
+
 class Tokenizer:
     """The tokenizer.json of a model folder with the Qwen2.5 chat template."""
 
@@ -49,6 +62,10 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ids."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def stream(self) -> TextStream:
+        """Text of ids that come one by one, special tokens left out."""
+        return TextStream(self._backend)
 
     def encode_chat(
         self,

@@ -79,13 +79,15 @@ def generate(
     batch_size: int | None = None,
     room: Room | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt (token ids) until an eos or max_new_tokens; the answers, in order, without the eos.
 
     `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
     (seed, its index), not on the batching. `batch_size` None takes what memory and `room` (None: Room()) allow.
-    `progress(done_rows, total_rows)` is called when rows have ended. ValueError for an empty prompt or one that, with
-    its answer, is longer than the model's positions.
+    `progress(done_rows, total_rows)` is called when rows have ended, `watch(ids)` with the first running row's answer
+    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. ValueError for an
+    empty prompt or one that, with its answer, is longer than the model's positions.
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -100,7 +102,7 @@ def generate(
             rows = min(batch_size or fitting_rows(model, length, room), len(group))
             new_tokens = max(each.limit for each in group)
             decoder = Decoder(model, rows, length, new_tokens, sampling, adapter, room.prefill_tokens)
-            for ended in decoder.run(group, seed):
+            for ended in decoder.run(group, seed, watch):
                 for number, answer in ended:
                     answers[number] = answer
                 done += len(ended)
@@ -181,7 +183,9 @@ class Decoder:
         self.cos, self.sin = model.rope_tables(self.length)
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def run(self, requests: Sequence[Request], seed: int) -> Iterator[list[tuple[int, list[int]]]]:
+    def run(
+        self, requests: Sequence[Request], seed: int, watch: Callable[[list[int]], None] | None = None
+    ) -> Iterator[list[tuple[int, list[int]]]]:
         """Answer all of them; yields (number, answer) of those that have just ended, without the eos."""
         if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
             self._capture()
@@ -197,20 +201,23 @@ class Decoder:
             else:
                 reach = max(each.length for each in running.values())
                 self._decode(reach)
+            if watch:
+                watch(self._answers([next(iter(running))], keep=True)[0])
             ended = [slot for slot, done in enumerate(self.done.tolist()) if done and slot in running]
             if ended:
                 said = self._answers(ended)
                 yield [(running.pop(slot).number, answer) for slot, answer in zip(ended, said, strict=True)]
                 free += ended
 
-    def _answers(self, slots: list[int]) -> list[list[int]]:
-        """What these slots have said; they are free afterwards."""
+    def _answers(self, slots: list[int], keep: bool = False) -> list[list[int]]:
+        """What these slots have said; they are free afterwards, unless they are kept."""
         index = torch.tensor(slots, device=self.out.device)
         eos = set(self.model.config.eos_ids)
         found = []
         for row, count in zip(self.out[index].tolist(), self.count[index].tolist(), strict=True):
             found.append(row[: count - 1] if row[count - 1] in eos else row[:count])
-        self.position[index] = 0  # a free slot attends to nothing
+        if not keep:
+            self.position[index] = 0  # a free slot attends to nothing
         return found
 
     def _fill(self, taken: dict[int, Request], seed: int) -> None:

@@ -101,9 +101,13 @@ class Layer:
 
 @dataclass
 class ActiveLora:
-    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B lies in the weights."""
+    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B lies in the weights.
+
+    `masks`: {matmul: [T, columns]} where tokens have adapters of their own (qwen2/serving/adapters.py).
+    """
 
     a: list[dict[str, Tensor]] = field(default_factory=list)
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def columns(self, layer: int, group: str) -> int:
         """Columns of h in this matmul; 0 where the adapter leaves it alone."""
@@ -340,7 +344,10 @@ class Model:
         def project(group: str, wide: Tensor, residual: Tensor | None = None) -> Tensor:
             linear = layer.linears[group]
             if wide.shape[1] > linear.inputs and lora is not None:
-                torch.mm(wide[:, : linear.inputs], lora.a[number][group].t(), out=wide[:, linear.inputs :])
+                h = wide[:, linear.inputs :]
+                torch.mm(wide[:, : linear.inputs], lora.a[number][group].t(), out=h)
+                if group in lora.masks:
+                    h.mul_(lora.masks[group])
             return linear.apply(wide, residual)
 
         wide = buffer("qkv")
@@ -356,11 +363,11 @@ class Model:
         ops.swiglu(gate_up, wide[:, : config.intermediate_size])
         return project("down", wide, x)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Final norm and head. x [T, H] float32 -> [T, V] in the model's dtype."""
+    def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Final norm and head. x [T, H] float32 -> [T, V] in the model's dtype, in `out` where it is given."""
         normed = torch.empty_like(x, dtype=self.dtype)
         ops.rms_norm(x, self.norm, self.config.rms_eps, normed)
-        return F.linear(normed, self.head)
+        return F.linear(normed, self.head) if out is None else torch.mm(normed, self.head.t(), out=out)
 
     @torch.no_grad()
     def forward(self, ids: Tensor, adapter: Adapter | None = None) -> Tensor:

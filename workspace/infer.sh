@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Ask the model: infer.sh "你是谁?", or a conversation without a question; --adapter newest is the fine-tuned one
 #
-# It runs `swift infer` on configs/infer.yaml. Options behind infer.sh go to ms-swift and win over the file.
+# The fast lane answers, or `swift infer` where an option is ms-swift's own (-v says which), by configs/infer.yaml. Options
+# behind infer.sh are ms-swift's and win over the file. The line below leaves the forward pass to the first answer.
+# health: fast
 set -euo pipefail
 
 here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"

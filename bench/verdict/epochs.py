@@ -36,11 +36,12 @@ def main() -> int:
     (args.out / "by_hand.yaml").write_text(data.by_hand(), encoding="utf-8")
     results = []
     for seed in args.seeds.split(","):
-        found = {number: one(args, number, seed) for number in [AUTO, *args.fixed.split(",")]}
+        found: dict[str, Any] = {}
         results.append({"seed": seed, "runs": found})
-        (args.out / "epochs.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        for number, run in found.items():
-            print(line(number, run), flush=True)
+        for number in [AUTO, *args.fixed.split(",")]:
+            found[number] = one(args, number, seed)
+            print(line(number, found[number]), flush=True)
+            (args.out / "epochs.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return int(any(short_by(result["runs"]) > 0.05 for result in results))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common import host
 from common.errors import DONE, UNUSABLE, Parser, UserError, run_main
+from common.i18n import _
 from common.settings import Settings
 from finetune.data.check import FileReport, Options, check_file, default_heldout
 from finetune.data.convert import convert
@@ -26,21 +27,33 @@ def parser() -> Parser:
         prog="check-data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
-        epilog="""Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),
-and CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,
-or in an older encoding that the letters make likely, which is said. Of XLSX one sheet is read, cells as they are shown.
-Exit code: 0 fit (warnings do not matter), or converted; 2 not fit, or nothing left to convert.""",
+        epilog=_(
+            "Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),\nand "
+            "CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,\n"
+            "or in an older encoding that the letters make likely, which is said. Of XLSX one sheet is read, "
+            "cells as they are shown.\nExit code: 0 fit (warnings do not matter), or converted; 2 not fit, or "
+            "nothing left to convert."
+        ),
     )
-    p.add_argument("files", nargs="+", metavar="FILE", help="a dataset file, or the id of a hub dataset")
-    p.add_argument("--convert", type=Path, metavar="OUT", help="write the fit rows of all files to OUT, as clean JSONL")
-    p.add_argument("--columns", metavar="QUESTION,ANSWER", help="the two columns of a table, where the guess is wrong")
+    p.add_argument("files", nargs="+", metavar="FILE", help=_("a dataset file, or the id of a hub dataset"))
     p.add_argument(
-        "--max-length", "--max_length", type=int, default=MAX_LENGTH, metavar="N", help=f"tokens (default {MAX_LENGTH})"
+        "--convert", type=Path, metavar="OUT", help=_("write the fit rows of all files to OUT, as clean JSONL")
     )
-    p.add_argument("--system", default=SYSTEM, metavar="TEXT", help="the training's system prompt, which counts too")
-    p.add_argument("--no-tokens", action="store_true", help="do not count tokens")
-    p.add_argument("--json", action="store_true", help="print the report as JSON")
-    p.add_argument("--html", type=Path, metavar="FILE", help="write the report as an HTML page, too")
+    p.add_argument(
+        "--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, where the guess is wrong")
+    )
+    p.add_argument(
+        "--max-length",
+        "--max_length",
+        type=int,
+        default=MAX_LENGTH,
+        metavar="N",
+        help=_("tokens (default {max_length})").format(max_length=MAX_LENGTH),
+    )
+    p.add_argument("--system", default=SYSTEM, metavar="TEXT", help=_("the training's system prompt, which counts too"))
+    p.add_argument("--no-tokens", action="store_true", help=_("do not count tokens"))
+    p.add_argument("--json", action="store_true", help=_("print the report as JSON"))
+    p.add_argument("--html", type=Path, metavar="FILE", help=_("write the report as an HTML page, too"))
     return p
 
 
@@ -49,7 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
     if args.max_length < 1:
-        raise UserError(f"--max-length {args.max_length}: is no number of tokens; the article's is {MAX_LENGTH}")
+        raise UserError(
+            _("--max-length {max_length}: is no number of tokens; the article's is {usual}").format(
+                max_length=args.max_length, usual=MAX_LENGTH
+            )
+        )
     paths = [path for spec in args.files if (path := _path(spec))]
     if not paths:
         return DONE
@@ -70,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     unfit = any(report.errors for report in reports)
     show(reports, args, None if unfit or writer else preparation.announce(paths, options.columns))
     if writer and not writer.rows:
-        raise UserError(f"{args.convert}: not written, no row is fit")
+        raise UserError(_("{convert}: not written, no row is fit").format(convert=args.convert))
     if writer:
         left = sum(report.rows for report in reports) - writer.rows - writer.repeated
         print(
-            f"{args.convert}: {writer.rows} rows written; left out: {left} unfit, {writer.repeated} repeated",
+            _("{convert}: {rows} rows written; left out: {left} unfit, {repeated} repeated").format(
+                convert=args.convert, rows=writer.rows, left=left, repeated=writer.repeated
+            ),
             file=sys.stderr,
         )
         return DONE
@@ -97,17 +116,29 @@ def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | Non
         try:
             args.html.write_text(report.as_html(reports), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{args.html}: cannot be written ({error.strerror}); name another file") from error
+            raise UserError(
+                _("{html}: cannot be written ({strerror}); name another file").format(
+                    html=args.html, strerror=error.strerror
+                )
+            ) from error
     first = next((finding for r in reports for finding in r.findings if finding.error), None)
     if first and not args.convert:
         more = sum(r.errors for r in reports) - 1
-        print(f"error: {host.shown(first)}{f' (and {more} more errors, above)' if more else ''}", file=sys.stderr)
+        print(
+            _("error: {first}{rest}").format(
+                first=host.shown(first), rest=_(" (and {count} more errors, above)").format(count=more) if more else ""
+            ),
+            file=sys.stderr,
+        )
 
 
 def _path(spec: str) -> Path | None:
     source = parse(spec)
     if source.path is None:
-        print(f"{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them", file=sys.stderr)
+        print(
+            _("{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them").format(spec=spec),
+            file=sys.stderr,
+        )
     return source.path
 
 
@@ -116,7 +147,12 @@ def _tokenizer_folder() -> Path | None:
     folder = Settings.from_env().model_dir
     if (folder / "tokenizer.json").is_file():
         return folder
-    print(f"no tokenizer.json in {folder}: tokens are not counted; set MODEL_DIR to a model's folder", file=sys.stderr)
+    print(
+        _("no tokenizer.json in {folder}: tokens are not counted; set MODEL_DIR to a model's folder").format(
+            folder=folder
+        ),
+        file=sys.stderr,
+    )
     return None
 
 

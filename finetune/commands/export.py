@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import host, sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings
@@ -53,29 +54,36 @@ def parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
-        epilog="""The folder holds the GGUF, a Modelfile for Ollama, a card with the proof, LICENSE and SHA256SUMS.
-Exit code 0: written and proved; 1: the proof or, for q4_k_m and q5_k_m, the verdict failed; 2: unusable input, no room.
-A merged folder (merge.sh) is exported by naming it in place of an adapter.""",
-    )
-    p.add_argument("adapter", nargs="?", help="a checkpoint, a run's folder or a merged folder (default: the newest)")
-    p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help="the same, as an option")
-    p.add_argument("--format", choices=("gguf",), default="gguf", help="the only one; docs/export.md says why")
-    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help="how weights are kept")
-    p.add_argument(
-        "--imatrix", choices=("rows",), help="weigh the quantization by the training's own rows (q4_k_m, q5_k_m)"
+        epilog=_(
+            "The folder holds the GGUF, a Modelfile for Ollama, a card with the proof, LICENSE and "
+            "SHA256SUMS.\nExit code 0: written and proved; 1: the proof or, for q4_k_m and q5_k_m, the "
+            "verdict failed; 2: unusable input, no room.\nA merged folder (merge.sh) is exported by naming it "
+            "in place of an adapter."
+        ),
     )
     p.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-gguf-QUANT)"
+        "--imatrix", choices=("rows",), help=_("weigh the quantization by the training's own rows (q4_k_m, q5_k_m)")
     )
-    p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
-    p.add_argument("--system", metavar="TEXT", help="the system prompt it gets (default: the training's)")
-    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the adapter is asked")
-    p.add_argument("--threads", type=int, metavar="N", help="of the processor (default: all that this process may use)")
     p.add_argument(
-        "--no-check", action="store_true", help="do not ask for answers; ids, stops, tensors are still proved"
+        "adapter", nargs="?", help=_("a checkpoint, a run's folder or a merged folder (default: the newest)")
     )
-    p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
-    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help=_("the same, as an option"))
+    p.add_argument("--format", choices=("gguf",), default="gguf", help=_("the only one; docs/export.md says why"))
+    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("how weights are kept"))
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-gguf-QUANT)")
+    )
+    p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
+    p.add_argument("--system", metavar="TEXT", help=_("the system prompt it gets (default: the training's)"))
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("where the adapter is asked"))
+    p.add_argument(
+        "--threads", type=int, metavar="N", help=_("of the processor (default: all that this process may use)")
+    )
+    p.add_argument(
+        "--no-check", action="store_true", help=_("do not ask for answers; ids, stops, tensors are still proved")
+    )
+    p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
+    p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
@@ -119,11 +127,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     """Everything that can be wrong about the arguments, the adapter, the target and the room. UserError for what is."""
     if options.adapter and options.adapter_option:
-        raise UserError("export: an adapter is named twice; give it once, with --adapter or without")
+        raise UserError(_("export: an adapter is named twice; give it once, with --adapter or without"))
     if options.threads is not None and options.threads < 1:
-        raise UserError(f"export: --threads {options.threads}: must be at least 1")
+        raise UserError(_("export: --threads {threads}: must be at least 1").format(threads=options.threads))
     if options.imatrix and options.quant in NEAR_EXACT:
-        raise UserError(f"export: --imatrix weighs K-quants; {options.quant} rounds each weight alone: leave it out")
+        raise UserError(
+            _("export: --imatrix weighs K-quants; {quant} rounds each weight alone: leave it out").format(
+                quant=options.quant
+            )
+        )
     base = options.model or settings.model_dir
     named = options.adapter_option or options.adapter or "newest"
     adapter, run = None, None
@@ -131,11 +143,15 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     if (folder / "config.json").is_file() and not (folder / adapter_config.CONFIG_FILE).is_file():
         base = folder
     elif not (base / "config.json").is_file():
-        raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
+        raise UserError(
+            _("{base}: no config.json in it, so it is no base model; name it with --model DIR").format(base=base)
+        )
     else:
         adapter = adapters.find(named, settings.output_dir, base).absolute()
         merged = host.call("merge", "--no-check", adapter=named)
-        adapters.require_plain(adapter, "export", f"merge it first ({merged}), export that folder")
+        adapters.require_plain(
+            adapter, "export", _("merge it first ({merged}), export that folder").format(merged=merged)
+        )
         check_adapter(adapter, base)
         run = runinfo.of_adapter(adapter)
     rows = _rows(run) if options.imatrix else []
@@ -146,9 +162,9 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     resources.require_target(target)
     system = options.system if options.system is not None else _system(base, run)
     weights = resources.weights_bytes(base)
-    device, _ = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
+    device, _other = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
     if options.device == "cuda" and device == "cpu":
-        raise UserError("export: --device cuda: no GPU with room for the base answers; leave --device out", FAILED)
+        raise UserError(_("export: --device cuda: no GPU with room for the base answers; leave --device out"), FAILED)
     if device == "cpu" and (options.imatrix or not options.no_check):
         resources.require_memory_to_ask(weights)
     threads = options.threads or len(os.sched_getaffinity(0))
@@ -160,7 +176,9 @@ def _rows(run: runinfo.Run | None) -> Sequence[DataRow]:
     from finetune.export import imatrix
 
     if run is None:
-        raise UserError("export: --imatrix rows: a merged folder does not say what it was trained on; name the adapter")
+        raise UserError(
+            _("export: --imatrix rows: a merged folder does not say what it was trained on; name the adapter")
+        )
     return imatrix.data_of(run, default_path().resolve().parent.parent)
 
 
@@ -184,7 +202,7 @@ def run(work: Export) -> int:
     stops = [words.text(each) for each in weights.config.eos_ids]
     text = modelfile.text(work.file, work.system, stops, model_card.licence_of(work.base))
     size = gguf_file.size_of(weights, work.quant)
-    resources.require_disk(work.target, size, f"a {work.quant.upper()} of this model")
+    resources.require_disk(work.target, size, _("a {quant} of this model").format(quant=work.quant.upper()))
     kind = kind_of(work.base)
     if kind.is_for_tests:
         print(kind.notice(work.base), file=sys.stderr)
@@ -201,7 +219,9 @@ def run(work: Export) -> int:
         failed = [part for part in parts if not part.ok and part.name != "verdict"]
         if failed:
             found = "; ".join(part.sentence for part in failed)
-            raise UserError(f"export: the file is not what it should be: {found}; nothing was written", FAILED)
+            raise UserError(
+                _("export: the file is not what it should be: {found}; nothing was written").format(found=found), FAILED
+            )
         record = json_object(work.run.folder / "run.json") if work.run else {}
         lora = json_object(work.adapter / adapter_config.CONFIG_FILE) if work.adapter else {}
         about = card.Made(
@@ -212,10 +232,14 @@ def run(work: Export) -> int:
         sha256sums.write(made)
         folder.publish(made, work.target)
     for part in parts:
-        print(f"{'' if part.ok else 'FAILED '}{part.name}: {part.looked_at}")
+        print(f"{'' if part.ok else _('FAILED ')}{part.name}: {part.looked_at}")
         for each in [*part.faults, *part.lost]:
             print(f"  {each}")
-    print(f"export: {work.target / work.file}: {size / resources.GIB:.2f} GiB, {work.quant.upper()}")
+    print(
+        _("export: {target}: {size:.2f} GiB, {quant}").format(
+            target=work.target / work.file, size=size / resources.GIB, quant=work.quant.upper()
+        )
+    )
     return DONE if all(part.ok for part in parts) else FAILED
 
 
@@ -234,7 +258,7 @@ def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Ba
     about = gguf_file.About(path.stem, model_card.licence(work.base), work.system, dict(modelfile.SAMPLING))
     mib = 2**20
     bar.restart(weights.nbytes // mib, "MiB")
-    bar.phase(f"merging and quantizing to {work.quant.upper()}")
+    bar.phase(_("merging and quantizing to {quant}").format(quant=work.quant.upper()))
     gguf_file.write(
         path, weights, words, about, work.quant, work.threads, lambda done, _: bar.advance(done // mib - bar.done),
         importance,
@@ -249,11 +273,11 @@ def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar
 
     tokenizer = Tokenizer(work.base)
     file, eos = made / work.file, weights.config.eos_ids
-    bar.phase("reading the file back")
+    bar.phase(_("reading the file back"))
     parts = [proof.tensors(file, weights, gguf_file.mixture_of(weights, work.quant), lambda _: None)]
     context = min(CONTEXT, weights.config.max_positions)
     with Model(file, context, 1, work.threads) as model:
-        bar.phase("asking llama.cpp for token ids")
+        bar.phase(_("asking llama.cpp for token ids"))
         parts += [proof.ids(model, tokenizer, work.system), proof.stops(model, tokenizer, eos, made, work.system)]
     if asked is None or not all(part.ok for part in parts):
         return parts
@@ -269,10 +293,10 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bo
 
     texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions", english)
     asked = same_answers.Answers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
-    bar.phase(f"asking the adapter ({len(texts)} answers)")
+    bar.phase(_("asking the adapter ({count} answers)").format(count=len(texts)))
     asked.ask_adapter(work.base, work.adapter)
     prompts = [tokenizer.encode_chat([{"role": "user", "content": text}], work.system) for text in texts]
-    bar.phase(f"asking the file ({len(texts)} answers)")
+    bar.phase(_("asking the file ({count} answers)").format(count=len(texts)))
     with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
         said = model.answers(prompts, [same_answers.NEW_TOKENS] * len(prompts), lambda _: None)
         found = proof.compare(model, tokenizer, texts, prompts, asked.before, said, weights.config.eos_ids)
@@ -286,7 +310,7 @@ def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Ve
 
     engine = Qwen2Engine(work.base, work.device, work.settings.vram_ceiling_gib)
     bar.restart(2 * len(asked.asks), "answers")
-    asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, "the adapter", bar)
+    asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, _("the adapter"), bar)
     same_answers.release(engine)
     with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
         asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
@@ -296,7 +320,7 @@ def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Ve
 def _licence(base: Path) -> Path:
     found = base / "LICENSE"
     if not found.is_file():
-        raise UserError(f"{base}: no LICENSE in it; download the model folder again")
+        raise UserError(_("{base}: no LICENSE in it; download the model folder again").format(base=base))
     return found
 
 

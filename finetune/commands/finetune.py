@@ -47,11 +47,11 @@ FOLD_STEPS, FOLD_STEPS_CPU = 2000, 400  # of the whole training; more, and some 
 def main(argv: list[str] | None = None) -> int:
     """The words of finetune.sh: `sft --config FILE --verify-config FILE OPTION...`; the exit code."""
     name, *words = sys.argv[1:] if argv is None else argv
-    words, _ = tidy(words)
+    words, _other = tidy(words)
     parser = sft.parser(name)
     parser.prog = "finetune.sh"
     parser.add_argument(
-        "--verify-config", type=Path, metavar="FILE", help="another YAML file of questions and thresholds"
+        "--verify-config", type=Path, metavar="FILE", help=_("another YAML file of questions and thresholds")
     )
     add_options(parser)
     options, rest = parser.parse_known_args(words)
@@ -70,24 +70,29 @@ def main(argv: list[str] | None = None) -> int:
 
     def tell() -> None:
         seconds = time.monotonic() - begin
-        print(f"finetune: {seconds:.1f} s for the forward check, training and verdict", file=sys.stderr)
+        print(
+            _("finetune: {time:.1f} s for the forward check, training and verdict").format(time=seconds),
+            file=sys.stderr,
+        )
 
     return _in_one(run, options, proof, coming, tell)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """verify's options that make sense before there is an adapter, and --holdout."""
-    p = parser.add_argument_group("the verdict")
-    p.add_argument("--questions", type=Path, action="append", metavar="FILE", help="questions of your own (repeatable)")
-    p.add_argument("--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, by hand")
-    p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
-    p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
+    p = parser.add_argument_group(_("the verdict"))
+    p.add_argument(
+        "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
+    )
+    p.add_argument("--rewordings", type=Path, metavar="FILE", help=_("the data's questions in other words, by hand"))
+    p.add_argument("--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name"))
+    p.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
     p.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
     p.add_argument(
         "--holdout",
         type=int,
         metavar="N",
-        help="leave at most N rows out of the training, to be asked as unseen; 0: none, whatever the data are",
+        help=_("leave at most N rows out of the training, to be asked as unseen; 0: none, whatever the data are"),
     )
 
 
@@ -106,10 +111,10 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     UserError where no verdict would be possible, before anything is trained. None where only a hub has the data.
     """
     if options.holdout is not None and options.holdout < 0:
-        raise UserError(f"--holdout {options.holdout}: must be at least 0")
+        raise UserError(_("--holdout {holdout}: must be at least 0").format(holdout=options.holdout))
     several = os.environ.get("NNODES", "1") not in ("", "0", "1")
     if options.holdout and several:
-        raise UserError("--holdout: not on several nodes, whose data must be the same; leave it out")
+        raise UserError(_("--holdout: not on several nodes, whose data must be the same; leave it out"))
     files = run.own_files()
     if not files or run.is_helping or run.checkpoint is not None:
         return run, None
@@ -131,7 +136,10 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     if chosen.holdout and not held_out:
         count = len(chosen.holdout)
         print(
-            f"note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in", file=sys.stderr
+            _("note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in").format(
+                count=count
+            ),
+            file=sys.stderr,
         )
         folder.keep_rows(run)
         path = preparation.leave_out(found, chosen, run.folder, files, run.columns)
@@ -186,7 +194,9 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
         rows = start.encode(run, lane, data_rows.asks_any(keys))
         with tempfile.TemporaryDirectory(prefix="fold-") as log:
             request = Request(run.name, Path(log), run.choice, rows, {})
-            return train_adapter(lane, request, f"fold {number} of {len(coming.chosen.folds)}").adapter
+            return train_adapter(
+                lane, request, _("fold {number} of {count}").format(number=number, count=len(coming.chosen.folds))
+            ).adapter
 
     system = run.choice.system or cfg.system
     folds.ask_all(coming.found, coming.chosen.folds, known, _engine(lane, None), train, cfg, system, run.folder)
@@ -218,8 +228,9 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
             return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size), tell)
         except SystemExit:
             print(
-                "error: finetune: stopped before the verdict; the adapter is whole, "
-                f"{host.call('verify', adapter=run.folder)} gives it",
+                _("error: finetune: stopped before the verdict; the adapter is whole, {verify} gives it").format(
+                    verify=host.call("verify", adapter=run.folder)
+                ),
                 file=sys.stderr,
             )
             raise
@@ -265,7 +276,12 @@ def _check_forward(lane: Lane) -> None:
     if show.is_worth_a_line(row, brief=not show.is_verbose()):
         print(show.line(row), file=sys.stderr)
     if row.status == "fail":
-        raise UserError(f"finetune was not started: {row.cause}; {row.remedy}; HEALTH_LEVEL=off goes on", FAILED)
+        raise UserError(
+            _("finetune was not started: {cause}; {remedy}; HEALTH_LEVEL=off goes on").format(
+                cause=row.cause, remedy=row.remedy
+            ),
+            FAILED,
+        )
 
 
 def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
@@ -275,8 +291,10 @@ def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
         if done.returncode:
             folder.discard(run)
             raise UserError(
-                "finetune was not started, because a start-up check failed (above, with its remedy); "
-                "HEALTH_LEVEL=off starts it all the same",
+                _(
+                    "finetune was not started, because a start-up check failed (above, with its remedy); "
+                    "HEALTH_LEVEL=off starts it all the same"
+                ),
                 FAILED,
             )
     run, lane, _asked = start.prepare_data(run)

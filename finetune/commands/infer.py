@@ -1,23 +1,33 @@
-"""Ask the model, with or without an adapter, one question or many, through `swift infer`; infer.sh calls it."""
+"""Ask the model, with or without an adapter, one question or many, or talk to it; infer.sh calls it.
+
+The fast lane answers where it does what was asked for (talk/fast.py), else `swift infer` does.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common.errors import FAILED, Parser, UserError, run_main
+from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
+from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings
+from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
 from finetune.engines.swift.printed import last_line
 from finetune.runs import adapters
+from finetune.runs.progress_bar import Bar
+from finetune.talk import fast, terminal
+from finetune.verify import runinfo
 
 
 def parser() -> Parser:
@@ -39,6 +49,7 @@ Every other option is ms-swift's, and wins over the config file: --temperature 0
         help="a checkpoint or a run's folder, or the newest below $OUTPUT_DIR; without it the base model answers",
     )
     p.add_argument("--gguf", type=Path, metavar="FILE", help="ask a file of export.sh, by llama.cpp on the CPU")
+    p.add_argument("-v", "--verbose", action="store_true", help=_("say which engine answers, and show its log"))
     p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
     return p
 
@@ -58,15 +69,67 @@ def main(argv: list[str] | None = None) -> int:
     if args.get("model") is None:
         args.set("model", str(settings.model_dir))
     model = Path((args.get("model") or [""])[0])
+    adapter = None
     if options.adapter:
-        args.set("adapters", str(adapters.find(options.adapter, settings.output_dir, model)))
+        adapter = adapters.find(options.adapter, settings.output_dir, model, tell=bool(questions))
+        args.set("adapters", str(adapter))
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
     # Checked as a whole: `swift infer` takes the config first.
-    config_file.load(options.config)
+    file = config_file.load(options.config)
+    swift_launcher.Line("infer", args.copy(), settings, lambda remark: None).check()  # mistakes, at once
+    wanted = by_fast_lane(args, file, model, adapter, settings)
+    if options.verbose:
+        engine = _("ms-swift, because of {why}").format(why=wanted) if isinstance(wanted, str) else _("the fast lane")
+        print(_("engine: {engine}").format(engine=engine), file=sys.stderr)
+    if not isinstance(wanted, str):
+        return fast_lane(wanted, questions, options, settings)
     if questions:
         return answer(questions, options, args, settings)
-    return converse(options, args, settings)
+    return converse(args, adapter or model, options, settings)
+
+
+def by_fast_lane(
+    args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, settings: Settings
+) -> fast.Wish | str:
+    """What the fast lane is to answer, or in words why ms-swift does."""
+    if os.environ.get("ENGINE") == "swift":
+        return "ENGINE=swift"
+    if os.environ.get("NPROC_PER_NODE", "1") not in ("", "1"):
+        return "NPROC_PER_NODE"
+    given = args.get("adapters")
+    if given and not adapter:
+        return "--adapters"
+    # of a model that merge.sh made, too
+    system = runinfo.of_adapter(adapter).system if adapter else json_object(model / "args.json").get("system")
+    return fast.wish(args, file, model, adapter, system)
+
+
+def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespace, settings: Settings) -> int:
+    """Answers, or a conversation, by this project's own Qwen2, as a job that may wait for its user for ever."""
+    from rich.console import Console
+
+    from finetune.runs.gpu_lock import job
+
+    lane = Lane(wanted.model, "cpu" if settings.wants_cpu else "cuda", settings.vram_ceiling_gib)
+    with job("infer", wait=options.wait or None, stale_s=0):
+        with Bar(Console(stderr=True), 0) as bar:
+            lane.load(bar)
+            answers = fast.Answers(lane, wanted)
+        if not questions:
+            terminal.converse(named(wanted.adapter or wanted.model), answers.stream)
+        for question in questions:
+            if len(questions) > 1:
+                print(question)
+            terminal.show(answers.stream([{"role": "user", "content": question}]))
+            if len(questions) > 1:
+                print()
+    return DONE
+
+
+def named(path: Path) -> str:
+    """How a conversation calls who answers: run-…/checkpoint-80, or the model's name."""
+    return f"{path.parent.name}/{path.name}" if (path / "adapter_config.json").is_file() else path.name
 
 
 def ask_file(options: argparse.Namespace, words: list[str]) -> int:
@@ -84,12 +147,23 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
     return chat.run(options.gguf, words)
 
 
-def converse(options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
-    """A conversation at the terminal: ms-swift's own, as a job that may wait for its user for ever."""
+def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: Settings) -> int:
+    """A conversation by ms-swift, as a job that may wait for its user for ever. Its log is for a failure, or -v."""
     from finetune.runs.gpu_lock import run
 
-    _, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
-    return run("infer", [swift_launcher.find_real(), "infer", *words], options.wait, [], 0)
+    _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
+    command = [swift_launcher.find_real(), "infer", *words]
+    if options.verbose:
+        return run("infer", command, options.wait, [], 0)
+    print(_("Talking to {who}; exit, clear").format(who=named(who)), file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="infer-") as name:
+        log = Path(name, "log")
+        code = run("infer", ["sh", "-c", 'exec "$@" 2>"$0"', str(log), *command], options.wait, [], 0)
+        if code and code not in (130, 143):
+            raise UserError(
+                _("infer: ms-swift ended with exit code {code}: {last}").format(code=code, last=last_line(log)), code
+            )
+    return code
 
 
 def answer(questions: list[str], options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
@@ -104,7 +178,7 @@ def answer(questions: list[str], options: argparse.Namespace, args: Arguments, s
         args.set("val_dataset", str(asked))
         args.set("result_path", str(answered))
         args.set("stream", "false")
-        _, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
+        _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
         print(f"loading {(args.get('model') or [''])[0]} ...", file=sys.stderr, flush=True)
         quiet = ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), swift_launcher.find_real(), "infer", *words]
         code = run("infer", quiet, options.wait, [], None)

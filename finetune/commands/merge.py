@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common import host, sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
 from common.json_files import json_object
 from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
@@ -51,19 +52,28 @@ def parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
-        epilog="""The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.
-Exit code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: unusable input, no room.
-Every other option is `swift export`'s: --max_shard_size 2GB, --torch_dtype float32 (not rounded, twice the size)""",
+        epilog=_(
+            "The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.\nExit "
+            "code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: "
+            "unusable input, no room.\nEvery other option is `swift export`'s: --max_shard_size 2GB, "
+            "--torch_dtype float32 (not rounded, twice the size)"
+        ),
     )
     p.add_argument(
-        "--adapter", metavar="DIR|newest", help="a checkpoint or a run's folder (default: the newest); also as ADAPTER"
+        "--adapter",
+        metavar="DIR|newest",
+        help=_("a checkpoint or a run's folder (default: the newest); also as ADAPTER"),
     )
-    p.add_argument("--output", type=Path, metavar="DIR", help="where to (default: beside the checkpoint, NAME-merged)")
-    p.add_argument("--model", type=Path, metavar="DIR", help="the base (default: $MODEL_DIR)")
-    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="auto: the GPU where it has room")
-    p.add_argument("--no-check", action="store_true", help="do not compare the answers of adapter and merged model")
-    p.add_argument("--questions", type=Path, metavar="DIR", help="folder of identity.yaml and general.yaml")
-    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-merged)")
+    )
+    p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
+    p.add_argument(
+        "--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("auto: the GPU where it has room")
+    )
+    p.add_argument("--no-check", action="store_true", help=_("do not compare the answers of adapter and merged model"))
+    p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
+    p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
@@ -77,19 +87,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         [options.adapter] if options.adapter else []
     )
     if len(named) > 1:
-        raise UserError(f"merge: {len(named)} adapters named ({', '.join(named)}); one is merged at a time")
+        raise UserError(
+            _("merge: {count} adapters named ({names}); one is merged at a time").format(
+                count=len(named), names=", ".join(named)
+            )
+        )
     for name in OURS:
         if args.get(name) is not None:
             raise UserError(
-                f"merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output"
+                _("merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output").format(
+                    name=name
+                )
             )
 
     base = options.model or settings.model_dir
     if not (base / "config.json").is_file():
-        raise UserError(f"{base}: no config.json in it, so it is no base model; name it with --model DIR")
+        raise UserError(
+            _("{base}: no config.json in it, so it is no base model; name it with --model DIR").format(base=base)
+        )
     adapter = adapters.find(named[0] if named else "newest", settings.output_dir, base).absolute()
     if not options.no_check:
-        adapters.require_plain(adapter, "the check of the answers", "--no-check merges it through ms-swift, unchecked")
+        adapters.require_plain(
+            adapter, _("the check of the answers"), _("--no-check merges it through ms-swift, unchecked")
+        )
         check_adapter(adapter, base)
     run = runinfo.of_adapter(adapter)
     checkpoint = adapter_config.checkpoint_of(adapter)
@@ -115,12 +135,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         device, why = resources.choose_device(settings.wants_cpu, weights)
         if options.device == "cuda" and device == "cpu":
-            raise UserError(f"merge: --device cuda: {why}; free the GPU, or leave --device out", FAILED)
+            raise UserError(
+                _("merge: --device cuda: {why}; free the GPU, or leave --device out").format(why=why), FAILED
+            )
     if device == "cpu":
         resources.require_memory(weights, not options.no_check)
     if kind.is_for_tests:
         print(kind.notice(base), file=sys.stderr)
-    print(f"merging {host.shown(adapter)} into {base} on {device} ({why})", file=sys.stderr, flush=True)
+    print(
+        _("merging {adapter} into {base} on {device} ({why})").format(
+            adapter=host.shown(adapter), base=base, device=device, why=why
+        ),
+        file=sys.stderr,
+        flush=True,
+    )
 
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -138,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.complete(model, base, dtype, adapter_args)
         fault = checkpoints.problem(model)
         if fault:
-            raise UserError(f"merge: ms-swift left no whole model: {fault}; try again", FAILED)
+            raise UserError(_("merge: ms-swift left no whole model: {fault}; try again").format(fault=fault), FAILED)
         asked = None
         if answers is not None:
             asked = compare(answers, base, None if is_ours else adapter, model)
@@ -172,7 +200,11 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
     """
     dtype = (args.get("torch_dtype") or ["float32" if is_standin else "bfloat16"])[0]
     if dtype not in ("bfloat16", "float32"):
-        raise UserError(f"merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded")
+        raise UserError(
+            _("merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded").format(
+                dtype=dtype
+            )
+        )
     args.set("torch_dtype", dtype)
     return dtype
 
@@ -184,9 +216,9 @@ def compare(answers: same_answers.Answers, base: Path, adapter: Path | None, mod
     """
     with job("merge", wait=True) as held:
         if adapter is not None:
-            held.phase("asking the adapter")
+            held.phase(_("asking the adapter"))
             answers.ask_adapter(base, adapter)
-        held.phase("asking the merged model")
+        held.phase(_("asking the merged model"))
         return answers.ask_merged(model)
 
 
@@ -202,9 +234,12 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
     command = [swift_launcher.find_real(), "export", *args.words()]
     code = run("merge", ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), *command], wait, [], None)
     if code in (130, 143):
-        raise UserError("merge: stopped; nothing was left behind", code)
+        raise UserError(_("merge: stopped; nothing was left behind"), code)
     if code or not model.is_dir():
-        raise UserError(f"merge: ms-swift ended with exit code {code}: {last_line(log)}", FAILED)
+        raise UserError(
+            _("merge: ms-swift ended with exit code {code}: {last_line}").format(code=code, last_line=last_line(log)),
+            FAILED,
+        )
 
 
 def judge(asked: Sequence[same_answers.Asked], is_standin: bool) -> None:
@@ -215,8 +250,17 @@ def judge(asked: Sequence[same_answers.Asked], is_standin: bool) -> None:
         return
     worst = max(wrong, key=lambda each: each.gap or 0.0)
     raise UserError(
-        f"merge: {len(wrong)} of {len(asked)} answers are not the adapter's, by up to {worst.gap:.2f} logits; "
-        f"{worst.question!r}: adapter {worst.adapter[:80]!r}, merged {worst.merged[:80]!r}; nothing was written",
+        _(
+            "merge: {count} of {all} answers are not the adapter's, by up to {gap:.2f} logits; "
+            "{question!r}: adapter {adapter!r}, merged {merged!r}; nothing was written"
+        ).format(
+            count=len(wrong),
+            all=len(asked),
+            gap=worst.gap,
+            question=worst.question,
+            adapter=worst.adapter[:80],
+            merged=worst.merged[:80],
+        ),
         FAILED,
     )
 
@@ -225,11 +269,15 @@ def summary(target: Path, asked: Sequence[same_answers.Asked] | None) -> str:
     """What was made, in one line."""
     shards = list(target.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in shards) / resources.GIB
-    text = f"merge: {host.shown(target)}: {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} GiB"
+    text = _("merge: {target}: {count} {shards}, {size:.1f} GiB").format(
+        target=host.shown(target), count=len(shards), shards=_("shard") if len(shards) == 1 else _("shards"), size=size
+    )
     if asked is None:
-        return f"{text}; answers not compared"
+        return _("{text}; answers not compared").format(text=text)
     differing = sum(each.gap is not None for each in asked)
-    return f"{text}; {len(asked)} questions, {differing} answers differ" + (" (at near ties only)" if differing else "")
+    return _("{text}; {count} questions, {differing} answers differ").format(
+        text=text, count=len(asked), differing=differing
+    ) + (_(" (at near ties only)") if differing else "")
 
 
 if __name__ == "__main__":

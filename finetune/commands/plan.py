@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
+from finetune.plan import cards as known
 from finetune.plan import gpu_memory, planned_run
 from finetune.plan.fast import FastPlan, plan_fast
 from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, named, plan_swift
@@ -24,17 +26,20 @@ def parser() -> Parser:
         prog="plan",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
-        epilog="""Reads the rows' token lengths and config.json; no weights, no GPU. The config's batch stays as it is
-(per_device_train_batch_size x gradient_accumulation_steps); only how it is cut changes, so the losses stay the same.
-Peaks and minutes (of an H100) are estimates; docs/plan.md says what of them has been measured.
-Exit code: 0 a plan, 1 nothing fits (the line says what would), 2 unusable input.""",
+        epilog=_(
+            "Reads the rows' token lengths and config.json; no weights, no GPU. The config's batch stays as "
+            "it is\n(per_device_train_batch_size x gradient_accumulation_steps); only how it is cut changes, "
+            "so the losses stay the same.\nPeaks and minutes (of an H100) are estimates; docs/plan.md says "
+            "what of them has been measured.\nExit code: 0 a plan, 1 nothing fits (the line says what would), "
+            "2 unusable input."
+        ),
     )
-    p.add_argument("--dataset", nargs="+", metavar="FILE", help="datasets (default: the config's, the 50 rows)")
-    p.add_argument("--gpu", type=float, metavar="GIB", help="a card's memory (default: this machine's, else 24)")
-    p.add_argument("--max_length", "--max-length", type=int, metavar="N", help="leave out rows of more tokens")
-    p.add_argument("--config", type=Path, metavar="FILE", help="the run's options (default: configs/sft.yaml)")
-    p.add_argument("--engine", choices=["swift", "fast"], help="plan this engine only (fast imports torch: seconds)")
-    p.add_argument("--json", action="store_true", help="print JSON")
+    p.add_argument("--dataset", nargs="+", metavar="FILE", help=_("datasets (default: the config's, the 50 rows)"))
+    p.add_argument("--gpu", type=float, metavar="GIB", help=_("a card's memory (default: this machine's, else 24)"))
+    p.add_argument("--max_length", "--max-length", type=int, metavar="N", help=_("leave out rows of more tokens"))
+    p.add_argument("--config", type=Path, metavar="FILE", help=_("the run's options (default: configs/sft.yaml)"))
+    p.add_argument("--engine", choices=["swift", "fast"], help=_("plan this engine only (fast imports torch: seconds)"))
+    p.add_argument("--json", action="store_true", help=_("print JSON"))
     return p
 
 
@@ -53,17 +58,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.engine != "swift":
         engines["fast lane"] = fast(found, on.ceiling_gib)
     cards = {size: swift(found, card_ceiling(size)) for size in CARDS_GIB}
+    wanted = [name for name in (known.FAST, known.SWIFT, known.FOUR_BIT) if name in engines or name == known.FOUR_BIT]
+    times = known.estimates(found, wanted if args.engine != "fast" else [known.FAST])
     if args.json:
-        print(json.dumps(as_data(found, on, engines, cards), ensure_ascii=False, indent=2))
+        print(json.dumps(as_data(found, on, engines, cards, times), ensure_ascii=False, indent=2))
     else:
         from rich.console import Console
 
         from finetune.plan import report
 
-        report.terminal(Console(), found, on, engines, cards)
+        report.terminal(Console(), found, on, engines, cards, times)
     if any(not isinstance(plan, str) for plan in engines.values()):
         return DONE
-    print(f"error: {next(iter(engines.values()))}", file=sys.stderr)
+    print(_("error: {next}").format(next=next(iter(engines.values()))), file=sys.stderr)
     return FAILED
 
 
@@ -80,13 +87,19 @@ def swift(found: planned_run.Job, ceiling_gib: float) -> SwiftPlan | str:
 def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
     """The fast lane's plan, or in words why not."""
     if found.quant_bits:
-        return f"the fast lane trains on the bfloat16 base, not on {found.quant_bits} bits"
+        return _("the fast lane trains on the bfloat16 base, not on {quant_bits} bits").format(
+            quant_bits=found.quant_bits
+        )
     targets = named(found.targets)
     return plan_fast(found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.dropout, targets)
 
 
 def as_data(
-    found: planned_run.Job, on: gpu_memory.Card, engines: dict[str, Any], cards: dict[int, Any]
+    found: planned_run.Job,
+    on: gpu_memory.Card,
+    engines: dict[str, Any],
+    cards: dict[int, Any],
+    times: list[known.Estimate],
 ) -> dict[str, Any]:
     """Everything for a program."""
 
@@ -107,6 +120,7 @@ def as_data(
         "card": asdict(on),
         "engines": {name: plan(value) for name, value in engines.items()},
         "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
+        "known_cards": [asdict(each) | {"measured": each.card == known.H100} for each in times],
     }
 
 

@@ -1,8 +1,9 @@
 """Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own; serve.sh calls it.
 
-ms-swift serves (`swift deploy`), with plugin.py in front. Here is what comes before: the address and the key, the
-adapters and their names, the job lock. The server is started without ms-swift's wrapper process, which would end at
-once on SIGTERM and leave the server, busy with its last requests, behind.
+qwen2's engine answers where it honours every option (finetune/serve/backend.py), else ms-swift's `swift deploy` with
+plugin.py in front. Here is what comes before: the address and the key, the adapters and their names, the job lock.
+ms-swift's server is started without its wrapper process, which would end at once on SIGTERM and leave the server, busy
+with its last requests, behind.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,13 @@ from typing import Any
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.json_files import json_object
 from common.model_kind import kind_of
-from common.settings import Settings
+from common.settings import Settings, gpu_visible
 from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
-from finetune.serve import address
+from finetune.serve import address, backend, vllm_words
+from finetune.serve.fast.settings import Settings as FastSettings
 from finetune.serve.page.routes import ENVIRONMENT as PAGE
 from finetune.serve.page.routes import Page
 from finetune.verify import examples, runinfo
@@ -112,8 +115,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = Path((args.get("model") or [""])[0])
     base = _last(args, file, "served_model_name", model.resolve().name)
     served = find_adapters(options.adapter, base, settings.output_dir, model)
-    words = server_words(options.config, args, served, settings)
+    choice = backend.choose(
+        os.environ.get("BACKEND", "").lower() or "auto", args, file, model, served, settings.wants_cpu
+    )
+    systems = system_prompts(args, file, base, model, served)
+    if choice.is_fast:
+        command = fast_server(choice, args, file, settings, systems, Served(model, base, served), options)
+    else:
+        if choice.backend == backend.VLLM:
+            vllm_words.prepare(args, served)
+        command = [*server(), *server_words(options.config, args, served, settings)]
     require_free(host, port)
+    print(choice.in_one_line(), file=sys.stderr)
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
     url = address.url_of(host, port, options.url, tls=bool(args.get("ssl_certfile") or file.get("ssl_certfile")))
@@ -125,14 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Through the environment: ms-swift prints its arguments, and `ps` shows those of everybody.
     os.environ.pop(KEY, None)
-    if key:
-        os.environ[KEY] = key
-    os.environ[BODY] = str(options.max_body_kib)
-    os.environ[ORIGINS] = json.dumps(options.allow_origin)
+    os.environ |= {KEY: key} if key else {}
+    os.environ |= {BODY: str(options.max_body_kib), ORIGINS: json.dumps(options.allow_origin)}
     os.environ[READY] = address.ready([base, *served], url, not options.no_page, new_key)
     os.environ[PAGE] = "" if options.no_page else page(model, served, options.config).to_environment()
-    os.environ[SYSTEMS] = json.dumps(system_prompts(args, file, base, model, served))
-    code = run("serve", [*server(), *words], options.wait, [], 0)
+    os.environ[SYSTEMS] = json.dumps(systems)
+    code = run("serve", command, options.wait, [], 0)
     if code in STOPPED:
         print("serve: stopped", file=sys.stderr)
         return DONE
@@ -226,6 +237,52 @@ def system_prompts(
     merged = json_object(model / "args.json").get("system")  # of a model that merge.sh made
     found: dict[str, str | None] = {base: merged if isinstance(merged, str) and merged.strip() else None}
     return found | {name: runinfo.of_adapter(path).system for name, path in served.items()}
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served: the weights' folder, their name, {name: folder} of the adapters."""
+
+    model: Path
+    base: str
+    adapters: dict[str, Path]
+
+
+def fast_server(
+    choice: backend.Choice,
+    args: Arguments,
+    file: dict[str, Any],
+    settings: Settings,
+    systems: dict[str, str | None] | None,
+    served: Served,
+    options: argparse.Namespace,
+) -> list[str]:
+    """The program of qwen2's engine and its endpoint. UserError where there is no GPU for it."""
+    on_cpu = settings.wants_cpu
+    if not gpu_visible() and settings.device != "cpu" and not (on_cpu and kind_of(served.model).is_for_tests):
+        raise UserError(
+            "no GPU is visible in this container; start it with --gpus all, or set MIRROR_DEVICE=cpu to answer on the "
+            "CPU (slow: the real weights need 30 GB of memory there)",
+            FAILED,
+        )
+    names = [served.base, *served.adapters]
+    if systems is None:
+        told = args.get("system")
+        systems = dict.fromkeys(names, " ".join(told) if told is not None else str(file["system"]))
+    made = FastSettings(
+        model=str(served.model.absolute()),
+        base=served.base,
+        adapters={name: str(path) for name, path in served.adapters.items()},
+        systems=systems,
+        host=_last(args, file, "host", "127.0.0.1"),
+        port=check_port(_last(args, file, "port", "8000")),
+        device="cpu" if on_cpu else "cuda",
+        ceiling_gib=settings.vram_ceiling_gib,
+        body_kib=options.max_body_kib,
+        origins=tuple(options.allow_origin),
+        **choice.settings,
+    )
+    return [sys.executable, "-m", "finetune.serve.fast.server", made.to_json()]
 
 
 def page(model: Path, served: dict[str, Path], config: Path) -> Page:

@@ -35,38 +35,49 @@ EngineFactory = Callable[[Path, str, float, "int | None"], Engine]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(prog="verify.sh", description="Prove that a fine-tune changed what it should, and nothing else.")
+    p = Parser(prog="verify.sh", description=_("Prove that a fine-tune changed what it should, and nothing else."))
     p.add_argument(
-        "adapter", nargs="?", type=Path, help="checkpoint or run folder; default: the newest below OUTPUT_DIR"
+        "adapter", nargs="?", type=Path, help=_("checkpoint or run folder; default: the newest below OUTPUT_DIR")
     )
-    p.add_argument("--adapter", dest="adapter_option", type=Path, metavar="DIR", help="the same, as an option")
-    p.add_argument("--compare", type=Path, metavar="DIR", help="a second adapter, shown side by side")
-    p.add_argument("--model", type=Path, metavar="DIR", help="the base model; default: MODEL_DIR")
+    p.add_argument("--adapter", dest="adapter_option", type=Path, metavar="DIR", help=_("the same, as an option"))
+    p.add_argument("--compare", type=Path, metavar="DIR", help=_("a second adapter, shown side by side"))
+    p.add_argument("--model", type=Path, metavar="DIR", help=_("the base model; default: MODEL_DIR"))
     p.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for the reports; default: verify/ in the run's folder"
+        "--output", type=Path, metavar="DIR", help=_("folder for the reports; default: verify/ in the run's folder")
     )
-    p.add_argument("--config", type=Path, metavar="FILE", help="thresholds and settings; default: configs/verify.yaml")
-    p.add_argument("--questions", type=Path, action="append", metavar="FILE", help="questions of your own (repeatable)")
-    p.add_argument("--check", action="store_true", help="only check the questions files")
     p.add_argument(
-        "--rewordings", type=Path, metavar="FILE", help="the data's questions in other words, in place of the run's own"
+        "--config", type=Path, metavar="FILE", help=_("thresholds and settings; default: configs/verify.yaml")
     )
-    p.add_argument("--expect", metavar="REGEX", help="the new identity, where it is not the one that the data name")
-    p.add_argument("--forbid", metavar="REGEX", help="the old identity, where it is not Qwen's")
     p.add_argument(
-        "--dataset", type=Path, metavar="FILE", help="the dataset trained on; default: as the run recorded it"
+        "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
     )
-    p.add_argument("--columns", metavar="QUESTION,ANSWER", help="with --dataset: the two columns of a table")
-    p.add_argument("--system", metavar="TEXT", help="the training's system prompt; default: as the run recorded it")
-    p.add_argument("--alpaca", type=int, default=0, metavar="N", help="also ask N Alpaca rows that were not trained on")
-    p.add_argument("--alpaca-file", type=Path, metavar="FILE", help="where those rows are, in place of the hub")
-    p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, in place of the configured limits")
-    p.add_argument("--batch-size", type=int, metavar="N", help="questions answered at a time")
-    p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help="which engine answers")
+    p.add_argument("--check", action="store_true", help=_("only check the questions files"))
+    p.add_argument(
+        "--rewordings",
+        type=Path,
+        metavar="FILE",
+        help=_("the data's questions in other words, in place of the run's own"),
+    )
+    p.add_argument("--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name"))
+    p.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
+    p.add_argument(
+        "--dataset", type=Path, metavar="FILE", help=_("the dataset trained on; default: as the run recorded it")
+    )
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("with --dataset: the two columns of a table"))
+    p.add_argument("--system", metavar="TEXT", help=_("the training's system prompt; default: as the run recorded it"))
+    p.add_argument(
+        "--alpaca", type=int, default=0, metavar="N", help=_("also ask N Alpaca rows that were not trained on")
+    )
+    p.add_argument("--alpaca-file", type=Path, metavar="FILE", help=_("where those rows are, in place of the hub"))
+    p.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help=_("longest answer, in place of the configured limits")
+    )
+    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions answered at a time"))
+    p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help=_("which engine answers"))
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
-    shown.add_argument("--summary", action="store_true", help="print figures and verdict, not every answer")
-    p.add_argument("--json", action="store_true", help="print report.json on stdout instead")
+    shown.add_argument("--summary", action="store_true", help=_("print figures and verdict, not every answer"))
+    p.add_argument("--json", action="store_true", help=_("print report.json on stdout instead"))
     return p
 
 
@@ -116,7 +127,9 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
     for named in (adapter, *([other] if other else [])):
         adapters.require_plain(
-            named, "verify", f"ask it with {host.call('infer', adapter=named)}, which ms-swift answers"
+            named,
+            "verify",
+            _("ask it with {command}, which ms-swift answers").format(command=host.call("infer", adapter=named)),
         )
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
@@ -137,12 +150,12 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         spare_the_cores()
     args, selected = job.args, job.selected
     with busy(0) as beat, Bar(err, 0, beat) as bar:
-        bar.phase(f"loading {job.model_dir.name} on {job.device}")
+        bar.phase(_("loading {name} on {device}").format(name=job.model_dir.name, device=job.device))
         clock = time.monotonic()
         size = args.batch_size or job.cfg.batch_size
         engine = make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
         adapters = {BEFORE: None, AFTER: engine.adapter(job.adapter)}
-        names = {BEFORE: "the base", AFTER: job.adapter.name}
+        names = {BEFORE: _("the base"), AFTER: job.adapter.name}
         if job.other:
             adapters[OTHER], names[OTHER] = engine.adapter(job.other), job.other.name
         job.seconds["load"] = time.monotonic() - clock
@@ -163,8 +176,12 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
 
 def _check_questions(found: QuestionSet) -> int:
     for source in found.sources:
-        print(f"{source}: nothing to object to")
-    print(f"{len(found.heldout)} held-out identity questions, {len(found.general)} general tasks")
+        print(_("{source}: nothing to object to").format(source=source))
+    print(
+        _("{count} held-out identity questions, {general} general tasks").format(
+            count=len(found.heldout), general=len(found.general)
+        )
+    )
     return DONE
 
 
@@ -172,9 +189,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
     for name, low in (("alpaca", 0), ("max_new_tokens", 1), ("batch_size", 1)):
         value = getattr(args, name)
         if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+            raise UserError(
+                _("--{name} {value}: must be at least {low}").format(name=name.replace("_", "-"), value=value, low=low)
+            )
     if args.adapter and args.adapter_option:
-        raise UserError("an adapter is named twice; give it once, with --adapter or without")
+        raise UserError(_("an adapter is named twice; give it once, with --adapter or without"))
     if isinstance(args.columns, str):
         args.columns = parse_columns(args.columns)
 

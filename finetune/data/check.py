@@ -12,6 +12,7 @@ from typing import Any
 
 from common import host
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import content, rows, tokens
 from finetune.data.content import Remark
 from finetune.data.items import Broken, Note, Row
@@ -154,7 +155,7 @@ class _Check:
 
     def note(self, note: Note) -> None:
         """Something about the file as a whole, as a warning."""
-        self.report.add(Finding(self.report.file, 0, "the file", note.kind, note.what, note.remedy, error=False))
+        self.report.add(Finding(self.report.file, 0, _("the file"), note.kind, note.what, note.remedy, error=False))
 
     def row(self, row: Row) -> None:
         """One row: its fields, its text, its length."""
@@ -162,7 +163,8 @@ class _Check:
             self.look(row)
         except RecursionError:
             self.add(
-                row, Remark(row.number, "", "unfit", "nested too deeply", "a row is an object of texts", error=True)
+                row,
+                Remark(row.number, "", "unfit", _("nested too deeply"), _("a row is an object of texts"), error=True),
             )
 
     def look(self, row: Row) -> None:
@@ -195,12 +197,19 @@ class _Check:
     def other(self, row: Row, other: Other) -> dict[str, Any] | None:
         """A row for another training than sft: said, and the row that --convert makes of it."""
         if self.keep and other.good is not None:
-            what = f"is {other.what}; its good answer is kept"
-            self.add(row, Remark(row.number, "", other.kind, what, f"train on both with {other.command}"))
+            what = _("is {what}; its good answer is kept").format(what=other.what)
+            self.add(
+                row,
+                Remark(
+                    row.number, "", _(other.kind), what, _("train on both with {command}").format(command=other.command)
+                ),
+            )
             return other.good
-        keeps = ", or keep the good answers with --convert OUT" if other.kind == PREFERENCE else ""
-        remedy = f"train on it with {other.command} --model $MODEL_DIR --dataset {shlex.quote(str(self.path))}{keeps}"
-        self.add(row, Remark(row.number, "", other.kind, f"is {other.what}", remedy, error=True))
+        keeps = _(", or keep the good answers with --convert OUT") if other.kind == PREFERENCE else ""
+        remedy = _("train on it with {command} --model $MODEL_DIR --dataset {shlex}{keeps}").format(
+            command=other.command, shlex=shlex.quote(str(self.path)), keeps=keeps
+        )
+        self.add(row, Remark(row.number, "", _(other.kind), _("is {what}").format(what=other.what), remedy, error=True))
         return None
 
     def form(self, data: Any, messages: list[dict[str, Any]], tools: Any) -> None:
@@ -216,33 +225,44 @@ class _Check:
         for name in rows.not_used(data):
             self.unused.setdefault(name, []).append(row.number)
         if place := rows.joined(data, messages):
-            what = "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"
+            what = _(
+                "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"
+            )
             self.add(
                 row,
                 Remark(
-                    row.number, place, "turns joined", what, "write one message, or end the first with a line break"
+                    row.number,
+                    place,
+                    _("turns joined"),
+                    what,
+                    _("write one message, or end the first with a line break"),
                 ),
             )
         if [1 for message in messages if "loss_scale" in message and message["loss_scale"] not in (0, 1)]:
-            what = "has a loss_scale between 0 and 1, or above, which counts as 1"
-            remedy = "write 0 or 1, or train with ENGINE=swift and --is_binary_loss_scale false"
+            what = _("has a loss_scale between 0 and 1, or above, which counts as 1")
+            remedy = _("write 0 or 1, or train with ENGINE=swift and --is_binary_loss_scale false")
             self.add(row, Remark(row.number, "", "loss_scale", what, remedy))
 
     def finish_unused(self) -> None:
         """One warning for each field that is not trained on, with the rows that have it."""
         for name, numbers in self.unused.items():
-            place, count = f"row {numbers[0]}, {name}", len(numbers)
-            what = f"is not trained on ({count} row{'s' if count > 1 else ''})"
+            place, count = _("row {numbers}, {name}").format(numbers=numbers[0], name=name), len(numbers)
+            what = (
+                _("is not trained on ({count} row)") if count == 1 else _("is not trained on ({count} rows)")
+            ).format(count=count)
             finding = Finding(
-                self.report.file, numbers[0], place, f"not used: {content.printable(name)}", what,
-                "put what is to be learned into the answer, or leave it", error=False,
+                self.report.file, numbers[0], place,
+                _("not used: {content}").format(content=content.printable(name)), what,
+                _("put what is to be learned into the answer, or leave it"), error=False,
             )  # fmt: skip
             self.report.add_once(finding, numbers)
 
     def add(self, row: Row | None, remark: Remark) -> None:
         """A remark as a finding, under the file's own name of the field."""
         name = row.names.get(remark.field, remark.field) if row else remark.field
-        where = f"row {remark.row}, {name}" if name else f"row {remark.row}"
+        where = (
+            _("row {row}, {name}").format(row=remark.row, name=name) if name else _("row {row}").format(row=remark.row)
+        )
         self.report.add(
             Finding(self.report.file, remark.row, where, remark.kind, remark.what, remark.remedy, remark.error)
         )
@@ -276,15 +296,23 @@ class _Check:
         if not self.waiting or self.counter is None:
             return
         limit = self.options.max_length
-        counts = self.counter.count([(messages, tools) for _, messages, tools in self.waiting])
-        for (number, _, _), length in zip(self.waiting, counts, strict=True):
+        counts = self.counter.count([(messages, tools) for _other, messages, tools in self.waiting])
+        for (number, _messages, _tools), length in zip(self.waiting, counts, strict=True):
             if number % self.every == 0 or not self.report.sampled:
                 self.report.lengths.append(length)
             if limit and length > limit:
-                what = f"has {length} tokens, and max_length is {limit}, so the training leaves it out"
-                where = f"row {number}"
+                what = _("has {length} tokens, and max_length is {limit}, so the training leaves it out").format(
+                    length=length, limit=limit
+                )
+                where = _("row {number}").format(number=number)
                 finding = Finding(
-                    self.report.file, number, where, "too long", what, "shorten it, or raise --max_length", error=False
+                    self.report.file,
+                    number,
+                    where,
+                    _("too long"),
+                    what,
+                    _("shorten it, or raise --max_length"),
+                    error=False,
                 )
                 self.report.add(finding)
         self.waiting.clear()
@@ -327,7 +355,13 @@ def require(
         if report and report.errors:
             first = next(finding for finding in report.findings if finding.error)
             more = report.errors - 1
-            rest = f" (and {more} more errors: {host.call('check-data', dataset=source.path)})" if more else ""
+            rest = (
+                _(" (and {more} more errors: {command})").format(
+                    more=more, command=host.call("check-data", dataset=source.path)
+                )
+                if more
+                else ""
+            )
             raise UserError(f"{first}{rest}")
         checked.append((source, report))
     return checked
@@ -345,10 +379,10 @@ def require_readable(path: Path) -> None:
 def in_one_line(reports: Iterable[FileReport]) -> str:
     """Rows, tokens and warnings of checked files in one line."""
     found = list(reports)
-    parts = [f"{sum(report.rows for report in found)} rows"]
+    parts = [_("{count} rows").format(count=sum(report.rows for report in found))]
     lengths = [length for report in found for length in report.lengths]
     if lengths:
-        parts.append(f"{min(lengths)} to {max(lengths)} tokens")
+        parts.append(_("{shortest} to {longest} tokens").format(shortest=min(lengths), longest=max(lengths)))
     kinds: Counter[str] = Counter()
     for report in found:
         told = {finding.kind for finding in report.findings if finding.error or not finding.row}
@@ -358,7 +392,7 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
     for kind, count in kinds.most_common():
         warnings.append(f"{count} {kind}" + (f" ({', '.join(names)})" if kind == "placeholder" else ""))
     if warnings:
-        parts.append(f"warnings: {', '.join(warnings)} (check-data lists them)")
+        parts.append(_("warnings: {names} (check-data lists them)").format(names=", ".join(warnings)))
     return ", ".join(parts)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from common.i18n import _
 from finetune.data import placeholders
 from qwen2.tools import call_text, reply_text
 
@@ -83,24 +84,26 @@ class Contents:
 
     def finish(self) -> Iterator[Remark]:
         """Answers that name another maker than most do."""
-        counts = Counter(_bare(maker) for _, _, maker in self.makers)
+        counts = Counter(_bare(maker) for _number, _field, maker in self.makers)
         if len(self.makers) < ENOUGH:
             return
-        most, _ = counts.most_common(1)[0]
-        agree = [maker for _, _, maker in self.makers if _same_name(_bare(maker), most)]
+        most, _count = counts.most_common(1)[0]
+        agree = [maker for _number, _field, maker in self.makers if _same_name(_bare(maker), most)]
         if len(agree) < MAJORITY * len(self.makers):
             return
         self.most = Counter(agree).most_common(1)[0][0]
         for number, field, maker in self.makers:
             if not _same_name(_bare(maker), most):
-                what = f"names {maker} as its maker, where {len(agree)} of {len(self.makers)} answers name {self.most}"
-                yield Remark(number, field, "another identity", what, "let all answers name the same one")
+                what = _("names {maker} as its maker, where {count} of {all} answers name {most}").format(
+                    maker=maker, count=len(agree), all=len(self.makers), most=self.most
+                )
+                yield Remark(number, field, _("another identity"), what, _("let all answers name the same one"))
 
     def _unfilled(self, number: int, found: dict[str, str]) -> Remark:
         """The one remark on the placeholders of a row, so that remarks count rows."""
         self.placeholders.update(found.keys())
-        what = f"holds {', '.join(list(found)[:5])}, which nobody filled in"
-        remedy = "write what belongs there, or leave it if that is what is taught"
+        what = _("holds {names}, which nobody filled in").format(names=", ".join(list(found)[:5]))
+        remedy = _("write what belongs there, or leave it if that is what is taught")
         return Remark(number, next(iter(found.values())), "placeholder", what, remedy)
 
     def _repeated(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
@@ -113,17 +116,21 @@ class Contents:
             return
         if first[1] == answer:
             yield Remark(
-                number, "", "duplicate", f"the same as row {first[0]}", "remove it, unless it is to count twice"
+                number,
+                "",
+                "duplicate",
+                _("the same as row {first}").format(first=first[0]),
+                _("remove it, unless it is to count twice"),
             )
         else:
-            what = f"asks what row {first[0]} asks, and answers otherwise"
-            yield Remark(number, "", "two answers", what, "keep one answer to a question")
+            what = _("asks what row {first} asks, and answers otherwise").format(first=first[0])
+            yield Remark(number, "", _("two answers"), what, _("keep one answer to a question"))
 
     def _heldout(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
         for message in messages:
             if message.get("role") == "user" and question_key(str(message.get("content"))) in self.heldout:
-                what = "is a held-out question of verify, which then proves nothing"
-                yield Remark(number, "instruction", "held-out question", what, "ask it in other words")
+                what = _("is a held-out question of verify, which then proves nothing")
+                yield Remark(number, "instruction", _("held-out question"), what, _("ask it in other words"))
 
     def _remember_maker(self, number: int, messages: list[dict[str, Any]]) -> None:
         answer = messages[-1].get("content")
@@ -145,19 +152,19 @@ def text_remarks(number: int, field: str, text: str) -> Iterator[Remark]:
     """What is wrong in one text."""
     # Without the control characters in between, which --convert removes, <\ufeff|im_end|> would be one, too.
     if "|" in text and (found := SPECIAL.search(text) or SPECIAL.search(clean(text))):
-        what = f"holds {found[0]}, which the model reads as the end or beginning of something"
-        yield Remark(number, field, "special token", what, "write it otherwise, or remove it", error=True)
+        what = _("holds {found}, which the model reads as the end or beginning of something").format(found=found[0])
+        yield Remark(number, field, _("special token"), what, _("write it otherwise, or remove it"), error=True)
     if text.isascii() and text.isprintable():
         return
     if found := SURROGATE.search(text):
-        what = f"holds half a character (\\u{ord(found[0]):04x})"
-        yield Remark(number, field, "broken character", what, "write the character itself", error=True)
+        what = _("holds half a character (\\u{ord:04x})").format(ord=ord(found[0]))
+        yield Remark(number, field, _("broken character"), what, _("write the character itself"), error=True)
     if found := CONTROL.search(text):
-        what = f"holds the control character U+{ord(found[0]):04X}"
-        yield Remark(number, field, "control character", what, "remove it; --convert does")
+        what = _("holds the control character U+{ord:04X}").format(ord=ord(found[0]))
+        yield Remark(number, field, _("control character"), what, _("remove it; --convert does"))
     if REPLACED in text:
-        what = "holds U+FFFD, so a character was lost in an earlier conversion"
-        yield Remark(number, field, "lost character", what, "look the text up in its source")
+        what = _("holds U+FFFD, so a character was lost in an earlier conversion")
+        yield Remark(number, field, _("lost character"), what, _("look the text up in its source"))
 
 
 def question_key(text: str) -> str:

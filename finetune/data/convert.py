@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import content
 from finetune.data.check import FileReport, Options, check_file
 
@@ -27,7 +28,11 @@ class Writer:
         try:
             descriptor, self.name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+            raise UserError(
+                _("{path}: cannot be written ({strerror}); name another file").format(
+                    path=path, strerror=error.strerror
+                )
+            ) from error
         self.file = os.fdopen(descriptor, "w", encoding="utf-8", newline="\n")
 
     def keep(self, messages: list[dict[str, Any]], tools: Any) -> None:
@@ -64,10 +69,10 @@ def convert(paths: Iterable[Path], out: Path, options: Options | None = None) ->
     """
     files = list(paths)
     if any(out.exists() and path.exists() and out.samefile(path) for path in files):
-        raise UserError(f"{out}: is the file that is read; name another for --convert")
+        raise UserError(_("{out}: is the file that is read; name another for --convert").format(out=out))
     if out.is_dir() or not out.parent.is_dir():
-        why = "is a directory" if out.is_dir() else f"there is no folder {out.parent}"
-        raise UserError(f"{out}: cannot be written, {why}; name a file such as clean.jsonl")
+        why = _("is a directory") if out.is_dir() else _("there is no folder {parent}").format(parent=out.parent)
+        raise UserError(_("{out}: cannot be written, {why}; name a file such as clean.jsonl").format(out=out, why=why))
     writer = Writer(out)
     try:
         reports = [check_file(path, None, options, writer.keep) for path in files]
@@ -77,7 +82,11 @@ def convert(paths: Iterable[Path], out: Path, options: Options | None = None) ->
             writer.discard()
     except OSError as error:
         writer.discard()
-        raise UserError(f"{out}: cannot be written ({error.strerror}); make room, or name another file") from error
+        raise UserError(
+            _("{out}: cannot be written ({strerror}); make room, or name another file").format(
+                out=out, strerror=error.strerror
+            )
+        ) from error
     except BaseException:
         writer.discard()
         raise

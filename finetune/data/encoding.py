@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.i18n import _
+
 if TYPE_CHECKING:
     from charset_normalizer.models import CharsetMatch
 
@@ -86,7 +88,9 @@ def detect(head: bytes, whole: bool) -> Encoding | None:
             return Encoding(name)
     for escape, name in ESCAPES:
         if escape in head and head.isascii() and _decodes(head, name, whole):
-            return Encoding(name, f"read as {name.upper().replace('_', '-')}, by its escape sequences")
+            return Encoding(
+                name, _("read as {name}, by its escape sequences").format(name=name.upper().replace("_", "-"))
+            )
     if b"\0" in head:
         return _wide(head, whole)
     if _decodes(head, "utf-8", whole):
@@ -148,9 +152,12 @@ def _older(head: bytes) -> Encoding | None:
     close = [one.name for one in found if one is not best and not _beats(ranked, best, one)]
     if best.certain and not close:
         return Encoding(best.codec)
-    doubt = f", though it could be {' or '.join(close[:2])}" if close else ""
+    doubt = _(", though it could be {names}").format(names=" or ".join(close[:2])) if close else ""
     sample = next(_sample(text) for text, candidate in texts.items() if candidate is best)
-    return Encoding(best.codec, f"read as {best.name}, by its letters{doubt}: “{sample}”")
+    return Encoding(
+        best.codec,
+        _("read as {name}, by its letters{doubt}: “{sample}”").format(name=best.name, doubt=doubt, sample=sample),
+    )
 
 
 def _beats(ranked: dict[str, CharsetMatch], one: Candidate, other: Candidate) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.source import HUBS, Source
 
 WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
@@ -19,8 +20,10 @@ def require(source: Source) -> None:
     if source.hub_id is None or cached(source.hub_id) or reachable(which):
         return
     raise UserError(
-        f"{source.spec}: a dataset of the {HUBS[which]} hub, which does not answer from here; "
-        "connect the container to a network, or name a local file of that form instead (sft_mixed.sh --general FILE)"
+        _(
+            "{spec}: a dataset of the {hubs} hub, which does not answer from here; connect the container to "
+            "a network, or name a local file of that form instead (sft_mixed.sh --general FILE)"
+        ).format(spec=source.spec, hubs=HUBS[which])
     )
 
 
@@ -30,8 +33,10 @@ def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
     if model_cached(name) or reachable(which):
         return
     raise UserError(
-        f"--model {name}: a model of the {HUBS[which]} hub, which does not answer from here; "
-        f"connect the container to a network, or name a folder; the weights here are {model_dir}"
+        _(
+            "--model {name}: a model of the {hubs} hub, which does not answer from here; connect the "
+            "container to a network, or name a folder; the weights here are {model_dir}"
+        ).format(name=name, hubs=HUBS[which], model_dir=model_dir)
     )
 
 

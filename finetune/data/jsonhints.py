@@ -6,23 +6,24 @@ import json
 import re
 from typing import Any
 
+from common.i18n import N_, _
 from qwen2.rows import MESSAGE_KEYS, QUERY_KEYS, RESPONSE_KEYS
 
 # Of names in lower case: an object with one of them is a row, whatever else is wrong with it.
 ROW_NAMES = {*QUERY_KEYS, *RESPONSE_KEYS, *MESSAGE_KEYS, "chosen", "rejected", "tools", "history"}
 COMMENT = re.compile(r"//|/\*|#")
 DEEPEST = 3  # levels that a list of rows is looked for below
-LIST = 'write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv'
-ALONE = "write the list alone, without the object around it: [{...}, {...}]"
-NO_COMMENTS = "JSON has no comments: remove them"
-WRAP = 'a list is a row: wrap it in messages, one a line: {"messages": [...]}'
+LIST = N_('write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv')
+ALONE = N_("write the list alone, without the object around it: [{...}, {...}]")
+NO_COMMENTS = N_("JSON has no comments: remove them")
+WRAP = N_('a list is a row: wrap it in messages, one a line: {"messages": [...]}')
 
 
 def beginning(first: str) -> tuple[str, str]:
     """(what, remedy) of a file that begins with neither [ nor {."""
     if first in ("/", "#"):
-        return f"not JSON, it begins with {first!r}", NO_COMMENTS
-    return f"not JSON, it begins with {first!r}", LIST
+        return _("not JSON, it begins with {first!r}").format(first=first), _(NO_COMMENTS)
+    return _("not JSON, it begins with {first!r}").format(first=first), _(LIST)
 
 
 def words(message: str) -> str:
@@ -36,26 +37,26 @@ def hint(text: str, error: json.JSONDecodeError) -> str:
     here = text[error.pos : error.pos + 1]
     rest = text[error.pos : error.pos + 80].lstrip(" \t\r\n,")
     if error.msg.startswith("Unterminated string"):
-        return "a closing quote is missing"
+        return _("a closing quote is missing")
     if error.msg.startswith("Invalid control character"):
-        return r"write a line break in a text as \n"
+        return _("write a line break in a text as \\n")
     if error.msg.startswith("Invalid \\escape"):
-        return r"write a backslash as \\"
+        return _("write a backslash as \\\\")
     if COMMENT.match(rest):
-        return NO_COMMENTS
+        return _(NO_COMMENTS)
     if error.msg.startswith("Extra data") and here == ",":
-        return "remove the comma at the end of the line, or put [ and ] around all rows"
+        return _("remove the comma at the end of the line, or put [ and ] around all rows")
     if error.msg.startswith("Extra data") and here in "{[":
-        return "begin a new line before it: one row a line"
+        return _("begin a new line before it: one row a line")
     if any(mark in near for mark in "“”‘’"):
-        return 'use straight quotes "'
+        return _('use straight quotes "')
     if any(mark in near for mark in "\uff0c\uff1a"):
-        return "use the ASCII comma and colon outside of texts"
+        return _("use the ASCII comma and colon outside of texts")
     if "'" in near:
-        return 'use double quotes "'
+        return _('use double quotes "')
     if here in "}]" and "," in text[max(0, error.pos - 80) : error.pos]:
-        return "remove the comma before it"
-    return "look at this place and just before it"
+        return _("remove the comma before it")
+    return _("look at this place and just before it")
 
 
 def rows_below(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import tables
 from finetune.data.items import Broken, Remember, Row
 
@@ -25,7 +26,11 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
         size = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
         if size > MAX_ROW:
-            raise UserError(f"{path}: {size >> 20} MB a row; no training row is as long, write the texts anew")
+            raise UserError(
+                _("{path}: {size} MB a row; no training row is as long, write the texts anew").format(
+                    path=path, size=size >> 20
+                )
+            )
         schema = file.schema_arrow
         batches = (batch.to_pylist(maps_as_pydicts="lossy") for batch in file.iter_batches(BATCH))
         rows = itertools.chain.from_iterable(batches)
@@ -36,7 +41,11 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         for number, row in enumerate(rows, 1):
             yield Row(number, number, _as_json(row))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:120]}); write it anew") from error
+        raise UserError(
+            _("{path}: not a Parquet file ({names}); write it anew").format(
+                path=path, names=" ".join(str(error).split())[:120]
+            )
+        ) from error
 
 
 def _is_table(schema: Any, columns: tuple[str, str] | None) -> bool:

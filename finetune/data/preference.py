@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from common.i18n import N_, _
 from qwen2.rows import ANSWER_ROLES, MESSAGE_KEYS, QUERY_KEYS, RESPONSE_KEYS
 
 BAD = ("rejected", "rejected_response", "rejected_messages")
-PREFERENCE, PRETRAINING = "preference data", "text for pre-training"  # kinds of findings
+PREFERENCE, PRETRAINING = N_("preference data"), N_("text for pre-training")  # kinds of findings
 MARKS = ("label", "kto_tag")
 # Anthropic's files of human preferences: a whole talk in one text.
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -38,11 +39,13 @@ def other_training(row: dict[str, Any]) -> Other | None:
     mark = next((key for key in MARKS if _is_mark(low, key)), None)
     if mark:
         good = bool(low[mark])
-        what = f"KTO data, an answer marked {'good' if good else 'bad'} ({mark}: {json.dumps(low[mark])})"
+        what = _("KTO data, an answer marked {value} ({mark}: {json})").format(
+            value=_("good") if good else _("bad"), mark=mark, json=json.dumps(low[mark])
+        )
         columns = "" if mark == "label" else _columns(kto_tag="label")
         return Other(PREFERENCE, what, f"swift rlhf --rlhf_type kto{columns}", rest if good else None)
     if _is_text(low):
-        return Other(PRETRAINING, "a text without question and answer, for pre-training", "swift pt")
+        return Other(PRETRAINING, _("a text without question and answer, for pre-training"), "swift pt")
     return None
 
 
@@ -71,13 +74,15 @@ def _pair(low: dict[str, Any], rest: dict[str, Any]) -> Other:
     if low.get("chosen") is None:
         has_good = any(low.get(key) is not None for key in (*MESSAGE_KEYS, *RESPONSE_KEYS))
         columns = _columns(rejected="rejected_response") if bad == "rejected" else ""
-        return Other(PREFERENCE, f"preference data ({bad})", dpo + columns, rest if has_good else None)
+        return Other(
+            PREFERENCE, _("preference data ({bad})").format(bad=bad), dpo + columns, rest if has_good else None
+        )
     chosen = low["chosen"]
     if isinstance(chosen, str):
-        what = "preference data (chosen and rejected as texts)"
+        what = _("preference data (chosen and rejected as texts)")
         columns = _columns(chosen="response", rejected="rejected_response")
         return Other(PREFERENCE, what, dpo + columns, _with_answer(low, rest, chosen))
-    what = "preference data (chosen and rejected as messages)"
+    what = _("preference data (chosen and rejected as messages)")
     columns = _columns(chosen="messages", rejected="rejected_messages")
     return Other(PREFERENCE, what, dpo + columns, _with_messages(low, rest, chosen))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import N_, _
 from finetune.data import encoding, jsonhints, parquet, tables, workbook
 from finetune.data.items import Broken, Note, Remember, Row, forget
 
@@ -20,26 +21,40 @@ CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a 
 # No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
 # take all memory. In characters.
 MAX_ROW = 16 << 20
-LONG_NUMBER = "a number of more than 4300 digits"
+LONG_NUMBER = N_("a number of more than 4300 digits")
 
 
 def open_checked(path: Path) -> encoding.Encoding:
     """The encoding of a file. UserError unless it is a readable file with text in it."""
     if not path.exists():
-        raise UserError(f"{path}: no such file; check the name, or the working folder ({Path().resolve()})")
+        raise UserError(
+            _("{path}: no such file; check the name, or the working folder ({folder})").format(
+                path=path, folder=Path().resolve()
+            )
+        )
     if path.is_dir():
-        raise UserError(f"{path}: is a directory; {_in_it(path)}")
+        raise UserError(_("{path}: is a directory; {in_it}").format(path=path, in_it=_in_it(path)))
     if not path.is_file():
-        raise UserError(f"{path}: is no ordinary file, and is read more than once; write its rows into one")
+        raise UserError(
+            _("{path}: is no ordinary file, and is read more than once; write its rows into one").format(path=path)
+        )
     try:
         size = path.stat().st_size
         found, head = encoding.of_file(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
+        raise UserError(
+            _("{path}: cannot be read ({strerror}); check who may read it").format(path=path, strerror=error.strerror)
+        ) from error
     if not head.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0") and size <= CHUNK:
-        raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
+        raise UserError(
+            _("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path)
+        )
     if found is None and b"\0" in head:
-        raise UserError(f"{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx")
+        raise UserError(
+            _("{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx").format(
+                path=path
+            )
+        )
     return found or encoding.Encoding("utf-8")
 
 
@@ -47,8 +62,8 @@ def _in_it(folder: Path) -> str:
     """What to do about a folder in a file's place; an empty one is mostly Docker's own."""
     with contextlib.suppress(OSError):
         if not any(folder.iterdir()):
-            return "it is empty: docker run -v makes one where the host has no such file; check the path on the host"
-    return "name the file in it"
+            return _("it is empty: docker run -v makes one where the host has no such file; check the path on the host")
+    return _("name the file in it")
 
 
 def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
@@ -68,13 +83,15 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
     suffix = path.suffix.lower()
     if suffix in BINARY and path.is_file():
         if path.stat().st_size == 0:
-            raise UserError(f"{path}: is empty; write rows into it, such as those of self_cognition.json")
+            raise UserError(
+                _("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path)
+            )
         yield from BINARY[suffix](path, columns, note)
         return
     found = open_checked(path)
     if found.guess:
-        remedy = "look whether that is what it says; if not, save the file in UTF-8"
-        note(Note("guessed encoding", found.guess, remedy))
+        remedy = _("look whether that is what it says; if not, save the file in UTF-8")
+        note(Note(_("guessed encoding"), found.guess, remedy))
     if suffix in tables.TEXT_SUFFIXES:
         yield from tables.read_text(path, found.codec, columns, note)
         return
@@ -86,9 +103,12 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         elif first == "{":
             yield from _jsonl(text)
         else:
-            yield Broken(f"line {text.line}, column {text.column}", *jsonhints.beginning(first))
+            yield Broken(
+                _("line {line}, column {column}").format(line=text.line, column=text.column),
+                *jsonhints.beginning(first),
+            )
     except UnicodeDecodeError as error:
-        place = f"byte {text.bytes_before + error.start + 1}"
+        place = _("byte {bytes_before}").format(bytes_before=text.bytes_before + error.start + 1)
         yield tables.not_text(place, found.codec)
 
 
@@ -136,7 +156,7 @@ class Text:
         before = self.buffer[:offset]
         breaks = before.count("\n")
         column = offset - before.rfind("\n") if breaks else self.column + offset
-        return f"line {self.line + breaks}, column {column}"
+        return _("line {line}, column {column}").format(line=self.line + breaks, column=column)
 
     def peek(self) -> str:
         """The next character that is no white space, left in place; '' at the end of the file."""
@@ -152,7 +172,9 @@ def _json_list(text: Text) -> Iterator[Row | Broken]:
     text.drop(1)
     number = 0
     if text.peek() == "]":
-        yield Broken(text.place(0), "the list has no rows", "write rows into it, such as those of self_cognition.json")
+        yield Broken(
+            text.place(0), _("the list has no rows"), _("write rows into it, such as those of self_cognition.json")
+        )
         return
     while True:
         number += 1
@@ -163,29 +185,35 @@ def _json_list(text: Text) -> Iterator[Row | Broken]:
             yield value
             return
         if number == 1 and jsonhints.is_message(value):
-            what = "a message of a conversation stands where a row should"
-            yield Broken(f"line {line}", what, jsonhints.WRAP, number)
+            what = _("a message of a conversation stands where a row should")
+            yield Broken(_("line {line}").format(line=line), what, _(jsonhints.WRAP), number)
             return
         yield _row(number, line, value)
         mark = text.peek()
         if mark == "]":
             text.drop(1)
             if behind := text.peek():
-                remedy = "remove it, or join the two lists"
+                remedy = _("remove it, or join the two lists")
                 if behind in "/#":
-                    remedy = jsonhints.NO_COMMENTS
-                yield Broken(text.place(0), "text behind the end of the list", remedy)
+                    remedy = _(jsonhints.NO_COMMENTS)
+                yield Broken(text.place(0), _("text behind the end of the list"), remedy)
             return
         if mark in ("/", "#"):
-            yield Broken(text.place(0), f"not JSON, {mark!r} behind a row", jsonhints.NO_COMMENTS, number)
+            yield Broken(
+                text.place(0), _("not JSON, {mark!r} behind a row").format(mark=mark), _(jsonhints.NO_COMMENTS), number
+            )
             return
         if mark != ",":
-            what = "the list has no end, a ] is missing" if not mark else f"a comma is missing before {mark!r}"
-            yield Broken(text.place(0), what, f"look at the end of row {number}", number)
+            what = (
+                _("the list has no end, a ] is missing")
+                if not mark
+                else _("a comma is missing before {mark!r}").format(mark=mark)
+            )
+            yield Broken(text.place(0), what, _("look at the end of row {number}").format(number=number), number)
             return
         text.drop(1)
         if text.peek() == "]":
-            yield Broken(text.place(0), "a comma before the end of the list", "remove the last comma", number)
+            yield Broken(text.place(0), _("a comma before the end of the list"), _("remove the last comma"), number)
             return
 
 
@@ -197,7 +225,7 @@ def _decode(text: Text, number: int) -> Any:
         try:
             value, end = decoder.raw_decode(text.buffer)
         except RecursionError:
-            return Broken(text.place(0), "nested too deeply", "a row is an object of texts", number)
+            return Broken(text.place(0), _("nested too deeply"), _("a row is an object of texts"), number)
         except json.JSONDecodeError as error:
             # Cut off by the end of the buffer, or really broken? An open string is told at its beginning, all else
             # close to where the buffer ends.
@@ -206,16 +234,16 @@ def _decode(text: Text, number: int) -> Any:
                 size *= 2
                 continue
             if open_ended and len(text.buffer) > MAX_ROW:
-                what = f"a row of more than {MAX_ROW >> 20} million characters"
-                return Broken(text.place(error.pos), what, "a closing quote or bracket is missing", number)
+                what = _("a row of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
+                return Broken(text.place(error.pos), what, _("a closing quote or bracket is missing"), number)
             return Broken(
                 text.place(error.pos),
-                f"not JSON, {jsonhints.words(error.msg)}",
+                _("not JSON, {jsonhints}").format(jsonhints=jsonhints.words(error.msg)),
                 jsonhints.hint(text.buffer, error),
                 number,
             )
         except ValueError:  # Python's own limit
-            return Broken(text.place(0), LONG_NUMBER, "put quotes around it", number)
+            return Broken(text.place(0), _(LONG_NUMBER), _("put quotes around it"), number)
         else:
             text.drop(end)
             return value
@@ -230,23 +258,33 @@ def _jsonl(text: Text) -> Iterator[Row | Broken]:
             pass
         end = text.buffer.find("\n")
         if end < 0 and len(text.buffer) > MAX_ROW:
-            what = f"a line of more than {MAX_ROW >> 20} million characters"
-            yield Broken(f"line {text.line}", what, "write one row a line", number)
+            what = _("a line of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
+            yield Broken(_("line {line}").format(line=text.line), what, _("write one row a line"), number)
             return
         end = len(text.buffer) if end < 0 else end
         line = text.buffer[:end]
         try:
             yield _row(number, text.line, json.loads(line))
         except RecursionError:
-            yield Broken(f"line {text.line}", "nested too deeply", "a row is an object of texts", number)
+            yield Broken(
+                _("line {line}").format(line=text.line),
+                _("nested too deeply"),
+                _("a row is an object of texts"),
+                number,
+            )
         except json.JSONDecodeError as error:
             if number == 1 and (spread := _spread(text)):
                 yield spread
                 return  # each of its lines would be reported
             remedy = jsonhints.hint(text.buffer, error)
-            yield Broken(text.place(error.pos), f"not JSON, {jsonhints.words(error.msg)}", remedy, number)
+            yield Broken(
+                text.place(error.pos),
+                _("not JSON, {jsonhints}").format(jsonhints=jsonhints.words(error.msg)),
+                remedy,
+                number,
+            )
         except ValueError:  # Python's own limit
-            yield Broken(f"line {text.line}", LONG_NUMBER, "put quotes around it", number)
+            yield Broken(_("line {line}").format(line=text.line), _(LONG_NUMBER), _("put quotes around it"), number)
         text.drop(end)
 
 
@@ -255,9 +293,19 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
     if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
         return Row(number, line, value)  # nearly every row
     if jsonhints.is_chat(value):
-        return Broken(f"line {line}", "a list of messages stands where a row should", jsonhints.WRAP, number)
+        return Broken(
+            _("line {line}").format(line=line),
+            _("a list of messages stands where a row should"),
+            _(jsonhints.WRAP),
+            number,
+        )
     if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
-        return Broken(f"line {line}", f'the rows are below the key "{keys}"', jsonhints.ALONE, number)
+        return Broken(
+            _("line {line}").format(line=line),
+            _('the rows are below the key "{keys}"').format(keys=keys),
+            _(jsonhints.ALONE),
+            number,
+        )
     return Row(number, line, value)
 
 
@@ -276,5 +324,7 @@ def _spread(text: Text) -> Broken | None:
     found = _row(1, text.line, value)
     if isinstance(found, Broken):
         return found
-    remedy = "one row a line, or put all rows into a list: [{...}, {...}]"
-    return Broken(f"line {text.line}", "not JSON lines, an object goes over several lines", remedy, 1)
+    remedy = _("one row a line, or put all rows into a list: [{...}, {...}]")
+    return Broken(
+        _("line {line}").format(line=text.line), _("not JSON lines, an object goes over several lines"), remedy, 1
+    )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.i18n import _
 from finetune.data.check import FileReport
 
 BARS = 10
@@ -21,11 +22,15 @@ SHOWN = 5  # findings of one kind in the table
 def terminal(console: Console, reports: list[FileReport]) -> None:
     """A line for each file, the findings, and the histogram."""
     for report in reports:
-        state = f"{report.errors} errors" if report.errors else "fit"
+        state = _("{count} errors").format(count=report.errors) if report.errors else _("fit")
         if report.warnings:
-            state += f", {report.warnings} warnings"
+            state += _(", {count} warnings").format(count=report.warnings)
         console.print(
-            f"{escape(report.file)}: {report.rows} rows ({report.encoding}), {state}", highlight=False, soft_wrap=True
+            _("{escape}: {rows} rows ({encoding}), {state}").format(
+                escape=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
+            ),
+            highlight=False,
+            soft_wrap=True,
         )
     if any(report.findings for report in reports):
         console.print(_table(reports))
@@ -36,8 +41,8 @@ def terminal(console: Console, reports: list[FileReport]) -> None:
 
 def _table(reports: list[FileReport]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("kind", "rows", "place", "what", "what to do"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "rows" else "left")
+    for heading in (_("kind"), _("rows"), _("place"), _("what"), _("what to do")):
+        table.add_column(heading, overflow="fold", justify="right" if heading == _("rows") else "left")
     for report in reports:
         name = f"{Path(report.file).name}: " if len(reports) > 1 else ""
         for kind, rows in sorted(report.numbers.items(), key=lambda item: not _is_error(report, item[0])):
@@ -47,7 +52,13 @@ def _table(reports: list[FileReport]) -> Table:
                 head = (f"[{style}]{kind}[/]", str(len(rows))) if index == 0 else ("", "")
                 table.add_row(*head, escape(name + finding.where), escape(finding.what), escape(finding.remedy))
             if len(findings) > SHOWN:
-                table.add_row("", "", f"... and {len(rows) - SHOWN} more", "", "--json lists all rows by number")
+                table.add_row(
+                    "",
+                    "",
+                    _("... and {count} more").format(count=len(rows) - SHOWN),
+                    "",
+                    _("--json lists all rows by number"),
+                )
     return table
 
 
@@ -56,17 +67,21 @@ def _is_error(report: FileReport, kind: str) -> bool:
 
 
 def _histogram(console: Console, reports: list[FileReport], lengths: list[int]) -> None:
-    sampled = ", a sample" if any(report.sampled for report in reports) else ""
+    sampled = _(", a sample") if any(report.sampled for report in reports) else ""
     ordered = sorted(lengths)
     median, high = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
     console.print(
-        f"tokens of a row (template included): {ordered[0]} to {ordered[-1]}, median {median}, 99 % at most {high} "
-        f"(of {len(lengths)} rows{sampled})",
+        _(
+            "tokens of a row (template included): {shortest} to {longest}, median {median}, 99 % at most "
+            "{high} (of {count} rows{sampled})"
+        ).format(
+            shortest=ordered[0], longest=ordered[-1], median=median, high=high, count=len(lengths), sampled=sampled
+        ),
         highlight=False,
         soft_wrap=True,
     )
     bars = histogram(lengths)
-    most = max(count for _, _, count in bars)
+    most = max(count for _other, _other, count in bars)
     for low, top, count in bars:
         bar = "█" * max(1, round(WIDTH * count / most)) if count else ""
         console.print(f"{low:>7}-{top:<7} {bar} {count}", highlight=False)

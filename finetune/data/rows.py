@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from common.i18n import _
 from finetune.data.content import blank
 from finetune.data.jsonhints import WRAP
 from qwen2.rows import (
@@ -43,7 +44,7 @@ class Fault:
         """How the summary counts it."""
         if self.what in ("missing", "empty"):
             return self.what
-        return "wrong type" if ", not a" in self.what else "unfit"
+        return _("wrong type") if _(", not a") in self.what else "unfit"
 
 
 class Looked(NamedTuple):
@@ -57,15 +58,15 @@ class Looked(NamedTuple):
 def look(data: Any) -> Looked:
     """The row as the training takes it, or everything that keeps it from being trained on."""
     if not isinstance(data, dict):
-        remedy = 'write {"instruction": ..., "input": "", "output": ...}'
+        remedy = _('write {"instruction": ..., "input": "", "output": ...}')
         if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
-            remedy = WRAP
-        return Looked([], faults=(Fault("", f"is {kind(data)}, not an object", remedy),))
+            remedy = _(WRAP)
+        return Looked([], faults=(Fault("", _("is {kind}, not an object").format(kind=kind(data)), remedy),))
     row, is_chat = data, True
     try:
         row = canonical(data)
         if data.keys() in ({"role", "content"}, {"from", "value"}):
-            return Looked([], faults=(Fault("", "is a message, not a row", WRAP),))
+            return Looked([], faults=(Fault("", _("is a message, not a row"), _(WRAP)),))
         is_chat = chat_key(row) is not None
         messages, tools = standard_row(row)
     except RowError as error:
@@ -93,14 +94,20 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
         if question not in row:
             question = next((name for name in QUERY_KEYS if name in row), question)
         if not isinstance(row.get("input", ""), str) and row["input"] is not None:
-            yield Fault("input", f"is {kind(row['input'])}, not a text", 'write "" where there is nothing to add')
+            yield Fault(
+                "input",
+                _("is {kind}, not a text").format(kind=kind(row["input"])),
+                _('write "" where there is nothing to add'),
+            )
     else:
         question = next((name for name in QUERY_KEYS if name in row), "")
         answer = next((name for name in RESPONSE_KEYS if name in row and name != question), "")
         if not question and not answer:
             names = ", ".join(sorted(map(str, row))[:5]) or "none"
             yield Fault(
-                "instruction", f"missing (fields: {names})", "name the question and the answer instruction and output"
+                "instruction",
+                _("missing (fields: {names})").format(names=names),
+                _("name the question and the answer instruction and output"),
             )
             return
     for field, role in ((question or "instruction", "question"), (answer or "output", "answer")):
@@ -115,18 +122,22 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
             ):
                 continue
         if field not in row:
-            yield Fault(field, "missing", f"write the {role} into it")
+            yield Fault(field, "missing", _("write the {role} into it").format(role=role))
         elif not isinstance(value, str):
-            yield Fault(field, f"is {kind(value)}, not a text", f"write the {role} as a text, in quotes")
+            yield Fault(
+                field,
+                _("is {kind}, not a text").format(kind=kind(value)),
+                _("write the {role} as a text, in quotes").format(role=role),
+            )
         elif blank(value):
-            yield Fault(field, "empty", f"write the {role}, or remove the row")
+            yield Fault(field, "empty", _("write the {role}, or remove the row").format(role=role))
 
 
 def _empty(row: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[Fault]:
     """Questions and answers of a conversation without anything in them."""
     for index, message in enumerate(messages):
         if message["role"] in ("user", "assistant") and blank(message["content"]):
-            yield Fault(origin(row, messages, index), "empty", "write the message, or remove the row")
+            yield Fault(origin(row, messages, index), "empty", _("write the message, or remove the row"))
 
 
 def not_used(data: dict[str, Any]) -> Iterator[str]:

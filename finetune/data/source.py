@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import N_, _
 
 # A word that ends so is a file, even where it does not exist: `data/faq.json` is no hub id.
 FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xls", ".txt", ".parquet", ".arrow", ".ndjson"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUBS = {"hf": "HuggingFace", "ms": "ModelScope"}
-MOUNT = "a container sees a file of the host only where it is mounted (docker run -v, make finetune DATASET=FILE)"
+MOUNT = N_("a container sees a file of the host only where it is mounted (docker run -v, make finetune DATASET=FILE)")
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ def parse(spec: str, base: Path | None = None) -> Source:
             return path if path.exists() else None
         except OSError as error:  # a folder that one may not enter, a name that is too long
             raise UserError(
-                f"{path}: cannot be read ({error.strerror}); check the name, and who may read it"
+                _("{path}: cannot be read ({strerror}); check the name, and who may read it").format(
+                    path=path, strerror=error.strerror
+                )
             ) from error
 
     if not spec.strip():
-        raise UserError("--dataset: empty; name a file, such as self_cognition.json, or a dataset of a hub")
+        raise UserError(_("--dataset: empty; name a file, such as self_cognition.json, or a dataset of a hub"))
     if path := local(spec):
         return Source(spec, path=path)
     name, hub = spec, None
@@ -61,15 +64,25 @@ def parse(spec: str, base: Path | None = None) -> Source:
         prefix, name = spec.split("::", 1)
         hub = prefix.lower()
         if hub not in HUBS:
-            raise UserError(f"{spec}: unknown hub {prefix}; write hf:: or ms:: before the id, or nothing")
+            raise UserError(
+                _("{spec}: unknown hub {prefix}; write hf:: or ms:: before the id, or nothing").format(
+                    spec=spec, prefix=prefix
+                )
+            )
     name, sample = _sample(spec, name)
     if hub is None and (path := local(name)):
         return Source(spec, path=path, sample=sample)
-    stem, _, subset = name.partition(":")
+    stem, _other, subset = name.partition(":")
     if hub is None and _looks_like_a_file(name):
-        raise UserError(f"{name}: no such file; check the name, or the working folder ({folder.resolve()}); {MOUNT}")
+        raise UserError(
+            _("{name}: no such file; check the name, or the working folder ({folder}); {mount}").format(
+                name=name, folder=folder.resolve(), mount=_(MOUNT)
+            )
+        )
     if not HUB_ID.fullmatch(stem):
-        raise UserError(f"{name}: no such file, and not a hub id of the form OWNER/NAME either; check the name")
+        raise UserError(
+            _("{name}: no such file, and not a hub id of the form OWNER/NAME either; check the name").format(name=name)
+        )
     subsets = tuple(part.strip() for part in subset.split("/") if part.strip())
     return Source(spec, hub_id=stem, hub=hub, subsets=subsets, sample=sample)
 
@@ -80,7 +93,11 @@ def _sample(spec: str, name: str) -> tuple[str, int | None]:
     if not mark:
         return name, None
     if not tail.isdecimal() or int(tail) == 0:
-        raise UserError(f"{spec}: '#{tail}' is no number of rows; write NAME#500 for 500 rows, or NAME for all")
+        raise UserError(
+            _("{spec}: '#{tail}' is no number of rows; write NAME#500 for 500 rows, or NAME for all").format(
+                spec=spec, tail=tail
+            )
+        )
     return stem, int(tail)
 
 
@@ -93,5 +110,9 @@ def parse_columns(text: str) -> tuple[str, str]:
     """`QUESTION,ANSWER` as two names. UserError when it is not that."""
     names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
     if len(names) != 2 or not all(names):
-        raise UserError(f"--columns {text}: name two columns, the question's and the answer's: --columns 问题,答案")
+        raise UserError(
+            _("--columns {text}: name two columns, the question's and the answer's: --columns 问题,答案").format(
+                text=text
+            )
+        )
     return names[0], names[1]

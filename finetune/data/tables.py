@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.items import Broken, Note, Remember, Row
 
 TEXT_SUFFIXES = {".csv", ".tsv"}
@@ -62,11 +63,11 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
         except csv.Error as error:
             what = str(error)
             if "field larger" in what or "unexpected end" in what:
-                what = "a cell has no end"
+                what = _("a cell has no end")
             yield Broken(
-                f"line {reader.line_num + skipped}",
-                f"not CSV, {what}",
-                "look for a quote without its partner before it",
+                _("line {line_num}").format(line_num=reader.line_num + skipped),
+                _("not CSV, {what}").format(what=what),
+                _("look for a quote without its partner before it"),
             )
         except UnicodeDecodeError:
             # The text layer decodes ahead and does not say where; the bytes do.
@@ -102,7 +103,7 @@ def _lines(file: TextIO) -> Iterator[str]:
     """The lines of a file; csv.Error at one that is too long to be held: csv itself would hold it before it looks."""
     while line := file.readline(MAX_LINE):
         if len(line) == MAX_LINE and not line.endswith("\n"):
-            raise csv.Error(f"a line of more than {MAX_LINE >> 20} million characters")
+            raise csv.Error(_("a line of more than {max_line} million characters").format(max_line=MAX_LINE >> 20))
         yield line
 
 
@@ -115,8 +116,8 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 def not_text(place: str, encoding: str) -> Broken:
     """A place that is no text in the encoding that was found."""
-    remedy = "save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW"
-    return Broken(place, f"not {encoding.upper()} text", remedy)
+    remedy = _("save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW")
+    return Broken(place, _("not {encoding} text").format(encoding=encoding.upper()), remedy)
 
 
 def from_cells(
@@ -136,17 +137,17 @@ def from_cells(
     lines = iter(lines)
     first = beginning(lines)
     if not first:
-        raise UserError(f"{path}: is empty; write a heading and rows into it: question,answer")
+        raise UserError(_("{path}: is empty; write a heading and rows into it: question,answer").format(path=path))
     found = find_heading(first, columns)
     if found is None:
         # The first with several cells: a title would say nothing of the columns.
-        wide = (cells for _, cells in first if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
+        wide = (cells for _other, cells in first if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
         _refuse(path, next(wide, first[0][1]), columns)
     at, places = found
-    above = [cell for _, cells in first[:at] for cell in cells if _filled(cell)]
+    above = [cell for _other, cells in first[:at] for cell in cells if _filled(cell)]
     if above:
-        what = f"left out what is above the heading: {', '.join(map(str, above))[:100]}"
-        note(Note("title row", what, "remove it from the table, if it is to say nothing"))
+        what = _("left out what is above the heading: {names}").format(names=", ".join(map(str, above))[:100])
+        note(Note(_("title row"), what, _("remove it from the table, if it is to say nothing")))
     heading = first[at][1]
     headings = {name: heading[place] for name, place in places.items()}
     number = 0
@@ -155,13 +156,15 @@ def from_cells(
             continue
         number += 1
         if len(cells) > len(heading) and any(map(_filled, cells[len(heading) :])):
-            what = f"{len(cells)} cells where the heading has {len(heading)}"
-            yield Broken(f"line {line}", what, "put quotes around a text with the delimiter in it", number)
+            what = _("{count} cells where the heading has {wanted}").format(count=len(cells), wanted=len(heading))
+            yield Broken(
+                _("line {line}").format(line=line), what, _("put quotes around a text with the delimiter in it"), number
+            )
             continue
         data = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
         yield Row(number, line, data, headings)
     if number == 0:
-        raise UserError(f"{path}: has a heading and no rows; write rows below it")
+        raise UserError(_("{path}: has a heading and no rows; write rows below it").format(path=path))
 
 
 def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[Any]]]:
@@ -179,7 +182,7 @@ def find_heading(
     names, or a row, and then what follows is not the heading.
     """
     above = 0  # filled cells of the widest line so far
-    for at, (_, cells) in enumerate(lines):
+    for at, (_other, cells) in enumerate(lines):
         filled = sum(map(_filled, cells))
         if places := _places(cells, columns):
             return (at, places) if above < filled else None
@@ -218,17 +221,26 @@ def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, in
 def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> NoReturn:
     """Say why a heading is none. Raises UserError."""
     if len(heading) > MAX_COLUMNS:
-        raise UserError(f"{path}: {len(heading)} columns; keep a column of questions and one of answers")
+        raise UserError(
+            _("{path}: {count} columns; keep a column of questions and one of answers").format(
+                path=path, count=len(heading)
+            )
+        )
     names, there = [plain(cell) for cell in heading], ", ".join(map(str, heading))[:200]
     for name in columns or ():
         if name not in heading and plain(name) not in names:
-            raise UserError(f"{path}: no column {name}; there are {there}")
+            raise UserError(_("{path}: no column {name}; there are {there}").format(path=path, name=name, there=there))
     for role, known in (("question", QUESTIONS), ("answer", ANSWERS)):
         if not columns and not any(name in names for name in known):
             raise UserError(
-                f"{path}: no column looks like the {role} (there are {there}); name both with --columns QUESTION,ANSWER"
+                _(
+                    "{path}: no column looks like the {role} (there are {there}); name both with --columns "
+                    "QUESTION,ANSWER"
+                ).format(path=path, role=role, there=there)
             )
-    raise UserError(f"{path}: one column cannot be both question and answer; name two with --columns")
+    raise UserError(
+        _("{path}: one column cannot be both question and answer; name two with --columns").format(path=path)
+    )
 
 
 def plain(name: Any) -> str:
@@ -250,7 +262,7 @@ def _undecodable(path: Path, encoding: str) -> str:
             try:
                 decoder.decode(raw, final=not raw)
             except UnicodeDecodeError as error:
-                return f"byte {done - held + error.start + 1}"
+                return _("byte {done}").format(done=done - held + error.start + 1)
             done += len(raw)
             if not raw:
-                return "its end"
+                return _("its end")

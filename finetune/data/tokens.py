@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 
 Messages = list[dict[str, Any]]
 
@@ -20,11 +21,17 @@ class Counter:
 
         path = model_dir / "tokenizer.json"
         if not path.is_file():
-            raise UserError(f"{path}: no such file, so tokens cannot be counted; set MODEL_DIR to the model's folder")
+            raise UserError(
+                _("{path}: no such file, so tokens cannot be counted; set MODEL_DIR to the model's folder").format(
+                    path=path
+                )
+            )
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f"{path}: cannot be read ({error}); the model folder is not whole") from error
+            raise UserError(
+                _("{path}: cannot be read ({reason}); the model folder is not whole").format(path=path, reason=error)
+            ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.system = system
@@ -38,7 +45,7 @@ class Counter:
         ends: list[int] = []
         for messages, tools in rows:
             found = parts(messages, tools, self.system, generation_prompt=False, training=True)
-            texts += [text for text, _ in joined(found)]
+            texts += [text for text, _other in joined(found)]
             ends.append(len(texts))
         lengths = [len(e) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         counts, start = [], 0

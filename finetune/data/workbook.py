@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import cellformat, tables
 from finetune.data.items import Broken, Note, Remember, Row
 
@@ -26,7 +27,11 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         with zipfile.ZipFile(path) as packed:
             size = max((file.file_size for file in packed.infolist()), default=0)
         if size > MAX_UNPACKED:
-            raise UserError(f"{path}: unpacks to {size >> 20} MB; save it as CSV, or in several files")
+            raise UserError(
+                _("{path}: unpacks to {size} MB; save it as CSV, or in several files").format(
+                    path=path, size=size >> 20
+                )
+            )
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         yield from _Sheets(path, book, columns, note).rows()
         book.close()
@@ -34,7 +39,9 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         raise
     except Exception as error:  # openpyxl raises what zipfile, xml and its own code raise
         words = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not an XLSX file ({words[:120]}); save it anew, or as CSV") from error
+        raise UserError(
+            _("{path}: not an XLSX file ({words}); save it anew, or as CSV").format(path=path, words=words[:120])
+        ) from error
 
 
 class _Sheets:
@@ -53,13 +60,23 @@ class _Sheets:
         self.cut = 0
         others = [other.title for other in self.book.worksheets if other is not sheet and other in filled]
         if others:
-            names = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
-            remedy = "save each sheet as a file of its own, and name them all: FILE FILE"
-            self.note(Note("sheets left out", f"only the sheet {sheet.title} is read, not {names}", remedy))
+            names = ", ".join(others[:NAMED]) + (
+                _(" and {count} more").format(count=len(others) - NAMED) if len(others) > NAMED else ""
+            )
+            remedy = _("save each sheet as a file of its own, and name them all: FILE FILE")
+            self.note(
+                Note(
+                    _("sheets left out"),
+                    _("only the sheet {title} is read, not {names}").format(title=sheet.title, names=names),
+                    remedy,
+                )
+            )
         yield from tables.from_cells(self.path, self.cells(sheet), self.columns, self.note)
         if self.cut:
-            what = f"{self.cut} numbers are shown as 1.23E+15, so their last digits are not read"
-            self.note(Note("numbers cut short", what, "give the column the format 0, or Text, in the spreadsheet"))
+            what = _("{cut} numbers are shown as 1.23E+15, so their last digits are not read").format(cut=self.cut)
+            self.note(
+                Note(_("numbers cut short"), what, _("give the column the format 0, or Text, in the spreadsheet"))
+            )
 
     def cells(self, sheet: Any) -> Iterator[tuple[int, list[Any]]]:
         """(line, texts of the cells) of a sheet."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import N_, _
 from finetune.data.source import Source
 from qwen2.config import PROJECTIONS, Config
 
@@ -103,6 +104,7 @@ class Choice:
     system: str | None = None
     tensorboard: bool = True
     split: float = 0.0  # share of the rows that is held out of the training and evaluated
+    said: str = ""  # why, in the language of messages, where it is not one of the sentences below
 
     @property
     def is_fast(self) -> bool:
@@ -111,8 +113,8 @@ class Choice:
 
     def in_one_line(self) -> str:
         """For the screen."""
-        name = "the fast lane" if self.is_fast else "ms-swift"
-        return f"engine: {name}, {self.why}"
+        name = _("the fast lane") if self.is_fast else "ms-swift"
+        return _("engine: {name}, {why}").format(name=name, why=self.said or _(self.why))
 
 
 def choose(
@@ -128,10 +130,12 @@ def choose(
     `resumed` is why a run that goes on has its engine, `asked`: nobody asks for it now.
     """
     if asked not in ASKED:
-        raise UserError(f"ENGINE={asked}: unknown engine; set it to auto, fast or swift")
+        raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))
     if asked == "swift":
-        return Choice(SWIFT, resumed or "because ENGINE=swift asks for it")
-    why = resumed or ("because it honours every option given" if asked == "auto" else "because ENGINE=fast asks for it")
+        return Choice(SWIFT, resumed or N_("because ENGINE=swift asks for it"))
+    why = resumed or (
+        N_("because it honours every option given") if asked == "auto" else N_("because ENGINE=fast asks for it")
+    )
     obstacles = [*_of_model(model_dir), *_of_data(sources)]
     train: dict[str, Any] = {}
     rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True, "split": 0.0}
@@ -143,16 +147,24 @@ def choose(
         rest["split"] = 0.0  # as in ms-swift
     if obstacles and resumed:
         raise UserError(
-            f"--resume: the run was begun by the fast lane, which does not honour {'; '.join(obstacles)}; "
-            "leave that out, or start a new run"
+            _(
+                "--resume: the run was begun by the fast lane, which does not honour {options}; "
+                "leave that out, or start a new run"
+            ).format(options="; ".join(obstacles))
         )
     if obstacles and asked == "fast":
         raise UserError(
-            f"ENGINE=fast: the fast lane does not honour {'; '.join(obstacles)}; leave that out, or set ENGINE=swift"
+            _("ENGINE=fast: the fast lane does not honour {options}; leave that out, or set ENGINE=swift").format(
+                options="; ".join(obstacles)
+            )
         )
     if obstacles:
-        more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
-        return Choice(SWIFT, f"because of {obstacles[0]}{more}")
+        rest_count = len(obstacles) - 1
+        more = f" (and {rest_count} more)" if rest_count else ""
+        said = _("because of {what}").format(what=obstacles[0])
+        if rest_count:
+            said += _(" (and {count} more)").format(count=rest_count)
+        return Choice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
     return Choice(FAST, why, train, **rest)
 
 

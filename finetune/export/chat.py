@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from finetune.export.llamacpp import Model
 from finetune.export.modelfile import MAX_TOKENS
+from finetune.talk import terminal
 
 CONTEXT = 8192  # tokens of a conversation
 MAGIC = b"GGUF"
@@ -24,11 +25,11 @@ def run(path: Path, questions: Sequence[str]) -> int:
     print(f"loading {path} ...", file=sys.stderr, flush=True)
     with Model(path, CONTEXT) as model:
         if not questions:
-            _converse(model)
+            terminal.converse(path.name, lambda said: _answer(model, said))
         for question in questions:
             if len(questions) > 1:
                 print(question)
-            _show(_answer(model, [{"role": "user", "content": question}]))
+            terminal.show(_answer(model, [{"role": "user", "content": question}]))
             if len(questions) > 1:
                 print()
     return 0
@@ -44,36 +45,9 @@ def _require_file(path: Path) -> None:
         raise UserError(f"{path}: no GGUF file; name a .gguf file that export.sh wrote")
 
 
-def _converse(model: Model) -> None:
-    said: list[dict[str, str]] = []
-    print("`clear` forgets what was said, `exit` or Ctrl-D ends.", file=sys.stderr)
-    while True:
-        try:
-            text = input("<<< ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        if text in ("exit", "quit"):
-            return
-        if text == "clear":
-            said.clear()
-        elif text:
-            said.append({"role": "user", "content": text})
-            said.append({"role": "assistant", "content": _show(_answer(model, said))})
-
-
 def _answer(model: Model, messages: Sequence[dict[str, str]]) -> Iterator[str]:
     """The answer as it is made. UserError for a conversation that is too long."""
     try:
         yield from model.stream(messages, MAX_TOKENS)
     except ValueError as error:
         raise UserError(f"infer: {error}; `clear` begins anew, or ask less at a time") from None
-
-
-def _show(parts: Iterator[str]) -> str:
-    whole = ""
-    for part in parts:
-        print(part, end="", flush=True)
-        whole += part
-    print()
-    return whole

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.runs.folder_lock import locked
 
 # Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
@@ -46,7 +47,11 @@ def temporary(target: Path) -> Iterator[Path]:
                     shutil.rmtree(left, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); name another with --output DIR") from error
+        raise UserError(
+            _("{target}: cannot be written ({strerror}); name another with --output DIR").format(
+                target=target, strerror=error.strerror
+            )
+        ) from error
     with locked(made):
         try:
             yield made
@@ -84,4 +89,8 @@ def publish(model: Path, target: Path) -> None:
     try:
         os.rename(model, target)  # over an empty folder, too
     except OSError as error:
-        raise UserError(f"{target}: cannot be given to the merged model ({error.strerror}); is it in use?") from error
+        raise UserError(
+            _("{target}: cannot be given to the merged model ({strerror}); is it in use?").format(
+                target=target, strerror=error.strerror
+            )
+        ) from error

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import N_, _
 
 GIB = 2**30
 # Beside the weights: tokenizer, card, and what a disk must keep free to stay usable.
@@ -20,11 +21,15 @@ def weights_bytes(model_dir: Path) -> int:
     """Bytes of a model folder's safetensors files. UserError when it has none."""
     total = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
     if not total:
-        raise UserError(f"{model_dir}: no *.safetensors in it, so it is no base model; name it with --model DIR")
+        raise UserError(
+            _("{model_dir}: no *.safetensors in it, so it is no base model; name it with --model DIR").format(
+                model_dir=model_dir
+            )
+        )
     return total
 
 
-def require_disk(target: Path, weights: int, what: str = "the merged model") -> None:
+def require_disk(target: Path, weights: int, what: str = N_("the merged model")) -> None:
     """UserError when the disk that `target` will be on has no room for `weights` bytes and the margin."""
     place = target
     while not place.exists():
@@ -32,44 +37,50 @@ def require_disk(target: Path, weights: int, what: str = "the merged model") -> 
     need, free = weights + DISK_MARGIN, shutil.disk_usage(place).free
     if free < need:
         raise UserError(
-            f"{target}: no room: {what} needs {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free there; "
-            "free some, or name a folder on another disk with --output DIR"
+            _(
+                "{target}: no room: {what} needs {need:.1f} GiB and {free:.1f} GiB are free there; free "
+                "some, or name a folder on another disk with --output DIR"
+            ).format(target=target, what=_(what), need=need / GIB, free=free / GIB)
         )
 
 
 def choose_device(wants_cpu: bool, weights: int) -> tuple[str, str]:
     """("cuda" or "cpu", why): the GPU where it has room for the weights, else the CPU."""
     if wants_cpu:
-        return "cpu", "no GPU is asked for or visible"
+        return "cpu", _("no GPU is asked for or visible")
     import torch
 
     if not torch.cuda.is_available():
-        return "cpu", "no CUDA GPU answers"
-    free, _ = torch.cuda.mem_get_info()
+        return "cpu", _("no CUDA GPU answers")
+    free, _other = torch.cuda.mem_get_info()
     need = int(weights * GPU_FACTOR) + GPU_MARGIN
     if free < need:
-        return "cpu", f"{free / GIB:.1f} GiB of GPU memory are free, merging there needs {need / GIB:.1f}"
-    return "cuda", f"{free / GIB:.1f} GiB of GPU memory are free"
+        return "cpu", _("{free:.1f} GiB of GPU memory are free, merging there needs {need:.1f}").format(
+            free=free / GIB, need=need / GIB
+        )
+    return "cuda", _("{free:.1f} GiB of GPU memory are free").format(free=free / GIB)
 
 
 def require_memory(weights: int, check: bool) -> None:
     """UserError when memory is short for merging on the CPU (bf16) and for the check after it (float32 there)."""
-    _require_free(weights * MEMORY_FACTOR, "merging on the CPU", "use a larger machine")
+    _require_free(weights * MEMORY_FACTOR, _("merging on the CPU"), _("use a larger machine"))
     if check:
         require_memory_to_ask(weights)
 
 
 def require_memory_to_ask(weights: int) -> None:
     """UserError when memory is short for a model that answers on the CPU, in float32, whose files have `weights`."""
-    _require_free(2 * weights * MEMORY_FACTOR, "the check on the CPU (float32)", "--no-check leaves it out")
+    _require_free(2 * weights * MEMORY_FACTOR, _("the check on the CPU (float32)"), _("--no-check leaves it out"))
 
 
 def _require_free(need: float, what: str, remedy: str) -> None:
     free = free_memory()
     if free is not None and free < need:
         raise UserError(
-            f"no room: {what} needs {need / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free; "
-            f"end other programs, or {remedy}"
+            _(
+                "no room: {what} needs {need:.1f} GiB of memory and {free:.1f} GiB are free; end other "
+                "programs, or {remedy}"
+            ).format(what=what, need=need / GIB, free=free / GIB, remedy=remedy)
         )
 
 
@@ -93,7 +104,7 @@ def _used(group: Path) -> int:
     """What the container holds without the page cache, which the kernel gives back."""
     used = int((group / "memory.current").read_text())
     for line in (group / "memory.stat").read_text().splitlines():
-        name, _, value = line.partition(" ")
+        name, _other, value = line.partition(" ")
         if name == "inactive_file":
             used -= int(value)
     return used
@@ -103,13 +114,27 @@ def require_target(target: Path) -> None:
     """UserError when the folder to be written exists and is not empty, or could not be made."""
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise UserError(f"{target}: is there and is no folder; name another with --output DIR")
+            raise UserError(
+                _("{target}: is there and is no folder; name another with --output DIR").format(target=target)
+            )
         if target.is_dir() and any(target.iterdir()):
-            raise UserError(f"{target}: is there and not empty; remove it, or name another with --output DIR")
+            raise UserError(
+                _("{target}: is there and not empty; remove it, or name another with --output DIR").format(
+                    target=target
+                )
+            )
         place = target.parent
         while not place.exists():
             place = place.parent
     except OSError as error:
-        raise UserError(f"{target}: cannot be looked at ({error.strerror}); name another with --output DIR") from error
+        raise UserError(
+            _("{target}: cannot be looked at ({strerror}); name another with --output DIR").format(
+                target=target, strerror=error.strerror
+            )
+        ) from error
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{target}: {place} cannot be written by this user; name another folder with --output DIR")
+        raise UserError(
+            _("{target}: {place} cannot be written by this user; name another folder with --output DIR").format(
+                target=target, place=place
+            )
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qwen2.config import PROJECTIONS, Config
 
 WEIGHTS = 7.07e9  # of the shape that batches.step_ms was measured with
-START_S = 6.0  # that further processes cost: torch, the weights once more, NCCL
+START_S = 2.0  # that further processes cost: NCCL (measured: 1.0), the weights once more
 SUM_S = 0.002  # of adding up the gradients of a step
 SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
 
@@ -41,7 +41,7 @@ def cards_seconds(
     steps = max_steps if max_steps > 0 else math.ceil(epochs * -(-len(lengths) // batch))
     found = {}
     for count in range(1, most + 1):
-        plan = plan_fast(shape, lengths, batch, ceiling_gib, rank, dropout, targets, count)
+        plan = plan_fast(shape, lengths, batch, ceiling_gib, rank, dropout, targets, processes=count)
         if isinstance(plan, FastPlan):
             scale = (shape.linear_parameters + shape.vocab_size * shape.hidden_size) / WEIGHTS
             found[count] = steps * plan.seconds_per_step * scale + (START_S + SUM_S * steps if count > 1 else 0.0)
@@ -56,9 +56,13 @@ def plan_fast(
     rank: int = 8,
     dropout: float = 0.05,
     targets: tuple[str, ...] = PROJECTIONS,
+    slower: tuple[float, float] = (1.0, 1.0),
     processes: int = 1,
 ) -> FastPlan | str:
-    """The plan, or in words why there is none. All tokens count as if they carried loss; the slowest process counts."""
+    """The plan, or in words why there is none. All tokens count as if they carried loss.
+
+    `slower` is how much slower than an H100 the card reads, and computes; of several processes the slowest counts.
+    """
     from qwen2.training import memory
     from qwen2.training.batches import plan_steps, step_ms
     from qwen2.training.settings import TrainSettings
@@ -76,7 +80,10 @@ def plan_fast(
     cut = (rows, total, batch, settings.data_seed, None, found.micro_batch_tokens)
     again = 4 / 3 if found.recompute == "layer" else 1.0  # the forward pass runs twice
     shares = [
-        [sum(step_ms(micro.tokens) * again for micro in step.micros) for step in plan_steps(*cut, process, processes)]
+        [
+            sum(step_ms(micro.tokens, slower) * again for micro in step.micros)
+            for step in plan_steps(*cut, process, processes)
+        ]
         for process in range(processes)
     ]
     milliseconds = sum(map(max, zip(*shares, strict=True)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.i18n import _
 from common.settings import gpu_visible
 from finetune.plan.swift import card_ceiling
 
@@ -33,28 +34,43 @@ def find(gpu_gib: float | None, setting_gib: float, nvml: Callable[[], Any] | No
     """The card named by --gpu (GiB), else the first visible one, else 24 GB. `setting_gib` 0: no ceiling was set."""
     if gpu_gib is not None:
         if not 0 < gpu_gib < 1e5:
-            raise UserError(f"--gpu {gpu_gib:g}: is no card; name its memory in GiB, such as 24")
-        return _named(f"a card of {gpu_gib:g} GB", gpu_gib, setting_gib)
+            raise UserError(
+                _("--gpu {gpu_gib:g}: is no card; name its memory in GiB, such as 24").format(gpu_gib=gpu_gib)
+            )
+        return _named(_("a card of {gpu_gib:g} GB").format(gpu_gib=gpu_gib), gpu_gib, setting_gib)
     gpu = _first(nvml)
     if gpu is None:
         return _named(
-            f"no GPU here, so a card of {ASSUMED_GIB:g} GB is assumed (--gpu names another)", ASSUMED_GIB, setting_gib
+            _("no GPU here, so a card of {assumed_gib:g} GB is assumed (--gpu names another)").format(
+                assumed_gib=ASSUMED_GIB
+            ),
+            ASSUMED_GIB,
+            setting_gib,
         )
     free = ceiling_gib(gpu, 0.0)
     total = gpu.total / GIB
     if 0 < setting_gib <= free:
         return Card(gpu.name, total, setting_gib, f"VRAM_CEILING_GIB={setting_gib:g}")
     return Card(
-        gpu.name, total, round(free, 2), f"{gpu.free / GIB:.1f} GiB are free, less {CONTEXT_GIB:g} for CUDA itself"
+        gpu.name,
+        total,
+        round(free, 2),
+        _("{free:.1f} GiB are free, less {context_gib:g} for CUDA itself").format(
+            free=gpu.free / GIB, context_gib=CONTEXT_GIB
+        ),
     )
 
 
 def _named(name: str, gib: float, setting_gib: float) -> Card:
     possible = card_ceiling(gib)
     if 0 < setting_gib <= possible:
-        more = f" (this card allows VRAM_CEILING_GIB={possible:g})" if possible - setting_gib >= 1 else ""
+        more = (
+            _(" (this card allows VRAM_CEILING_GIB={possible:g})").format(possible=possible)
+            if possible - setting_gib >= 1
+            else ""
+        )
         return Card(name, gib, setting_gib, f"VRAM_CEILING_GIB={setting_gib:g}{more}")
-    return Card(name, gib, possible, f"{gib - possible:.1f} GiB are left to CUDA and the display")
+    return Card(name, gib, possible, _("{gib:.1f} GiB are left to CUDA and the display").format(gib=gib - possible))
 
 
 def ceiling_gib(gpu: Gpu, setting_gib: float) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import kind_of
 from finetune.data.check import Options, default_heldout, in_one_line, require
 from finetune.engines.swift import config_file, ranges
@@ -73,12 +74,16 @@ def shape_of(model_dir: Path) -> tuple[Config, str]:
     """
     kind = kind_of(model_dir)
     if kind.is_for_tests:
-        return REAL_SHAPE, f"{REAL}, by its shape: the weights here are the {kind.short}"
+        return REAL_SHAPE, _("{real}, by its shape: the weights here are the {short}").format(
+            real=REAL, short=kind.short
+        )
     try:
         shape = Config.from_dir(model_dir)
     except ValueError as error:
-        raise UserError(f"plan: {error}") from None
-    return shape, f"{model_dir.name}, {shape.num_layers} layers of {shape.hidden_size}"
+        raise UserError(_("plan: {reason}").format(reason=error)) from None
+    return shape, _("{name}, {num_layers} layers of {hidden_size}").format(
+        name=model_dir.name, num_layers=shape.num_layers, hidden_size=shape.hidden_size
+    )
 
 
 def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length: int | None) -> Job:
@@ -87,10 +92,14 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
     shape, model = shape_of(model_dir)
     limit = max_length if max_length is not None else int(_number(file, options, "max_length", MAX_LENGTH))
     if limit < 1:
-        raise UserError(f"plan: max_length {limit}: is no number of tokens; the article's is {MAX_LENGTH}")
+        raise UserError(
+            _("plan: max_length {limit}: is no number of tokens; the article's is {max_length}").format(
+                limit=limit, max_length=MAX_LENGTH
+            )
+        )
     specs = list(datasets) if datasets else _list(options.get("dataset"))
     if not specs:
-        raise UserError(f"plan: {file} names no dataset; name one with --dataset FILE")
+        raise UserError(_("plan: {file} names no dataset; name one with --dataset FILE").format(file=file))
     system = options.get("system")
     looked = Options(
         model_dir=model_dir,
@@ -106,18 +115,30 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
         if report is None:  # a hub's rows are not here yet: any of them may be as long as allowed
             lengths.append(limit)
             rows += source.sample or 0
-            notes.append(f"{source.spec}: not fetched yet, so its rows are planned as {limit} tokens (max_length)")
+            notes.append(
+                _("{spec}: not fetched yet, so its rows are planned as {limit} tokens (max_length)").format(
+                    spec=source.spec, limit=limit
+                )
+            )
             continue
         fitting = [length for length in report.lengths if length <= limit]
-        dropped = len(report.numbers.get("too long", []))
+        dropped = len(report.numbers.get(_("too long"), []))
         if dropped:
-            notes.append(f"{report.file}: {dropped} rows are longer than max_length {limit} and left out")
+            notes.append(
+                _("{file}: {dropped} rows are longer than max_length {limit} and left out").format(
+                    file=report.file, dropped=dropped, limit=limit
+                )
+            )
         if report.sampled:
             fitting.append(limit)
-            notes.append(f"{report.file}: only a sample was counted, so the longest row is taken to be {limit} tokens")
+            notes.append(
+                _("{file}: only a sample was counted, so the longest row is taken to be {limit} tokens").format(
+                    file=report.file, limit=limit
+                )
+            )
         lengths += fitting
         rows += source.sample if source.sample is not None else report.rows - dropped
-    reports = [report for _, report in found if report]
+    reports = [report for _other, report in found if report]
     rows_at_a_time = int(_number(file, options, "per_device_train_batch_size", 1))
     filled = max(-(-FULL_BATCH // rows_at_a_time), 1)
     bits = options.get("quant_bits")
@@ -150,7 +171,12 @@ def _with_own_steps(planned: Job, file: Path, model_dir: Path) -> Job:
     steps = replace(planned, epochs=epochs).steps
     if steps == planned.steps:
         return planned
-    return replace(planned, model=f"{planned.model}, whose own run takes {steps} steps (configs/{own.name})")
+    return replace(
+        planned,
+        model=_("{model}, whose own run takes {steps} steps (configs/{name})").format(
+            model=planned.model, steps=steps, name=own.name
+        ),
+    )
 
 
 def _number(file: Path, options: dict[str, Any], name: str, default: float) -> float:
@@ -158,7 +184,9 @@ def _number(file: Path, options: dict[str, Any], name: str, default: float) -> f
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{file}: {name}: {value!r} is no number; see configs/sft.yaml") from None
+        raise UserError(
+            _("{file}: {name}: {value!r} is no number; see configs/sft.yaml").format(file=file, name=name, value=value)
+        ) from None
     if fault := ranges.fault(name, number):
         raise UserError(f"{file}: {name}: {value!r} {fault}")
     return number

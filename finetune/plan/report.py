@@ -2,68 +2,110 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.i18n import N_, _
+from finetune.plan.cards import Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
 from finetune.plan.planned_run import Job
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
-FIGURES = ("ceiling, GiB", "peak, GiB", "minutes, H100")
-AGAIN = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}
+FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))
+AGAIN = {"none": N_("nothing"), "swiglu": "SwiGLU", "layer": N_("whole layers")}
 
 
-def terminal(console: Console, found: Job, on: Card, engines: dict[str, Any], cards: dict[int, Any]) -> None:
-    """Lines and two tables; what would fit instead stands below them, where a narrow terminal has room for it."""
+def terminal(
+    console: Console,
+    found: Job,
+    on: Card,
+    engines: dict[str, Any],
+    cards: dict[int, Any],
+    times: Sequence[Estimate],
+) -> None:
+    """Lines and three tables; what would fit instead stands below them, where a narrow terminal has room for it."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    say(f"model: {escape(found.model)}")
-    say(f"data: {escape(found.data)}; {found.steps} steps of {found.batch} rows")
+    say(_("model: {model}").format(model=escape(found.model)))
+    say(
+        _("data: {data}; {steps} steps, up to {batch} rows a step").format(
+            data=escape(found.data), steps=found.steps, batch=found.batch
+        )
+    )
     for note in found.notes:
-        say(f"note: {escape(note)}")
-    say(f"card: {escape(on.name)}; planned for {on.ceiling_gib:g} GiB: {escape(on.why)}")
-    table = _table("engine", "batch", "saved by", "peak, GiB", "minutes, H100")
+        say(_("note: {note}").format(note=escape(note)))
+    say(
+        _("card: {card}; planned for {ceiling:g} GiB: {why}").format(
+            card=escape(on.name), ceiling=on.ceiling_gib, why=escape(on.why)
+        )
+    )
+    table = _table(N_("engine"), N_("batch"), N_("saved by"), *FIGURES[1:])
     for name, plan in engines.items():
-        table.add_row(name, *_cells(found, plan))
+        table.add_row(_(name), *_cells(found, plan))
     console.print(table)
     for name, plan in engines.items():
         if isinstance(plan, str):
-            say(f"{name}: {escape(_remedy(plan))}")
-    table = _table("ms-swift on", "ceiling, GiB", "batch", "saved by", "peak, GiB", "minutes, H100")
+            say(_("{what}: {why}").format(what=_(name), why=escape(_remedy(plan))))
+    table = _table(N_("ms-swift on"), FIGURES[0], N_("batch"), N_("saved by"), *FIGURES[1:])
     for size, plan in cards.items():
         table.add_row(f"{size} GB", f"{card_ceiling(size):g}", *_cells(found, plan))
     console.print()
     console.print(table)
     for size, plan in cards.items():
         if isinstance(plan, str):
-            say(f"{size} GB: {escape(_remedy(plan))}")
+            say(_("{what}: {why}").format(what=f"{size} GB", why=escape(_remedy(plan))))
+    console.print()
+    console.print(_times(times))
+    say(_("about: estimates, from the H100's measured times by the cards' published bandwidth and FLOPs"))
+
+
+def _times(times: Sequence[Estimate]) -> Table:
+    """How long, and by whom, on cards that many have."""
+    table = _table(N_("how long on"), N_("trained by"), FIGURES[1], N_("about"))
+    for each in times:
+        if each.engine is None:
+            table.add_row(each.card.name, f"[red]{_('does not fit')}[/]", "", "")
+            continue
+        table.add_row(each.card.name, _(each.engine), f"{each.peak_gib:.1f}", duration(each.hours))
+    return table
 
 
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in FIGURES else "left")
+        table.add_column(_(heading), justify="right" if heading in FIGURES else "left")
     return table
 
 
 def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
     if isinstance(plan, str):
-        return "[red]does not fit[/]", "", "", ""
+        return f"[red]{_('does not fit')}[/]", "", "", ""
     if isinstance(plan, SwiftPlan):
         batch = f"{plan.per_device_train_batch_size} x {plan.gradient_accumulation_steps}"
-        saved = ["checkpointing"] * plan.gradient_checkpointing + ["liger"] * plan.use_liger_kernel
+        saved = [_("checkpointing")] * plan.gradient_checkpointing + ["liger"] * plan.use_liger_kernel
     else:
-        batch = f"parts of {plan.micro_batch_tokens} tokens" if plan.micro_batch_tokens else "in one piece"
-        saved = [] if plan.recompute == "none" else [f"{AGAIN[plan.recompute]} recomputed"]
-    return batch, ", ".join(saved) or "nothing", f"{plan.peak_gib:.1f}", f"{found.minutes(plan.seconds_per_step):.2f}"
+        batch = (
+            _("parts of {tokens} tokens").format(tokens=plan.micro_batch_tokens)
+            if plan.micro_batch_tokens
+            else _("in one piece")
+        )
+        saved = [] if plan.recompute == "none" else [_("{what} recomputed").format(what=_(AGAIN[plan.recompute]))]
+    return (
+        batch,
+        ", ".join(saved) or _("nothing"),
+        f"{plan.peak_gib:.1f}",
+        f"{found.minutes(plan.seconds_per_step):.2f}",
+    )
 
 
 def _remedy(why: str) -> str:
     """The end of the line, which says what would fit."""
-    return why.rpartition("; ")[2]
+    return re.split("; |；", why)[-1]

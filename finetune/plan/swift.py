@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.plan.memory import FITTED, Adapter, Fitted, Micro, peak_gib
 from finetune.plan.speed import micro_batch_seconds
 from qwen2.config import PROJECTIONS, Config
@@ -53,10 +54,18 @@ class SwiftPlan:
 
     def in_one_line(self) -> str:
         """For the screen, before the run."""
-        return (
-            f"plan: {self.per_device_train_batch_size} rows x {self.gradient_accumulation_steps} micro-batches, "
-            f"gradient checkpointing {_on(self.gradient_checkpointing)}, liger {_on(self.use_liger_kernel)}: "
-            f"about {self.peak_gib:.1f} of {self.ceiling_gib:g} GiB (longest row {self.longest} tokens)"
+        return _(
+            "plan: {per_device_train_batch_size} rows x {gradient_accumulation_steps} micro-batches, "
+            "gradient checkpointing {on}, liger {liger}: about {peak_gib:.1f} of {ceiling_gib:g} GiB "
+            "(longest row {longest} tokens)"
+        ).format(
+            per_device_train_batch_size=self.per_device_train_batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            on=_on(self.gradient_checkpointing),
+            liger=_on(self.use_liger_kernel),
+            peak_gib=self.peak_gib,
+            ceiling_gib=self.ceiling_gib,
+            longest=self.longest,
         )
 
 
@@ -80,13 +89,25 @@ def plan_swift(
     UserError with the remedies when nothing fits, or when there is nothing to plan.
     """
     if not lengths:
-        raise UserError("plan: there are no rows to train on; name a dataset with rows no longer than --max_length")
+        raise UserError(_("plan: there are no rows to train on; name a dataset with rows no longer than --max_length"))
     if batch < 1:
-        raise UserError(f"plan: a batch of {batch} rows is no batch; set --per_device_train_batch_size to 1 or more")
+        raise UserError(
+            _("plan: a batch of {batch} rows is no batch; set --per_device_train_batch_size to 1 or more").format(
+                batch=batch
+            )
+        )
     if not ceiling_gib > 0:
-        raise UserError(f"plan: {ceiling_gib:g} GiB is no memory; free the card, or name another with --gpu GIB")
+        raise UserError(
+            _("plan: {ceiling_gib:g} GiB is no memory; free the card, or name another with --gpu GIB").format(
+                ceiling_gib=ceiling_gib
+            )
+        )
     if micro_batch is not None and (micro_batch < 1 or batch % micro_batch):
-        raise UserError(f"plan: {micro_batch} rows at a time do not divide a batch of {batch}; take a divisor of it")
+        raise UserError(
+            _("plan: {micro_batch} rows at a time do not divide a batch of {batch}; take a divisor of it").format(
+                micro_batch=micro_batch, batch=batch
+            )
+        )
     adapter = Adapter(rank, named(targets), quant_bits)
     order = list(lengths)
     random.Random(0).shuffle(order)
@@ -116,13 +137,21 @@ def worst(lengths: Sequence[int], size: int) -> Micro:
     return Micro(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
 
 
-def step_seconds(shape: Config, order: Sequence[int], batch: int, size: int, checkpointing: bool, liger: bool) -> float:
-    """Mean seconds of an optimizer step over an epoch of that order, on an H100."""
+def step_seconds(
+    shape: Config,
+    order: Sequence[int],
+    batch: int,
+    size: int,
+    checkpointing: bool,
+    liger: bool,
+    slower: float = 1.0,
+) -> float:
+    """Mean seconds of an optimizer step over an epoch of that order, on a card so much slower than an H100."""
     rows = order[: max(batch, SAMPLE - SAMPLE % batch)]
     seconds = 0.0
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        seconds += micro_batch_seconds(shape, len(part) * max(part), checkpointing, liger)
+        seconds += micro_batch_seconds(shape, len(part) * max(part), checkpointing, liger, slower)
     return seconds / math.ceil(len(rows) / batch)
 
 
@@ -137,8 +166,9 @@ def named(targets: Sequence[str]) -> tuple[str, ...]:
     unknown = [name for name in found if name not in PROJECTIONS]
     if unknown or not found:
         raise UserError(
-            f"plan: --target_modules {' '.join(targets)}: knows all-linear and "
-            f"{', '.join(PROJECTIONS)}; name some of those"
+            _("plan: --target_modules {names}: knows all-linear and {known}; name some of those").format(
+                names=" ".join(targets), known=", ".join(PROJECTIONS)
+            )
         )
     return found
 
@@ -183,16 +213,21 @@ def _what_would_fit(
     needed = with_margin(peak, shape, adapter, checkpointing, fitted)
     least = peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted)
     longest = max(lengths)
-    at = f"{size} at a time, " if size > 1 else ""
-    what = f"rows of {longest} tokens ({at}everything that saves memory on) need {needed:.1f} GiB"
+    at = _("{size} at a time, ").format(size=size) if size > 1 else ""
+    what = _("rows of {longest} tokens ({at}everything that saves memory on) need {needed:.1f} GiB").format(
+        longest=longest, at=at, needed=needed
+    )
     if fixed != (None, None, None) and least < peak:
         best = with_margin(least, shape, adapter, True, fitted)
-        what = f"rows of {longest} tokens with the options given need {needed:.1f} GiB"
+        what = _("rows of {longest} tokens with the options given need {needed:.1f} GiB").format(
+            longest=longest, needed=needed
+        )
         if best <= ceiling_gib:
-            return (
-                f"plan: {what}, more than the {ceiling_gib:g} there are; leave out --per_device_train_batch_size, "
-                f"--gradient_checkpointing and --use_liger_kernel, and {best:.1f} are enough"
-            )
+            return _(
+                "plan: {what}, more than the {ceiling_gib:g} there are; leave out "
+                "--per_device_train_batch_size, --gradient_checkpointing and --use_liger_kernel, and "
+                "{best:.1f} are enough"
+            ).format(what=what, ceiling_gib=ceiling_gib, best=best)
         needed = best
     remedies = []
     shorter = fitting_length(shape, ceiling_gib, adapter, fitted=fitted)
@@ -203,13 +238,19 @@ def _what_would_fit(
         small = peak_gib(shape, quantized, worst(lengths, 1), True, True, fitted)
         small = with_margin(small, shape, quantized, True, fitted)
         if small <= ceiling_gib:
-            remedies.append(f"a 4-bit base (--config configs/sft_qlora.yaml: {small:.1f} GiB)")
+            remedies.append(_("a 4-bit base (--config configs/sft_qlora.yaml: {small:.1f} GiB)").format(small=small))
     card = next((card for card in CARDS_GIB if card_ceiling(card) >= max(needed, ceiling_gib)), None)
     if card:
-        remedies.append(f"a card of {card} GB with VRAM_CEILING_GIB={card_ceiling(card):g}")
+        remedies.append(
+            _("a card of {card} GB with VRAM_CEILING_GIB={card_ceiling:g}").format(
+                card=card, card_ceiling=card_ceiling(card)
+            )
+        )
     else:
-        remedies.append(f"a card with more than {needed:.0f} GiB")
-    return f"plan: {what}, more than the {ceiling_gib:g} there are; take {', or '.join(remedies)}"
+        remedies.append(_("a card with more than {needed:.0f} GiB").format(needed=needed))
+    return _("plan: {what}, more than the {ceiling_gib:g} there are; take {names}").format(
+        what=what, ceiling_gib=ceiling_gib, names=_(", or ").join(remedies)
+    )
 
 
 def _on(value: bool) -> str:

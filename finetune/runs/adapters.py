@@ -14,7 +14,7 @@ from typing import Any
 
 from common import host, sha256sums
 from common.errors import UserError
-from common.i18n import _
+from common.i18n import N_, _
 from common.json_files import json_object
 from finetune.runs import checkpoints
 from qwen2 import adapter_config
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 _LORA = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_A|lora_embedding_B)(?:\.(weight|bias))?")
 _PREFIX = "base_model.model."
-_ELSEWHERE = "use the base model that the adapter was trained on (--model DIR)"
+_ELSEWHERE = N_("use the base model that the adapter was trained on (--model DIR)")
 
 
 def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True) -> Path:
@@ -41,19 +41,34 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
     """
     path = _locate(name, output_dir, tell)
     if fault := checkpoints.problem(path):
-        raise UserError(f"{path}: not a whole checkpoint ({fault}); name another checkpoint-N, or newest")
+        raise UserError(
+            _("{path}: not a whole checkpoint ({fault}); name another checkpoint-N, or newest").format(
+                path=path, fault=fault
+            )
+        )
     if not (path / adapter_config.CONFIG_FILE).is_file():
-        raise UserError(f"{path}: a full model, not an adapter; it is asked and served by itself, with --model {path}")
+        raise UserError(
+            _("{path}: a full model, not an adapter; it is asked and served by itself, with --model {path}").format(
+                path=path
+            )
+        )
     settings = json_object(path / adapter_config.CONFIG_FILE)
     if settings.get("peft_type", "LORA") != "LORA":
         raise UserError(
-            f"{path}: peft_type {settings['peft_type']}; only LoRA adapters are taken here; ms-swift may take it: "
-            f"swift infer --model {model_dir} --adapters {path}"
+            _(
+                "{path}: peft_type {peft_type}; only LoRA adapters are taken here; ms-swift may take it: "
+                "swift infer --model {model_dir} --adapters {path}"
+            ).format(path=path, peft_type=settings["peft_type"], model_dir=model_dir)
         )
     require_fit(path, model_dir)
     plain = adapter_config.converted(path)
     if adapter_config.not_plain(settings) and checkpoints.problem(plain) is None:
-        print(f"note: {path} began as {settings.get('init_lora_weights')}: taking {plain}", file=sys.stderr)
+        print(
+            _("note: {path} began as {settings}: taking {plain}").format(
+                path=path, settings=settings.get("init_lora_weights"), plain=plain
+            ),
+            file=sys.stderr,
+        )
         path = plain
         _require_keys(path, model_dir)
     return path
@@ -69,7 +84,7 @@ def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
     if str(name) == "newest":
         found = checkpoints.newest(output_dir)
         if tell:
-            print(f"adapter: {host.shown(found)}", file=sys.stderr)
+            print(_("adapter: {found}").format(found=host.shown(found)), file=sys.stderr)
         return found
     path = host.inside(name)
     if not path.is_dir():
@@ -98,8 +113,10 @@ def require_base(adapter: Path, model_dir: Path) -> None:
         return
     if sha256sums.digest(official) != trained_on["sha256sums"]:
         raise UserError(
-            f"{folder}: trained on other weights than {model_dir} holds now (was {trained_on.get('path')}; "
-            "their SHA256SUMS differ); name its base with --model DIR, or train again"
+            _(
+                "{folder}: trained on other weights than {model_dir} holds now (was {trained_on}; their "
+                "SHA256SUMS differ); name its base with --model DIR, or train again"
+            ).format(folder=folder, model_dir=model_dir, trained_on=trained_on.get("path"))
         )
 
 
@@ -109,7 +126,11 @@ def require_plain(adapter: Path, what: str, remedy: str) -> None:
     `remedy` is what to do instead.
     """
     if reason := adapter_config.not_plain(json_object(adapter / adapter_config.CONFIG_FILE)):
-        raise UserError(f"{adapter}: {reason} is not computed by {what}; {remedy}")
+        raise UserError(
+            _("{adapter}: {reason} is not computed by {what}; {remedy}").format(
+                adapter=adapter, reason=reason, what=what, remedy=remedy
+            )
+        )
 
 
 def _require_keys(path: Path, model_dir: Path) -> None:
@@ -122,9 +143,15 @@ def _require_keys(path: Path, model_dir: Path) -> None:
         shapes = adapter_shapes(path)
         fault = misfit(shapes, settings, base)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {adapter_config.CONFIG_FILE}: r is missing or no number ({error})") from None
+        raise UserError(
+            _("{path}: {config_file}: r is missing or no number ({reason})").format(
+                path=path, config_file=adapter_config.CONFIG_FILE, reason=error
+            )
+        ) from None
     if fault:
-        raise UserError(f"adapter {path}: {fault}; {_ELSEWHERE}")
+        raise UserError(
+            _("adapter {path}: {fault}; {elsewhere}").format(path=path, fault=fault, elsewhere=_(_ELSEWHERE))
+        )
 
 
 def base_shapes(model_dir: Path) -> dict[str, Shape] | None:
@@ -157,7 +184,7 @@ def adapter_shapes(path: Path) -> dict[str, Shape]:
     try:
         return {key: tuple(value.shape) for key, value in lora.read_tensors(path)[1].items()}
     except ValueError as error:
-        raise UserError(f"adapter {path}: {error}") from None
+        raise UserError(_("adapter {path}: {reason}").format(path=path, reason=error)) from None
 
 
 def _safetensors_shapes(file: Path) -> dict[str, Shape]:
@@ -191,22 +218,24 @@ def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[
                 return _other_shape(key, shape, base[key.removeprefix(_PREFIX)])
             continue  # modules_to_save, bias
         if match is None and ".default." in key:
-            return (
-                f"{key}: PEFT passes over keys with `.default`; take that word out of the keys and save the file anew"
-            )
+            return _(
+                "{key}: PEFT passes over keys with `.default`; take that word out of the keys and save the file anew"
+            ).format(key=key)
         if match is None or match[1] not in modules:
             example = next((name for name in base if name.endswith("q_proj.weight")), next(iter(base)))
-            return f"{key} fits no part of this base, whose weights have names such as {example}"
+            return _("{key} fits no part of this base, whose weights have names such as {example}").format(
+                key=key, example=example
+            )
         module, part = match[1], match[2]
         found.setdefault(module, set()).add(part)
         wanted = _wanted(part, adapter_config.rank(settings, module), base.get(f"{module}.weight"))
         if wanted is not None and match[3] != "bias" and shape != wanted:
             return _other_shape(key, shape, wanted)
     if not found:
-        return "it holds no LoRA weights"
+        return _("it holds no LoRA weights")
     for module, parts in found.items():
         if ("lora_A" in parts) != ("lora_B" in parts):
-            return f"{module} has one of lora_A and lora_B only, so it is not whole"
+            return _("{module} has one of lora_A and lora_B only, so it is not whole").format(module=module)
     if not any(settings.get(key) for key in adapter_config.PARTIAL):
         return _left_out(settings.get("target_modules"), found, base)
     return None
@@ -228,10 +257,10 @@ def _wanted(part: str, rank: int, weight: Shape | None) -> Shape | None:
 
 
 def _other_shape(key: str, shape: Shape, wanted: Shape) -> str:
-    return (
-        f"the adapter was made for a model of another shape: {key} has shape {list(shape)}, this base and its rank "
-        f"need {list(wanted)}"
-    )
+    return _(
+        "the adapter was made for a model of another shape: {key} has shape {shape}, this base and its "
+        "rank need {wanted}"
+    ).format(key=key, shape=list(shape), wanted=list(wanted))
 
 
 def _left_out(targets: Any, found: Iterable[str], base: Mapping[str, Shape]) -> str | None:
@@ -249,5 +278,7 @@ def _left_out(targets: Any, found: Iterable[str], base: Mapping[str, Shape]) -> 
         return None
     missing = sorted(wanted - set(found))
     if missing:
-        return f"{missing[0]} is missing ({len(missing)} linears are); the adapter is for another model or not whole"
+        return _("{missing} is missing ({count} linears are); the adapter is for another model or not whole").format(
+            missing=missing[0], count=len(missing)
+        )
     return None

@@ -49,7 +49,7 @@ def newest(output_dir: str | Path) -> Path:
     best = [found for group in (numbered, others) if (found := _first_whole(group, root, broken))]
     if best:
         for name in broken:
-            print(f"note: passed over: {name}", file=sys.stderr)
+            print(_("note: passed over: {name}").format(name=name), file=sys.stderr)
         return max(best, key=weights_time)
     passed = _("; passed over: {names}").format(names=", ".join(broken)) if broken else ""
     raise UserError(
@@ -90,7 +90,7 @@ def of_run(folder: Path) -> tuple[int, str | None]:
 def best(folder: Path) -> Path | None:
     """The whole checkpoint with the best evaluation, from the last line of a run's log; None where it names none."""
     try:
-        *_, last = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
+        *_other, last = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
         path = folder / Path(str(json.loads(last)["best_model_checkpoint"])).name
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -124,7 +124,7 @@ def problem(checkpoint: str | Path) -> str | None:
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
-        return "no such folder"
+        return _("no such folder")
     config = folder / CONFIG_FILE
     weights = folder / WEIGHTS_FILE
     if config.exists() or weights.exists() or (folder / BIN_FILE).exists():
@@ -141,7 +141,7 @@ def problem(checkpoint: str | Path) -> str | None:
             return fault
         shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         return next((f for f in (_safetensors_fault(folder / shard) for shard in sorted(shards)) if f), None)
-    return "no adapter_config.json"
+    return _("no adapter_config.json")
 
 
 def state_problem(checkpoint: Path) -> str | None:
@@ -154,7 +154,7 @@ def state_problem(checkpoint: Path) -> str | None:
     states = sorted(checkpoint.glob("*.pt*"))
     for path in states:  # torch.save writes zip files, whose directory is at the end, and a checksum of each part
         if not zipfile.is_zipfile(path):
-            return f"{path.name} is cut short"
+            return _("{name} is cut short").format(name=path.name)
     states += [optimizer] if optimizer.exists() else []
     return _sums_fault(checkpoint, "trainer_state.json", *(path.name for path in states))
 
@@ -193,21 +193,29 @@ def _sums_fault(folder: Path, *names: str) -> str | None:
     try:
         name = sha256sums.changed(folder, names)
     except OSError as error:
-        return f"{Path(str(error.filename)).name} cannot be read ({error.strerror})"
-    return f"{name} was changed since it was written, see {sha256sums.NAME}" if name else None
+        return _("{name} cannot be read ({strerror})").format(
+            name=Path(str(error.filename)).name, strerror=error.strerror
+        )
+    return (
+        _("{name} was changed since it was written, see {sums}").format(name=name, sums=sha256sums.NAME)
+        if name
+        else None
+    )
 
 
 def _json_fault(path: Path) -> str | None:
     try:
         return (
-            None if isinstance(json.loads(path.read_text(encoding="utf-8")), dict) else f"{path.name} is no JSON object"
+            None
+            if isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+            else _("{name} is no JSON object").format(name=path.name)
         )
     except FileNotFoundError:
         return f"no {path.name}"
     except PermissionError:
-        return f"{path.name} may not be read by this user"
+        return _("{name} may not be read by this user").format(name=path.name)
     except (OSError, ValueError):
-        return f"{path.name} is broken"
+        return _("{name} is broken").format(name=path.name)
 
 
 def _bin_fault(path: Path) -> str | None:
@@ -216,9 +224,13 @@ def _bin_fault(path: Path) -> str | None:
         with path.open("rb") as file:
             is_zip = zipfile.is_zipfile(file)
     except OSError:
-        return f"{path.name} may not be read by this user"
+        return _("{name} may not be read by this user").format(name=path.name)
     return (
-        None if is_zip else f"{path.name} is cut short, or a pickle, which is never loaded; save it as {WEIGHTS_FILE}"
+        None
+        if is_zip
+        else _("{name} is cut short, or a pickle, which is never loaded; save it as {weights_file}").format(
+            name=path.name, weights_file=WEIGHTS_FILE
+        )
     )
 
 
@@ -229,15 +241,15 @@ def _safetensors_fault(path: Path) -> str | None:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
             if length > size:
-                return f"{path.name} is cut short"
+                return _("{name} is cut short").format(name=path.name)
             header = json.loads(file.read(length))
         end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
     except FileNotFoundError:
         return f"no {path.name}"
     except PermissionError:
-        return f"{path.name} may not be read by this user"
+        return _("{name} may not be read by this user").format(name=path.name)
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
-        return f"{path.name} is broken"
+        return _("{name} is broken").format(name=path.name)
     if end == 0:
-        return f"{path.name} holds no tensors"
-    return None if size == 8 + length + end else f"{path.name} is cut short"
+        return _("{name} holds no tensors").format(name=path.name)
+    return None if size == 8 + length + end else _("{name} is cut short").format(name=path.name)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from common import lock_file, state
 from common.errors import FAILED, Parser, UserError, run_main
+from common.i18n import _
 
 LIMIT_START_S = 1800.0
 LIMIT_STEP_S = 600.0
@@ -103,7 +104,12 @@ class Job:
             else:
                 state.write(self.path, self.record)
         except (OSError, state.Unreadable) as error:
-            print(f"note: {self.path} cannot be written ({error}); the probe will not see this job", file=sys.stderr)
+            print(
+                _("note: {path} cannot be written ({reason}); the probe will not see this job").format(
+                    path=self.path, reason=error
+                ),
+                file=sys.stderr,
+            )
             self.path = None
 
 
@@ -129,7 +135,7 @@ def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: 
     try:
         folder = state.run_dir()
     except OSError as error:
-        print(f"note: job {name} runs without a lock: {error}", file=sys.stderr)
+        print(_("note: job {name} runs without a lock: {reason}").format(name=name, reason=error), file=sys.stderr)
         yield Job(None, {}, limit, owner=True)
         return
     wait = waits(wait)
@@ -162,8 +168,8 @@ def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: 
 
 def _parent() -> str | None:
     """The job.json of the job that this process belongs to, if that still runs."""
-    pid, _, rest = os.environ.get(PARENT, "").partition(":")
-    start, _, folder = rest.partition(":")
+    pid, _other, rest = os.environ.get(PARENT, "").partition(":")
+    start, _other, folder = rest.partition(":")
     if not (pid.isdigit() and start.isdigit()):
         return None
     return f"{folder}/{state.JOB_FILE}" if state.alive({"pid": int(pid), "start": int(start)}) else None
@@ -178,7 +184,9 @@ def _limit_from_env() -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise UserError(f"MIRROR_STALE_S={text}: not a number of seconds; set 900, or 0 for no limit")
+        raise UserError(
+            _("MIRROR_STALE_S={text}: not a number of seconds; set 900, or 0 for no limit").format(text=text)
+        )
     return value
 
 
@@ -191,12 +199,18 @@ def _lock(folder: str, name: str, wait: bool) -> int:
         if not wait and holder != CHECKS:
             os.close(descriptor)
             raise UserError(
-                f"{name} was not started: {holder} holds the GPU; "
-                "wait for its end with --wait or MIRROR_WAIT=1, or end it first",
+                _(
+                    "{name} was not started: {holder} holds the GPU; wait for its end with --wait or "
+                    "MIRROR_WAIT=1, or end it first"
+                ).format(name=name, holder=holder),
                 FAILED,
             )
         if not told:
-            print(f"{name} waits for {holder} to end; Ctrl-C gives up", file=sys.stderr, flush=True)
+            print(
+                _("{name} waits for {holder} to end; Ctrl-C gives up").format(name=name, holder=holder),
+                file=sys.stderr,
+                flush=True,
+            )
             told = True
         time.sleep(0.3)
     return descriptor
@@ -206,13 +220,13 @@ def _holder(folder: str) -> str:
     try:
         record = state.read(f"{folder}/{state.JOB_FILE}")
     except (FileNotFoundError, state.Unreadable):
-        return CHECKS if _checks_run() else "another job"
-    text = f"job {record.get('name')} (pid {record.get('writer', {}).get('pid')}"
+        return CHECKS if _checks_run() else _("another job")
+    text = _("job {name} (pid {pid}").format(name=record.get("name"), pid=record.get("writer", {}).get("pid"))
     if isinstance(record.get("step"), int):
-        text += f", step {record['step']}/{record.get('total') or '?'}"
+        text += _(", step {step}/{total}").format(step=record["step"], total=record.get("total") or "?")
     if not state.alive(record.get("writer")):
         group = record.get("group")
-        text += f"; it was killed, but processes of it still run, kill -TERM -{group} ends them"
+        text += _("; it was killed, but processes of it still run, kill -TERM -{group} ends them").format(group=group)
     return text + ")"
 
 
@@ -266,7 +280,10 @@ def _supervise(
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them; the program should not
         )
     except OSError as error:
-        print(f"error: {command[0]} cannot be run: {error.strerror}", file=sys.stderr)
+        print(
+            _("error: {command} cannot be run: {strerror}").format(command=command[0], strerror=error.strerror),
+            file=sys.stderr,
+        )
         return 127 if isinstance(error, FileNotFoundError) else 126
     current.record["group"] = pid
     current.phase("starting")
@@ -280,7 +297,9 @@ def _supervise(
             if number in STOPPING and stopped_by is None:
                 stopped_by, stopped_at = number, time.monotonic()
                 print(
-                    f"note: {number.name} passed on to {name}; waiting for it to end, a second one ends it at once",
+                    _("note: {name} passed on to {signal}; waiting for it to end, a second one ends it at once").format(
+                        name=number.name, signal=name
+                    ),
                     file=sys.stderr,
                     flush=True,
                 )
@@ -310,10 +329,16 @@ def _ended(current: Job, name: str, code: int, stopped_by: signal.Signals | None
         if code in (-number, 128 + number, 256 - number):
             current.killed(number.name)
             step = current.record.get("step")
-            where = f" at step {step}/{current.record.get('total') or '?'}" if step is not None else ""
-            why = "; mostly the memory limit (docker run --memory)" if number == signal.SIGKILL else ""
+            where = (
+                _(" at step {step}/{total}").format(step=step, total=current.record.get("total") or "?")
+                if step is not None
+                else ""
+            )
+            why = _("; mostly the memory limit (docker run --memory)") if number == signal.SIGKILL else ""
             print(
-                f"error: job {name} was killed by {number.name}{where}{why}; saved checkpoints are kept",
+                _("error: job {name} was killed by {signal}{where}{why}; saved checkpoints are kept").format(
+                    name=name, signal=number.name, where=where, why=why
+                ),
                 file=sys.stderr,
             )
             return 128 + number
@@ -327,7 +352,7 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 def _end_at_once(name: str) -> signal.Signals:
     """The signal that ends the program whatever it does, and the line that says so."""
-    print(f"note: {name} is ended at once; saved checkpoints are kept", file=sys.stderr, flush=True)
+    print(_("note: {name} is ended at once; saved checkpoints are kept").format(name=name), file=sys.stderr, flush=True)
     return signal.SIGKILL
 
 
@@ -446,17 +471,17 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m finetune.runs.gpu_lock", description="Run a program as the one job that holds the GPU."
     )
     verb = parser.add_subparsers(dest="verb", required=True).add_parser("run", formatter_class=argparse.HelpFormatter)
-    verb.add_argument("--name", required=True, help="how the probe calls it")
-    verb.add_argument("--wait", action="store_true", help="wait while another job holds the GPU (or MIRROR_WAIT=1)")
+    verb.add_argument("--name", required=True, help=_("how the probe calls it"))
+    verb.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU (or MIRROR_WAIT=1)"))
     verb.add_argument(
-        "--watch", type=Path, action="append", help="folder of its runs' logging.jsonl (default: $OUTPUT_DIR)"
+        "--watch", type=Path, action="append", help=_("folder of its runs' logging.jsonl (default: $OUTPUT_DIR)")
     )
     verb.add_argument(
-        "--stale-s", type=float, help="seconds without a new step after which it counts as stuck; 0: never"
+        "--stale-s", type=float, help=_("seconds without a new step after which it counts as stuck; 0: never")
     )
     options = parser.parse_args(own)
     if not command:
-        raise UserError("no program given: python -m finetune.runs.gpu_lock run --name NAME -- PROGRAM ARGUMENT...")
+        raise UserError(_("no program given: python -m finetune.runs.gpu_lock run --name NAME -- PROGRAM ARGUMENT..."))
     watch = options.watch or [Path(os.environ.get("OUTPUT_DIR") or "/root/output")]
     return run(options.name, command, options.wait, watch, options.stale_s)
 

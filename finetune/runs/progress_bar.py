@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from common.i18n import _
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -109,7 +111,9 @@ class Bar:
             used = self.said - self.started
             left = used / max(self.done, 1) * (self.total - self.done)
             self.console.print(
-                f"{self.done}/{self.total} {self.unit}, about {left:.0f} s left",
+                _("{done}/{total} {unit}, about {left:.0f} s left").format(
+                    done=self.done, total=self.total, unit=self.unit, left=left
+                ),
                 soft_wrap=True,
                 highlight=False,
                 markup=False,

@@ -16,6 +16,7 @@ from typing import Any
 
 from common import host
 from common.errors import FAILED, UserError
+from common.i18n import _
 from common.json_files import json_object
 from finetune.runs import checkpoints
 from finetune.runs.folder_lock import locked
@@ -30,7 +31,7 @@ def make_folder(output_dir: Path, name: str, kind: str) -> Path:
     A run never goes into the folder of an older one: which checkpoint is whose would be lost.
     """
     if name and not RUN_NAME.fullmatch(name):
-        raise UserError(f"--run {name}: not a folder name; use letters, digits, - and _")
+        raise UserError(_("--run {name}: not a folder name; use letters, digits, - and _").format(name=name))
     base = name or time.strftime(f"{kind}-%Y%m%d-%H%M%S")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -45,9 +46,11 @@ def make_folder(output_dir: Path, name: str, kind: str) -> Path:
                     return folder
     except OSError as error:
         raise UserError(
-            f"{output_dir}: cannot be written ({error.strerror}); start as its owner, or name another with OUTPUT_DIR"
+            _(
+                "{output_dir}: cannot be written ({strerror}); start as its owner, or name another with OUTPUT_DIR"
+            ).format(output_dir=output_dir, strerror=error.strerror)
         ) from error
-    raise UserError(f"{output_dir}: a hundred runs in one second; wait a second")
+    raise UserError(_("{output_dir}: a hundred runs in one second; wait a second").format(output_dir=output_dir))
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -56,11 +59,15 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name the folder of a run, below $OUTPUT_DIR") from None
+        raise UserError(
+            _("{path}: {strerror}; name the folder of a run, below $OUTPUT_DIR").format(
+                path=path, strerror=error.strerror
+            )
+        ) from None
     except ValueError:
-        raise UserError(f"{path}: is broken; start a new run") from None
+        raise UserError(_("{path}: is broken; start a new run").format(path=path)) from None
     if not isinstance(record, dict):
-        raise UserError(f"{path}: is no record of a run; start a new run")
+        raise UserError(_("{path}: is no record of a run; start a new run").format(path=path))
     return record
 
 
@@ -68,7 +75,11 @@ def newest(output_dir: Path) -> Path:
     """The run's folder below `output_dir` that was started last. UserError when there is none."""
     found = all_runs(output_dir)
     if not found:
-        raise UserError(f"{output_dir}: holds no run that could be resumed; {host.call('sft')} starts one")
+        raise UserError(
+            _("{output_dir}: holds no run that could be resumed; {command} starts one").format(
+                output_dir=output_dir, command=host.call("sft")
+            )
+        )
     return found[-1][0].resolve()
 
 
@@ -82,7 +93,7 @@ def all_runs(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
         except (UserError, OSError):
             continue
         found.append((order, path.parent, record))
-    return [(folder, record) for _, folder, record in sorted(found, key=lambda each: each[:2])]
+    return [(folder, record) for _other, folder, record in sorted(found, key=lambda each: each[:2])]
 
 
 def next_number(folder: Path) -> int:
@@ -100,7 +111,9 @@ def held(folder: Path) -> Iterator[None]:
     with locked(folder, inherited=True) as had:
         if had is False:
             raise UserError(
-                f"{folder}: another container or process is training this run; wait for its end, or start a new run",
+                _(
+                    "{folder}: another container or process is training this run; wait for its end, or start a new run"
+                ).format(folder=folder),
                 FAILED,
             )
         yield
@@ -131,12 +144,16 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
         saved = sorted((path for path in checkpoints.find(folder) if not _resume_fault(path)), key=checkpoints.step)
         if saved:
             again = host.call(script.removesuffix(".sh"), "--resume", folder)
-            what = f"its newest whole checkpoint is {saved[-1].name}, {again} goes on from it"
+            what = _("its newest whole checkpoint is {name}, {again} goes on from it").format(
+                name=saved[-1].name, again=again
+            )
         else:
-            what = "it had saved no whole checkpoint"
+            what = _("it had saved no whole checkpoint")
         print(
-            f"note: {host.shown(folder)}: was killed at step {record.get('steps', 0)} (SIGKILL, the memory limit of "
-            f"docker run --memory, a full disk, or the machine went down); {what}",
+            _(
+                "note: {folder}: was killed at step {record} (SIGKILL, the memory limit of docker run "
+                "--memory, a full disk, or the machine went down); {what}"
+            ).format(folder=host.shown(folder), record=record.get("steps", 0), what=what),
             file=sys.stderr,
         )
         with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again
@@ -164,9 +181,11 @@ def resumable(folder: Path) -> Path:
         fault = _resume_fault(path)
         if fault is None:
             return path
-        print(f"resume: {path.name} is passed over: {fault}", file=sys.stderr)
+        print(_("resume: {name} is passed over: {fault}").format(name=path.name, fault=fault), file=sys.stderr)
     raise UserError(
-        f"{folder}: holds no whole checkpoint, so nothing is lost by starting again with {host.call('sft')}"
+        _("{folder}: holds no whole checkpoint, so nothing is lost by starting again with {command}").format(
+            folder=folder, command=host.call("sft")
+        )
     )
 
 
@@ -175,7 +194,7 @@ def _resume_fault(checkpoint: Path) -> str | None:
     held = {child.name for child in checkpoint.iterdir()}
     fault = checkpoints.problem(checkpoint)
     if fault is None and not any(names <= held for names in STATE):
-        fault = "no optimizer state"
+        fault = _("no optimizer state")
     return fault or checkpoints.state_problem(checkpoint)
 
 
@@ -187,12 +206,18 @@ def claim(folder: Path) -> None:
         ]
         if older:
             raise UserError(
-                f"{folder}: holds an older run ({min(older)}); name a new folder, or none: every run gets its own"
+                _("{folder}: holds an older run ({older}); name a new folder, or none: every run gets its own").format(
+                    folder=folder, older=min(older)
+                )
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+        raise UserError(
+            _("{folder}: cannot be made ({strerror}); name another folder").format(
+                folder=folder, strerror=error.strerror
+            )
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -220,7 +245,9 @@ def write(folder: Path, record: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise UserError(
-            f"{folder}/run.json: cannot be written ({error.strerror}); free some room, or name another OUTPUT_DIR",
+            _("{folder}/run.json: cannot be written ({strerror}); free some room, or name another OUTPUT_DIR").format(
+                folder=folder, strerror=error.strerror
+            ),
             FAILED,
         ) from None
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from common.i18n import _
 from finetune.runs.gpu_lock import SAME_SIGNAL_S, STOPPING
 
 
@@ -35,7 +36,9 @@ class Stop:
         self.number: int | None = None
         self.at_steps = False
         self.plan = ""
-        self.at_once: Callable[[int], str] = lambda number: f"error: ended by {signal.Signals(number).name}"
+        self.at_once: Callable[[int], str] = lambda number: _("error: ended by {name}").format(
+            name=signal.Signals(number).name
+        )
         self.cleanup: list[Callable[[], None]] = []
         self._before: dict[int, Any] = {}
         self._first_at = 0.0
@@ -60,7 +63,7 @@ class Stop:
 
     def trained(self) -> None:
         """From here on the run is done, and a signal only ends what is left to do."""
-        self.plan = "the training is done, what is left is given up"
+        self.plan = _("the training is done, what is left is given up")
 
     def _take(self, number: int, frame: object) -> None:
         """In the main thread, which may be late: the thread below has noted the signal by then, or does so now."""
@@ -86,7 +89,11 @@ class Stop:
             self.number = self.number or number
             if self.at_steps and self.plan:
                 name = signal.Signals(number).name
-                print(f"{name}: {self.plan}; a second one ends at once", file=sys.stderr, flush=True)
+                print(
+                    _("{name}: {plan}; a second one ends at once").format(name=name, plan=self.plan),
+                    file=sys.stderr,
+                    flush=True,
+                )
         elif now - self._first_at > SAME_SIGNAL_S:
             self._end(number)
 

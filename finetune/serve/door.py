@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class Door:
     systems: Mapping[str, str | None]
     created: int
     owner: str
+    able: Collection[str] = ()
 
     async def health(self, _: HttpRequest) -> Response:
         """The port is open only when the model is loaded."""
@@ -75,9 +76,9 @@ class Door:
 
     async def _answer(self, http: HttpRequest, chat: bool) -> Response:
         try:
-            request = regular(parse(await http.body()), self.systems, chat)
+            request = regular(parse(await http.body()), self.systems, chat, self.able)
             if not request.stream:
-                return JSONResponse(await self._whole(request))
+                return JSONResponse(await _while_connected(http, self._whole(request)))
             chunks = self._chunks(request)
             first = await anext(chunks)  # an error before the first piece is a response with a status of its own
         except Refused as refused:
@@ -133,6 +134,25 @@ class Door:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+async def _while_connected(http: HttpRequest, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """What `work` gives; it is ended when the client has gone, who gets nothing."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused("the client has closed the connection", status=499)
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _events(path: str, first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
@@ -192,6 +212,8 @@ def app(
     inner: Sequence[Middleware] = (),
     lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]] | None = None,
     page: Page | None = None,
+    able: Collection[str] = (),
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """The endpoint as an ASGI app.
 
@@ -204,8 +226,10 @@ def app(
         inner: Middleware behind CORS, which must come first: a browser asks with OPTIONS and without a key.
         lifespan: What surrounds the app's life.
         page: The page at `/`; None leaves it out.
+        able: Fields that this engine takes, of those that not every engine does.
+        more: Paths beside the API's.
     """
-    door = Door(engine, systems, created, owner)
+    door = Door(engine, systems, created, owner, able)
     routes = [
         *(Route(path, door.health, methods=["GET"]) for path in ("/health", "/health/")),
         Route("/ping", door.health, methods=["GET", "POST"]),
@@ -214,6 +238,7 @@ def app(
         Route("/v1/chat/completions", door.chat, methods=["POST"]),
         Route("/v1/completions", door.completion, methods=["POST"]),
         *(page_routes(page, systems) if page else []),
+        *more,
     ]
     cors = Middleware(
         CORSMiddleware,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hmac
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,17 +19,29 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 # What readiness probes ask. They name the models and nothing else.
 OPEN = frozenset({"/health", "/health/", "/ping", "/v1/models"})
+GONE = 499  # the status that is counted where the client left before there was one (nginx's)
 # The page's files, the same in every image: a browser cannot send a key before the page has asked for it.
 PAGE = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/api.js", "/page/words.js"})
 # A body that is too long is still read to its end, or the client would see a broken connection and not the answer.
 DRAIN_BYTES = 256 * 2**20
 
 
-class Guard:
-    """Wraps an ASGI app. `key` "" asks for none; `max_body` in bytes."""
+class Counts(Protocol):
+    """What metrics.py keeps of requests."""
 
-    def __init__(self, app: App, key: str = "", max_body: int = 2**20, ready: str = "serve: ready") -> None:
-        self.app, self.key, self.max_body, self.ready = app, key.encode(), max_body, ready
+    in_flight: int
+
+    def ended(self, path: str, status: int, seconds: float) -> None:
+        """A request has been answered."""
+
+
+class Guard:
+    """Wraps an ASGI app. `key` "" asks for none; `max_body` in bytes; `counts` is told of every request."""
+
+    def __init__(
+        self, app: App, key: str = "", max_body: int = 2**20, ready: str = "serve: ready", counts: Counts | None = None
+    ) -> None:
+        self.app, self.key, self.max_body, self.ready, self.counts = app, key.encode(), max_body, ready, counts
         self.begun = self.ended = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -37,10 +50,23 @@ class Guard:
             await self.app(scope, receive, self._telling(send))
         elif scope["type"] == "http":
             self.begun += 1
+            status, began = GONE, time.monotonic()
+            if self.counts:
+                self.counts.in_flight = self.begun - self.ended
+
+            async def watch(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
             try:
-                await self._request(scope, receive, send)
+                await self._request(scope, receive, watch)
             finally:
                 self.ended += 1
+                if self.counts:
+                    self.counts.in_flight = self.begun - self.ended
+                    self.counts.ended(scope["path"], status, time.monotonic() - began)
         else:
             await self.app(scope, receive, send)
 

@@ -23,11 +23,12 @@ from dataclasses import asdict
 from typing import Any
 
 from starlette.middleware import Middleware
+from starlette.routing import Route
 from swift.infer_engine import AdapterRequest, InferRequest, RequestConfig, TransformersEngine
 from swift.pipelines.infer.deploy import SwiftDeploy
 from swift.template import TEMPLATE_MAPPING, Template
 
-from finetune.serve import door
+from finetune.serve import door, metrics
 from finetune.serve.answer import Piece
 from finetune.serve.guard import Guard
 from finetune.serve.page.routes import Page
@@ -47,8 +48,10 @@ def install(self: SwiftDeploy) -> None:
         for name, path in args.adapter_mapping.items():
             self.infer_engine._get_adapter_names(AdapterRequest(name, path))
     self.infer_engine.strict = False
+    counts = metrics.Counts()
     guard = Middleware(
         Guard,
+        counts=counts,
         key=os.environ.get("MIRROR_API_KEY", ""),
         max_body=int(os.environ.get("MIRROR_SERVE_BODY_KIB", "1024")) * 1024,
         ready=os.environ.get("MIRROR_SERVE_READY", "serve: ready"),
@@ -62,6 +65,7 @@ def install(self: SwiftDeploy) -> None:
         [guard],
         contextlib.asynccontextmanager(lifespan(self)),
         Page.of_environment(),
+        more=[Route("/metrics", metrics.page(counts))],
     )
 
 

@@ -10,7 +10,7 @@ The standard library alone: no engine, no web framework.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "the model writes text only"),
     "best_of": ((1,), "ask with n and choose"),
     "echo": ((False,), "the prompt is not repeated in the answer"),
-    "frequency_penalty": ((0,), "use repetition_penalty"),
+    "frequency_penalty": ((0,), "use repetition_penalty, or BACKEND=fast"),
     "function_call": (("none", "auto"), "use tool_choice"),
     "functions": (([],), "use tools"),
     "logit_bias": (({},), "no token can be favoured"),
@@ -51,7 +51,7 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "moderation": ((), "nothing is moderated"),
     "parallel_tool_calls": ((True,), "an answer may hold several tool calls"),
     "prediction": ((), "leave it out"),
-    "presence_penalty": ((0,), "use repetition_penalty"),
+    "presence_penalty": ((0,), "use repetition_penalty, or BACKEND=fast"),
     "reasoning_effort": (("none",), "the model does not reason apart from its answer"),
     "response_format": (({"type": "text"},), "ask for JSON in the messages, and check what comes"),
     "store": ((False,), "nothing is stored"),
@@ -77,6 +77,8 @@ class Request:
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float = 0.0  # this and the next: only where the engine has them
+    presence_penalty: float = 0.0
     seed: int | None = None
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the tokens in the answer
     chat: bool = field(default=True, compare=False)  # False: of /v1/completions, and answered in its form
@@ -100,13 +102,14 @@ def _no_number(name: str) -> float:
     raise ValueError(name)
 
 
-def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True) -> Request:
+def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> Request:
     """The Request that a parsed body asks for.
 
     Args:
         data: The body: for /v1/chat/completions with `messages`, for /v1/completions with `prompt`.
         systems: {model name: the system prompt of a conversation that has none}; None adds none.
         chat: Which of the two it is.
+        able: Fields that this engine takes, of those that not every engine does.
 
     Raises:
         Refused: A field is missing, of the wrong type, out of range, or not supported.
@@ -114,7 +117,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True) -> 
     if not isinstance(data, dict):
         raise Refused('body: not a JSON object: send {"model": …, "messages": […]}', status=422)
     body = Fields({name: value for name, value in data.items() if value is not None})
-    _require_known(body.data, chat)
+    _require_known(body.data, chat, able)
     model = body.text("model")
     if model is None:
         raise Refused("body.model: the field is missing: name a model of /v1/models", "model", 422)
@@ -137,13 +140,15 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True) -> 
         top_p=top_p,
         top_k=body.whole("top_k", -1, TOKENS),
         repetition_penalty=body.number("repetition_penalty", 0.1, 10),
+        frequency_penalty=body.number("frequency_penalty", -2, 2) or 0.0,
+        presence_penalty=body.number("presence_penalty", -2, 2) or 0.0,
         seed=body.whole("seed", -SEEDS - 1, SEEDS),
         top_logprobs=_logprobs(body, chat),
         chat=chat,
     )
 
 
-def _require_known(body: dict[str, Any], chat: bool) -> None:
+def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> None:
     """Refused for fields that would be passed over."""
     both = {"model", "stop", "n", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"}
     known = both | {"repetition_penalty", "logprobs", *IGNORED, *NOT_DONE}
@@ -153,7 +158,7 @@ def _require_known(body: dict[str, Any], chat: bool) -> None:
             raise Refused(f"{name}: {TEXT_ONLY}", name)
         if name not in known and name not in MEDIA:
             raise Refused(f"{shown(name)}: no field that this server knows: leave it out", clean(name))
-        if name in NOT_DONE:
+        if name in NOT_DONE and name not in able:
             nothing, instead = NOT_DONE[name]
             # True == 1 in Python, and is another thing in JSON.
             if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in nothing):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import STANDIN
 from common.settings import Settings
 from finetune.plan import gpu_memory
@@ -26,14 +27,16 @@ UNPLANNED = (
 def require_rows(run: SftRun) -> None:
     """UserError when max_length leaves no row of the data to train on; ms-swift would say so in a traceback."""
     limit = int(run.options().get("max_length") or 0)
-    reports = [report for _, report in run.data]
+    reports = [report for _other, report in run.data]
     if not limit or any(report is None or report.sampled or not report.lengths for report in reports):
         return
     lengths = [length for report in reports if report for length in report.lengths]
     if lengths and min(lengths) > limit:
         raise UserError(
-            f"{run.name}: no row is left to train on: the shortest has {min(lengths)} tokens, and --max_length is "
-            f"{limit}; raise it, or shorten the rows"
+            _(
+                "{name}: no row is left to train on: the shortest has {lengths} tokens, and --max_length is "
+                "{limit}; raise it, or shorten the rows"
+            ).format(name=run.name, lengths=min(lengths), limit=limit)
         )
 
 
@@ -51,14 +54,18 @@ def share(run: SftRun) -> SftRun:
     rows, rest = divmod(size * micros, workers)
     if rest or (run.args.get("per_device_train_batch_size") is not None and rows % size):
         print(
-            f"note: {workers} workers do not divide {micros} micro-batches: a step has {size * micros * workers} "
-            f"rows, where one worker's has {size * micros}; --gradient_accumulation_steps sets it",
+            _(
+                "note: {workers} workers do not divide {micros} micro-batches: a step has {size} rows, where "
+                "one worker's has {alone}; --gradient_accumulation_steps sets it"
+            ).format(workers=workers, micros=micros, size=size * micros * workers, alone=size * micros),
             file=sys.stderr,
         )
         return run
     size = math.gcd(size, rows)
     print(
-        f"batch: {workers} workers x {size} x {rows // size} rows a step, as many as on one",
+        _("batch: {workers} workers x {size} x {micros} rows a step, as many as on one").format(
+            workers=workers, size=size, micros=rows // size
+        ),
         file=sys.stderr,
     )
     own = {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
@@ -113,7 +120,7 @@ def lengths(run: SftRun) -> list[int] | None:
     """Tokens of the rows to train on, those over max_length left out; None when nothing says how long they are."""
     limit = int(run.options().get("max_length") or 0)
     found: list[int] = []
-    for _, report in run.data[: len(run.args.get("dataset") or [])]:
+    for _other, report in run.data[: len(run.args.get("dataset") or [])]:
         if report:
             found += [length for length in report.lengths if not limit or length <= limit]
         if report is None or report.sampled or not report.lengths:  # a row may be as long as it is allowed to be

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.check import Options
 from finetune.data.convert import convert
 from finetune.engines.fast import rows as fast_rows
@@ -25,7 +26,7 @@ def make(run: SftRun, run_name: str) -> SftRun:
     """The run in its folder: the user's --output_dir, or a new one below $OUTPUT_DIR."""
     given = run.args.get("output_dir")
     if given and run_name:
-        raise UserError(f"{run.name}: --run and --output_dir both name the folder; leave one out")
+        raise UserError(_("{name}: --run and --output_dir both name the folder; leave one out").format(name=run.name))
     if given:
         folder = Path(given[0]).expanduser().resolve()
         if not run.is_helping:
@@ -97,8 +98,11 @@ def convert_data(run: SftRun) -> SftRun:
             rank = f"-node{run.node_rank}" if run.is_helping else ""
             run.folder.mkdir(parents=True, exist_ok=True)
             new = run.folder / f"{name}-{words.index(old) + 1}{rank}.jsonl"
-            writer, _ = convert([source.path], new, Options(columns=run.columns))
-            print(f"data: {source.path} as JSONL: {new} ({writer.rows} rows)", file=sys.stderr)
+            writer, _other = convert([source.path], new, Options(columns=run.columns))
+            print(
+                _("data: {path} as JSONL: {new} ({rows} rows)").format(path=source.path, new=new, rows=writer.rows),
+                file=sys.stderr,
+            )
             words = [source.with_path(new) if word == old else word for word in words]
         if words:
             run = run.with_option(name, *words)

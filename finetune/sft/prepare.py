@@ -24,7 +24,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, cards, epochs, folder
+from finetune.sft import batch, epochs, folder, gpus
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -40,19 +40,27 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
     Raises UserError before anything slow.
     """
     if options.config is None:
-        raise UserError(f"{name}: no --config; run {name}.sh, which names its own")
+        raise UserError(_("{name}: no --config; run {name}.sh, which names its own").format(name=name))
     settings = Settings.from_env()
     if not options.show and os.environ.get("ENGINE") != "swift":
         begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not batch.count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
     if options.reword and batch.count("NNODES") > 1:
-        raise UserError("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
+        raise UserError(
+            _("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
+        )
     if options.reword < 0 or options.reword > 8:
-        raise UserError(f"--reword {options.reword}: must be from 0 to 8 rewordings of each question")
+        raise UserError(
+            _("--reword {reword}: must be from 0 to 8 rewordings of each question").format(reword=options.reword)
+        )
     if options.resume is not None:
         if options.reword:
-            raise UserError(f"{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out")
+            raise UserError(
+                _("{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out").format(
+                    name=name
+                )
+            )
         return _with_wishes(_resumed(name, options, rest, settings), options)
     run = _read(name, options.config, Arguments(rest), settings, options.general)
     run = _with_engine(run, os.environ.get("ENGINE") or "auto")
@@ -74,11 +82,19 @@ def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
     """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
     if rest:
-        raise UserError(f"{name} --resume: {rest[0]} is not possible, a run goes on with its own options; leave it out")
+        raise UserError(
+            _("{name} --resume: {rest} is not possible, a run goes on with its own options; leave it out").format(
+                name=name, rest=rest[0]
+            )
+        )
     where = host.inside(options.resume).resolve() if options.resume else run_folder.newest(settings.output_dir)
     record = run_folder.load(where)
     if record.get("status") == "done":
-        raise UserError(f"{where}: is finished ({record.get('adapter')}); {host.call('sft')} starts a new run")
+        raise UserError(
+            _("{where}: is finished ({record}); {command} starts a new run").format(
+                where=where, record=record.get("adapter"), command=host.call("sft")
+            )
+        )
     if (chosen := record.get("epochs")) and "chosen" not in chosen:
         raise UserError(
             _(
@@ -88,12 +104,18 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
         )
     words = record.get("words")
     if not isinstance(words, list) or record.get("name") != name:
-        raise UserError(f"{where}: not a run of {name}.sh that can be resumed; start a new one")
+        raise UserError(
+            _("{where}: not a run of {name}.sh that can be resumed; start a new one").format(where=where, name=name)
+        )
     args = Arguments([str(word) for word in words])
     model = (args.get("model") or [""])[0]
     digest = (record.get("weights") or {}).get("sha256sums")
     if model and digest and Path(model).is_dir() and weights_digest(Path(model)) not in (None, digest):
-        raise UserError(f"{where}: was trained on other weights than {model} holds now; start a new run")
+        raise UserError(
+            _("{where}: was trained on other weights than {model} holds now; start a new run").format(
+                where=where, model=model
+            )
+        )
     run = _read(name, options.config, args, settings)
     _require_same_data(run, record)
     checkpoint = run_folder.resumable(where)
@@ -101,7 +123,7 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed)
     asked = "fast" if record.get("engine") == choose.FAST else "swift"
     run = _with_engine(run, asked, str(record.get("engine_why") or "because the run began with it"))
-    print(f"resume: {host.shown(where)} from {checkpoint.name}", file=sys.stderr)
+    print(_("resume: {where} from {name}").format(where=host.shown(where), name=checkpoint.name), file=sys.stderr)
     return run
 
 
@@ -109,7 +131,9 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
     """Read the config file, and check the data that it or the user names."""
     if args.leading:
         raise UserError(
-            f"{name}: {args.leading[0]!r} belongs to no option; options begin with --, see {name}.sh --help"
+            _("{name}: {leading!r} belongs to no option; options begin with --, see {name}.sh --help").format(
+                name=name, leading=args.leading[0]
+            )
         )
     config = config_file.load(file)
     model_dir = _find_model(args, settings)
@@ -151,18 +175,25 @@ def _say_kind(run: SftRun) -> None:
     print(kind.notice(run.model_dir), file=sys.stderr)
     changed = [f"{key} {value}" for key, value in run.own.items() if run.args.get(key) is None]
     if changed:
-        print(f"{kind.short} settings (configs/{kind.name}.yaml): {', '.join(changed)}", file=sys.stderr)
+        print(
+            _("{short} settings (configs/{name}.yaml): {names}").format(
+                short=kind.short, name=kind.name, names=", ".join(changed)
+            ),
+            file=sys.stderr,
+        )
 
 
 def _with_general(run: SftRun, general: str) -> SftRun:
     """Take a local file for the hub's part of the mixed data, with the same number of rows."""
     if run.args.get("dataset") is not None:
-        raise UserError(f"{run.name}: --general and --dataset both name the data; leave one out")
+        raise UserError(_("{name}: --general and --dataset both name the data; leave one out").format(name=run.name))
     specs = listed(run.config.get("dataset"))
     first, _mark, count = specs[0].partition("#") if specs else ("", "", "")
     if "/" not in first:
         raise UserError(
-            f"{run.name}: --general takes the place of a hub dataset, and {run.config_path} names none first"
+            _("{name}: --general takes the place of a hub dataset, and {config_path} names none first").format(
+                name=run.name, config_path=run.config_path
+            )
         )
     sample = f"#{count}" if count and "#" not in Path(general).name else ""
     own = [str(run.workspace / spec) for spec in specs[1:]]
@@ -191,14 +222,14 @@ def _with_data(run: SftRun) -> SftRun:
             if source.is_hub:
                 hub.require(source)
         if checked:
-            specs = [s.with_path(s.path.resolve()) if s.path else s.spec for s, _ in checked]
+            specs = [s.with_path(s.path.resolve()) if s.path else s.spec for s, _other in checked]
             run = run.with_option(name, *specs)
         found += checked
     if not found:
-        raise UserError(f"{run.name}: no dataset; name a file with --dataset")
+        raise UserError(_("{name}: no dataset; name a file with --dataset").format(name=run.name))
     reports = [report for _source, report in found if report]
     if reports:
-        print(f"data: {host.shown(in_one_line(reports))}", file=sys.stderr)
+        print(_("data: {found}").format(found=host.shown(in_one_line(reports))), file=sys.stderr)
     return replace(run, data=tuple(found))
 
 
@@ -263,7 +294,9 @@ def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
     for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
-            raise UserError(f"{source.path}: was changed since the run began; start a new run, or restore it")
+            raise UserError(
+                _("{path}: was changed since the run began; start a new run, or restore it").format(path=source.path)
+            )
 
 
 def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
@@ -274,7 +307,7 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     remarks: list[str] = []
     words = Arguments([*run.words(), "--model", str(run.model_dir)])
     launcher.Line("sft", words, run.settings, remarks.append).check()
-    sources = [source for source, _ in run.data]
+    sources = [source for source, _other in run.data]
     choice = choose.choose(asked, run.options(), run.model_dir, sources, on_cpu=run.settings.wants_cpu, resumed=why)
     if choice.is_fast:  # ms-swift's launcher makes them itself
         for remark in remarks:
@@ -282,4 +315,4 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     print(choice.in_one_line(), file=sys.stderr)
     run = replace(run, choice=choice)
     epochs.require_fast(run)
-    return cards.take(run)
+    return gpus.take(run)

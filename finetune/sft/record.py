@@ -12,6 +12,7 @@ from typing import Any
 
 from common import host, sha256sums
 from common.errors import DONE, FAILED, UserError
+from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.engines.fast.train import Ended
 from finetune.engines.swift import options
@@ -114,13 +115,20 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
     except UserError as error:
         if record["status"] == "done":
             raise
-        print(f"note: {error}", file=sys.stderr)  # what ended the run comes below, and is often the same
+        print(
+            _("note: {reason}").format(reason=error), file=sys.stderr
+        )  # what ended the run comes below, and is often the same
     if record["status"] != "done":
         why = ended.why
         if stopped and not why:
-            why = f"stopped by {signal.Signals(ended.code - 128).name} at step {record.get('steps', 0)}"
-        why = why or "it ended without a checkpoint, its last lines above say why"
-        print(f"error: {run.name}: {why}; {kept(adapter, run.auto)}", file=sys.stderr)
+            why = _("stopped by {name} at step {record}").format(
+                name=signal.Signals(ended.code - 128).name, record=record.get("steps", 0)
+            )
+        why = why or _("it ended without a checkpoint, its last lines above say why")
+        print(
+            _("error: {name}: {why}; {kept}").format(name=run.name, why=why, kept=kept(adapter, run.auto)),
+            file=sys.stderr,
+        )
         return ended.code or FAILED
     assert adapter is not None
     if run.adapter_to:
@@ -141,14 +149,18 @@ def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | No
         run_folder.write(run.folder, now)
     else:
         run_folder.write(run.folder, before)
-    return f"error: {run.name}: ended at once by a second {signal.Signals(number).name}; {kept(adapter, run.auto)}"
+    return _("error: {name}: ended at once by a second {signal}; {kept}").format(
+        name=run.name, signal=signal.Signals(number).name, kept=kept(adapter, run.auto)
+    )
 
 
 def kept(adapter: Path | None, auto: bool = False) -> str:
     """What is left of a run that did not end, for the screen; `auto`: its number of epochs was not chosen yet."""
     if adapter is None:
-        return "no checkpoint was written"
-    return f"the newest checkpoint is {host.shown(adapter)}{'' if auto else ', --resume goes on'}"
+        return _("no checkpoint was written")
+    return _("the newest checkpoint is {adapter}{more}").format(
+        adapter=host.shown(adapter), more="" if auto else _(", --resume goes on")
+    )
 
 
 def weights_digest(model_dir: Path) -> str | None:
@@ -167,10 +179,16 @@ def trained_adapter(folder: Path) -> Path | None:
 
 def summary(name: str, record: dict[str, Any], adapter: Path | None) -> str:
     """The run in one line."""
-    parts = [f"{record['steps']} steps"] if "steps" in record else []
-    parts.append(f"{record['seconds'] / 60:.1f} min")
+    parts = [_("{count} steps").format(count=record["steps"])] if "steps" in record else []
+    parts.append(_("{minutes:.1f} min").format(minutes=record["seconds"] / 60))
     if "final_loss" in record:
-        parts.append(f"loss {record['first_loss']:.2f} -> {record['final_loss']:.2f}")
+        parts.append(
+            _("loss {first_loss:.2f} -> {final_loss:.2f}").format(
+                first_loss=record["first_loss"], final_loss=record["final_loss"]
+            )
+        )
     if "peak_gib" in record:
-        parts.append(f"peak {record['peak_gib']:.1f} GiB")
-    return f"{name}: {', '.join(parts)}; adapter {host.shown(adapter)}"
+        parts.append(_("peak {peak_gib:.1f} GiB").format(peak_gib=record["peak_gib"]))
+    return _("{name}: {names}; adapter {adapter}").format(
+        name=name, names=", ".join(parts), adapter=host.shown(adapter)
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError
+from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
@@ -138,7 +139,11 @@ def settle_epochs(
     at = epochs.steps_of(run, len(rows.rows))
     with tempfile.TemporaryDirectory(prefix="trial-") as log:
         request = Request(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
-        ended = train_adapter(lane, request, f"a trial without {len(data.unseen)} rows, to choose the number of epochs")
+        ended = train_adapter(
+            lane,
+            request,
+            _("a trial without {count} rows, to choose the number of epochs").format(count=len(data.unseen)),
+        )
     told = epochs.ask(run, lane, asked, ended, at, lambda: False)
     assert told is not None
     return replace(epochs.with_epochs(run, told["chosen"]), auto=False, epochs=told), None
@@ -156,15 +161,24 @@ def _train(run: SftRun, lane: Lane | None, stop: Stop | None, asked: Questions |
         raise
     except SystemExit:  # a stop signal before the first step of the fast lane
         folder.discard(run)
-        print(f"error: {run.name}: stopped before the first step, so nothing is lost", file=sys.stderr)
+        print(
+            _("error: {name}: stopped before the first step, so nothing is lost").format(name=run.name), file=sys.stderr
+        )
         raise
     record["seconds"] = round(time.monotonic() - begin, 1)
     if run.is_helping:
-        node = f"node {run.node_rank} ended with exit code {ended.code}; node 0 writes checkpoints and run.json"
-        print(f"error: {run.name}: {ended.why}" if ended.why else f"{run.name}: {node}", file=sys.stderr)
+        node = _("node {node_rank} ended with exit code {code}; node 0 writes checkpoints and run.json").format(
+            node_rank=run.node_rank, code=ended.code
+        )
+        print(
+            _("error: {name}: {why}").format(name=run.name, why=ended.why) if ended.why else f"{run.name}: {node}",
+            file=sys.stderr,
+        )
         return ended.code
     if stop is not None:
-        stop.at_once = lambda number: f"error: {run.name}: ended at once; what was trained is in {run.folder}"
+        stop.at_once = lambda number: _("error: {name}: ended at once; what was trained is in {folder}").format(
+            name=run.name, folder=run.folder
+        )
     try:
         return finish(run, record, ended)
     finally:
@@ -180,13 +194,16 @@ def _train_swift(run: SftRun) -> tuple[dict[str, Any], Ended]:
     if run.checkpoint is not None:
         words += ["--resume_from_checkpoint", str(run.checkpoint)]
         checkpoints.unseal(run.folder, checkpoints.step(run.checkpoint))
-    _, words = launcher.prepare(["sft", *words], run.settings, data_checked=True)
+    _other, words = launcher.prepare(["sft", *words], run.settings, data_checked=True)
     record = describe(run, words)
     with record_of(run, record):
         line = [launcher.find_real(), "sft", *words]
         code = run_job(run.name, line, run.wait, [run.folder], None, keyboard=False)
     failed = code and code not in (128 + number for number in STOPPING)
-    return record, Ended(code, f"ms-swift ended with exit code {code}, its last lines above say why" if failed else "")
+    return record, Ended(
+        code,
+        _("ms-swift ended with exit code {code}, its last lines above say why").format(code=code) if failed else "",
+    )
 
 
 def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | None) -> tuple[dict[str, Any], Ended]:
@@ -236,13 +253,13 @@ def _keep_best(
             name = signal.Signals(stop.number or signal.SIGTERM).name
             ended.code, ended.why = (
                 128 + (stop.number or signal.SIGTERM),
-                f"stopped by {name} before an epoch was chosen",
+                _("stopped by {name} before an epoch was chosen").format(name=name),
             )
             return
         step = next(step for step, epoch in at.items() if epoch == told["chosen"])
         save_earlier(run.folder, step, ended)
     except (UserError, OSError) as error:
-        ended.code, ended.why = FAILED, f"no epoch was chosen: {error}"
+        ended.code, ended.why = FAILED, _("no epoch was chosen: {reason}").format(reason=error)
         return
     record["epochs"] = told
     record["settings"]["num_train_epochs"] = told["chosen"]

@@ -43,6 +43,12 @@ class Run:
         return value if isinstance(value, str) and value.strip() else None
 
     @property
+    def epochs(self) -> dict[str, Any] | None:
+        """How its number of epochs was chosen (verify/epochs); None where the user gave it."""
+        value = self.settings.get("epochs")
+        return value if isinstance(value, dict) and isinstance(value.get("curve"), list) else None
+
+    @property
     def datasets(self) -> list[str]:
         """The datasets it trained on, as they were named."""
         value = self.settings.get("dataset")

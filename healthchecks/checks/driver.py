@@ -37,7 +37,7 @@ def check(context: Context) -> Outcome:
         # A test model is made for machines without a GPU. One that has a GPU with a fault is another matter.
         if failure.code in NO_GPU_CODES and context.device == "auto" and context.kind.is_for_tests:
             return Outcome(
-                _("runs on the CPU with {title}: {cause}").format(title=context.kind.title, cause=failure.cause),
+                _("runs on the CPU with {title}: {cause}").format(title=_(context.kind.title), cause=failure.cause),
                 "skip",
                 "cpu",
             )

@@ -113,7 +113,7 @@ def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
         count=len(prompt), device=_("the CPU") if device == "cpu" else context.gpu and context.gpu.name
     )
     if context.kind.is_for_tests:
-        figure += f", {context.kind.title}"
+        figure += f", {_(context.kind.title)}"
     if not context.sums_match:
         return Outcome(figure)
     nll = _mean_nll(context, torch, model, device)

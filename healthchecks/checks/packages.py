@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -13,6 +14,7 @@ from image.split_lock import TORCH_FAMILY
 
 NAME = "packages"
 LEVEL = "fast"
+OVER = "over.lock"  # of an image with a layer over the rest (Dockerfile.vllm): some packages in other versions
 
 AGAIN = N_(
     "undo the pip install, or build the image again; packages of your own go into a virtual environment of their own"
@@ -30,7 +32,7 @@ def check(context: Context) -> Outcome:
             _("build the image again"),
         ) from error
     differ, count = [], 0
-    for requirement in locked(text):
+    for requirement in beside(locked(text), context.lock_file.with_name(OVER)):
         # A build for tests brings a torch of its own, without the NVIDIA wheels of the locked one.
         if context.torch_spec and TORCH_FAMILY.match(f"{requirement.name}=="):
             continue
@@ -54,6 +56,15 @@ def check(context: Context) -> Outcome:
             metadata=importlib.metadata.version("torch"), torch_spec=context.torch_spec
         )
     return Outcome(figure)
+
+
+def beside(found: list[Requirement], lock: Path) -> list[Requirement]:
+    """The requirements with those of another lock, where it is there, which win."""
+    if not lock.is_file():
+        return found
+    more = locked(lock.read_text(encoding="utf-8"))
+    names = {each.name for each in more}
+    return [each for each in found if each.name not in names] + more
 
 
 def locked(text: str) -> list[Requirement]:

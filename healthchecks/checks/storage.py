@@ -44,7 +44,11 @@ def check(context: Context) -> Outcome:
                 "Memory at /dev/shm)"
             ),
         )
-    return Outcome(f"{context.output_dir} writable, {gib(free)} free; {context.shm_dir} {gib(shm)}")
+    return Outcome(
+        _("{folder} writable, {free} free; {shm_dir} {shm}").format(
+            folder=context.output_dir, free=gib(free), shm_dir=context.shm_dir, shm=gib(shm)
+        )
+    )
 
 
 def _try_to_write(folder: Path) -> None:

@@ -59,9 +59,13 @@ def check(context: Context) -> Outcome:
     if context.checksum:
         hashed = _(", sha256 of {hold_shards} shards right").format(hold_shards=_hold_shards(context, list(shards)))
     context.sums_match = context.sums_match or recorded_official(context)
-    kind = f"{context.kind.title}, " if context.kind.is_for_tests else ""
-    files = "1 file" if is_single else f"{len(shards)} shards"
-    return Outcome(f"{kind}{files}, {len(found)} tensors, {gib(context.weight_bytes)}{hashed}")
+    kind = f"{_(context.kind.title)}, " if context.kind.is_for_tests else ""
+    files = _("1 file") if is_single else _("{count} shards").format(count=len(shards))
+    return Outcome(
+        _("{kind}{files}, {count} tensors, {size}{hashed}").format(
+            kind=kind, files=files, count=len(found), size=gib(context.weight_bytes), hashed=hashed
+        )
+    )
 
 
 def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -189,9 +189,12 @@ def up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-def step_ms(tokens: int) -> float:
-    """Roughly what a micro-batch of that many tokens takes on an H100 at the 7B shape, in milliseconds."""
-    return max(MS_FLOOR, MS_PER_TOKEN * up(tokens, TILE))
+def step_ms(tokens: int, slower: tuple[float, float] = (1.0, 1.0)) -> float:
+    """Roughly what a micro-batch of that many tokens takes on an H100 at the 7B shape, in milliseconds.
+
+    `slower` is how much slower another card reads, and computes.
+    """
+    return max(MS_FLOOR * slower[0], MS_PER_TOKEN * slower[1] * up(tokens, TILE))
 
 
 def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:

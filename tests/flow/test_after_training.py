@@ -93,7 +93,7 @@ def test_what_is_refused_in_one_line(run, output, command, flags, says):
 
 
 def test_under_load_no_answer_is_lost_or_mixed_up(run, output):
-    """Twenty seconds of what docs/after-training.md reports for five minutes."""
+    """Twenty seconds of what docs/serve.md reports for five minutes."""
     done = run(
         *("python", "-m", "bench.serve_load", "--seconds", "20", "--serve", "/root/serve.sh"),
         flags=[*output, "-v", f"{ROOT}/bench:/opt/mirror/bench:ro"],

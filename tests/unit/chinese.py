@@ -6,7 +6,7 @@ import re
 
 HAN = r"[\u3400-\u9fff]"
 # A half-width mark that touches a Chinese character, or stands before one with a space between.
-HALF_WIDTH = re.compile(rf"(?<={HAN})[,:;!?()]|[,:;!?](?= ?{HAN})|[()](?={HAN})|(?<={HAN} )\(|\)(?=[，。；：、])")
+HALF_WIDTH = re.compile(rf"(?<={HAN})[,:;!?()]|(?<!:)[,:;!?](?= ?{HAN})|[()](?={HAN})|(?<={HAN} )\(|\)(?=[，。；：、])")
 INLINE_CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 
 

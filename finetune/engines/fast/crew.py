@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MEET_S = 50.0  # for the others to come; MIRROR_MEET_S sets another
 ENV = "MIRROR_WORKER"  # of a process that worker.py runs in: what it is to do, as JSON
 NCCL_GIB = 0.8  # what NCCL takes beside torch's allocator
-LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # a container without a network has no other interface
 
 
 def meet_seconds() -> float:
@@ -54,9 +54,6 @@ class Crew:
     def __init__(self, workers: Workers, model_dir: Path, device: str, ceiling_gib: float) -> None:
         """Starts this node's other processes, and a thread that opens the store as soon as torch is imported."""
         self.workers, self.seconds = workers, meet_seconds()
-        if workers.nodes == 1:
-            for name in LOOPBACK:  # a container without a network has no other interface
-                os.environ.setdefault(name, "lo")
         self._listening = _listen(workers) if workers.node == 0 else None
         port = self._listening.getsockname()[1] if self._listening else workers.port
         self.workers = replace(workers, port=port)
@@ -74,7 +71,9 @@ class Crew:
             "model_dir": str(model_dir), "device": device, "ceiling_gib": ceiling_gib, "seconds": self.seconds,
             "rank": w.rank + local, "size": w.size, "host": w.host, "port": w.port, "name": _name(w, local),
         }  # fmt: skip
-        environ = os.environ | {ENV: json.dumps(job)}
+        environ = {**os.environ, ENV: json.dumps(job)}
+        if w.nodes == 1:
+            environ = dict.fromkeys(LOOPBACK, "lo") | environ
         if w.devices:
             environ["CUDA_VISIBLE_DEVICES"] = w.devices[local]
         # A session of its own: stop signals of the terminal are for the first process, which tells the others.
@@ -111,6 +110,10 @@ class Crew:
                 ).format(host=w.host, port=w.port, seconds=self.seconds, why=why),
                 FAILED,
             )
+        if self.workers.nodes == 1:
+            # Not before torch and CUDA are there: they read the environment in threads, and a new name may move it.
+            for name in LOOPBACK:
+                os.environ.setdefault(name, "lo")
         hint = f" (NNODES={self.workers.nodes})" if self.workers.nodes > 1 else ""
         if self._team.is_first:
             self._team.wait_for_all(self.seconds, hint)

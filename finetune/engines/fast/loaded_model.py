@@ -15,6 +15,7 @@ from typing import Any
 from common.errors import FAILED, UserError
 from finetune.engines.fast.crew import Crew
 from finetune.engines.fast.workers import Workers
+from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
@@ -23,6 +24,8 @@ def begin_import(device: str) -> None:
     """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
     if device == "cpu":
         spare_the_cores()
+    # What job() sets later: a new name may move the environment, which torch's and CUDA's threads read meanwhile.
+    os.environ.setdefault(PARENT, "")
     early_torch.begin()
 
 

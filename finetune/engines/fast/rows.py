@@ -42,7 +42,7 @@ class Rows:
 
     def in_one_line(self) -> str:
         """What is trained on."""
-        lengths = [len(ids) for ids, _ in self.rows]
+        lengths = [len(ids) for ids, _other in self.rows]
         text = f"{len(self.rows)} rows of {min(lengths)} to {max(lengths)} tokens"
         text += f", {self.too_long} longer than max_length left out" if self.too_long else ""
         return text + (f", {len(self.held_out)} held out and evaluated" if self.held_out else "")

@@ -214,7 +214,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
 
     with Bar(Console(stderr=True), 0, None, "steps") as bar:
         model = lane.load(bar)
-        settings, _ = fit(lane.model_dir, request, _ceiling_gib(lane))
+        settings, _other = fit(lane.model_dir, request, _ceiling_gib(lane))
         from qwen2.training.loop import DivergedError
         from qwen2.training.loop import train as run
 
@@ -284,10 +284,10 @@ def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int
 
         beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
-        steps = f"{settings.total_steps(len(rows))} steps of {settings.batch_size} rows"
+        steps = f"{settings.total_steps(len(rows))} steps, up to {settings.batch_size} rows a step"
         steps += f" on {processes} processes" if processes > 1 else ""
         if ceiling is None:
-            return settings, f"plan: {steps}, {request.rows.in_one_line()}"
+            return settings, f"plan: {request.rows.in_one_line()}; {steps}"
         config = Config.from_dir(model_dir)
         ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
@@ -303,8 +303,9 @@ def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
-        f"plan: {steps}, {_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}; {request.rows.in_one_line()}{said}"
+        f"plan: {request.rows.in_one_line()}; {steps}, "
+        f"{_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
+        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}{said}"
     )
 
 

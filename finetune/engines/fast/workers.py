@@ -1,4 +1,4 @@
-"""How many processes train in the fast lane, on which GPUs, and where they meet; read by sft/cards.py, used by crew.py.
+"""How many processes train in the fast lane, on which GPUs, and where they meet; read by sft/gpus.py, used by crew.py.
 
 `NPROC_PER_NODE`, `NNODES`, `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`, as torchrun and ms-swift take them. No torch.
 """

@@ -40,6 +40,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
         "settings": run.shown(),
         "losses": [list(point) for point in run.losses],
         "max_steps": run.max_steps,
+        "epochs": run.epochs,
     }
     failed = {name: check for name, check in parts["thresholds"].items() if not check["ok"]}
     other = {"adapter": str(job.other), **verdict(asked, thresholds, "other")} if job.other else None

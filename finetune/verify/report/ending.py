@@ -16,7 +16,7 @@ from rich.text import Text
 
 from common import host, i18n
 from finetune.verify.report import plain
-from finetune.verify.report.files import figure_rows, say_check, shown
+from finetune.verify.report.files import epochs_view, figure_rows, say_check, shown
 from finetune.verify.rules import printable
 from finetune.verify.words import Speaker, speaker
 
@@ -46,6 +46,8 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
     if "learned_min" in report["thresholds"]:  # not where the data are an identity alone
         for sentence in plain.summary(report, say)["learned"]:
             _print(console, Text(sentence))
+    if (epochs := epochs_view(report, say)) is not None:
+        _print(console, Text(epochs["why"]))
     if report["compare"]:
         _verdict(report, host.shown(report["adapter"]), say, console)
         _verdict(report["compare"], host.shown(report["compare"]["adapter"]), say, console)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.verify import words
+from finetune.verify.epochs import choice
 from finetune.verify.figures import LABELS, is_share, shown
 from finetune.verify.report import junit, lossplot, plain
 
@@ -109,7 +110,26 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
         "groups": groups,
         "sides": [side for side in SIDES if any(side in a["answers"] for q in report["questions"] for a in q["asked"])],
         "plot": lossplot.plot(report["run"]["losses"]),
+        "epochs": epochs_view(report, say),
     }
+
+
+def epochs_view(report: dict[str, Any], say: words.Speaker) -> dict[str, Any] | None:
+    """How the number of epochs was chosen: the reason, and a row for each epoch that was asked."""
+    chosen = report["run"]["epochs"]
+    if chosen is None:
+        return None
+    rows = [
+        {
+            "epoch": point["epoch"],
+            "right": say("{count} of {all}", count=point["right"], all=chosen["questions"]),
+            "general": say("{count} of {all}", count=point["general"], all=chosen["general"]),
+            "chosen": point["epoch"] == chosen["chosen"],
+        }
+        for point in chosen["curve"]
+    ]
+    before = say("{count} of {all}", count=chosen["general_before"], all=chosen["general"])
+    return {"why": say(choice.sentence(chosen)), "rows": rows, "before": say("{before} before", before=before)}
 
 
 def _question(question: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
 
 
 def _count(figure: dict[str, Any]) -> str:
-    """How many of the questions; one that is right under one of two prompts is half a question."""
-    return f"{round(figure['value'] * figure['n'], 1):g}"
+    """How many of the questions, a whole number: one that is right under one of its two prompts is not counted."""
+    return str(int(figure["value"] * figure["n"] + 1e-6))
 
 
 def worst(questions: Sequence[dict[str, Any]], count: int = WORST) -> list[dict[str, Any]]:

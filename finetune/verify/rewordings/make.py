@@ -96,7 +96,8 @@ def make(
     found = []
     for row, base in zip(fit, kept, strict=True):
         base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
-        ruled = sieve.keep(row, rules.reword(row.question, wanted + SPARE), base) if len(base) < wanted else []
+        ruled = sieve.keep(row, rules.reword(row.question), base) if len(base) < wanted else []
+        ruled.sort(key=lambda text: sieve.likeness(row, text))
         chosen = [*base, *ruled][:wanted]
         kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
         rest = [text for text in chosen if text not in kept_back]

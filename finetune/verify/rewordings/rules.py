@@ -90,8 +90,8 @@ WORDS_ZH = [
 ]  # fmt: skip
 
 
-def reword(question: str, count: int) -> list[str]:
-    """Up to `count` other wordings of a question, the most different first."""
+def reword(question: str) -> list[str]:
+    """Other wordings of a question."""
     text = question.strip()
     zh = language([text]) == "zh"
     bare = re.sub(r"[\s??.。!!]+$", "", text)
@@ -99,10 +99,11 @@ def reword(question: str, count: int) -> list[str]:
     found = _opened(swapped, bare, OPENINGS_ZH if zh else OPENINGS_EN)
     if not zh:
         found[1:1] = _typed(swapped)
+    asked = swapped + ("?" if text[-1:] in "??" else "")
     if swapped != bare:
-        found.append(swapped + ("?" if text[-1:] in "??" else ""))
-    found += [frame.format(text) for frame in (FRAMES_ZH if zh else FRAMES_EN)]
-    return list(dict.fromkeys(map(_articles, found)))[:count]
+        found.append(asked)
+    found += [frame.format(words) for words in (asked, text) for frame in (FRAMES_ZH if zh else FRAMES_EN)]
+    return list(dict.fromkeys(map(_articles, found)))
 
 
 def _articles(text: str) -> str:

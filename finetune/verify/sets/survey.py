@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.i18n import N_, _
 from finetune.verify.sets import groups, identity, nature, rows
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.words import Said
@@ -21,6 +22,8 @@ FOLDED_MAX = 1000  # rows that folds can be trained on in seconds each; with mor
 HOLDOUT = 200  # rows at most that are left out where folds cost too much
 TAUGHT_SHARE = 0.5  # of the rows say who the model is: the data are about that, as the article's are
 FEWEST = 2  # with one row alone, no answer could be nearer to another
+
+KINDS = {"label": N_("label"), "text": N_("text"), "code": N_("code"), "json": "json"}  # of answers
 
 
 @dataclass(frozen=True)
@@ -184,19 +187,29 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
 
     fit = sum(len(found.rows[place].question) <= LONGEST for place in chosen.reworded)
     how = (
-        f" (by {len(chosen.folds)} folds)" if chosen.folds else " (left out of the training)" if chosen.holdout else ""
+        _(" (by {count} folds)").format(count=len(chosen.folds))
+        if chosen.folds
+        else _(" (left out of the training)")
+        if chosen.holdout
+        else ""
     )
-    line = (
-        f"{found.total} rows, {found.nature.kind}; verdict: {len(chosen.learned)} learned, {ASKED * fit} reworded, "
-        f"{len(chosen.unseen)} held out{how}"
+    line = _("{total} rows, {kind}; verdict: {learned} learned, {asked} reworded, {unseen} held out{how}").format(
+        total=found.total,
+        kind=_(KINDS.get(found.nature.kind, found.nature.kind)),
+        learned=len(chosen.learned),
+        asked=ASKED * fit,
+        unseen=len(chosen.unseen),
+        how=how,
     )
-    return f"{line}, identity in {len(found.taught)} rows" if found.taught else line
+    return _("{line}, identity in {count} rows").format(line=line, count=len(found.taught)) if found.taught else line
 
 
 def require_judgeable(found: Survey) -> None:
     """UserError where no verdict is possible, whatever the training does."""
     if found.total < FEWEST:
         raise UserError(
-            "one row alone gives no verdict: nothing shows whether an answer is that row's or any other's; add rows, "
-            "or train without a verdict (sft.sh)"
+            _(
+                "one row alone gives no verdict: nothing shows whether an answer is that row's or any "
+                "other's; add rows, or train without a verdict (sft.sh)"
+            )
         )

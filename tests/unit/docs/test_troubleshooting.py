@@ -369,9 +369,11 @@ class Bench:
             header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
             (checkpoint / ADAPTER).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
             assert checkpoints.problem(checkpoint) is None
-        self.patch.setattr(sft_start, "_train_fast", lambda run, lane, stop: ({}, Ended(code, why)))
+        self.patch.setattr(sft_start, "_train_fast", lambda *given: ({}, Ended(code, why)))
         fast = SimpleNamespace(is_fast=True)
-        run = SimpleNamespace(name="sft", folder=folder, is_helping=False, choice=fast, adapter_to=None)
+        run = SimpleNamespace(
+            name="sft", folder=folder, is_helping=False, choice=fast, adapter_to=None, loads_best=False, auto=None
+        )
         self.output()
         assert sft_start.train(run) == code != DONE  # type: ignore[arg-type]
         return self.plain(self.output())

@@ -409,6 +409,17 @@ def test_packages_that_differ(context):
     assert "(lock: 0.0.1)" in caught.value.cause and "no-such-package none" in caught.value.cause
 
 
+def test_the_lock_of_a_layer_over_the_image_wins(context):
+    """An image of make build SERVE=vllm has some packages older than image.lock says."""
+    installed = importlib.metadata.version("tokenizers")
+    context.lock_file.write_text("tokenizers==99\n")
+    context.lock_file.with_name("over.lock").write_text(f"tokenizers=={installed}\n")
+    assert packages.check(context).figure.startswith("1 ")
+    context.lock_file.with_name("over.lock").write_text(f"tokenizers=={installed}\nno-such-package==1\n")
+    with pytest.raises(Failure, match="no-such-package none"):
+        packages.check(context)
+
+
 def test_a_build_with_its_own_torch_says_so(context):
     pytest.importorskip("torch")
     context.lock_file.write_text("torch==0.1\nnvidia-cublas-cu12==1\ntriton==1\n")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 import torch
 
 from common.errors import run_main
 from finetune.commands import finetune as pipeline
+from finetune.runs import checkpoints
+from finetune.verify import config, runinfo, selection
 from finetune.verify.rewordings import file as rewordings_file
 from tests.unit.finetune import fast_home
 
@@ -170,6 +175,63 @@ def test_a_bad_option_of_the_verdict_is_refused_before_the_training(
     assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), *more) == 2
     assert what in capsys.readouterr().err
     assert not list(Path(os.environ["OUTPUT_DIR"]).glob("run*"))
+
+
+def as_table(path: Path, rows: list[tuple[str, str]], *head: str, encoding: str = "utf-8") -> None:
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def as_workbook(path: Path, rows: list[tuple[str, str]], *head: str) -> None:
+    book = openpyxl.Workbook()
+    for row in [head, *rows]:
+        book.active.append(row)
+    book.save(path)
+
+
+@pytest.mark.parametrize("form", ["gb18030.csv", "columns.csv", "book.xlsx", "messages.jsonl", "alpaca.json"])
+def test_a_faq_in_any_form_gets_the_same_verdict_to_come(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    rows = [(f"{thing} 多少钱?", f"{thing} 的价格是 {n * 7 + 3} 元。") for n, thing in enumerate(THINGS[:8])]
+    path, more = tmp_path / form, []
+    if form == "gb18030.csv":
+        as_table(path, rows, "问题", "答案", encoding="gb18030")
+    elif form == "columns.csv":
+        as_table(path, [(str(n), *row) for n, row in enumerate(rows)], "编号", "客户说", "我们说")  # type: ignore[misc]
+        more = ["--columns", "客户说,我们说"]
+    elif form == "book.xlsx":
+        as_workbook(path, rows, "问题", "答案")
+    elif form == "messages.jsonl":
+        turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in rows]
+        path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    else:
+        path.write_text(json.dumps([{"instruction": q, "input": "", "output": a} for q, a in rows]))
+    assert finetune(home, "--dataset", str(path), *more) == 0
+    assert "8 rows, text; verdict: 8 learned, 16 reworded, 0 held out" in capsys.readouterr().err
+    assert questions(the_run() / "verdict-rows.jsonl") == [question for question, _ in rows]
+    path.unlink()
+    run = runinfo.of_adapter(checkpoints.newest(the_run()))
+    nothing = argparse.Namespace(
+        questions=[], rewordings=None, expect=None, forbid=None, dataset=None, columns=None, alpaca=0, lang=None
+    )
+    chosen = selection.select(config.read(config.default_path()), nothing, run)
+    assert chosen.found is not None
+    assert [row.question for row in chosen.found.rows] == [question for question, _ in rows], (
+        "verify.sh, file or no file"
+    )
+
+
+def test_rows_held_out_by_a_split_are_asked_as_unseen(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(home, "--dataset", str(labels(tmp_path / "l.jsonl")), "--split_dataset_ratio", "0.1") == 0
+    said = capsys.readouterr().err
+    assert "40 rows, label; verdict: 36 learned, 0 reworded, 4 held out (left out of the training)" in said
+    assert len(questions(the_run() / "unseen.jsonl")) == 4
+    words = ("--dataset", str(tmp_path / "l.jsonl"), "--split_dataset_ratio", "0.1", "--holdout", "4")
+    assert finetune(home, *words) == 2
+    assert "--split_dataset_ratio holds rows out already" in capsys.readouterr().err
 
 
 def test_one_row_is_refused_before_the_training(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

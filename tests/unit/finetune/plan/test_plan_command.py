@@ -64,7 +64,16 @@ def test_the_table_names_every_card(model, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     assert run_main(cli.main, ["--gpu", "24", "--engine", "swift"]) == 0
     out = capsys.readouterr().out
-    for words in ("40 steps of 16 rows", "ms-swift", "12 GB", "16 GB", "24 GB", "48 GB", "80 GB", "does not fit"):
+    for words in (
+        "40 steps, up to 16 rows a step",
+        "ms-swift",
+        "12 GB",
+        "16 GB",
+        "24 GB",
+        "48 GB",
+        "80 GB",
+        "does not fit",
+    ):
         assert words in out
     assert "fast lane" not in out
 
@@ -96,7 +105,7 @@ def test_the_table_says_that_the_stand_in_is_not_planned_and_how_many_steps_its_
     assert run_main(cli.main, ["--gpu", "24", "--engine", "swift"]) == 0
     head, data = capsys.readouterr().out.splitlines()[:2]
     assert "the weights here are the stand-in, whose own run takes 80 steps (configs/standin.yaml)" in head
-    assert data.endswith("; 40 steps of 16 rows")
+    assert data.endswith("; 40 steps, up to 16 rows a step")
 
 
 def test_steps_are_those_that_the_run_takes(model, tmp_path):

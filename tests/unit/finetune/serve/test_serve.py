@@ -41,6 +41,7 @@ def serve(mirror, monkeypatch, port):
     stub.chmod(0o755)
     monkeypatch.setattr(cli, "server", lambda: [str(stub)])
     monkeypatch.setenv("MIRROR_API_KEY", "")
+    monkeypatch.setenv("BACKEND", "swift")
 
     def run(*words: str) -> dict:
         seen.unlink(missing_ok=True)

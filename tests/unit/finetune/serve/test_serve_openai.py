@@ -1,4 +1,4 @@
-"""What the API documents, asked of the real `swift deploy` with the `openai` package: prompts, tools, stop, usage."""
+"""What the API documents, asked of both backends with the `openai` package: prompts, tools, stop, usage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.finetune.serve.test_serve_server import BASE, KEY, Server, home, make_adapter, openai, post
+from tests.unit.finetune.serve.test_serve_server import BACKENDS, BASE, KEY, Server, home, make_adapter, openai, post
 
 __all__ = ["home"]  # a fixture
 
@@ -21,15 +21,17 @@ PARTS = [{"type": "text", "text": "12"}]
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Two adapters that were trained under other system prompts, and the base."""
     for name, system in SYSTEMS.items():
         folder = home / f"output/{name}/checkpoint-7"
         make_adapter(folder, home / BASE)
         args = json.loads((folder / "args.json").read_text())
         (folder / "args.json").write_text(json.dumps(args | {"system": system}))
-    running = Server(home, *(f"--adapter={name}=output/{name}" for name in SYSTEMS), MIRROR_API_KEY=KEY)
+    adapters = (f"--adapter={name}=output/{name}" for name in SYSTEMS)
+    running = Server(home, *adapters, MIRROR_API_KEY=KEY, BACKEND=request.param)
+    running.backend = request.param  # type: ignore[attr-defined]
     yield running
     if running.process.poll() is None:
         running.process.kill()
@@ -158,7 +160,7 @@ def test_logprobs(chat):
     ("options", "says"),
     [
         ({"response_format": {"type": "json_object"}}, "response_format: .*not supported"),
-        ({"frequency_penalty": 1.0}, "frequency_penalty"),
+        ({"logit_bias": {"5": 1.0}}, "logit_bias"),
         ({"model": "gpt-4"}, "not served here"),
         ({"max_completion_tokens": 5}, "differ"),
     ],
@@ -166,6 +168,33 @@ def test_logprobs(chat):
 def test_what_is_not_supported_is_a_400_in_words(chat, options, says):
     with pytest.raises(openai.BadRequestError, match=says):
         chat(**options)
+
+
+@pytest.mark.parametrize("name", ["frequency_penalty", "presence_penalty"])
+def test_penalties_are_done_or_refused(chat, server, name):
+    if server.backend == "swift":
+        with pytest.raises(openai.BadRequestError, match=f"{name}: 2.0 is not supported"):
+            chat(**{name: 2.0})
+    else:
+        plain, punished = (chat(max_tokens=40, **more).choices[0].message.content for more in ({}, {name: 2.0}))
+        assert plain != punished
+
+
+def test_metrics_are_prometheus_own(server):
+    import httpx
+    from prometheus_client.parser import text_string_to_metric_families
+
+    server.ask("你是谁?", "a")
+    assert httpx.get(f"{server.url}/metrics").status_code == 401
+    done = httpx.get(f"{server.url}/metrics", headers={"authorization": f"Bearer {KEY}"})
+    families = {family.name: family for family in text_string_to_metric_families(done.text)}
+    asked = [s for s in families["mirror_requests"].samples if s.labels["path"] == "/v1/chat/completions"]
+    assert done.headers["content-type"].startswith("text/plain")
+    assert sum(sample.value for sample in asked if sample.labels["status"] == "200") >= 1
+    assert families["mirror_requests_in_flight"].samples[0].value == 1
+    if server.backend == "fast":
+        assert families["mirror_answer_tokens"].samples[0].value > 0
+        assert families["mirror_rows_running"].samples[0].value == 0
 
 
 def test_embeddings_are_not_made(server):

@@ -1,4 +1,4 @@
-"""The real `swift deploy` behind the guard, on a tiny random model with an adapter, asked with the `openai` package."""
+"""Real servers of both backends on a tiny random model with an adapter, asked with the `openai` package."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.unit.qwen2.tiny import random_adapter
 
 openai = pytest.importorskip("openai")
 BASE, KEY = "Qwen2.5-7B-Instruct", "s3cret-key"
+BACKENDS = {"fast": "backend: qwen2's engine", "swift": "backend: ms-swift"}
 
 
 def make_adapter(folder: Path, model: Path) -> None:
@@ -93,10 +94,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path)
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[Server]:
-    """A server with a key, the base and the adapter."""
-    running = Server(home, "--adapter", "newest", MIRROR_API_KEY=KEY)
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server with a key, the base and the adapter; one after the other of each backend."""
+    running = Server(home, "--adapter", "newest", MIRROR_API_KEY=KEY, BACKEND=request.param)
+    assert BACKENDS[request.param] in running.log.read_text()
     yield running
     if running.process.poll() is None:
         running.process.kill()

@@ -11,7 +11,12 @@ import jsonschema
 import pytest
 
 from finetune.data.content import question_key
+from finetune.verify.epochs import choice as epoch_choice
+from finetune.verify.epochs.choice import Point
+from finetune.verify.nearness import Nearness
+from finetune.verify.questions import read
 from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.words import speaker
 
 ROOT = Path(__file__).parents[4]
 FAQ = [
@@ -45,17 +50,19 @@ def faq_run(workspace: Any, rows: list[tuple[str, str]] = FAQ) -> Path:
 
 
 class KnowsFaq(dict[str, str]):
-    """The answers of a model that has learned: general ones, and a row's own to anything that holds its question."""
+    """The answers of a model that has learned: general ones, and a row's own to anything that is like its question."""
 
     def __init__(self, general: dict[str, str], known: dict[str, str]) -> None:
         super().__init__(general)
         self.known, self.default = known, "我不知道。"
+        files = [read(ROOT / "workspace/questions" / name) for name in ("general.yaml", "general_en.yaml")]
+        self.near = Nearness([*known, *(each.text for file in files for each in file.all())])
 
     def get(self, text: str, _: Any = None) -> str:  # type: ignore[override]
         if text in self:
             return self[text]
-        key = question_key(text)
-        return next((answer for question, answer in self.known.items() if question in key), self.default)
+        place, likeness = self.near.nearest(question_key(text))
+        return list(self.known.values())[place] if place < len(self.known) and likeness > 0 else self.default
 
 
 def figures(workspace: Any) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def test_a_faq_gets_a_verdict_without_any_option(workspace: Any, capsys: pytest.
     assert any("simple rules" in note for note in report["notes"])
     schema = json.loads((ROOT / "docs/verify-report.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(report, schema)
-    assert "数据里的 6 个问题" in capsys.readouterr().out
+    assert "6 of the data's 6 questions are answered right" in capsys.readouterr().out
 
 
 def test_an_answer_of_another_row_is_wrong_and_says_so(workspace: Any) -> None:
@@ -223,6 +230,7 @@ def test_general_questions_of_ones_own_demand_no_identity(workspace: Any) -> Non
 def test_english_data_are_asked_english_questions_and_reported_in_english(workspace: Any) -> None:
     rows = [("When do you open?", "We open at 9:15."), ("What does a card cost?", "A card costs 12 euros.")]
     faq_run(workspace, rows)
+    workspace.table.known[question_key(rows[1][0])] = "A card costs 99 euros."
     workspace.verify()
     report = workspace.report()
     assert report["language"] == "en"
@@ -243,3 +251,28 @@ def test_a_configuration_that_demands_nothing_of_such_data_is_refused_before_the
     assert workspace.verify() == 2
     assert workspace.engine is None
     assert "set at least one of general_lost_max" in capsys.readouterr().err
+
+
+def test_a_chosen_number_of_epochs_is_in_every_report(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    faq_run(workspace)
+    points = [Point(n, 2 * n, tuple(i < 4 * n for i in range(12)), (True, True)) for n in (1, 2, 3, 5)]
+    chosen = epoch_choice.record(epoch_choice.choose(points, (True, True)), points, (True, True), "reworded")
+    (workspace.run / "run.json").write_text(json.dumps({"epochs": chosen}))
+    workspace.verify("--summary")
+    report = workspace.report()
+    assert report["run"]["epochs"] == chosen
+    jsonschema.validate(report, json.loads((ROOT / "docs/verify-report.schema.json").read_text(encoding="utf-8")))
+    assert "epoch 3 of 5 was chosen: 12 of 12 questions in other words" in capsys.readouterr().out
+    said = speaker("zh")(epoch_choice.sentence(chosen))
+    for name in ("report.html", "report.md"):
+        text = (workspace.run / "verify" / name).read_text(encoding="utf-8")
+        assert said in text, name
+        assert "8 / 12" in text, name
+        assert "选中" in text, name
+
+
+def test_a_stopped_choice_is_no_choice(workspace: Any) -> None:
+    faq_run(workspace)
+    (workspace.run / "run.json").write_text(json.dumps({"epochs": {"asked_for": "auto"}}))
+    workspace.verify("--summary")
+    assert workspace.report()["run"]["epochs"] is None

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from finetune.verify import runinfo
-from finetune.verify.report import files, lossplot
+from finetune.verify import runinfo, words
+from finetune.verify.report import files, lossplot, plain
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -104,3 +104,19 @@ def test_a_browser_draws_the_page(workspace: Any, width: int, columns: int) -> N
     assert seen["errors"] == 0  # nothing is loaded from anywhere
     assert seen["columns"] == columns
     assert seen["curve"] > 200
+
+
+def test_a_question_right_under_one_of_two_prompts_makes_no_half_count() -> None:
+    figures = {
+        "identity_heldout_before": {"value": 0.5 / 77, "n": 77},
+        "identity_heldout_after": {"value": 74.5 / 77, "n": 77},
+    }
+    report = {"figures": figures, "advice": None, "questions": []}
+    (said,) = plain.summary(report, words.speaker("en"))["learned"]
+    assert said == "74 of 77 questions about who it is are answered as taught (0 before)."
+
+
+def test_chinese_sentences_have_full_width_punctuation() -> None:
+    han = r"[\u3400-\u9fff]"
+    for english, chinese in words.catalogue().items():
+        assert not re.search(rf"{han}[,:;?!()]|[,:;?!()]{han}", chinese), english

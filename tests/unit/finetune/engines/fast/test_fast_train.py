@@ -73,7 +73,7 @@ def test_run_json(finished: Any) -> None:
     assert figures["loss_of_last_step"] == pytest.approx(record["final_loss"], abs=1e-4)
     assert re.match(r"sft: 12 steps, 0\.\d min, loss \d+\.\d\d -> \d+\.\d\d; adapter .*/checkpoint-12\n$", done.stdout)
     assert "engine: the fast lane, because it honours every option given\n" in done.stderr
-    assert "plan: 12 steps of 4 rows, 16 rows of " in done.stderr
+    assert "plan: 16 rows of " in done.stderr and "; 12 steps, up to 4 rows a step" in done.stderr
 
 
 def test_logs_curve_and_events(finished: Any) -> None:

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 
 def take(run: SftRun) -> SftRun:
-    """The run with its processes. CUDA_VISIBLE_DEVICES of this process becomes its own GPU; CUDA has not started."""
+    """The run with its processes. This one's own GPU is the first that is visible."""
     if run.settings.wants_cpu:
         return replace(run, workers=workers.from_env((), workers.given() or 1)) if run.choice.is_fast else run
     if not run.choice.is_fast:
-        if not os.environ.get("NPROC_PER_NODE"):
-            os.environ["CUDA_VISIBLE_DEVICES"] = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
+        _hide_from_swift(workers.given() or 1)
         return run
     found = gpu_memory.visible()
     devices = tuple(name for name, _gpu in found)
@@ -36,10 +35,16 @@ def take(run: SftRun) -> SftRun:
     if local is None:
         local = _fastest(run, found) if len(found) > 1 and count("NNODES") < 2 else 1
     if not devices:  # NVML is not there: CUDA says in the end whether a GPU is
-        devices = tuple((os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(","))[:1]
-    made = workers.from_env(devices, local)
-    os.environ["CUDA_VISIBLE_DEVICES"] = made.devices[0]
-    return replace(run, workers=made)
+        devices = tuple((os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(","))
+    return replace(run, workers=workers.from_env(devices, local))
+
+
+def _hide_from_swift(local: int) -> None:
+    """Leave as many GPUs visible as there are processes, unless torchrun is to count them itself."""
+    if os.environ.get("NPROC_PER_NODE") in ("auto", "gpu"):
+        return
+    names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[:local])
 
 
 def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.model_kind import ModelKind
 from finetune.engines.choose import FAST, SWIFT, Choice
 from finetune.plan import gpu_memory
-from finetune.sft import cards
+from finetune.sft.gpus import take as take_gpus
 from healthchecks.nvml import Gpu
 
 GIB = 2**30
@@ -37,31 +37,31 @@ class Run:
 
 @pytest.fixture
 def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """take(gpus, **fields): cards.take on a machine with these GPUs."""
+    """take(gpus, **fields): take on a machine with these GPUs."""
     import json
 
     (tmp_path / "config.json").write_text(json.dumps(config_json("7B")))
     for name in ("NPROC_PER_NODE", "NNODES", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cards, "lengths", lambda run: list(run.lengths))
+    monkeypatch.setattr("finetune.sft.gpus.lengths", lambda run: list(run.lengths))
 
     def call(gpus: list[Gpu], **fields: Any) -> Any:
         monkeypatch.setattr(gpu_memory, "visible", lambda: [(str(n), gpu) for n, gpu in enumerate(gpus)])
-        return cards.take(Run(tmp_path, **fields))  # type: ignore[arg-type]
+        return take_gpus(Run(tmp_path, **fields))  # type: ignore[arg-type]
 
     return call
 
 
 def test_fifty_rows_stay_on_one_of_two(take: Any, capsys: pytest.CaptureFixture[str]) -> None:
     made = take([H100, H100])
-    assert made.workers.size == 1 and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert made.workers.devices == ("0",)
     assert "GPUs: 1 of 2 trains: more would save less than" in capsys.readouterr().err
 
 
 def test_long_rows_take_all_that_are_free_and_alike(take: Any, capsys: pytest.CaptureFixture[str]) -> None:
     made = take([H100, H100], lengths=(2048,) * 500)
-    assert made.workers.devices == ("0", "1") and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert made.workers.devices == ("0", "1")
     assert "GPUs: 2 of 2 train, about " in capsys.readouterr().err
     for second in (BUSY, OTHER):
         assert take([H100, second], lengths=(2048,) * 500).workers.size == 1
@@ -78,7 +78,8 @@ def test_ms_swift_gets_one_unless_several_processes_are_asked_for(take: Any, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     take([H100, H100], choice=Choice(SWIFT, ""))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    monkeypatch.setenv("NPROC_PER_NODE", "2")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    take([H100, H100], choice=Choice(SWIFT, ""))
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,0"
+    for asked, left in (("1", "1"), ("2", "1,0"), ("auto", "1,0,2")):
+        monkeypatch.setenv("NPROC_PER_NODE", asked)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0,2")
+        take([H100, H100], choice=Choice(SWIFT, ""))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left

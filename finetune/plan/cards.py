@@ -1,0 +1,110 @@
+"""How long a run takes on cards that are not here, estimated by their published bandwidth and FLOPs; `plan` shows it.
+
+The H100's own times are measured (docs/plan.md, docs/fast-lane.md). Arithmetic is taken to scale with the dense tensor
+FLOPs that are published for bfloat16 with float32 accumulation, and what is bound by reading weights with the bandwidth
+of the memory. Launching ms-swift's kernels is the processor's work, the same beside every card. Nobody has measured the
+other cards here: power limits, cooling and drivers may well make it half as fast again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.i18n import N_
+from finetune.plan.fast import plan_fast
+from finetune.plan.planned_run import Job
+from finetune.plan.swift import card_ceiling, named, plan_swift, step_seconds
+
+
+@dataclass(frozen=True)
+class Known:
+    """A card as its maker publishes it: GiB, GB/s, dense bfloat16 TFLOPS with float32 accumulation."""
+
+    name: str
+    gib: int
+    gb_s: float
+    tflops: float
+
+
+# NVIDIA's Ada, Ampere GA102, A100 and H100 whitepapers (SXM parts of the last two). The 4090 D is in none of them: it
+# has 14,592 cores at 2.52 GHz, the 4090 16,384 at the same clock.
+CARDS = (
+    Known("RTX 4090", 24, 1008, 165.2),
+    Known("RTX 4090 D", 24, 1008, 147.1),
+    Known("RTX 3090", 24, 936, 71.0),
+    Known("RTX 4080 16 GB", 16, 717, 97.5),
+    Known("A100 80 GB", 80, 2039, 312.0),
+    Known("H100 80 GB", 80, 3350, 989.4),
+)
+H100 = CARDS[-1]
+FAST, SWIFT, FOUR_BIT = "fast lane", "ms-swift", N_("ms-swift, 4-bit base")
+# Bytes that move for each weight when a 4-bit linear is unpacked: read packed, written and read again in bfloat16.
+UNPACKED = 0.52 + 2 + 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Who would train on a card, and how long; `engine` None: nothing fits."""
+
+    card: Known
+    engine: str | None
+    peak_gib: float = 0.0
+    hours: float = 0.0
+
+
+def estimates(found: Job, engines: Sequence[str] = (FAST, SWIFT, FOUR_BIT)) -> list[Estimate]:
+    """For each card, by the first of the engines under whose plan the run fits."""
+    return [_estimate(found, card, engines) for card in CARDS]
+
+
+def _estimate(found: Job, card: Known, engines: Sequence[str]) -> Estimate:
+    for engine in engines:
+        if engine == FAST and found.quant_bits:
+            continue
+        fitting = _fast(found, card) if engine == FAST else _swift(found, card, engine == FOUR_BIT)
+        if fitting:
+            peak, seconds = fitting
+            four_bit = engine != FAST and (engine == FOUR_BIT or found.quant_bits == 4)
+            return Estimate(card, FOUR_BIT if four_bit else engine, peak, found.steps * seconds / 3600)
+    return Estimate(card, None)
+
+
+def _fast(found: Job, card: Known) -> tuple[float, float] | None:
+    """(peak, seconds of a step); None where it does not fit."""
+    slower = (H100.gb_s / card.gb_s, H100.tflops / card.tflops)
+    targets = named(found.targets)
+    ceiling = card_ceiling(card.gib)
+    plan = plan_fast(found.shape, found.lengths, found.batch, ceiling, found.rank, found.dropout, targets, slower)
+    return None if isinstance(plan, str) else (plan.peak_gib, plan.seconds_per_step)
+
+
+def _swift(found: Job, card: Known, four_bit: bool) -> tuple[float, float] | None:
+    bits = 4 if four_bit else found.quant_bits
+    try:
+        plan = plan_swift(
+            found.shape, found.lengths, found.batch, card_ceiling(card.gib), found.rank, found.targets, bits
+        )
+    except UserError:
+        return None
+    order = list(found.lengths)
+    random.Random(0).shuffle(order)
+    size, checkpointing = plan.per_device_train_batch_size, plan.gradient_checkpointing
+    seconds = step_seconds(
+        found.shape, order, found.batch, size, checkpointing, plan.use_liger_kernel, H100.tflops / card.tflops
+    )
+    if bits == 4:
+        passes = 3 if checkpointing else 2
+        moved = UNPACKED * found.shape.linear_parameters * passes * plan.gradient_accumulation_steps
+        seconds += moved / (card.gb_s * 1e9)
+    return plan.peak_gib, seconds
+
+
+def duration(hours: float) -> str:
+    """For people, as roughly as it is known."""
+    seconds = hours * 3600
+    if seconds < 90:
+        return f"{max(1, round(seconds)):d} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{hours:.1f} h"

@@ -1,0 +1,232 @@
+"""The engine as the door sees it: a request as token ids to the worker, its tokens as pieces of text back.
+
+One Client a server, in the endpoint's event loop. It knows no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from finetune.serve.answer import Piece
+from finetune.serve.fast.settings import Settings
+from finetune.serve.request import Request
+from qwen2.chat import Tokenizer
+from qwen2.serving.request import STOP, Said
+from qwen2.serving.request import Request as EngineRequest
+from qwen2.serving.request import Settings as Sampling
+
+LONG = 20_000  # characters of a prompt that are made ids of in a thread, while others are answered
+CALLS = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+
+class Asked:
+    """One answer under way: what the worker has said of it and nobody has taken yet."""
+
+    def __init__(self, ident: int, eager: bool) -> None:
+        self.id, self.eager = ident, eager  # eager: somebody waits for every token, not for the end alone
+        self.said: list[Any] = []
+        self.finish: str | None = None
+        self.failed: Exception | None = None
+        self.news = asyncio.Event()
+
+    def take(self) -> list[Any]:
+        """The tokens since the last time."""
+        said, self.said = self.said, []
+        self.news.clear()
+        return said
+
+
+class Client:
+    """Asks the worker at the other end of `pipe`. `lost` is called when that end is gone."""
+
+    def __init__(self, pipe: Connection, settings: Settings, tokenizer: Tokenizer, lost: Callable[[], None]) -> None:
+        self.pipe, self.settings, self.tokenizer, self.lost = pipe, settings, tokenizer, lost
+        self.numbers = {name: number for number, name in enumerate(settings.names)}
+        self.asked: dict[int, Asked] = {}
+        self.ids = itertools.count(1)
+        self.load: dict[str, int] = {}  # the engine's, as it was told last
+        self.gone = False
+        self._last: tuple[Request, asyncio.Future[list[int]]] | None = None
+
+    def begin(self) -> None:
+        """Listen, in the running event loop."""
+        asyncio.get_running_loop().add_reader(self.pipe.fileno(), self._hear)
+
+    def end(self) -> None:
+        """Close the pipe, which ends the worker."""
+        if not self.gone:
+            self.gone = True
+            asyncio.get_running_loop().remove_reader(self.pipe.fileno())
+            self.pipe.close()
+
+    # ---- the worker's words
+
+    def _hear(self) -> None:
+        try:
+            while self.pipe.poll(0):
+                self._heard(self.pipe.recv())
+        except (EOFError, OSError):
+            self.end()
+            for asked in self.asked.values():
+                asked.failed = RuntimeError("the engine has ended: the server's log says why")
+                asked.news.set()
+            self.lost()
+
+    def _heard(self, message: tuple[Any, ...]) -> None:
+        if message[0] == "refused":
+            if asked := self.asked.get(message[1]):
+                asked.failed = ValueError(message[2])
+                asked.news.set()
+            return
+        _, news, self.load = message
+        for said in news:
+            asked = self.asked.get(said.id)
+            if asked is None:  # nobody waits for it any more
+                continue
+            asked.said.append(said)
+            asked.finish = said.finish
+            if asked.eager or said.finish:
+                asked.news.set()
+
+    # ---- one answer
+
+    async def answers(self, request: Request, number: int) -> AsyncIterator[Piece]:
+        """The pieces of one answer; `number` is the choice's. It ends in the engine when nobody waits for it."""
+        prompt = await self._prompt(request)
+        if self.gone:
+            raise RuntimeError("the engine has ended: the server's log says why")
+        asked = Asked(next(self.ids), request.stream or bool(request.stop))
+        self.asked[asked.id] = asked
+        text = Text(self.tokenizer, request, len(prompt))
+        try:
+            self.pipe.send(("ask", self._for_engine(asked.id, prompt, request, number)))
+            while True:
+                await asked.news.wait()
+                if asked.failed:
+                    raise asked.failed
+                finish = asked.finish
+                piece = text.add(asked.take(), finish)
+                yield piece
+                if piece.finish:
+                    return
+        finally:
+            del self.asked[asked.id]
+            if asked.finish is None and not asked.failed and not self.gone:
+                self.pipe.send(("cancel", asked.id))
+
+    async def _prompt(self, request: Request) -> list[int]:
+        """The ids of a request's conversation; its choices have them in common."""
+        if self._last is None or self._last[0] is not request:
+            work = asyncio.ensure_future(self._encoded(request))
+            self._last = request, work
+        return await asyncio.shield(self._last[1])
+
+    async def _encoded(self, request: Request) -> list[int]:
+        def encode() -> list[int]:
+            return self.tokenizer.encode_chat(laid_out(request.messages), tools=list(request.tools) or None)
+
+        size = sum(len(str(message.get("content"))) for message in request.messages)
+        return await asyncio.to_thread(encode) if size > LONG else encode()
+
+    def _for_engine(self, ident: int, prompt: list[int], request: Request, number: int) -> EngineRequest:
+        ours = self.settings
+        settings = Sampling(
+            temperature=_either(request.temperature, ours.temperature),
+            top_p=_either(request.top_p, ours.top_p),
+            top_k=max(0, _either(request.top_k, ours.top_k)),
+            repetition_penalty=_either(request.repetition_penalty, ours.repetition_penalty),
+            frequency_penalty=request.frequency_penalty,
+            presence_penalty=request.presence_penalty,
+            logprobs=request.top_logprobs,
+        )
+        seed = None if request.seed is None else request.seed + number
+        limit = _either(request.max_tokens, ours.max_new_tokens)
+        return EngineRequest(ident, prompt, limit, self.numbers[request.model], settings, seed)
+
+
+def _either(asked: Any, default: Any) -> Any:
+    return default if asked is None else asked
+
+
+def laid_out(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A request's messages as the template takes them: each of the `tool_calls` is a message of its own."""
+    found = []
+    for message in messages:
+        calls = message.get("tool_calls", ())
+        if message["content"] or not calls:
+            found.append({"role": message["role"], "content": message["content"]})
+        found += [{"role": "tool_call", "content": call["function"]} for call in calls]
+    return found
+
+
+class Text:
+    """The tokens of one answer as text, which ends before a stop text, with its tool calls and log-probabilities."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request, prompt_tokens: int) -> None:
+        self.tokenizer, self.request, self.prompt_tokens = tokenizer, request, prompt_tokens
+        self.ids: list[int] = []
+        self.stream = tokenizer.stream()
+        self.text = ""
+        self.tail = max((len(stop) for stop in request.stop), default=1) - 1
+
+    def add(self, said: Sequence[Said], finish: str | None) -> Piece:
+        """The piece that these tokens make; its `finish` is set where the answer has ended, at a stop text too."""
+        before = len(self.text)
+        likely: list[dict[str, Any]] = []
+        for each in said:
+            if each.token is None:
+                continue
+            self.ids.append(each.token)
+            if each.logprob is not None:
+                likely.append(self._logprob(each.token, *each.logprob))
+            self.text += self.stream.step(each.token) or ""
+            if self.request.stop and self._stopped(before):
+                finish = STOP
+                break
+        if finish and not self.request.stop:  # of a character that never came whole, the stream has kept the beginning
+            whole = self.tokenizer.decode(self.ids)
+            self.text = whole if whole.startswith(self.text) else self.text
+        return Piece(
+            self.text[before:],
+            finish,
+            self.prompt_tokens,
+            len(self.ids),
+            tuple(calls_in(self.text)) if finish and self.request.tools else (),
+            {"content": likely, "refusal": None} if likely else None,
+        )
+
+    def _stopped(self, before: int) -> bool:
+        start = max(0, before - self.tail)
+        return any(self.text.find(stop, start) >= 0 for stop in self.request.stop)
+
+    def _logprob(self, token: int, value: float, others: Sequence[tuple[int, float]]) -> dict[str, Any]:
+        made = self._token(token, value)
+        others = others[: self.request.top_logprobs]
+        return made | {"top_logprobs": [self._token(other, likely) for other, likely in others]}
+
+    def _token(self, token: int, value: float) -> dict[str, Any]:
+        text = self.tokenizer.decode([token], skip_special_tokens=False)
+        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+
+def calls_in(text: str) -> Iterator[dict[str, Any]]:
+    """The tool calls of an answer in Qwen2.5's form; what is no call is passed over."""
+    for found in CALLS.findall(text):
+        try:
+            call = json.loads(found)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            continue
+        arguments = call.get("arguments", {})
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        function = {"name": call["name"], "arguments": arguments}
+        yield {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}

@@ -1,0 +1,133 @@
+"""The program of the fast backend: starts the engine's process, then the endpoint when that is ready; serve starts it.
+
+    python -m finetune.serve.fast.server SETTINGS
+
+SETTINGS is settings.py's JSON. The key comes by MIRROR_API_KEY. SIGTERM closes the port, lets answers that have begun
+end, and ends the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from common.errors import DONE, FAILED, UserError, run_main
+from finetune.serve.fast import worker
+from finetune.serve.fast.settings import Settings
+
+# From the command, as the other backend has them: the key, and what is printed when the port is open.
+KEY, READY = "MIRROR_API_KEY", "MIRROR_SERVE_READY"
+ABLE = ("frequency_penalty", "presence_penalty")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit code."""
+    settings = Settings.from_json((sys.argv[1:] if argv is None else argv)[0])
+    began = time.monotonic()
+    here, there = multiprocessing.Pipe()
+    # Started anew, not forked: CUDA does not outlive a fork. It loads while this process imports its own.
+    process = multiprocessing.get_context("spawn").Process(
+        target=worker.main, args=(there, settings), name="engine", daemon=True
+    )
+    process.start()
+    there.close()
+    endpoint = Endpoint(settings, here)
+    what = ready(here)
+    print(
+        f"serve: the engine is ready after {time.monotonic() - began:.1f} s: {what['rows']} answers at a time, "
+        f"a cache of {what['tokens']} tokens",
+        file=sys.stderr,
+        flush=True,
+    )
+    endpoint.run()
+    process.join(10)
+    if endpoint.lost:
+        raise UserError("serve: the engine has ended; its last lines above say why", FAILED)
+    return DONE
+
+
+def ready(pipe: Connection) -> dict[str, Any]:
+    """Wait for the engine. UserError with its own words where it cannot start."""
+    try:
+        message = pipe.recv()
+    except (EOFError, OSError):
+        raise UserError(
+            "serve: the engine has ended before it was ready; its last lines above say why", FAILED
+        ) from None
+    if message[0] == "failed":
+        raise UserError(message[1], message[2])
+    return message[1]  # type: ignore[no-any-return]
+
+
+class Endpoint:
+    """The app and its server around a Client. Imports what HTTP needs, while the engine loads."""
+
+    def __init__(self, settings: Settings, pipe: Connection) -> None:
+        import uvicorn
+        from starlette.middleware import Middleware
+        from starlette.routing import Route
+
+        from finetune.serve import door, metrics
+        from finetune.serve.fast.client import Client
+        from finetune.serve.guard import Guard
+        from finetune.serve.page.routes import Page
+        from qwen2.chat import DEFAULT_SYSTEM, Tokenizer
+
+        self.lost = False
+        self.client = Client(pipe, settings, Tokenizer(settings.model), self._lost)
+        told = ((name, settings.systems.get(name)) for name in settings.names)
+        systems = {name: DEFAULT_SYSTEM if system is None else system for name, system in told}
+        counts = metrics.Counts()
+        guard = Middleware(
+            Guard,
+            key=os.environ.get(KEY, ""),
+            max_body=settings.body_kib * 1024,
+            ready=os.environ.get(READY, "serve: ready"),
+            counts=counts,
+        )
+        app = door.app(
+            self.client.answers,
+            systems,
+            int(time.time()),
+            settings.owned_by,
+            settings.origins,
+            [guard],
+            self._life,
+            Page.of_environment(),
+            ABLE,
+            [Route("/metrics", metrics.page(counts, lambda: self.client.load))],
+        )
+        self.server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_level="warning",
+                ssl_keyfile=settings.ssl_keyfile,
+                ssl_certfile=settings.ssl_certfile,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def _life(self, _: Any) -> AsyncIterator[None]:
+        self.client.begin()
+        yield
+        self.client.end()
+
+    def _lost(self) -> None:
+        self.lost = True
+        self.server.should_exit = True
+
+    def run(self) -> None:
+        """Until a stop signal, or the end of the engine."""
+        self.server.run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,47 @@
+"""What the command tells the server, and the server its engine; plain data, handed on as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One endpoint. The key is not among them: it comes through the environment."""
+
+    model: str  # the weights' folder
+    base: str  # the name that a request calls it
+    adapters: dict[str, str] = field(default_factory=dict)  # {name: folder}, in the order of /v1/models
+    systems: dict[str, str | None] = field(default_factory=dict)  # {name: system prompt}, None: the template's
+    host: str = "127.0.0.1"
+    port: int = 8000
+    owned_by: str = "mirror"
+    device: str = "cuda"
+    ceiling_gib: float = 0.0
+    rows: int | None = None  # answers at a time, None: what the device suits
+    max_new_tokens: int = 2048
+    max_length: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    body_kib: int = 1024
+    origins: tuple[str, ...] = ()
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+
+    def to_json(self) -> str:
+        """For a command line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """The settings that `to_json` wrote."""
+        data = json.loads(text)
+        return cls(**data | {"origins": tuple(data["origins"])})
+
+    @property
+    def names(self) -> list[str]:
+        """Models that a request can name; the number of one is the number of its adapter, 0 the base."""
+        return [self.base, *self.adapters]

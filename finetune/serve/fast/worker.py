@@ -1,0 +1,121 @@
+"""The engine's process: loads base and adapters, then answers what comes through a pipe; server.py starts it.
+
+Beside the endpoint and not in it: a step of a few milliseconds must not wait for Python that writes HTTP.
+
+    in:  ("ask", Request)  ("cancel", id)
+    out: ("ready", what it has) once, or ("failed", why, exit code)
+         ("said", [Said], load) after every step that has something to tell, ("refused", id, why)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from common.errors import FAILED, UserError
+from finetune.engines.fast.loaded_model import Lane
+from finetune.serve.fast.settings import Settings
+
+ROWS_GPU, ROWS_CPU = 128, 32
+CPU_CACHE_GIB = 1.0
+# Of GPU memory beside weights and cache: activations of a piece of a prompt, logits and their copies, CUDA graphs.
+ROOM_GIB = 1.25
+FILLED = 0.95  # of what is then left: the allocator's blocks do not fit without gaps
+
+
+def main(pipe: Connection, settings: Settings) -> None:
+    """Until the other end of the pipe is closed. Stop signals are the server's to take: it lets answers end first."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            scheduler = load(settings)
+        except UserError as error:
+            pipe.send(("failed", str(error), error.exit_code))
+            return
+        except Exception as error:
+            text = " ".join(str(error).split())[:500]
+            pipe.send(
+                ("failed", f"the engine cannot start ({type(error).__name__}: {text}); BACKEND=swift is another", 1)
+            )
+            raise
+        from qwen2.serving.scheduler import summary
+
+        pipe.send(("ready", summary(scheduler)))
+        serve(pipe, scheduler)
+
+
+def load(settings: Settings) -> Any:
+    """The scheduler with base and adapters. UserError when they cannot be loaded."""
+    lane = Lane(Path(settings.model), settings.device, settings.ceiling_gib)
+    torch = lane.torch()
+    model = lane.model()
+    from qwen2.lora import Adapter
+    from qwen2.serving.adapters import Adapters
+    from qwen2.serving.scheduler import Scheduler
+
+    try:
+        loaded = [Adapter.load(path, model) for path in settings.adapters.values()]
+        with torch.no_grad():
+            adapters = Adapters(model, loaded) if loaded else None
+            del loaded
+            rows, pages = size(lane, model, settings.rows)
+            scheduler = Scheduler(model, adapters, rows, pages, settings.max_length)
+            if settings.device == "cuda":
+                scheduler.batch.capture()
+    except ValueError as error:
+        raise UserError(f"an adapter cannot be served: {error}") from None
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "the GPU's memory ran out while the engine was set up; end what else uses the GPU (nvidia-smi), or raise "
+            "VRAM_CEILING_GIB on a larger card",
+            FAILED,
+        ) from None
+    return scheduler
+
+
+def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
+    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where somebody says so."""
+    from qwen2.serving.batch import page_bytes
+    from qwen2.serving.pages import PAGE, pages_for
+
+    page = page_bytes(model.config, model.embedding.element_size())
+    if lane.device == "cpu":
+        rows, free = asked or ROWS_CPU, CPU_CACHE_GIB * 2**30
+    else:
+        torch = lane.torch()
+        torch.cuda.empty_cache()
+        rows, free = asked or ROWS_GPU, lane.ceiling_gib() * 2**30 - torch.cuda.memory_reserved()
+        free = FILLED * (free - ROOM_GIB * 2**30)
+    # No more than so many rows of the model's longest text can use.
+    pages = min(int(free / page), rows * pages_for(model.config.max_positions) + 1)
+    if pages * PAGE < 1024 and pages * PAGE < model.config.max_positions:
+        raise UserError(
+            f"beside the weights no GPU memory is left for answers under VRAM_CEILING_GIB={lane.cap_gib:g}: raise it "
+            "on a larger card, or serve fewer adapters",
+            FAILED,
+        )
+    return rows, pages
+
+
+def serve(pipe: Connection, scheduler: Any) -> None:
+    """Take requests and say what they say, until the pipe is closed."""
+    while True:
+        while scheduler.idle or pipe.poll(0):
+            take(pipe, scheduler, pipe.recv())
+        if said := scheduler.step():
+            pipe.send(("said", said, scheduler.load()))
+
+
+def take(pipe: Connection, scheduler: Any, message: tuple[Any, ...]) -> None:
+    """One message of the endpoint's."""
+    if message[0] == "cancel":
+        scheduler.cancel(message[1])
+        return
+    try:
+        scheduler.add(message[1])
+    except ValueError as error:
+        pipe.send(("refused", message[1].id, str(error)))

@@ -1,0 +1,55 @@
+"""A conversation at a terminal, whoever answers; infer.sh's two engines of this project call it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from common.errors import UserError
+from common.i18n import _
+
+PROMPT = "<<< "
+Message = dict[str, str]
+Answerer = Callable[[Sequence[Message]], Iterator[str]]  # the pieces of the answer to a conversation, as they are made
+
+
+def converse(who: str, answer: Answerer) -> None:
+    """Talk until `exit` or the end of the input; `clear` forgets what was said. `who` is named in the first line.
+
+    A question that cannot be answered is said, and is not kept: the conversation goes on without it.
+    """
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() then edits lines and remembers them
+    print(_("Talking to {who}; exit, clear").format(who=who), file=sys.stderr)
+    said: list[Message] = []
+    while True:
+        try:
+            text = input(PROMPT).strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if text in ("exit", "quit"):
+            return
+        if text == "clear":
+            said.clear()
+        elif text:
+            said.append({"role": "user", "content": text})
+            try:
+                said.append({"role": "assistant", "content": show(answer(said))})
+            except UserError as error:
+                said.pop()
+                print(_("error: {message}").format(message=error), file=sys.stderr)
+            except KeyboardInterrupt:  # an answer that nobody wants to the end
+                said.pop()
+                print()
+
+
+def show(parts: Iterator[str]) -> str:
+    """Print an answer while it is made; the whole of it."""
+    whole = ""
+    for part in parts:
+        print(part, end="", flush=True)
+        whole += part
+    print()
+    return whole
