@@ -9,6 +9,7 @@ here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 export PYTHONSAFEPATH=1 # as -I below, for what Python starts: a json.py in this folder is not Python's own
 
 # One GPU, the first; vLLM spreads over all that are visible (BACKEND=vllm --vllm_tensor_parallel_size 2).
-[[ ${BACKEND-} == vllm ]] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+backend="${BACKEND-}"
+[[ ${backend,,} == vllm ]] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
 
 exec python -I -m finetune.commands.serve --config "$here/configs/serve.yaml" "$@"

@@ -1,6 +1,7 @@
-"""Does `--num_train_epochs auto` find the right number? The FAQ at fixed numbers of epochs, and chosen.
+"""Does `--num_train_epochs auto` find the right number? A data set at fixed numbers of epochs, and chosen.
 
-    python -m bench.verdict.epochs MODEL_DIR OUT_DIR [--fixed 5,10,20,40] [--seeds 42,43] [--rate 1e-3] [--by-hand]
+    python -m bench.verdict.epochs MODEL_DIR OUT_DIR [--rows faq] [--fixed 5,10,20,40] [--seeds 42] [--rate 1e-3]
+        [--by-hand]
 
 Every run is `finetune` as users start it, on the same rewordings for all (made once, given to the others). The table is
 printed, and left in OUT_DIR/epochs.json with figures, intervals, and what each choice was made from.
@@ -25,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", default="faq", help="a function of data.py")
     parser.add_argument("--fixed", default="5,10,20,40")
     parser.add_argument("--seeds", default="42")
     parser.add_argument("--rate", default="1e-3")
@@ -32,7 +34,7 @@ def main() -> int:
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="further options of finetune, at the end")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "faq.json").write_text(json.dumps(data.faq()), encoding="utf-8")
+    (args.out / "rows.json").write_text(json.dumps(getattr(data, args.rows)()), encoding="utf-8")
     (args.out / "by_hand.yaml").write_text(data.by_hand(), encoding="utf-8")
     results = []
     for seed in args.seeds.split(","):
@@ -48,7 +50,7 @@ def main() -> int:
 def one(args: argparse.Namespace, number: str, seed: str) -> dict[str, Any]:
     """One training and its verdict."""
     folder = args.out / f"epochs-{number}-{seed}"
-    words = ["--dataset", str(args.out / "faq.json"), "--output_dir", str(folder), "--num_train_epochs", number]
+    words = ["--dataset", str(args.out / "rows.json"), "--output_dir", str(folder), "--num_train_epochs", number]
     words += ["--learning_rate", args.rate, "--seed", seed, *args.more]
     kept = args.out / f"epochs-{AUTO}-{seed}" / "rewordings.yaml"
     if number != AUTO and kept.is_file():
@@ -67,15 +69,20 @@ def one(args: argparse.Namespace, number: str, seed: str) -> dict[str, Any]:
 
 
 def short_by(runs: dict[str, Any]) -> float:
-    """How far the chosen run's reworded questions are below those of the best fixed one, as a share."""
-    shares = {number: run["figures"]["reworded_after"]["value"] for number, run in runs.items()}
+    """How far the chosen run's reworded questions, or unseen rows, are below the best fixed one's, as a share."""
+    shares = {number: run["figures"][figure_of(run)]["value"] for number, run in runs.items()}
     return max(value for number, value in shares.items() if number != AUTO) - shares[AUTO]
+
+
+def figure_of(run: dict[str, Any]) -> str:
+    """What a run is held to."""
+    return "reworded_after" if "reworded_after" in run["figures"] else "unseen_after"
 
 
 def line(number: str, run: dict[str, Any]) -> str:
     """One run in one line."""
     figures = run["figures"]
-    cells = [f"{name} {100 * figures[name]['value']:.0f} %" for name in ("learned_after", "reworded_after")]
+    cells = [f"{name} {100 * figures[name]['value']:.0f} %" for name in ("learned_after", figure_of(run))]
     if "by_hand" in run:
         cells.append(f"by hand {100 * run['by_hand']['value']:.0f} %")
     cells.append(f"general lost {100 * figures['general_lost']['value']:.0f} %")

@@ -22,7 +22,8 @@ def parser(name: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__.split("\n", 1)[0],
         epilog="""Every other option is ms-swift's, and wins over the file: --num_train_epochs 3 --dataset my.json
-(`swift sft --help` lists them all; the config file explains those of the article).
+(`swift sft --help` lists them all; the config file explains those of the article). --num_train_epochs auto asks the
+adapter of each epoch, and keeps the earliest that is as good as the best and loses nothing general (docs/verify.md).
 
 ENGINE=auto|fast|swift chooses who trains. The fast lane does in seconds what ms-swift does in a minute, for one GPU,
 LoRA and Qwen2; auto takes it where it honours every option given, and says in a line which engine runs and why.

@@ -19,7 +19,7 @@ from finetune.engines.fast.train import Ended
 from finetune.sft.description import SftRun, listed
 from finetune.verify import epochs, words
 from finetune.verify.engine import Qwen2Engine
-from finetune.verify.epochs.choice import Point, choose, record, sentence
+from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence
 from finetune.verify.epochs.questions import Options, Questions, gather
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
@@ -152,6 +152,10 @@ def ask(
         _put(ended.adapter, ended.kept[step])
         right = asked.ask(engine, ended.adapter, system)
         points.append(Point(epoch, step, tuple(right[: len(asked.own)]), tuple(right[len(asked.own) :])))
+    if says_too_little(points):
+        for place, point in enumerate(points):
+            _put(ended.adapter, ended.kept[point.step])
+            points[place] = replace(point, nll=tuple(asked.weigh(engine, ended.adapter, system)))
     choice = choose(points, before)
     _put(ended.adapter, ended.kept[choice.point.step])
     found = record(choice, points, before, "unseen" if asked.own[0].part == "unseen" else "reworded")

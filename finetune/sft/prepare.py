@@ -24,7 +24,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, epochs, folder, gpus
+from finetune.sft import batch, epochs, folder, gpus, standin_words
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -72,6 +72,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         shown = settings.output_dir / (options.run or time.strftime(f"{run.kind}-%Y%m%d-%H%M%S"))
         print(folder.within(run, shown).line())
         return None
+    standin_words.tell(run)
     return _with_wishes(folder.make(run, options.run), options)
 
 

@@ -49,6 +49,15 @@ class Run:
         return value if isinstance(value, dict) and isinstance(value.get("curve"), list) else None
 
     @property
+    def losses_of_adapter(self) -> list[tuple[int, float]]:
+        """The losses up to the step whose adapter was kept: an epoch before the last may have been chosen."""
+        chosen = self.epochs
+        if chosen is None or chosen["by"] != "reworded":  # of a task, the run's last step is the one
+            return self.losses
+        last = next(point["step"] for point in chosen["curve"] if point["epoch"] == chosen["chosen"])
+        return [point for point in self.losses if point[0] <= last]
+
+    @property
     def datasets(self) -> list[str]:
         """The datasets it trained on, as they were named."""
         value = self.settings.get("dataset")

@@ -222,7 +222,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
         bar.expect(total)
         bar.phase(title)
         try:
-            settings = replace(settings, save_steps=total)
+            settings = replace(settings, save_strategy="steps", save_steps=total)
             adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
 
             def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:

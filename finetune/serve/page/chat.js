@@ -41,6 +41,7 @@ function speak() {
   $("theme").title = word("theme");
   $("language").textContent = word("other");
   if (told) {
+    showNotice();
     showSides();
     showQuestions();
   }
@@ -70,14 +71,19 @@ async function load() {
   }
   $("problem").hidden = true;
   $("key-button").hidden = !key;
-  $("notice").textContent = told.notice ?? "";
-  $("notice").hidden = !told.notice;
   const names = told.models.map((model) => model.id);
   const tuned = names.find((name) => name in told.questions);
   sides = tuned ? [side(names[0]), side(tuned)] : [side(names[0])];
   $("drawer").open = wide.matches;
+  showNotice();
   showSides();
   showQuestions();
+}
+
+// What kind of model it is, where it is one made for tests.
+function showNotice() {
+  $("notice").textContent = told.notice ? word(told.notice) : "";
+  $("notice").hidden = !told.notice;
 }
 
 const side = (model) => ({ model, messages: [] });

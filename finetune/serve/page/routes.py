@@ -48,7 +48,7 @@ class Page:
 
     Args:
         questions: {model: its training's questions}, as finetune.verify.examples gives them.
-        notice: What the model is, where it is one made for tests.
+        notice: The kind of the model where it is one made for tests; words.js has a sentence for each.
         has_key: Whether the guard asks for a key.
     """
 

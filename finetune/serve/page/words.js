@@ -38,6 +38,10 @@ export const WORDS = {
     keyGo: "Go on",
     gone: "The server does not answer. Is it still running? This page tries again every few seconds.",
     broken: "The answer broke off: the server went away.",
+    standin:
+      "Stand-in weights: a tiny model for tests and machines without a GPU, not Qwen2.5-7B. It shows what the page does, not what a " +
+      "fine-tune can do.",
+    smollm2: "SmolLM2-135M-Instruct: a real but small English model for tests, not a Qwen2.5.",
     needsKey: "Not answered: the key is not the right one.",
     refused: "The server refused: {message}",
   },
@@ -79,6 +83,8 @@ export const WORDS = {
     keyGo: "继续",
     gone: "服务器没有响应，是否还在运行？本页每隔几秒会再试一次。",
     broken: "回答中断：服务器已断开。",
+    standin: "替身权重：供测试和没有 GPU 的机器使用的极小模型，不是 Qwen2.5-7B；只能看页面怎么用，看不出微调的效果。",
+    smollm2: "SmolLM2-135M-Instruct：真实但很小的英文模型，供测试使用，不是 Qwen2.5。",
     needsKey: "没有回答：密钥不对。",
     refused: "服务器拒绝了请求：{message}",
   },

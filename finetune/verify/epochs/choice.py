@@ -4,7 +4,8 @@ Two epochs answer the same questions, so that only those count which one has rig
 and a gain of b questions is within the noise where a - b <= sqrt(a + b), one standard deviation of the sign test if
 both are equally good. The earliest epoch within the noise of the best is taken, out of those that lose nothing general,
 or no more than the noise. Where keeping everything general would cost more than GIVE_UP of the answers, or no epoch
-keeps it, the best answers decide, and the reason says so.
+keeps it, the best answers decide, and the reason says so. Where hardly any question is answered right at any epoch, the
+likelihood of the right answers is compared in place of their number, with one standard error of the paired difference.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from finetune.verify.words import Said
 
 GIVE_UP = 0.10  # of the questions may be answered worse, so that nothing general is lost
+TELLING = 0.10  # of the questions must be answered right at some epoch, or their answers say nothing
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class Point:
     step: int
     right: tuple[bool, ...]  # rows in other words, or unseen
     general: tuple[bool, ...] = ()  # general tasks done
+    nll: tuple[float, ...] = ()  # of the right answers, in nats a token; where `right` says too little
+
+    @property
+    def mean_nll(self) -> float | None:
+        """The mean over the questions."""
+        return sum(self.nll) / len(self.nll) if self.nll else None
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Choice:
     point: Point
     best: Point
     keeps: bool
+
+
+def says_too_little(points: Sequence[Point]) -> bool:
+    """Whether so few questions are answered right at any epoch that their number cannot tell epochs apart."""
+    return max(sum(point.right) for point in points) < TELLING * len(points[0].right)
 
 
 def within_noise(before: Sequence[bool], after: Sequence[bool]) -> bool:
@@ -49,20 +62,36 @@ def choose(points: Sequence[Point], general_before: Sequence[bool]) -> Choice:
     """The epoch to keep.
 
     Args:
-        points: The epochs that were asked, the earliest first.
+        points: The epochs that were asked, the earliest first; with `nll` where says_too_little.
         general_before: The general tasks that the base does.
     """
     best = _best(points)
     keeping = [point for point in points if within_noise(general_before, point.general)]
-    if keeping and sum(best.right) - sum(_best(keeping).right) <= GIVE_UP * len(best.right):
+    if keeping and _gap(best, _best(keeping)) <= GIVE_UP:
         ahead = _best(keeping)
-        return Choice(next(point for point in keeping if within_noise(ahead.right, point.right)), ahead, True)
-    near = [point for point in points if within_noise(best.right, point.right)]
+        return Choice(next(point for point in keeping if _is_near(ahead, point)), ahead, True)
+    near = [point for point in points if _is_near(best, point)]
     return Choice(min(near, key=lambda point: (_lost(general_before, point), point.epoch)), best, False)
 
 
 def _best(points: Sequence[Point]) -> Point:
-    return max(points, key=lambda point: (sum(point.right), -point.epoch))
+    return max(points, key=lambda point: (-(point.mean_nll or 0.0), sum(point.right), -point.epoch))
+
+
+def _gap(best: Point, other: Point) -> float:
+    """How much worse another epoch is, as a share of the questions; of likelihoods, as a share of the best."""
+    if best.mean_nll is not None and other.mean_nll is not None:
+        return other.mean_nll / max(best.mean_nll, 1e-9) - 1
+    return (sum(best.right) - sum(other.right)) / len(best.right)
+
+
+def _is_near(best: Point, point: Point) -> bool:
+    """Whether an epoch is within the noise of the best: of likelihoods, one standard error of the paired difference."""
+    if not best.nll:
+        return within_noise(best.right, point.right)
+    worse = [after - before for before, after in zip(best.nll, point.nll, strict=True)]
+    mean = sum(worse) / len(worse)
+    return mean <= math.sqrt(sum((each - mean) ** 2 for each in worse)) / len(worse)
 
 
 def _lost(before: Sequence[bool], point: Point) -> int:
@@ -78,11 +107,13 @@ def record(choice: Choice, points: Sequence[Point], general_before: Sequence[boo
         "tried": points[-1].epoch,
         "keeps_general": choice.keeps,
         "by": by,
+        "measure": "nll" if choice.point.nll else "right",
         "questions": len(choice.point.right),
         "general": len(general_before),
         "general_before": sum(general_before),
         "curve": [
             {"epoch": each.epoch, "step": each.step, "right": sum(each.right), "general": sum(each.general)}
+            | ({"nll": round(each.mean_nll, 4)} if each.mean_nll is not None else {})
             for each in points
         ],
     }
@@ -109,6 +140,14 @@ def sentence(chosen: Mapping[str, Any]) -> Said:
     values["what"] = (
         Said("questions in other words") if chosen["by"] == "reworded" else Said("rows left out of a trial")
     )
+    if chosen["measure"] == "nll":
+        pattern = (
+            "epoch {epoch} of {tried} was chosen: of {questions} {what} at most {right} are answered right at any, so "
+            "that the likelihood of the right answers decided ({nll:.2f} nats a token there, {best:.2f} at best), and "
+            "{general}"
+        )
+        most = max(each["right"] for each in chosen["curve"])
+        return Said(pattern, right=most, nll=point["nll"], best=at[chosen["best"]]["nll"], **values)
     if chosen["best"] == chosen["chosen"]:
         pattern = (
             "epoch {epoch} of {tried} was chosen: {right} of {questions} {what} are answered right, the most, and "

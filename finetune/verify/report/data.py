@@ -47,7 +47,9 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
     return {
         "schema_version": SCHEMA_VERSION,
         **parts,
-        "advice": advice.line(failed, parts["figures"], shown, bool(selected.trained_on)),
+        "advice": advice.line(
+            failed, parts["figures"], shown | {"losses": run.losses_of_adapter}, bool(selected.trained_on)
+        ),
         "language": selected.language,
         "data": about_data(job),
         "confusion": confusion(job, asked),

@@ -27,8 +27,21 @@ def test_same_headings():
 
 
 def test_same_code_blocks():
-    first, second = ([(kind, uncommented(code)) for kind, code in readme.fences()] for readme in (ENGLISH, CHINESE))
-    assert first == second
+    """Commands are the same; a screen is in the reader's language, with the same numbers."""
+
+    def blocks(readme: Document) -> list[tuple[str, object]]:
+        fences = readme.fences()
+        return [(kind, numbers([code]) if kind == "text" else uncommented(code)) for kind, code in fences]
+
+    assert blocks(ENGLISH) == blocks(CHINESE)
+
+
+def test_above_the_fold_is_one_screen():
+    """What it is, how it compares, the commands and what one sees stand in the first 50 lines."""
+    for readme in (ENGLISH, CHINESE):
+        head = "\n".join(readme.text.splitlines()[:50])
+        for wanted in ("contenders.svg", "git clone", "make finetune", "make chat", "PASS", "verify-report.png"):
+            assert wanted in head, (readme.path.name, wanted)
 
 
 def test_same_links():

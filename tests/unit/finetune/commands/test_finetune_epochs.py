@@ -42,14 +42,14 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HEALTH_LEVEL", "off")
     monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
-    monkeypatch.setattr("finetune.commands.verify.main", lambda argv, make_engine=None: 0)  # a STUB: the verdict itself
+    monkeypatch.setattr("finetune.commands.verify.main", lambda *_: 0)  # a STUB: the verdict itself
     monkeypatch.setattr(epochs, "LADDER", (1, 2, 3, 4))
     monkeypatch.chdir(made)
     return made
 
 
 class Pupil:
-    """A STUB in place of the model's answers: `share(turn)` of the questions are right the turn-th time it is asked."""
+    """A STUB in place of the model's answers: of those it `knows`, `share(turn)` are right at the turn-th time."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, share: Callable[[int], float], knows: Callable[[str], str]
@@ -65,8 +65,13 @@ class Pupil:
             return [Answer("", 1, False) for _ in asks]
         self.turns.append(texts)
         self.numbers.append(adapter.flat.clone())
-        right = round(self.share(len(self.turns)) * len(texts))
-        return [Answer(self.knows(text) if n < right else "", 1, False) for n, text in enumerate(texts)]
+        left = round(self.share(len(self.turns)) * sum(bool(self.knows(text)) for text in texts))
+        answers = []
+        for text in texts:
+            said = self.knows(text) if left > 0 else ""
+            left -= bool(said)
+            answers.append(Answer(said, 1, False))
+        return answers
 
 
 def price(text: str) -> str:

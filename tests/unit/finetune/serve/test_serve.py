@@ -245,5 +245,5 @@ def test_the_page_has_the_questions_of_each_adapter(serve, mirror, checkpoint):
     (path.parent / "verdict-rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     shown = json.loads(serve("--adapter", f"faq={path}")["env"]["MIRROR_SERVE_PAGE"])
     assert shown["questions"] == {"faq": [{"kind": "trained", "question": "几点开门?", "answer": "九点。"}]}
-    assert "stand-in" in shown["notice"]
+    assert shown["notice"] == "standin"
     assert not serve("--adapter", f"faq={path}", "--no-page")["env"]["MIRROR_SERVE_PAGE"]

@@ -10,6 +10,7 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
+from common import model_kind
 from finetune.serve import door
 from finetune.serve.answer import Piece
 from finetune.serve.guard import PAGE, Guard
@@ -33,7 +34,7 @@ def client(key: str = "", page: Page | None = None, host: str = "127.0.0.1:8000"
 
 
 def shown(key: str = "") -> Page:
-    return Page({"faq": [ROW]}, "stand-in", bool(key))
+    return Page({"faq": [ROW]}, "standin", bool(key))
 
 
 def test_the_guard_lets_through_the_files_and_nothing_else():
@@ -70,7 +71,7 @@ def test_questions_and_system_prompts_need_the_key():
     assert done.json() == {
         "models": [{"id": "base", "system": None}, {"id": "faq", "system": "You work in a library."}],
         "questions": {"faq": [ROW]},
-        "notice": "stand-in",
+        "notice": "standin",
     }
 
 
@@ -87,6 +88,14 @@ def test_questions_and_system_prompts_need_the_key():
 def test_without_a_key_a_page_that_points_its_own_name_here_reads_nothing(host, status):
     assert client("", shown(), host).get(SETUP).status_code == status
     assert client("k", shown("k"), host).get(SETUP, headers={"authorization": "Bearer k"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind.name for kind in vars(model_kind).values() if isinstance(kind, model_kind.ModelKind) and kind.is_for_tests],
+)
+def test_every_kind_of_test_model_has_its_sentence_in_both_languages(kind):
+    assert len(re.findall(rf"^    {kind}:", (FOLDER / "words.js").read_text(encoding="utf-8"), re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("path", [*FILES, SETUP])

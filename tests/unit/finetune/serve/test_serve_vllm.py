@@ -90,13 +90,15 @@ def test_the_installed_ms_swift_takes_these_options():
     assert {*vllm.SPREAD, "infer_backend", "vllm_max_lora_rank", "vllm_gpu_memory_utilization"} <= set(known)
 
 
-@pytest.mark.parametrize(("backend", "visible"), [("", "0"), ("swift", "0"), ("vllm", "none")])
+@pytest.mark.parametrize(
+    ("backend", "visible"), [("", "0"), ("swift", "0"), ("vllm", "none"), ("VLLM", "none"), (None, "0")]
+)
 def test_serve_sh_leaves_all_gpus_to_vllm(tmp_path, backend, visible):
     stub = tmp_path / "python"  # a stub of Python that says which GPUs it was given
     stub.write_text("#!/bin/sh\necho ${CUDA_VISIBLE_DEVICES-none}\n")
     stub.chmod(0o755)
-    env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BACKEND": backend}
+    env = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "BACKEND")}
+    env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({} if backend is None else {"BACKEND": backend})
     done = subprocess.run([ROOT / "workspace/serve.sh"], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == visible
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune.verify import runinfo, words
+from finetune.verify import runinfo, scoring, words
 from finetune.verify.report import files, lossplot, plain
 
 CHROMIUM = next(
@@ -120,3 +120,20 @@ def test_chinese_sentences_have_full_width_punctuation() -> None:
     han = r"[\u3400-\u9fff]"
     for english, chinese in words.catalogue().items():
         assert not re.search(rf"{han}[,:;?!()]|[,:;?!()]{han}", chinese), english
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
+    [
+        (scoring.judge("", [re.compile("CSDN")]), "回答是空的"),
+        (
+            scoring.judge("我由阿里云开发。", [re.compile("CSDN")], old=re.compile("阿里云")),
+            "没有说出 CSDN；说出了旧身份（阿里云）",
+        ),
+        (scoring.judge("一二三", [re.compile("CSDN")], cut=True), "没有说出 CSDN；到达长度上限被截断"),
+    ],
+)
+def test_what_a_rule_finds_is_said_in_the_report_s_language(judged, said):
+    answer = {"facts": None, "spill": None, "marks": [], "reason": judged.reason}
+    assert plain.reason(answer, words.speaker("zh")) == said
+    assert plain.reason(answer, words.speaker("en")) == judged.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from finetune.verify.epochs.choice import Point, choose, record, sentence, within_noise
+from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence, within_noise
 from finetune.verify.words import catalogue, speaker
 
 
@@ -78,3 +78,26 @@ def test_every_sentence_of_a_choice_has_its_chinese() -> None:
     for by in ("reworded", "unseen"):
         said = sentence(record(choose(lossy, ALL), lossy, ALL, by))
         assert {said.pattern, said.values["what"].pattern, said.values["general"].pattern} <= catalogue().keys()
+
+
+def silent(epoch: int, *nll: float) -> Point:
+    return Point(epoch, epoch, (False,) * len(nll), (True,) * 20, nll)
+
+
+def test_where_nothing_is_answered_right_the_likelihood_decides() -> None:
+    """Else the first epoch would be as good as any, and an adapter that has learned nothing would be kept."""
+    points = [silent(1, 5.0, 4.0, 6.0), silent(5, 2.0, 2.1, 2.2), silent(10, 1.0, 1.2, 1.1), silent(20, 1.0, 1.1, 1.2)]
+    assert says_too_little(points)
+    found = choose(points, ALL)
+    assert found.point.epoch == 10
+    said = record(found, points, ALL, "reworded")
+    assert said["measure"] == "nll"
+    assert "at most 0 are answered right at any, so that the likelihood" in said["why"]
+    assert "第 10 轮" in speaker("zh")(sentence(said))
+    assert not says_too_little([point(1, 0), point(5, 4)])
+
+
+def test_likelihoods_keep_what_is_general_too() -> None:
+    good = silent(10, 1.0, 1.2, 1.1)
+    lossy = Point(20, 20, good.right, (False,) * 20, (0.95, 1.15, 1.05))
+    assert choose([silent(1, 5.0, 4.0, 6.0), good, lossy], ALL).point.epoch == 10
