@@ -66,7 +66,7 @@ def same(folder: Path, alone: Path) -> None:
 def test_two_processes_have_the_losses_of_one_with_dropout_on(together: Any, alone: Path) -> None:
     folder, said = together
     same(folder, alone)
-    assert "40 steps of 4 rows on 2 processes" in said and "Traceback" not in said
+    assert "40 steps, up to 4 rows a step on 2 processes" in said and "Traceback" not in said
     record = load(folder)
     assert record["status"] == "done" and record["engine"] == "fast"
     assert record["figures"]["tokens"] == load(alone)["figures"]["tokens"]
