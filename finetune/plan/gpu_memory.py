@@ -91,8 +91,8 @@ def visible(nvml: Callable[[], Any] | None = None) -> list[tuple[str, Gpu]]:
         gpus = read(nvml()).gpus
     except (ImportError, NvmlProblem):
         return []
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(index) for index in range(len(gpus))] if wanted is None else wanted.split(",")
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [str(index) for index in range(len(gpus))] if not wanted.strip() else wanted.split(",")
     found = []
     for name in map(str.strip, names):
         if name.isdecimal():

@@ -70,6 +70,11 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
     run = batch.fit_the_card(run, waits(options.wait or None))
     if options.show:
         shown = settings.output_dir / (options.run or time.strftime(f"{run.kind}-%Y%m%d-%H%M%S"))
+        if run.auto:
+            print(
+                _("note: ms-swift knows no --num_train_epochs auto; the most epochs that are tried stand in for it"),
+                file=sys.stderr,
+            )
         print(folder.within(run, shown).line())
         return None
     standin_words.tell(run)

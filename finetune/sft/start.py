@@ -18,7 +18,8 @@ from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Ended, Request, save_earlier, take_part, train_adapter
+from finetune.engines.fast.together import take_part
+from finetune.engines.fast.train import Ended, Request, save_earlier, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
@@ -225,7 +226,7 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
         lost=lambda why: finish(run, record, Ended(FAILED, why)),
     )
     if run.is_helping:
-        return record, take_part(lane, request, stop)
+        return record, Ended(*take_part(lane, request, stop))
     with record_of(run, record) as before:
         stop.at_once = lambda number: end_at_once(run, record, before, number)
         ended = train_fast(lane, request, stop)

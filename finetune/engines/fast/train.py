@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,10 @@ from common.errors import DONE, FAILED, UserError, command
 from common.i18n import _
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
-from finetune.engines.fast.crew import NCCL_GIB, pack
+from finetune.engines.fast import together
+from finetune.engines.fast.crew import NCCL_GIB
 from finetune.engines.fast.loaded_model import Lane
-from finetune.runs.gpu_lock import Job, job
+from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
 
@@ -68,7 +69,7 @@ def train(lane: Lane, request: Request, stop: Stop) -> Ended:
 
     console = Console(stderr=True)
     with (
-        _ending(lane),
+        together.ending(lane),
         job(request.name, wait=request.wait or None) as held,
         Bar(console, 0, None, "steps") as bar,
     ):
@@ -84,11 +85,11 @@ def train(lane: Lane, request: Request, stop: Stop) -> Ended:
                 settings, line = planned.result()
                 print(line, file=sys.stderr)
                 adapter = drawn.result() if drawn else None
-            team = _begin(lane, model, settings, request, held, drawing) if lane.crew else None
+            team = together.begin(lane, model, settings, request, held, drawing) if lane.crew else None
             ended = _train(lane, model, settings, request, bar, stop, adapter, team)
         except BaseException as error:
             drawing.give_up()  # no step was made
-            _tell(lane, error)
+            together.tell(lane, error)
             raise
         ended.drawing = drawing
         return ended
@@ -100,27 +101,6 @@ def _ceiling_gib(lane: Lane) -> float | None:
     return None if lane.device == "cpu" else lane.ceiling_gib()
 
 
-@contextlib.contextmanager
-def _ending(lane: Lane) -> Iterator[None]:
-    """The other processes of this node end with the training, however that ends; what was lost is a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not _is_lost(error):
-            raise
-        raise UserError(_("the training was not begun: {why}").format(why=error), FAILED) from None
-    finally:
-        if lane.crew is not None:
-            lane.crew.end()
-            lane.crew = None
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    from qwen2.training.team import LostError
-
-    return isinstance(error, LostError)
-
-
 def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
     """`fit` under the lowest ceiling of all processes."""
     if lane.crew is None:
@@ -129,78 +109,6 @@ def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
     team.tell("ceiling", None if lane.device == "cpu" else lane.ceiling_gib(NCCL_GIB))
     ceilings = [each for each in team.ask("ceiling") if each is not None]
     return fit(lane.model_dir, request, min(ceilings, default=None), team.size)
-
-
-def _begin(lane: Lane, model: Any, settings: Any, request: Request, held: Job, drawing: Drawing) -> Any:
-    """The team, with its job, ready for the first step."""
-    crew = lane.crew
-    assert crew is not None
-    team = crew.team()
-
-    def lost(why: str) -> None:
-        held.forget()
-        drawing.give_up()
-        crew.end(1.0)
-        if request.lost:
-            request.lost(why)
-
-    team.on_lost = lost
-    team.share(pack(settings, request.rows.rows))
-    team.join(model.device)
-    return team
-
-
-def _tell(lane: Lane, error: BaseException) -> None:
-    """The other processes end, too, where this one fails before the first step."""
-    if lane.crew is None:
-        return
-    with contextlib.suppress(UserError, RuntimeError):
-        team = lane.crew.team()
-        team.settle()
-        team.lose(" ".join(str(error).split())[:200] or type(error).__name__)
-
-
-def take_part(lane: Lane, request: Request, stop: Stop) -> Ended:
-    """Train as a node above 0: settings, rows and adapter are node 0's, which alone writes."""
-    from rich.console import Console
-
-    from finetune.engines.fast import worker
-
-    with (
-        _ending(lane),
-        job(request.name, wait=request.wait or None) as held,
-        Bar(Console(stderr=True), 0, None, "steps") as bar,
-    ):
-        bar.listener = held.step
-        stop.cleanup.append(held.forget)
-        crew = lane.crew
-        assert crew is not None
-        team = crew.team()
-        stop.at_steps = True
-
-        def lost(why: str) -> None:
-            held.forget()
-            crew.end(1.0)
-            print(_("error: {name}: {why}").format(name=request.name, why=why), file=sys.stderr)
-
-        team.on_lost = lost
-
-        def on_step(step: int, total: int, log: Any) -> None:
-            bar.expect(total)
-            bar.advance(step - bar.done)
-
-        try:
-            worker.take_part(team, lane, lambda: lane.load(bar), lambda: stop.number is not None, on_step)
-        except UserError as error:
-            team.lose(str(error))
-            raise
-        except RuntimeError as error:
-            if not _is_lost(error):
-                team.lose(f"{type(error).__name__}: {error}")
-                raise
-            team.settle()
-            return Ended(FAILED, str(error))
-    return Ended(128 + stop.number if stop.number else DONE)
 
 
 def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
@@ -284,10 +192,13 @@ def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int
 
         beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
-        steps = f"{settings.total_steps(len(rows))} steps, up to {settings.batch_size} rows a step"
-        steps += f" on {processes} processes" if processes > 1 else ""
+        steps = _("{count} steps, up to {batch_size} rows a step").format(
+            count=settings.total_steps(len(rows)), batch_size=settings.batch_size
+        )
+        if processes > 1:
+            steps = _("{steps} on {processes} processes").format(steps=steps, processes=processes)
         if ceiling is None:
-            return settings, f"plan: {request.rows.in_one_line()}; {steps}"
+            return settings, _("plan: {rows}; {steps}").format(rows=request.rows.in_one_line(), steps=steps)
         config = Config.from_dir(model_dir)
         ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
@@ -295,23 +206,29 @@ def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int
         if planned is None:
             planned = memory.plan(config, settings, rows, ceiling, processes)
             if before and before != (planned.recompute, planned.micro_batch_tokens):
-                said = (
-                    f"; the split of {request.resume and request.resume.name} ({_split_in_words(*before)}) needs "
-                    "more: the same rows a step, but dropout and rounding are not those of a run that was never stopped"
-                )
+                said = _(
+                    "; the split of {name} ({split_in_words}) needs more: the same rows a step, but "
+                    "dropout and rounding are not those of a run that was never stopped"
+                ).format(name=request.resume and request.resume.name, split_in_words=_split_in_words(*before))
     except ValueError as error:
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
-        f"plan: {request.rows.in_one_line()}; {steps}, "
-        f"{_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}{said}"
+        _("plan: {rows}; {steps}, {split_in_words}, about {peak_gib:.1f} GiB of {ceiling:.1f}{said}").format(
+            rows=request.rows.in_one_line(),
+            steps=steps,
+            split_in_words=_split_in_words(planned.recompute, planned.micro_batch_tokens),
+            peak_gib=planned.peak_gib + beside,
+            ceiling=ceiling + beside,
+            said=said,
+        )
     )
 
 
 def _split_in_words(recompute: str, tokens: int | None) -> str:
-    again = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}[recompute]
-    return f"{f'parts of {tokens} tokens' if tokens else 'each in one piece'}, {again} recomputed"
+    again = {"none": _("nothing"), "swiglu": "SwiGLU", "layer": _("whole layers")}[recompute]
+    parts = _("parts of {tokens} tokens").format(tokens=tokens) if tokens else _("each in one piece")
+    return _("{parts}, {again} recomputed").format(parts=parts, again=again)
 
 
 def _train(
@@ -332,9 +249,12 @@ def _train(
         bar.advance(step - begun)
         begun = step
         if log:
-            bar.figure(f"step {step}/{total}, loss {log['loss']:.4f}", keep=step in (1, total))
+            bar.figure(
+                _("step {step}/{total}, loss {loss:.4f}").format(step=step, total=total, loss=log["loss"]),
+                keep=step in (1, total),
+            )
 
-    stop.plan = "a checkpoint is saved after this step"
+    stop.plan = _("a checkpoint is saved after this step")
     stop.at_steps = True
     try:
         result = run(
@@ -359,7 +279,10 @@ def _train(
         if team:
             team.leave()
         number = stop.number or signal.SIGTERM
-        return Ended(128 + number, f"stopped by {signal.Signals(number).name} at step {error.step}")
+        return Ended(
+            128 + number,
+            _("stopped by {name} at step {step}").format(name=signal.Signals(number).name, step=error.step),
+        )
     except DivergedError as error:
         return Ended(FAILED, str(error))
     except ValueError as error:  # rows or a checkpoint that cannot be trained on; found before the first step
@@ -370,14 +293,33 @@ def _train(
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,
-            f"the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={lane.cap_gib:g}: lower "
-            "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
+            _(
+                "the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={cap_gib:g}: lower "
+                "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card"
+            ).format(peak=peak, cap_gib=lane.cap_gib),
         )
     except OSError as error:
         if team:
             team.lose(f"{error.filename or request.folder}: {error.strerror}")
-        return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
+        return Ended(
+            FAILED,
+            _("{path}: {strerror}: free some room and resume").format(
+                path=error.filename or request.folder, strerror=error.strerror
+            ),
+        )
     stop.trained()
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    return Ended(DONE, figures=_figures(lane, settings, result), adapter=result.adapter, kept=keeper.kept)
+
+
+def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
+    """What run.json says of a training that came to its end."""
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -386,19 +328,12 @@ def _train(
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
-    if result.steps < settings.total_steps(len(request.rows.rows)):
-        print(
-            _(
-                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
-            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
-            file=sys.stderr,
-        )
     if settings.load_best_model_at_end:
         figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
+    return figures
 
 
 class Drawing:
@@ -424,7 +359,7 @@ class Drawing:
                 stopped_at = now
             if now - begin > CURVES_WAIT_S or (stopped_at is not None and now - stopped_at > STOPPED_WAIT_S):
                 self.give_up()
-                print(f"note: {self.folder}: the loss curve was given up", file=sys.stderr)
+                print(_("note: {folder}: the loss curve was given up").format(folder=self.folder), file=sys.stderr)
                 return
             time.sleep(0.02)
 

@@ -39,6 +39,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
         "folder": str(run.folder),
         "settings": run.shown(),
         "losses": [list(point) for point in run.losses],
+        "held_out_losses": [list(point) for point in run.held_out],
         "max_steps": run.max_steps,
         "epochs": run.epochs,
     }
