@@ -169,7 +169,7 @@ weights/models/%.sums: | .cache/clients/.done
 	@touch $@
 
 .PHONY: build
-build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL=… SERVE=vllm)
+build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL= SERVE=)
 	$(if $(WITH_VLLM),$(if $(filter cpu,$(TORCH)),@echo "error: SERVE=vllm needs the CUDA build of torch that its packages were made for; build where a GPU is or set TORCH=cuda" >&2; exit 2))
 	$(call docker_build,-t $(PLAIN_REF))
 	$(if $(WITH_VLLM),@$(DOCKER_ENGINE); docker build -f Dockerfile.vllm --build-arg MIRROR=$(PLAIN_REF) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) $(BUILD_FLAGS) -t $(REF) .)

@@ -183,7 +183,7 @@ def _say_kind(run: SftRun) -> None:
     if changed:
         print(
             _("{short} settings (configs/{name}.yaml): {names}").format(
-                short=kind.short, name=kind.name, names=", ".join(changed)
+                short=_(kind.short), name=kind.name, names=", ".join(changed)
             ),
             file=sys.stderr,
         )
