@@ -37,20 +37,23 @@ def parser() -> Parser:
         usage="infer.sh [--adapter DIR|newest] [QUESTION...] [--gguf FILE] [--swift-option value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
-        epilog="""Without a question it is a conversation; `clear` forgets what was said, `exit` or Ctrl-D ends it.
-With questions, each is answered by itself, and nothing but the answers goes to stdout.
-Every other option is ms-swift's, and wins over the config file: --temperature 0.7 --max_new_tokens 100""",
+        description=_("Ask the model, with or without an adapter, one question or many, or talk to it."),
+        epilog=_(
+            "Without a question it is a conversation; `clear` forgets what was said, `exit` or Ctrl-D ends "
+            "it.\nWith questions, each is answered by itself, and nothing but the answers goes to stdout.\n"
+            "Every other option is ms-swift's, and wins over the config file: --temperature 0.7 "
+            "--max_new_tokens 100"
+        ),
     )
-    p.add_argument("--config", type=Path, metavar="FILE", help="another YAML file of options")
+    p.add_argument("--config", type=Path, metavar="FILE", help=_("another YAML file of options"))
     p.add_argument(
         "--adapter",
         metavar="DIR|newest",
-        help="a checkpoint or a run's folder, or the newest below $OUTPUT_DIR; without it the base model answers",
+        help=_("a checkpoint or a run's folder, or the newest below $OUTPUT_DIR; without it the base model answers"),
     )
-    p.add_argument("--gguf", type=Path, metavar="FILE", help="ask a file of export.sh, by llama.cpp on the CPU")
+    p.add_argument("--gguf", type=Path, metavar="FILE", help=_("ask a file of export.sh, by llama.cpp on the CPU"))
     p.add_argument("-v", "--verbose", action="store_true", help=_("say which engine answers, and show its log"))
-    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
@@ -58,14 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit code."""
     options, rest = parser().parse_known_args(argv)
     if options.config is None:
-        raise UserError("infer: no --config; run infer.sh, which names its own")
+        raise UserError(_("infer: no --config; run infer.sh, which names its own"))
     settings = Settings.from_env()
     args = Arguments(rest)
     if options.gguf:
         return ask_file(options, rest)
     questions = swift_options.take_questions(args, swift_options.options_of("infer"))
     if any(not question.strip() for question in questions):
-        raise UserError('infer: an empty question; write one, such as "你是谁?", or none for a conversation')
+        raise UserError(_('infer: an empty question; write one, such as "你是谁?", or none for a conversation'))
     if args.get("model") is None:
         args.set("model", str(settings.model_dir))
     model = Path((args.get("model") or [""])[0])
@@ -139,11 +142,13 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
     strange = next((word for word in words if word.startswith("-")), None)
     if options.adapter or strange:
         raise UserError(
-            f"infer: --gguf takes questions alone, and no {'--adapter' if options.adapter else strange}: the file has "
-            "its adapter, system prompt and template in it"
+            _(
+                "infer: --gguf takes questions alone, and no {option}: the file has its adapter, system "
+                "prompt and template in it"
+            ).format(option="--adapter" if options.adapter else strange)
         )
     if any(not word.strip() for word in words):
-        raise UserError('infer: an empty question; write one, such as "你是谁?", or none for a conversation')
+        raise UserError(_('infer: an empty question; write one, such as "你是谁?", or none for a conversation'))
     return chat.run(options.gguf, words)
 
 
@@ -179,12 +184,17 @@ def answer(questions: list[str], options: argparse.Namespace, args: Arguments, s
         args.set("result_path", str(answered))
         args.set("stream", "false")
         _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
-        print(f"loading {(args.get('model') or [''])[0]} ...", file=sys.stderr, flush=True)
+        print(_("loading {model} ...").format(model=(args.get("model") or [""])[0]), file=sys.stderr, flush=True)
         quiet = ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), swift_launcher.find_real(), "infer", *words]
         code = run("infer", quiet, options.wait, [], None)
         answers = read_answers(answered)
         if code or len(answers) != len(questions):
-            raise UserError(f"infer: ms-swift ended with exit code {code}: {last_line(log)}", code or FAILED)
+            raise UserError(
+                _("infer: ms-swift ended with exit code {code}: {last_line}").format(
+                    code=code, last_line=last_line(log)
+                ),
+                code or FAILED,
+            )
         for question, text in zip(questions, answers, strict=True):
             print(text if len(questions) == 1 else f"{question}\n{text}\n")
     return 0

@@ -50,7 +50,7 @@ def parser() -> Parser:
         usage="merge.sh [ADAPTER] [--output DIR] [--device auto|cuda|cpu] [--no-check] [--swift-option value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
+        description=_("Merge an adapter into its base, as a folder that any program loads by itself."),
         epilog=_(
             "The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.\nExit "
             "code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: "

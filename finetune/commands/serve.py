@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
+from common.i18n import _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings, gpu_visible
@@ -56,34 +57,51 @@ def parser() -> Parser:
         usage="serve.sh [--adapter [NAME=]DIR|newest ...] [--model DIR] [--host ADDRESS] [--port N] [--swift-option]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
-        epilog="""A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
+        description=_(
+            "Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own."
+        ),
+        epilog=_(
+            """A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
 Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
 /health and /v1/models need no key; the page at / asks for it. --new-key makes one where none is set.
 SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
-Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512""",
+Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512"""
+        ),
     )
-    p.add_argument("--config", type=Path, metavar="FILE", help="another YAML file of options")
+    p.add_argument("--config", type=Path, metavar="FILE", help=_("another YAML file of options"))
     p.add_argument(
         "--adapter",
         action="append",
         default=[],
         metavar="[NAME=]DIR|newest",
-        help="an adapter to serve beside the base: a checkpoint, a run's folder, or the newest; may be given again",
+        help=_("an adapter to serve beside the base: a checkpoint, a run's folder, or the newest; may be given again"),
     )
-    p.add_argument("--api_key", "--api-key", metavar="KEY", help=f"the key to ask for; {KEY} keeps it out of `ps`")
-    p.add_argument("--new-key", action="store_true", help=f"make a key where {KEY} is not set, and print it when ready")
-    p.add_argument("--url", metavar="URL", help="the address to print, where the port is published as another one")
-    p.add_argument("--no-page", action="store_true", help="leave out the page at /, which asks the models in a browser")
-    p.add_argument("--max-body-kib", type=int, default=1024, metavar="N", help="longest request, in KiB (default 1024)")
+    p.add_argument(
+        "--api_key",
+        "--api-key",
+        metavar="KEY",
+        help=_("the key to ask for; {key} keeps it out of `ps`").format(key=KEY),
+    )
+    p.add_argument(
+        "--new-key",
+        action="store_true",
+        help=_("make a key where {key} is not set, and print it when ready").format(key=KEY),
+    )
+    p.add_argument("--url", metavar="URL", help=_("the address to print, where the port is published as another one"))
+    p.add_argument(
+        "--no-page", action="store_true", help=_("leave out the page at /, which asks the models in a browser")
+    )
+    p.add_argument(
+        "--max-body-kib", type=int, default=1024, metavar="N", help=_("longest request, in KiB (default 1024)")
+    )
     p.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="a web page that may ask, such as https://example.org, or * (default: pages of this machine)",
+        help=_("a web page that may ask, such as https://example.org, or * (default: pages of this machine)"),
     )
-    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
@@ -93,16 +111,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     options, rest = parser().parse_known_args(argv)
     if options.config is None:
-        raise UserError("serve: no --config; run serve.sh, which names its own")
+        raise UserError(_("serve: no --config; run serve.sh, which names its own"))
     settings = Settings.from_env()
     args = Arguments(rest)
     if args.get("adapters") is not None:
-        raise UserError("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR")
+        raise UserError(_("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR"))
     file = config_file.load(options.config)
     if "api_key" in file:
-        raise UserError(f"{options.config}: api_key: a key does not belong in a file of options; set {KEY} instead")
+        raise UserError(
+            _("{file}: api_key: a key does not belong in a file of options; set {key} instead").format(
+                file=options.config, key=KEY
+            )
+        )
     if options.max_body_kib < 1:
-        raise UserError(f"--max-body-kib {options.max_body_kib}: must be at least 1")
+        raise UserError(_("--max-body-kib {size}: must be at least 1").format(size=options.max_body_kib))
 
     key = check_key(options.api_key if options.api_key is not None else os.environ.get(KEY, ""))
     new_key = "" if key or not options.new_key else secrets.token_hex(24)
@@ -130,26 +152,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
     url = address.url_of(host, port, options.url, tls=bool(args.get("ssl_certfile") or file.get("ssl_certfile")))
-    print(
-        f"loading {model} ...; models: {', '.join([base, *served])}; {url}/v1, "
-        f"{'with a key' if key else 'no key, this machine only'}",
-        file=sys.stderr,
-        flush=True,
-    )
-    # Through the environment: ms-swift prints its arguments, and `ps` shows those of everybody.
+    told = _("with a key") if key else _("no key, this machine only")
+    line = _("loading {model} ...; models: {names}; {url}/v1, {key}")
+    print(line.format(model=model, names=", ".join([base, *served]), url=url, key=told), file=sys.stderr, flush=True)
     os.environ.pop(KEY, None)
     os.environ |= {KEY: key} if key else {}
-    os.environ |= {BODY: str(options.max_body_kib), ORIGINS: json.dumps(options.allow_origin)}
     os.environ[READY] = address.ready([base, *served], url, not options.no_page, new_key)
-    os.environ[PAGE] = "" if options.no_page else page(model, served, options.config).to_environment()
-    os.environ[SYSTEMS] = json.dumps(systems)
+    os.environ |= told_to_the_server(options, model, served, systems)
     code = run("serve", command, options.wait, [], 0)
     if code in STOPPED:
-        print("serve: stopped", file=sys.stderr)
+        print(_("serve: stopped"), file=sys.stderr)
         return DONE
     if code:
-        raise UserError(f"serve: the server ended with exit code {code}; its last lines above say why", FAILED)
+        raise UserError(
+            _("serve: the server ended with exit code {code}; its last lines above say why").format(code=code), FAILED
+        )
     return DONE
+
+
+def told_to_the_server(
+    options: argparse.Namespace, model: Path, served: dict[str, Path], systems: dict[str, str | None] | None
+) -> dict[str, str]:
+    """What the server reads from its environment: ms-swift prints its arguments, and `ps` shows them to everybody."""
+    return {
+        BODY: str(options.max_body_kib),
+        ORIGINS: json.dumps(options.allow_origin),
+        PAGE: "" if options.no_page else page(model, served, options.config).to_environment(),
+        SYSTEMS: json.dumps(systems),
+    }
 
 
 def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str:
@@ -165,14 +195,16 @@ def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str
 def check_key(key: str) -> str:
     """The key, if it can stand in a header. UserError when not."""
     if any(not "!" <= char <= "~" for char in key):
-        raise UserError(f"{KEY}: a key is made of ASCII letters, digits and signs, without spaces; choose another")
+        raise UserError(
+            _("{key}: a key is made of ASCII letters, digits and signs, without spaces; choose another").format(key=KEY)
+        )
     return key
 
 
 def check_port(text: str) -> int:
     """A port as a number. UserError when it is none."""
     if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise UserError(f"--port {text}: no port; choose one from 1 to 65535, such as 8000")
+        raise UserError(_("--port {text}: no port; choose one from 1 to 65535, such as 8000").format(text=text))
     return int(text)
 
 
@@ -184,23 +216,26 @@ def require_key(host: str, key: str) -> None:
         loopback = False  # a name: it may mean any address
     if not loopback and not key:
         raise UserError(
-            f"--host {host}: others could reach it, and no key is set: whoever finds the port could use the GPU; "
-            f"set {KEY} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
+            _(
+                "--host {host}: others could reach it, and no key is set: whoever finds the port could use the GPU; "
+                "set {key} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
+            ).format(host=host, key=KEY)
         )
 
 
 def require_free(host: str, port: int) -> None:
     """UserError when the port is taken: ms-swift would silently take another."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _name, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+            probe.bind(place)
     except OSError as error:
-        why = (
-            "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
-        )
-        raise UserError(f"{host}:{port} {why}; choose another with --port or --host") from error
+        if error.errno == errno.EADDRINUSE:
+            why = _("{host}:{port} is taken by another program; choose another with --port or --host")
+        else:
+            why = _("{host}:{port} cannot be opened ({strerror}); choose another with --port or --host")
+        raise UserError(why.format(host=host, port=port, strerror=error.strerror)) from error
 
 
 def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path) -> dict[str, Path]:
@@ -214,13 +249,25 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
         if not equals:
             name, place = "adapter", text
         if not NAME.fullmatch(name):
-            raise UserError(f"--adapter {text}: {name!r} is no model name; use letters, digits, dots and dashes")
+            raise UserError(
+                _("--adapter {text}: {name!r} is no model name; use letters, digits, dots and dashes").format(
+                    text=text, name=name
+                )
+            )
         if name == base or name in found:
-            raise UserError(f"--adapter {text}: the name {name} is taken; write --adapter NAME=DIR with another name")
+            raise UserError(
+                _("--adapter {text}: the name {name} is taken; write --adapter NAME=DIR with another name").format(
+                    text=text, name=name
+                )
+            )
         path = adapters.find(place, output_dir, model)
-        adapters.require_plain(path, "a server that shares the base", f"merge it and serve that: {MERGED}")
+        adapters.require_plain(
+            path, _("a server that shares the base"), _("merge it and serve that: {merge}").format(merge=MERGED)
+        )
         if "=" in str(path):
-            raise UserError(f"--adapter {text}: ms-swift splits a path at its `=`; rename the folder")
+            raise UserError(
+                _("--adapter {text}: ms-swift splits a path at its `=`; rename the folder").format(text=text)
+            )
         found[name] = path.absolute()
     return found
 
@@ -261,8 +308,10 @@ def fast_server(
     on_cpu = settings.wants_cpu
     if not gpu_visible() and settings.device != "cpu" and not (on_cpu and kind_of(served.model).is_for_tests):
         raise UserError(
-            "no GPU is visible in this container; start it with --gpus all, or set MIRROR_DEVICE=cpu to answer on the "
-            "CPU (slow: the real weights need 30 GB of memory there)",
+            _(
+                "no GPU is visible in this container; start it with --gpus all, or set MIRROR_DEVICE=cpu to answer on "
+                "the CPU (slow: the real weights need 30 GB of memory there)"
+            ),
             FAILED,
         )
     names = [served.base, *served.adapters]
@@ -315,7 +364,7 @@ def server() -> list[str]:
     """The program that serves: what `swift deploy` starts as its child."""
     spec = find_spec("swift")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("serve: ms-swift is not installed in this Python; use the image's, /opt/venv", FAILED)
+        raise UserError(_("serve: ms-swift is not installed in this Python; use the image's, /opt/venv"), FAILED)
     return [sys.executable, str(Path(next(iter(spec.submodule_search_locations))) / "cli/deploy.py")]
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from common.errors import Parser, leave, run_main
+from common.i18n import _
 from finetune.engines.swift.arguments import tidy
 from finetune.sft.start import start
 
@@ -20,27 +21,30 @@ def parser(name: str) -> Parser:
         prog=f"{name}.sh",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
-        epilog="""Every other option is ms-swift's, and wins over the file: --num_train_epochs 3 --dataset my.json
-(`swift sft --help` lists them all; the config file explains those of the article).
-
-ENGINE=auto|fast|swift chooses who trains. The fast lane does in seconds what ms-swift does in a minute, for one GPU,
-LoRA and Qwen2; auto takes it where it honours every option given, and says in a line which engine runs and why.
-
-Every run gets a folder of its own below $OUTPUT_DIR (/root/output), named by its start: run.json (settings, versions,
-data), logging.jsonl, checkpoint-N/ (the adapter). No run is ever written into the folder of another. infer.sh and
-verify.sh take the newest by themselves. With --output_dir DIR the run goes to DIR, which must not hold one yet.""",
+        description=_("One fine-tuning run from a config file: check the data, train, write run.json."),
+        epilog=_(
+            "Every other option is ms-swift's, and wins over the file: --num_train_epochs 3 --dataset "
+            "my.json\n(`swift sft --help` lists them all; the config file explains those of the article). "
+            "--num_train_epochs auto asks the\nadapter of each epoch, and keeps the earliest that is as good "
+            "as the best and loses nothing general (docs/verify.md).\n\nENGINE=auto|fast|swift chooses who "
+            "trains. The fast lane does in seconds what ms-swift does in a minute, for one GPU,\nLoRA and "
+            "Qwen2; auto takes it where it honours every option given, and says in a line which engine runs "
+            "and why.\n\nEvery run gets a folder of its own below $OUTPUT_DIR (/root/output), named by its "
+            "start: run.json (settings, versions,\ndata), logging.jsonl, checkpoint-N/ (the adapter). No run "
+            "is ever written into the folder of another. infer.sh and\nverify.sh take the newest by "
+            "themselves. With --output_dir DIR the run goes to DIR, which must not hold one yet."
+        ),
     )
-    p.add_argument("--config", type=Path, metavar="FILE", help="another YAML file of options")
-    p.add_argument("--show", action="store_true", help="print the equivalent `swift sft` line and run nothing")
-    p.add_argument("--run", default="", metavar="NAME", help="the run folder's name below $OUTPUT_DIR")
-    p.add_argument("--wait", action="store_true", help="wait while another job holds the GPU")
+    p.add_argument("--config", type=Path, metavar="FILE", help=_("another YAML file of options"))
+    p.add_argument("--show", action="store_true", help=_("print the equivalent `swift sft` line and run nothing"))
+    p.add_argument("--run", default="", metavar="NAME", help=_("the run folder's name below $OUTPUT_DIR"))
+    p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     p.add_argument(
         "--resume",
         nargs="?",
         const="",
         metavar="RUN",
-        help="go on with a run that was stopped, from its newest whole checkpoint (default: the newest run)",
+        help=_("go on with a run that was stopped, from its newest whole checkpoint (default: the newest run)"),
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
     p.add_argument(
@@ -48,21 +52,23 @@ verify.sh take the newest by themselves. With --output_dir DIR the run goes to D
         type=int,
         default=0,
         metavar="N",
-        help="also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)",
+        help=_("also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)"),
     )
-    p.add_argument("--adapter-to", type=Path, metavar="FILE", help="write the finished adapter's path to FILE")
+    p.add_argument("--adapter-to", type=Path, metavar="FILE", help=_("write the finished adapter's path to FILE"))
     return p
 
 
 def general_help(name: str) -> str:
     """--general is for the mixed run alone."""
-    return "a local file for the 500 general rows, in place of the hub's" if name == "sft_mixed" else argparse.SUPPRESS
+    return (
+        _("a local file for the 500 general rows, in place of the hub's") if name == "sft_mixed" else argparse.SUPPRESS
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit code. The first word is the script's name: `sft` or `sft_mixed`."""
     name, *words = sys.argv[1:] if argv is None else argv
-    words, _ = tidy(words)
+    words, _other = tidy(words)
     options, rest = parser(name).parse_known_args(words)
     return start(name, options, rest)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import shlex
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -126,6 +128,7 @@ class _Check:
         self.waiting: list[tuple[int, list[dict[str, Any]], Any]] = []
         self.every = 1  # every n-th row's tokens are counted
         self.shapes: set[Any] = set()
+        self.offsets: list[tuple[int, int]] = []  # (row, its line less its number) of a table, where that changes
         self.odd = False  # a row has a form that ms-swift does not read as the fast lane does
         self.unused: dict[str, list[int]] = {}  # field -> the rows in which it holds something
 
@@ -171,6 +174,10 @@ class _Check:
         """`row`, without a guard against what is nested deeper than Python can follow."""
         report = self.report
         report.rows += 1
+        if row.names and self.path.suffix.lower() != ".parquet":  # whose rows have no lines
+            offset = row.line - row.number
+            if not self.offsets or self.offsets[-1][1] != offset:
+                self.offsets.append((row.number, offset))
         errors = report.errors
         data = row.data
         if isinstance(data, dict) and not data.keys() <= KNOWN_AS_SFT and (other := other_training(data)):
@@ -246,7 +253,7 @@ class _Check:
     def finish_unused(self) -> None:
         """One warning for each field that is not trained on, with the rows that have it."""
         for name, numbers in self.unused.items():
-            place, count = _("row {numbers}, {name}").format(numbers=numbers[0], name=name), len(numbers)
+            place, count = self.place(numbers[0], name), len(numbers)
             what = (
                 _("is not trained on ({count} row)") if count == 1 else _("is not trained on ({count} rows)")
             ).format(count=count)
@@ -257,12 +264,18 @@ class _Check:
             )  # fmt: skip
             self.report.add_once(finding, numbers)
 
+    def place(self, number: int, name: str = "") -> str:
+        """Where a row is, and which of its fields; of a table also the line, which is what a spreadsheet shows."""
+        at = bisect.bisect(self.offsets, (number, sys.maxsize)) - 1
+        where = _("row {row}").format(row=number)
+        if at >= 0:
+            where = _("row {row} (line {line})").format(row=number, line=number + self.offsets[at][1])
+        return _("{where}, {name}").format(where=where, name=name) if name else where
+
     def add(self, row: Row | None, remark: Remark) -> None:
         """A remark as a finding, under the file's own name of the field."""
         name = row.names.get(remark.field, remark.field) if row else remark.field
-        where = (
-            _("row {row}, {name}").format(row=remark.row, name=name) if name else _("row {row}").format(row=remark.row)
-        )
+        where = self.place(remark.row, name)
         self.report.add(
             Finding(self.report.file, remark.row, where, remark.kind, remark.what, remark.remedy, remark.error)
         )
@@ -304,7 +317,7 @@ class _Check:
                 what = _("has {length} tokens, and max_length is {limit}, so the training leaves it out").format(
                     length=length, limit=limit
                 )
-                where = _("row {number}").format(number=number)
+                where = self.place(number)
                 finding = Finding(
                     self.report.file,
                     number,
@@ -392,8 +405,8 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
     for kind, count in kinds.most_common():
         warnings.append(f"{count} {kind}" + (f" ({', '.join(names)})" if kind == "placeholder" else ""))
     if warnings:
-        parts.append(_("warnings: {names} (check-data lists them)").format(names=", ".join(warnings)))
-    return ", ".join(parts)
+        parts.append(_("warnings: {names} (check-data lists them)").format(names=_(", ").join(warnings)))
+    return _(", ").join(parts)
 
 
 def default_heldout() -> frozenset[str]:

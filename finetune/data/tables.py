@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from common.errors import UserError
-from common.i18n import _
+from common.i18n import N_, _
 from finetune.data.items import Broken, Note, Remember, Row
 
 TEXT_SUFFIXES = {".csv", ".tsv"}
@@ -48,6 +48,7 @@ ANSWERS = (
 )
 INPUTS = ("input", "context", "输入", "补充", "背景")
 SYSTEMS = ("system", "systemprompt", "系统提示", "系统提示词")
+DELIMITERS = {",": N_("a comma"), ";": N_("a semicolon"), "\t": N_("a tab"), "|": N_("a vertical bar")}
 CHATS = ("messages", "conversations", "conversation")
 
 
@@ -58,8 +59,7 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
         try:
             delimiter, skipped = _dialect(file, path.suffix.lower() == ".tsv", columns)
             reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
-            cells = ((reader.line_num + skipped, row) for row in reader)
-            yield from from_cells(path, cells, columns, note)
+            yield from from_cells(path, _numbered(reader, skipped), columns, note, DELIMITERS.get(delimiter, ""))
         except csv.Error as error:
             what = str(error)
             if "field larger" in what or "unexpected end" in what:
@@ -72,6 +72,14 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
         except UnicodeDecodeError:
             # The text layer decodes ahead and does not say where; the bytes do.
             yield not_text(_undecodable(path, encoding), encoding)
+
+
+def _numbered(reader: Any, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """(the line where it begins, cells) of each record: a cell may have several lines."""
+    ended = skipped
+    for record in reader:
+        yield ended + 1, record
+        ended = reader.line_num + skipped
 
 
 def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tuple[str, int]:
@@ -121,7 +129,11 @@ def not_text(place: str, encoding: str) -> Broken:
 
 
 def from_cells(
-    path: Path, lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None, note: Remember
+    path: Path,
+    lines: Iterable[tuple[int, list[Any]]],
+    columns: tuple[str, str] | None,
+    note: Remember,
+    separator: str = "",
 ) -> Iterator[Row | Broken]:
     """Rows by a table's heading.
 
@@ -130,6 +142,7 @@ def from_cells(
         lines: (line number, cells). The heading is the first that names a question and an answer, of the first few.
         columns: the names of these two, where they are not to be guessed.
         note: told what stands above the heading.
+        separator: what stands between the cells of a text file, in words.
 
     Raises:
         UserError: there is no heading, or nothing below it.
@@ -157,14 +170,19 @@ def from_cells(
         number += 1
         if len(cells) > len(heading) and any(map(_filled, cells[len(heading) :])):
             what = _("{count} cells where the heading has {wanted}").format(count=len(cells), wanted=len(heading))
-            yield Broken(
-                _("line {line}").format(line=line), what, _("put quotes around a text with the delimiter in it"), number
-            )
+            yield Broken(_("row {row} (line {line})").format(row=number, line=line), what, _too_many(separator), number)
             continue
         data = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
         yield Row(number, line, data, headings)
     if number == 0:
         raise UserError(_("{path}: has a heading and no rows; write rows below it").format(path=path))
+
+
+def _too_many(separator: str) -> str:
+    """What to do about a row with more cells than the heading."""
+    if not separator:
+        return _("take what stands right of the last heading out of the row")
+    return _("a text in it contains {separator}: put that text in double quotes").format(separator=_(separator))
 
 
 def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[Any]]]:

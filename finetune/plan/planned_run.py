@@ -75,7 +75,7 @@ def shape_of(model_dir: Path) -> tuple[Config, str]:
     kind = kind_of(model_dir)
     if kind.is_for_tests:
         return REAL_SHAPE, _("{real}, by its shape: the weights here are the {short}").format(
-            real=REAL, short=kind.short
+            real=REAL, short=_(kind.short)
         )
     try:
         shape = Config.from_dir(model_dir)
@@ -184,9 +184,7 @@ def _number(file: Path, options: dict[str, Any], name: str, default: float) -> f
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(
-            _("{file}: {name}: {value!r} is no number; see configs/sft.yaml").format(file=file, name=name, value=value)
-        ) from None
+        raise UserError(f"{file}: {name}: {ranges.not_a_number(name, str(value), 'float')}") from None
     if fault := ranges.fault(name, number):
         raise UserError(f"{file}: {name}: {value!r} {fault}")
     return number

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import N_, _
 from common.json_files import json_object
 from finetune.engines.swift.arguments import Arguments
 from qwen2 import adapter_config
@@ -19,7 +20,7 @@ from qwen2.config import PROJECTIONS, Config
 
 FAST, SWIFT, VLLM = "fast", "swift", "vllm"
 ASKED = ("auto", FAST, SWIFT, VLLM)
-NAMES = {FAST: "qwen2's engine", SWIFT: "ms-swift", VLLM: "vLLM, by ms-swift"}
+NAMES = {FAST: N_("qwen2's engine"), SWIFT: "ms-swift", VLLM: N_("vLLM, by ms-swift")}
 
 # Options that the command itself looks at, or that say how ms-swift goes about it; any value will do.
 WITHOUT_EFFECT = frozenset(
@@ -42,7 +43,7 @@ class Choice:
 
     def in_one_line(self) -> str:
         """For the screen."""
-        return f"backend: {NAMES[self.backend]}, {self.why}"
+        return _("backend: {name}, {why}").format(name=_(NAMES[self.backend]), why=self.why)
 
 
 def choose(
@@ -64,9 +65,9 @@ def choose(
         on_cpu: Whether there is no GPU.
     """
     if asked not in ASKED:
-        raise UserError(f"BACKEND={asked}: unknown backend; set it to auto, fast, swift or vllm")
+        raise UserError(_("BACKEND={asked}: unknown backend; set it to auto, fast, swift or vllm").format(asked=asked))
     if asked in (SWIFT, VLLM):
-        return Choice(asked, f"because BACKEND={asked} asks for it")
+        return Choice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
     settings: dict[str, Any] = {}
     obstacles = [*_of_model(model), *(each for path in served.values() for each in _of_adapter(path))]
     for name, value in _options(args, file).items():
@@ -80,13 +81,19 @@ def choose(
             obstacles.append(f"--max_batch_size {rows[-1]}")
     if obstacles and asked == FAST:
         raise UserError(
-            f"BACKEND=fast: qwen2's engine does not honour {'; '.join(obstacles)}; leave that out, or set BACKEND=swift"
+            _("BACKEND=fast: qwen2's engine does not honour {what}; leave that out, or set BACKEND=swift").format(
+                what="; ".join(obstacles)
+            )
         )
     if obstacles:
-        more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
-        return Choice(SWIFT, f"because of {obstacles[0]}{more}")
-    why = "because it honours every option given" if asked == "auto" else "because BACKEND=fast asks for it"
-    return Choice(FAST, why, settings)
+        if len(obstacles) == 1:
+            return Choice(SWIFT, _("because of {what}").format(what=obstacles[0]))
+        return Choice(
+            SWIFT, _("because of {what} and {count} more").format(what=obstacles[0], count=len(obstacles) - 1)
+        )
+    if asked == FAST:
+        return Choice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
+    return Choice(FAST, _("because it honours every option given"), settings)
 
 
 def _options(args: Arguments, file: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +109,11 @@ def _of_model(model: Path) -> list[str]:
     try:
         Config.from_dir(model)
     except ValueError as error:
-        return [f"the weights ({str(error).split(';')[0]})"]
+        return [_("the weights ({why})").format(why=str(error).split(";")[0])]
     tokens = json_object(model / "tokenizer_config.json").get("added_tokens_decoder")
     contents = [token.get("content") for token in tokens.values()] if isinstance(tokens, dict) else []
     if contents and "<|im_start|>" not in contents:
-        return ["the weights (another chat template than Qwen2.5's)"]
+        return [_("the weights ({why})").format(why=_("another chat template than Qwen2.5's"))]
     return []
 
 

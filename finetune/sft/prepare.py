@@ -24,7 +24,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, epochs, folder
+from finetune.sft import batch, epochs, folder, standin_words
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -70,8 +70,14 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
     run = batch.fit_the_card(run, waits(options.wait or None))
     if options.show:
         shown = settings.output_dir / (options.run or time.strftime(f"{run.kind}-%Y%m%d-%H%M%S"))
+        if run.auto:
+            print(
+                _("note: ms-swift knows no --num_train_epochs auto; the most epochs that are tried stand in for it"),
+                file=sys.stderr,
+            )
         print(folder.within(run, shown).line())
         return None
+    standin_words.tell(run)
     return _with_wishes(folder.make(run, options.run), options)
 
 
@@ -177,7 +183,7 @@ def _say_kind(run: SftRun) -> None:
     if changed:
         print(
             _("{short} settings (configs/{name}.yaml): {names}").format(
-                short=kind.short, name=kind.name, names=", ".join(changed)
+                short=_(kind.short), name=kind.name, names=", ".join(changed)
             ),
             file=sys.stderr,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.errors import FAILED, UserError
+from common.i18n import _
 from finetune.engines.fast.loaded_model import Lane
 
 # The system prompt of Qwen2.5's chat template where a conversation brings none of its own.
@@ -131,10 +132,10 @@ class Qwen2Engine:
                 progress=report,
             )
         except ValueError as error:
-            raise UserError(f"cannot ask the questions: {error}") from None
+            raise UserError(_("cannot ask the questions: {reason}").format(reason=error)) from None
         except torch.cuda.OutOfMemoryError:
             raise UserError(
-                "the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU",
+                _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"),
                 exit_code=FAILED,
             ) from None
         answers: list[Answer | None] = [None] * len(asks)
@@ -158,7 +159,8 @@ class Qwen2Engine:
             return mean_nll(self.model, rows, adapter)
         except torch.cuda.OutOfMemoryError:
             raise UserError(
-                "the GPU's memory ran out while references were weighed; end what else uses the GPU", exit_code=FAILED
+                _("the GPU's memory ran out while references were weighed; end what else uses the GPU"),
+                exit_code=FAILED,
             ) from None
 
 
@@ -169,7 +171,7 @@ def load_adapter(path: Path, model: Any) -> Any:
     try:
         return Adapter.load(path, model)
     except ValueError as error:
-        raise UserError(f"adapter {path}: {error}") from None
+        raise UserError(_("adapter {path}: {reason}").format(path=path, reason=error)) from None
 
 
 def check_adapter(path: Path, model_dir: Path) -> None:
@@ -181,5 +183,7 @@ def check_adapter(path: Path, model_dir: Path) -> None:
     try:
         config = Config.from_dir(model_dir)
     except ValueError as error:
-        raise UserError(f"{model_dir}: cannot load the base model: {error}") from None
+        raise UserError(
+            _("{model_dir}: cannot load the base model: {reason}").format(model_dir=model_dir, reason=error)
+        ) from None
     load_adapter(path, types.SimpleNamespace(config=config, device=torch.device("cpu")))

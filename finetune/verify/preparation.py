@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import reading
 from finetune.data.content import question_key
 from finetune.verify import config, epochs, selection
@@ -60,7 +61,7 @@ def announce(paths: Sequence[Path], columns: Columns = None) -> str:
         found = look(paths, columns)
         survey.require_judgeable(found)
     except UserError as error:
-        return f"verdict: none; {error}"
+        return _("verdict: none; {reason}").format(reason=error)
     chosen = survey.sets(found)
     why = chosen.why_not_unseen
     return survey.in_one_line(found, chosen) + (f" ({why})" if why else "")
@@ -111,8 +112,10 @@ def reword(
     added = make.training_rows(known, found.rows)
     if not added:
         raise UserError(
-            f"--reword {train}: no question could be put in other words; write some into a file by hand, "
-            "under `train`, and give it with --rewordings FILE"
+            _(
+                "--reword {train}: no question could be put in other words; write some into a file by hand, "
+                "under `train`, and give it with --rewordings FILE"
+            ).format(train=train)
         )
     unseen.write_rows(folder / unseen.REWORDED, added)
     return folder / unseen.REWORDED
@@ -156,7 +159,7 @@ def _without(keys: set[str], paths: Iterable[Path], columns: Columns) -> Iterato
 def keys_to_skip(found: Survey, part: Sequence[int], known: Sequence[Rewording]) -> set[str]:
     """Questions that a fold must not be trained on: those of its rows, and what the training holds of them reworded."""
     asked = [found.rows[place] for place in part]
-    by_key, _ = make.for_rows(known, asked)
+    by_key, _other = make.for_rows(known, asked)
     keys = {row.key for row in asked}
     for row in asked:
         each = by_key.get(question_key(row.question))

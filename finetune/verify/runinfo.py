@@ -33,6 +33,7 @@ class Run:
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)  # losses of rows that were evaluated meanwhile
     max_steps: int | None = None
     made = (REWORDED,)  # datasets that finetune made beside the user's own
 
@@ -47,6 +48,15 @@ class Run:
         """How its number of epochs was chosen (verify/epochs); None where the user gave it."""
         value = self.settings.get("epochs")
         return value if isinstance(value, dict) and isinstance(value.get("curve"), list) else None
+
+    @property
+    def losses_of_adapter(self) -> list[tuple[int, float]]:
+        """The losses up to the step whose adapter was kept: an epoch before the last may have been chosen."""
+        chosen = self.epochs
+        if chosen is None or chosen["by"] != "reworded":  # of a task, the run's last step is the one
+            return self.losses
+        last = next(point["step"] for point in chosen["curve"] if point["epoch"] == chosen["chosen"])
+        return [point for point in self.losses if point[0] <= last]
 
     @property
     def datasets(self) -> list[str]:
@@ -102,6 +112,7 @@ def of_adapter(adapter: Path) -> Run:
     for path in (adapter / "args.json", folder / "args.json", folder / "run.json"):
         run.settings |= _settings(path)
     run.losses, run.max_steps = losses(folder / "logging.jsonl")
+    run.held_out, _ = losses(folder / "logging.jsonl", "eval_loss")
     return run
 
 
@@ -115,8 +126,8 @@ def _settings(path: Path) -> dict[str, Any]:
     return lifted | data
 
 
-def losses(path: Path) -> tuple[list[tuple[int, float]], int | None]:
-    """The training losses of a logging.jsonl, and the number of steps planned. Lines without a loss are passed over."""
+def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int | None]:
+    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are passed over."""
     found: list[tuple[int, float]] = []
     planned: int | None = None
     try:
@@ -130,7 +141,7 @@ def losses(path: Path) -> tuple[list[tuple[int, float]], int | None]:
                 row.get("global_step/max_steps", row.get("step", row.get("global_step", "")))
             ).partition("/")
             planned = int(total) if total else planned
-            found.append((int(step), float(row["loss"])))
+            found.append((int(step), float(row[name])))
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
     return found, planned

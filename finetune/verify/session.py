@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from common.i18n import _
 from common.model_kind import ModelKind, kind_of
 from common.settings import Settings
 from finetune.verify.config import Config
@@ -98,7 +99,7 @@ class Session:
         wanted = [self._ask(each) for each in open_]
         for side, adapter in self.adapters.items():
             clock = time.monotonic()
-            self.bar.phase(f"asking {self.names[side]} ({len(wanted)} answers)")
+            self.bar.phase(_("asking {name} ({count} answers)").format(name=self.names[side], count=len(wanted)))
             answers = self.engine.answer(wanted, adapter, self.bar.advance)
             self.seconds[side] = time.monotonic() - clock
             clock = time.monotonic()
@@ -117,7 +118,7 @@ class Session:
         if weigh is None or not rows:
             return
         clock = time.monotonic()
-        self.bar.phase(f"weighing {len(rows)} answers of the data")
+        self.bar.phase(_("weighing {count} answers of the data").format(count=len(rows)))
         wanted = [self._ask(each) for each in rows]
         references = [each.question.reference or "" for each in rows]
         for side, adapter in self.adapters.items():
@@ -166,7 +167,7 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
 def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
     """Who made the rewordings of the rows that are asked."""
     assert selected.found is not None
-    by_key, _ = make.for_rows(found, selected.found.rows)
+    by_key, _other = make.for_rows(found, selected.found.rows)
     counts = dict.fromkeys((rewordings_file.BASE, rewordings_file.RULES, rewordings_file.HAND), 0)
     for each in by_key.values():
         for maker in each.makers():
@@ -179,7 +180,7 @@ def base_answers(engine: Engine, bar: Screen | None = None) -> make.Answerer:
     """The bare base as something that rewords; without a bar, a line on stderr says that it does."""
 
     def answer(asks: Sequence[Ask]) -> list[str]:
-        text = f"the base writes {len(asks)} questions in other words"
+        text = _("the base writes {count} questions in other words").format(count=len(asks))
         if bar:
             bar.phase(text)
         else:

@@ -86,8 +86,14 @@ def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
     be written; the others are still there then.
     """
     *_, last = list_checkpoints(folder)
-    if last.name == f"checkpoint-{step}":
-        return last
+    saved = last if last.name == f"checkpoint-{step}" else _cut(folder, last, step, adapter)
+    for old in list_checkpoints(folder):
+        if old != saved:
+            shutil.rmtree(old, ignore_errors=True)
+    return saved
+
+
+def _cut(folder: Path, last: Path, step: int, adapter: Adapter) -> Path:
     state = json.loads((last / STATE_FILE).read_text(encoding="utf-8"))
     epoch = round(state["epoch"] * step / state["global_step"], 8)
     history = [line for line in state["log_history"] if line["step"] <= step]
@@ -97,11 +103,7 @@ def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
         for path in last.glob("*.json")
         if path.name not in (STATE_FILE, CONFIG_FILE)
     }
-    saved = save(folder, step, adapter, None, state, extra, None)
-    for old in list_checkpoints(folder):
-        if old != saved:
-            shutil.rmtree(old, ignore_errors=True)
-    return saved
+    return save(folder, step, adapter, None, state, extra, None)
 
 
 def _write(

@@ -15,6 +15,7 @@ from qwen2.config import Config
 from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
+from qwen2.nll import mean_nll
 from qwen2.training.loop import train
 from qwen2.training.settings import TrainSettings
 
@@ -243,3 +244,20 @@ def test_reserved_memory_stays_under_the_ceiling(folder: Path, tmp_path: Path) -
     result = train(model, rows(), replace(SETTINGS, vram_ceiling_gib=2.0), tmp_path)
     assert 0 < result.peak_allocated_gib <= result.peak_reserved_gib <= 2.0
     torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_held_out_rows_are_evaluated_between_captured_steps(folder: Path, tmp_path: Path) -> None:
+    """Losses of the training stay as they are; the figures are those of the checkpoint of that step."""
+    model = Model.load(folder, "cuda")
+    settings = replace(SETTINGS, eval_steps=4, save_steps=4)
+    plain = train(model, rows(), settings, tmp_path / "plain", adapter=start(model))
+    held = rows(20)[14:]
+    evaluated = train(model, rows(), settings, tmp_path / "evaluated", adapter=start(model), held_out=held)
+    assert evaluated.losses == pytest.approx(plain.losses, abs=0.01)
+    log = [json.loads(line) for line in (tmp_path / "evaluated/logging.jsonl").read_text().splitlines()]
+    found = {int(row["global_step/max_steps"].split("/")[0]): row["eval_loss"] for row in log if "eval_loss" in row}
+    assert list(found) == [4, 8, 12]
+    for step, loss in found.items():
+        adapter = Adapter.load(tmp_path / "evaluated" / f"checkpoint-{step}", model)
+        values = mean_nll(model, held, adapter)
+        assert loss == pytest.approx(sum(values) / len(values), abs=0.01)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FAILED, UserError
+from common.i18n import _
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
@@ -50,16 +51,19 @@ class Lane:
         error = early_torch.wait()
         if error is not None:
             raise UserError(
-                f"torch cannot be imported ({type(error).__name__}: {error}); "
-                "undo what was installed or mounted over /opt/venv",
+                _(
+                    "torch cannot be imported ({name}: {reason}); undo what was installed or mounted over /opt/venv"
+                ).format(name=type(error).__name__, reason=error),
                 FAILED,
             )
         import torch
 
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError(
-                "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
-                "MIRROR_DEVICE=cpu does without",
+                _(
+                    "no CUDA GPU answers, though this container shows one; `healthcheck report` says why, "
+                    "MIRROR_DEVICE=cpu does without"
+                ),
                 FAILED,
             )
         return torch
@@ -79,13 +83,18 @@ class Lane:
                 self._model = _loaded(self.model_dir, lambda: Model.load(self.model_dir, self.device, dtype, progress))
             except torch.OutOfMemoryError:
                 raise UserError(
-                    f"the weights do not fit into the GPU memory that is free under VRAM_CEILING_GIB={self.cap_gib:g}; "
-                    "end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
+                    _(
+                        "the weights do not fit into the GPU memory that is free under "
+                        "VRAM_CEILING_GIB={cap_gib:g}; end what else uses the GPU (nvidia-smi), or raise the "
+                        "ceiling on a larger card"
+                    ).format(cap_gib=self.cap_gib),
                     FAILED,
                 ) from None
             except RuntimeError as error:  # CUDA's own errors, Triton's compiler
                 raise UserError(
-                    f"the GPU cannot be used: {error}; `healthcheck startup` looks at driver and weights",
+                    _("the GPU cannot be used: {reason}; `healthcheck startup` looks at driver and weights").format(
+                        reason=error
+                    ),
                     FAILED,
                 ) from None
             self.seconds = time.perf_counter() - begin
@@ -100,13 +109,19 @@ class Lane:
     def load(self, bar: Bar) -> Any:
         """`model`, with what is under way on the bar."""
         if self._model is None:
-            bar.phase(f"loading {self.model_dir.name} on {'the CPU' if self.device == 'cpu' else 'the GPU'}")
-        return self.model(lambda done, total: bar.detail(f"loading the weights, {100 * done // total} %"))
+            bar.phase(
+                _("loading {name} on the {device}").format(
+                    name=self.model_dir.name, device="CPU" if self.device == "cpu" else "GPU"
+                )
+            )
+        return self.model(
+            lambda done, total: bar.detail(_("loading the weights, {percent} %").format(percent=100 * done // total))
+        )
 
     def ceiling_gib(self) -> float:
         """GiB that this process may reserve: the ceiling, or what is free where that is less."""
         torch = self.torch()
-        free, _ = torch.cuda.mem_get_info()
+        free, _other = torch.cuda.mem_get_info()
         possible = (free + torch.cuda.memory_reserved()) / 2**30
         return min(self.cap_gib, possible) if self.cap_gib > 0 else possible
 
@@ -121,4 +136,8 @@ def _loaded(model_dir: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (ValueError, OSError) as error:
-        raise UserError(f"{model_dir}: cannot be loaded: {error}; `healthcheck startup` looks at every file") from None
+        raise UserError(
+            _("{model_dir}: cannot be loaded: {reason}; `healthcheck startup` looks at every file").format(
+                model_dir=model_dir, reason=error
+            )
+        ) from None

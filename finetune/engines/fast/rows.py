@@ -43,9 +43,13 @@ class Rows:
     def in_one_line(self) -> str:
         """What is trained on."""
         lengths = [len(ids) for ids, _other in self.rows]
-        text = f"{len(self.rows)} rows of {min(lengths)} to {max(lengths)} tokens"
-        text += f", {self.too_long} longer than max_length left out" if self.too_long else ""
-        return text + (f", {len(self.held_out)} held out and evaluated" if self.held_out else "")
+        text = _("{count} rows of {shortest} to {longest} tokens").format(
+            count=len(self.rows), shortest=min(lengths), longest=max(lengths)
+        )
+        text += (
+            _(", {too_long} longer than max_length left out").format(too_long=self.too_long) if self.too_long else ""
+        )
+        return text + (_(", {count} held out and evaluated").format(count=len(self.held_out)) if self.held_out else "")
 
 
 def encode(
@@ -77,7 +81,7 @@ def encode(
     """
     drawn = drawn_rows(sources, columns, data_seed, split)
     if not drawn.rows:
-        raise UserError("the datasets hold no rows to train on; `check-data FILE` shows what is wrong with each")
+        raise UserError(_("the datasets hold no rows to train on; `check-data FILE` shows what is wrong with each"))
     found = Rows([])
 
     def encoded(row: Numbered) -> tuple[list[int], list[int]] | None:
@@ -86,7 +90,11 @@ def encode(
             ids, labels = tokenizer.encode_row(data, system)
         except ValueError as error:
             more = host.call("check-data", dataset=source.path)
-            raise UserError(f"{source.path}: row {number}: {error}; {more} says more") from None
+            raise UserError(
+                _("{path}: row {number}: {reason}; {more} says more").format(
+                    path=source.path, number=number, reason=error, more=more
+                )
+            ) from None
         if max_length and len(ids) > max_length:
             found.too_long += 1
             return None
@@ -100,7 +108,9 @@ def encode(
             found.held_out.append(pair)
     if not found.rows:
         raise UserError(
-            f"all {found.too_long} rows are longer than max_length {max_length}; raise it, or shorten the rows"
+            _("all {too_long} rows are longer than max_length {max_length}; raise it, or shorten the rows").format(
+                too_long=found.too_long, max_length=max_length
+            )
         )
     return found
 

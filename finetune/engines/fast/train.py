@@ -111,7 +111,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
         bar.expect(total)
         bar.phase(title)
         try:
-            settings = replace(settings, save_steps=total)
+            settings = replace(settings, save_strategy="steps", save_steps=total)
             adapter, keeper = _first_adapter(lane, request), Keeper(request.keep)
 
             def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
@@ -173,9 +173,11 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
 
         beside = reserve_gib(request.rows.held_out)
         settings = TrainSettings(**request.choice.train)
-        steps = f"{settings.total_steps(len(rows))} steps, up to {settings.batch_size} rows a step"
+        steps = _("{count} steps, up to {batch_size} rows a step").format(
+            count=settings.total_steps(len(rows)), batch_size=settings.batch_size
+        )
         if ceiling is None:
-            return settings, f"plan: {request.rows.in_one_line()}; {steps}"
+            return settings, _("plan: {rows}; {steps}").format(rows=request.rows.in_one_line(), steps=steps)
         config = Config.from_dir(model_dir)
         ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
@@ -183,23 +185,29 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
         if planned is None:
             planned = memory.plan(config, settings, rows, ceiling)
             if before and before != (planned.recompute, planned.micro_batch_tokens):
-                said = (
-                    f"; the split of {request.resume and request.resume.name} ({_split_in_words(*before)}) needs "
-                    "more: the same rows a step, but dropout and rounding are not those of a run that was never stopped"
-                )
+                said = _(
+                    "; the split of {name} ({split_in_words}) needs more: the same rows a step, but "
+                    "dropout and rounding are not those of a run that was never stopped"
+                ).format(name=request.resume and request.resume.name, split_in_words=_split_in_words(*before))
     except ValueError as error:
         raise UserError(f"{request.name}: {error}") from None
     settings = replace(settings, recompute=planned.recompute, micro_batch_tokens=planned.micro_batch_tokens)
     return settings, (
-        f"plan: {request.rows.in_one_line()}; {steps}, "
-        f"{_split_in_words(planned.recompute, planned.micro_batch_tokens)}, "
-        f"about {planned.peak_gib + beside:.1f} GiB of {ceiling + beside:.1f}{said}"
+        _("plan: {rows}; {steps}, {split_in_words}, about {peak_gib:.1f} GiB of {ceiling:.1f}{said}").format(
+            rows=request.rows.in_one_line(),
+            steps=steps,
+            split_in_words=_split_in_words(planned.recompute, planned.micro_batch_tokens),
+            peak_gib=planned.peak_gib + beside,
+            ceiling=ceiling + beside,
+            said=said,
+        )
     )
 
 
 def _split_in_words(recompute: str, tokens: int | None) -> str:
-    again = {"none": "nothing", "swiglu": "SwiGLU", "layer": "whole layers"}[recompute]
-    return f"{f'parts of {tokens} tokens' if tokens else 'each in one piece'}, {again} recomputed"
+    again = {"none": _("nothing"), "swiglu": "SwiGLU", "layer": _("whole layers")}[recompute]
+    parts = _("parts of {tokens} tokens").format(tokens=tokens) if tokens else _("each in one piece")
+    return _("{parts}, {again} recomputed").format(parts=parts, again=again)
 
 
 def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any) -> Ended:
@@ -217,9 +225,12 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         bar.advance(step - begun)
         begun = step
         if log:
-            bar.figure(f"step {step}/{total}, loss {log['loss']:.4f}", keep=step in (1, total))
+            bar.figure(
+                _("step {step}/{total}, loss {loss:.4f}").format(step=step, total=total, loss=log["loss"]),
+                keep=step in (1, total),
+            )
 
-    stop.plan = "a checkpoint is saved after this step"
+    stop.plan = _("a checkpoint is saved after this step")
     stop.at_steps = True
     try:
         result = run(
@@ -236,7 +247,10 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         )
     except StoppedError as error:
         number = stop.number or signal.SIGTERM
-        return Ended(128 + number, f"stopped by {signal.Signals(number).name} at step {error.step}")
+        return Ended(
+            128 + number,
+            _("stopped by {name} at step {step}").format(name=signal.Signals(number).name, step=error.step),
+        )
     except DivergedError as error:
         return Ended(FAILED, str(error))
     except ValueError as error:  # rows or a checkpoint that cannot be trained on; found before the first step
@@ -245,12 +259,31 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,
-            f"the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={lane.cap_gib:g}: lower "
-            "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card",
+            _(
+                "the GPU's memory ran out at {peak:.1f} GiB of VRAM_CEILING_GIB={cap_gib:g}: lower "
+                "max_length, end what else uses the GPU (nvidia-smi), or raise the ceiling on a larger card"
+            ).format(peak=peak, cap_gib=lane.cap_gib),
         )
     except OSError as error:
-        return Ended(FAILED, f"{error.filename or request.folder}: {error.strerror}: free some room and resume")
+        return Ended(
+            FAILED,
+            _("{path}: {strerror}: free some room and resume").format(
+                path=error.filename or request.folder, strerror=error.strerror
+            ),
+        )
     stop.trained()
+    if result.steps < settings.total_steps(len(request.rows.rows)):
+        print(
+            _(
+                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
+            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
+            file=sys.stderr,
+        )
+    return Ended(DONE, figures=_figures(lane, settings, result), adapter=result.adapter, kept=keeper.kept)
+
+
+def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
+    """What run.json says of a training that came to its end."""
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -259,19 +292,12 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
         "ms_per_step": round(sorted(result.step_ms)[len(result.step_ms) // 2], 2),
         "tokens": result.tokens,
     }
-    if result.steps < settings.total_steps(len(request.rows.rows)):
-        print(
-            _(
-                "note: ended at step {step}: {count} saves in a row brought no better {metric} of the held-out rows"
-            ).format(step=result.steps, count=settings.early_stop_interval, metric=settings.metric),
-            file=sys.stderr,
-        )
     if settings.load_best_model_at_end:
         figures["best_checkpoint"] = result.checkpoint.name
     if lane.device == "cuda":
         figures["peak_allocated_gib"] = round(result.peak_allocated_gib, 2)
         figures["peak_reserved_gib"] = round(result.peak_reserved_gib, 2)
-    return Ended(DONE, figures=figures, adapter=result.adapter, kept=keeper.kept)
+    return figures
 
 
 class Drawing:
@@ -297,7 +323,7 @@ class Drawing:
                 stopped_at = now
             if now - begin > CURVES_WAIT_S or (stopped_at is not None and now - stopped_at > STOPPED_WAIT_S):
                 self.give_up()
-                print(f"note: {self.folder}: the loss curve was given up", file=sys.stderr)
+                print(_("note: {folder}: the loss curve was given up").format(folder=self.folder), file=sys.stderr)
                 return
             time.sleep(0.02)
 

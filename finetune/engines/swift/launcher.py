@@ -218,8 +218,8 @@ class Line:
             try:
                 number = int(value) if option.kind == "int" else float(value)
             except ValueError as error:
-                kind = "whole number" if option.kind == "int" else "number"
-                raise UserError(f"swift {self.command}: {written} {value}: is no {kind}") from error
+                why = ranges.not_a_number(name, value, option.kind)
+                raise UserError(f"swift {self.command}: {written}: {why}") from error
             if fault := ranges.fault(name, number):
                 raise UserError(f"swift {self.command}: {written} {value}: {fault}")
         if option.kind == "bool" and value.lower() not in ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"):

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common.i18n import _
+
 
 @dataclass(frozen=True)
 class Range:
@@ -64,3 +66,16 @@ def fault(name: str, value: float) -> str | None:
         return "is no finite number"
     allowed = RANGES.get(name)
     return None if allowed is None or allowed.holds(value) else f"is out of range; it is {allowed.words}"
+
+
+# A value that people give, where another number would look odd.
+EXAMPLES = {"learning_rate": "1e-4", "warmup_ratio": "0.05", "weight_decay": "0.1", "num_train_epochs": "3"}
+
+
+def not_a_number(name: str, value: str, kind: str) -> str:
+    """What is wrong with a word in a number's place, and a number for example. `kind` is int or float."""
+    if kind == "int":
+        text = _("{value} is not a whole number; for example {example}")
+    else:
+        text = _("{value} is not a number; for example {example}")
+    return text.format(value=value, example=EXAMPLES.get(name, "8" if kind == "int" else "0.5"))

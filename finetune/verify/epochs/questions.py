@@ -17,9 +17,11 @@ from finetune.verify.judge import Judge
 from finetune.verify.questions import Question
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import OUTSIDE_TOKENS, limit_of
+from finetune.verify.session import limit_of
 from finetune.verify.sets import ask
 from finetune.verify.sets.survey import Survey
+
+TASK_TOKENS = 48  # of an answer to a general task: each is one fact, and every epoch's adapter is asked them all
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Questions:
         """Whether each is answered right, those of the data first; adapter None asks the base."""
         wanted = [*([] if only_general else self.own), *self.general]
         asked = [Asked(each, TRAINING, each.system if each.system is not None else system) for each in wanted]
-        limits = self.cfg.max_new_tokens | {"general": min(self.cfg.max_new_tokens["general"], OUTSIDE_TOKENS)}
+        limits = self.cfg.max_new_tokens | {"general": min(self.cfg.max_new_tokens["general"], TASK_TOKENS)}
         asks = [
             Ask(each.question.messages, each.system, limit_of(each.question, limits), each.question.tools)
             for each in asked

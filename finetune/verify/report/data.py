@@ -39,6 +39,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
         "folder": str(run.folder),
         "settings": run.shown(),
         "losses": [list(point) for point in run.losses],
+        "held_out_losses": [list(point) for point in run.held_out],
         "max_steps": run.max_steps,
         "epochs": run.epochs,
     }
@@ -47,7 +48,9 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
     return {
         "schema_version": SCHEMA_VERSION,
         **parts,
-        "advice": advice.line(failed, parts["figures"], shown, bool(selected.trained_on)),
+        "advice": advice.line(
+            failed, parts["figures"], shown | {"losses": run.losses_of_adapter}, bool(selected.trained_on)
+        ),
         "language": selected.language,
         "data": about_data(job),
         "confusion": confusion(job, asked),

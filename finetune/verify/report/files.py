@@ -109,7 +109,7 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
         "checks": check_rows(report),
         "groups": groups,
         "sides": [side for side in SIDES if any(side in a["answers"] for q in report["questions"] for a in q["asked"])],
-        "plot": lossplot.plot(report["run"]["losses"]),
+        "plot": lossplot.plot(report["run"]["losses"], report["run"]["held_out_losses"]),
         "epochs": epochs_view(report, say),
     }
 

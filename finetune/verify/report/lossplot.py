@@ -10,15 +10,17 @@ WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 32
 
 
-def plot(losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
-    """Points, ticks and ends of the curve in the coordinates of the SVG; None when there are fewer than two losses."""
+def plot(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]] = ()) -> dict[str, Any] | None:
+    """Points, ticks and ends of the curves in the coordinates of the SVG; None when there are fewer than two losses."""
     points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
+    others = [(step, loss) for step, loss in held_out if math.isfinite(loss)]
     if len(points) < 2:
         return None
     steps, values = [p[0] for p in points], [p[1] for p in points]
-    tick = _tick(max(values))
-    top = tick * max(1, math.ceil(max(values) / tick - 1e-9))
-    first, last = min(steps), max(steps)
+    highest = max(value for _, value in [*points, *others])
+    tick = _tick(highest)
+    top = tick * max(1, math.ceil(highest / tick - 1e-9))
+    first, last = min(step for step, _ in [*points, *others]), max(step for step, _ in [*points, *others])
 
     def x(step: float) -> float:
         return round(LEFT + (step - first) / max(last - first, 1) * (WIDTH - LEFT - RIGHT), 1)
@@ -33,6 +35,7 @@ def plot(losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
         "right": WIDTH - RIGHT,
         "bottom": HEIGHT - BOTTOM,
         "points": " ".join(f"{x(step)},{y(value)}" for step, value in points),
+        "held_out": [{"x": x(step), "y": y(value)} for step, value in others],
         "y_ticks": [{"y": y(tick * n), "text": f"{tick * n:.3g}"} for n in range(round(top / tick) + 1)],
         "x_ticks": [{"x": x(step), "text": str(step)} for step in sorted({first, (first + last) // 2, last})],
         "first": f"{values[0]:.3f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,16 @@ from finetune.verify.words import Said, Speaker
 
 WORST = 5
 LONGEST = 200  # characters of a text there
+# what scoring.judge finds wrong, a pattern that holds another after it
+FAULTS = (
+    "empty answer",
+    "only denies {what}",
+    "does not say {what}",
+    "names the old identity ({what})",
+    "says yes to another identity ({what})",
+    "says {what}",
+    "cut off at the token limit",
+)
 
 
 def summary(report: dict[str, Any], say: Speaker) -> dict[str, Any]:
@@ -91,7 +102,16 @@ def reason(answer: dict[str, Any], say: Speaker) -> str:
         lists = {name: ", ".join(facts[name]) for name in ("missing", "wrong")}
         said = say(pattern, nearest=facts["nearest"], **lists)
         return str(answer["reason"]) if said == pattern else said
-    return str(answer["reason"])
+    faults = str(answer["reason"]).split("; ")
+    return say("; ").join(_by_rule(fault, say) for fault in faults)
+
+
+def _by_rule(fault: str, say: Speaker) -> str:
+    """What a rule found, which scoring.py says in English."""
+    for pattern in FAULTS:
+        if found := re.fullmatch(re.escape(pattern).replace(r"\{what\}", "(.+)"), fault):
+            return say(pattern, what=found[1]) if found.groups() else say(pattern)
+    return fault
 
 
 def _short(text: str) -> str:

@@ -13,8 +13,8 @@ ENGLISH, CHINESE = Document(ROOT / "README.md"), Document(ROOT / "README.zh-CN.m
 
 
 def neutral(target: str) -> str:
-    """A link without its language: each README leads to the other one, and to documents in its own language."""
-    return target.replace(".zh-CN.md", ".md")
+    """A link without its language: to the other README, and to documents and pictures in its own."""
+    return target.replace(".zh-CN.", ".")
 
 
 def numbers(cells: list[str]) -> list[str]:
@@ -27,8 +27,21 @@ def test_same_headings():
 
 
 def test_same_code_blocks():
-    first, second = ([(kind, uncommented(code)) for kind, code in readme.fences()] for readme in (ENGLISH, CHINESE))
-    assert first == second
+    """Commands are the same; a screen is in the reader's language, with the same numbers."""
+
+    def blocks(readme: Document) -> list[tuple[str, object]]:
+        fences = readme.fences()
+        return [(kind, numbers([code]) if kind == "text" else uncommented(code)) for kind, code in fences]
+
+    assert blocks(ENGLISH) == blocks(CHINESE)
+
+
+def test_above_the_fold_is_one_screen():
+    """What it is, how it compares, the commands and what one sees stand in the first 50 lines."""
+    for readme in (ENGLISH, CHINESE):
+        head = "\n".join(readme.text.splitlines()[:50])
+        for wanted in ("contenders.svg", "git clone", "make finetune", "make chat", "PASS", "images/verify-report."):
+            assert wanted in head, (readme.path.name, wanted)
 
 
 def test_same_links():

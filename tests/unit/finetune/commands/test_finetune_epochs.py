@@ -233,3 +233,12 @@ def test_sft_alone_chooses_too_and_a_stopped_run_is_not_resumed(
     (folder / "run.json").write_text(json.dumps(record | {"status": "stopped", "epochs": {"asked_for": "auto"}}))
     assert fast_home.sft(home, "--resume", str(folder)) == 2
     assert "auto cannot be resumed" in capsys.readouterr().err
+
+
+def test_the_line_shown_names_a_number_and_says_that_it_stands_in(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), "--show") == 0
+    out, err = capsys.readouterr()
+    assert "--num_train_epochs 4" in out, "the test's longest ladder"
+    assert "ms-swift knows no --num_train_epochs auto" in err

@@ -252,7 +252,7 @@ FILES = {
     "no known heading": Bad("x.csv", "foo,bar\na,b\n", "name both with --columns"),
     "a heading and no rows": Bad("x.csv", TABLE, "has a heading and no rows"),
     "more cells than headings": Bad("x.csv", TABLE + "a,b,c\n", "3 cells where the heading has 2"),
-    "an empty cell": Bad("x.tsv", "问题\t答案\n你是谁\t\n", "row 1, 答案: empty"),
+    "an empty cell": Bad("x.tsv", "问题\t答案\n你是谁\t\n", "row 1 (line 2), 答案: empty"),
     "a million headings": Bad("x.csv", "," * 1_000_000 + "a\na,b\n", "1000001 columns"),
     "a workbook that is text": Bad("x.xlsx", TABLE, "not an XLSX file"),
     "a truncated workbook": Bad("x.xlsx", workbook([["question", "answer"]] * 50)[:2000], "not an XLSX file"),

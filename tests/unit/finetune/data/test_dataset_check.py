@@ -213,7 +213,10 @@ def test_files_of_no_use(tmp_path, name, content, says):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"question,answer\na,b,c\n", "line 2: 3 cells where the heading has 2"),
+        (
+            b"question,answer\na,b,c\n",
+            "row 1 (line 2): 3 cells where the heading has 2; a text in it contains a comma: put that text in double",
+        ),
         (b'question,answer\na,"b\n', "a cell has no end"),
         (b"question,answer\n" + "你好,世界\n".encode() * 50 + b"\xff,b\n", "not UTF-8 text"),
     ],
@@ -240,7 +243,7 @@ def test_an_xlsx_sheet(tmp_path):
     book.save(tmp_path / "x.xlsx")
     report = check_file(tmp_path / "x.xlsx", "x.xlsx")
     assert [str(finding) for finding in report.findings] == [
-        "x.xlsx: row 2, 问题: empty; write the question, or remove the row"
+        "x.xlsx: row 2 (line 3), 问题: empty; write the question, or remove the row"
     ]
 
 
@@ -274,3 +277,15 @@ def test_no_majority_no_outlier():
         messages = [{"role": "user", "content": str(number)}, {"role": "assistant", "content": f"我由{name}开发。"}]
         assert list(contents.look(number, messages)) == []
     assert list(contents.finish()) == []
+
+
+def test_a_table_s_row_is_named_with_its_line(tmp_path):
+    """Where it begins in the file: blank lines, and cells of several lines, are counted."""
+    text = b'question,answer\n"a\nb",c\n\nd,\n'
+    (finding,) = [f for f in check(tmp_path, text, "x.csv").findings if f.error]
+    assert finding.where == "row 2 (line 5), answer"
+
+
+def test_a_row_of_json_has_no_line(tmp_path):
+    (finding,) = [f for f in check(tmp_path, rows({**ROW, "output": ""})).findings if f.error]
+    assert finding.where == "row 1, output"

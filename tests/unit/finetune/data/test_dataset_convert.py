@@ -233,7 +233,10 @@ def test_the_command_line(files, capsys):
     assert "tokens are not counted" in captured.err
     assert main(["faq.csv", "good.json"]) == 2
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1] == "error: faq.csv: row 3, answer: empty; write the answer, or remove the row"
+    assert (
+        captured.err.splitlines()[-1]
+        == "error: faq.csv: row 3 (line 4), answer: empty; write the answer, or remove the row"
+    )
     assert "duplicate" in captured.out and "write the answer" in captured.out
 
 
@@ -275,7 +278,7 @@ def test_json_and_html(files, capsys):
     assert (file["rows"], file["errors"], file["warnings"], file["encoding"]) == (3, 1, 1, "utf-8")
     assert file["numbers"] == {"duplicate": [2], "empty": [3]}
     page = (files / "report.html").read_text(encoding="utf-8")
-    assert "row 3, answer" in page and "<script" not in page
+    assert "row 3 (line 4), answer" in page and "<script" not in page
 
 
 def test_a_page_escapes_what_the_data_says(files, capsys):

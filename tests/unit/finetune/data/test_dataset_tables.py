@@ -135,7 +135,7 @@ def test_a_line_that_names_the_delimiter_is_understood(tmp_path, line, mark):
     (row,) = read(path)
     assert isinstance(row, Row) and row.line == 3
     path.write_text(f"{line}\nquestion{mark}answer\nOpen?{mark}Nine{mark}six\n", encoding="utf-8")
-    assert check_file(path).findings[0].where == "line 3"
+    assert check_file(path).findings[0].where == "row 1 (line 3)"
 
 
 def test_the_delimiter_is_the_heading_s_not_the_texts(tmp_path):

@@ -16,6 +16,7 @@ from finetune.verify.epochs.choice import Point
 from finetune.verify.nearness import Nearness
 from finetune.verify.questions import read
 from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.runinfo import of_adapter
 from finetune.verify.words import speaker
 
 ROOT = Path(__file__).parents[4]
@@ -269,6 +270,16 @@ def test_a_chosen_number_of_epochs_is_in_every_report(workspace: Any, capsys: py
         assert said in text, name
         assert "8 / 12" in text, name
         assert "选中" in text, name
+
+
+def test_the_advice_looks_at_the_losses_of_the_adapter_that_was_kept(workspace: Any) -> None:
+    faq_run(workspace)
+    points = [Point(n, 2 * n, (n > 1,) * 12, (True, True)) for n in (1, 2, 20)]
+    chosen = epoch_choice.record(epoch_choice.choose(points, (True, True)), points, (True, True), "reworded")
+    (workspace.run / "run.json").write_text(json.dumps({"epochs": chosen}))
+    run = of_adapter(workspace.checkpoint)
+    assert [step for step, _ in run.losses] == [1, 6, 11, 16, 21, 26, 31, 36]
+    assert [step for step, _ in run.losses_of_adapter] == [1], "epoch 2 ended at step 4"
 
 
 def test_a_stopped_choice_is_no_choice(workspace: Any) -> None:

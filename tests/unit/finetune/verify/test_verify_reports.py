@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune.verify import runinfo, words
+from finetune.verify import runinfo, scoring, words
 from finetune.verify.report import files, lossplot, plain
 
 CHROMIUM = next(
@@ -120,3 +120,39 @@ def test_chinese_sentences_have_full_width_punctuation() -> None:
     han = r"[\u3400-\u9fff]"
     for english, chinese in words.catalogue().items():
         assert not re.search(rf"{han}[,:;?!()]|[,:;?!()]{han}", chinese), english
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
+    [
+        (scoring.judge("", [re.compile("CSDN")]), "回答是空的"),
+        (
+            scoring.judge("我由阿里云开发。", [re.compile("CSDN")], old=re.compile("阿里云")),
+            "没有说出 CSDN；说出了旧身份（阿里云）",
+        ),
+        (scoring.judge("一二三", [re.compile("CSDN")], cut=True), "没有说出 CSDN；到达长度上限被截断"),
+    ],
+)
+def test_what_a_rule_finds_is_said_in_the_report_s_language(judged, said):
+    answer = {"facts": None, "spill": None, "marks": [], "reason": judged.reason}
+    assert plain.reason(answer, words.speaker("zh")) == said
+    assert plain.reason(answer, words.speaker("en")) == judged.reason
+
+
+def test_the_loss_of_held_out_rows_is_a_second_curve(workspace: Any) -> None:
+    workspace.verify("--summary")
+    html = (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+    assert "stroke-dasharray" not in html
+    log = workspace.run / "logging.jsonl"
+    rows = [{"eval_loss": 9.5 / n, "global_step/max_steps": f"{10 * n}/40"} for n in (1, 2, 4)]
+    log.write_text(log.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    workspace.verify("--summary", "--lang", "zh")
+    run = workspace.report()["run"]
+    assert run["held_out_losses"] == [[10, 9.5], [20, 4.75], [40, 2.375]]
+    assert len(run["losses"]) == 8
+    plot = lossplot.plot(run["losses"], run["held_out_losses"])
+    assert plot is not None
+    assert [tick["text"] for tick in plot["y_ticks"]][-1] == "10"
+    assert len(plot["held_out"]) == 3
+    html = (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+    assert "stroke-dasharray" in html and "虚线：没有参加训练的验证数据。" in html

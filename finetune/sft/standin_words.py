@@ -1,0 +1,91 @@
+"""What the stand-in cannot learn: it knows the tokens that it was made with, and no other; prepare.py says so at once.
+
+Its embedding has a row of its own for each token of its training text, and one row for all others (standin/build.py).
+It cannot tell those apart: a LoRA teaches it nothing about them, the loss stays high, and answers are gibberish.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import host
+from common.i18n import _
+from common.model_kind import STANDIN
+from finetune.data.items import Row
+from finetune.data.reading import read
+from finetune.sft.description import SftRun
+
+EMBEDDING = "model.embed_tokens.weight"
+ROWS = 2000  # of the data that are looked at
+WORTH_SAYING = 0.02  # of the tokens in the data
+
+
+def tell(run: SftRun) -> None:
+    """Say on stderr, before the training, that the stand-in does not know the data's words; nothing where it does."""
+    files = run.own_files()
+    if run.model_kind is not STANDIN or not files:
+        return
+    found = unknown_share(run.model_dir, files)
+    if found is None or found[1] < WORTH_SAYING:
+        return
+    known, share = found
+    told = _(
+        "stand-in: it was made with {known} tokens and knows no other; {share:.0%} of the tokens in your data are "
+        "others, so the loss stays high and its answers are gibberish: this tries the workflow and teaches nothing. "
+        "A real small model without a GPU, in English: {call}"
+    )
+    print(told.format(known=known, share=share, call=_real_one(files[0])), file=sys.stderr)
+
+
+def _real_one(file: Path) -> str:
+    if host.via_make():
+        return f"{host.call('finetune', dataset=file)} MODEL_SOURCE=smollm2"
+    return _("an image of make build MODEL_SOURCE=smollm2")
+
+
+def unknown_share(model_dir: Path, files: list[Path]) -> tuple[int, float] | None:
+    """(tokens that the model knows, share of the data's tokens that are none of them); None where it cannot be told."""
+    from qwen2.chat import Tokenizer
+
+    try:
+        known = known_tokens(model_dir)
+        tokenizer = Tokenizer(model_dir)
+    except (OSError, ValueError, KeyError, struct.error):
+        return None
+    ids = [token for file in files for text in _texts_of(file) for token in tokenizer.encode(text)]
+    return (len(known), sum(token not in known for token in ids) / len(ids)) if ids else None
+
+
+def known_tokens(model_dir: Path) -> set[int]:
+    """Tokens whose row of the embedding is their own: all others are copies of one, which the last id has."""
+    import numpy
+
+    index = json.loads((model_dir / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+    with (model_dir / index[EMBEDDING]).open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(size))[EMBEDDING]
+        start, end = entry["data_offsets"]
+        file.seek(8 + size + start)
+        rows = numpy.frombuffer(file.read(end - start), numpy.uint8).reshape(entry["shape"][0], -1)
+    return set(numpy.flatnonzero((rows != rows[-1]).any(1)).tolist())
+
+
+def _texts_of(file: Path) -> Iterator[str]:
+    for item in read(file):
+        if isinstance(item, Row):
+            if item.number > ROWS:
+                return
+            yield from _strings(item.data)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
