@@ -19,9 +19,10 @@ GIB = 2**30
 # Fitted to 60 peaks of five shapes, 0.5B to 14B: docs/plan.md. The allocator reserves more than is allocated, the more
 # so the larger its blocks are, and most where whole layers come and go.
 WORKSPACES = 0.23  # GiB: cuBLAS workspaces, rotary tables, small tensors
-SLACK_FIXED = 0.0616  # of the bytes that do not grow with the batch
-SLACK_GROWING = 0.0155  # of those that do
-SLACK_LAYER = 0.112  # the same with whole layers recomputed
+SECOND_PIECE = 0.045  # GiB: what a further piece of logits takes, where logits decide the peak
+SLACK_FIXED = 0.0615  # of the bytes that do not grow with the batch
+SLACK_GROWING = 0.0173  # of those that do
+SLACK_LAYER = 0.1124  # the same with whole layers recomputed
 # Columns that Model.load leaves beside every matmul, for its default rank, whatever is trained.
 LOADED_COLUMNS = {group: padded_columns(LOADED_RANK * len(paths)) for group, paths in GROUPS.items()}
 
@@ -48,9 +49,11 @@ class _Counted:
     def peak_gib(self, tokens: int, labels: int | None = None) -> float:
         """Estimate of the reserved peak for micro-batches of that many tokens; `labels` of them carry loss."""
         size = up(tokens, TOKEN_UNIT)
-        logits = min(head_rows(size), size if labels is None else labels) * self.vocab_size * (4 + 2)
+        carrying, piece = size if labels is None else labels, head_rows(size)
+        logits = min(piece, carrying) * self.vocab_size * (4 + 2)
         growing = (size * self.kept + max(size * self.passing, logits)) / GIB
-        return WORKSPACES + self.fixed_gib * (1 + SLACK_FIXED) + growing * (1 + self.slack)
+        again = SECOND_PIECE if carrying > 2 * piece and logits >= size * self.passing else 0.0
+        return WORKSPACES + again + self.fixed_gib * (1 + SLACK_FIXED) + growing * (1 + self.slack)
 
 
 def _counted(config: Config, rank: int, recompute: Recompute, dropout: float, targets: Sequence[str]) -> _Counted:
