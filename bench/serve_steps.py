@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from bench.serve_speed import make_adapters
+from bench.serve_speed import make_adapters, question
+from qwen2.chat import Tokenizer
 from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
@@ -73,10 +74,9 @@ def pieces(batch: Batch) -> None:
         print(json.dumps({"piece": lengths[:1] * 1 + [len(lengths)], "behind": start, "ms": ms}), flush=True)
 
 
-def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], count: int, tokens: int) -> None:
+def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], prompts: list[list[int]], tokens: int) -> None:
     """Answers of the engine, alone and at once, and of generate()."""
-    generator = torch.Generator().manual_seed(3)
-    prompts = [torch.randint(1000, 100_000, (5 + 37 * n % 300,), generator=generator).tolist() for n in range(count)]
+    count = len(prompts)
     said: dict[str, dict[int, list[int]]] = {}
     for name, groups in (("at once", [list(range(count))]), ("alone", [[n] for n in range(min(count, 6))])):
         said[name] = {n: [] for group in groups for n in group}
@@ -92,6 +92,11 @@ def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], count: int
     for number, adapter in enumerate([None, *adapters]):
         mine = [n for n in range(count) if n % 3 == number]
         wanted.update(zip(mine, generate(model, [prompts[n] for n in mine], tokens, adapter=adapter), strict=True))
+    # How often rounding alone parts answers: generate() against itself, a row at a time.
+    own = [None, *adapters]
+    said["generate, a row at a time"] = {
+        n: generate(model, [prompts[n]], tokens, adapter=own[n % 3])[0] for n in range(min(count, 6))
+    }
     for name, answers in said.items():
         parted, gaps = 0, []
         for n, answer in answers.items():
@@ -99,9 +104,10 @@ def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], count: int
                 parted += 1
                 at = next((i for i, (a, b) in enumerate(zip(answer, wanted[n], strict=False)) if a != b), -1)
                 ids = torch.tensor([[*prompts[n], *wanted[n][:at]]])
-                top = model(ids, [None, *adapters][n % 3])[0, -1].float().topk(2).values.tolist()
+                top = model(ids, own[n % 3])[0, -1].float().topk(2).values.tolist()
                 gaps.append(round(top[0] - top[1], 4))
-        print(json.dumps({"answers": name, "of": len(answers), "parted": parted, "gaps": sorted(gaps)}), flush=True)
+        gaps = sorted(gaps)
+        print(json.dumps({"answers": name, "of": len(answers), "parted": parted, "gaps": gaps}), flush=True)
 
 
 def main() -> int:
@@ -136,7 +142,10 @@ def main() -> int:
         pieces(scheduler.batch)
         print(json.dumps({"reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2)}))
         if args.same:
-            same(scheduler, model, adapters, args.same, args.tokens)
+            tokenizer = Tokenizer(args.model)
+            asked = [question(n, 0, (8, 40, 3)[n % 3]) for n in range(args.same)]
+            prompts = [tokenizer.encode_chat([{"role": "user", "content": each}]) for each in asked]
+            same(scheduler, model, adapters, prompts, args.tokens)
     return 0
 
 

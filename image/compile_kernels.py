@@ -51,7 +51,7 @@ def compile_for(capability: int, config: Any) -> list[Any]:
     from triton.runtime.jit import KernelInterface
 
     from qwen2 import ops_triton
-    from qwen2.serving import paged_triton
+    from qwen2.serving import lora_triton, paged_triton
 
     found: list[Any] = []
 
@@ -65,6 +65,7 @@ def compile_for(capability: int, config: Any) -> list[Any]:
         ops_triton.self_test("cpu")
         ops_triton.warm_up(config, "cpu", ops_triton.RANKS)
         paged_triton.warm_up(config, "cpu")
+        lora_triton.warm_up(config, "cpu")
     finally:
         KernelInterface.__getitem__ = launch
     return found

@@ -19,6 +19,16 @@ __all__ = ["DEFAULT_SYSTEM", "IGNORED", "RowError", "Tokenizer", "standard_row"]
 IGNORED = -100  # label of a token without loss
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """The byte that each character of a byte-level vocabulary stands for (GPT-2's encoder.py, bytes_to_unicode)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
 class TextStream:
     """Ids one by one as text: a character is given when all of its bytes are there."""
 
@@ -53,6 +63,7 @@ class Tokenizer:
             raise ValueError(
                 f"{path} has no {missing[0]}: it is not a Qwen2.5 tokenizer; use ENGINE=swift for this model"
             )
+        self._added = frozenset(self._backend.get_added_tokens_decoder())
         self._suffix = self.encode(template.END)
 
     def encode(self, text: str) -> list[int]:
@@ -62,6 +73,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ids."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token, which may be a part of a character; none for an id beyond the vocabulary."""
+        text = self._backend.id_to_token(token)
+        if text is None or token in self._added:
+            return (text or "").encode()
+        return bytes(_BYTES[char] for char in text)
 
     def stream(self) -> TextStream:
         """Text of ids that come one by one, special tokens left out."""

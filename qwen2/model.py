@@ -101,18 +101,18 @@ class Layer:
 
 @dataclass
 class ActiveLora:
-    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B lies in the weights.
-
-    `masks`: {matmul: [T, columns]} where tokens have adapters of their own (qwen2/serving/adapters.py).
-    """
+    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B lies in the weights."""
 
     a: list[dict[str, Tensor]] = field(default_factory=list)
-    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def columns(self, layer: int, group: str) -> int:
         """Columns of h in this matmul; 0 where the adapter leaves it alone."""
         a = self.a[layer].get(group)
         return 0 if a is None else a.shape[0]
+
+    def down(self, layer: int, group: str, x: Tensor, h: Tensor) -> None:
+        """h = x A^T. x [T, K] and h [T, columns], rows strided; serving has rows with adapters of their own here."""
+        torch.mm(x, self.a[layer][group].t(), out=h)
 
 
 def add_matmul(target: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
@@ -243,12 +243,12 @@ class Model:
             model = cls(config, place, dtype, lora_rank)
             # A tied checkpoint may hold the head a second time; it is the same matrix.
             ignore = {"lm_head.weight"} if config.tie_embeddings else set()
-            weights.load(folder, model._checkpoint_tensors(), progress, ignore)
+            weights.load(folder, model.checkpoint_tensors(), progress, ignore)
         if compiling is not None:
             compiling()
         return model
 
-    def _checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Tensor]:
         """Views into the fused storage by the names of the checkpoint."""
         named = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
         if not self.config.tie_embeddings:
@@ -344,10 +344,7 @@ class Model:
         def project(group: str, wide: Tensor, residual: Tensor | None = None) -> Tensor:
             linear = layer.linears[group]
             if wide.shape[1] > linear.inputs and lora is not None:
-                h = wide[:, linear.inputs :]
-                torch.mm(wide[:, : linear.inputs], lora.a[number][group].t(), out=h)
-                if group in lora.masks:
-                    h.mul_(lora.masks[group])
+                lora.down(number, group, wide[:, : linear.inputs], wide[:, linear.inputs :])
             return linear.apply(wide, residual)
 
         wide = buffer("qkv")

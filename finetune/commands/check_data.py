@@ -26,7 +26,7 @@ def parser() -> Parser:
     p = Parser(
         prog="check-data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
+        description=_("What is wrong with a dataset, and where; --convert writes a clean one."),
         epilog=_(
             "Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),\nand "
             "CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,\n"
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.convert:
             writer, reports = convert(paths, args.convert, options)
         else:
-            reports = [check_file(path, None, options) for path in paths]
+            reports = [check_file(path, host.shown(path), options) for path in paths]
     unfit = any(report.errors for report in reports)
     show(reports, args, None if unfit or writer else preparation.announce(paths, options.columns))
     if writer and not writer.rows:

@@ -10,14 +10,34 @@ A row of the base has a mask of zeros: its y is W x, whatever shares the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from qwen2 import ops
 from qwen2.config import GROUPS
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model
+
+MOST_ROWS = 256  # that the kernel for few rows is for; above, a matmul is the faster
+
+
+@dataclass
+class RowsLora(ActiveLora):
+    """Adapters side by side, of tokens that have one each: `masks` is {matmul: [T, columns]}."""
+
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    kernels: Any = None  # lora_triton.MaskedDown; None has torch do it
+
+    def down(self, layer: int, group: str, x: Tensor, h: Tensor) -> None:
+        """h = (x A^T) * mask."""
+        if self.kernels is not None and x.shape[0] <= MOST_ROWS:
+            self.kernels(x, self.a[layer][group], self.masks[group], h)
+            return
+        super().down(layer, group, x, h)
+        h.mul_(self.masks[group])
 
 
 class Adapters:
@@ -39,6 +59,11 @@ class Adapters:
         model.reserve(self.totals)
         self.a = [self._install(model, number, adapters, starts) for number in range(model.config.num_layers)]
         self.masks = {group: self._mask(model, group, adapters, starts) for group in self.totals}
+        self.kernels = None
+        if model.device.type == "cuda" and model.dtype == torch.bfloat16 and ops.triton_kernels() is not None:
+            from qwen2.serving.lora_triton import MaskedDown
+
+            self.kernels = MaskedDown(model.device)
 
     def _install(
         self, model: Model, number: int, adapters: Sequence[Adapter], starts: list[dict[str, int]]
@@ -70,4 +95,4 @@ class Adapters:
 
     def of_rows(self, adapter: Tensor) -> ActiveLora:
         """For run_layer: the adapters of tokens, by their number in `adapter` [T]."""
-        return ActiveLora(self.a, {group: mask[adapter] for group, mask in self.masks.items()})
+        return RowsLora(self.a, {group: mask[adapter] for group, mask in self.masks.items()}, self.kernels)

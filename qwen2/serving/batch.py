@@ -20,6 +20,7 @@ from qwen2.serving.pages import PAGE, SCRATCH, pages_for
 from qwen2.serving.request import Settings
 from qwen2.serving.sampling import Likelihoods, Told, choose, likelihoods, whole
 
+WARM_UP = (40, 512)  # tokens of prompts
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -249,7 +250,18 @@ class Batch:
                     self._step(size, self.table.shape[1], lora)
                 pool = graph.pool()
                 self.graphs[size, lora] = graph
+        self._warm_up()
         torch.cuda.synchronize()
+
+    def _warm_up(self) -> None:
+        """Run what no graph holds once: pieces of prompts, and tokens that are drawn. The first request waits less."""
+        pages = range(1, min(self.keys.shape[1], 1 + pages_for(WARM_UP[-1])))
+        for lora in (False, True) if self.adapters is not None else (False,):
+            for length in WARM_UP:
+                if pages_for(length) <= len(pages):
+                    piece = Piece(0, int(lora), [0] * length, 0, pages, True)
+                    self.prefill([piece], lora, [Special(0, 0, Settings(1.0, 0.9, logprobs=1), 0.5)])
+        self.prefill([Piece(0, 0, [0] * PAGE, PAGE, pages, True)], False, [])
 
 
 def _laid_out(pieces: Sequence[Piece], cos: Tensor, sin: Tensor, device: torch.device) -> attention.Pieces:

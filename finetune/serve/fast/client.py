@@ -212,8 +212,8 @@ class Text:
         return made | {"top_logprobs": [self._token(other, likely) for other, likely in others]}
 
     def _token(self, token: int, value: float) -> dict[str, Any]:
-        text = self.tokenizer.decode([token], skip_special_tokens=False)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+        said = self.tokenizer.token_bytes(token)
+        return {"token": said.decode("utf-8", "replace"), "logprob": value, "bytes": list(said)}
 
 
 def calls_in(text: str) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, run_main
+from common.i18n import _
 from finetune.serve.fast import worker
 from finetune.serve.fast.settings import Settings
 
@@ -40,15 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     endpoint = Endpoint(settings, here)
     what = ready(here)
     print(
-        f"serve: the engine is ready after {time.monotonic() - began:.1f} s: {what['rows']} answers at a time, "
-        f"a cache of {what['tokens']} tokens",
+        _("serve: engine ready after {seconds:.1f} s: {rows} answers at a time, a cache of {tokens} tokens").format(
+            seconds=time.monotonic() - began, rows=what["rows"], tokens=what["tokens"]
+        ),
         file=sys.stderr,
         flush=True,
     )
     endpoint.run()
     process.join(10)
     if endpoint.lost:
-        raise UserError("serve: the engine has ended; its last lines above say why", FAILED)
+        raise UserError(_("serve: the engine has ended; its last lines above say why"), FAILED)
     return DONE
 
 
@@ -58,7 +60,7 @@ def ready(pipe: Connection) -> dict[str, Any]:
         message = pipe.recv()
     except (EOFError, OSError):
         raise UserError(
-            "serve: the engine has ended before it was ready; its last lines above say why", FAILED
+            _("serve: the engine has ended before it was ready; its last lines above say why"), FAILED
         ) from None
     if message[0] == "failed":
         raise UserError(message[1], message[2])
@@ -115,7 +117,7 @@ class Endpoint:
         )
 
     @contextlib.asynccontextmanager
-    async def _life(self, _: Any) -> AsyncIterator[None]:
+    async def _life(self, _app: Any) -> AsyncIterator[None]:
         self.client.begin()
         yield
         self.client.end()

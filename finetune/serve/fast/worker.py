@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FAILED, UserError
+from common.i18n import _
 from finetune.engines.fast.loaded_model import Lane
 from finetune.serve.fast.settings import Settings
 
@@ -38,10 +39,11 @@ def main(pipe: Connection, settings: Settings) -> None:
             return
         except Exception as error:
             text = " ".join(str(error).split())[:500]
-            pipe.send(
-                ("failed", f"the engine cannot start ({type(error).__name__}: {text}); BACKEND=swift is another", 1)
+            why = _("the engine cannot start ({kind}: {text}); BACKEND=swift takes another").format(
+                kind=type(error).__name__, text=text
             )
-            raise
+            pipe.send(("failed", why, FAILED))
+            return
         from qwen2.serving.scheduler import summary
 
         pipe.send(("ready", summary(scheduler)))
@@ -67,11 +69,13 @@ def load(settings: Settings) -> Any:
             if settings.device == "cuda":
                 scheduler.batch.capture()
     except ValueError as error:
-        raise UserError(f"an adapter cannot be served: {error}") from None
+        raise UserError(_("an adapter cannot be served: {error}").format(error=error)) from None
     except torch.OutOfMemoryError:
         raise UserError(
-            "the GPU's memory ran out while the engine was set up; end what else uses the GPU (nvidia-smi), or raise "
-            "VRAM_CEILING_GIB on a larger card",
+            _(
+                "the GPU's memory ran out while the engine was set up; end what else uses the GPU (nvidia-smi), or "
+                "raise VRAM_CEILING_GIB on a larger card"
+            ),
             FAILED,
         ) from None
     return scheduler
@@ -94,8 +98,10 @@ def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
     pages = min(int(free / page), rows * pages_for(model.config.max_positions) + 1)
     if pages * PAGE < 1024 and pages * PAGE < model.config.max_positions:
         raise UserError(
-            f"beside the weights no GPU memory is left for answers under VRAM_CEILING_GIB={lane.cap_gib:g}: raise it "
-            "on a larger card, or serve fewer adapters",
+            _(
+                "beside the weights no GPU memory is left for answers under VRAM_CEILING_GIB={ceiling:g}; raise it on "
+                "a larger card, or serve fewer adapters"
+            ).format(ceiling=lane.cap_gib),
             FAILED,
         )
     return rows, pages
