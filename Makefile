@@ -87,12 +87,12 @@ DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
   $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
-  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE -e BACKEND
+  -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE -e BACKEND -e NPROC_PER_NODE
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
-  -e MASTER_PORT=$(MASTER_PORT) -e NPROC_PER_NODE)
+  -e MASTER_PORT=$(MASTER_PORT))
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
 DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
 # usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,
@@ -169,7 +169,7 @@ weights/models/%.sums: | .cache/clients/.done
 	@touch $@
 
 .PHONY: build
-build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL=… SERVE=vllm)
+build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL= SERVE=)
 	$(if $(WITH_VLLM),$(if $(filter cpu,$(TORCH)),@echo "error: SERVE=vllm needs the CUDA build of torch that its packages were made for; build where a GPU is or set TORCH=cuda" >&2; exit 2))
 	$(call docker_build,-t $(PLAIN_REF))
 	$(if $(WITH_VLLM),@$(DOCKER_ENGINE); docker build -f Dockerfile.vllm --build-arg MIRROR=$(PLAIN_REF) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) $(BUILD_FLAGS) -t $(REF) .)

@@ -40,7 +40,7 @@ class ModelKind:
 OTHER = ModelKind("other")
 STANDIN = ModelKind(
     "standin",
-    "stand-in",
+    N_("stand-in"),
     N_("stand-in weights"),
     N_("a tiny model for tests and machines without a GPU, not Qwen2.5-7B"),
 )

@@ -27,11 +27,14 @@ mirror_run_hooks() {
       continue # also the unexpanded pattern of an empty folder
     elif [[ "$hook" == *.sh ]]; then
       # shellcheck disable=SC1090
-      source "$hook" || mirror_error "hook $hook failed (exit $?); the start goes on without it"
+      source "$hook" || mirror_error "$(mirror_say "hook $hook failed (exit $?); the start goes on without it" \
+        "钩子 $hook 失败（退出码 $?）；启动继续，不再管它")"
     elif [ -x "$hook" ]; then
-      "$hook" || mirror_error "hook $hook failed (exit $?); the start goes on without it"
+      "$hook" || mirror_error "$(mirror_say "hook $hook failed (exit $?); the start goes on without it" \
+        "钩子 $hook 失败（退出码 $?）；启动继续，不再管它")"
     else
-      mirror_warn "hook $hook is neither a .sh file nor executable: passed over (chmod +x it?)"
+      mirror_warn "$(mirror_say "hook $hook is neither a .sh file nor executable: passed over (chmod +x it?)" \
+        "钩子 $hook 既不是 .sh 文件也不可执行：已跳过（是否需要 chmod +x？）")"
     fi
   done
 }
@@ -56,17 +59,21 @@ mirror_summary() {
 # usage: mirror_commands ; lists what may stand after the image's name
 mirror_commands() {
   local file name
-  echo "usage: docker run --rm -it --gpus all IMAGE [COMMAND [ARGUMENT...]]"
+  mirror_say "usage: docker run --rm -it --gpus all IMAGE [COMMAND [ARGUMENT...]]" \
+    "用法：docker run --rm -it --gpus all IMAGE [COMMAND [ARGUMENT...]]"
   echo
-  echo "scripts of $MIRROR_WORKSPACE (they refuse to start when a start-up check failed):"
+  mirror_say "scripts of $MIRROR_WORKSPACE (they refuse to start when a start-up check failed):" \
+    "$MIRROR_WORKSPACE 里的脚本（启动检查没有通过时拒绝启动）："
   for file in "$MIRROR_WORKSPACE"/*.sh; do
     [ -x "$file" ] || continue
     name="$(basename -- "$file" .sh)"
     printf '  %-16s %s\n' "$name" "$(mirror_summary "$file")"
   done
   echo
-  echo "tools:"
-  printf '  %-16s %s\n' healthcheck "startup | probe | report: is this container fit to fine-tune?"
+  mirror_say "tools:" "工具："
+  printf '  %-16s %s\n' healthcheck "$(mirror_say \
+    "startup | probe | report: is this container fit to fine-tune?" \
+    "startup | probe | report：这个容器是否具备微调条件？")"
   for file in "$MIRROR_ENTRYPOINT_DIR"/bin/*; do
     name="$(basename -- "$file")"
     if [ -f "$file" ] && [ "$name" != healthcheck ] && [ ! -e "$MIRROR_WORKSPACE/$name.sh" ]; then
@@ -74,7 +81,8 @@ mirror_commands() {
     fi
   done
   echo
-  echo "Anything else that is on PATH is run as it is (bash, python, nvidia-smi). Without a command: a shell."
+  mirror_say "Anything else that is on PATH is run as it is (bash, python, nvidia-smi). Without a command: a shell." \
+    "PATH 上的其他命令照原样运行（bash、python、nvidia-smi）。不给命令则打开 shell。"
 }
 
 # usage: mirror_asks_for_help [ARGUMENT...] ; true where the arguments hold --help or -h
@@ -128,7 +136,9 @@ mirror_default_command() {
   if [ -t 0 ] || [ "$(readlink /proc/self/fd/0)" != /dev/null ]; then
     COMMAND=(bash)
   else
-    mirror_note "no command and no terminal: staying up. docker exec -it ${HOSTNAME:-CONTAINER} bash opens a shell; docker stop ends it"
+    mirror_note "$(mirror_say \
+      "no command and no terminal: staying up. docker exec -it ${HOSTNAME:-CONTAINER} bash opens a shell; docker stop ends it" \
+      "没有命令也没有终端：保持运行。docker exec -it ${HOSTNAME:-CONTAINER} bash 打开 shell；docker stop 结束")"
     COMMAND=(sleep infinity)
   fi
 }
@@ -156,7 +166,8 @@ main() {
     COMMAND[0]="$script"
   elif ! type -P -- "${COMMAND[0]}" >/dev/null; then
     # 127 is what a shell answers; said before the checks, so that a typing error does not cost their seconds.
-    mirror_error "no command ${COMMAND[0]@Q} in this image; what there is:"
+    mirror_error "$(mirror_say "no command ${COMMAND[0]@Q} in this image; what there is:" \
+      "镜像里没有命令 ${COMMAND[0]@Q}；可用的有：")"
     mirror_commands >&2
     return 127
   fi
@@ -165,11 +176,14 @@ main() {
   # One line unless something is wrong; HEALTH_VERBOSE=1 shows every check.
   [ "$level" = none ] || healthcheck startup --brief --level "$level" >&2 || health=$?
   if [ "$health" -ne 0 ] && [ -n "$script" ]; then
-    mirror_error "$(basename -- "$script") was not started, because a start-up check failed (above, with its remedy)." \
-      "HEALTH_LEVEL=off starts it all the same"
+    mirror_error "$(mirror_say \
+      "$(basename -- "$script") was not started, because a start-up check failed (above, with its remedy). HEALTH_LEVEL=off starts it all the same" \
+      "$(basename -- "$script") 没有启动，因为有启动检查没有通过（见上面的解决办法）。HEALTH_LEVEL=off 可强行启动")"
     return "$health"
   elif [ "$health" -ne 0 ]; then
-    mirror_warn "a start-up check failed (above, with its remedy); ${COMMAND[0]} starts all the same, so that you can look"
+    mirror_warn "$(mirror_say \
+      "a start-up check failed (above, with its remedy); ${COMMAND[0]} starts all the same, so that you can look" \
+      "有启动检查没有通过（见上面的解决办法）；${COMMAND[0]} 照常启动，方便您查看")"
   fi
 
   # exec, so that the command is tini's own child and receives its signals.

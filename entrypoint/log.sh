@@ -23,6 +23,15 @@ mirror_log() {
   fi
 }
 
+# usage: mirror_say ENGLISH CHINESE ; prints one of them: the language is chosen as common/i18n.py chooses it
+mirror_say() {
+  local language="${MIRROR_LANG:-${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}}"
+  case "${language,,}" in
+    zh | zh[_.@-]*) printf '%s\n' "$2" ;;
+    *) printf '%s\n' "$1" ;;
+  esac
+}
+
 # usage: mirror_note MESSAGE... | mirror_warn MESSAGE... | mirror_error MESSAGE...
 mirror_note() { mirror_log INFO "$@"; }
 mirror_warn() { mirror_log WARNING "$@"; }

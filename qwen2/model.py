@@ -243,12 +243,12 @@ class Model:
             model = cls(config, place, dtype, lora_rank)
             # A tied checkpoint may hold the head a second time; it is the same matrix.
             ignore = {"lm_head.weight"} if config.tie_embeddings else set()
-            weights.load(folder, model._checkpoint_tensors(), progress, ignore)
+            weights.load(folder, model.checkpoint_tensors(), progress, ignore)
         if compiling is not None:
             compiling()
         return model
 
-    def _checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Tensor]:
         """Views into the fused storage by the names of the checkpoint."""
         named = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
         if not self.config.tie_embeddings:

@@ -153,7 +153,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -
 
 
 # Dropout masks are a function of (seed, step, layer, linear, element), not of a generator's state: they need no memory,
-# come out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU.
+# come out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU. A token
+# counts by its number in the whole step: how a step is cut, and among how many processes, changes no mask.
+# `seed` is [1 + T] int64 on the device: the step's seed, then the number of each token.
 _M1, _M2, _M3 = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 
 
@@ -166,10 +168,16 @@ def hash32(value: Tensor) -> Tensor:
 
 
 def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Tensor:
-    """Bool mask [T, K], False with probability p. seed: int64 scalar on the device (changes every step)."""
-    index = torch.arange(shape[0] * shape[1], dtype=torch.int64, device=seed.device).view(shape)
-    mixed = hash32(index ^ hash32(seed + (key * _M3 & 0x7FFFFFFF)))
+    """Bool mask [T, K], False with probability p."""
+    columns = torch.arange(shape[1], dtype=torch.int64, device=seed.device)
+    index = seed[1:, None] * shape[1] + columns
+    mixed = hash32(index ^ hash32(seed[0] + (key * _M3 & 0x7FFFFFFF)))
     return mixed >= int(p * 2**32)
+
+
+def in_order(seed: int, tokens: int, device: torch.device | None = None) -> Tensor:
+    """The `seed` of a step in one piece: its tokens are numbered as they lie."""
+    return torch.cat((torch.tensor([seed], device=device), torch.arange(tokens, device=device)))
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:

@@ -165,7 +165,7 @@ def _read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> No
         done += count
 
 
-def _view(buffer: torch.Tensor) -> memoryview:
+def bytes_view(buffer: torch.Tensor) -> memoryview:
     """The bytes of a CPU tensor as a writable memoryview, without numpy."""
     return memoryview((ctypes.c_char * buffer.numel()).from_address(buffer.data_ptr())).cast("B")
 
@@ -181,7 +181,7 @@ def _load_cpu(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: Pr
                 stack.callback(os.close, files[piece.path])
             if buffer.numel() < piece.nbytes:
                 buffer = torch.empty(piece.nbytes, dtype=torch.uint8)
-            _read_into(files[piece.path], _view(buffer)[: piece.nbytes], piece.offset, piece.path)
+            _read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
             piece.target.copy_(buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape))
             done += piece.nbytes
             if progress:
@@ -214,7 +214,7 @@ def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: P
                     buffer, event = buffers[turn], copied[turn]
                     turn = 1 - turn
                     event.synchronize()  # an event never recorded is complete
-                    _read_into(files[piece.path], _view(buffer)[: piece.nbytes], piece.offset, piece.path)
+                    _read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
                     source = buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape)
                     with torch.cuda.stream(stream):
                         if piece.target.is_contiguous() and piece.target.dtype == piece.dtype:

@@ -9,8 +9,4 @@ set -euo pipefail
 here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 export PYTHONSAFEPATH=1 # as -I below, for what Python starts: a json.py in this folder is not Python's own
 
-# One GPU, as in the article: with several visible, ms-swift would spread one model over all of them.
-# NPROC_PER_NODE=2 sft.sh trains on two, each with the whole model.
-[ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
-
 exec python -I -m finetune.commands.sft sft --config "$here/configs/sft.yaml" "$@"

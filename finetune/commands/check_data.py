@@ -26,7 +26,7 @@ def parser() -> Parser:
     p = Parser(
         prog="check-data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
+        description=_("What is wrong with a dataset, and where; --convert writes a clean one."),
         epilog=_(
             "Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),\nand "
             "CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,\n"

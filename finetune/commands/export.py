@@ -53,7 +53,7 @@ def parser() -> Parser:
         usage="export.sh [ADAPTER] [--quant q4_k_m|q5_k_m|q8_0|f16] [--imatrix rows] [--output DIR] [--no-check]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
+        description=_("Export an adapter, merged and quantized, as one GGUF file for Ollama, llama.cpp and LM Studio."),
         epilog=_(
             "The folder holds the GGUF, a Modelfile for Ollama, a card with the proof, LICENSE and "
             "SHA256SUMS.\nExit code 0: written and proved; 1: the proof or, for q4_k_m and q5_k_m, the "

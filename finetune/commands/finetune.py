@@ -217,7 +217,7 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
         code = start.train(run, lane, stop, asked)
-        if code != DONE:
+        if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
             return code
         stop.at_steps = False  # nothing is trained any more: a signal ends the answers at once
         try:

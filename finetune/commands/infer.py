@@ -37,7 +37,7 @@ def parser() -> Parser:
         usage="infer.sh [--adapter DIR|newest] [QUESTION...] [--gguf FILE] [--swift-option value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
+        description=_("Ask the model, with or without an adapter, one question or many, or talk to it."),
         epilog=_(
             "Without a question it is a conversation; `clear` forgets what was said, `exit` or Ctrl-D ends "
             "it.\nWith questions, each is answered by itself, and nothing but the answers goes to stdout.\n"

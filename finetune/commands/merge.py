@@ -23,8 +23,9 @@ from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
 from finetune.engines.swift.printed import last_line
-from finetune.merge import folder, model_card, resources, same_answers
+from finetune.merge import folder, here, model_card, resources, same_answers
 from finetune.runs import adapters, checkpoints, run_folder
+from finetune.runs.gpu_lock import job
 from finetune.verify import runinfo
 from finetune.verify.config import default_path
 from finetune.verify.engine import check_adapter
@@ -50,7 +51,7 @@ def parser() -> Parser:
         usage="merge.sh [ADAPTER] [--output DIR] [--device auto|cuda|cpu] [--no-check] [--swift-option value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
+        description=_("Merge an adapter into its base, as a folder that any program loads by itself."),
         epilog=_(
             "The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.\nExit "
             "code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: "
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = resources.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
     resources.require_target(target)
     resources.require_disk(target, weights)
+    extra = [item.name for item in args.given if item.name != "torch_dtype"]  # of ms-swift's own, by the user
     args.set("model", str(base))
     args.set("adapters", str(adapter))
     swift_launcher.prepare(["export", *args.words()], settings)  # unknown options, before anything slow
@@ -153,17 +155,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     system = run.system or DEFAULT_SYSTEM
     with folder.temporary(target) as place:
         model = place / target.name
-        export(args, model, place / "log", device, options.wait)
+        answers = same_answers.Answers(texts, system, device, settings.vram_ceiling_gib) if texts is not None else None
+        is_ours = device == "cuda" and not extra and dtype == "bfloat16" and here.is_possible(base, adapter)
+        if is_ours:
+            with job("merge", wait=options.wait or None) as held:
+                here.merge(base, adapter, model, device, settings.vram_ceiling_gib, answers, held.phase)
+        else:
+            export(args, model, place / "log", device, options.wait)
         adapter_args = run.settings | json_object(adapter / "args.json") | {"system": system}
         folder.complete(model, base, dtype, adapter_args)
         fault = checkpoints.problem(model)
         if fault:
             raise UserError(_("merge: ms-swift left no whole model: {fault}; try again").format(fault=fault), FAILED)
         asked = None
-        if texts is not None:
-            asked = compare(
-                same_answers.Answers(texts, system, device, settings.vram_ceiling_gib), base, adapter, model
-            )
+        if answers is not None:
+            asked = compare(answers, base, None if is_ours else adapter, model)
             judge(asked, is_standin)
         official = base / "SHA256SUMS"
         model_card.write(
@@ -203,13 +209,15 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
     return dtype
 
 
-def compare(answers: same_answers.Answers, base: Path, adapter: Path, model: Path) -> list[same_answers.Asked]:
-    """Ask both, as a job of its own; it waits, since another may have taken the GPU after ms-swift let go of it."""
-    from finetune.runs.gpu_lock import job
+def compare(answers: same_answers.Answers, base: Path, adapter: Path | None, model: Path) -> list[same_answers.Asked]:
+    """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge let go of it.
 
+    No `adapter`: its answers are there already.
+    """
     with job("merge", wait=True) as held:
-        held.phase(_("asking the adapter"))
-        answers.ask_adapter(base, adapter)
+        if adapter is not None:
+            held.phase(_("asking the adapter"))
+            answers.ask_adapter(base, adapter)
         held.phase(_("asking the merged model"))
         return answers.ask_merged(model)
 

@@ -25,7 +25,7 @@ def parser() -> Parser:
     p = Parser(
         prog="plan",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
+        description=_("How a run fits the card, before a model is loaded: batch, peak and time, and other cards."),
         epilog=_(
             "Reads the rows' token lengths and config.json; no weights, no GPU. The config's batch stays as "
             "it is\n(per_device_train_batch_size x gradient_accumulation_steps); only how it is cut changes, "

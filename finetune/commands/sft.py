@@ -21,7 +21,7 @@ def parser(name: str) -> Parser:
         prog=f"{name}.sh",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__.split("\n", 1)[0],
+        description=_("One fine-tuning run from a config file: check the data, train, write run.json."),
         epilog=_(
             "Every other option is ms-swift's, and wins over the file: --num_train_epochs 3 --dataset "
             "my.json\n(`swift sft --help` lists them all; the config file explains those of the article). "

@@ -405,8 +405,8 @@ def in_one_line(reports: Iterable[FileReport]) -> str:
     for kind, count in kinds.most_common():
         warnings.append(f"{count} {kind}" + (f" ({', '.join(names)})" if kind == "placeholder" else ""))
     if warnings:
-        parts.append(_("warnings: {names} (check-data lists them)").format(names=", ".join(warnings)))
-    return ", ".join(parts)
+        parts.append(_("warnings: {names} (check-data lists them)").format(names=_(", ").join(warnings)))
+    return _(", ").join(parts)
 
 
 def default_heldout() -> frozenset[str]:

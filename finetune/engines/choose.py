@@ -6,7 +6,6 @@ No torch is imported: the choice is made, and said in one line, before anything 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +123,6 @@ def choose(
     model_dir: Path,
     sources: Sequence[Source],
     on_cpu: bool,
-    environ: Mapping[str, str] | None = None,
     resumed: str = "",
 ) -> Choice:
     """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot.
@@ -138,7 +136,7 @@ def choose(
     why = resumed or (
         N_("because it honours every option given") if asked == "auto" else N_("because ENGINE=fast asks for it")
     )
-    obstacles = [*_of_machine(os.environ if environ is None else environ), *_of_model(model_dir), *_of_data(sources)]
+    obstacles = [*_of_model(model_dir), *_of_data(sources)]
     train: dict[str, Any] = {}
     rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True, "split": 0.0}
     for name, value in options.items():
@@ -168,14 +166,6 @@ def choose(
             said += _(" (and {count} more)").format(count=rest_count)
         return Choice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
     return Choice(FAST, why, train, **rest)
-
-
-def _of_machine(environ: Mapping[str, str]) -> list[str]:
-    found = []
-    for name in ("NPROC_PER_NODE", "NNODES"):
-        if environ.get(name, "1") not in ("", "1"):
-            found.append(f"{name}={environ[name]}, several processes")
-    return found
 
 
 def _of_model(model_dir: Path) -> list[str]:

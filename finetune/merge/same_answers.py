@@ -70,8 +70,12 @@ class Answers:
     def ask_adapter(self, base: Path, adapter: Path | None) -> None:
         """Load the base, ask it with the adapter (None: by itself), let go of it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
-        self.before = self._ask(engine, engine.adapter(adapter) if adapter else None)
+        self.ask(engine, engine.adapter(adapter) if adapter else None)
         release(engine)
+
+    def ask(self, engine: Qwen2Engine, adapter: Any) -> None:
+        """`ask_adapter` of a model that is loaded, and stays so."""
+        self.before = self._ask(engine, adapter)
 
     def ask_merged(self, model: Path) -> list[Asked]:
         """Load the merged model, ask it the same, and compare."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwen2.config import PROJECTIONS, Config
 
+WEIGHTS = 7.07e9  # of the shape that batches.step_ms was measured with
+START_S = 2.0  # that further processes cost: NCCL (measured: 1.0), the weights once more
+SUM_S = 0.002  # of adding up the gradients of a step
 SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
 
 
@@ -21,6 +25,29 @@ class FastPlan:
     seconds_per_step: float
 
 
+def cards_seconds(
+    shape: Config,
+    lengths: Sequence[int],
+    most: int,
+    batch: int,
+    ceiling_gib: float,
+    rank: int,
+    dropout: float,
+    targets: tuple[str, ...],
+    epochs: float,
+    max_steps: int,
+) -> dict[int, float]:
+    """Seconds of a training on 1 to `most` cards, with the start of the processes; H100. Without those that cannot."""
+    steps = max_steps if max_steps > 0 else math.ceil(epochs * -(-len(lengths) // batch))
+    found = {}
+    for count in range(1, most + 1):
+        plan = plan_fast(shape, lengths, batch, ceiling_gib, rank, dropout, targets, processes=count)
+        if isinstance(plan, FastPlan):
+            scale = (shape.linear_parameters + shape.vocab_size * shape.hidden_size) / WEIGHTS
+            found[count] = steps * plan.seconds_per_step * scale + (START_S + SUM_S * steps if count > 1 else 0.0)
+    return found
+
+
 def plan_fast(
     shape: Config,
     lengths: Sequence[int],
@@ -30,10 +57,11 @@ def plan_fast(
     dropout: float = 0.05,
     targets: tuple[str, ...] = PROJECTIONS,
     slower: tuple[float, float] = (1.0, 1.0),
+    processes: int = 1,
 ) -> FastPlan | str:
     """The plan, or in words why there is none. All tokens count as if they carried loss.
 
-    `slower` is how much slower than an H100 the card reads, and computes.
+    `slower` is how much slower than an H100 the card reads, and computes; of several processes the slowest counts.
     """
     from qwen2.training import memory
     from qwen2.training.batches import plan_steps, step_ms
@@ -45,12 +73,18 @@ def plan_fast(
     some = lengths if len(lengths) <= SAMPLE else [max(lengths), *random.Random(0).sample(list(lengths), SAMPLE - 1)]
     rows = [(range(length), range(length)) for length in some]
     try:
-        found = memory.plan(shape, settings, rows, ceiling_gib)
+        found = memory.plan(shape, settings, rows, ceiling_gib, processes)
     except ValueError as error:
         return str(error)
-    steps = plan_steps(rows, settings.total_steps(len(rows)), batch, settings.data_seed, None, found.micro_batch_tokens)
+    total = settings.total_steps(len(rows))
+    cut = (rows, total, batch, settings.data_seed, None, found.micro_batch_tokens)
     again = 4 / 3 if found.recompute == "layer" else 1.0  # the forward pass runs twice
-    milliseconds = sum(step_ms(micro.tokens, slower) * again for step in steps for micro in step.micros)
-    return FastPlan(
-        found.recompute, found.micro_batch_tokens, round(found.peak_gib, 2), milliseconds / len(steps) / 1000
-    )
+    shares = [
+        [
+            sum(step_ms(micro.tokens, slower) * again for micro in step.micros)
+            for step in plan_steps(*cut, process, processes)
+        ]
+        for process in range(processes)
+    ]
+    milliseconds = sum(map(max, zip(*shares, strict=True)))
+    return FastPlan(found.recompute, found.micro_batch_tokens, round(found.peak_gib, 2), milliseconds / total / 1000)

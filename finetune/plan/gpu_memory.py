@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 from common.i18n import _
 from common.settings import gpu_visible
 from finetune.plan.swift import card_ceiling
+
+if TYPE_CHECKING:
+    from healthchecks.nvml import Gpu as Gpu
 
 GIB = 2**30
 CONTEXT_GIB = 0.6  # a CUDA context, which the allocator's ceiling does not count
@@ -44,7 +47,7 @@ def find(gpu_gib: float | None, setting_gib: float, nvml: Callable[[], Any] | No
             ASSUMED_GIB,
             setting_gib,
         )
-    free = max(0.0, gpu.free / GIB - CONTEXT_GIB)
+    free = ceiling_gib(gpu, 0.0)
     total = gpu.total / GIB
     if 0 < setting_gib <= free:
         return Card(gpu.name, total, setting_gib, f"VRAM_CEILING_GIB={setting_gib:g}")
@@ -70,22 +73,41 @@ def _named(name: str, gib: float, setting_gib: float) -> Card:
     return Card(name, gib, possible, _("{gib:.1f} GiB are left to CUDA and the display").format(gib=gib - possible))
 
 
-def _first(nvml: Callable[[], Any] | None) -> Any:
-    """The GPU that a run would take, or None where NVML has none to show."""
+def ceiling_gib(gpu: Gpu, setting_gib: float) -> float:
+    """The GiB of a GPU that a run may plan with: VRAM_CEILING_GIB, or what is free (setting 0: no ceiling was set)."""
+    free = max(0.0, gpu.free / GIB - CONTEXT_GIB)
+    return setting_gib if 0 < setting_gib <= free else free
+
+
+def visible(nvml: Callable[[], Any] | None = None) -> list[tuple[str, Gpu]]:
+    """The GPUs that CUDA will see, each by what CUDA_VISIBLE_DEVICES calls it; [] where NVML has none to show."""
     if nvml is None:
         if not gpu_visible():
-            return None
+            return []
         nvml = _pynvml
     from healthchecks.nvml import NvmlProblem, read
 
     try:
         gpus = read(nvml()).gpus
     except (ImportError, NvmlProblem):
-        return None
-    wanted = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0].strip()
-    if wanted.isdecimal():
-        return gpus[int(wanted)] if int(wanted) < len(gpus) else None
-    return next((gpu for gpu in gpus if wanted and gpu.uuid.startswith(wanted)), gpus[0] if gpus else None)
+        return []
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [str(index) for index in range(len(gpus))] if not wanted.strip() else wanted.split(",")
+    found = []
+    for name in map(str.strip, names):
+        if name.isdecimal():
+            gpu = gpus[int(name)] if int(name) < len(gpus) else None
+        else:  # a MIG instance's name is none of NVML's GPUs: the first stands for it
+            gpu = next((gpu for gpu in gpus if name and gpu.uuid.startswith(name)), gpus[0] if name and gpus else None)
+        if gpu is None:
+            break  # CUDA leaves out what follows a name that it does not know
+        found.append((name, gpu))
+    return found
+
+
+def _first(nvml: Callable[[], Any] | None) -> Gpu | None:
+    """The GPU that a run would take, or None where NVML has none to show."""
+    return next((gpu for _name, gpu in visible(nvml)), None)
 
 
 def _pynvml() -> Any:

@@ -75,7 +75,7 @@ def shape_of(model_dir: Path) -> tuple[Config, str]:
     kind = kind_of(model_dir)
     if kind.is_for_tests:
         return REAL_SHAPE, _("{real}, by its shape: the weights here are the {short}").format(
-            real=REAL, short=kind.short
+            real=REAL, short=_(kind.short)
         )
     try:
         shape = Config.from_dir(model_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import replace
@@ -40,9 +41,9 @@ def require_rows(run: SftRun) -> None:
 
 
 def share(run: SftRun) -> SftRun:
-    """With several workers, divide the micro-batches of a step among them, so that a step has the same rows.
+    """With several workers, divide the rows of a step among them, so that it has the same ones as on one worker.
 
-    Nothing is changed where the user gave gradient_accumulation_steps, or the workers do not divide it.
+    Nothing is changed where the user gave gradient_accumulation_steps, or the workers do not divide the rows.
     """
     workers = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
     if workers == 1 or run.choice.is_fast or run.args.get("gradient_accumulation_steps") is not None:
@@ -50,7 +51,8 @@ def share(run: SftRun) -> SftRun:
     options = run.options()
     size = int(options.get("per_device_train_batch_size", 1))
     micros = int(options.get("gradient_accumulation_steps", 1))
-    if micros % workers:
+    rows, rest = divmod(size * micros, workers)
+    if rest or (run.args.get("per_device_train_batch_size") is not None and rows % size):
         print(
             _(
                 "note: {workers} workers do not divide {micros} micro-batches: a step has {size} rows, where "
@@ -59,20 +61,23 @@ def share(run: SftRun) -> SftRun:
             file=sys.stderr,
         )
         return run
+    size = math.gcd(size, rows)
     print(
         _("batch: {workers} workers x {size} x {micros} rows a step, as many as on one").format(
-            workers=workers, size=size, micros=micros // workers
+            workers=workers, size=size, micros=rows // size
         ),
         file=sys.stderr,
     )
-    return replace(run, own=run.own | {"gradient_accumulation_steps": micros // workers})
+    own = {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
+    return replace(run, own=run.own | own)
 
 
 def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
     """Cut ms-swift's batch as finetune/plan finds it fastest under the ceiling; what the user gave stays.
 
     UserError with the remedies when nothing fits. Nothing is changed where the plan does not know the run (no GPU,
-    several processes, another model than Qwen2, no LoRA, options in UNPLANNED), or nothing says how long the rows are.
+    another model than Qwen2, no LoRA, options in UNPLANNED), or nothing says how long the rows are. With several
+    processes it is each one's part of the batch (`share`) that is cut.
     `waits`: another job may hold the card now, so that its whole memory counts in place of what is free.
     """
     options = run.options()
@@ -100,8 +105,6 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
 def _plannable_shape(run: SftRun, options: dict[str, Any]) -> Config | None:
     """The shape of the model, where finetune/plan knows what such a run takes."""
     if run.choice.is_fast or run.model_kind is STANDIN or run.settings.wants_cpu:
-        return None
-    if any(count(name) > 1 for name in ("NPROC_PER_NODE", "NNODES")):
         return None
     targets = {*listed(options.get("target_modules", "all-linear"))}
     known = options.get("tuner_type", "lora") == "lora" and options.get("torch_dtype", "bfloat16") == "bfloat16"

@@ -12,9 +12,11 @@ from common.settings import Settings
 from finetune.data.check import FileReport
 from finetune.data.source import Source
 from finetune.engines import choose
+from finetune.engines.fast.workers import Workers
 from finetune.engines.swift import config_file, options
 from finetune.engines.swift.arguments import Arguments
 
+ONE_PROCESS = Workers()
 NOT_CHOSEN = choose.Choice(choose.SWIFT, "")
 
 
@@ -37,6 +39,7 @@ class SftRun:
     columns: tuple[str, str] | None = None
     data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset
     choice: choose.Choice = NOT_CHOSEN
+    workers: Workers = ONE_PROCESS  # of the fast lane
     folder: Path = Path()
     checkpoint: Path | None = None  # to go on from
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
@@ -58,8 +61,8 @@ class SftRun:
 
     @property
     def is_helping(self) -> bool:
-        """Whether this is a node above 0: checkpoints (ms-swift) and run.json (we) are written on node 0 alone."""
-        return not self.choice.is_fast and self.node_rank > 0
+        """Whether this is a node above 0: checkpoints and run.json are written on node 0 alone."""
+        return self.node_rank > 0 and (self.workers.nodes > 1 or not self.choice.is_fast)
 
     @property
     def evaluates(self) -> bool:

@@ -24,7 +24,7 @@ from finetune.engines.swift import config_file, launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
-from finetune.sft import batch, epochs, folder, standin_words
+from finetune.sft import batch, epochs, folder, gpus, standin_words
 from finetune.sft.description import SftRun, listed
 from finetune.sft.record import weights_digest
 
@@ -183,7 +183,7 @@ def _say_kind(run: SftRun) -> None:
     if changed:
         print(
             _("{short} settings (configs/{name}.yaml): {names}").format(
-                short=kind.short, name=kind.name, names=", ".join(changed)
+                short=_(kind.short), name=kind.name, names=", ".join(changed)
             ),
             file=sys.stderr,
         )
@@ -321,4 +321,4 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     print(choice.in_one_line(), file=sys.stderr)
     run = replace(run, choice=choice)
     epochs.require_fast(run)
-    return run
+    return gpus.take(run)

@@ -190,5 +190,5 @@ def summary(name: str, record: dict[str, Any], adapter: Path | None) -> str:
     if "peak_gib" in record:
         parts.append(_("peak {peak_gib:.1f} GiB").format(peak_gib=record["peak_gib"]))
     return _("{name}: {names}; adapter {adapter}").format(
-        name=name, names=", ".join(parts), adapter=host.shown(adapter)
+        name=name, names=_(", ").join(parts), adapter=host.shown(adapter)
     )

@@ -18,6 +18,7 @@ from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
+from finetune.engines.fast.together import take_part
 from finetune.engines.fast.train import Ended, Request, save_earlier, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
@@ -222,7 +223,10 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
         resume=run.checkpoint,
         wait=run.wait,
         keep=frozenset(at),
+        lost=lambda why: finish(run, record, Ended(FAILED, why)),
     )
+    if run.is_helping:
+        return record, Ended(*take_part(lane, request, stop))
     with record_of(run, record) as before:
         stop.at_once = lambda number: end_at_once(run, record, before, number)
         ended = train_fast(lane, request, stop)
@@ -275,4 +279,4 @@ def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -
 
 def lane_of(run: SftRun) -> Lane:
     """The fast lane's model for this run, not loaded yet."""
-    return Lane(run.model_dir, run.device, run.settings.vram_ceiling_gib)
+    return Lane(run.model_dir, run.device, run.settings.vram_ceiling_gib, run.workers)

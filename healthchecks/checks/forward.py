@@ -138,7 +138,7 @@ REPORT = N_("a defect of this image: please report it with the output of `health
 
 def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
     """Every weight and logit is a number. Weights too: a NaN in the row of a rare character shows in no prompt."""
-    for name, tensor in model._checkpoint_tensors().items():
+    for name, tensor in model.checkpoint_tensors().items():
         low, high = torch.aminmax(tensor)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise Failure("non-finite", _("the weight {name} holds NaN or infinity").format(name=name), DAMAGED)

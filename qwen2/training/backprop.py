@@ -41,7 +41,7 @@ class MicroBatch:
     pick: Tensor  # [n] int64, the tokens whose successor carries loss
     labels: Tensor  # [n] int64, those successors
     scale: Tensor  # float32 scalar, 1 / labels of the whole optimizer step
-    seed: Tensor  # int64 scalar, for the dropout masks of this micro-batch
+    seed: Tensor  # [1 + T] int64, for the dropout masks: the step's seed, each token's number in the step
 
 
 @dataclass

@@ -7,6 +7,7 @@ rest being a smaller batch. That is ms-swift's BatchSamplerShard; ms-swift shuff
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,25 +39,31 @@ class Shape:
     @property
     def words(self) -> int:
         """int64 words that hold a micro-batch of this shape."""
-        return 2 * self.tokens + 2 * self.labels + (self.rows + 2) // 2 + 2
+        return 3 * self.tokens + 2 * self.labels + (self.rows + 2) // 2 + 2
 
 
 @dataclass(frozen=True)
 class Micro:
-    """One micro-batch: indices of rows, their tokens and labels."""
+    """One micro-batch: indices of rows, their tokens and labels.
+
+    `numbers` are the rows' first tokens, counted over all rows of the step; () counts them as they lie.
+    """
 
     rows: tuple[int, ...]
     tokens: int
     labels: int
     longest: int
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step."""
+    """One optimizer step: the micro-batches of one process; labels, tokens and rows of all of them."""
 
     micros: tuple[Micro, ...]
     labels: int
+    tokens: int
+    rows: int
 
 
 def epoch_order(count: int, data_seed: int, epoch: int) -> list[int]:
@@ -92,15 +99,23 @@ def check_rows(rows: Sequence[Row], config: Config) -> None:
 
 
 def plan_steps(
-    rows: Sequence[Row], total: int, batch_size: int, data_seed: int, micro_rows: int | None, micro_tokens: int | None
+    rows: Sequence[Row],
+    total: int,
+    batch_size: int,
+    data_seed: int,
+    micro_rows: int | None,
+    micro_tokens: int | None,
+    rank: int = 0,
+    size: int = 1,
 ) -> list[Step]:
-    """The `total` optimizer steps of a run."""
+    """The `total` optimizer steps of a run, as process `rank` of `size` runs them."""
     tokens = [len(row[0]) for row in rows]
     labels = [count_labels(row) for row in rows]
 
-    def micro(members: Sequence[int]) -> Micro:
+    def micro(members: Sequence[int], first: dict[int, int]) -> Micro:
         lengths = [tokens[m] for m in members]
-        return Micro(tuple(members), sum(lengths), sum(labels[m] for m in members), max(lengths))
+        numbers = tuple(first[m] for m in members)
+        return Micro(tuple(members), sum(lengths), sum(labels[m] for m in members), max(lengths), numbers)
 
     steps: list[Step] = []
     epoch = 0
@@ -108,8 +123,12 @@ def plan_steps(
         order = epoch_order(len(rows), data_seed, epoch)
         for start in range(0, len(order), batch_size):
             members = order[start : start + batch_size]
-            micros = tuple(micro(part) for part in split(members, tokens, micro_rows, micro_tokens))
-            steps.append(Step(micros, sum(m.labels for m in micros)))
+            ends = list(itertools.accumulate((tokens[m] for m in members), initial=0))
+            first = dict(zip(members, ends, strict=False))
+            mine = share(members, tokens, size)[rank] if size > 1 else members
+            parts = split(mine, tokens, micro_rows, micro_tokens) if mine else []
+            micros = tuple(micro(part, first) for part in parts)
+            steps.append(Step(micros, sum(labels[m] for m in members), ends[-1], len(members)))
         epoch += 1
     return steps[:total]
 
@@ -125,6 +144,20 @@ def largest_batch(lengths: Sequence[int], total: int, batch_size: int, data_seed
         batches = padded.view(per_epoch, batch_size).sum(1)
         most = max(most, int(batches[: total - epoch * per_epoch].max()))
     return most
+
+
+def share(members: Sequence[int], tokens: Sequence[int], size: int) -> list[list[int]]:
+    """The rows of a step for each of `size` processes, with tokens as even as may be; each in the step's order.
+
+    Long rows first, each to the process that has fewest tokens so far: none has more than the mean and one row.
+    """
+    found: list[list[int]] = [[] for _ in range(size)]
+    load = [0] * size
+    for place in sorted(range(len(members)), key=lambda at: -tokens[members[at]]):
+        least = load.index(min(load))
+        found[least].append(place)
+        load[least] += tokens[members[place]]
+    return [[members[place] for place in sorted(places)] for places in found]
 
 
 def split(
@@ -236,13 +269,16 @@ def lay_out(micro: Micro, rows: Sequence[Row], shape: Shape, scale: float, seed:
     """
     words = torch.zeros(shape.words, dtype=torch.int64)
     ids, positions, pick, labels, bounds, scale_at, seed_at = views(words, shape)
+    numbers = seed_at[1:]
     ids.fill_(pad)
     labels.fill_(-100)
     ends = [0]
     count = 0
-    for index in micro.rows:
+    for place, index in enumerate(micro.rows):
         row_ids, row_labels = rows[index]
         start, size = ends[-1], len(row_ids)
+        first = micro.numbers[place] if micro.numbers else start
+        numbers[start : start + size] = torch.arange(first, first + size)
         ids[start : start + size] = torch.tensor(row_ids)
         positions[start : start + size] = torch.arange(size)
         wanted = torch.tensor(row_labels)[1:]
@@ -258,13 +294,13 @@ def lay_out(micro: Micro, rows: Sequence[Row], shape: Shape, scale: float, seed:
     bounds.fill_(shape.tokens)
     bounds[: len(ends)] = torch.tensor(ends, dtype=torch.int32)
     scale_at.fill_(scale)
-    seed_at.fill_(seed)
+    seed_at[0] = seed
     return words
 
 
 def views(words: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """ids, positions [T], pick, labels [n], bounds [rows + 1] int32, scale (float32 scalar), seed (int64 scalar)."""
-    sizes = (shape.tokens, shape.tokens, shape.labels, shape.labels, (shape.rows + 2) // 2, 1, 1)
+    """ids, positions [T], pick, labels [n], bounds [rows + 1] int32, scale (float32 scalar), seed [1 + T]."""
+    sizes = (shape.tokens, shape.tokens, shape.labels, shape.labels, (shape.rows + 2) // 2, 1, 1 + shape.tokens)
     ids, positions, pick, labels, bounds, scale, seed = words.split(sizes)
     return (
         ids,
@@ -273,7 +309,7 @@ def views(words: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, 
         labels,
         bounds.view(torch.int32)[: shape.rows + 1],
         scale.view(torch.float32)[0],
-        seed[0],
+        seed,
     )
 
 

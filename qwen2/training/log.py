@@ -122,8 +122,8 @@ class RunLog:
         log_history = self.history()
         embedding = config.vocab_size * config.hidden_size
         base = config.linear_parameters + embedding * (1 if config.tie_embeddings else 2)
-        tokens = sum(micro.tokens for step in self.steps[:done] for micro in step.micros)
-        rows = sum(len(micro.rows) for step in self.steps[:done] for micro in step.micros)
+        tokens = sum(step.tokens for step in self.steps[:done])
+        rows = sum(step.rows for step in self.steps[:done])
         line: dict[str, Any] = {
             "train_runtime": round(elapsed, 4),
             "train_samples_per_second": round(rows / elapsed, 3),

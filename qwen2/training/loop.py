@@ -29,6 +29,7 @@ from qwen2.training.evaluate import Evaluation
 from qwen2.training.graphs import Graphs
 from qwen2.training.log import RunLog
 from qwen2.training.settings import TrainSettings
+from qwen2.training.team import Team
 from qwen2.training.update import Update
 
 OnStep = Callable[[int, int, "dict[str, Any] | None"], None]
@@ -74,6 +75,7 @@ def train(
     adapter: Adapter | None = None,
     extra_files: Mapping[str, str] | None = None,
     stop: Callable[[], bool] | None = None,
+    team: Team | None = None,
     held_out: Sequence[Row] = (),
 ) -> TrainResult:
     """Train a LoRA adapter.
@@ -88,6 +90,8 @@ def train(
         adapter: where to start from, in place of PEFT's random initialization.
         extra_files: name -> text, put into every checkpoint.
         stop: asked after every step; true saves a checkpoint and raises StoppedError.
+        team: the processes that share the rows of a step; all call this with the same rows and settings. Process 0
+            alone writes, and what it begins with (`resume`, `adapter`) is what all begin with.
         held_out: rows that are evaluated and never trained on.
 
     Returns:
@@ -97,7 +101,8 @@ def train(
     Raises:
         ValueError: rows or settings cannot be trained on, or `resume` is of another run.
         DivergedError: a loss or a gradient is not a number.
-        StoppedError: `stop` returned true.
+        StoppedError: `stop` returned true, here or in another process of the team.
+        LostError: another process of the team is gone.
         torch.OutOfMemoryError: the ceiling is too low for the micro-batch.
     """
     begin = time.perf_counter()
@@ -107,7 +112,7 @@ def train(
     checkpoint.clean(folder)
     if held_out:
         batches.check_rows(held_out, model.config)
-    run = _Run(model, list(rows), settings, folder, dict(extra_files or {}), on_step, stop, held_out)
+    run = _Run(model, list(rows), settings, folder, dict(extra_files or {}), on_step, stop, held_out, team)
     with torch.no_grad():
         run.prepare(Path(resume) if resume else None, adapter)
         return run.loop(begin)
@@ -134,7 +139,9 @@ class _Run:
         on_step: OnStep | None,
         stop: Callable[[], bool] | None,
         held_out: Sequence[Row],
+        team: Team | None,
     ) -> None:
+        self.team = team
         self.model, self.rows, self.settings, self.folder = model, rows, settings, folder
         self.extra_files, self.on_step, self.stop = extra_files, on_step, stop
         self.cuda = model.device.type == "cuda"
@@ -147,10 +154,13 @@ class _Run:
             settings.data_seed,
             settings.micro_batch_size,
             settings.micro_batch_tokens,
+            *((team.rank, team.size) if team else (0, 1)),
         )
+        self.stopped: list[Tensor] = []  # of each step: how many processes were asked to stop; on the host
         self.shapes: dict[Micro, Shape] = {}
         self.graphs = Graphs()
         self.evaluation = Evaluation(model, held_out, settings) if held_out else None
+        self.evaluates = bool(held_out)  # this process, or process 0 of the team
 
     # ---- set-up
 
@@ -170,10 +180,17 @@ class _Run:
             self._check_resumable(resume, state)
         elif adapter is None:
             adapter = new_adapter(model.config, s)
+        if self.team:
+            state, self.evaluates = self.team.share_json([state, self.evaluates])
         adapter.dropout = s.lora_dropout
         initial = adapter.flat
         self.adapter = adapter
         self.update = Update(model, adapter, s, self.total, moments, state)
+        if self.team:
+            for tensor in (adapter.flat, self.update.first, self.update.second):
+                self.team.spread(tensor)
+            initial = adapter.flat
+            self.update.refresh()
         self.start_step = self.update.start_step
         self.log = RunLog(self.folder, s, self.steps, len(self.rows), device, state)
         if self.evaluation:
@@ -234,9 +251,9 @@ class _Run:
         self.update.hits += hits
 
     def _step(self, number: int, step: Step) -> None:
-        for position, micro in enumerate(step.micros):
+        seed = batches.mix(self.settings.seed, number, 0)
+        for micro in step.micros:
             shape = self.shapes[micro]
-            seed = batches.mix(self.settings.seed, number, position)
             words = self._words(micro, shape, 1.0 / step.labels, seed)
             if self.cuda:
                 words = words.pin_memory()  # freed only once the copy is done: PyTorch's host allocator waits for it
@@ -246,10 +263,21 @@ class _Run:
             else:
                 lengths = tuple(len(self.rows[index][0]) for index in micro.rows)
                 self._micro(shape, words.to(self.model.device, non_blocking=True), lengths)
+        if self.team:
+            self._add_up(self.team)
         if self.graphs.update is not None:
             self.graphs.update.replay()
         else:
             self.update.apply()
+
+    def _add_up(self, team: Team) -> None:
+        """Sum what the processes have of this step, and keep, for later, whether one of them was asked to stop."""
+        if self.stop and self.stop():
+            self.update.stops.fill_(1)
+        team.add_up(self.update.sums)
+        kept = torch.empty(1, pin_memory=self.cuda)
+        kept.copy_(self.update.stops, non_blocking=True)
+        self.stopped.append(kept)
 
     # ---- the loop
 
@@ -264,24 +292,41 @@ class _Run:
             self._step(number, self.steps[number])
             marks.append(self._mark())
             if self.cuda and len(marks) > AHEAD:
-                marks[-1 - AHEAD].synchronize()
+                self._wait(marks[-1 - AHEAD])
             count = number + 1
-            line = self.log.step(count, self._figures(count)) if self.log.is_due(count) else None
-            is_best = self._evaluate(count)
-            is_over = False
-            if is_best or self.settings.is_save_due(count, len(self.rows), self.total):
-                is_over = self.evaluation is not None and self.evaluation.is_over()
+            is_logged, is_saved = self.log.is_due(count), self.settings.is_save_due(count, len(self.rows), self.total)
+            if self.cuda and self.team and (is_logged or is_saved):
+                self._wait(marks[-1])  # the host asks for figures now, and would wait where nothing can be noticed
+            line = self.log.step(count, self._figures(count)) if is_logged else None
+            must_save, is_over = self._judge(count)
+            if must_save:
                 saved = self._save(count)
             if self.on_step:
                 self.on_step(count, self.total, line)
             if is_over:
                 break
-            if self.stop and count < self.total and self.stop():
+            if count < self.total and self._is_to_stop():
                 if saved is None or saved.name != f"checkpoint-{count}":
                     saved = self._save(count)
                 raise StoppedError(count, saved)
         assert saved is not None
         return self._finish(begin, marks, saved, count)
+
+    def _judge(self, count: int) -> tuple[bool, bool]:
+        """(whether this step is saved, whether it is the last), after an evaluation where one is due.
+
+        Process 0 evaluates, and the others do as it says: their rounding may be another.
+        """
+        is_due = self.settings.is_save_due(count, len(self.rows), self.total)
+        if not self.evaluates or not (is_due or self.settings.is_eval_due(count, len(self.rows), self.total)):
+            return is_due, False
+        must_save = self._evaluate(count) or is_due
+        is_over = must_save and self.evaluation is not None and self.evaluation.is_over()
+        if self.team:
+            told = torch.tensor([must_save, is_over], dtype=torch.float32, device=self.model.device)
+            self.team.spread(told)
+            must_save, is_over = (bool(each) for each in told.tolist())
+        return must_save, is_over
 
     def _evaluate(self, count: int) -> bool:
         """Evaluate the held-out rows where that is due; whether this step must be saved as the best so far."""
@@ -290,6 +335,19 @@ class _Run:
         figures, is_best = self.evaluation.run(count, self.update.lora)
         self.log.evaluated(count, figures)
         return is_best and self.settings.load_best_model_at_end
+
+    def _wait(self, mark: Any) -> None:
+        if self.team:
+            self.team.wait(mark)
+        else:
+            mark.synchronize()
+
+    def _is_to_stop(self) -> bool:
+        """Every process of a team gives the same answer after the same step: that of a step that is surely done."""
+        if self.team is None:
+            return bool(self.stop and self.stop())
+        behind = AHEAD if self.cuda else 0
+        return len(self.stopped) > behind and bool(self.stopped[-1 - behind] > 0)
 
     def _mark(self) -> Any:
         if not self.cuda:
@@ -315,6 +373,10 @@ class _Run:
             raise DivergedError(
                 f"the adapter holds NaN after step {count}: lower learning_rate; nothing was saved there"
             )
+        if self.team and not self.team.is_same(self.adapter.flat):
+            raise DivergedError(f"the processes have different adapters after step {count}; nothing was saved there")
+        if self.team and not self.team.is_first:
+            return self.folder / f"checkpoint-{count}"
         self.adapter.touch()
         state = {
             "engine": "fast",
@@ -352,6 +414,7 @@ class _Run:
     def _finish(self, begin: float, marks: list[Any], saved: Path, done: int) -> TrainResult:
         """The last lines of the log; what came out of `done` steps. The model is as it was before the run."""
         if self.cuda:
+            self._wait(marks[-1])
             torch.cuda.synchronize()
             step_ms = [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
         else:
@@ -377,7 +440,7 @@ class _Run:
             grad_norms=[norm for _, norm, _ in figures],
             seconds=seconds,
             setup_seconds=self.log.begin - begin,
-            tokens=sum(micro.tokens for step in self.steps[self.start_step : done] for micro in step.micros),
+            tokens=sum(step.tokens for step in self.steps[self.start_step : done]),
             step_ms=step_ms,
             peak_allocated_gib=allocated,
             peak_reserved_gib=reserved,

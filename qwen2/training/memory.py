@@ -103,13 +103,16 @@ def _fitting_tokens(config: Config, counted: _Counted, ceiling_gib: float) -> in
     return low * TOKEN_UNIT
 
 
-def plan(config: Config, settings: TrainSettings, rows: Sequence[Row], ceiling_gib: float) -> MemoryPlan:
+def plan(
+    config: Config, settings: TrainSettings, rows: Sequence[Row], ceiling_gib: float, processes: int = 1
+) -> MemoryPlan:
     """The fastest way that fits: batches whole, else split at the largest size that still recomputes little.
 
     Splitting costs next to nothing as long as a part has some hundreds of tokens; recomputing whole layers costs a
-    quarter, so it is for rows that are too long otherwise. ValueError when even the longest row does not fit.
+    quarter, so it is for rows that are too long otherwise. `processes` share a batch, each on a card of its own.
+    ValueError when even the longest row does not fit.
     """
-    longest, biggest = _sizes(settings, rows)
+    longest, biggest = _sizes(settings, rows, processes)
     modes: tuple[Recompute, ...] = ("none", "swiglu", "layer")
     counted = {mode: _of(config, settings, mode) for mode in modes}
     for mode in modes[:2]:
@@ -133,9 +136,10 @@ def as_split(
     ceiling_gib: float,
     recompute: Recompute,
     micro_batch_tokens: int | None,
+    processes: int = 1,
 ) -> MemoryPlan | None:
     """The plan with this split of the batch, a checkpoint's; None when it does not fit under the ceiling."""
-    longest, biggest = _sizes(settings, rows)
+    longest, biggest = _sizes(settings, rows, processes)
     tokens = biggest if micro_batch_tokens is None else min(biggest, max(micro_batch_tokens, longest))
     peak = _of(config, settings, recompute).peak_gib(tokens)
     return MemoryPlan(recompute, micro_batch_tokens, peak) if peak <= ceiling_gib else None
@@ -145,8 +149,9 @@ def _of(config: Config, settings: TrainSettings, recompute: Recompute) -> _Count
     return _counted(config, settings.lora_rank, recompute, settings.lora_dropout, settings.target_modules)
 
 
-def _sizes(settings: TrainSettings, rows: Sequence[Row]) -> tuple[int, int]:
-    """(tokens of the longest row, of the largest batch)."""
+def _sizes(settings: TrainSettings, rows: Sequence[Row], processes: int = 1) -> tuple[int, int]:
+    """(tokens of the longest row, of the largest batch, or of the largest share of one: see batches.share)."""
     lengths = [len(ids) for ids, _ in rows]
-    total = settings.total_steps(len(rows))
-    return max(lengths), largest_batch(lengths, total, settings.batch_size, settings.data_seed)
+    longest, total = max(lengths), settings.total_steps(len(rows))
+    biggest = largest_batch(lengths, total, settings.batch_size, settings.data_seed)
+    return longest, min(biggest, -(-biggest // processes) + longest * (processes - 1) // processes)

@@ -42,7 +42,10 @@ class Update:
         self.model, self.adapter, self.settings = model, adapter, settings
         adapter.flat = adapter.flat.to(device)
         self.first, self.second = moments or (torch.zeros_like(adapter.flat), torch.zeros_like(adapter.flat))
-        self.grad = torch.zeros_like(adapter.flat)
+        # What the processes of a training add up once a step, in one tensor: the gradient, then three numbers.
+        count = adapter.flat.numel()
+        self.sums = torch.zeros(count + 3, dtype=adapter.flat.dtype, device=device)
+        self.grad, self.loss, self.hits, self.stops = self.sums[:count], *self.sums[count:]
         self.start_step = int(state.get("global_step", 0))
         self.rate_list = [settings.learning_rate_at(step, total) for step in range(total)]
         self.rates = torch.tensor(self.rate_list, dtype=torch.float32, device=device)  # (steps,)
@@ -52,8 +55,6 @@ class Update:
         self.history = torch.zeros(total, 3, dtype=torch.float32, device=device)
         if state:
             self.history[: self.start_step] = torch.tensor(state["history"], device=device)
-        self.loss = torch.zeros((), dtype=torch.float32, device=device)
-        self.hits = torch.zeros((), dtype=torch.float32, device=device)
         self._install()
 
     def _install(self) -> None:
@@ -103,8 +104,7 @@ class Update:
         )  # fmt: skip
         self.history.index_copy_(0, self.done, torch.stack((self.loss, norm, self.hits))[None])
         self.done += 1
-        for total in (self.grad, self.loss, self.hits):
-            total.zero_()
+        self.sums.zero_()
         self.refresh()
 
     def kept(self, initial: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -120,7 +120,7 @@ class Update:
 
     def restore(self, kept: list[tuple[Tensor, Tensor]]) -> None:
         """Undo what was done since `kept`."""
-        for total in (self.grad, self.loss, self.hits, self.first, self.second):
+        for total in (self.sums, self.first, self.second):
             total.zero_()
         for target, value in kept:
             target.copy_(value)

@@ -25,7 +25,20 @@ def finetuned(image: str, tmp_path_factory: pytest.TempPathFactory) -> Finetuned
     folder = tmp_path_factory.mktemp("output")
     folder.chmod(0o777)
     done = docker(
-        *("run", "--rm", "-e", "MIRROR_DEVICE=cpu", "--shm-size", "2g", "--network", "none", "--user", "1234:1234"),
+        *(
+            "run",
+            "--rm",
+            "-e",
+            "MIRROR_DEVICE=cpu",
+            "-e",
+            "HEALTH_VERBOSE=1",
+            "--shm-size",
+            "2g",
+            "--network",
+            "none",
+            "--user",
+            "1234:1234",
+        ),
         *(*RESTRICTED, "-v", f"{folder}:/root/output", image, "finetune"),
         timeout=900,
     )

@@ -49,6 +49,14 @@ def test_the_log_has_losses_that_fall(finetuned):
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_screen_after_the_training_is_short_and_ends_with_what_to_do(finetuned):
+    lines = finetuned.done.stdout.splitlines()
+    trained = next(number for number, line in enumerate(lines) if line.startswith("sft: "))
+    assert len(lines) - trained - 1 <= 40
+    assert [line.split()[0] for line in lines[-4:]] == ["PASS", "adapter", "report", "next"]
+    assert "infer.sh --adapter newest" in lines[-1]
+
+
 @pytest.fixture
 def answers(finetuned, run):
     return lambda *flags: run("infer", *flags, "你是谁?", flags=["-v", f"{finetuned.folder}:/root/output"])
@@ -70,7 +78,7 @@ def test_infer_answers_with_and_without_the_adapter(answers):
         (["sft", "--no_such_option", "1"], "no_such_option"),
         (["sft_mixed", "--general", "/root/nowhere.jsonl"], "nowhere.jsonl"),
         (["verify", "--adapter", "/root/nowhere"], "nowhere"),
-        (["verify"], "sft"),
+        (["verify"], "run finetune.sh first"),
         (["swift", "sft", "--model", "Qwen2.5-7B-Instruct", "--lora_rnk", "8"], "lora_rnk"),
     ],
 )

@@ -27,13 +27,14 @@ class Nodes:
     def __init__(self, image: str) -> None:
         self.image, self.started = image, ["", ""]
 
-    def start(self, folders: list[Path], *words: str) -> None:
-        """`sft WORDS` on both, with ms-swift's own variables."""
+    def start(self, folders: list[Path], *words: str, engine: str = "swift") -> None:
+        """`sft WORDS` on both, with torchrun's variables."""
         for node, folder in enumerate(folders):
             name = f"{NETWORK}-{node}"
             docker("rm", "-f", "-v", name)
             variables = {"NNODES": 2, "NODE_RANK": node, "NPROC_PER_NODE": 1}
             variables |= {"MASTER_ADDR": f"{NETWORK}-0", "MASTER_PORT": 29500, "OMP_NUM_THREADS": 1}
+            variables |= {"ENGINE": engine}
             flags = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
             done = docker(
                 *("run", "-d", "--name", name, "--network", NETWORK, *COMMON, *flags),
@@ -88,18 +89,57 @@ def losses(output: Path) -> dict[int, float]:
     return {int(row["global_step/max_steps"].split("/")[0]): row["loss"] for row in rows if "loss" in row}
 
 
-@pytest.fixture(scope="module")
-def alone(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+def losses_alone(image: str, output: Path, engine: str) -> dict[int, float]:
     """The losses of one worker with the whole batch of 16."""
-    output = tmp_path_factory.mktemp("alone")
     output.chmod(0o777)
     done = docker(
-        *("run", "--rm", "--network", "none", *COMMON, "-e", "ENGINE=swift", "-e", "OMP_NUM_THREADS=1"),
+        *("run", "--rm", "--network", "none", *COMMON, "-e", f"ENGINE={engine}", "-e", "OMP_NUM_THREADS=1"),
         *("-v", f"{output}:/root/output", image, "sft", "--per_device_train_batch_size", "16", *OPTIONS),
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return losses(output)
+
+
+@pytest.fixture(scope="module")
+def alone(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    return losses_alone(image, tmp_path_factory.mktemp("alone"), "swift")
+
+
+@pytest.fixture(scope="module")
+def fast_alone(image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    return losses_alone(image, tmp_path_factory.mktemp("fast_alone"), "fast")
+
+
+def test_the_fast_lane_on_two_nodes_a_death_and_the_run_resumed(nodes, folder, fast_alone):
+    """The rows of a step are the options' product, on however many; dropout is on, and the same."""
+    batch = ("--per_device_train_batch_size", "16", *OPTIONS)
+    first, second = folder("first"), folder("second")
+    nodes.start([first, second], *batch, engine="fast")
+    assert nodes.wait(0, 300) == 0, nodes.logs(0)[-3000:]
+    assert nodes.wait(1, 60) == 0, nodes.logs(1)[-3000:]
+    assert "node 1 ended with exit code 0; node 0 writes" in nodes.logs(1)
+    together = losses(first)
+    assert sorted(together) == sorted(fast_alone) == list(range(1, STEPS + 1))
+    assert max(abs(together[step] - fast_alone[step]) for step in fast_alone) < 0.002
+    assert not list(second.iterdir())
+    nodes.start([first, second], "--run", "job", *batch, engine="fast")
+    deadline = time.monotonic() + 200
+    while not list(first.glob("job/checkpoint-4/trainer_state.json")):
+        assert time.monotonic() < deadline, nodes.logs(0)[-3000:]
+        time.sleep(0.1)
+    nodes.kill(1)
+    begun = time.monotonic()
+    assert nodes.wait(0, 60) == 1
+    assert time.monotonic() - begun < 60
+    (error,) = [line for line in nodes.logs(0).splitlines() if line.startswith("error:")]
+    assert "node 1 (" in error and "no sign of life" in error and "--resume goes on" in error
+    nodes.start([first, first], "--resume", "/root/output/job", engine="fast")
+    assert nodes.wait(0, 300) == 0, nodes.logs(0)[-3000:]
+    assert nodes.wait(1, 60) == 0, nodes.logs(1)[-3000:]
+    log = json.loads((first / "job/run.json").read_text())
+    assert log["status"] == "done" and log["steps"] == STEPS
+    assert abs(log["final_loss"] - fast_alone[STEPS]) < 0.002
 
 
 def test_two_nodes_have_the_losses_of_one_worker(nodes, folder, alone):

@@ -14,6 +14,9 @@ from typing import Any
 
 from common.errors import FAILED, UserError
 from common.i18n import _
+from finetune.engines.fast.crew import Crew
+from finetune.engines.fast.workers import Workers
+from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
@@ -22,13 +25,16 @@ def begin_import(device: str) -> None:
     """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
     if device == "cpu":
         spare_the_cores()
+    # What job() sets later: a new name may move the environment, which torch's and CUDA's threads read meanwhile.
+    os.environ.setdefault(PARENT, "")
     early_torch.begin()
 
 
 class Lane:
     """The model on `device` (cuda or cpu); `ceiling_gib` caps the CUDA allocator, 0 does not."""
 
-    def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0) -> None:
+    def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0, workers: Workers | None = None) -> None:
+        """`workers`: train with several processes; this node's others are started now."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
         self.seconds = 0.0  # that loading took
         self._tokenizer: Any = None
@@ -36,6 +42,8 @@ class Lane:
         if device == "cuda":
             early_cuda.start_cuda()
         begin_import(device)
+        several = workers is not None and workers.size > 1
+        self.crew = Crew(workers, model_dir, device, ceiling_gib) if workers and several else None
 
     @property
     def tokenizer(self) -> Any:
@@ -118,11 +126,11 @@ class Lane:
             lambda done, total: bar.detail(_("loading the weights, {percent} %").format(percent=100 * done // total))
         )
 
-    def ceiling_gib(self) -> float:
-        """GiB that this process may reserve: the ceiling, or what is free where that is less."""
+    def ceiling_gib(self, apart_gib: float = 0.0) -> float:
+        """GiB that this process may reserve: the ceiling, or what is free, less `apart_gib`, where that is less."""
         torch = self.torch()
         free, _other = torch.cuda.mem_get_info()
-        possible = (free + torch.cuda.memory_reserved()) / 2**30
+        possible = (free + torch.cuda.memory_reserved()) / 2**30 - apart_gib
         return min(self.cap_gib, possible) if self.cap_gib > 0 else possible
 
 

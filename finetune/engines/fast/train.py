@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ from common.errors import DONE, FAILED, UserError, command
 from common.i18n import _
 from finetune.engines.choose import Choice
 from finetune.engines.fast import rows as fast_rows
+from finetune.engines.fast import together
+from finetune.engines.fast.crew import NCCL_GIB
 from finetune.engines.fast.loaded_model import Lane
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
@@ -53,6 +55,7 @@ class Request:
     args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
     resume: Path | None = None
     wait: bool = False
+    lost: Callable[[str], object] | None = None  # writes down why a hung process of several had to be ended
     keep: frozenset[int] = frozenset()  # steps whose adapter is wanted
 
 
@@ -65,22 +68,28 @@ def train(lane: Lane, request: Request, stop: Stop) -> Ended:
     from rich.console import Console
 
     console = Console(stderr=True)
-    with job(request.name, wait=request.wait or None) as held, Bar(console, 0, None, "steps") as bar:
+    with (
+        together.ending(lane),
+        job(request.name, wait=request.wait or None) as held,
+        Bar(console, 0, None, "steps") as bar,
+    ):
         bar.listener = held.step
         drawing = Drawing(request.folder, request.choice.tensorboard)
         stop.cleanup += [held.forget, drawing.give_up]
         try:
             with ThreadPoolExecutor(1) as pool:
                 # Both beside the loading; how much is free is asked before it, while nothing of ours changes it.
-                planned = pool.submit(fit, lane.model_dir, request, _ceiling_gib(lane))
+                planned = pool.submit(_plan, lane, request)
                 drawn = None if request.resume else pool.submit(_first_adapter, lane, request)
                 model = lane.load(bar)
                 settings, line = planned.result()
                 print(line, file=sys.stderr)
                 adapter = drawn.result() if drawn else None
-            ended = _train(lane, model, settings, request, bar, stop, adapter)
-        except BaseException:
+            team = together.begin(lane, model, settings, request, held, drawing) if lane.crew else None
+            ended = _train(lane, model, settings, request, bar, stop, adapter, team)
+        except BaseException as error:
             drawing.give_up()  # no step was made
+            together.tell(lane, error)
             raise
         ended.drawing = drawing
         return ended
@@ -90,6 +99,16 @@ def _ceiling_gib(lane: Lane) -> float | None:
     """GiB to plan with; None on a CPU, where nothing is split."""
     lane.torch()
     return None if lane.device == "cpu" else lane.ceiling_gib()
+
+
+def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
+    """`fit` under the lowest ceiling of all processes."""
+    if lane.crew is None:
+        return fit(lane.model_dir, request, _ceiling_gib(lane))
+    team = lane.crew.team()
+    team.tell("ceiling", None if lane.device == "cpu" else lane.ceiling_gib(NCCL_GIB))
+    ceilings = [each for each in team.ask("ceiling") if each is not None]
+    return fit(lane.model_dir, request, min(ceilings, default=None), team.size)
 
 
 def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
@@ -155,7 +174,7 @@ def _first_adapter(lane: Lane, request: Request) -> Any:
         return None  # fit() says what is wrong
 
 
-def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, str]:
+def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
     """(TrainSettings that fit into `ceiling` GiB, the plan in one line). UserError when nothing fits.
 
     A resumed run keeps its checkpoint's split of the batch where that fits, and goes on to the same numbers; another
@@ -176,14 +195,16 @@ def fit(model_dir: Path, request: Request, ceiling: float | None) -> tuple[Any, 
         steps = _("{count} steps, up to {batch_size} rows a step").format(
             count=settings.total_steps(len(rows)), batch_size=settings.batch_size
         )
+        if processes > 1:
+            steps = _("{steps} on {processes} processes").format(steps=steps, processes=processes)
         if ceiling is None:
             return settings, _("plan: {rows}; {steps}").format(rows=request.rows.in_one_line(), steps=steps)
         config = Config.from_dir(model_dir)
         ceiling -= beside
         before = checkpoint.split_of(request.resume) if request.resume else None
-        planned = memory.as_split(config, settings, rows, ceiling, *before) if before else None
+        planned = memory.as_split(config, settings, rows, ceiling, *before, processes) if before else None
         if planned is None:
-            planned = memory.plan(config, settings, rows, ceiling)
+            planned = memory.plan(config, settings, rows, ceiling, processes)
             if before and before != (planned.recompute, planned.micro_batch_tokens):
                 said = _(
                     "; the split of {name} ({split_in_words}) needs more: the same rows a step, but "
@@ -210,10 +231,13 @@ def _split_in_words(recompute: str, tokens: int | None) -> str:
     return _("{parts}, {again} recomputed").format(parts=parts, again=again)
 
 
-def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any) -> Ended:
+def _train(
+    lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any, team: Any
+) -> Ended:
     torch = lane.torch()
     from qwen2.training.loop import DivergedError, StoppedError
     from qwen2.training.loop import train as run
+    from qwen2.training.team import LostError
 
     bar.expect(settings.total_steps(len(request.rows.rows)))
     bar.phase("training")
@@ -243,9 +267,17 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             on_step=on_step,
             extra_files={"args.json": json.dumps(request.args_json, ensure_ascii=False, indent=2) + "\n"},
             stop=lambda: stop.number is not None,
+            team=team,
             held_out=request.rows.held_out,
         )
+        if team:
+            team.leave()
+    except LostError as error:
+        team.settle()
+        return Ended(FAILED, str(error))
     except StoppedError as error:
+        if team:
+            team.leave()
         number = stop.number or signal.SIGTERM
         return Ended(
             128 + number,
@@ -256,6 +288,8 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
     except ValueError as error:  # rows or a checkpoint that cannot be trained on; found before the first step
         raise UserError(f"{request.name}: {error}") from None
     except torch.OutOfMemoryError:
+        if team:
+            team.lose("its GPU's memory ran out")
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,
@@ -265,6 +299,8 @@ def _train(lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, st
             ).format(peak=peak, cap_gib=lane.cap_gib),
         )
     except OSError as error:
+        if team:
+            team.lose(f"{error.filename or request.folder}: {error.strerror}")
         return Ended(
             FAILED,
             _("{path}: {strerror}: free some room and resume").format(

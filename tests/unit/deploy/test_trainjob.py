@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from finetune.engines.swift import options as swift_options
+from finetune.engines.fast import workers
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMAS = {"TrainJob": "trainjobs", "TrainingRuntime": "trainingruntimes"}
@@ -100,42 +100,42 @@ def test_the_job_names_the_runtime_and_the_storage_is_shared():
 
 
 def node_line(tmp_path: Path, **environ: str) -> list[str]:
-    """What the node's script runs, with a stub of swift that prints the variables and words that it got."""
+    """What the node's script runs, with a stub of sft that prints the variables and words that it got."""
     (container,) = template()["spec"]["containers"]
     bash, flag, script = container["args"]
-    stub = tmp_path / "swift"
+    stub = tmp_path / "sft"
     stub.write_text(
         '#!/bin/sh\necho "$NNODES $NODE_RANK $NPROC_PER_NODE $MASTER_ADDR $MASTER_PORT"\nprintf "%s\\n" "$@"\n'
     )
     stub.chmod(0o755)
     given = {entry["name"]: entry["value"] for entry in container["env"]} | environ
-    given |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "PET_NNODES": "2", "PET_NODE_RANK": "1"}
+    given |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "PET_NNODES": "2"}
+    given.setdefault("PET_NODE_RANK", "1")
     given |= {"PET_MASTER_ADDR": "node-0-0.job", "PET_MASTER_PORT": "29500"}
     script = script.replace("/root/output", str(tmp_path))
     done = subprocess.run([bash, flag, script], env=given, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
-def test_the_operator_s_variables_reach_ms_swift_and_the_batch_stays_16(tmp_path):
+def test_the_operator_s_variables_reach_the_fast_lane(tmp_path):
     variables, *words = node_line(tmp_path)
     assert variables == "2 1 1 node-0-0.job 29500"
-    assert words == [
-        "sft",
-        "configs/sft.yaml",
-        "--output_dir",
-        f"{tmp_path}/nodes",
-        "--gradient_accumulation_steps",
-        "8",
-    ]
-    assert {word[2:] for word in words if word.startswith("--")} <= set(swift_options.options_of("sft"))
-    config = yaml.safe_load((ROOT / "workspace/configs/sft.yaml").read_text(encoding="utf-8"))
-    one = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
-    nodes = documents()["TrainJob"]["spec"]["trainer"]["numNodes"]
-    assert nodes * config["per_device_train_batch_size"] * int(words[-1]) == one
+    assert words == ["--output_dir", f"{tmp_path}/nodes"]
+    environ = dict(
+        zip(("NNODES", "NODE_RANK", "NPROC_PER_NODE", "MASTER_ADDR", "MASTER_PORT"), variables.split(), strict=True)
+    )
+    assert workers.from_env(("0",), 1, environ) == workers.Workers(1, 2, 1, "node-0-0.job", 29500, ("0",))
+    assert node_line(tmp_path, OPTIONS="--num_train_epochs 3")[-2:] == ["--num_train_epochs", "3"]
 
 
 def test_started_again_it_goes_on_from_the_newest_checkpoint(tmp_path):
-    for step in (50, 100):
-        (tmp_path / f"again/checkpoint-{step}").mkdir(parents=True)
-    words = node_line(tmp_path, RUN="again")
-    assert words[words.index("--resume_from_checkpoint") + 1] == f"{tmp_path}/again/checkpoint-100"
+    (tmp_path / "again/checkpoint-50").mkdir(parents=True)
+    assert node_line(tmp_path, RUN="again")[1:] == ["--resume", f"{tmp_path}/again"]
+
+
+def test_what_has_no_checkpoint_is_begun_anew_by_node_0_alone(tmp_path):
+    record = tmp_path / "nodes/run.json"
+    record.parent.mkdir()
+    record.write_text("{}")
+    assert node_line(tmp_path)[1] == "--output_dir" and record.exists()
+    assert node_line(tmp_path, PET_NODE_RANK="0")[1] == "--output_dir" and not record.exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -318,3 +319,31 @@ def test_reading_ahead_is_no_child_of_the_job(house):
     house.environment["MIRROR_PYTHON"] = str(script(house.root / "bin" / "python", "sleep 2"))
     done = house.run("sh", "-c", "cat /proc/$$/task/$$/children")
     assert done.stdout.strip().split()[1:] == []  # cat itself is one
+
+
+@pytest.mark.parametrize(
+    ("variables", "chinese"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, True),
+        ({"MIRROR_LANG": "zh"}, True),
+        ({"MIRROR_LANG": "en", "LANG": "zh_CN.UTF-8"}, False),
+        ({"LC_ALL": "C.UTF-8", "LANG": "zh_CN.UTF-8"}, False),
+        ({"LANG": "zhuang"}, False),
+    ],
+)
+def test_the_entry_point_speaks_the_language_of_the_commands(house, variables, chinese):
+    for name in ("MIRROR_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        house.environment.pop(name, None)
+    house.environment |= {"HEALTH": "1", **variables}
+    refused, listed = house.run("sft"), house.run("help")
+    assert ("没有启动，因为有启动检查没有通过" in refused.stderr) is chinese
+    assert ("was not started" in refused.stderr) is not chinese
+    assert ("用法：docker run" in listed.stdout) is chinese
+
+
+def test_its_chinese_has_full_width_marks():
+    from tests.unit.chinese import half_width
+
+    texts = re.findall(r'"([^"\n]*[\u3400-\u9fff][^"\n]*)"', (ENTRYPOINT / "entrypoint.sh").read_text(encoding="utf-8"))
+    assert len(texts) > 8
+    assert [wrong for text in texts for wrong in half_width(text)] == []

@@ -413,8 +413,6 @@ def test_rows_over_max_length_are_left_out_of_the_plan(on_a_card, capsys):
 @pytest.mark.parametrize(
     "words, environ",
     [
-        ([], {"NPROC_PER_NODE": "2"}),
-        ([], {"NNODES": "2"}),
         (["--deepspeed", "zero2"], {}),
         (["--tuner_type", "full"], {}),
         (["--packing", "true"], {}),
@@ -428,6 +426,20 @@ def test_no_plan_for_what_it_does_not_know(on_a_card, monkeypatch, capsys, words
     captured = capsys.readouterr()
     assert "plan:" not in captured.err
     assert "--use_liger_kernel" not in captured.out
+
+
+@pytest.mark.parametrize("name", ["NPROC_PER_NODE", "NNODES"])
+def test_each_of_several_processes_cuts_its_part_of_the_batch(on_a_card, monkeypatch, capsys, name):
+    monkeypatch.setenv("ENGINE", "swift")
+    monkeypatch.setenv(name, "2")
+    assert sft(on_a_card, "--show") == 0
+    captured = capsys.readouterr()
+    (micro, parts) = re.search(r"plan: (\d+) rows x (\d+) micro-batches", captured.err).groups()
+    assert int(micro) * int(parts) == 8  # half of 16
+    words = captured.out.replace("\\\n", " ").split()
+    assert words[words.index("--per_device_train_batch_size") + 1] == micro
+    assert words[words.index("--gradient_accumulation_steps") + 1] == parts
+    assert "--use_liger_kernel" in words
 
 
 def test_a_waiting_run_is_planned_with_the_whole_card(on_a_card, monkeypatch, capsys):

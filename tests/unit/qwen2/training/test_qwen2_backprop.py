@@ -160,7 +160,7 @@ def test_dropout_gradient_is_that_of_the_masked_function(tiny_model: Model, reco
 
 def test_dropout_masks_have_the_rate_and_are_independent() -> None:
     x = torch.ones(300, 200)
-    seed = torch.tensor(123)
+    seed = ops.in_order(123, 300)
     first, second = ops.dropout(x, 0.2, seed, (1, 2))
     for mask in (first, second):
         assert set(mask.unique().tolist()) == {0.0, 1.25}
@@ -168,7 +168,7 @@ def test_dropout_masks_have_the_rate_and_are_independent() -> None:
         assert (mask == 0).float().mean(0).max() < 0.35 and (mask == 0).float().mean(1).max() < 0.35
     assert ((first == 0) & (second == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
     assert torch.equal(ops.dropout(x, 0.2, seed, (2,))[0], second)
-    other = ops.dropout(x, 0.2, torch.tensor(124), (1,))[0]
+    other = ops.dropout(x, 0.2, ops.in_order(124, 300), (1,))[0]
     assert ((first == 0) & (other == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
     total = torch.full((300, 200), 3.0)
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,54 @@
+"""Merge on the GPU through the fast lane's own storage: one load for the adapter's answers and the merge itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import FAILED, UserError
+from common.i18n import _
+from finetune.merge.same_answers import Answers, release
+from finetune.verify.engine import Qwen2Engine
+from qwen2 import adapter_config
+
+
+def is_possible(base: Path, adapter: Path) -> bool:
+    """Whether base and adapter are of the kinds that qwen2 merges; ms-swift takes the others."""
+    from qwen2 import merged
+
+    try:
+        return adapter_config.not_plain(adapter_config.read(adapter)) is None and merged.is_writable_alike(base)
+    except ValueError:
+        return False
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    device: str,
+    ceiling_gib: float,
+    answers: Answers | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Write base + adapter to `out`; before, `answers` hears what the adapter answers. UserError when that fails."""
+    from qwen2 import merged
+
+    tell("loading the base")
+    engine = Qwen2Engine(base, device, ceiling_gib)
+    loaded = engine.adapter(adapter)
+    if answers:
+        tell("asking the adapter")
+        answers.ask(engine, loaded)
+    tell("merging")
+    merged.fold(engine.model, loaded)
+    try:
+        merged.save_like(base, engine.model, out)
+    except OSError as error:
+        raise UserError(
+            _("merge: {path}: {why}; free some room, or name another folder with --output DIR").format(
+                path=error.filename or out, why=error.strerror
+            ),
+            FAILED,
+        ) from None
+    release(engine)

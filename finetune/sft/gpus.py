@@ -1,0 +1,80 @@
+"""Which GPUs a run uses: those that NPROC_PER_NODE asks for, else as many as its own estimate says are faster; for sft.
+
+ms-swift without NPROC_PER_NODE gets one: with several visible, it would spread one model over all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from common.i18n import _
+from common.model_kind import STANDIN
+from finetune.engines.fast import workers
+from finetune.plan import gpu_memory
+from finetune.sft.batch import count, lengths
+from finetune.sft.description import SftRun
+from qwen2.config import PROJECTIONS, Config
+
+if TYPE_CHECKING:
+    from finetune.plan.gpu_memory import Gpu
+
+
+def take(run: SftRun) -> SftRun:
+    """The run with its processes. This one's own GPU is the first that is visible."""
+    if run.settings.wants_cpu:
+        return replace(run, workers=workers.from_env((), workers.given() or 1)) if run.choice.is_fast else run
+    if not run.choice.is_fast:
+        _hide_from_swift(workers.given() or 1)
+        return run
+    found = gpu_memory.visible()
+    devices = tuple(name for name, _gpu in found)
+    local = workers.given()
+    if local is None:
+        local = _fastest(run, found) if len(found) > 1 and count("NNODES") < 2 else 1
+    if not devices:  # NVML is not there: CUDA says in the end whether a GPU is
+        devices = tuple((os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(","))
+    return replace(run, workers=workers.from_env(devices, local))
+
+
+def _hide_from_swift(local: int) -> None:
+    """Leave as many GPUs visible as there are processes, unless torchrun is to count them itself."""
+    if os.environ.get("NPROC_PER_NODE") in ("auto", "gpu"):
+        return
+    names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[:local])
+
+
+def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:
+    """How many of the GPUs to use: as the plan estimates the training, with what further processes take to start."""
+    rows = lengths(run)
+    first = found[0][1]
+    ceiling = gpu_memory.ceiling_gib(first, run.settings.vram_ceiling_gib)
+    alike = [gpu for _name, gpu in found if gpu.name == first.name]
+    free = [gpu for gpu in alike if gpu_memory.ceiling_gib(gpu, run.settings.vram_ceiling_gib) >= ceiling]
+    if not rows or len(free) < 2 or run.model_kind is STANDIN:
+        return 1
+    from finetune.plan.fast import cards_seconds
+
+    train = run.choice.train
+    seconds = cards_seconds(
+        Config.from_dir(run.model_dir), rows, len(free), train["batch_size"], ceiling, train.get("lora_rank", 8),
+        train.get("lora_dropout", 0.05), train.get("target_modules", PROJECTIONS),
+        train.get("num_train_epochs", 3.0), train.get("max_steps", -1),
+    )  # fmt: skip
+    if not seconds:
+        return 1  # the plan of the run says why nothing fits
+    best = min(seconds, key=lambda processes: seconds[processes])
+    if best == 1:
+        line = _(
+            "GPUs: 1 of {count} trains: more would save less than their processes take to start "
+            "(about {one:.0f} s of training)"
+        )
+    else:
+        line = _(
+            "GPUs: {best} of {count} train, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"
+        )
+    print(line.format(best=best, count=len(found), several=seconds[best], one=seconds[1]), file=sys.stderr)
+    return best

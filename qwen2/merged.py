@@ -1,0 +1,86 @@
+"""A base with an adapter added to its weights, written shard by shard as the base's own files are; for merge."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen2 import weights
+from qwen2.config import Config
+from qwen2.lora import Adapter
+from qwen2.model import Model
+
+INDEX = "model.safetensors.index.json"
+CHUNK_BYTES = 64 << 20
+WRITERS = 4  # shards at a time
+
+
+def is_writable_alike(folder: Path) -> bool:
+    """Whether a merged model can have the files of this base: a plain Qwen2 in bfloat16, no tensor that is not used."""
+    try:
+        config = Config.from_dir(folder)
+        entries = weights.read_headers(folder)
+    except ValueError:
+        return False
+    names = set(Model(config, torch.device("meta"), torch.bfloat16).checkpoint_tensors())
+    return set(entries) == names and all(entry.dtype == "BF16" for entry in entries.values())
+
+
+@torch.no_grad()
+def fold(model: Model, adapter: Adapter) -> None:
+    """Add the adapter to the model's weights: W + s B A in float32, rounded once. The model is then another one."""
+    adapter.check(model.config)
+    for number, layer in enumerate(model.layers):
+        for group, names in adapter.layout.groups.items():
+            linear = layer.linears[group]
+            for name in names:
+                a = adapter.a(number, group)[adapter.layout.a_rows(group, name)]
+                b = adapter.layout.b[number][name].of(adapter.flat)
+                target = linear.weight[linear.rows[name]]
+                target.copy_(target.float().addmm_(b, a, alpha=adapter.scaling))
+    model.deactivate()
+    for layer in model.layers:
+        for linear in layer.linears.values():
+            linear.storage[:, linear.inputs :].zero_()
+
+
+def save_like(base: Path, model: Model, out: Path) -> None:
+    """Write the model's weights to `out` under the names, and in the order, of the base's files.
+
+    OSError when the disk is full.
+    """
+    tensors = model.checkpoint_tensors()
+    out.mkdir(parents=True, exist_ok=True)
+    paths = weights.shard_paths(base)
+    if (base / INDEX).is_file():
+        shutil.copyfile(base / INDEX, out / INDEX)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for done in [pool.submit(_write, path, tensors, out / path.name) for path in paths]:
+            done.result()
+
+
+def _write(base: Path, tensors: dict[str, Tensor], file: Path) -> None:
+    entries = sorted(weights.read_header(base).items(), key=lambda item: item[1].offset)
+    with base.open("rb") as source:
+        head = source.read(entries[0][1].offset)
+    with file.open("wb", buffering=0) as target:
+        target.write(head)
+        for name, entry in entries:
+            if target.tell() != entry.offset:
+                raise ValueError(f"{base}: there is a hole before {name}: download it again")
+            for part in _chunks(tensors[name]):
+                view = weights.bytes_view(part.view(torch.uint8))
+                while view:
+                    view = view[target.write(view) :]
+
+
+def _chunks(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as bfloat16 rows on the CPU, CHUNK_BYTES at a time: whole rows."""
+    rows = max(1, CHUNK_BYTES // (2 * (tensor.numel() // tensor.shape[0])))
+    for part in tensor.split(rows):
+        yield part.to(torch.bfloat16).contiguous().cpu().flatten()
