@@ -23,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from bench.plan_fit import first_label  # noqa: E402
 from bench.shapes import SHAPES, config_json  # noqa: E402
 
 CARDS_GB = (8, 12, 16, 24, 48, 80)
@@ -109,7 +110,8 @@ def check(out: Path) -> None:
         rows = []
         for row in found.get("fast", []):
             if "reserved_gib" in row:
-                peak = memory.peak_gib(shape, 8, row["recompute"], row["tokens"] * row["rows"], 0.05)
+                tokens, labels = row["tokens"] * row["rows"], (row["tokens"] - first_label(row["tokens"])) * row["rows"]
+                peak = memory.peak_gib(shape, 8, row["recompute"], tokens, 0.05, labels=labels)
                 setting = f"{row['recompute']}, {row['rows']} x {row['tokens']}, {row['steps']} steps"
                 rows.append(("fast lane, reserved", setting, row["reserved_gib"], peak))
         for row in found.get("swift", []):

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.convert:
             writer, reports = convert(paths, args.convert, options)
         else:
-            reports = [check_file(path, None, options) for path in paths]
+            reports = [check_file(path, host.shown(path), options) for path in paths]
     unfit = any(report.errors for report in reports)
     show(reports, args, None if unfit or writer else preparation.announce(paths, options.columns))
     if writer and not writer.rows:

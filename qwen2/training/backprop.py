@@ -244,11 +244,13 @@ class Backprop:
         normed = torch.empty_like(picked, dtype=model.dtype)
         ops.rms_norm(picked, model.norm, eps, normed)
         loss = hits = torch.zeros((), dtype=torch.float32, device=x.device)
-        size = head_rows(x.shape[0])
+        size = min(head_rows(x.shape[0]), picked.shape[0])
+        # one buffer for all pieces: a second beside the next piece's logits would be the peak of the whole step
+        buffer = torch.empty(size, model.head.shape[0], dtype=model.dtype, device=x.device)
         for start in range(0, picked.shape[0], size):
             rows = slice(start, start + size)
             logits = matmul32(normed[rows], model.head.t())  # (rows, vocabulary)
-            grad_logits = torch.empty_like(logits, dtype=model.dtype)
+            grad_logits = buffer[: logits.shape[0]]
             losses, hit = ops.cross_entropy(logits, batch.labels[rows], batch.scale, grad_logits)
             del logits
             torch.mm(grad_logits, model.head, out=normed[rows])

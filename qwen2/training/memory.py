@@ -16,8 +16,13 @@ from qwen2.training.batches import TOKEN_UNIT, Row, largest_batch, up
 from qwen2.training.settings import TrainSettings
 
 GIB = 2**30
-WORKSPACES = 0.25  # GiB: cuBLAS workspaces, rotary tables, small tensors
-SLACK = 0.6  # GiB that the allocator may reserve beyond what is allocated
+# Fitted to 60 peaks of five shapes, 0.5B to 14B: docs/plan.md. The allocator reserves more than is allocated, the more
+# so the larger its blocks are, and most where whole layers come and go.
+WORKSPACES = 0.23  # GiB: cuBLAS workspaces, rotary tables, small tensors
+SECOND_PIECE = 0.045  # GiB: what a further piece of logits takes, where logits decide the peak
+SLACK_FIXED = 0.0615  # of the bytes that do not grow with the batch
+SLACK_GROWING = 0.0173  # of those that do
+SLACK_LAYER = 0.1124  # the same with whole layers recomputed
 # Columns that Model.load leaves beside every matmul, for its default rank, whatever is trained.
 LOADED_COLUMNS = {group: padded_columns(LOADED_RANK * len(paths)) for group, paths in GROUPS.items()}
 
@@ -39,18 +44,23 @@ class _Counted:
     kept: int
     passing: int
     vocab_size: int
+    slack: float
 
-    def peak_gib(self, tokens: int) -> float:
-        """Estimate of the reserved peak for micro-batches of that many tokens."""
+    def peak_gib(self, tokens: int, labels: int | None = None) -> float:
+        """Estimate of the reserved peak for micro-batches of that many tokens; `labels` of them carry loss."""
         size = up(tokens, TOKEN_UNIT)
-        logits = min(head_rows(size), size) * self.vocab_size * (4 + 2)
-        return self.fixed_gib + (size * self.kept + max(size * self.passing, logits)) / GIB
+        carrying, piece = size if labels is None else labels, head_rows(size)
+        logits = min(piece, carrying) * self.vocab_size * (4 + 2)
+        growing = (size * self.kept + max(size * self.passing, logits)) / GIB
+        again = SECOND_PIECE if carrying > 2 * piece and logits >= size * self.passing else 0.0
+        return WORKSPACES + again + self.fixed_gib * (1 + SLACK_FIXED) + growing * (1 + self.slack)
 
 
 def _counted(config: Config, rank: int, recompute: Recompute, dropout: float, targets: Sequence[str]) -> _Counted:
     layout = Layout(config, rank, targets)
     kept, passing = _token_bytes(config, layout, recompute, dropout)
-    return _Counted(_fixed_gib(config, layout), kept, passing, config.vocab_size)
+    slack = SLACK_LAYER if recompute == "layer" else SLACK_GROWING
+    return _Counted(_fixed_gib(config, layout), kept, passing, config.vocab_size, slack)
 
 
 def _fixed_gib(config: Config, layout: Layout) -> float:
@@ -62,7 +72,7 @@ def _fixed_gib(config: Config, layout: Layout) -> float:
     layer = qkv * (h + spare["qkv"]) + h * (config.q_size + spare["o"])
     layer += 2 * i * (h + spare["gate_up"]) + h * (i + spare["down"]) + 2 * h + qkv
     weights = (config.num_layers * layer + heads * config.vocab_size * h) * width
-    return (weights + layout.size * (4 * 4 + width)) / GIB + WORKSPACES + SLACK
+    return (weights + layout.size * (4 * 4 + width)) / GIB
 
 
 def _token_bytes(config: Config, layout: Layout, recompute: Recompute, dropout: float) -> tuple[int, int]:
@@ -89,9 +99,13 @@ def peak_gib(
     tokens: int,
     dropout: float = 0.0,
     targets: Sequence[str] = PROJECTIONS,
+    labels: int | None = None,
 ) -> float:
-    """Estimate of the reserved peak for micro-batches of that many tokens, with LoRA of that rank on `targets`."""
-    return _counted(config, rank, recompute, dropout, targets).peak_gib(tokens)
+    """Estimate of the reserved peak for micro-batches of that many tokens, with LoRA of that rank on `targets`.
+
+    `labels` is how many of them carry loss; None: all of them, which a plan reckons with.
+    """
+    return _counted(config, rank, recompute, dropout, targets).peak_gib(tokens, labels)
 
 
 def _fitting_tokens(config: Config, counted: _Counted, ceiling_gib: float) -> int:

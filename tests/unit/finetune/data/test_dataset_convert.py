@@ -290,3 +290,14 @@ def test_a_page_escapes_what_the_data_says(files, capsys):
 def test_a_hub_dataset_is_left_to_ms_swift(files, capsys):
     assert main(["AI-ModelScope/alpaca-gpt4-data-zh#500"]) == 0
     assert "a dataset of a hub" in capsys.readouterr().err
+
+
+def test_the_host_s_name_of_a_mounted_file_is_the_one_that_is_shown(tmp_path, monkeypatch, capsys):
+    """Through make, /data/faq.csv is what the user called ../faq.csv."""
+    (tmp_path / "faq.csv").write_text("question,answer\nq,\nr,b\n")
+    monkeypatch.setenv("OUTPUT_DIR", str(tmp_path))
+    monkeypatch.setenv("MIRROR_HOST_OUTPUT", "/home/me/out")
+    assert main([str(tmp_path / "faq.csv"), "--no-tokens"]) == 2
+    out = capsys.readouterr()
+    assert out.out.startswith("/home/me/out/faq.csv: 2 rows")
+    assert str(tmp_path) not in out.out + out.err

@@ -280,13 +280,17 @@ def test_times_are_written_as_ms_swift_does() -> None:
 
 
 def test_memory_plan_follows_the_measured_peaks_and_the_ceiling() -> None:
-    """Reserved GiB measured on an H100 at the 7B shape, rank 8 (docs/fast-lane.md): the estimate is a little above."""
+    """Reserved GiB measured on an H100 at the 7B shape, rank 8 (docs/plan.md): at most 5.2 % above, 2.1 % below."""
     config = SHAPE
-    peaks: list[tuple[Any, int, float]] = [
-        ("none", 768, 18.92), ("swiglu", 2048, 21.35), ("swiglu", 2176, 21.69), ("layer", 8192, 19.18),
+    peaks: list[tuple[Any, int, int, float]] = [  # recompute, tokens, of them with loss
+        ("none", 736, 368, 18.68), ("none", 2048, 2024, 24.70), ("swiglu", 736, 368, 17.71),
+        ("swiglu", 2048, 2024, 21.47), ("layer", 2048, 2024, 16.19), ("layer", 8192, 8096, 19.74),
+        ("layer", 16384, 16192, 24.44),
     ]  # fmt: skip
-    for mode, tokens, measured in peaks:
-        assert measured <= memory.peak_gib(config, 8, mode, tokens, dropout=0.05) <= measured + 0.8, mode
+    for mode, tokens, labels, measured in peaks:
+        estimate = memory.peak_gib(config, 8, mode, tokens, dropout=0.05, labels=labels)
+        assert 0.979 * measured <= estimate <= 1.052 * measured, (mode, tokens, estimate)
+    assert memory.peak_gib(config, 8, "swiglu", 2048, dropout=0.05) <= 22.0  # the longest row of the default max_length
     short, long, huge = ([([1] * n, [-100] + [1] * (n - 1))] * 50 for n in (46, 1500, 30000))
     settings = TrainSettings(num_train_epochs=1)
     whole = memory.plan(config, settings, short, 22.0)
@@ -331,7 +335,8 @@ def test_memory_counts_what_is_trained() -> None:
     attention = memory.peak_gib(SHAPE, 8, "swiglu", 2048, 0.05, ATTENTION)
     mlp = 28 * (16 * 3584 + 16 * 18944 + 8 * (18944 + 18944 + 3584))  # A, padded to 16 rows, and B of the three
     dropped = 2048 * 18944 * 2
-    assert everything - attention == pytest.approx((18 * mlp + dropped) / 2**30, rel=0.001)
+    counted = 18 * mlp * (1 + memory.SLACK_FIXED) + dropped * (1 + memory.SLACK_GROWING)
+    assert everything - attention == pytest.approx(counted / 2**30, rel=0.001)
     assert 18 * mlp / 2**30 == pytest.approx(0.32, abs=0.01)
     settings = TrainSettings(num_train_epochs=1, target_modules=ATTENTION)
     rows = [([1] * 1500, [-100] + [1] * 1499)] * 50
