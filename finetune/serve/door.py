@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,8 @@ class Door:
             if not request.stream:
                 return JSONResponse(await _while_connected(http, self._whole(request)))
             chunks = self._chunks(request)
-            first = await anext(chunks)  # an error before the first piece is a response with a status of its own
+            # An error before the first piece is a response with a status of its own.
+            first = await _while_connected(http, anext(chunks))
         except Refused as refused:
             return error(refused.status, refused.message, refused.param)
         except Exception as failed:
@@ -136,7 +137,7 @@ class Door:
                 task.cancel()
 
 
-async def _while_connected(http: HttpRequest, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+async def _while_connected(http: HttpRequest, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     """What `work` gives; it is ended when the client has gone, who gets nothing."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(http))

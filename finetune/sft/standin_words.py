@@ -30,7 +30,7 @@ def tell(run: SftRun) -> None:
     files = run.own_files()
     if run.model_kind is not STANDIN or not files:
         return
-    found = unknown_share(run.model_dir, files)
+    found = unknown_share(run.model_dir, files, run.columns)
     if found is None or found[1] < WORTH_SAYING:
         return
     known, share = found
@@ -48,7 +48,9 @@ def _real_one(file: Path) -> str:
     return _("an image of make build MODEL_SOURCE=smollm2")
 
 
-def unknown_share(model_dir: Path, files: list[Path]) -> tuple[int, float] | None:
+def unknown_share(
+    model_dir: Path, files: list[Path], columns: tuple[str, str] | None = None
+) -> tuple[int, float] | None:
     """(tokens that the model knows, share of the data's tokens that are none of them); None where it cannot be told."""
     from qwen2.chat import Tokenizer
 
@@ -57,7 +59,7 @@ def unknown_share(model_dir: Path, files: list[Path]) -> tuple[int, float] | Non
         tokenizer = Tokenizer(model_dir)
     except (OSError, ValueError, KeyError, struct.error):
         return None
-    ids = [token for file in files for text in _texts_of(file) for token in tokenizer.encode(text)]
+    ids = [token for file in files for text in _texts_of(file, columns) for token in tokenizer.encode(text)]
     return (len(known), sum(token not in known for token in ids) / len(ids)) if ids else None
 
 
@@ -75,8 +77,8 @@ def known_tokens(model_dir: Path) -> set[int]:
     return set(numpy.flatnonzero((rows != rows[-1]).any(1)).tolist())
 
 
-def _texts_of(file: Path) -> Iterator[str]:
-    for item in read(file):
+def _texts_of(file: Path, columns: tuple[str, str] | None) -> Iterator[str]:
+    for item in read(file, columns):
         if isinstance(item, Row):
             if item.number > ROWS:
                 return

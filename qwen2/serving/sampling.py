@@ -15,6 +15,7 @@ from torch import Tensor
 from qwen2.serving.request import Settings
 
 SORTED = 1024  # top_k up to this many are sorted; above, thresholds are searched for instead
+AT_ONCE = 32  # rows: each takes some copies of its logits, 0.6 MB a copy
 HALVINGS = 30  # of the search for the threshold of top_p: the nucleus is then exact but for equal probabilities
 
 
@@ -71,9 +72,8 @@ def choose(logits: Tensor, rows: Sequence[Settings], uniform: Sequence[float]) -
     for place, each in enumerate(rows):
         if each.temperature > 0:
             kinds["sorted" if 0 < each.top_k <= min(SORTED, vocabulary) else "wide"].append(place)
-    for kind, places in kinds.items():
-        if not places:
-            continue
+    parts = [(kind, all_[n : n + AT_ONCE]) for kind, all_ in kinds.items() for n in range(0, len(all_), AT_ONCE)]
+    for kind, places in parts:
         index = whole(places, device)
         mine = [rows[place] for place in places]
         heat = column([[each.temperature] for each in mine], device)

@@ -45,7 +45,8 @@ class Update:
         # What the processes of a training add up once a step, in one tensor: the gradient, then three numbers.
         count = adapter.flat.numel()
         self.sums = torch.zeros(count + 3, dtype=adapter.flat.dtype, device=device)
-        self.grad, self.loss, self.hits, self.stops = self.sums[:count], *self.sums[count:]
+        self.grad = self.sums[:count]
+        self.loss, self.hits, self.stops = self.sums[count:].unbind()
         self.start_step = int(state.get("global_step", 0))
         self.rate_list = [settings.learning_rate_at(step, total) for step in range(total)]
         self.rates = torch.tensor(self.rate_list, dtype=torch.float32, device=device)  # (steps,)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,18 @@ def main(pipe: Connection, settings: Settings) -> None:
         from qwen2.serving.scheduler import summary
 
         pipe.send(("ready", summary(scheduler)))
-        serve(pipe, scheduler)
+        try:
+            serve(pipe, scheduler)
+        except (EOFError, OSError):
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())[:500]
+            print(
+                f"serve: engine: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno})",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def load(settings: Settings) -> Any:

@@ -199,7 +199,7 @@ def test_a_number_that_cannot_be_ends_with_2_before_anything_loads(workspace, ca
     monkeypatch.setattr("finetune.sft.prepare._with_data", lambda run: pytest.fail("the data were read first"))
     assert run_main(lambda: sft(workspace, *words.split())) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "internal"))]
-    assert len(error) == 1 and words in error[0]
+    assert len(error) == 1 and all(word in error[0] for word in words.split())
     assert not (workspace / "output").exists()
 
 

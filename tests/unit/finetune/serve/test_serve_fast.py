@@ -25,9 +25,7 @@ def server(home: Path) -> Iterator[Server]:
     """The fast backend with the base and an adapter."""
     running = Server(home, "--adapter", "newest", MIRROR_API_KEY=KEY, BACKEND="fast")
     yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        running.process.wait()
+    running.end()
 
 
 def figures(server: Server) -> dict[str, float]:

@@ -33,9 +33,7 @@ def server(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     running = Server(home, *adapters, MIRROR_API_KEY=KEY, BACKEND=request.param)
     running.backend = request.param  # type: ignore[attr-defined]
     yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        running.process.wait()
+    running.end()
 
 
 @pytest.fixture

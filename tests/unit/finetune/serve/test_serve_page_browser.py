@@ -58,9 +58,7 @@ def server(
     (run / "rewordings.yaml").write_text("version: 1\nrows:\n- question: 几点开门?\n  ask:\n  - 什么时候开门?\n")
     running = Server(home, "--adapter", "newest", "--max_new_tokens", "3000", MIRROR_API_KEY=KEY, BACKEND=request.param)
     yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        running.process.wait()
+    running.end()
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     (home / BASE).symlink_to(smollm2)
     running = Server(home, "--system", "You are a helpful assistant.", MIRROR_API_KEY=KEY, BACKEND="fast")
     yield running
-    running.process.kill()
-    running.process.wait()
+    running.end()
 
 
 def ask(server: Server, text: str = ASKED, **options: Any) -> Any:

@@ -79,6 +79,11 @@ class Server:
             return done.choices[0].message.content
         return "".join(chunk.choices[0].delta.content or "" for chunk in done if chunk.choices)
 
+    def end(self) -> None:
+        """Where it still runs. No SIGKILL: the server would outlive the command that watches it."""
+        if self.process.poll() is None:
+            self.stop()
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(120)
@@ -100,9 +105,7 @@ def server(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     running = Server(home, "--adapter", "newest", MIRROR_API_KEY=KEY, BACKEND=request.param)
     assert BACKENDS[request.param] in running.log.read_text()
     yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        running.process.wait()
+    running.end()
 
 
 def test_base_and_adapter_are_chosen_by_name(server):
