@@ -64,7 +64,9 @@ class Finding:
             object.__setattr__(self, name, content.printable(getattr(self, name)))
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.where}: {self.what}; {self.remedy}"
+        return _("{file}: {where}: {what}; {remedy}").format(
+            file=self.file, where=self.where, what=_(self.what), remedy=self.remedy
+        )
 
 
 @dataclass

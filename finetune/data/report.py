@@ -11,12 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.i18n import _
+from common.i18n import N_, _
 from finetune.data.check import FileReport
 
 BARS = 10
 WIDTH = 40  # columns of the longest bar
 SHOWN = 5  # findings of one kind in the table
+
+# kinds of findings and faults that are words of the code, where others are sentences
+WORDS = (N_("broken"), N_("empty"), N_("missing"), N_("duplicate"), N_("placeholder"))
 
 
 def terminal(console: Console, reports: list[FileReport]) -> None:
@@ -49,8 +52,8 @@ def _table(reports: list[FileReport]) -> Table:
             findings = [finding for finding in report.findings if finding.kind == kind]
             style = "red" if _is_error(report, kind) else "yellow"
             for index, finding in enumerate(findings[:SHOWN]):
-                head = (f"[{style}]{kind}[/]", str(len(rows))) if index == 0 else ("", "")
-                table.add_row(*head, escape(name + finding.where), escape(finding.what), escape(finding.remedy))
+                head = (f"[{style}]{_(kind)}[/]", str(len(rows))) if index == 0 else ("", "")
+                table.add_row(*head, escape(name + finding.where), escape(_(finding.what)), escape(finding.remedy))
             if len(findings) > SHOWN:
                 table.add_row(
                     "",

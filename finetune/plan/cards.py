@@ -40,7 +40,7 @@ CARDS = (
     Known("H100 80 GB", 80, 3350, 989.4),
 )
 H100 = CARDS[-1]
-FAST, SWIFT, FOUR_BIT = "fast lane", "ms-swift", N_("ms-swift, 4-bit base")
+FAST, SWIFT, FOUR_BIT = N_("fast lane"), "ms-swift", N_("ms-swift, 4-bit base")
 # Bytes that move for each weight when a 4-bit linear is unpacked: read packed, written and read again in bfloat16.
 UNPACKED = 0.52 + 2 + 2
 

@@ -18,6 +18,7 @@ from finetune.plan.planned_run import Job
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
 FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))
+NO_FIT = N_("does not fit")
 AGAIN = {"none": N_("nothing"), "swiglu": "SwiGLU", "layer": N_("whole layers")}
 
 
@@ -72,7 +73,7 @@ def _times(times: Sequence[Estimate]) -> Table:
     table = _table(N_("how long on"), N_("trained by"), FIGURES[1], N_("about"))
     for each in times:
         if each.engine is None:
-            table.add_row(each.card.name, f"[red]{_('does not fit')}[/]", "", "")
+            table.add_row(each.card.name, f"[red]{_(NO_FIT)}[/]", "", "")
             continue
         table.add_row(each.card.name, _(each.engine), f"{each.peak_gib:.1f}", duration(each.hours))
     return table
@@ -87,7 +88,7 @@ def _table(*headings: str) -> Table:
 
 def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
     if isinstance(plan, str):
-        return f"[red]{_('does not fit')}[/]", "", "", ""
+        return f"[red]{_(NO_FIT)}[/]", "", "", ""
     if isinstance(plan, SwiftPlan):
         batch = f"{plan.per_device_train_batch_size} x {plan.gradient_accumulation_steps}"
         saved = [_("checkpointing")] * plan.gradient_checkpointing + ["liger"] * plan.use_liger_kernel

@@ -183,3 +183,11 @@ def test_a_name_bound_in_a_function_does_not_hide_the_look_up():
 def test_an_unknown_option_names_the_value():
     with pytest.raises(UserError, match="-- is no value"):
         Parser(prog="x").parse_args(["--name=--"])
+
+
+def test_no_message_hides_in_an_f_string():
+    """There Babel does not find it."""
+    hidden = re.compile(r"""[fF]["'].*\{_\(["']""")
+    for folder in messages.FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not hidden.search(path.read_text(encoding="utf-8")), path
