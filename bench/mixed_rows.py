@@ -1,4 +1,7 @@
-"""550 rows of 20 to 600 tokens for the mixed run's times, of random words: `python bench/mixed_rows.py OUT.json`."""
+"""550 rows of 20 to 600 tokens for the mixed run's times, of random words: `python bench/mixed_rows.py OUT.json`.
+
+`python bench/mixed_rows.py OUT.json 64` makes that many rows of 2030 tokens.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,11 @@ WORDS = [
 
 
 def main() -> None:
-    """500 rows of random length, and 50 short ones, as JSON."""
+    """500 rows of random length and 50 short ones, or long ones alone, as JSON."""
     draw = random.Random(0)
     lengths = [draw.randint(20, 600) for _ in range(500)] + [46] * 50
+    if len(sys.argv) > 2:
+        lengths = [2030] * int(sys.argv[2])
     rows = []
     for number, length in enumerate(lengths):
         words = [draw.choice(WORDS) for _ in range(max(4, length - 22))]  # a word is a token, 22 are the template's

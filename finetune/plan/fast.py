@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qwen2.config import PROJECTIONS, Config
 
 WEIGHTS = 7.07e9  # of the shape that batches.step_ms was measured with
-START_S = 2.0  # that further processes cost: NCCL (measured: 1.0), the weights once more
+START_S = 2.5  # that further processes cost: NCCL, the weights once more (docs/performance.md)
 SUM_S = 0.002  # of adding up the gradients of a step
 SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
 

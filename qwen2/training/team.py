@@ -48,8 +48,7 @@ class Team:
         self.store, self._beats = open_store(), None if rank == 0 else open_store()
         self._open_store = open_store
         self._shared = 0
-        self._left = self._settled = False
-        self._device = torch.device("cpu")
+        self._left = self._settled = self._joined = False
         self.store.set(f"name/{rank}", name)
         self.store.set(f"beat/{rank}", "0")
         threading.Thread(target=self._watch, name="team", daemon=True).start()
@@ -105,7 +104,8 @@ class Team:
 
     def join(self, device: torch.device) -> None:
         """Make the group that adds up gradients. LostError when another process does not come to it."""
-        self._device = device
+        self._joined = True
+        self.check()
         cuda = device.type == "cuda"
         try:
             dist.init_process_group(
@@ -240,10 +240,15 @@ class Team:
         return seen
 
     def _lost(self, why: str) -> None:
-        """Note it, and end the process where its main thread does not: in a collective that will never end."""
+        """Note it, and end the process where its main thread does not: in a collective that will never end.
+
+        Before the group is joined the main thread looks for itself, once it has loaded what it is loading.
+        """
         if self._left:
             return
         self.fault = self.fault or why
+        if not self._joined:
+            return
         until = time.monotonic() + SETTLE_S
         while time.monotonic() < until:
             if self._settled or self._left:

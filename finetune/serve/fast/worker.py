@@ -23,7 +23,7 @@ from finetune.engines.fast.loaded_model import Lane
 from finetune.serve.fast.settings import Settings
 
 ROWS_GPU, ROWS_CPU = 128, 32
-CPU_CACHE_GIB = 1.0
+CPU_CACHE_GIB = 0.5
 # Of GPU memory beside weights and cache: activations of a piece of a prompt, logits and their copies, CUDA graphs.
 ROOM_GIB = 1.25
 FILLED = 0.95  # of what is then left: the allocator's blocks do not fit without gaps

@@ -137,6 +137,20 @@ def test_a_killed_or_hung_process_ends_the_others_with_the_cause(home: Path, tmp
     assert not Path(f"/proc/{worker}").exists()
 
 
+def test_a_process_that_dies_before_the_first_step_leaves_no_run(home: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with start(home, output, "--run", "job", NPROC_PER_NODE="2") as process:
+        until = time.monotonic() + 60
+        while not (found := workers_of(process)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(found[0], signal.SIGKILL)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and not (output / "job").exists()
+    (error,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert "the training was not begun: process 1 of 2 was killed by SIGKILL" in error
+
+
 def test_the_others_end_when_the_first_is_killed(home: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     with start(home, output, "--num_train_epochs", "500", "--run", "job", NPROC_PER_NODE="2") as process:
