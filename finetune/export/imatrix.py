@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.export.gguf_file import Importance
 from finetune.merge import same_answers
 from finetune.runs.progress_bar import Bar
@@ -78,7 +79,7 @@ def of_rows(
     engine = Qwen2Engine(base, device, ceiling_gib)
     rows = encoded(data, engine.tokenizer, system)
     bar.restart(len(rows), "rows")
-    bar.phase("weighing the inputs by the training's rows")
+    bar.phase(_("weighing the inputs by the training's rows"))
     found = measure(engine.model, engine.adapter(adapter) if adapter else None, rows, lambda done: bar.advance(1))
     same_answers.release(engine)
     return found

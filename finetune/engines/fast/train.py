@@ -240,7 +240,7 @@ def _train(
     from qwen2.training.team import LostError
 
     bar.expect(settings.total_steps(len(request.rows.rows)))
-    bar.phase("training")
+    bar.phase(_("training"))
     begun, keeper = 0, Keeper(request.keep)
 
     def on_step(step: int, total: int, log: dict[str, Any] | None) -> None:
