@@ -73,7 +73,7 @@ class Crew:
         }  # fmt: skip
         environ = {**os.environ, ENV: json.dumps(job)}
         if w.nodes == 1:
-            environ = dict.fromkeys(LOOPBACK, "lo") | environ
+            environ |= {name: environ.get(name) or "lo" for name in LOOPBACK}
         if w.devices:
             environ["CUDA_VISIBLE_DEVICES"] = w.devices[local]
         # A session of its own: stop signals of the terminal are for the first process, which tells the others.
@@ -111,9 +111,8 @@ class Crew:
                 FAILED,
             )
         if self.workers.nodes == 1:
-            # Not before torch and CUDA are there: they read the environment in threads, and a new name may move it.
-            for name in LOOPBACK:
-                os.environ.setdefault(name, "lo")
+            for name in LOOPBACK:  # the names are there since begin_import: threads read the environment by now
+                os.environ[name] = os.environ.get(name) or "lo"
         hint = f" (NNODES={self.workers.nodes})" if self.workers.nodes > 1 else ""
         if self._team.is_first:
             self._team.wait_for_all(self.seconds, hint)

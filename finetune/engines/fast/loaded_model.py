@@ -14,7 +14,7 @@ from typing import Any
 
 from common.errors import FAILED, UserError
 from common.i18n import _
-from finetune.engines.fast.crew import Crew
+from finetune.engines.fast.crew import LOOPBACK, Crew
 from finetune.engines.fast.workers import Workers
 from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
@@ -25,8 +25,10 @@ def begin_import(device: str) -> None:
     """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
     if device == "cpu":
         spare_the_cores()
-    # What job() sets later: a new name may move the environment, which torch's and CUDA's threads read meanwhile.
-    os.environ.setdefault(PARENT, "")
+    # What is set later: a new name may move the environment, which torch's and CUDA's threads read meanwhile. For all
+    # three, empty means unset.
+    for name in (PARENT, *LOOPBACK):
+        os.environ.setdefault(name, "")
     early_torch.begin()
 
 
