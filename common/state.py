@@ -10,12 +10,24 @@ from __future__ import annotations
 import json
 import os
 import time
+from enum import Enum
 
 HEALTH_FILE = "health.json"
 JOB_FILE = "job.json"
 LOCK_FILE = "job.lock"
 DEFAULT_RUN_DIR = "/run/mirror"
 FALLBACK_RUN_DIR = "/tmp/mirror"  # where /run/mirror cannot be written: --read-only with --tmpfs /tmp
+
+
+class State(str, Enum):
+    """The state of a container, as health.json has it and `healthcheck probe` prints it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"  # a job runs: told by job.json, never written to health.json
+    FAILED = "failed"
+
+    __str__ = str.__str__  # the value, in every version of Python
 
 
 class Unreadable(Exception):

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 from common import exec_home, gpu_order, state
 from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, take_language
 from common.i18n import _
+from common.state import State
 from healthchecks import gpu_in_use, probe, show, startup
 from healthchecks.context import Context
 
@@ -94,11 +95,11 @@ def _startup(options: argparse.Namespace) -> int:
             _("note: job {busy} is running, so the GPU was left alone and health.json as it was").format(busy=busy),
             file=sys.stderr,
         )
-    elif report.state == "ready":
+    elif report.state == State.READY:
         gpu_in_use.forget_dead_job()
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
-    return FAILED if report.state == "failed" else DONE
+    return FAILED if report.state == State.FAILED else DONE
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -134,9 +135,9 @@ def _report(options: argparse.Namespace) -> int:
         view = show.make()
         with view:
             view.update(report)
-    if report.state == "starting":
+    if report.state == State.STARTING:
         print(_("error: the checks have not ended; `healthcheck probe` says whether they still run"), file=sys.stderr)
-    return DONE if report.state == "ready" else FAILED
+    return DONE if report.state == State.READY else FAILED
 
 
 def _as_report(health: dict) -> startup.Report:
@@ -146,7 +147,7 @@ def _as_report(health: dict) -> startup.Report:
         unknown = next((row.status for row in rows if row.status not in show.WORDS), None)
         if unknown is not None:
             raise ValueError(f"status {unknown!r}")
-        if health["state"] not in ("starting", "ready", "failed"):
+        if health["state"] not in (State.STARTING, State.READY, State.FAILED):
             raise ValueError(f"state {health['state']!r}")
         values = {name: health[name] for name in startup.Report.__dataclass_fields__}
         return _typed(startup.Report, values | {"checks": rows})

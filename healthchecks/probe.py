@@ -12,6 +12,7 @@ import sys
 
 from common import state
 
+State = state.State
 LIMIT_S = 2.0  # the whole probe's own time; HEALTHCHECK --timeout is above it
 
 DONE, FAILED, UNUSABLE = 0, 1, 2
@@ -27,7 +28,7 @@ def status() -> dict:
     """
     health, problem = _load(state.HEALTH_FILE)
     result = _failed(problem, f"{RERUN}; it writes the file anew") if problem else _judge(health)
-    result["checked"] = health is not None and health.get("state") in ("ready", "failed")
+    result["checked"] = health is not None and health.get("state") in (State.READY, State.FAILED)
     return result
 
 
@@ -36,26 +37,26 @@ def _judge(health: dict | None) -> dict:
     if problem:
         return _failed(problem, "delete it once no job runs, or start the next job, which writes it anew")
 
-    if health and health.get("state") == "failed":
+    if health and health.get("state") == State.FAILED:
         return _failed_check(health)
-    if health and health.get("state") == "starting":
+    if health and health.get("state") == State.STARTING:
         return _starting(health)
     if job:
         return _with_job(job)
     if health is None:
         return _state(
-            "starting",
+            State.STARTING,
             "no start-up check has reported yet",
             remedy=f"wait; if the container was started with its own --entrypoint, {RERUN}",
         )
-    if health.get("state") != "ready":
+    if health.get("state") != State.READY:
         return _failed(f"health.json has no known state ({health.get('state')!r})", RERUN)
     if health.get("level") == "off":
-        return _state("ready", "not checked (HEALTH_LEVEL=off)")
+        return _state(State.READY, "not checked (HEALTH_LEVEL=off)")
     checks = health.get("checks")
     warnings = [check.get("name") for check in _dicts(checks) if check.get("status") == "warn"]
     message = f"{len(_dicts(checks))} checks at level {health.get('level')}, {health.get('seconds')} s"
-    return _state("ready", message + (f"; warnings: {', '.join(map(str, warnings))}" if warnings else ""))
+    return _state(State.READY, message + (f"; warnings: {', '.join(map(str, warnings))}" if warnings else ""))
 
 
 def _load(name: str) -> tuple[dict | None, str | None]:
@@ -73,7 +74,7 @@ def _starting(health: dict) -> dict:
             f"the start-up checks were killed during: {running}",
             f"often out of memory: give the container more (docker run --memory), then {RERUN}",
         )
-    return _state("starting", f"running: {running}", check=running)
+    return _state(State.STARTING, f"running: {running}", check=running)
 
 
 def _failed_check(health: dict) -> dict:
@@ -110,7 +111,7 @@ def _with_job(job: dict) -> dict:
             "look at its output, end it and start it again; if it is only slow, raise MIRROR_STALE_S (0: no limit)",
             job,
         ) | {"live": False}
-    return _state("busy", f"{name}{where}", job=job)
+    return _state(State.BUSY, f"{name}{where}", job=job)
 
 
 def step_text(job: dict) -> str:
@@ -121,13 +122,13 @@ def step_text(job: dict) -> str:
     return f" ({phase})" if phase else ""
 
 
-def _state(name: str, message: str, **parts: object) -> dict:
+def _state(name: State, message: str, **parts: object) -> dict:
     empty = {"cause": None, "remedy": None, "job": None, "check": None, "live": True}
     return {"state": name, "message": message, **empty, **parts}
 
 
 def _failed(cause: str, remedy: str, job: dict | None = None) -> dict:
-    return _state("failed", f"{cause}; {remedy}", cause=cause, remedy=remedy, job=job)
+    return _state(State.FAILED, f"{cause}; {remedy}", cause=cause, remedy=remedy, job=job)
 
 
 def _dicts(value: object) -> list[dict]:
@@ -170,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     # No output of ours may fail on a lone surrogate; \udXXX is how JSON writes one, too.
     print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     signal.setitimer(signal.ITIMER_REAL, 0)
-    good = result["state"] in ("ready", "busy")
+    good = result["state"] in (State.READY, State.BUSY)
     for name in ("live", "checked"):
         if f"--{name}" in arguments:
             good = result[name]

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from common.i18n import N_, _
 from common.model_kind import named
+from common.state import State
 from common.xml_text import xml_text
 from healthchecks.startup import Report, Row
 
@@ -74,7 +75,7 @@ class Plain:
             if is_worth_a_line(row, self.brief):
                 print(line(row), file=self.stream, flush=True)
         self.shown = len(report.checks)
-        if report.state != "starting":
+        if report.state != State.STARTING:
             print(verdict(report), file=self.stream, flush=True)
 
     def progress(self, label: str, done: int, total: int) -> None:
@@ -114,8 +115,10 @@ class Table:
             for row in self.report.checks:
                 if is_worth_a_line(row, self.brief):
                     self.console.print(line(row), style=STYLES[row.status], markup=False, soft_wrap=True)
-        if self.report and self.report.state != "starting":
-            self.console.print(verdict(self.report), style=STYLES["fail" if self.report.state == "failed" else "pass"])
+        if self.report and self.report.state != State.STARTING:
+            self.console.print(
+                verdict(self.report), style=STYLES["fail" if self.report.state == State.FAILED else "pass"]
+            )
 
     def update(self, report: Report) -> None:
         """Show the report as it is now."""

@@ -16,6 +16,7 @@ from common import state
 from common.errors import save_traceback
 from common.i18n import _
 from common.model_kind import STANDIN
+from common.state import State
 from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1
@@ -48,7 +49,7 @@ class Report:
     """A run of the checks, as in health.json (docs/health.schema.json)."""
 
     level: str
-    state: str = "starting"  # then ready or failed
+    state: str = State.STARTING  # then ready or failed
     started: str = ""
     seconds: float = 0.0
     running: list[str] = field(default_factory=list)
@@ -118,7 +119,7 @@ def _run(
             failed.add(row.name)
     report.running = []
     report.device = context.gpu.name if context.gpu else "cpu"
-    report.state = "failed" if any(row.status == "fail" for row in report.checks) else "ready"
+    report.state = State.FAILED if any(row.status == "fail" for row in report.checks) else State.READY
     report.seconds = round(time.monotonic() - begin, 3)
     listener(report)
     return report

@@ -12,8 +12,9 @@ from common import host
 from common.errors import DONE, UNUSABLE, Parser, UserError, run_main
 from common.i18n import _
 from common.settings import Settings
-from finetune.data.check import FileReport, Options, check_file, default_heldout
+from finetune.data.check import check_file, default_heldout
 from finetune.data.convert import convert
+from finetune.data.findings import FileReport, Options
 from finetune.data.source import parse, parse_columns
 from finetune.verify import preparation
 

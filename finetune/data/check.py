@@ -8,7 +8,6 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data import content, rows, tokens
 from finetune.data.content import Remark
+from finetune.data.findings import FileReport, Finding, Options
 from finetune.data.items import Broken, Note, Row
 from finetune.data.plain import is_plain, shape_of
 from finetune.data.preference import PREFERENCE, Other, other_training
@@ -25,7 +25,6 @@ from finetune.data.source import Source, parse
 from qwen2.rows import KNOWN
 
 BATCH = 512  # rows whose tokens are counted together
-KEPT = 100  # findings of one kind that are kept with their text; all are counted, and all rows are kept by number
 # Rows whose tokens are counted. Of a larger file every n-th is, and besides every row that could be too long: a token
 # is at least a byte, so that most rows need no counting to be known as short enough.
 COUNTED = 40_000
@@ -33,75 +32,6 @@ NAMED = 10  # placeholders that are kept by name
 MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
 # A row with these names alone, and a question among them, is not meant for another training.
 KNOWN_AS_SFT = KNOWN - {"text", "content"}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is looked at besides the rows themselves."""
-
-    columns: tuple[str, str] | None = None  # question and answer column of a table; None: guessed
-    model_dir: Path | None = None  # where the tokenizer is; None: tokens are not counted
-    system: str | None = None  # the system prompt of rows without one
-    max_length: int = 0  # in tokens; 0: no row is too long
-    heldout: frozenset[str] = frozenset()  # questions that verify asks, by content.question_key
-    progress: Callable[[int, int], None] | None = None  # called with (bytes read, bytes in all)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault and its place. `row` is 0 for the file as a whole; `where` is `row 3, output` or `line 3, column 8`."""
-
-    file: str
-    row: int
-    where: str
-    kind: str
-    what: str
-    remedy: str
-    error: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("where", "what"):  # they hold names out of the file
-            object.__setattr__(self, name, content.printable(getattr(self, name)))
-
-    def __str__(self) -> str:
-        return _("{file}: {where}: {what}; {remedy}").format(
-            file=self.file, where=self.where, what=_(self.what), remedy=self.remedy
-        )
-
-
-@dataclass
-class FileReport:
-    """What was found in one file. `lengths` are tokens of rows (of all, or of a sample when `sampled`)."""
-
-    file: str
-    rows: int = 0
-    encoding: str = ""
-    findings: list[Finding] = field(default_factory=list)
-    numbers: dict[str, list[int]] = field(default_factory=dict)  # kind -> the rows it was found in
-    errors: int = 0
-    warnings: int = 0
-    lengths: list[int] = field(default_factory=list)
-    sampled: bool = False
-    max_length: int = 0
-    placeholders: dict[str, int] = field(default_factory=dict)  # the most frequent ones -> rows
-    plain: bool = True  # ms-swift reads the file as it is, without --convert
-
-    def add(self, finding: Finding) -> None:
-        """Count a finding, and keep it while there are few of its kind."""
-        rows = self.numbers.setdefault(finding.kind, [])
-        if len(rows) < KEPT:
-            self.findings.append(finding)
-        rows.append(finding.row)
-        if finding.error:
-            self.errors += 1
-        else:
-            self.warnings += 1
-
-    def add_once(self, finding: Finding, rows: list[int]) -> None:
-        """Count one warning for all of `rows`."""
-        self.numbers[finding.kind] = rows
-        self.findings.append(finding)
-        self.warnings += 1
 
 
 def check_file(

@@ -14,7 +14,8 @@ from typing import Any
 from common.errors import UserError
 from common.i18n import _
 from finetune.data import content
-from finetune.data.check import FileReport, Options, check_file
+from finetune.data.check import check_file
+from finetune.data.findings import FileReport, Options
 
 
 class Writer:

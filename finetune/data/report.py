@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.i18n import N_, _
-from finetune.data.check import FileReport
+from finetune.data.findings import FileReport
 
 BARS = 10
 WIDTH = 40  # columns of the longest bar

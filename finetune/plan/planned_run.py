@@ -11,7 +11,8 @@ from typing import Any
 from common.errors import UserError
 from common.i18n import _
 from common.model_kind import kind_of
-from finetune.data.check import Options, default_heldout, in_one_line, require
+from finetune.data.check import default_heldout, in_one_line, require
+from finetune.data.findings import Options
 from finetune.engines.swift import config_file, ranges
 from qwen2.config import Config
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from common.i18n import _
-from finetune.runs.gpu_lock import SAME_SIGNAL_S, STOPPING
+from finetune.runs.supervise import SAME_SIGNAL_S, STOPPING
 
 
 class Stop:

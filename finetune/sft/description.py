@@ -9,7 +9,7 @@ from typing import Any
 
 from common.model_kind import ModelKind
 from common.settings import Settings
-from finetune.data.check import FileReport
+from finetune.data.findings import FileReport
 from finetune.data.source import Source
 from finetune.engines import choose
 from finetune.engines.fast.workers import Workers

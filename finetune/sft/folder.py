@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.i18n import _
-from finetune.data.check import Options
 from finetune.data.convert import convert
+from finetune.data.findings import Options
 from finetune.engines.fast import rows as fast_rows
 from finetune.runs import run_folder
 from finetune.sft.description import SftRun

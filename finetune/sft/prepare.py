@@ -16,7 +16,8 @@ from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
-from finetune.data.check import Options, default_heldout, in_one_line, require
+from finetune.data.check import default_heldout, in_one_line, require
+from finetune.data.findings import Options
 from finetune.data.source import parse_columns
 from finetune.engines import choose
 from finetune.engines.fast.loaded_model import begin_import

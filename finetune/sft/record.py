@@ -18,7 +18,7 @@ from finetune.engines.fast.train import Ended
 from finetune.engines.swift import options
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import checkpoints, run_folder
-from finetune.runs.gpu_lock import STOPPING
+from finetune.runs.supervise import STOPPING
 from finetune.sft.description import SftRun, typed
 
 

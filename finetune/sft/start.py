@@ -23,9 +23,10 @@ from finetune.engines.fast.train import Ended, Request, save_earlier, train_adap
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
-from finetune.runs.gpu_lock import STOPPING, job
+from finetune.runs.gpu_lock import job
 from finetune.runs.gpu_lock import run as run_job
 from finetune.runs.stop_signals import Stop
+from finetune.runs.supervise import STOPPING
 from finetune.sft import epochs, folder, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of

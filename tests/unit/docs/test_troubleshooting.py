@@ -31,7 +31,7 @@ from finetune.commands import serve
 from finetune.data import check, hub
 from finetune.engines.fast.train import Ended
 from finetune.engines.swift import launcher as swift_launcher
-from finetune.runs import adapters, checkpoints, gpu_lock, run_folder
+from finetune.runs import adapters, checkpoints, run_folder, supervise
 from finetune.sft import start as sft_start
 from healthchecks import show
 from healthchecks.checks import driver, storage, vram_free
@@ -173,7 +173,7 @@ class Bench:
 
     def case_7(self) -> list[str]:
         current = SimpleNamespace(killed=lambda by: None, record={"step": 20, "total": 40})
-        assert gpu_lock._ended(current, "sft", -9, None) == 137  # type: ignore[arg-type]
+        assert supervise._ended(current, "sft", -9, None) == 137  # type: ignore[arg-type]
         return [self.plain(self.output())]
 
     def case_8(self) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from finetune.data.check import Options, check_file, in_one_line, require
+from finetune.data.check import check_file, in_one_line, require
 from finetune.data.content import Contents, clean
+from finetune.data.findings import Options
 
 ROW = {"instruction": "你是谁?", "input": "", "output": "我由 CSDN 迪菲赫尔曼 开发。"}
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from finetune.commands.check_data import main
-from finetune.data.check import Options, check_file
+from finetune.data.check import check_file
 from finetune.data.convert import convert
+from finetune.data.findings import Options
 from finetune.data.source import parse
 from finetune.engines.fast import rows as fast_rows
 from qwen2.chat import Tokenizer

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.check import Finding, check_file
+from finetune.data.check import check_file
+from finetune.data.findings import Finding
 
 ROW = {"instruction": "a", "output": "b"}
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
