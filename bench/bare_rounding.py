@@ -79,7 +79,7 @@ def by_transformers(folder: str, rows: list[Any], settings: Any, dtype: Any) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from bench.fast_lane import padded_batches
+    from bench.fast_lane_losses import padded_batches
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     found = []

@@ -23,6 +23,7 @@ from finetune.engines.swift import config_file
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
+from finetune.engines.swift.command_line import Line
 from finetune.engines.swift.printed import last_line
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         print(kind.notice(model), file=sys.stderr)
     # Checked as a whole: `swift infer` takes the config first.
     file = config_file.load(options.config)
-    swift_launcher.Line("infer", args.copy(), settings, lambda remark: None).check()  # mistakes, at once
+    Line("infer", args.copy(), settings, lambda remark: None).check()  # mistakes, at once
     wanted = by_fast_lane(args, file, model, adapter, settings)
     if options.verbose:
         engine = _("ms-swift, because of {why}").format(why=wanted) if isinstance(wanted, str) else _("the fast lane")

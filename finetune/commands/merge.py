@@ -11,13 +11,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from common import host, sha256sums
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.i18n import _
 from common.json_files import json_object
-from common.model_kind import STANDIN, kind_of
+from common.model_kind import STANDIN, ModelKind, kind_of
 from common.settings import Settings
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift import options as swift_options
@@ -42,6 +43,20 @@ OURS = (
     "push_to_hub",
 )
 DEFAULT_SYSTEM = "You are a helpful assistant."  # of configs/sft.yaml, where the run does not say
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What becomes what, and how."""
+
+    base: Path
+    adapter: Path
+    target: Path
+    kind: ModelKind
+    dtype: str
+    device: str
+    system: str
+    run: runinfo.Run
 
 
 def parser() -> Parser:
@@ -83,29 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = parser().parse_known_args(words)
     settings = Settings.from_env()
     args = Arguments(rest)
-    named = swift_options.take_questions(args, swift_options.options_of("export")) + (
-        [options.adapter] if options.adapter else []
-    )
-    if len(named) > 1:
-        raise UserError(
-            _("merge: {count} adapters named ({names}); one is merged at a time").format(
-                count=len(named), names=", ".join(named)
-            )
-        )
-    for name in OURS:
-        if args.get(name) is not None:
-            raise UserError(
-                _("merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output").format(
-                    name=name
-                )
-            )
-
+    named = _named(args, options.adapter)
     base = options.model or settings.model_dir
     if not (base / "config.json").is_file():
         raise UserError(
             _("{base}: no config.json in it, so it is no base model; name it with --model DIR").format(base=base)
         )
-    adapter = adapters.find(named[0] if named else "newest", settings.output_dir, base).absolute()
+    adapter = adapters.find(named or "newest", settings.output_dir, base).absolute()
     if not options.no_check:
         adapters.require_plain(
             adapter, _("the check of the answers"), _("--no-check merges it through ms-swift, unchecked")
@@ -130,16 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else same_answers.choose(options.questions or default_path().parent.parent / "questions")
     )
 
-    if options.device == "cpu":
-        device, why = "cpu", "--device cpu"
-    else:
-        device, why = resources.choose_device(settings.wants_cpu, weights)
-        if options.device == "cuda" and device == "cpu":
-            raise UserError(
-                _("merge: --device cuda: {why}; free the GPU, or leave --device out").format(why=why), FAILED
-            )
-    if device == "cpu":
-        resources.require_memory(weights, not options.no_check)
+    device, why = _device(options, settings, weights)
     if kind.is_for_tests:
         print(kind.notice(base), file=sys.stderr)
     print(
@@ -152,35 +142,83 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    system = run.system or DEFAULT_SYSTEM
-    with folder.temporary(target) as place:
-        model = place / target.name
+    merge = Merge(base, adapter, target, kind, dtype, device, run.system or DEFAULT_SYSTEM, run)
+    # ms-swift's own options, by the user, are ms-swift's to follow.
+    is_ours = device == "cuda" and not extra and dtype == "bfloat16" and here.is_possible(base, adapter)
+    asked = _write(merge, None if is_ours else args, texts, settings, options.wait)
+    print(summary(target, asked))
+    return DONE
+
+
+def _named(args: Arguments, adapter: str | None) -> str | None:
+    """The adapter that the line names, if any; UserError for several, and for options that merge.sh sets itself."""
+    named = swift_options.take_questions(args, swift_options.options_of("export")) + ([adapter] if adapter else [])
+    if len(named) > 1:
+        raise UserError(
+            _("merge: {count} adapters named ({names}); one is merged at a time").format(
+                count=len(named), names=", ".join(named)
+            )
+        )
+    for name in OURS:
+        if args.get(name) is not None:
+            raise UserError(
+                _("merge: --{name} is set by merge.sh itself; see merge.sh --help for --adapter and --output").format(
+                    name=name
+                )
+            )
+    return named[0] if named else None
+
+
+def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tuple[str, str]:
+    """Where `weights` bytes are merged and asked, and why there; UserError where there is no room."""
+    if options.device == "cpu":
+        device, why = "cpu", "--device cpu"
+    else:
+        device, why = resources.choose_device(settings.wants_cpu, weights)
+        if options.device == "cuda" and device == "cpu":
+            raise UserError(
+                _("merge: --device cuda: {why}; free the GPU, or leave --device out").format(why=why), FAILED
+            )
+    if device == "cpu":
+        resources.require_memory(weights, not options.no_check)
+    return device, why
+
+
+def _write(
+    merge: Merge, args: Arguments | None, texts: list[str] | None, settings: Settings, wait: bool
+) -> list[same_answers.Asked] | None:
+    """The whole folder, under its name once all of it is right; what was asked, with `texts`.
+
+    `args`: the line for ms-swift's export; None: merged here.
+    """
+    base, adapter, device, system = merge.base, merge.adapter, merge.device, merge.system
+    with folder.temporary(merge.target) as place:
+        model = place / merge.target.name
         answers = same_answers.Answers(texts, system, device, settings.vram_ceiling_gib) if texts is not None else None
-        is_ours = device == "cuda" and not extra and dtype == "bfloat16" and here.is_possible(base, adapter)
-        if is_ours:
-            with job("merge", wait=options.wait or None) as held:
+        if args is None:
+            with job("merge", wait=wait or None) as held:
                 here.merge(base, adapter, model, device, settings.vram_ceiling_gib, answers, held.phase)
         else:
-            export(args, model, place / "log", device, options.wait)
-        adapter_args = run.settings | json_object(adapter / "args.json") | {"system": system}
-        folder.complete(model, base, dtype, adapter_args)
+            export(args, model, place / "log", device, wait)
+        adapter_args = merge.run.settings | json_object(adapter / "args.json") | {"system": system}
+        folder.complete(model, base, merge.dtype, adapter_args)
         fault = checkpoints.problem(model)
         if fault:
             raise UserError(_("merge: ms-swift left no whole model: {fault}; try again").format(fault=fault), FAILED)
         asked = None
         if answers is not None:
-            asked = compare(answers, base, None if is_ours else adapter, model)
-            judge(asked, is_standin)
+            asked = compare(answers, base, None if args is None else adapter, model)
+            judge(asked, merge.kind is STANDIN)
         official = base / "SHA256SUMS"
         model_card.write(
             model / "README.md",
-            name=target.name,
+            name=merge.target.name,
             base=base,
             base_digest=sha256sums.digest(official) if official.is_file() else None,
-            kind=kind,
-            dtype=dtype,
+            kind=merge.kind,
+            dtype=merge.dtype,
             adapter=adapter,
-            record=json_object(run.folder / "run.json"),
+            record=json_object(merge.run.folder / "run.json"),
             lora=json_object(adapter / "adapter_config.json"),
             system=system,
             versions=run_folder.versions(),
@@ -188,9 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=device,
         )
         sha256sums.write(model)
-        folder.publish(model, target)
-    print(summary(target, asked))
-    return DONE
+        folder.publish(model, merge.target)
+    return asked
 
 
 def choose_dtype(args: Arguments, is_standin: bool) -> str:

@@ -105,18 +105,10 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
     return p
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; returns the exit code."""
-    from finetune.runs.gpu_lock import run
-
-    options, rest = parser().parse_known_args(argv)
-    if options.config is None:
-        raise UserError(_("serve: no --config; run serve.sh, which names its own"))
-    settings = Settings.from_env()
-    args = Arguments(rest)
+def check_words(options: argparse.Namespace, args: Arguments, file: dict[str, Any]) -> None:
+    """Raises UserError for options that serve.sh sets itself, a key in the file of options, and a size that is none."""
     if args.get("adapters") is not None:
         raise UserError(_("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR"))
-    file = config_file.load(options.config)
     if "api_key" in file:
         raise UserError(
             _("{file}: api_key: a key does not belong in a file of options; set {key} instead").format(
@@ -126,6 +118,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.max_body_kib < 1:
         raise UserError(_("--max-body-kib {size}: must be at least 1").format(size=options.max_body_kib))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit code."""
+    from finetune.runs.gpu_lock import run
+
+    options, rest = parser().parse_known_args(argv)
+    if options.config is None:
+        raise UserError(_("serve: no --config; run serve.sh, which names its own"))
+    settings = Settings.from_env()
+    args = Arguments(rest)
+    file = config_file.load(options.config)
+    check_words(options, args, file)
     key = check_key(options.api_key if options.api_key is not None else os.environ.get(KEY, ""))
     new_key = "" if key or not options.new_key else secrets.token_hex(24)
     key = key or new_key

@@ -151,7 +151,7 @@ def typed(option: options.Option | None, values: list[str]) -> Any:
     if option and option.kind == "float":
         return float(text)
     if option and option.kind == "bool":
-        return text.lower() not in ("no", "false", "f", "n", "0")  # no word at all means true
+        return text.lower() not in options.FALSE  # no word at all means true
     return text
 
 

@@ -21,7 +21,7 @@ from finetune.data.findings import Options
 from finetune.data.source import parse_columns
 from finetune.engines import choose
 from finetune.engines.fast.loaded_model import begin_import
-from finetune.engines.swift import config_file, launcher
+from finetune.engines.swift import command_line, config_file
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import run_folder
 from finetune.runs.gpu_lock import waits
@@ -258,7 +258,7 @@ def with_rows_instead(run: SftRun, path: Path) -> SftRun:
 
 def _check_words(run: SftRun) -> None:
     """Unknown options, and values that cannot be, before the data are read, which may take a while."""
-    line = launcher.Line("sft", Arguments(run.words()), run.settings, lambda remark: None)
+    line = command_line.Line("sft", Arguments(run.words()), run.settings, lambda remark: None)
     line.read_config()
     line.rename()
     line.check_options()
@@ -313,12 +313,12 @@ def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     """
     remarks: list[str] = []
     words = Arguments([*run.words(), "--model", str(run.model_dir)])
-    launcher.Line("sft", words, run.settings, remarks.append).check()
+    command_line.Line("sft", words, run.settings, remarks.append).check()
     sources = [source for source, _other in run.data]
     choice = choose.choose(asked, run.options(), run.model_dir, sources, on_cpu=run.settings.wants_cpu, resumed=why)
     if choice.is_fast:  # ms-swift's launcher makes them itself
         for remark in remarks:
-            launcher.tell(remark)
+            command_line.tell(remark)
     print(choice.in_one_line(), file=sys.stderr)
     run = replace(run, choice=choice)
     epochs.require_fast(run)

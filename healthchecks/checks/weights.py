@@ -160,6 +160,22 @@ def _shards(index: dict[str, Any]) -> dict[str, set[str] | None]:
     return dict(sorted(shards.items()))
 
 
+def _check_names(name: str, there: set[str], tensors: set[str]) -> None:
+    """Hold the tensors that a file has to those that the index puts into it."""
+    if absent := sorted(tensors - there):
+        raise Failure(
+            "tensor-missing",
+            _("{name} has no {absent}, which {index} puts there").format(name=name, absent=absent[0], index=INDEX),
+            AGAIN,
+        )
+    if extra := sorted(there - tensors):
+        raise Failure(
+            "tensor-extra",
+            _("{name} holds {extra}, which {index} does not put there").format(name=name, extra=extra[0], index=INDEX),
+            AGAIN,
+        )
+
+
 def _check_shard(
     folder: Path, name: str, tensors: set[str] | None, wanted: dict[str, tuple[int, ...]], dtype: str | None
 ) -> tuple[set[str], str | None]:
@@ -169,18 +185,7 @@ def _check_shard(
     """
     header, base, size = read_header(folder / name)
     tensors = set(header) if tensors is None else tensors
-    if absent := sorted(tensors - header.keys()):
-        raise Failure(
-            "tensor-missing",
-            _("{name} has no {absent}, which {index} puts there").format(name=name, absent=absent[0], index=INDEX),
-            AGAIN,
-        )
-    if extra := sorted(header.keys() - tensors):
-        raise Failure(
-            "tensor-extra",
-            _("{name} holds {extra}, which {index} does not put there").format(name=name, extra=extra[0], index=INDEX),
-            AGAIN,
-        )
+    _check_names(name, set(header), tensors)
     end = base
     for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
         have, shape = entry["dtype"], tuple(entry["shape"])

@@ -170,3 +170,11 @@ def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict
             f"{path} cannot be resumed by the fast lane ({error}): one of ms-swift is resumed with ENGINE=swift"
         ) from None
     return adapter, pair, state
+
+
+def require_same_run(path: Path, state: dict[str, Any], fingerprint: str, total: int) -> None:
+    """Raises ValueError if a checkpoint's state is of a run with another fingerprint, or of the end of its run."""
+    if state.get("fingerprint") != fingerprint:
+        raise ValueError(f"{path} is of a run with other data or settings: resume it with the same, or start anew")
+    if int(state["global_step"]) >= total:
+        raise ValueError(f"{path} is the end of its run: all {total} steps are done; there is nothing to resume")

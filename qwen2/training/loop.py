@@ -7,11 +7,9 @@ graphs, so that a step of small batches costs its arithmetic and not its launche
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +26,13 @@ from qwen2.training.batches import Micro, Row, Shape, Step
 from qwen2.training.evaluate import Evaluation
 from qwen2.training.graphs import Graphs
 from qwen2.training.log import RunLog
+from qwen2.training.result import DivergedError, StoppedError, TrainResult, finite, peak_gib
 from qwen2.training.settings import TrainSettings
 from qwen2.training.team import Team
 from qwen2.training.update import Update
 
 OnStep = Callable[[int, int, "dict[str, Any] | None"], None]
 AHEAD = 2  # steps that the host may be ahead of the GPU: enough to keep it busy, few enough for a truthful progress bar
-
-
-@dataclass
-class TrainResult:
-    """What came out. Lists have one entry per step; seconds are of the loop alone, captures and set-up apart."""
-
-    adapter: Adapter
-    checkpoint: Path
-    steps: int
-    losses: list[float]
-    grad_norms: list[float]
-    seconds: float
-    setup_seconds: float
-    tokens: int
-    step_ms: list[float] = field(default_factory=list)
-    peak_allocated_gib: float = 0.0
-    peak_reserved_gib: float = 0.0
-
-
-class DivergedError(RuntimeError):
-    """The loss or the gradient is no longer a number; the message is a sentence for the user."""
-
-
-class StoppedError(RuntimeError):
-    """`stop` asked for the end after step `step`; `checkpoint` is where the run can be resumed."""
-
-    def __init__(self, step: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped after step {step}, saved in {checkpoint}")
-        self.step, self.checkpoint = step, checkpoint
 
 
 def train(
@@ -177,7 +147,7 @@ class _Run:
         moments: tuple[Tensor, Tensor] | None = None
         if resume is not None:
             adapter, moments, state = checkpoint.load(resume, model)
-            self._check_resumable(resume, state)
+            checkpoint.require_same_run(resume, state, self.fingerprint, self.total)
         elif adapter is None:
             adapter = new_adapter(model.config, s)
         if self.team:
@@ -202,14 +172,6 @@ class _Run:
                 self._try_capture(captured, initial)
         else:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}
-
-    def _check_resumable(self, path: Path, state: dict[str, Any]) -> None:
-        if state.get("fingerprint") != self.fingerprint:
-            raise ValueError(f"{path} is of a run with other data or settings: resume it with the same, or start anew")
-        if int(state["global_step"]) >= self.total:
-            raise ValueError(
-                f"{path} is the end of its run: all {self.total} steps are done; there is nothing to resume"
-            )
 
     def _try_capture(self, captured: list[Shape], initial: Tensor) -> None:
         """Capture; where the graphs' memory does not fit under the ceiling, go on without them, slower.
@@ -297,7 +259,7 @@ class _Run:
             is_logged, is_saved = self.log.is_due(count), self.settings.is_save_due(count, len(self.rows), self.total)
             if self.cuda and self.team and (is_logged or is_saved):
                 self._wait(marks[-1])  # the host asks for figures now, and would wait where nothing can be noticed
-            line = self.log.step(count, self._figures(count)) if is_logged else None
+            line = self.log.step(count, finite(self.update.history[:count])) if is_logged else None
             must_save, is_over = self._judge(count)
             if must_save:
                 saved = self._save(count)
@@ -356,19 +318,8 @@ class _Run:
         event.record()
         return event
 
-    def _figures(self, until: int) -> list[list[float]]:
-        """loss, norm, hits of the first `until` steps; DivergedError when one is no number."""
-        figures = self.update.history[:until].tolist()
-        for number, (loss, norm, _) in enumerate(figures, 1):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise DivergedError(
-                    f"the loss became {loss} (gradient norm {norm}) at step {number}: lower learning_rate, or look at "
-                    "the rows of that batch; checkpoints before that step are whole"
-                )
-        return figures
-
     def _save(self, count: int) -> Path:
-        figures = self._figures(count)
+        figures = finite(self.update.history[:count])
         if not bool(torch.isfinite(self.adapter.flat).all()):
             raise DivergedError(
                 f"the adapter holds NaN after step {count}: lower learning_rate; nothing was saved there"
@@ -420,14 +371,9 @@ class _Run:
         else:
             step_ms = [(b - a) * 1000 for a, b in itertools.pairwise(marks)]
         seconds = time.perf_counter() - self.log.begin
-        figures = self._figures(done)
+        figures = finite(self.update.history[:done])
         best = self._best()
-        device = self.model.device
-        allocated, reserved = (
-            (torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30)
-            if self.cuda
-            else (0.0, 0.0)
-        )
+        allocated, reserved = peak_gib(self.model.device)
         self.log.end(figures, self.model.config, self.adapter.num_parameters, saved, best, reserved)
         self.graphs.clear()
         self.model.deactivate()

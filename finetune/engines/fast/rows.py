@@ -85,16 +85,7 @@ def encode(
     found = Rows([])
 
     def encoded(row: Numbered) -> tuple[list[int], list[int]] | None:
-        source, number, data = row
-        try:
-            ids, labels = tokenizer.encode_row(data, system)
-        except ValueError as error:
-            more = host.call("check-data", dataset=source.path)
-            raise UserError(
-                _("{path}: row {number}: {reason}; {more} says more").format(
-                    path=source.path, number=number, reason=error, more=more
-                )
-            ) from None
+        ids, labels = _tokens(row, tokenizer, system)
         if max_length and len(ids) > max_length:
             found.too_long += 1
             return None
@@ -113,6 +104,20 @@ def encode(
             )
         )
     return found
+
+
+def _tokens(row: Numbered, tokenizer: Any, system: str | None) -> tuple[list[int], list[int]]:
+    source, number, data = row
+    try:
+        ids, labels = tokenizer.encode_row(data, system)
+    except ValueError as error:
+        more = host.call("check-data", dataset=source.path)
+        raise UserError(
+            _("{path}: row {number}: {reason}; {more} says more").format(
+                path=source.path, number=number, reason=error, more=more
+            )
+        ) from None
+    return ids, labels
 
 
 def drawn_rows(sources: Sequence[Source], columns: tuple[str, str] | None, data_seed: int, split: float = 0.0) -> Drawn:

@@ -18,7 +18,9 @@ from pathlib import Path
 from finetune.engines.swift.arguments import Arguments
 
 # Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
-TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
+TRUE = frozenset({"yes", "true", "t", "y", "1"})
+FALSE = frozenset({"no", "false", "f", "n", "0"})
+TRUTH = TRUE | FALSE
 # Subcommand -> the dataclass its pipeline parses (swift/pipelines/*: `args_class`).
 ARGUMENTS = {
     "pt": "PretrainArguments",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from finetune.plan import gpu_memory
 from finetune.plan.swift import plan_swift
 from finetune.runs import run_folder
 from qwen2.config import Config
+from tests.ordinary_user import closed_folder, ordinary_user
 
 STUB_SWIFT = """#!{python}
 # A stub of ms-swift: it takes the words of a training line and leaves what a training leaves, without a model.
@@ -253,11 +253,9 @@ def test_the_adapter_s_path_goes_to_a_file(workspace):
     assert Path("adapter.txt").read_text() == f"{the_run(workspace)}/checkpoint-4\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="cannot be written"):
-        run_folder.make_folder(tmp_path / "output", "", "run")
+def test_a_folder_that_cannot_be_written():
+    with closed_folder() as closed, ordinary_user(), pytest.raises(UserError, match="cannot be written"):
+        run_folder.make_folder(closed / "output", "", "run")
 
 
 def test_a_file_where_the_output_folder_should_be(tmp_path):

@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.model_kind import OTHER, SMOLLM2
 from finetune.commands import merge as cli
 from finetune.merge import folder, model_card, resources, same_answers
+from tests.ordinary_user import closed_folder, ordinary_user
 from tests.unit.qwen2.tiny import make_tiny, random_adapter
 
 ROOT = Path(__file__).parents[4]
@@ -259,11 +260,17 @@ def test_a_target_in_use(merge, mirror):
     assert merge("--no-check") == 0  # an empty folder is no model
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_target_that_cannot_be_written(merge, tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(UserError, match="cannot be written by this user"):
-        merge("--output", tmp_path / "closed/model")
+def test_a_target_that_cannot_be_written(merge, mirror, monkeypatch):
+    require_target = resources.require_target
+
+    def as_an_ordinary_user(target):
+        with ordinary_user():
+            require_target(target)
+
+    monkeypatch.setattr(resources, "require_target", as_an_ordinary_user)
+    with closed_folder() as closed, pytest.raises(UserError, match="cannot be written by this user"):
+        merge("--output", closed / "model")
+    assert nothing_was_started(mirror)
 
 
 @pytest.mark.parametrize(

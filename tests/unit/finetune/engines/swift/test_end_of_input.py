@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.engines.swift.launcher import PLUGINS
+from finetune.engines.swift.command_line import PLUGINS
 
 STUB = """
 class InferCliState:

@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import UserError
 from common.settings import Settings
+from finetune.engines.swift import command_line
 from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.launcher import prepare
 
@@ -25,8 +26,8 @@ INFER = "infer --model Qwen2.5-7B-Instruct --model_type qwen --stream true --tem
 ON_CPU = "--torch_dtype float32 --bf16 false --fp16 false --use_cpu true --dataloader_num_workers 0"
 
 
-CEILING = f" --external_plugins {swift_launcher.PLUGINS}/vram_ceiling.py {swift_launcher.PLUGINS}/no_remote_code.py"
-END_OF_INPUT = f" {swift_launcher.PLUGINS}/end_of_input.py"
+CEILING = f" --external_plugins {command_line.PLUGINS}/vram_ceiling.py {command_line.PLUGINS}/no_remote_code.py"
+END_OF_INPUT = f" {command_line.PLUGINS}/end_of_input.py"
 
 
 def launch(line: str) -> str:
@@ -137,11 +138,11 @@ def test_pasted_with_a_space_behind_the_backslash(gpu, capsys):
 
 
 def test_use_vllm_of_ms_swift_3(gpu, monkeypatch):
-    monkeypatch.setattr(swift_launcher, "find_spec", lambda name: None)
+    monkeypatch.setattr(command_line, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install vllm"):
         launch(f"{INFER} --use_vllm true")
     assert "vllm" not in launch(f"{INFER} --use_vllm false")
-    monkeypatch.setattr(swift_launcher, "find_spec", lambda name: object())
+    monkeypatch.setattr(command_line, "find_spec", lambda name: object())
     assert "--infer_backend vllm" in launch(f"{INFER} --use_vllm true")
 
 
@@ -235,7 +236,7 @@ def test_on_python_3_10_a_json_py_beside_several_processes_is_refused(home, monk
     """EMULATED: the version is handed in. One process is safe there, torch's launcher of several is not."""
     (home / "json.py").write_text("raise SystemExit('the json.py of the user')")
     (home / "mine.py").write_text("")
-    line = swift_launcher.Line("sft", swift_launcher.Arguments([]), swift_launcher.Settings.from_env())
+    line = command_line.Line("sft", command_line.Arguments([]), command_line.Settings.from_env())
     line.shadows((3, 10))
     monkeypatch.setenv("NPROC_PER_NODE", "2")
     line.shadows((3, 11))
@@ -257,12 +258,12 @@ def test_options_that_argparse_would_take_pass(gpu):
 
 @pytest.mark.parametrize("command", ["pt", "sft", "rlhf", "infer", "deploy", "app", "eval", "sample", "export"])
 def test_the_ceiling_is_in_every_process_that_holds_a_model(gpu, command):
-    data = " --dataset self_cognition.json" if command in swift_launcher.TRAINING else ""
+    data = " --dataset self_cognition.json" if command in command_line.TRAINING else ""
     assert CEILING in launch(f"{command} --model Qwen2.5-7B-Instruct{data}")
 
 
 def test_the_ceiling_is_not_for_engines_that_divide_the_card_themselves(gpu, monkeypatch):
-    monkeypatch.setattr(swift_launcher, "find_spec", lambda name: object())
+    monkeypatch.setattr(command_line, "find_spec", lambda name: object())
     assert "vram_ceiling" not in launch("deploy --model Qwen2.5-7B-Instruct --infer_backend vllm")
     assert "vram_ceiling" not in launch("rollout --model Qwen2.5-7B-Instruct")
     assert "external_plugins" not in launch("web-ui")
@@ -345,8 +346,8 @@ def test_nobody_is_told_that_a_dataset_is_read(monkeypatch):
 
 
 def test_a_4_bit_base_gets_bitsandbytes_on_its_path(gpu, monkeypatch, tmp_path):
-    monkeypatch.setattr(swift_launcher, "find_spec", lambda _: None)
-    monkeypatch.setattr(swift_launcher, "BITSANDBYTES", tmp_path)
+    monkeypatch.setattr(command_line, "find_spec", lambda _: None)
+    monkeypatch.setattr(command_line, "BITSANDBYTES", tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/mine")
     line = f"{SFT} --quant_method bnb --quant_bits 4"
     with pytest.raises(UserError, match="needs bitsandbytes, which is not installed; pip install bitsandbytes"):

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from finetune.engines.swift.launcher import PLUGINS
+from finetune.engines.swift.command_line import PLUGINS
 from tests.unit.finetune.real_swift import make_home, start
 
 GIB = 2**30

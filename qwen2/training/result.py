@@ -1,0 +1,60 @@
+"""What a training ends with: its result, or the error that says why it ended before; made by training/loop.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen2.lora import Adapter
+
+
+@dataclass
+class TrainResult:
+    """What came out. Lists have one entry per step; seconds are of the loop alone, captures and set-up apart."""
+
+    adapter: Adapter
+    checkpoint: Path
+    steps: int
+    losses: list[float]
+    grad_norms: list[float]
+    seconds: float
+    setup_seconds: float
+    tokens: int
+    step_ms: list[float] = field(default_factory=list)
+    peak_allocated_gib: float = 0.0
+    peak_reserved_gib: float = 0.0
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient is no longer a number; the message is a sentence for the user."""
+
+
+class StoppedError(RuntimeError):
+    """`stop` asked for the end after step `step`; `checkpoint` is where the run can be resumed."""
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped after step {step}, saved in {checkpoint}")
+        self.step, self.checkpoint = step, checkpoint
+
+
+def finite(history: Tensor) -> list[list[float]]:
+    """(loss, gradient norm, hits) of every step; DivergedError when a loss or a norm is no number."""
+    figures = history.tolist()
+    for number, (loss, norm, _) in enumerate(figures, 1):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(
+                f"the loss became {loss} (gradient norm {norm}) at step {number}: lower learning_rate, or look at "
+                "the rows of that batch; checkpoints before that step are whole"
+            )
+    return figures
+
+
+def peak_gib(device: torch.device) -> tuple[float, float]:
+    """The most memory that was allocated, and reserved, since the peaks were reset; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0, 0.0
+    return torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30
