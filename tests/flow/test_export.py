@@ -9,7 +9,17 @@ import pytest
 from tests.containers import RESTRICTED, docker
 
 pytestmark = pytest.mark.flow
-CLOSED = ("--network", "none", "--read-only", "--tmpfs", "/tmp", "--tmpfs", "/run/mirror:mode=1777", "--user", "1000:1000")
+CLOSED = (
+    "--network",
+    "none",
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--tmpfs",
+    "/run/mirror:mode=1777",
+    "--user",
+    "1000:1000",
+)
 NAME = "Qwen2.5-7B-Instruct-finetuned-Q4_K_M.gguf"
 
 
