@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.verify.sets import groups
+from finetune.verify.sets import held_out
 from finetune.verify.sets.rows import digest
 from finetune.verify.sets.survey import Sets, Survey
 
@@ -29,4 +29,4 @@ def unseen(found: Survey, chosen: Sets) -> list[int]:
     if not chosen.unseen or chosen.reworded or found.is_identity:
         return []
     count = min(MOST, int(TRIAL_SHARE * len(found.rows)))
-    return groups.apart(found.rows, found.judge.kinds, count, chosen.unseen)
+    return held_out.apart(found.rows, found.judge.kinds, count, chosen.unseen)

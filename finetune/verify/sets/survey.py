@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.i18n import N_, _
-from finetune.verify.sets import groups, identity, nature, rows
+from finetune.verify.sets import held_out, identity, nature, rows
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.words import Said
 
@@ -135,11 +135,11 @@ def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Se
     left: list[int] = []
     why = None if found.nature.generalises else found.nature.why
     if holdout:
-        left, why = groups.holdout(found.rows, found.judge.kinds, holdout), None
+        left, why = held_out.holdout(found.rows, found.judge.kinds, holdout), None
     elif not why and can_fold and found.total <= FOLDED_MAX:
-        folds = groups.folds(found.rows, found.judge.kinds)
+        folds = held_out.folds(found.rows, found.judge.kinds)
     elif not why and holdout is None:
-        left = groups.holdout(found.rows, found.judge.kinds, HOLDOUT)
+        left = held_out.holdout(found.rows, found.judge.kinds, HOLDOUT)
     elif not why:
         why = Said("--holdout 0 leaves no row out")
     if not (folds or left or why):

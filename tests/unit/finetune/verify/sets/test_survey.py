@@ -9,7 +9,7 @@ import pytest
 
 from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
-from finetune.verify.sets import groups, rows, survey
+from finetune.verify.sets import held_out, rows, survey
 from finetune.verify.sets.rows import DataRow
 
 THINGS = [
@@ -101,7 +101,7 @@ def test_paraphrases_and_equal_answers_stay_on_one_side() -> None:
     ]
     found = of(*pairs)
     kinds = ["text"] * len(found.rows)
-    parts = groups.folds(found.rows, kinds)
+    parts = held_out.folds(found.rows, kinds)
     near = Nearness([row.question for row in found.rows])
     assert parts
     for part in parts:
@@ -110,7 +110,7 @@ def test_paraphrases_and_equal_answers_stay_on_one_side() -> None:
         for place in part:
             assert question_key(found.rows[place].answer) not in answers
             scores = near.scores(found.rows[place].question)
-            assert max(scores[other] for other in rest) < groups.PARAPHRASE
+            assert max(scores[other] for other in rest) < held_out.PARAPHRASE
 
 
 def test_the_draw_is_the_same_after_a_row_is_added() -> None:
