@@ -96,7 +96,12 @@ class Door:
                 text += choice.add(piece)
             return choice, text
 
-        return Reply(request).whole(await asyncio.gather(*(one(number) for number in range(request.n))))
+        tasks = [asyncio.create_task(one(number)) for number in range(request.n)]
+        try:
+            return Reply(request).whole(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # where one has failed, the others would be computed for nobody
+                task.cancel()
 
     async def _chunks(self, request: Request) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a stream, of all choices as they come."""

@@ -27,6 +27,7 @@ from qwen2.serving.batch import Batch, Chosen, Piece, Special
 from qwen2.serving.pages import PAGE, Pages, digests, pages_for
 from qwen2.serving.request import LENGTH, STOP, Request, Said
 
+CONTEXT = 65_536  # tokens behind the rows of one piece: a layer copies the keys and values of all of them
 PIECE_ALONE, PIECE_BESIDE = 2048, 512  # tokens of prompts in one piece of work: nobody answers, or rows wait for it
 GATHER_S, GATHER_SHARE = 0.03, 16  # prompts wait so long for others, unless there are 1 / GATHER_SHARE of the rows
 GROWTH = 4  # pages that an answer takes at a time
@@ -88,7 +89,7 @@ class Scheduler:
             )
         if request.limit < 1:
             raise ValueError("max_tokens must be at least 1")
-        row = Row(request, time.monotonic(), random.Random(request.seed))
+        row = Row(request, time.monotonic(), random.Random(None if request.seed is None else str(request.seed)))
         row.text = list(request.prompt)
         row.keys = digests(b"%d" % request.adapter, row.text)
         self.rows[request.id] = row
@@ -169,10 +170,11 @@ class Scheduler:
     def _read(self) -> None:
         """One piece of work: as many tokens of prompts as it takes."""
         left = PIECE_BESIDE if self.running else PIECE_ALONE
-        pieces, begun = [], []
+        pieces, begun, context = [], [], 0
         for row in self.reading[: self.batch.rows]:
             count = min(left, len(row.text) - row.read)
-            if not count:
+            context += row.read + count
+            if not count or (pieces and context > CONTEXT):
                 break
             ends = row.read + count == len(row.text)
             if ends:

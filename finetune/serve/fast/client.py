@@ -6,9 +6,12 @@ One Client a server, in the endpoint's event loop. It knows no torch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+import queue
 import re
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -53,18 +56,27 @@ class Client:
         self.ids = itertools.count(1)
         self.load: dict[str, int] = {}  # the engine's, as it was told last
         self.gone = False
+        # A full pipe must not hold up the event loop, which is the one that empties the other direction.
+        self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._last: tuple[Request, asyncio.Future[list[int]]] | None = None
 
     def begin(self) -> None:
         """Listen, in the running event loop."""
         asyncio.get_running_loop().add_reader(self.pipe.fileno(), self._hear)
+        threading.Thread(target=self._send, name="asks", daemon=True).start()
 
     def end(self) -> None:
         """Close the pipe, which ends the worker."""
         if not self.gone:
             self.gone = True
+            self.outbox.put(None)
             asyncio.get_running_loop().remove_reader(self.pipe.fileno())
             self.pipe.close()
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):  # _hear tells of the end
+            while (message := self.outbox.get()) is not None:
+                self.pipe.send(message)
 
     # ---- the worker's words
 
@@ -106,7 +118,7 @@ class Client:
         self.asked[asked.id] = asked
         text = Text(self.tokenizer, request, len(prompt))
         try:
-            self.pipe.send(("ask", self._for_engine(asked.id, prompt, request, number)))
+            self.outbox.put(("ask", self._for_engine(asked.id, prompt, request, number)))
             while True:
                 await asked.news.wait()
                 if asked.failed:
@@ -119,7 +131,7 @@ class Client:
         finally:
             del self.asked[asked.id]
             if asked.finish is None and not asked.failed and not self.gone:
-                self.pipe.send(("cancel", asked.id))
+                self.outbox.put(("cancel", asked.id))
 
     async def _prompt(self, request: Request) -> list[int]:
         """The ids of a request's conversation; its choices have them in common."""
@@ -132,7 +144,7 @@ class Client:
         def encode() -> list[int]:
             return self.tokenizer.encode_chat(laid_out(request.messages), tools=list(request.tools) or None)
 
-        size = sum(len(str(message.get("content"))) for message in request.messages)
+        size = len(str(request.messages)) + len(str(request.tools))
         return await asyncio.to_thread(encode) if size > LONG else encode()
 
     def _for_engine(self, ident: int, prompt: list[int], request: Request, number: int) -> EngineRequest:
@@ -180,6 +192,7 @@ class Text:
         """The piece that these tokens make; its `finish` is set where the answer has ended, at a stop text too."""
         before = len(self.text)
         likely: list[dict[str, Any]] = []
+        stopped = False
         for each in said:
             if each.token is None:
                 continue
@@ -188,9 +201,9 @@ class Text:
                 likely.append(self._logprob(each.token, *each.logprob))
             self.text += self.stream.step(each.token) or ""
             if self.request.stop and self._stopped(before):
-                finish = STOP
+                finish, stopped = STOP, True
                 break
-        if finish and not self.request.stop:  # of a character that never came whole, the stream has kept the beginning
+        if finish and not stopped:  # of a character that never came whole, the stream has kept the beginning
             whole = self.tokenizer.decode(self.ids)
             self.text = whole if whole.startswith(self.text) else self.text
         return Piece(

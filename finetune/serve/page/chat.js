@@ -15,7 +15,7 @@ let kind = "all";
 let running = null; // AbortController of the turn that is being answered
 
 const word = (name, values = {}) =>
-  Object.entries(values).reduce((text, [slot, value]) => text.replace(`{${slot}}`, value), WORDS[language][name]);
+  Object.entries(values).reduce((text, [slot, value]) => text.replace(`{${slot}}`, () => value), WORDS[language][name]);
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -72,7 +72,7 @@ async function load() {
   $("problem").hidden = true;
   $("key-button").hidden = !key;
   const names = told.models.map((model) => model.id);
-  const tuned = names.find((name) => name in told.questions);
+  const tuned = names.find(isTuned);
   sides = tuned ? [side(names[0]), side(tuned)] : [side(names[0])];
   $("drawer").open = wide.matches;
   showNotice();
@@ -139,7 +139,7 @@ $("key-form").onsubmit = async (event) => {
 };
 
 // ---- the two models -----------------------------------------------------------------------------------------------------
-const isTuned = (name) => name in told.questions;
+const isTuned = (name) => Object.hasOwn(told.questions, name);
 
 function roleOf(name) {
   if (!Object.keys(told.questions).length) return "model";

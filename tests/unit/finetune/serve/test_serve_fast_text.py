@@ -53,6 +53,16 @@ def test_a_character_that_never_came_whole_is_said_as_in_the_whole_text(tokenize
     assert piece.text == tokenizer.decode(ids[:1]) and piece.finish == "length"
 
 
+def test_an_answer_ends_alike_with_and_without_a_stop_text(tokenizer):
+    """The limit cuts a character; the stop text never comes."""
+    request = Request("m", (), stop=("never",))
+    ids = tokenizer.encode("好😀")[:-1]
+    made = Text(tokenizer, request, 7)
+    pieces = [made.add([Said(1, token)], None) for token in ids[:-1]]
+    pieces.append(made.add([Said(1, ids[-1], LENGTH)], LENGTH))
+    assert "".join(piece.text for piece in pieces) == tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_a_stop_text_ends_it_across_tokens_and_its_tokens_are_counted(tokenizer, size):
     text = "我是一个助手,很高兴认识你。再见"

@@ -150,7 +150,32 @@ def test_a_long_prompt_does_not_hold_the_others_up(tiny_model, monkeypatch):
     assert order[:first].count(1) >= min(10, order.count(1)), order
 
 
+def test_a_piece_copies_a_bounded_context(tiny_model, monkeypatch):
+    """Many choices of one long prompt share its pages, but each reads all of them."""
+    monkeypatch.setattr("qwen2.serving.scheduler.CONTEXT", 120)
+    scheduler = Scheduler(tiny_model, None, 8, 200)
+    prompt = [20 + number % 90 for number in range(50)]
+    contexts, read = [], scheduler.batch.prefill
+    monkeypatch.setattr(
+        scheduler.batch,
+        "prefill",
+        lambda pieces, *rest: contexts.append(sum(p.start + len(p.tokens) for p in pieces)) or read(pieces, *rest),
+    )
+    said, ends = run(scheduler, [Request(number, prompt, 3) for number in range(8)])
+    assert len(ends) == 8 and len({tuple(tokens) for tokens in said.values()}) == 1
+    assert max(contexts) <= 120 and len(contexts) >= 4, contexts
+
+
 # ---- settings of rows
+
+
+def test_a_negative_seed_is_a_seed_of_its_own(tiny_model):
+    settings = Settings(2.0)
+    found = [
+        run(Scheduler(tiny_model, None, 1, 40), [Request(0, [30, 31, 32], 20, settings=settings, seed=seed)])[0][0]
+        for seed in (-1, 1, -1)
+    ]
+    assert found[0] == found[2] != found[1]
 
 
 def test_each_row_is_sampled_by_its_own_seed_whatever_shares_the_batch(tiny_model):
