@@ -170,7 +170,9 @@ class Scheduler:
     def _read(self) -> None:
         """One piece of work: as many tokens of prompts as it takes."""
         left = PIECE_BESIDE if self.running else PIECE_ALONE
-        pieces, begun, context = [], [], 0
+        pieces: list[Piece] = []
+        begun: list[Row] = []
+        context = 0
         for row in self.reading[: self.batch.rows]:
             count = min(left, len(row.text) - row.read)
             context += row.read + count
