@@ -92,7 +92,7 @@ RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
 HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
-  -e MASTER_PORT=$(MASTER_PORT))
+  -e MASTER_PORT=$(MASTER_PORT) -e MIRROR_MEET_S -e NCCL_SOCKET_IFNAME -e GLOO_SOCKET_IFNAME)
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
 DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
 # usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,

@@ -25,7 +25,7 @@ def shown(text: object, environ: Mapping[str, str] | None = None) -> str:
     told = str(text)
     for inner, outer in _mounts(env):
         # Not in the middle of a longer path, and not a folder whose name only begins so.
-        told = re.sub(rf"(?<![\w./-]){re.escape(inner)}(?![\w-])", outer.replace("\\", r"\\"), told)
+        told = re.sub(rf"(?<![\w./-]){re.escape(inner)}(?![\w-]|\.\w)", outer.replace("\\", r"\\"), told)
     return told
 
 

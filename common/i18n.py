@@ -74,8 +74,6 @@ def take_option(words: list[str]) -> None:
     ValueError for another language.
     """
     global option
-    if "--json" in words:
-        os.environ["MIRROR_LANG"] = "C"
     end = words.index("--") if "--" in words else len(words)
     for at, word in enumerate(words[:end]):
         if word == "--lang" or word.startswith("--lang="):
@@ -87,6 +85,8 @@ def take_option(words: list[str]) -> None:
             option = value
             os.environ["MIRROR_LANG"] = value
             break
+    if "--json" in words[:end]:
+        os.environ["MIRROR_LANG"] = "C"
     if language() == "zh":
         import argparse  # not at the top: the probe does without it
 

@@ -8,10 +8,14 @@
 set -Eeuo pipefail
 
 image=${1:?usage: host/uninstall.sh IMAGE OUTPUT [--yes]}
-output=${2:?usage: host/uninstall.sh IMAGE OUTPUT [--yes]}
+output=$(readlink -m -- "${2:?usage: host/uninstall.sh IMAGE OUTPUT [--yes]}") # by its real name, whatever links lead there
 yes=${3:-}
-here=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd)
+here=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
 engine=${MIRROR_ENGINE_HOME:-/var/lib/mirror-engine}
+if [[ $output/ == "$(readlink -m -- "$engine")"/* ]]; then
+  echo "error: OUTPUT ($output) lies in $engine, which would be removed; move your runs first" >&2
+  exit 2
+fi
 cd "$here"
 eval "$("$here/host/engine.sh" env)"
 

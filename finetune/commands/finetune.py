@@ -131,7 +131,8 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     held_out = folder.keep_held_out(run)
     if held_out and options.holdout:
         raise UserError(_("--holdout: --split_dataset_ratio holds rows out already; leave one of the two out"))
-    chosen = survey.sets_with(found, held_out, can_fold(run, found), 0 if several else options.holdout)
+    whole = several or any(source.sample is not None for source, _report in run.data)  # FILE#200 is drawn from all rows
+    chosen = survey.sets_with(found, held_out, can_fold(run, found), 0 if whole else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout and not held_out:
         count = len(chosen.holdout)

@@ -74,12 +74,15 @@ def keep_held_out(run: SftRun) -> list[DataRow]:
     if not run.evaluates or val_sources or not 0 < ratio < 1 or any(source.path is None for source in sources):
         return []
     own = {path.resolve() for path in run.own_files()}
-    drawn = fast_rows.drawn_rows(sources, run.columns, int(options.get("data_seed") or 42), ratio)
+    seed = options.get("data_seed")
+    drawn = fast_rows.drawn_rows(sources, run.columns, 42 if seed is None else int(seed), ratio)
+    # what the data ask twice may lie on both sides: it is not unseen
+    trained = {row.key for _source, number, data in drawn.rows if (row := data_rows.data_row(data, number, ""))}
     found: dict[str, DataRow] = {}
     for source, number, data in drawn.held_out:
         if source.path and source.path.resolve() in own:
             row = data_rows.data_row(data, number, f"{source.path}, row {number}")
-            if row is not None:
+            if row is not None and row.key not in trained:
                 found.setdefault(row.key, row)
     unseen.write(run.folder, [unseen.Row(row) for row in found.values()])
     return list(found.values())

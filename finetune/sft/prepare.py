@@ -18,7 +18,7 @@ from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import default_heldout, in_one_line, require
 from finetune.data.findings import Options
-from finetune.data.source import parse_columns
+from finetune.data.source import Source, parse_columns
 from finetune.engines import choose
 from finetune.engines.fast.loaded_model import begin_import
 from finetune.engines.swift import command_line, config_file
@@ -127,7 +127,7 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     _require_same_data(run, record)
     checkpoint = run_folder.resumable(where)
     resumed = (*record.get("resumed", []), checkpoint.name)
-    run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed)
+    run = replace(run, folder=where, checkpoint=checkpoint, resumed=resumed, epochs=record.get("epochs"))
     asked = "fast" if record.get("engine") == choose.FAST else "swift"
     run = _with_engine(run, asked, str(record.get("engine_why") or "because the run began with it"))
     print(_("resume: {where} from {name}").format(where=host.shown(where), name=checkpoint.name), file=sys.stderr)
@@ -251,8 +251,13 @@ def with_rows(run: SftRun, path: Path) -> SftRun:
 def with_rows_instead(run: SftRun, path: Path) -> SftRun:
     """The run trained on the rows of a file in place of all of its own files."""
     gone = {str(own.resolve()) for own in run.own_files()}
-    kept = [word for word in run.args.get("dataset") or [] if word not in gone]
-    data = tuple(each for each in run.data if not each[0].path or str(each[0].path.resolve()) not in gone)
+    words = run.args.get("dataset") or []
+
+    def stays(each: tuple[Source, Any]) -> bool:
+        return not each[0].path or str(each[0].path.resolve()) not in gone
+
+    kept = [word for word, each in zip(words, run.data, strict=False) if stays(each)]  # the words may be FILE#200
+    data = tuple(each for each in run.data if stays(each))
     return with_rows(replace(run, data=data).with_option("dataset", *kept), path)
 
 

@@ -23,6 +23,7 @@ COMPOSE = {"MIRROR_VIA": "compose", "MIRROR_HOST_OUTPUT": "./output"}
         ("/root/output/run-1/checkpoint-80", "/home/me/out/run-1/checkpoint-80"),
         ("adapter /root/output/run-1; report in /root/output.", "adapter /home/me/out/run-1; report in /home/me/out."),
         ("/data/faq.csv: row 3", "../faq.csv: row 3"),
+        ("/root/output.old/x", "/root/output.old/x"),
         ("/root/output2/x /root/output-old /mnt/root/output/x", "/root/output2/x /root/output-old /mnt/root/output/x"),
         ("/root/Qwen2.5-7B-Instruct", "/root/Qwen2.5-7B-Instruct"),
     ],

@@ -63,6 +63,11 @@ def test_the_option_is_taken_and_inherited(no_language, words):
     assert (words, i18n.language()) == (["a"], "zh")
 
 
+def test_json_is_english_whatever_language_is_asked_for(no_language):
+    i18n.take_option(["--json", "--lang", "zh"])
+    assert i18n.language() == "en"
+
+
 def test_the_option_behind_two_dashes_belongs_to_another_command(no_language):
     words = ["--", "swift", "--lang", "zh"]
     i18n.take_option(words)

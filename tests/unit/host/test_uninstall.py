@@ -95,6 +95,19 @@ def test_an_output_inside_a_cache_is_kept(house):
     assert code == 0 and (house / "repo/build/out/run-1").is_dir(), said
 
 
+def test_an_output_that_a_link_leads_to_is_kept(house):
+    (house / "repo/build/out/run-1").mkdir(parents=True)
+    (house / "repo/runs").symlink_to(house / "repo/build/out")
+    code, said = uninstall(house, "--yes", output="runs")
+    assert code == 0 and (house / "repo/build/out/run-1").is_dir(), said
+
+
+def test_an_output_in_the_engines_folder_stops_it(house):
+    (house / "engine/out/run-1").mkdir(parents=True)
+    code, said = uninstall(house, "--yes", output="../engine/out")
+    assert code == 2 and "move your runs first" in said and is_whole(house)
+
+
 def test_nothing_there_is_said(house):
     uninstall(house, "--yes")
     (house / "bin" / "docker").write_text("#!/bin/sh\n")

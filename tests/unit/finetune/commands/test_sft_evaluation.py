@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from finetune.data.source import Source
+from finetune.engines.fast import rows as fast_rows
 from finetune.runs import checkpoints
 from qwen2.nll import RowScore
 from tests.unit.finetune import fast_home
@@ -61,6 +63,18 @@ def test_a_split_is_evaluated_and_kept_for_verify(home: Path, faq: Path, capsys:
     assert len(unseen) == 4
     assert not any("answers" in row for row in unseen), "verify asks them of the adapter itself"
     assert (the_run() / "images/train_loss.png").is_file()
+
+
+def test_rows_that_are_trained_on_are_not_kept_as_unseen(home: Path, faq: Path) -> None:
+    """Every question twice; and a seed of 0 splits as the training does."""
+    faq.write_text(faq.read_text() * 2)
+    words = ("--split_dataset_ratio", "0.2", "--data_seed", "0", "--max_steps", "1")
+    assert fast_home.sft(home, "--dataset", str(faq), *words) == 0
+    unseen = [json.loads(line) for line in (the_run() / "unseen.jsonl").read_text().splitlines()]
+    drawn = fast_rows.drawn_rows([Source(str(faq), path=faq)], None, 0, 0.2)
+    trained = {row["query"] for _source, _number, row in drawn.rows}
+    both = {row["query"] for _source, _number, row in drawn.held_out} - trained
+    assert len(unseen) == len(both) < len(drawn.held_out)
 
 
 def test_a_file_of_its_own_is_evaluated_and_nothing_is_left_out(home: Path, faq: Path) -> None:
