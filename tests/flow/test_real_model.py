@@ -60,7 +60,7 @@ def real(output: Path) -> Run:
 @pytest.fixture(scope="module")
 def finetuned(real: Run) -> subprocess.CompletedProcess[str]:
     """`docker run IMAGE finetune`, with nothing named: 20 English rows at the learning rate of configs/smollm2.yaml."""
-    return real("finetune", "--run", "good")
+    return real("finetune", "--run", "good", flags=("-e", "HEALTH_VERBOSE=1"))  # with every check in the table
 
 
 def report(output: Path, run: str) -> dict[str, Any]:
