@@ -98,9 +98,12 @@ def test_the_report_of_finetune_passes_every_threshold(finetuned, report) -> Non
 
 
 def test_the_screen_leads_to_the_verdict(finetuned) -> None:
+    """Thresholds, what the verdict means, and where to go from there; every answer is in the report."""
     out = finetuned.done.stdout
-    assert out.index("你是谁?") < out.index("Figures (with 95 % intervals)") < out.index("PASS")
-    assert "stand-in" in out
+    places = [out.index(each) for each in ("Threshold ", "new identity, held-out questions", "\nPASS ", "\nadapter ")]
+    assert places == sorted(places)
+    assert "/verify/report.html" in out[places[-1] :] and "\nnext " in out[places[-1] :]
+    assert "stand-in" in out + finetuned.done.stderr
 
 
 def test_every_view_of_the_report_is_there(finetuned) -> None:
