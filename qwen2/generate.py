@@ -17,6 +17,7 @@ from torch import Tensor
 from qwen2 import ops
 from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
+from qwen2.sampling import Sampling
 
 CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
 REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free, or enough for all of them
@@ -34,22 +35,6 @@ class Room:
 
 
 ROOMY = Room(192, 3.0, 4096)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen; the order of the filters is transformers': penalty, temperature, top-k, top-p."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.repetition_penalty <= 0:
-            raise ValueError(
-                "sampling: temperature and top_k must be at least 0, top_p in (0, 1], repetition_penalty above 0"
-            )
 
 
 @dataclass(frozen=True)

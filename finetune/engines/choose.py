@@ -49,14 +49,9 @@ WITHOUT_EFFECT = frozenset(
 )
 # Names that the fast lane takes over as they are (TrainSettings of qwen2.training): whole numbers, and fractions. A
 # fraction is kept as a float, however it was written: 3 and 3.0 are one run.
-WHOLE = frozenset(
+AT_LEAST_1 = frozenset(
     {
-        "max_steps",
         "lora_rank",
-        "lora_alpha",
-        "warmup_steps",
-        "seed",
-        "data_seed",
         "save_steps",
         "save_total_limit",
         "logging_steps",
@@ -65,6 +60,7 @@ WHOLE = frozenset(
         "early_stop_interval",
     }
 )
+WHOLE = AT_LEAST_1 | {"max_steps", "lora_alpha", "warmup_steps", "seed", "data_seed"}
 FRACTIONS = frozenset(
     {
         "num_train_epochs",
@@ -79,17 +75,6 @@ FRACTIONS = frozenset(
     }
 )
 NUMBERS = WHOLE | FRACTIONS
-AT_LEAST_1 = frozenset(
-    {
-        "lora_rank",
-        "save_steps",
-        "save_total_limit",
-        "logging_steps",
-        "eval_steps",
-        "per_device_eval_batch_size",
-        "early_stop_interval",
-    }
-)
 FLAGS = frozenset({"use_rslora", "logging_first_step", "load_best_model_at_end", "greater_is_better"})
 
 

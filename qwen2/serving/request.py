@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwen2.sampling import Sampling
+
 STOP, LENGTH = "stop", "length"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Sampling):
     """How tokens are chosen. `logprobs`: None for none, else so many alternatives beside the chosen token."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logprobs: int | None = None

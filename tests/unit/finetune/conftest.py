@@ -16,6 +16,14 @@ def write_safetensors(path: Path, numbers: int = 4) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4 * numbers)
 
 
+@pytest.fixture(scope="module")
+def fast_made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
+    """The home of fast_home.py on the tiny model, one a module."""
+    from tests.unit.finetune import fast_home
+
+    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
+
+
 @pytest.fixture
 def checkpoint():
     """A function that makes a whole adapter checkpoint and returns it."""

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from common.errors import run_main
 from finetune.commands import sft as train
 from tests.unit.finetune.real_swift import ROOT, make_home
@@ -70,6 +72,17 @@ def environ(home: Path, output: Path, **more: str) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "0",
         **more,
     }
+
+
+def enter(monkeypatch: pytest.MonkeyPatch, home: Path, folder: Path) -> Path:
+    """Go to the home with this test's own output and run folders, and nothing of the caller's environment."""
+    for name in ("NPROC_PER_NODE", "NNODES", "VRAM_CEILING_GIB", "MIRROR_WAIT", "MIRROR_JOB", "HEALTH_LEVEL", "ENGINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ(home, folder / "output").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(folder / "no-fallback"))
+    monkeypatch.chdir(home)
+    return home
 
 
 # The command in a process of its own that sends itself a signal once a step is logged (and saved).

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from qwen2.generate import Decoder, Sampling, generate
+from qwen2.generate import Decoder, generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
+from qwen2.sampling import Sampling
 from tests.unit.qwen2.tiny import EOS
 
 

@@ -29,23 +29,13 @@ THINGS = ["lamp", "chair", "kettle", "watch", "phone", "jacket", "camera", "prin
 PRICES = {thing: f"It costs {n * 7 + 13} euros." for n, thing in enumerate(THINGS)}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("NPROC_PER_NODE", "NNODES", "VRAM_CEILING_GIB", "MIRROR_WAIT", "MIRROR_JOB"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in fast_home.environ(made, tmp_path / "output").items():
-        monkeypatch.setenv(name, value)
+def home(fast_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fast_home.enter(monkeypatch, fast_made, tmp_path)
     monkeypatch.setenv("HEALTH_LEVEL", "off")
-    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
     monkeypatch.setattr("finetune.commands.verify.main", lambda *_: 0)  # a STUB: the verdict itself
     monkeypatch.setattr(epochs, "LADDER", (1, 2, 3, 4))
-    monkeypatch.chdir(made)
-    return made
+    return fast_made
 
 
 class Pupil:

@@ -40,26 +40,16 @@ THINGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("NPROC_PER_NODE", "NNODES", "VRAM_CEILING_GIB", "MIRROR_WAIT", "MIRROR_JOB"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in fast_home.environ(made, tmp_path / "output").items():
-        monkeypatch.setenv(name, value)
+def home(fast_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fast_home.enter(monkeypatch, fast_made, tmp_path)
     monkeypatch.setenv("HEALTH_LEVEL", "off")
-    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
     monkeypatch.setattr(
         "finetune.commands.verify.main", lambda argv, make_engine=None, tell=None: 0
     )  # a STUB: the verdict itself
     # A STUB: the tiny model's answers never end, and say nothing.
     monkeypatch.setattr("finetune.verify.engine.Qwen2Engine.answer", answers)
-    monkeypatch.chdir(made)
-    return made
+    return fast_made
 
 
 def answers(self: Any, asks: Any, adapter: Any, progress: Any) -> list[Any]:

@@ -19,20 +19,9 @@ from tests.unit.finetune import fast_home
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("NPROC_PER_NODE", "NNODES", "VRAM_CEILING_GIB", "MIRROR_WAIT", "MIRROR_JOB", "ENGINE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in fast_home.environ(made, tmp_path / "output").items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
-    monkeypatch.chdir(made)
-    return made
+def home(fast_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return fast_home.enter(monkeypatch, fast_made, tmp_path)
 
 
 @pytest.fixture

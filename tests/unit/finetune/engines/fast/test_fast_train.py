@@ -18,21 +18,12 @@ from tests.unit.finetune import fast_home
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(fast_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home, with an output folder and a run folder of the test's own."""
-    for name in ("NPROC_PER_NODE", "NNODES", "VRAM_CEILING_GIB", "MIRROR_WAIT", "MIRROR_JOB"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in fast_home.environ(made, tmp_path / "output").items():
-        monkeypatch.setenv(name, value)
+    fast_home.enter(monkeypatch, fast_made, tmp_path)
     monkeypatch.setenv("ENGINE", "fast")
-    monkeypatch.chdir(made)
-    return made
+    return fast_made
 
 
 @pytest.fixture
@@ -49,10 +40,10 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def finished(fast_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One whole run by the command itself, for the tests that look at what it leaves."""
     output = tmp_path_factory.mktemp("finished") / "output"
-    done = fast_home.command(made, output, "--save_total_limit", "2", ENGINE="auto")
+    done = fast_home.command(fast_made, output, "--save_total_limit", "2", ENGINE="auto")
     assert done.returncode == 0, done.stderr
     return fast_home.the_run(output), done
 
@@ -88,13 +79,13 @@ def test_logs_curve_and_events(finished: Any) -> None:
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses, abs=1e-5)
 
 
-def test_the_adapter_is_peft_s(finished: Any, made: Path) -> None:
+def test_the_adapter_is_peft_s(finished: Any, fast_made: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     folder, _ = finished
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-12"]
-    base = AutoModelForCausalLM.from_pretrained(made / "Qwen2.5-7B-Instruct", dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(fast_made / "Qwen2.5-7B-Instruct", dtype=torch.float32).eval()
     ids = torch.tensor([[100, 200, 300, 400]])
     with torch.no_grad():
         before = base(ids).logits
@@ -102,7 +93,7 @@ def test_the_adapter_is_peft_s(finished: Any, made: Path) -> None:
     assert (after - before).abs().max() > 1e-3
 
 
-def test_ms_swift_reads_args_json(finished: Any, made: Path) -> None:
+def test_ms_swift_reads_args_json(finished: Any, fast_made: Path) -> None:
     """`swift infer --adapters CHECKPOINT` takes model, system and template from it, as its own code does here."""
     script = (
         "import json, sys\n"
@@ -113,14 +104,14 @@ def test_ms_swift_reads_args_json(finished: Any, made: Path) -> None:
     folder, _ = finished
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder / "checkpoint-12")],
-        env=fast_home.environ(made, folder.parent),
+        env=fast_home.environ(fast_made, folder.parent),
         capture_output=True,
         text=True,
         timeout=200,
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("READ ")] or [done.stderr[-2000:]]
     assert json.loads(line[5:]) == [
-        str(made / "Qwen2.5-7B-Instruct"),
+        str(fast_made / "Qwen2.5-7B-Instruct"),
         "qwen2",
         "You are a helpful assistant.",
         "lora",
@@ -181,11 +172,11 @@ HOLD = "from finetune.runs.gpu_lock import job\nwith job('other'):\n    print('h
 
 
 def test_another_job_on_the_gpu_is_1_and_leaves_no_folder(
-    home: Path, output: Path, made: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, output: Path, fast_made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD],
-        env=fast_home.environ(made, output),
+        env=fast_home.environ(fast_made, output),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,25 @@
+"""How a token is chosen, as plain data; generate and the serving engine take it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen; the order of the filters is transformers': penalty, temperature, top-k, top-p.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.repetition_penalty <= 0:
+            raise ValueError(
+                "sampling: temperature and top_k must be at least 0, top_p in (0, 1], repetition_penalty above 0"
+            )
