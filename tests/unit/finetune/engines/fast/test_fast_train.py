@@ -40,7 +40,9 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(fast_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def finished(
+    fast_made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One whole run by the command itself, for the tests that look at what it leaves."""
     output = tmp_path_factory.mktemp("finished") / "output"
     done = fast_home.command(fast_made, output, "--save_total_limit", "2", ENGINE="auto")
