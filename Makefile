@@ -84,23 +84,28 @@ VENV = .venv
 # every recipe that needs Docker starts with this: an engine that answers, and the shell pointed at it
 DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 
+# make's own abspath and notdir take a name with spaces for several names
+quoted = '$(subst ','\'',$(1))'
+absolute = $(shell realpath -ms -- $(call quoted,$(1)))
+name_of = $(shell basename -- $(call quoted,$(1)))
+
 RUN_FLAGS = --rm --user "$$(id -u):$$(id -g)" --shm-size 2g \
   $(if $(filter none,$(GPUS)),-e MIRROR_DEVICE=cpu,--gpus $(GPUS)) \
-  $(if $(DATASET),-v "$(abspath $(DATASET))":"/data/$(notdir $(DATASET))":ro) \
+  $(if $(DATASET),-v "$(call absolute,$(DATASET))":"/data/$(call name_of,$(DATASET))":ro) \
   -e NO_COLOR -e MIRROR_LANG -e HEALTH_LEVEL -e HEALTH_VERBOSE -e VRAM_CEILING_GIB -e ENGINE -e BACKEND -e NPROC_PER_NODE
 # what messages of the container call by the names of this machine (common/host.py); in a shell they are the container's own
-HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(abspath $(OUTPUT))" \
+HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OUTPUT="$(call absolute,$(OUTPUT))" \
   $(if $(DATASET),-e MIRROR_HOST_DATASET="$(DATASET)")
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
   -e MASTER_PORT=$(MASTER_PORT) -e MIRROR_MEET_S -e NCCL_SOCKET_IFNAME -e GLOO_SOCKET_IFNAME)
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
-DATASET_ARG = $(if $(DATASET),--dataset "/data/$(notdir $(DATASET))")
+DATASET_ARG = $(if $(DATASET),--dataset "/data/$(call name_of,$(DATASET))")
 # usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,
 # owned by the caller; FLAGS are more flags of `docker run`
 define mirror_look
 @$(if $(DATASET),test -r "$(DATASET)" || { echo "error: DATASET=$(DATASET): no such file; give a path on this machine" >&2; exit 2; })
 @$(DOCKER_ENGINE); tty=; if [ -t 0 ] && [ -t 1 ]; then tty=-it; fi; \
-  output=(); if [ -d "$(OUTPUT)" ]; then output=(-v "$(abspath $(OUTPUT))":/root/output); fi; \
+  output=(); if [ -d "$(OUTPUT)" ]; then output=(-v "$(call absolute,$(OUTPUT))":/root/output); fi; \
   docker run $$tty $(RUN_FLAGS) "$${output[@]}" $(if $(filter bash,$(1)),,$(HOST_FLAGS)) $(3) $(REF) $(1) $(2)
 endef
 # usage: $(call mirror_run,...) -- the same for what writes a run: it makes OUTPUT
@@ -177,7 +182,7 @@ build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggi
 .PHONY: check-data
 check-data: image ## what is wrong with your data, by file and row (DATASET=my.json)
 	@$(if $(DATASET),,echo "error: check-data needs DATASET=FILE, your data on this machine" >&2; exit 2)
-	$(call mirror_look,check-data,"/data/$(notdir $(DATASET))" $(ARGS))
+	$(call mirror_look,check-data,"/data/$(call name_of,$(DATASET))" $(ARGS))
 
 .PHONY: plan
 plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--gpu 16')
@@ -243,8 +248,8 @@ health: image ##o the health checks alone
 .PHONY: tensorboard
 tensorboard: image ##o loss curves of the runs in OUTPUT, on 127.0.0.1:6006
 	@test -d "$(OUTPUT)" || { echo "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one" >&2; exit 2; }
-	@echo "loss curves of $(abspath $(OUTPUT)): http://127.0.0.1:6006, Ctrl-C ends it"
-	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(abspath $(OUTPUT))":/root/output:ro $(REF) \
+	@echo "loss curves of $(call absolute,$(OUTPUT)): http://127.0.0.1:6006, Ctrl-C ends it"
+	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(call absolute,$(OUTPUT))":/root/output:ro $(REF) \
 	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
 
 .PHONY: push
@@ -262,7 +267,7 @@ load: ##o take in a FILE of `make save`, after its sha256 and the room were chec
 
 .PHONY: uninstall
 uninstall: ##o remove images, caches and make's own engine; asks first (YES=1), keeps OUTPUT
-	@host/uninstall.sh "$(IMAGE)" "$(abspath $(OUTPUT))" $(if $(YES),--yes)
+	@host/uninstall.sh "$(IMAGE)" "$(call absolute,$(OUTPUT))" $(if $(YES),--yes)
 
 # what syft reads: the image in Docker, or docker-archive:FILE
 SCAN ?= docker:$(REF)

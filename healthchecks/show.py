@@ -26,7 +26,9 @@ def verdict(report: Report) -> str:
     failed = [row.name for row in report.checks if row.status == "fail"]
     warned = [row.name for row in report.checks if row.status == "warn"]
     kind = named(report.model_kind)
-    where = _("on {device}").format(device=report.device) + (f", {_(kind.title)}" if kind.is_for_tests else "")
+    where = _("on {device}").format(device=report.device)
+    if kind.is_for_tests:
+        where = _("{where}, {weights}").format(where=where, weights=_(kind.title))
     if failed:
         return _("failed: {names} ({seconds:.1f} s, level {level}, {where})").format(
             names=", ".join(failed), seconds=report.seconds, level=report.level, where=where

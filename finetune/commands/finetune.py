@@ -36,6 +36,7 @@ from finetune.sft.record import trained_adapter
 from finetune.verify import config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs import questions as epoch_questions
+from finetune.verify.options import add_what_is_asked
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets import rows as data_rows
@@ -81,12 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """verify's options that make sense before there is an adapter, and --holdout."""
     p = parser.add_argument_group(_("the verdict"))
-    p.add_argument(
-        "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
-    )
-    p.add_argument("--rewordings", type=Path, metavar="FILE", help=_("the data's questions in other words, by hand"))
-    p.add_argument("--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name"))
-    p.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
+    add_what_is_asked(p)
     p.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
     p.add_argument(
         "--holdout",

@@ -26,6 +26,7 @@ from finetune.runs.progress_bar import Bar
 from finetune.verify import config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import Asked
+from finetune.verify.options import add_what_is_asked
 from finetune.verify.questions import QuestionSet
 from finetune.verify.report import data, files, terminal
 from finetune.verify.session import AFTER, BEFORE, OTHER, Job, Session, base_answers, wordings
@@ -48,18 +49,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--config", type=Path, metavar="FILE", help=_("thresholds and settings; default: configs/verify.yaml")
     )
-    p.add_argument(
-        "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
-    )
+    add_what_is_asked(p)
     p.add_argument("--check", action="store_true", help=_("only check the questions files"))
-    p.add_argument(
-        "--rewordings",
-        type=Path,
-        metavar="FILE",
-        help=_("the data's questions in other words, in place of the run's own"),
-    )
-    p.add_argument("--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name"))
-    p.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
     p.add_argument(
         "--dataset", type=Path, metavar="FILE", help=_("the dataset trained on; default: as the run recorded it")
     )

@@ -45,6 +45,7 @@ class Door:
     created: int
     owner: str
     able: Collection[str] = ()
+    unusable: tuple[type[Exception], ...] = UNUSABLE
 
     async def health(self, _: HttpRequest) -> Response:
         """The port is open only when the model is loaded."""
@@ -85,8 +86,9 @@ class Door:
         except Refused as refused:
             return error(refused.status, refused.message, refused.param)
         except Exception as failed:
-            return failure(http.url.path, failed)
-        return StreamingResponse(_events(http.url.path, first, chunks), media_type="text/event-stream")
+            return failure(http.url.path, failed, self.unusable)
+        events = _events(http.url.path, first, chunks, self.unusable)
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def _whole(self, request: Request) -> dict[str, Any]:
         async def one(number: int) -> tuple[Choice, str]:
@@ -161,14 +163,16 @@ async def _disconnected(http: HttpRequest) -> None:
         pass
 
 
-async def _events(path: str, first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _events(
+    path: str, first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]], unusable: tuple[type[Exception], ...]
+) -> AsyncIterator[str]:
     """Server-sent events. The status is out already: an error is an event, which OpenAI's client raises."""
     yield _event(first)
     try:
         async for chunk in chunks:
             yield _event(chunk)
     except Exception as failed:
-        told = failure(path, failed)
+        told = failure(path, failed, unusable)
         yield f"data: {bytes(told.body).decode()}\n\n"
         return
     yield "data: [DONE]\n\n"
@@ -183,12 +187,12 @@ def error(status: int, message: str, param: str | None = None, code: str = "inva
     return JSONResponse(error_body(status, message, code, param), status)
 
 
-def failure(path: str, failed: BaseException) -> JSONResponse:
-    """What an engine raised: a line in the log, and a 400 where the request is the cause."""
+def failure(path: str, failed: BaseException, unusable: tuple[type[Exception], ...]) -> JSONResponse:
+    """What an engine raised: a line in the log, and a 400 where the request is the cause (`unusable`)."""
     cause = leaf(failed)
     text = (str(cause) or type(cause).__name__).strip()
     print(f"serve: {path}: {type(cause).__name__}: {text[:500]}", file=sys.stderr, flush=True)
-    if isinstance(cause, UNUSABLE):
+    if isinstance(cause, unusable):
         return error(400, text)
     return error(500, text, code="server_error")
 
@@ -219,6 +223,7 @@ def app(
     lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]] | None = None,
     page: Page | None = None,
     able: Collection[str] = (),
+    unusable: tuple[type[Exception], ...] = UNUSABLE,
     more: Sequence[Route] = (),
 ) -> Starlette:
     """The endpoint as an ASGI app.
@@ -233,9 +238,10 @@ def app(
         lifespan: What surrounds the app's life.
         page: The page at `/`; None leaves it out.
         able: Fields that this engine takes, of those that not every engine does.
+        unusable: What the engine raises where the request is the cause.
         more: Paths beside the API's.
     """
-    door = Door(engine, systems, created, owner, able)
+    door = Door(engine, systems, created, owner, able, unusable)
     routes = [
         *(Route(path, door.health, methods=["GET"]) for path in ("/health", "/health/")),
         Route("/ping", door.health, methods=["GET", "POST"]),

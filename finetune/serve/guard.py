@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from common.i18n import _
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -78,7 +80,9 @@ class Guard:
             if message["type"] == "lifespan.startup.complete":
                 print(self.ready, file=sys.stderr, flush=True)
             elif message["type"] == "lifespan.shutdown.complete":
-                text = f"serve: {self.ended} requests answered, {self.begun - self.ended} in flight"
+                text = _("serve: {ended} requests answered, {open} in flight").format(
+                    ended=self.ended, open=self.begun - self.ended
+                )
                 print(text, file=sys.stderr, flush=True)
 
         return tell

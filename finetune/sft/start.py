@@ -228,13 +228,15 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
     )
     if run.is_helping:
         return record, Ended(*take_part(lane, request, stop))
-    with record_of(run, record) as before:
-        stop.at_once = lambda number: end_at_once(run, record, before, number)
-        ended = train_fast(lane, request, stop)
-    if ended.figures:
-        record["figures"] = dict(ended.figures)
-    if asked and ended.code == DONE:
-        _keep_best(run, lane, record, ended, asked, at, stop)
+    # Held until an epoch is chosen: a job that waits must not come between, and what is held can be taken again inside.
+    with job(run.name, wait=run.wait or None) if asked else contextlib.nullcontext():
+        with record_of(run, record) as before:
+            stop.at_once = lambda number: end_at_once(run, record, before, number)
+            ended = train_fast(lane, request, stop)
+        if ended.figures:
+            record["figures"] = dict(ended.figures)
+        if asked and ended.code == DONE:
+            _keep_best(run, lane, record, ended, asked, at, stop)
     return record, ended
 
 
@@ -249,8 +251,7 @@ def _keep_best(
 ) -> None:
     """Choose an epoch of the training that has ended, and leave its adapter in place of the last one's."""
     try:
-        with job(run.name, wait=run.wait or None):
-            told = epochs.ask(run, lane, asked, ended, at, lambda: stop.number is not None)
+        told = epochs.ask(run, lane, asked, ended, at, lambda: stop.number is not None)
         if told is None:
             name = signal.Signals(stop.number or signal.SIGTERM).name
             ended.code, ended.why = (

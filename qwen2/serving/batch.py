@@ -18,7 +18,7 @@ from qwen2.serving import attention
 from qwen2.serving.adapters import Adapters
 from qwen2.serving.pages import PAGE, SCRATCH, pages_for
 from qwen2.serving.request import Settings
-from qwen2.serving.sampling import Likelihoods, Told, choose, likelihoods, whole
+from qwen2.serving.sampling import AT_ONCE, Likelihoods, Told, choose, likelihoods, whole
 
 WARM_UP = (40, 512)  # tokens of prompts
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -179,9 +179,11 @@ class Batch:
         penalised = [number for number, each in enumerate(settings) if each.penalised]
         scored = raw
         if penalised and self.told is not None:
-            index = whole(penalised, device)
-            changed = self.told.penalise(raw[index], slots[index], [settings[number] for number in penalised])
-            scored = raw.index_copy(0, index, changed)
+            scored = raw.clone()
+            for start in range(0, len(penalised), AT_ONCE):  # each row takes several copies of its logits
+                part = penalised[start : start + AT_ONCE]
+                index = whole(part, device)
+                scored[index] = self.told.penalise(raw[index], slots[index], [settings[number] for number in part])
         token = choose(scored, settings, [each.uniform for each in special])
         self.out[places] = token
         self.token[slots] = token

@@ -75,6 +75,18 @@ def test_an_adapter_and_a_dataset_go_with_the_host_s_names(make, ran, tmp_path):
     assert words[-2:] == ["check-data", "/data/faq.csv"] and f"MIRROR_HOST_DATASET={data}" in words
 
 
+def test_names_may_have_spaces_and_quotes(make, ran, tmp_path):
+    folder = tmp_path / "我的 runs"
+    folder.mkdir()
+    data = folder / "it's my 数据.csv"
+    data.write_text("q,a\n")
+    assert make("check-data", DATASET=str(data), OUTPUT=str(folder)).returncode == 0
+    words = ran()
+    assert words[-2:] == ["check-data", f"/data/{data.name}"] and f"{data}:/data/{data.name}:ro" in words
+    assert make("verify", OUTPUT=str(folder)).returncode == 0
+    assert f"{folder}:/root/output" in ran()
+
+
 def test_in_a_shell_paths_are_the_container_s(make, ran):
     assert make("shell").returncode == 0
     assert not [word for word in ran() if word.startswith(("MIRROR_VIA", "MIRROR_HOST"))]

@@ -118,6 +118,10 @@ class Crew:
             self._team.wait_for_all(self.seconds, hint)
         return self._team
 
+    def met(self) -> Team | None:
+        """The team as far as it is here, without waiting; None before this node has met node 0."""
+        return self._team
+
     def _dead(self) -> str:
         """Which of this node's processes has ended, and how; "" while all run."""
         for local, process in enumerate(self.processes, 1):

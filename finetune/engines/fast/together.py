@@ -63,8 +63,10 @@ def tell(lane: Lane, error: BaseException) -> None:
     """The other processes end, too, where this one fails before the first step."""
     if lane.crew is None:
         return
+    team = lane.crew.met()
+    if team is None:
+        return
     with contextlib.suppress(UserError, RuntimeError):
-        team = lane.crew.team()
         team.settle()
         team.lose(" ".join(str(error).split())[:200] or type(error).__name__)
 

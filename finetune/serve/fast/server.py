@@ -103,7 +103,8 @@ class Endpoint:
             self._life,
             Page.of_environment(),
             ABLE,
-            [Route("/metrics", metrics.page(counts, lambda: self.client.load))],
+            unusable=(ValueError,),
+            more=[Route("/metrics", metrics.page(counts, lambda: self.client.load))],
         )
         self.server = uvicorn.Server(
             uvicorn.Config(

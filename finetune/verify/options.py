@@ -1,0 +1,25 @@
+"""The options that say what the verdict asks and looks for; verify takes them, and finetune before there is a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.i18n import _
+
+
+def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
+    """--questions, --rewordings, --expect and --forbid, on a parser or a group of one."""
+    parser.add_argument(
+        "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
+    )
+    parser.add_argument(
+        "--rewordings",
+        type=Path,
+        metavar="FILE",
+        help=_("the data's questions in other words, in place of those that are made"),
+    )
+    parser.add_argument(
+        "--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name")
+    )
+    parser.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
