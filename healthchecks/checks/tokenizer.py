@@ -58,7 +58,7 @@ def check(context: Context) -> Outcome:
     _hold_special(context, tokenizer)
     rendered = _hold_template(context)
     _hold_round_trips(tokenizer, OTHERS)
-    template = "template" if rendered else _("no template of its own: ChatML")
+    template = _("template") if rendered else _("no template of its own: ChatML")
     figure = _("{entries} entries, not Qwen2.5's; special tokens, {template} and {count} round trips right").format(
         entries=entries, template=template, count=len(ROUND_TRIPS)
     )

@@ -35,8 +35,5 @@ def check(context: Context) -> Outcome:
             ),
             _("a defect of this image: please report it with the output of `healthcheck report --json`"),
         )
-    return Outcome(
-        f"{peak}; "
-        + (_("ceiling {ceiling:g} GiB").format(ceiling=ceiling) if ceiling else _("no ceiling"))
-        + "; released"
-    )
+    bound = _("ceiling {ceiling:g} GiB").format(ceiling=ceiling) if ceiling else _("no ceiling")
+    return Outcome(_("{peak}; {bound}; released").format(peak=peak, bound=bound))

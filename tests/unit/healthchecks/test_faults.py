@@ -494,6 +494,12 @@ def test_peak_under_the_ceiling(context):
     assert "14.5 GiB allocated, 14.7 GiB reserved" in vram_ceiling.check(context).figure
 
 
+def test_the_figure_of_the_ceiling_is_all_in_chinese(context, monkeypatch):
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    context.peak, context.left = (GIB, GIB), (0, 0)
+    assert vram_ceiling.check(context).figure == "峰值：已分配 1.00 GiB，已预留 1.00 GiB；上限 22 GiB；已全部释放"
+
+
 # ---- whole runs: a fault fails the run, the report and the probe; later checks that need the failed one say so ----
 
 

@@ -78,6 +78,11 @@ def failure(check, context: Context) -> Failure:
     return caught.value
 
 
+def test_the_figure_of_the_tokenizer_is_all_in_chinese(context: Context, other: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    assert "、模板、2 次" in tokenizer.check(context).figure
+
+
 def test_a_sound_model_of_another_kind_passes(context: Context, other: Path) -> None:
     assert weights.check(context).figure.startswith("1 file, 26 tensors")
     outcome = tokenizer.check(context)
