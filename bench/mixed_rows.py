@@ -1,6 +1,6 @@
 """550 rows of 20 to 600 tokens for the mixed run's times, of random words: `python bench/mixed_rows.py OUT.json`.
 
-`python bench/mixed_rows.py OUT.json 64` makes that many rows of 2030 tokens.
+`python bench/mixed_rows.py OUT.json 64` makes 64 rows of 2030 tokens instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every size of Qwen2.5 against cards: README's table by `plan`, and measured peaks beside what `plan` predicts.
+"""Every size of Qwen2.5 against cards: a table of docs/performance.md, and measured peaks beside what `plan` says.
 
     python bench/plan_sizes.py table                              what fits which card; no GPU, no weights
     python bench/plan_sizes.py measure OUT_DIR [SIZE ...]         on one CUDA GPU: OUT_DIR/SIZE.json, by plan_fit.py

@@ -59,7 +59,7 @@ class Memory:
         """Sample until `over`."""
         while not over.is_set():
             self.samples.append(sum(_rss(pid) for pid in _tree(self.pid)) / 2**20)
-            self.gpu.append(_gpu_mib())
+            self.gpu.append(gpu_mib())
             await asyncio.sleep(1)
 
     def thirds(self) -> tuple[float, float]:
@@ -86,7 +86,8 @@ def _rss(pid: int) -> int:
         return 0
 
 
-def _gpu_mib() -> int | None:
+def gpu_mib() -> int | None:
+    """MiB in use on the first GPU by nvidia-smi; None without one."""
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
     try:
         return int(subprocess.run(query, capture_output=True, text=True, check=True, timeout=5).stdout)
@@ -210,14 +211,14 @@ async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int
     first, last = memory.thirds()
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "device": _device(),
+        "device": device(),
         "models": models,
         "clients": args.clients,
         "seconds": round(elapsed, 1),
         "answers": before,
         "answers_per_s": round(before / elapsed, 2),
         "p50_s": round(statistics.median(taken), 3),
-        "p99_s": round(taken[min(len(taken) - 1, int(len(taken) * 0.99))], 3),
+        "p99_s": quantile(taken, 0.99),
         "max_s": round(taken[-1], 3),
         "first_token_p50_s": round(statistics.median(tokens), 3) if tokens else None,
         "fewest_of_a_client": min(len(client.seconds) for client in clients),
@@ -236,7 +237,13 @@ async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int
     }
 
 
-def _device() -> str:
+def quantile(ordered: list[float], part: float) -> float | None:
+    """The value below which that part of the sorted values lies, to three digits; None where there are none."""
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3) if ordered else None
+
+
+def device() -> str:
+    """The first GPU's name by nvidia-smi, or the CPU's cores and kind."""
     done = None
     try:
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0"]

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.serve_load import _device, _gpu_mib
+from bench.serve_load import device, gpu_mib, quantile
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 300.0
@@ -127,14 +127,10 @@ def measure(
         "tokens": made,
         "tokens_per_s": round(made / taken, 1),
         "prompt_tokens": [min(p := [each.prompt_tokens for each in good] or [0]), max(p)],
-        "first_token_s": {"p50": _share(waits, 0.5), "p99": _share(waits, 0.99)},
-        "answer_s": {"p50": _share(ends, 0.5), "p99": _share(ends, 0.99)},
+        "first_token_s": {"p50": quantile(waits, 0.5), "p99": quantile(waits, 0.99)},
+        "answer_s": {"p50": quantile(ends, 0.5), "p99": quantile(ends, 0.99)},
         "fewest_tokens_of_a_client": min(of_client),
     }
-
-
-def _share(ordered: list[float], share: float) -> float | None:
-    return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 3) if ordered else None
 
 
 def make_adapters(model: Path, folder: Path) -> dict[str, Path]:
@@ -210,7 +206,7 @@ def main() -> int:
     parser.add_argument("--backends", nargs="+", default=["fast"], choices=("fast", "swift", "vllm"))
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument("--mixed", nargs="*", type=int, default=[32, 128], help="clients of half base, half adapters")
-    parser.add_argument("--long", type=int, default=32, help="clients whose prompts have 20 to 4000 tokens; 0: none")
+    parser.add_argument("--long", type=int, default=32, help="clients with prompts of 40 to 2500 tokens; 0: none")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--serve", default=str(ROOT / "workspace/serve.sh"), help="the script that serves")
@@ -236,16 +232,16 @@ def report(args: argparse.Namespace, backend: str, server: Server, pool: Any) ->
     """All measurements of one backend, a line each."""
     base, *adapters = server.models()
     both = [base, adapters[0], base, adapters[1]]
-    about = {"backend": backend, "device": _device(), "date": time.strftime("%Y-%m-%d")}
-    print(json.dumps(about | {"ready_s": round(server.ready_s, 2), "gpu_mib": _gpu_mib()}), flush=True)
+    about = {"backend": backend, "device": device(), "date": time.strftime("%Y-%m-%d")}
+    print(json.dumps(about | {"ready_s": round(server.ready_s, 2), "gpu_mib": gpu_mib()}), flush=True)
     measure(pool, server.url, 2, [base], [20], 1, 8)  # kernels of the first request
     plan = [("base", count, [base], [15]) for count in args.clients]
     plan += [("half base, half two adapters", count, both, [15]) for count in args.mixed]
     if args.long:
-        plan.append(("prompts of 20 to 4000 tokens", args.long, both, [8, 40, 150, 600, 8, 1200, 2500, 8]))
+        plan.append(("prompts of 40 to 2500 tokens", args.long, both, [8, 40, 150, 600, 8, 1200, 2500, 8]))
     for what, count, models, words in plan:
         found = measure(pool, server.url, count, models, words, args.rounds, args.tokens)
-        print(json.dumps(about | {"what": what} | found | {"gpu_mib": _gpu_mib()}, ensure_ascii=False), flush=True)
+        print(json.dumps(about | {"what": what} | found | {"gpu_mib": gpu_mib()}, ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":

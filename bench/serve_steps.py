@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,7 @@ def pieces(batch: Batch) -> None:
             lora: round(timed(lambda laid=laid, lora=lora: batch.prefill(laid, lora, []), 5), 2)
             for lora in (False, True)
         }
-        print(json.dumps({"piece": lengths[:1] * 1 + [len(lengths)], "behind": start, "ms": ms}), flush=True)
+        print(json.dumps({"piece": [lengths[0], len(lengths)], "behind": start, "ms": ms}), flush=True)
 
 
 def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], prompts: list[list[int]], tokens: int) -> None:
@@ -106,7 +107,7 @@ def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], prompts: l
                 ids = torch.tensor([[*prompts[n], *wanted[n][:at]]])
                 top = model(ids, own[n % 3])[0, -1].float().topk(2).values.tolist()
                 gaps.append(round(top[0] - top[1], 4))
-        gaps = sorted(gaps)
+        gaps.sort()
         print(json.dumps({"answers": name, "of": len(answers), "parted": parted, "gaps": gaps}), flush=True)
 
 
@@ -120,8 +121,6 @@ def main() -> int:
     parser.add_argument("--same", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()
-    import tempfile
-
     begin = time.perf_counter()
     model = Model.load(args.model, "cuda")
     loaded = time.perf_counter() - begin
