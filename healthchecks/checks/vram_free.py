@@ -55,7 +55,8 @@ def check(context: Context) -> Outcome:
             ),
             REMEDY,
         )
-    return Outcome(f"{gib(gpu.free)} of {gib(gpu.total)} free, {why}" + _others(context))
+    figure = _("{free} of {total} free, {why}").format(free=gib(gpu.free), total=gib(gpu.total), why=why)
+    return Outcome(figure + _others(context))
 
 
 REMEDY = N_(

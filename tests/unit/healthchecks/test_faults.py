@@ -418,6 +418,11 @@ def test_enough_memory(gpu_context):
     assert "23.5 GiB of 24.0 GiB free" in outcome.figure
 
 
+def test_the_figure_of_free_memory_is_all_in_chinese(gpu_context, monkeypatch):
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    assert vram_free.check(with_gpu(gpu_context)).figure == "共 24.0 GiB，空闲 23.5 GiB，VRAM_CEILING_GIB=22"
+
+
 # ---- 7 and 8: the forward pass (on the CPU) and its memory ----
 
 
