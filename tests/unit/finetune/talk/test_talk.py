@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from common.settings import Settings
 from finetune.commands import infer
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.swift.arguments import Arguments
