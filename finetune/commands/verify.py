@@ -25,7 +25,7 @@ from finetune.engines.fast.loaded_model import Lane, spare_the_cores
 from finetune.plan import answering, gpu_memory
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
-from finetune.verify import config, questions, runinfo, selection
+from finetune.verify import base_cache, config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import Asked
 from finetune.verify.options import add_what_is_asked
@@ -103,6 +103,8 @@ def main(
     cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
         return _check_questions(selection.read_questions(cfg, args))
+    if args.ask_base:
+        base_cache.forget(settings.output_dir)
     job = prepare(args, cfg, settings, make_engine)
     asks, engine = ask_all(job, Console(stderr=True), make_engine)
     report = data.assemble(job, asks, engine)
@@ -162,14 +164,8 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         bar.phase(_("loading {name} on {device}").format(name=job.model_dir.name, device=job.device))
         clock = time.monotonic()
         size = args.batch_size or job.cfg.batch_size
-        if make_engine is Qwen2Engine and args.engine == TransformersEngine.name:
-            make_engine = TransformersEngine
-        if make_engine is Qwen2Engine:
-            lane = _lane(job)
-            ending.callback(lane.dismiss)
-            engine: Engine = Qwen2Engine(job.model_dir, job.device, 0.0, size, lane)
-        else:
-            engine = make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+        bare = _engine(job, make_engine, size, ending)
+        engine = base_cache.over(bare, job.model_dir, job.settings.output_dir)
         adapters = {BEFORE: None, AFTER: engine.adapter(job.adapter)}
         names = {BEFORE: _("the base"), AFTER: job.adapter.name}
         if job.other:
@@ -182,7 +178,7 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         if job.wordings.rewordings:
             job.seconds["rewordings"] = time.monotonic() - clock
         asks = selected.asks(job.wordings.rewordings, args.system or job.run.system or job.cfg.system)
-        if (several := getattr(engine, "processes", _one)(len(asks))) > 1:
+        if isinstance(bare, Qwen2Engine) and (several := bare.processes(len(asks))) > 1:
             line = _("{count} GPUs answer, each a part of the questions")
             if job.device == "cpu":
                 line = _("{count} processes answer, each a part of the questions")
@@ -193,6 +189,17 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         asking.answer(asks, job.old, judge)
         asking.weigh(asks)
     return asks, engine
+
+
+def _engine(job: Job, make_engine: EngineFactory, size: int | None, ending: contextlib.ExitStack) -> Engine:
+    """The base, loaded, and the further processes that answer; `ending` ends them."""
+    if make_engine is not Qwen2Engine:
+        return make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+    if job.args.engine == TransformersEngine.name:
+        return TransformersEngine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+    lane = _lane(job)
+    ending.callback(lane.dismiss)
+    return Qwen2Engine(job.model_dir, job.device, batch_size=size, lane=lane)
 
 
 def _lane(job: Job) -> Lane:
@@ -208,10 +215,6 @@ def _lane(job: Job) -> Lane:
             count = answering.fastest(shape, limits, 3 if job.other else 2, ceiling)
         several = workers.from_env(gpu_memory.devices(gpu_memory.visible(), count), count, {})
     return Lane(job.model_dir, job.device, job.settings.vram_ceiling_gib, several)
-
-
-def _one(_count: int) -> int:
-    return 1
 
 
 def _check_questions(found: QuestionSet) -> int:

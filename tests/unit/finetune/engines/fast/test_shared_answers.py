@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from finetune.engines.fast import shared
+from finetune.verify import base_cache
 from tests.unit.finetune import fast_home
 from tests.unit.finetune.engines.fast.test_several_processes import runs, workers_of
 from tests.unit.finetune.real_swift import ROOT
@@ -54,6 +55,7 @@ def test_two_processes_give_the_answers_of_one(home: Path, trained: Path, tmp_pa
     reports = {}
     for count in ("1", "2"):
         out = tmp_path / count
+        base_cache.forget(trained)
         done = verify(home, trained, "--max-new-tokens", "12", "--output", str(out), NPROC_PER_NODE=count)
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr  # a tiny model passes nothing
         assert ("2 processes answer, each a part of the questions" in done.stderr) == (count == "2")
@@ -78,6 +80,7 @@ def test_finetune_shares_out_the_verdict_among_those_that_trained(home: Path, tr
     assert "2 processes answer, each a part of the questions" in done.stderr
     report = json.loads((tmp_path / "output/job/verify/report.json").read_text())
     out = str(tmp_path / "alone")
+    base_cache.forget(tmp_path / "output")
     alone = verify(home, tmp_path / "output", "--config", asked, "--output", out, NPROC_PER_NODE="1")
     assert alone.returncode == 1, alone.stderr
     assert json.loads((tmp_path / "alone/report.json").read_text())["questions"] == report["questions"]
