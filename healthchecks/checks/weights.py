@@ -114,7 +114,11 @@ def _size(config: dict[str, Any], name: str, default: int | None = None, most: i
     value = config[name] if default is None else config.get(name)
     size = default if value is None and default is not None else value
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
-        raise ValueError(f"{name} is {repr(size)[:40]}, no whole number from 1 to {most}")
+        raise ValueError(
+            _("{name} is {size}, not a whole number from 1 to {most}").format(
+                name=name, size=repr(size)[:40], most=most
+            )
+        )
     return size
 
 
