@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
 PROJECTIONS = tuple(path.split(".")[1] for paths in GROUPS.values() for path in paths)
 
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
 @dataclass(frozen=True)
-class Config:
-    """Sizes of a Qwen2ForCausalLM (names as in the literature, not as in config.json)."""
+class Sizes:
+    """What the shapes of a Qwen2ForCausalLM's tensors follow from (names as in the literature)."""
 
     hidden_size: int
     intermediate_size: int
@@ -30,12 +33,22 @@ class Config:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
-    max_positions: int
-    rms_eps: float
-    rope_theta: float
     tie_embeddings: bool
-    eos_ids: tuple[int, ...]
-    pad_id: int
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Sizes:
+        """The sizes in a config.json. Raises ValueError, which names the key, if one is missing or cannot be."""
+        hidden, heads = _size(raw, "hidden_size"), _size(raw, "num_attention_heads")
+        return cls(
+            hidden_size=hidden,
+            intermediate_size=_size(raw, "intermediate_size"),
+            num_layers=_size(raw, "num_hidden_layers", largest=MOST_LAYERS),
+            num_heads=heads,
+            num_kv_heads=_size(raw, "num_key_value_heads", heads),
+            head_dim=_size(raw, "head_dim", hidden // heads),
+            vocab_size=_size(raw, "vocab_size"),
+            tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        )
 
     @property
     def q_size(self) -> int:
@@ -50,8 +63,48 @@ class Config:
     @property
     def linear_parameters(self) -> int:
         """Weights of the seven linears of all layers, without embedding and head."""
-        per_layer = self.hidden_size * (2 * self.q_size + 2 * self.kv_size + 3 * self.intermediate_size)
-        return self.num_layers * per_layer
+        return self.num_layers * sum(outputs * inputs for outputs, inputs in self.projections.values())
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of each of the seven linears by short name (q_proj, ...)."""
+        h, i = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (self.q_size, h),
+            "k_proj": (self.kv_size, h),
+            "v_proj": (self.kv_size, h),
+            "o_proj": (h, self.q_size),
+            "gate_proj": (i, h),
+            "up_proj": (i, h),
+            "down_proj": (h, i),
+        }
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of every tensor of the checkpoint, in the order in which the model uses them."""
+        layer: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (self.hidden_size,)}
+        for group, paths in GROUPS.items():
+            if group == "gate_up":
+                layer["post_attention_layernorm.weight"] = (self.hidden_size,)
+            for path in paths:
+                layer[f"{path}.weight"] = self.projections[path.split(".")[1]]
+                if group == "qkv":
+                    layer[f"{path}.bias"] = layer[f"{path}.weight"][:1]
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, self.hidden_size)}
+        for number in range(self.num_layers):
+            shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+        shapes["model.norm.weight"] = (self.hidden_size,)
+        return shapes if self.tie_embeddings else shapes | {HEAD: shapes[EMBEDDING]}
+
+
+@dataclass(frozen=True)
+class Config(Sizes):
+    """All that config.json and generation_config.json say of a Qwen2ForCausalLM."""
+
+    max_positions: int
+    rms_eps: float
+    rope_theta: float
+    eos_ids: tuple[int, ...]
+    pad_id: int
 
     @classmethod
     def from_dir(cls, path: str | Path) -> Config:
@@ -68,24 +121,16 @@ class Config:
         generation = _read_json(folder / "generation_config.json") or {}
         try:
             _reject_unsupported(folder, raw)
-            hidden = _size(raw, "hidden_size")
-            heads = _size(raw, "num_attention_heads")
+            sizes = Sizes.of(raw)
             rope = _object(raw, "rope_parameters")
             eos = _ids(generation, "eos_token_id") or _ids(raw, "eos_token_id")
             if not eos:
                 raise _BadValue(_("eos_token_id is missing"))
             config = cls(
-                hidden_size=hidden,
-                intermediate_size=_size(raw, "intermediate_size"),
-                num_layers=_size(raw, "num_hidden_layers", largest=MOST_LAYERS),
-                num_heads=heads,
-                num_kv_heads=_size(raw, "num_key_value_heads", heads),
-                head_dim=_size(raw, "head_dim", hidden // heads),
-                vocab_size=_size(raw, "vocab_size"),
+                **asdict(sizes),
                 max_positions=_size(raw, "max_position_embeddings", 32768),
                 rms_eps=_positive(raw, "rms_norm_eps", 1e-6),
                 rope_theta=_positive(raw if raw.get("rope_theta") is not None else rope, "rope_theta", 10000.0),
-                tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 eos_ids=eos + tuple(number for number in _chat_end(folder) if number not in eos),
                 pad_id=(_ids(generation, "pad_token_id") or _ids(raw, "pad_token_id") or eos[-1:])[0],
             )
@@ -102,7 +147,7 @@ class Config:
 LARGEST, MOST_LAYERS = 10**7, 10**4
 
 
-class _BadValue(Exception):
+class _BadValue(ValueError):
     """A value of config.json that cannot be; the message names it."""
 
 

@@ -33,7 +33,7 @@ from common.i18n import _
 from qwen2 import adapter_config
 from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 from qwen2.config import GROUPS, PROJECTIONS, Config
-from qwen2.model import padded_columns, projection_sizes
+from qwen2.model import padded_columns
 
 if TYPE_CHECKING:
     from qwen2.model import Linear, Model
@@ -63,7 +63,7 @@ class Layout:
     def __init__(self, config: Config, rank: int, targets: Sequence[str]) -> None:
         self.rank = rank
         self.targets = tuple(name for name in PROJECTIONS if name in targets)
-        sizes = projection_sizes(config)
+        sizes = config.projections
         members = {g: [p.split(".")[1] for p in paths] for g, paths in GROUPS.items()}
         self.groups = {
             group: tuple(name for name in names if name in self.targets)
@@ -136,7 +136,7 @@ class Adapter:
     @property
     def num_parameters(self) -> int:
         """Trained numbers, without padding."""
-        sizes = projection_sizes(self.config)
+        sizes = self.config.projections
         return self.config.num_layers * sum(self.rank * sum(sizes[name]) for name in self.layout.targets)
 
     def columns(self) -> dict[str, int]:
@@ -181,7 +181,7 @@ class Adapter:
 
     def check(self, config: Config) -> None:
         """Raises ValueError if this adapter is for another base shape."""
-        if projection_sizes(config) != projection_sizes(self.config) or config.num_layers != self.config.num_layers:
+        if config.projections != self.config.projections or config.num_layers != self.config.num_layers:
             raise ValueError(
                 _("the adapter was made for a model of another shape: use the base model it was trained on")
             )

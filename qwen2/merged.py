@@ -28,8 +28,7 @@ def is_writable_alike(folder: Path) -> bool:
         entries = weights.read_headers(folder)
     except ValueError:
         return False
-    names = set(Model(config, torch.device("meta"), torch.bfloat16).checkpoint_tensors())
-    return set(entries) == names and all(entry.dtype == "BF16" for entry in entries.values())
+    return set(entries) == set(config.tensor_shapes()) and all(entry.dtype == "BF16" for entry in entries.values())
 
 
 @torch.no_grad()

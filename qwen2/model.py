@@ -21,7 +21,7 @@ from torch import Tensor
 
 from common.i18n import _
 from qwen2 import ops, weights
-from qwen2.config import GROUPS, Config
+from qwen2.config import EMBEDDING, GROUPS, HEAD, Config
 
 if TYPE_CHECKING:
     from qwen2.lora import Adapter
@@ -38,20 +38,6 @@ Attend = Callable[[Tensor, Tensor], None]
 def padded_columns(count: int) -> int:
     """`count` rounded up to COLUMN_UNIT."""
     return -(-count // COLUMN_UNIT) * COLUMN_UNIT
-
-
-def projection_sizes(config: Config) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each of the seven linears by short name (q_proj, ...)."""
-    h, i = config.hidden_size, config.intermediate_size
-    return {
-        "q_proj": (config.q_size, h),
-        "k_proj": (config.kv_size, h),
-        "v_proj": (config.kv_size, h),
-        "o_proj": (h, config.q_size),
-        "gate_proj": (i, h),
-        "up_proj": (i, h),
-        "down_proj": (h, i),
-    }
 
 
 @dataclass
@@ -209,7 +195,7 @@ class Model:
             storage[:, inputs:].zero_()
             return Linear(storage, inputs, rows, empty(start) if bias else None)
 
-        sizes = projection_sizes(config)
+        sizes = config.projections
         self.embedding = empty(config.vocab_size, h)
         self.layers = [
             Layer({group: linear(group, bias=group == "qkv") for group in GROUPS}, empty(h), empty(h))
@@ -247,7 +233,7 @@ class Model:
         with torch.no_grad():
             model = cls(config, place, dtype, lora_rank)
             # A tied checkpoint may hold the head a second time; it is the same matrix.
-            ignore = {"lm_head.weight"} if config.tie_embeddings else set()
+            ignore = {HEAD} if config.tie_embeddings else set()
             weights.load(folder, model.checkpoint_tensors(), progress, ignore)
         if compiling is not None:
             compiling()
@@ -255,9 +241,9 @@ class Model:
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         """Views into the fused storage by the names of the checkpoint."""
-        named = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        named = {EMBEDDING: self.embedding, "model.norm.weight": self.norm}
         if not self.config.tie_embeddings:
-            named["lm_head.weight"] = self.head
+            named[HEAD] = self.head
         for number, layer in enumerate(self.layers):
             prefix = f"model.layers.{number}."
             named[prefix + "input_layernorm.weight"] = layer.norm1

@@ -7,7 +7,6 @@ import ctypes
 import json
 import math
 import os
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 import torch
 
 from common.i18n import _
+from qwen2 import safetensors_header
+from qwen2.safetensors_header import Entry
 
 Progress = Callable[[int, int], None]
 
@@ -24,46 +25,24 @@ CHUNK_BYTES = 32 << 20  # one pinned buffer; two per thread
 THREADS = 8  # more did not help: eight saturate PCIe from the page cache
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies: `offset` and `nbytes` count from the beginning of `path`."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-
 def read_header(path: Path) -> dict[str, Entry]:
-    """Tensors of one safetensors file by name. ValueError when the file is cut short or no safetensors file.
-
-    The format: 8 bytes little-endian length n, n bytes of JSON, then the data
-    (https://github.com/huggingface/safetensors#format).
-    """
-    broken = f"{path} is not a whole safetensors file"
+    """Tensors of one safetensors file by name. Raises ValueError, fit for a user, if the file is cut short or none."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, 100 << 20):
-                raise ValueError(_("its header is longer than the file"))
-            header = json.loads(file.read(length))
-        base = 8 + length
-        entries = {}
-        for name, info in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = info["data_offsets"]
-            shape = tuple(int(n) for n in info["shape"])
-            if not 0 <= begin <= end or base + end > size:
-                raise ValueError(_("{name} extends past its end").format(name=name))
-            entries[name] = Entry(path, info["dtype"], shape, base + begin, end - begin)
+        header = safetensors_header.read(path)
     except FileNotFoundError:
         raise ValueError(_("{path} is missing; download the model folder again").format(path=path)) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ValueError(_("{broken} ({error}); download it again").format(broken=broken, error=error)) from None
-    return entries
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            _("{path} is not a complete safetensors file ({error}); download it again").format(path=path, error=error)
+        ) from None
+    for name, entry in header.entries.items():
+        if entry.offset + entry.nbytes > header.size:
+            raise ValueError(
+                _("{path} is not a complete safetensors file ({name} extends past its end); download it again").format(
+                    path=path, name=name
+                )
+            )
+    return header.entries
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -33,7 +33,7 @@ from finetune.runs.stop_signals import Stop
 from finetune.sft import epochs, folder, prepare, start
 from finetune.sft.description import SftRun
 from finetune.sft.record import trained_adapter
-from finetune.verify import config, folds, preparation, questions
+from finetune.verify import base_cache, config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs import questions as epoch_questions
 from finetune.verify.options import add_what_is_asked
@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     run = prepare.prepare(name, options, rest)
     if run is None:
         return DONE
+    if options.ask_base:
+        base_cache.forget(run.settings.output_dir)
     try:
         run, coming = look_ahead(run, options)
     except UserError:

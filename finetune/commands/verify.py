@@ -23,7 +23,7 @@ from finetune.data.source import parse_columns
 from finetune.engines.fast.loaded_model import spare_the_cores
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
-from finetune.verify import config, questions, runinfo, selection
+from finetune.verify import base_cache, config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import Asked
 from finetune.verify.options import add_what_is_asked
@@ -95,6 +95,8 @@ def main(
     cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
         return _check_questions(selection.read_questions(cfg, args))
+    if args.ask_base:
+        base_cache.forget(settings.output_dir)
     job = prepare(args, cfg, settings, make_engine)
     asks, engine = ask_all(job, Console(stderr=True), make_engine)
     report = data.assemble(job, asks, engine)
@@ -144,7 +146,8 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         bar.phase(_("loading {name} on {device}").format(name=job.model_dir.name, device=job.device))
         clock = time.monotonic()
         size = args.batch_size or job.cfg.batch_size
-        engine = make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+        bare = make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+        engine = base_cache.over(bare, job.model_dir, job.settings.output_dir)
         adapters = {BEFORE: None, AFTER: engine.adapter(job.adapter)}
         names = {BEFORE: _("the base"), AFTER: job.adapter.name}
         if job.other:

@@ -20,8 +20,9 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from common.errors import UserError
 from common.i18n import _
 from finetune.verify.engine import load_adapter
-from qwen2.config import Config
-from qwen2.weights import DTYPES, Entry, check, read_headers
+from qwen2.config import HEAD, Config
+from qwen2.safetensors_header import Entry
+from qwen2.weights import DTYPES, check, read_headers
 
 Rows: TypeAlias = npt.NDArray[np.float32]
 
@@ -84,14 +85,14 @@ class Weights:
         try:
             self.config = Config.from_dir(model)
             entries = read_headers(model)
-            names = checkpoint_names(self.config)
-            check(entries, {name: shape_of(self.config, name) for name in names}, model, {"lm_head.weight"})
+            shapes = self.config.tensor_shapes()
+            check(entries, shapes, model, {HEAD})
         except ValueError as error:
             raise UserError(str(error)) from None
         deltas = _deltas(adapter, self.config) if adapter else {}
         mapping = get_tensor_name_map(MODEL_ARCH.QWEN2, self.config.num_layers)
         self.sources = []
-        for name in names:
+        for name in shapes:
             stem, _, kind = name.rpartition(".")
             self.sources.append(Source(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
         assert not deltas, deltas.keys()
@@ -108,40 +109,6 @@ class Weights:
 
     def __iter__(self) -> Iterator[Source]:
         return iter(self.sources)
-
-
-def checkpoint_names(config: Config) -> list[str]:
-    """The checkpoint's names in the order of the GGUF. Biases of q, k and v are there in Qwen2, and nowhere else."""
-    names = ["model.embed_tokens.weight"]
-    for layer in range(config.num_layers):
-        prefix = f"model.layers.{layer}"
-        names.append(f"{prefix}.input_layernorm.weight")
-        for part in ("q", "k", "v"):
-            names += [f"{prefix}.self_attn.{part}_proj.weight", f"{prefix}.self_attn.{part}_proj.bias"]
-        names += [f"{prefix}.self_attn.o_proj.weight", f"{prefix}.post_attention_layernorm.weight"]
-        names += [f"{prefix}.mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
-    names.append("model.norm.weight")
-    if not config.tie_embeddings:
-        names.append("lm_head.weight")
-    return names
-
-
-def shape_of(config: Config, name: str) -> tuple[int, ...]:
-    """The shape that the config asks for."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    part, kind = name.split(".")[-2:]
-    out = {"q_proj": config.q_size, "k_proj": config.kv_size, "v_proj": config.kv_size}
-    if kind == "bias":
-        return (out[part],)
-    return {
-        **{each: (size, hidden) for each, size in out.items()},
-        "o_proj": (hidden, config.q_size),
-        "gate_proj": (inner, hidden),
-        "up_proj": (inner, hidden),
-        "down_proj": (hidden, inner),
-        "embed_tokens": (config.vocab_size, hidden),
-        "lm_head": (config.vocab_size, hidden),
-    }.get(part, (hidden,))
 
 
 def _deltas(folder: Path, config: Config) -> dict[str, Delta]:

@@ -17,7 +17,7 @@ from common.i18n import _
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Ended
 from finetune.sft.description import SftRun, listed
-from finetune.verify import epochs, words
+from finetune.verify import base_cache, epochs, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence
 from finetune.verify.epochs.questions import Options, Questions, gather
@@ -136,7 +136,8 @@ def ask(
 
     if lane.device == "cuda":
         lane.torch().cuda.empty_cache()
-    engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane, room=ROOMY)
+    bare = Qwen2Engine(lane.model_dir, lane.device, lane=lane, room=ROOMY)
+    engine = base_cache.over(bare, lane.model_dir, run.settings.output_dir)
     system = run.choice.system or asked.cfg.system
     print(
         _("epochs: {adapters} adapters are asked {own} questions of the data and {general} general tasks ...").format(

@@ -30,7 +30,7 @@ from finetune.runs.supervise import STOPPING
 from finetune.sft import epochs, folder, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of
-from finetune.verify import preparation
+from finetune.verify import base_cache, preparation
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs.questions import Questions
 from finetune.verify.rewordings import file as rewordings_file
@@ -113,7 +113,10 @@ def reword(
         given: The user's own rewordings.
         data: What an epoch is chosen on, where that is wanted.
     """
-    base = None if run.model_kind is STANDIN else base_answers(Qwen2Engine(lane.model_dir, lane.device, lane=lane))
+    base = None
+    if run.model_kind is not STANDIN:
+        engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
+        base = base_answers(base_cache.over(engine, lane.model_dir, run.settings.output_dir))
     choose = data.words if data and run.auto else []
     path = preparation.reword(found, chosen, run.folder, base, run.reword, given, choose)
     if path is not None:

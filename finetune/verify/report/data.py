@@ -64,7 +64,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
             "device": engine.device,
             "dtype": engine.dtype,
         },
-        "notes": [*selected.notes, *notes_on_rewordings(job)],
+        "notes": [*selected.notes, *notes_on_rewordings(job), *notes_on_the_base(engine)],
         "compare": other,
         "run": shown,
         "settings": {
@@ -121,6 +121,14 @@ def notes_on_rewordings(job: Job) -> list[str]:
             file=made.path,
         )
     ]
+
+
+def notes_on_the_base(engine: Engine) -> list[str]:
+    """That answers of the base were not asked for again, where that is so."""
+    kept = getattr(engine, "taken", 0)
+    if not kept:
+        return []
+    return [Said("{count} answers of the base are those of an earlier verdict; --ask-base asks again", count=kept)]
 
 
 def confusion(job: Job, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:

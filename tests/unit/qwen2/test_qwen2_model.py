@@ -282,7 +282,7 @@ def test_broken_files_are_named(tiny_dir: Path, tmp_path: Path) -> None:
         b"<html>not found</html>",
     ):
         shard.write_bytes(content)
-        with pytest.raises(ValueError, match="not a whole safetensors file"):
+        with pytest.raises(ValueError, match="not a complete safetensors file"):
             Model.load(folder, "cpu")
     shard.unlink()
     with pytest.raises(ValueError, match="is missing"):
