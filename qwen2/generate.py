@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import ops
 from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
@@ -88,11 +89,13 @@ def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int])
     requests = [each for each in requests if each.limit >= 1]
     for each in requests:
         if not each.prompt:
-            raise ValueError("a prompt is empty: there is nothing to continue")
+            raise ValueError(_("a prompt is empty: there is nothing to continue"))
         if each.length > model.config.max_positions:
             raise ValueError(
-                f"a prompt of {len(each.prompt)} tokens with {each.limit} new ones passes the model's "
-                f"{model.config.max_positions} positions: shorten the prompt or lower max_new_tokens"
+                _(
+                    "a prompt of {count} tokens with {limit} new ones exceeds the model's {max_positions} "
+                    "positions: shorten the prompt or lower max_new_tokens"
+                ).format(count=len(each.prompt), limit=each.limit, max_positions=model.config.max_positions)
             )
     return requests
 

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.i18n import _
+
 BEAT_S = 1.0  # between two signs of life
 SILENT_S = 20.0  # without one, a process is lost
 SETTLE_S = 10.0  # what the main thread has to notice a loss itself; a hung collective never does
@@ -67,7 +69,11 @@ class Team:
             self.check()
             if time.monotonic() > until:
                 which = ", ".join(map(str, missing))
-                raise LostError(f"process {which} of {self.size} has not come within {seconds:.0f} s{hint}")
+                raise LostError(
+                    _("process {which} of {size} did not connect within {seconds:.0f} s{hint}").format(
+                        which=which, size=self.size, seconds=seconds, hint=hint
+                    )
+                )
             time.sleep(POLL_S)
 
     def share(self, data: bytes | None) -> bytes:

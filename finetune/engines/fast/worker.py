@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, leave, run_main
+from common.i18n import _
 from finetune.engines.fast.crew import ENV, NCCL_GIB, TRAIN, opener, unpack
 from finetune.engines.fast.loaded_model import Lane
 
@@ -94,7 +95,7 @@ def _train(
         pass  # the first process is at the same step, and says so
     except torch.OutOfMemoryError:
         peak = torch.cuda.max_memory_reserved() / 2**30
-        raise UserError(f"its GPU's memory ran out at {peak:.1f} GiB", FAILED) from None
+        raise UserError(_("its GPU's memory ran out at {peak:.1f} GiB").format(peak=peak), FAILED) from None
 
 
 def _end_with_the_first() -> None:

@@ -131,7 +131,7 @@ def test_an_answer_that_nobody_reads_is_ended(answers: fast.Answers) -> None:
 
 
 def test_a_conversation_beyond_the_model_is_one_line(answers: fast.Answers) -> None:
-    with pytest.raises(UserError, match="`clear` begins anew"):
+    with pytest.raises(UserError, match="`clear` starts over"):
         list(answers.stream([{"role": "user", "content": "word " * answers.model.config.max_positions}]))
 
 
