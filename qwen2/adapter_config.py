@@ -90,6 +90,6 @@ def not_plain(settings: dict[str, Any]) -> str | None:
         "layer_replication": bool(settings.get("layer_replication")),
         "trainable_token_indices": bool(settings.get("trainable_token_indices")),
         "target_parameters": bool(settings.get("target_parameters")),
-        f"init_lora_weights {start}, which changes the base": start not in PLAIN_STARTS,
+        _("init_lora_weights {start}, which changes the base").format(start=start): start not in PLAIN_STARTS,
     }
     return next((reason for reason, is_so in reasons.items() if is_so), None)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
-from common.i18n import _
+from common.i18n import N_, _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings, gpu_visible
@@ -45,7 +45,7 @@ BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRRO
 READY = "MIRROR_SERVE_READY"  # what is printed when the port is open
 QUESTIONS_BYTES = 90 * 1024  # of the questions on the page: a variable of the environment holds 128 KiB
 NAME = re.compile(r"[\w][\w.-]*")
-MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
+MERGED = N_("merge.sh DIR --no-check, then serve.sh --model DIR-merged")
 # The exit codes of a server that was told to stop and did: it has answered what it had begun.
 STOPPED = (128 + 15, 128 + 2)
 
@@ -266,7 +266,7 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
             )
         path = adapters.find(place, output_dir, model)
         adapters.require_plain(
-            path, _("a server that shares the base"), _("merge it and serve that: {merge}").format(merge=MERGED)
+            path, _("a server that shares the base"), _("merge it and serve that: {merge}").format(merge=_(MERGED))
         )
         if "=" in str(path):
             raise UserError(

@@ -42,7 +42,7 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
     path = _locate(name, output_dir, tell)
     if fault := checkpoints.problem(path):
         raise UserError(
-            _("{path}: not a whole checkpoint ({fault}); name another checkpoint-N, or newest").format(
+            _("{path}: incomplete checkpoint ({fault}); name another checkpoint-N, or newest").format(
                 path=path, fault=fault
             )
         )

@@ -221,7 +221,7 @@ class Team:
                     seen[rank] = self._look(store, rank, seen[rank])
             except RuntimeError as error:
                 if not self._left:
-                    self._lost(f"process 0 is gone ({str(error).splitlines()[0][:80]})")
+                    self._lost(_("process 0 is gone ({reason})").format(reason=str(error).splitlines()[0][:80]))
                 return
             for watcher in self.watchers:
                 if why := watcher():
@@ -242,7 +242,11 @@ class Team:
             return beat, now
         if now - seen[1] > SILENT_S:
             who = store.get(f"name/{rank}").decode()
-            self._lost(f"{who} has given no sign of life for {SILENT_S:.0f} s: it was killed, or its network is gone")
+            self._lost(
+                _("{who} has given no sign of life for {seconds:.0f} s: it was killed, or its network is down").format(
+                    who=who, seconds=SILENT_S
+                )
+            )
         return seen
 
     def _lost(self, why: str) -> None:

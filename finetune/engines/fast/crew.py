@@ -127,7 +127,11 @@ class Crew:
         for local, process in enumerate(self.processes, 1):
             code = process.poll()
             if code is not None and code != 0:
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                how = (
+                    _("was killed by {name}").format(name=signal.Signals(-code).name)
+                    if code < 0
+                    else _("ended with exit code {code}").format(code=code)
+                )
                 return f"{_name(self.workers, local)} {how}"
         return ""
 

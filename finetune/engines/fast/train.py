@@ -289,7 +289,7 @@ def _train(
         raise UserError(f"{request.name}: {error}") from None
     except torch.OutOfMemoryError:
         if team:
-            team.lose("its GPU's memory ran out")
+            team.lose(_("its GPU's memory ran out"))
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,
