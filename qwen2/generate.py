@@ -38,7 +38,7 @@ ROOMY = Room(192, 3.0, 4096)
 
 
 @dataclass(frozen=True)
-class Request:
+class Prompt:
     """A prompt to continue by at most `limit` tokens; `number` is its place among all, and seeds its sampling."""
 
     number: int
@@ -76,7 +76,7 @@ def generate(
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    requests = [Request(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+    requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
     answers: list[list[int]] = [[] for _ in prompts]
     requests = [each for each in requests if each.limit >= 1]
     _check(requests, model)
@@ -96,7 +96,7 @@ def generate(
     return answers
 
 
-def _check(requests: Sequence[Request], model: Model) -> None:
+def _check(requests: Sequence[Prompt], model: Model) -> None:
     for each in requests:
         if not each.prompt:
             raise ValueError("a prompt is empty: there is nothing to continue")
@@ -107,9 +107,9 @@ def _check(requests: Sequence[Request], model: Model) -> None:
             )
 
 
-def _groups(requests: Sequence[Request]) -> list[list[Request]]:
+def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:
     """Requests that share a cache whose slots are as long as the first one needs: the longest first."""
-    groups: list[list[Request]] = []
+    groups: list[list[Prompt]] = []
     for each in sorted(requests, key=lambda each: (-each.length, each.number)):
         if not groups or max(each.length, SHORT) * SPREAD < groups[-1][0].length:
             groups.append([])
@@ -169,12 +169,12 @@ class Decoder:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def run(
-        self, requests: Sequence[Request], seed: int, watch: Callable[[list[int]], None] | None = None
+        self, requests: Sequence[Prompt], seed: int, watch: Callable[[list[int]], None] | None = None
     ) -> Iterator[list[tuple[int, list[int]]]]:
         """Answer all of them; yields (number, answer) of those that have just ended, without the eos."""
         if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
             self._capture()
-        waiting, running, free = deque(requests), dict[int, Request](), list(range(self.rows))
+        waiting, running, free = deque(requests), dict[int, Prompt](), list(range(self.rows))
         while waiting or running:
             if waiting and len(free) >= min(len(waiting), -(-self.rows // REFILL_SHARE)):
                 taken = {free.pop(): waiting.popleft() for _ in range(min(len(free), len(waiting)))}
@@ -205,7 +205,7 @@ class Decoder:
             self.position[index] = 0  # a free slot attends to nothing
         return found
 
-    def _fill(self, taken: dict[int, Request], seed: int) -> None:
+    def _fill(self, taken: dict[int, Prompt], seed: int) -> None:
         """Give slots to requests: run the prompts, fill the cache, choose each row's first token."""
         order = sorted(taken, key=lambda slot: len(taken[slot].prompt))
         start = 0
@@ -220,7 +220,7 @@ class Decoder:
             self._prefill([taken[slot] for slot in slots], slots, seed)
             start += size
 
-    def _prefill(self, requests: list[Request], slots: list[int], seed: int) -> None:
+    def _prefill(self, requests: list[Prompt], slots: list[int], seed: int) -> None:
         model, config, device = self.model, self.model.config, self.model.device
         lengths = [len(each.prompt) for each in requests]
         longest = max(lengths)

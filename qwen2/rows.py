@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwen2 import template
-from qwen2.tools import Unreadable, parsed, tools_of
+from qwen2.tools import NotALiteral, parsed, tools_of
 
 Message = dict[str, Any]
 Row = dict[str, Any]
@@ -162,7 +162,7 @@ def _history(value: Any) -> list[Sequence[Any]]:
     form = "write [[question, answer], ...]"
     try:
         value = parsed(value)
-    except Unreadable:
+    except NotALiteral:
         raise RowError("history", "is a text that is no list", form) from None
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise RowError("history", "is not a list of [question, answer] pairs", form)
@@ -178,7 +178,7 @@ def _message_list(layout: str, value: Any) -> list[Message]:
     if isinstance(value, str):
         try:
             found = parsed(value)
-        except Unreadable:
+        except NotALiteral:
             found = None
     if not isinstance(found, list):
         raise RowError(layout, f"is {kind(value)}, not a list", f"write a list, in JSON: {FORM}")

@@ -29,12 +29,12 @@ _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "depe
 _NOT_JSON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
-class Unreadable(ValueError):
+class NotALiteral(ValueError):
     """A text that is neither JSON nor a Python literal."""
 
 
 def parsed(value: Any) -> Any:
-    """JSON or a Python literal in a text; what is no text stays as it is. Raises Unreadable."""
+    """JSON or a Python literal in a text; what is no text stays as it is. Raises NotALiteral."""
     if not isinstance(value, str):
         return value
     try:
@@ -47,7 +47,7 @@ def parsed(value: Any) -> Any:
             literal = ast.literal_eval(value)
         return json.loads(json.dumps(literal))  # tuples as lists, keys as texts; a set or bytes cannot be written
     except _NOT_JSON:
-        raise Unreadable("is a text that is not JSON") from None
+        raise NotALiteral("is a text that is not JSON") from None
 
 
 def tools_of(value: Any) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
     for tool in value if isinstance(value, (list, tuple)) else [value]:
         try:
             schema = parsed(tool)
-        except Unreadable:
+        except NotALiteral:
             schema = tool
         if not isinstance(schema, dict):
             raise ValueError("holds what is no tool")
@@ -116,7 +116,7 @@ def call_text(content: Any) -> str:
         arguments = call.get("parameters")
     try:
         arguments = parsed(arguments)
-    except Unreadable:
+    except NotALiteral:
         raise ValueError("has arguments that are not JSON; write an object, {} for none") from None
     if arguments is None:
         raise ValueError("has no arguments; write an object, {} for none")

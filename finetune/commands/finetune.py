@@ -25,7 +25,7 @@ from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.i18n import _
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Request, train_adapter
+from finetune.engines.fast.train import TrainRequest, train_adapter
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
@@ -172,7 +172,7 @@ def _before(
 ) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
     """Rewordings by the base, and the number of epochs where that is to be chosen, before the training."""
     folder.keep_rows(run)
-    said = epoch_questions.Options(
+    said = epoch_questions.VerdictOptions(
         options.verify_config, tuple(options.questions or ()), options.expect, options.forbid
     )
     data = epochs.Data(coming.found, coming.chosen, said)
@@ -192,7 +192,7 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
         rows = start.encode(run, lane, data_rows.asks_any(keys))
         with tempfile.TemporaryDirectory(prefix="fold-") as log:
-            request = Request(run.name, Path(log), run.choice, rows, {})
+            request = TrainRequest(run.name, Path(log), run.choice, rows, {})
             return train_adapter(
                 lane, request, _("fold {number} of {count}").format(number=number, count=len(coming.chosen.folds))
             ).adapter

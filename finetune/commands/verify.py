@@ -29,7 +29,7 @@ from finetune.verify.figures import Asked
 from finetune.verify.options import add_what_is_asked
 from finetune.verify.questions import QuestionSet
 from finetune.verify.report import data, files, terminal
-from finetune.verify.session import AFTER, BEFORE, OTHER, Job, Session, base_answers, wordings
+from finetune.verify.session import AFTER, BEFORE, OTHER, Session, VerdictSession, base_answers, wordings
 
 EngineFactory = Callable[[Path, str, float, "int | None"], Engine]
 
@@ -113,7 +113,9 @@ def main(
     return DONE if report["verdict"] == "pass" else FAILED
 
 
-def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, make_engine: EngineFactory) -> Job:
+def prepare(
+    args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
+) -> VerdictSession:
     """Everything that can be wrong is found here, before the model is loaded. UserError for what is."""
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
@@ -127,7 +129,7 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
     selected = selection.select(cfg, args, run)
-    job = Job(args, cfg, settings, adapter, other, model_dir, run, selected, old)
+    job = VerdictSession(args, cfg, settings, adapter, other, model_dir, run, selected, old)
     job.folder = runinfo.output_folder(run, args.output)
     if make_engine is Qwen2Engine:
         for named in (adapter, *([other] if other else [])):
@@ -135,7 +137,7 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     return job
 
 
-def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
+def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
     """Load the model, make rewordings where there are none, and ask and score everything."""
     if job.kind.is_for_tests:
         err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
