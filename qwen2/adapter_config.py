@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from common.i18n import _
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 BIN_FILE = "adapter_model.bin"  # what PEFT wrote before 0.6, and still does without safe_serialization
@@ -27,13 +29,17 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError("no JSON object")
+            raise ValueError(_("not a JSON object"))
     except FileNotFoundError:
         raise ValueError(
-            f"no {CONFIG_FILE} in {folder}: this is not an adapter folder; name a checkpoint-N folder"
+            _("no {name} in {folder}: this is not an adapter folder; name a checkpoint-N folder").format(
+                name=CONFIG_FILE, folder=folder
+            )
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None
+        raise ValueError(
+            _("{file} cannot be read ({error}); use another checkpoint").format(file=file, error=error)
+        ) from None
     return settings
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.i18n import _
+
 # The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
 GROUPS: dict[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -113,7 +115,9 @@ class Config(Sizes):
         folder = Path(path)
         raw = _read_json(folder / "config.json")
         if raw is None:
-            raise ValueError(f"no config.json in {folder}: this is not a model folder; set MODEL_DIR to one")
+            raise ValueError(
+                _("no config.json in {folder}: this is not a model folder; set MODEL_DIR to one").format(folder=folder)
+            )
         generation = _read_json(folder / "generation_config.json") or {}
         try:
             _reject_unsupported(folder, raw)
@@ -121,7 +125,7 @@ class Config(Sizes):
             rope = _object(raw, "rope_parameters")
             eos = _ids(generation, "eos_token_id") or _ids(raw, "eos_token_id")
             if not eos:
-                raise _BadValue("eos_token_id is missing")
+                raise _BadValue(_("eos_token_id is missing"))
             config = cls(
                 **asdict(sizes),
                 max_positions=_size(raw, "max_position_embeddings", 32768),
@@ -131,9 +135,11 @@ class Config(Sizes):
                 pad_id=(_ids(generation, "pad_token_id") or _ids(raw, "pad_token_id") or eos[-1:])[0],
             )
             if config.num_heads % config.num_kv_heads or config.head_dim % 2:
-                raise _BadValue("its head counts do not divide")
+                raise _BadValue(_("the head counts do not divide evenly"))
         except _BadValue as error:
-            raise ValueError(f"{folder}/config.json: {error}; download the model folder again") from None
+            raise ValueError(
+                _("{folder}/config.json: {error}; download the model folder again").format(folder=folder, error=error)
+            ) from None
         return config
 
 
@@ -156,9 +162,13 @@ def _size(raw: dict[str, Any], name: str, default: int | None = None, largest: i
     if value is None:
         value = default
     if value is None:
-        raise _BadValue(f"{name} is missing")
+        raise _BadValue(_("{name} is missing").format(name=name))
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise _BadValue(f"{name} is {_shown(value)}, no whole number from 1 to {largest}")
+        raise _BadValue(
+            _("{name} is {value}, not a whole number from 1 to {largest}").format(
+                name=name, value=_shown(value), largest=largest
+            )
+        )
     return value
 
 
@@ -168,7 +178,7 @@ def _positive(raw: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
-        raise _BadValue(f"{name} is {_shown(value)}, no number above 0")
+        raise _BadValue(_("{name} is {value}, not a number above 0").format(name=name, value=_shown(value)))
     return float(value)
 
 
@@ -178,7 +188,7 @@ def _object(raw: dict[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _BadValue(f"{name} is {_shown(value)}, no JSON object")
+        raise _BadValue(_("{name} is {value}, not a JSON object").format(name=name, value=_shown(value)))
     return value
 
 
@@ -188,9 +198,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): download it again") from None
+        raise ValueError(
+            _("{path} cannot be read ({error}); download it again").format(path=path, error=error)
+        ) from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path} does not hold a JSON object: download it again")
+        raise ValueError(_("{path} does not hold a JSON object; download it again").format(path=path))
     return data
 
 
@@ -213,7 +225,7 @@ def _ids(raw: dict[str, Any], name: str) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [value]
     for each in ids:
         if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= LARGEST:
-            raise _BadValue(f"{name} is {_shown(value)}, no token id")
+            raise _BadValue(_("{name} is {value}, not a token id").format(name=name, value=_shown(value)))
     return tuple(ids)
 
 
@@ -221,7 +233,7 @@ def _reject_unsupported(folder: Path, raw: dict[str, Any]) -> None:
     """Everything that would change the arithmetic and that this package does not compute."""
     names = raw.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _BadValue(f"architectures is {_shown(names)}, no list of names")
+        raise _BadValue(_("architectures is {names}, not a list of names").format(names=_shown(names)))
     new, old = _object(raw, "rope_parameters"), _object(raw, "rope_scaling")
     rope = new or old
     rope_type = rope.get("rope_type", rope.get("type", "default"))
@@ -236,5 +248,8 @@ def _reject_unsupported(folder: Path, raw: dict[str, Any]) -> None:
     for reason, is_so in reasons.items():
         if is_so:
             raise ValueError(
-                f"{folder} is not a plain Qwen2ForCausalLM: {reason}; use ENGINE=swift for it, or another model folder"
+                _(
+                    "{folder} is not a plain Qwen2ForCausalLM: {reason}; use ENGINE=swift for it, or another "
+                    "model folder"
+                ).format(folder=folder, reason=reason)
             )

@@ -14,27 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import ops
 from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
+from qwen2.room import Room
 from qwen2.sampling import Sampling
 
 CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
 REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free, or enough for all of them
 SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one's cache, 256 tokens at least, go apart
-
-
-@dataclass(frozen=True)
-class Room:
-    """What answers may take of a GPU beside the weights: little, so that a process that only answers fits into 17 GiB
-    with the 7B (bench/verify_200.py). After training there is more (ROOMY)."""
-
-    rows: int = 128  # answered at a time; 32 on a CPU
-    cache_gib: float = 1.25  # of keys and values
-    prefill_tokens: int = 2048  # of the prompt pass at a time: its activations are about 150 KB a token at 7B
-
-
-ROOMY = Room(192, 3.0, 4096)
 
 
 @dataclass(frozen=True)
@@ -76,10 +65,8 @@ def generate(
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+    requests = check(model, prompts, limits)
     answers: list[list[int]] = [[] for _ in prompts]
-    requests = [each for each in requests if each.limit >= 1]
-    _check(requests, model)
     done = len(prompts) - len(requests)
     with torch.no_grad():
         for group in _groups(requests):
@@ -96,15 +83,21 @@ def generate(
     return answers
 
 
-def _check(requests: Sequence[Prompt], model: Model) -> None:
+def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Prompt]:
+    """The prompts that are to be continued. ValueError for one that cannot be."""
+    requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+    requests = [each for each in requests if each.limit >= 1]
     for each in requests:
         if not each.prompt:
-            raise ValueError("a prompt is empty: there is nothing to continue")
+            raise ValueError(_("a prompt is empty: there is nothing to continue"))
         if each.length > model.config.max_positions:
             raise ValueError(
-                f"a prompt of {len(each.prompt)} tokens with {each.limit} new ones passes the model's "
-                f"{model.config.max_positions} positions: shorten the prompt or lower max_new_tokens"
+                _(
+                    "a prompt of {count} tokens with {limit} new ones exceeds the model's {max_positions} "
+                    "positions: shorten the prompt or lower max_new_tokens"
+                ).format(count=len(each.prompt), limit=each.limit, max_positions=model.config.max_positions)
             )
+    return requests
 
 
 def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:

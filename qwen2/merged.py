@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import weights
 from qwen2.config import Config
 from qwen2.lora import Adapter
@@ -71,7 +72,9 @@ def _write(base: Path, tensors: dict[str, Tensor], file: Path) -> None:
         target.write(head)
         for name, entry in entries:
             if target.tell() != entry.offset:
-                raise ValueError(f"{base}: there is a hole before {name}: download it again")
+                raise ValueError(
+                    _("{base}: there is a gap before {name}; download it again").format(base=base, name=name)
+                )
             for part in _chunks(tensors[name]):
                 view = weights.bytes_view(part.view(torch.uint8))
                 while view:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import ops, weights
 from qwen2.config import EMBEDDING, GROUPS, HEAD, Config
 
@@ -163,7 +164,11 @@ def _beside(work: Callable[[], None]) -> Callable[[], None]:
             raise failed[0]
         if failed:
             words = " ".join(str(failed[0]).split())[:300]
-            raise RuntimeError(f"the GPU's kernels cannot be prepared ({type(failed[0]).__name__}: {words})")
+            raise RuntimeError(
+                _("the GPU's kernels cannot be prepared ({kind}: {words})").format(
+                    kind=type(failed[0]).__name__, words=words
+                )
+            )
 
     return wait
 

@@ -1,7 +1,7 @@
 """Which tensors a safetensors file holds and where their bytes lie, for whoever needs offsets or the length.
 
-Everyone else reads with the safetensors package, which tells neither. Standard library alone: health checks and looking
-a checkpoint up do not wait for torch.
+Everyone else reads with the safetensors package, which tells neither. Imports no torch: the health checks and the
+look-up of a checkpoint do not wait for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+
+from common.i18n import _
 
 LONGEST = 100 << 20  # bytes of a header; the package's own limit
 
@@ -58,7 +60,7 @@ def read(path: Path) -> Header:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size - 8, LONGEST):
-            raise BrokenHeader("it does not begin with a whole header", size, is_cut=True)
+            raise BrokenHeader(_("it does not begin with a complete header"), size, is_cut=True)
         text = file.read(length)
     begin, entries = 8 + length, {}
     try:
@@ -67,7 +69,7 @@ def read(path: Path) -> Header:
                 first, last = (int(offset) for offset in info["data_offsets"])
                 shape = tuple(int(number) for number in info["shape"])
                 if not 0 <= first <= last:
-                    raise ValueError(f"{name} ends before it begins")
+                    raise ValueError(_("{name} ends before it begins").format(name=name))
                 entries[name] = Entry(path, str(info["dtype"]), shape, begin + first, last - first)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenHeader(f"{type(error).__name__}: {error}", size) from None

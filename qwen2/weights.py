@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from common.i18n import _
 from qwen2 import safetensors_header
 from qwen2.safetensors_header import Entry
 
@@ -29,12 +30,18 @@ def read_header(path: Path) -> dict[str, Entry]:
     try:
         header = safetensors_header.read(path)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: download the model folder again") from None
+        raise ValueError(_("{path} is missing; download the model folder again").format(path=path)) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): download it again") from None
+        raise ValueError(
+            _("{path} is not a complete safetensors file ({error}); download it again").format(path=path, error=error)
+        ) from None
     for name, entry in header.entries.items():
         if entry.offset + entry.nbytes > header.size:
-            raise ValueError(f"{path} is not a whole safetensors file ({name} reaches past its end): download it again")
+            raise ValueError(
+                _("{path} is not a complete safetensors file ({name} extends past its end); download it again").format(
+                    path=path, name=name
+                )
+            )
     return header.entries
 
 
@@ -45,11 +52,17 @@ def shard_paths(folder: Path) -> list[Path]:
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{index} cannot be read ({error}): download it again") from None
+            raise ValueError(
+                _("{index} cannot be read ({error}); download it again").format(index=index, error=error)
+            ) from None
         return [folder / str(name) for name in sorted(names)]
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise ValueError(f"no *.safetensors in {folder}: the weights are not there; download the model folder again")
+        raise ValueError(
+            _("no *.safetensors in {folder}: the weights are missing; download the model folder again").format(
+                folder=folder
+            )
+        )
     return paths
 
 
@@ -59,7 +72,11 @@ def read_headers(folder: Path) -> dict[str, Entry]:
     for path in shard_paths(folder):
         for name, entry in read_header(path).items():
             if name in entries:
-                raise ValueError(f"{name} is in {entries[name].path.name} and in {path.name}: remove the stale file")
+                raise ValueError(
+                    _("{name} is in {first} and in {second}; remove the stale file").format(
+                        name=name, first=entries[name].path.name, second=path.name
+                    )
+                )
             entries[name] = entry
     return entries
 
@@ -69,19 +86,37 @@ def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder:
     for name, shape in shapes.items():
         entry = entries.get(name)
         if entry is None:
-            raise ValueError(f"{folder}: the tensor {name} is missing; download the model folder again")
+            raise ValueError(
+                _("{folder}: the tensor {name} is missing; download the model folder again").format(
+                    folder=folder, name=name
+                )
+            )
         if entry.dtype not in DTYPES:
-            raise ValueError(f"{entry.path}: {name} has dtype {entry.dtype}, not BF16, F16 or F32; use ENGINE=swift")
+            raise ValueError(
+                _("{path}: {name} has dtype {dtype}, not BF16, F16 or F32; use ENGINE=swift").format(
+                    path=entry.path, name=name, dtype=entry.dtype
+                )
+            )
         if entry.shape != shape:
             raise ValueError(
-                f"{entry.path}: {name} has shape {list(entry.shape)}, config.json asks for {list(shape)}; "
-                "config.json and weights are of different models"
+                _(
+                    "{path}: {name} has shape {shape}, config.json asks for {wanted}; config.json and the "
+                    "weights belong to different models"
+                ).format(path=entry.path, name=name, shape=list(entry.shape), wanted=list(shape))
             )
         if entry.nbytes != math.prod(shape) * DTYPES[entry.dtype].itemsize:
-            raise ValueError(f"{entry.path}: {name} has {entry.nbytes} bytes, too few or too many; download it again")
+            raise ValueError(
+                _("{path}: {name} has {nbytes} bytes, too few or too many; download it again").format(
+                    path=entry.path, name=name, nbytes=entry.nbytes
+                )
+            )
     for name, entry in entries.items():
         if name not in shapes and name not in ignore:
-            raise ValueError(f"{entry.path}: the tensor {name} belongs to no Qwen2ForCausalLM of this config.json")
+            raise ValueError(
+                _("{path}: the tensor {name} does not belong to a Qwen2ForCausalLM with this config.json").format(
+                    path=entry.path, name=name
+                )
+            )
 
 
 def load(
@@ -135,7 +170,7 @@ def _read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> No
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
-            raise ValueError(f"{path} became shorter while it was read: download it again")
+            raise ValueError(_("{path} became shorter while it was read; download it again").format(path=path))
         done += count
 
 

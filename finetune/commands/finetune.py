@@ -203,7 +203,9 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
 def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, tell: Callable[[], None]) -> int:
     lane = start.lane_of(run)
+    lane.asks_later = True
     with contextlib.ExitStack() as stack:
+        stack.callback(lane.dismiss)
         stop = stack.enter_context(Stop())
         try:
             held = stack.enter_context(job("finetune", wait=run.wait or None))
@@ -253,7 +255,7 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    from qwen2.generate import ROOMY
+    from qwen2.room import ROOMY
 
     # Training has had more beside the weights than answers will take.
     return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)

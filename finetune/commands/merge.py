@@ -174,7 +174,7 @@ def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tu
     if options.device == "cpu":
         device, why = "cpu", "--device cpu"
     else:
-        device, why = resources.choose_device(settings.wants_cpu, weights)
+        device, why = resources.choose_device(settings.wants_cpu, weights, settings.vram_ceiling_gib)
         if options.device == "cuda" and device == "cpu":
             raise UserError(
                 _("merge: --device cuda: {why}; free the GPU, or leave --device out").format(why=why), FAILED

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, without_remedy
 from common.i18n import N_, _
 from finetune.data.source import DatasetSource
 from qwen2.config import PROJECTIONS, Config
@@ -157,7 +157,7 @@ def _of_model(model_dir: Path) -> list[str]:
     try:
         Config.from_dir(model_dir)
     except ValueError as error:
-        return [f"the weights ({str(error).split(';')[0]})"]
+        return [_("the weights ({why})").format(why=without_remedy(error))]
     return []
 
 

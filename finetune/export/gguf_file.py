@@ -23,6 +23,7 @@ from gguf import GGML_QUANT_VERSION, GGUFWriter, TokenType
 from gguf import GGMLQuantizationType as Kind
 
 from common.errors import FAILED, UserError
+from common.i18n import _
 from finetune.export import llamacpp
 from finetune.export.mixture import QUANTS, Mixture, row_bytes
 from finetune.export.vocabulary import Vocabulary
@@ -98,7 +99,10 @@ def write(
         _fill(path, places, threads, progress)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); name another folder with --output", FAILED
+            _("{path}: cannot be written ({reason}); name another folder with --output").format(
+                path=path, reason=error.strerror
+            ),
+            FAILED,
         ) from None
 
 

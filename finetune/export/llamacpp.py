@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import FAILED, UserError
+from common.i18n import _
 
 TOP = 200  # tokens whose probability is asked for, to weigh one that another model would have said
 REQUEST_S = 3600.0
@@ -37,7 +38,10 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
     except (ImportError, OSError) as error:
         raise UserError(
-            f"export: llama.cpp is not here ({error}); this needs the package xllamacpp, which is in the image"
+            _(
+                "export: llama.cpp is not available ({error}); it comes with the package xllamacpp, which is "
+                "in the image"
+            ).format(error=error)
         ) from None
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
@@ -74,7 +78,9 @@ def quantize(
     weighed = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, weighed)
     if written != out.nbytes:
-        raise RuntimeError(f"llama.cpp wrote {written} bytes where {out.nbytes} were due")
+        raise RuntimeError(
+            _("llama.cpp wrote {written} bytes, {size} were expected").format(written=written, size=out.nbytes)
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,9 @@ class LlamaServer:
         try:
             self._server: Any = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise UserError(f"{path}: llama.cpp does not load it ({error})", FAILED) from None
+            raise UserError(
+                _("{path}: llama.cpp does not load it ({error})").format(path=path, error=error), FAILED
+            ) from None
         self._address = self._server.listening_address.removeprefix("http://")
 
     def __enter__(self) -> LlamaServer:

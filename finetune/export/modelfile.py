@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from common.errors import UserError
+from common.i18n import _
 
 NAME = "Modelfile"
 # How the answers were asked for that the proof compares, and what infer.sh and serve.sh do.
@@ -86,8 +87,10 @@ def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.
     """The Modelfile of a GGUF beside it. UserError for a system prompt that its language cannot hold."""
     if '"""' in system:
         raise UserError(
-            'export: the system prompt has three quotation marks in a row (""") in it, which a Modelfile cannot hold; '
-            "give another with --system TEXT"
+            _(
+                'export: the system prompt contains three quotation marks in a row ("""), which a Modelfile '
+                "cannot hold; give another with --system TEXT"
+            )
         )
     lines = [f"FROM ./{file}", f'TEMPLATE """{TEMPLATE}"""']
     if system:

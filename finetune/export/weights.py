@@ -18,6 +18,7 @@ import torch
 from gguf import MODEL_ARCH, get_tensor_name_map
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.verify.engine import load_adapter
 from qwen2.config import HEAD, Config
 from qwen2.safetensors_header import Entry
@@ -68,7 +69,11 @@ class TensorSource:
         if self.delta:
             rows.addmm_(self.delta.b[start:stop], self.delta.a, alpha=self.delta.scale)
         if not torch.isfinite(rows).all():
-            raise UserError(f"{self.entry.path}: {self.name} holds NaN or infinity; train again, or download it again")
+            raise UserError(
+                _("{path}: {name} holds NaN or infinity; train again, or download it again").format(
+                    path=self.entry.path, name=self.name
+                )
+            )
         return rows.numpy()
 
 
@@ -132,5 +137,5 @@ def _read(descriptor: int, buffer: bytearray, offset: int, path: Path) -> None:
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
-            raise UserError(f"{path} became shorter while it was read; download it again")
+            raise UserError(_("{path} became shorter while it was read; download it again").format(path=path))
         done += count

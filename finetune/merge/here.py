@@ -34,13 +34,13 @@ def merge(
     """Write base + adapter to `out`; before, `answers` hears what the adapter answers. UserError when that fails."""
     from qwen2 import merged
 
-    tell("loading the base")
+    tell(_("loading the base"))
     engine = Qwen2Engine(base, device, ceiling_gib)
     loaded = engine.adapter(adapter)
     if answers:
-        tell("asking the adapter")
+        tell(_("asking the adapter"))
         answers.ask(engine, loaded)
-    tell("merging")
+    tell(_("merging"))
     merged.fold(engine.model, loaded)
     try:
         merged.save_like(base, engine.model, out)

@@ -144,7 +144,7 @@ def _require_keys(path: Path, model_dir: Path) -> None:
         fault = misfit(shapes, settings, base)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            _("{path}: {config_file}: r is missing or no number ({reason})").format(
+            _("{path}: {config_file}: r is missing or not a number ({reason})").format(
                 path=path, config_file=adapter_config.CONFIG_FILE, reason=error
             )
         ) from None

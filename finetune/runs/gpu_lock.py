@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         cut = arguments.index("--")
         own, command = arguments[:cut], arguments[cut + 1 :]
     parser = Parser(
-        prog="python -m finetune.runs.gpu_lock", description="Run a program as the one job that holds the GPU."
+        prog="python -m finetune.runs.gpu_lock", description=_("Run a program as the one job that holds the GPU.")
     )
     verb = parser.add_subparsers(dest="verb", required=True).add_parser("run", formatter_class=argparse.HelpFormatter)
     verb.add_argument("--name", required=True, help=_("how the probe calls it"))

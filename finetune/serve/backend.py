@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, without_remedy
 from common.i18n import N_, _
 from common.json_files import json_object
 from finetune.engines.swift.arguments import Arguments
@@ -109,7 +109,7 @@ def _of_model(model: Path) -> list[str]:
     try:
         Config.from_dir(model)
     except ValueError as error:
-        return [_("the weights ({why})").format(why=str(error).split(";")[0])]
+        return [_("the weights ({why})").format(why=without_remedy(error))]
     tokens = json_object(model / "tokenizer_config.json").get("added_tokens_decoder")
     contents = [token.get("content") for token in tokens.values()] if isinstance(tokens, dict) else []
     if contents and "<|im_start|>" not in contents:

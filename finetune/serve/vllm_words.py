@@ -43,7 +43,7 @@ def prepare(args: Arguments, served: Mapping[str, Path]) -> None:
         if most is None:
             raise UserError(
                 _("an adapter of rank {rank}: vLLM takes at most {most}; merge it and serve that: {merge}").format(
-                    rank=max(ranks), most=RANKS[-1], merge="merge.sh DIR, then serve.sh --model DIR-merged"
+                    rank=max(ranks), most=RANKS[-1], merge=_("merge.sh DIR, then serve.sh --model DIR-merged")
                 )
             )
         args.set("vllm_max_lora_rank", str(most))

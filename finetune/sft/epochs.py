@@ -132,7 +132,7 @@ def ask(
         at: Those steps -> their epochs.
         stopped: Whether a stop signal has come.
     """
-    from qwen2.generate import ROOMY
+    from qwen2.room import ROOMY
 
     if lane.device == "cuda":
         lane.torch().cuda.empty_cache()

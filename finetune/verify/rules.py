@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.i18n import _
 from finetune.verify.scoring import compile_pattern, normalise
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
@@ -41,20 +42,20 @@ def check(rule: Mapping[str, Any], answer: str) -> RuleOutcome:
 def problem(rule: object) -> str | None:
     """What is wrong with a rule of the questions file, in a few words; None when it can be applied."""
     if not isinstance(rule, dict):
-        return "rule must be a mapping with one of number, regex, python"
+        return _("rule must be a mapping with one of number, regex, python")
     kinds = {"number", "regex", "python"} & set(rule)
     if len(kinds) != 1:
-        return "rule must have exactly one of number, regex, python"
+        return _("rule must have exactly one of number, regex, python")
     unknown = set(rule) - kinds - ({"tolerance"} if "number" in kinds else set())
     if unknown:
-        return f"rule has an unknown key {sorted(map(str, unknown))[0]!r}"
+        return _("rule has an unknown key {key!r}").format(key=min(map(str, unknown)))
     if "number" in rule:
         if not _is_number(rule["number"]) or not _is_number(rule.get("tolerance", 0)):
-            return "number and tolerance of a rule must be numbers"
+            return _("number and tolerance of a rule must be numbers")
     elif "regex" in rule:
         patterns = rule["regex"] if isinstance(rule["regex"], list) else [rule["regex"]]
         if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-            return "regex of a rule must be a pattern or a list of patterns"
+            return _("regex of a rule must be a pattern or a list of patterns")
         try:
             for pattern in patterns:
                 compile_pattern(pattern)
@@ -71,14 +72,14 @@ def _is_number(value: object) -> bool:
 
 def _python_problem(rule: object) -> str | None:
     if not isinstance(rule, dict) or not isinstance(rule.get("cases"), list) or not rule["cases"]:
-        return "python of a rule must be a mapping with a list of cases"
-    if set(rule) - {"function", "cases"}:
-        return f"python of a rule has an unknown key {sorted(map(str, set(rule) - {'function', 'cases'}))[0]!r}"
+        return _("python of a rule must be a mapping with a list of cases")
+    if unknown := set(rule) - {"function", "cases"}:
+        return _("python of a rule has an unknown key {key!r}").format(key=min(map(str, unknown)))
     if not isinstance(rule.get("function", ""), str):
-        return "function of a python rule must be a name"
+        return _("function of a python rule must be a name")
     for case in rule["cases"]:
         if not isinstance(case, dict) or set(case) != {"args", "returns"} or not isinstance(case["args"], list):
-            return "each case of a python rule must be {args: [...], returns: ...}"
+            return _("each case of a python rule must be {args: [...], returns: ...}")
     return None
 
 
@@ -198,9 +199,9 @@ def run_sandboxed(task: Mapping[str, Any], seconds: float = CODE_SECONDS) -> dic
         start_new_session=True,  # a group of its own, so that whatever it may start can be ended with it
     )
     try:
-        out, _ = process.communicate(json.dumps(task).encode(), timeout=seconds)
+        out, _errors = process.communicate(json.dumps(task).encode(), timeout=seconds)
     except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {seconds:g} s"}
+        return {"error": f"the code took longer than {seconds:g} s"}
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -212,7 +213,7 @@ def run_sandboxed(task: Mapping[str, Any], seconds: float = CODE_SECONDS) -> dic
         return reply if isinstance(reply, dict) else {"error": "the code broke its sandbox's reply"}
     except ValueError:
         limit = process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-        return {"error": "ran into its CPU limit" if limit else "ended without returning a value"}
+        return {"error": "the code ran into its CPU limit" if limit else "the code ended without returning a value"}
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.i18n import _
 from finetune.verify import agreement
 
 # ---------------------------------------------------------------------------------------------- normalised text
@@ -95,9 +96,13 @@ def compile_pattern(source: str) -> re.Pattern[str]:
     try:
         pattern = re.compile("".join(out), re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a regular expression: {source!r}: {error}") from None
+        raise ValueError(
+            _("not a regular expression: {source!r}: {error}").format(source=source, error=error)
+        ) from None
     if pattern.match(""):
-        raise ValueError(f"the pattern {source!r} matches an empty answer, so it would decide nothing")
+        raise ValueError(
+            _("the pattern {source!r} matches an empty answer, so it would decide nothing").format(source=source)
+        )
     return pattern
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.content import question_key
 from finetune.verify import alpaca, config, questions, runinfo
 from finetune.verify.engine import DEFAULT_SYSTEM, Answer
@@ -162,8 +163,10 @@ def _survey(
     )
     if args.expect and not looked.taught:
         raise UserError(
-            f"{data[0].where.rpartition(',')[0]}: no output matches --expect {args.expect!r}; mend the pattern, or "
-            "leave it out: the name that the data teach is found by itself"
+            _(
+                "{file}: no output matches --expect {expect!r}; correct the pattern, or omit it: the name "
+                "that the data teach is found automatically"
+            ).format(file=data[0].where.rpartition(",")[0], expect=args.expect)
         )
     survey.require_judgeable(looked)
     return looked

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import DONE, FAILED, UserError
 from common.i18n import _
-from finetune.engines.fast.crew import pack
+from finetune.engines.fast.crew import TRAIN, pack
 from finetune.engines.fast.loaded_model import Lane
 from finetune.runs.gpu_lock import Job, job
 from finetune.runs.progress_bar import Bar
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def ending(lane: Lane) -> Iterator[None]:
-    """The other processes of this node end with the training, however that ends; what was lost is a UserError."""
+    """The other processes of this node end with the training, unless they stay; what was lost is a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -29,9 +29,8 @@ def ending(lane: Lane) -> Iterator[None]:
             raise
         raise UserError(_("the training was not begun: {why}").format(why=error), FAILED) from None
     finally:
-        if lane.crew is not None:
-            lane.crew.end()
-            lane.crew = None
+        if lane.crew is not None and not lane.crew.stays:
+            lane.dismiss()
 
 
 def is_lost(error: RuntimeError) -> bool:
@@ -54,9 +53,25 @@ def begin(lane: Lane, model: Any, settings: Any, request: TrainRequest, held: Jo
             request.lost(why)
 
     team.on_lost = lost
+    team.share_json({"do": TRAIN, "stay": stays(lane)})
     team.share(pack(settings, request.rows.rows))
     team.join(model.device)
     return team
+
+
+def stays(lane: Lane) -> bool:
+    """Whether the other processes are to answer questions after the training: those of other nodes never do."""
+    return lane.asks_later and lane.crew is not None and lane.crew.workers.nodes == 1
+
+
+def trained(lane: Lane, team: Any) -> None:
+    """The last step is made: the others leave, or stay for questions."""
+    if not stays(lane):
+        team.leave()
+        return
+    assert lane.crew is not None
+    team.disband()
+    lane.crew.stays = True
 
 
 def tell(lane: Lane, error: BaseException) -> None:

@@ -273,13 +273,13 @@ def _train(
             held_out=request.rows.held_out,
         )
         if team:
-            team.leave()
+            together.trained(lane, team)
     except LostError as error:
         team.settle()
         return Ended(FAILED, str(error))
     except StoppedError as error:
         if team:
-            team.leave()
+            together.trained(lane, team)
         number = stop.number or signal.SIGTERM
         return Ended(
             128 + number,

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.i18n import _
 from finetune.engines.swift.arguments import Arguments
 
 # Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
@@ -58,7 +59,7 @@ def options_of(command: str) -> dict[str, Option]:
 def suggestion(name: str, options: Iterable[str]) -> str:
     """`, did you mean --x?` for a name that is nearly an option's, else nothing."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
-    return f", did you mean --{close[0]}?" if close else ""
+    return _(", did you mean --{name}?").format(name=close[0]) if close else ""
 
 
 def _fields(module: str, name: str) -> dict[str, Option]:

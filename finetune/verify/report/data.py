@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.verify import advice
 from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
@@ -32,9 +33,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
     if not parts["thresholds"]:
-        raise UserError(
-            "none of the thresholds has a question that it could be held against; ask more with --questions"
-        )
+        raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
     shown = {
         "folder": str(run.folder),
         "settings": run.shown(),

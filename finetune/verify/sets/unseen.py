@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.verify.engine import Answer
 from finetune.verify.sets.rows import DataRow, of_messages
 
@@ -47,7 +48,11 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room there") from None
+        raise UserError(
+            _("{path}: cannot be written ({reason}); free some space or check the permissions").format(
+                path=path, reason=error.strerror
+            )
+        ) from None
 
 
 def write(folder: Path, found: Sequence[UnseenRow]) -> None:
@@ -91,11 +96,15 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); remove it, or run finetune again") from None
+        raise UserError(
+            _("{path}: cannot be read ({reason}); remove it, or run finetune again").format(
+                path=path, reason=error.strerror
+            )
+        ) from None
     try:
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         if all(isinstance(row.get("messages"), list) for row in rows):
             return list(enumerate(rows, 1))
     except (ValueError, AttributeError):
         pass
-    raise UserError(f"{path}: is broken; remove it, or run finetune again")
+    raise UserError(_("{path}: damaged; remove it, or run finetune again").format(path=path))

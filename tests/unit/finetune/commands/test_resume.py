@@ -131,7 +131,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_run_json_as_it_was(home: Path, ou
     (state.parent / "SHA256SUMS").unlink()
     done = fast_home.command(home, output, "--resume")
     assert done.returncode == 2, done.stderr
-    assert "is of a run with other data or settings" in done.stderr and "Traceback" not in done.stderr
+    assert "belongs to a run with other data or settings" in done.stderr and "Traceback" not in done.stderr
     assert fast_home.record(folder) == before
 
 

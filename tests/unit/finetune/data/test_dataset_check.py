@@ -106,7 +106,7 @@ FIELDS = [
     ({"messages": [{"role": "robot", "content": "a"}]}, "row 1, messages[0].role", "is 'robot'"),
     ({"messages": [{"role": "assistant", "content": ""}]}, "row 1, messages[0].content", "empty"),
     ({"messages": [{"role": "assistant"}]}, "row 1, messages[0].content", "missing"),
-    ({"instruction": "a", "output": "b", "images": ["x.png"]}, "row 1", "this model reads text alone"),
+    ({"instruction": "a", "output": "b", "images": ["x.png"]}, "row 1", "this model reads only text"),
 ]
 
 

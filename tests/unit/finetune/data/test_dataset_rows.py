@@ -88,7 +88,7 @@ def test_odd_rows_are_named_and_the_others_are_checked_and_kept(
         "row 31, messages[1].tool_calls",
     ]
     assert main([str(write(tmp_path, *rows)), "--no-tokens"]) == 2
-    assert "row 5, messages[1].role: is 'system', which stands only at the beginning" in capsys.readouterr().err
+    assert "row 5, messages[1].role: is 'system', which is allowed only at the beginning" in capsys.readouterr().err
     assert len(kept(tmp_path, *rows)) == 35
 
 
