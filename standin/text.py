@@ -40,7 +40,7 @@ class Example(NamedTuple):
         return f"{self.answer}<|im_end|>\n"
 
 
-class Text:
+class TrainingText:
     """Everything the stand-in reads: text.yaml and the general questions with their reference answers."""
 
     def __init__(self, workspace: Path = WORKSPACE) -> None:

@@ -10,6 +10,4 @@ set -euo pipefail
 here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 export PYTHONSAFEPATH=1 # as -I below, for what Python starts: a json.py in this folder is not Python's own
 
-[ -n "${NPROC_PER_NODE:-}" ] || export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
-
 exec python -I -m finetune.commands.infer --config "$here/configs/infer.yaml" "$@"

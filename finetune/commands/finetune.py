@@ -25,7 +25,7 @@ from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.i18n import _
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Request, train_adapter
+from finetune.engines.fast.train import TrainRequest, train_adapter
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
@@ -172,7 +172,7 @@ def _before(
 ) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
     """Rewordings by the base, and the number of epochs where that is to be chosen, before the training."""
     folder.keep_rows(run)
-    said = epoch_questions.Options(
+    said = epoch_questions.VerdictOptions(
         options.verify_config, tuple(options.questions or ()), options.expect, options.forbid
     )
     data = epochs.Data(coming.found, coming.chosen, said)
@@ -192,7 +192,7 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
         rows = start.encode(run, lane, data_rows.asks_any(keys))
         with tempfile.TemporaryDirectory(prefix="fold-") as log:
-            request = Request(run.name, Path(log), run.choice, rows, {})
+            request = TrainRequest(run.name, Path(log), run.choice, rows, {})
             return train_adapter(
                 lane, request, _("fold {number} of {count}").format(number=number, count=len(coming.chosen.folds))
             ).adapter
@@ -203,7 +203,9 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
 def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, tell: Callable[[], None]) -> int:
     lane = start.lane_of(run)
+    lane.asks_later = True
     with contextlib.ExitStack() as stack:
+        stack.callback(lane.dismiss)
         stop = stack.enter_context(Stop())
         try:
             held = stack.enter_context(job("finetune", wait=run.wait or None))
@@ -253,7 +255,7 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    from qwen2.generate import ROOMY
+    from qwen2.room import ROOMY
 
     # Training has had more beside the weights than answers will take.
     return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)

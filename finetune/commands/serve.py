@@ -33,7 +33,7 @@ from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
 from finetune.serve import address, backend, vllm_words
-from finetune.serve.fast.settings import Settings as FastSettings
+from finetune.serve.fast.settings import EndpointSettings as FastSettings
 from finetune.serve.page.routes import ENVIRONMENT as PAGE
 from finetune.serve.page.routes import Page
 from finetune.verify import examples, runinfo
@@ -300,7 +300,7 @@ class Served:
 
 
 def fast_server(
-    choice: backend.Choice,
+    choice: backend.BackendChoice,
     args: Arguments,
     file: dict[str, Any],
     settings: Settings,

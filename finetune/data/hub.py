@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from common.errors import UserError
 from common.i18n import _
-from finetune.data.source import HUBS, Source
+from finetune.data.source import HUBS, DatasetSource
 
 WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
 
 
-def require(source: Source) -> None:
+def require(source: DatasetSource) -> None:
     """Raise UserError when a hub dataset is neither cached nor reachable."""
     which = source.hub or ("hf" if os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms")
     if source.hub_id is None or cached(source.hub_id) or reachable(which):

@@ -17,7 +17,7 @@ MOUNT = N_("a container sees a file of the host only where it is mounted (docker
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """One --dataset argument, taken apart as ms-swift takes it apart: `[hf::|ms::]NAME[:subset/subset][#sample]`."""
 
     spec: str
@@ -37,7 +37,7 @@ class Source:
         return str(path) if self.sample is None else f"{path}#{self.sample}"
 
 
-def parse(spec: str, base: Path | None = None) -> Source:
+def parse(spec: str, base: Path | None = None) -> DatasetSource:
     """Take one --dataset argument apart; relative file names are looked up in `base` (default: the working folder).
 
     Raises UserError for a sample size that is no number, and for a name that is neither a file here nor a hub id.
@@ -58,7 +58,7 @@ def parse(spec: str, base: Path | None = None) -> Source:
     if not spec.strip():
         raise UserError(_("--dataset: empty; name a file, such as self_cognition.json, or a dataset of a hub"))
     if path := local(spec):
-        return Source(spec, path=path)
+        return DatasetSource(spec, path=path)
     name, hub = spec, None
     if "::" in spec:
         prefix, name = spec.split("::", 1)
@@ -71,7 +71,7 @@ def parse(spec: str, base: Path | None = None) -> Source:
             )
     name, sample = _sample(spec, name)
     if hub is None and (path := local(name)):
-        return Source(spec, path=path, sample=sample)
+        return DatasetSource(spec, path=path, sample=sample)
     stem, _other, subset = name.partition(":")
     if hub is None and _looks_like_a_file(name):
         raise UserError(
@@ -84,7 +84,7 @@ def parse(spec: str, base: Path | None = None) -> Source:
             _("{name}: no such file, and not a hub id of the form OWNER/NAME either; check the name").format(name=name)
         )
     subsets = tuple(part.strip() for part in subset.split("/") if part.strip())
-    return Source(spec, hub_id=stem, hub=hub, subsets=subsets, sample=sample)
+    return DatasetSource(spec, hub_id=stem, hub=hub, subsets=subsets, sample=sample)
 
 
 def _sample(spec: str, name: str) -> tuple[str, int | None]:

@@ -84,7 +84,7 @@ def quantize(
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """An answer: its tokens with the end token, its text, and whether it `ended` by itself."""
 
     ids: list[int]
@@ -92,7 +92,7 @@ class Said:
     ended: bool
 
 
-class Model:
+class LlamaServer:
     """A GGUF file in llama.cpp's server, on the CPU; `with Model(path) as model: ...`. It listens on loopback alone."""
 
     def __init__(self, path: Path, context: int, parallel: int = 1, threads: int | None = None) -> None:
@@ -131,7 +131,7 @@ class Model:
             ) from None
         self._address = self._server.listening_address.removeprefix("http://")
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> LlamaServer:
         return self
 
     def __exit__(
@@ -162,11 +162,11 @@ class Model:
         """The file's own token ids of a text with special tokens in it; none is added."""
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
-    def answer(self, prompt: Sequence[int], max_tokens: int) -> Said:
+    def answer(self, prompt: Sequence[int], max_tokens: int) -> Completion:
         """The greedy answer to a prompt."""
         body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
         found = self.call("/completion", body | {"return_tokens": True})
-        return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
+        return Completion(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
 
     def next_tokens(self, prompt: Sequence[int], end: int) -> dict[int, float]:
         """The log probabilities of the TOP likeliest tokens after a prompt, as the model has them.
@@ -202,10 +202,10 @@ class Model:
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]
-    ) -> list[Said]:
+    ) -> list[Completion]:
         """Answers in order, as many at a time as the server takes."""
 
-        def one(pair: tuple[Sequence[int], int]) -> Said:
+        def one(pair: tuple[Sequence[int], int]) -> Completion:
             said = self.answer(*pair)
             progress(1)
             return said

@@ -20,10 +20,10 @@ from gguf import GGUFReader, quants
 
 from common.i18n import _
 from finetune.export import modelfile, prompts
-from finetune.export.llamacpp import Model, Said
+from finetune.export.llamacpp import Completion, LlamaServer
 from finetune.export.mixture import Mixture
-from finetune.export.weights import Source, Weights
-from finetune.merge.same_answers import Asked, first_difference
+from finetune.export.weights import TensorSource, Weights
+from finetune.merge.same_answers import AnswerPair, first_difference
 from qwen2.chat import Tokenizer
 
 SHOWN = 3  # faults of one part that a message names
@@ -57,7 +57,7 @@ class Part:
         return f"{self.name}: {'; '.join(self.faults[:SHOWN])}{more}"
 
 
-def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
+def ids(model: LlamaServer, tokenizer: Tokenizer, system: str) -> Part:
     """Text and ids of the file's own template and tokenizer against those of the training."""
     every = prompts.all_prompts()
     part = Part(
@@ -89,7 +89,7 @@ def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
     return part
 
 
-def stops(model: Model, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
+def stops(model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
     """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
     words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
     part = Part("stops", _("an answer ends at {words}").format(words=_(" and at ").join(words)))
@@ -126,7 +126,7 @@ def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[
     return part
 
 
-def _faults(source: Source, found: Any, kind: Kind) -> list[str]:
+def _faults(source: TensorSource, found: Any, kind: Kind) -> list[str]:
     shape = tuple(int(n) for n in reversed(found.shape))
     if shape != source.shape:
         turned = _(": it is transposed") if shape == source.shape[::-1] else ""
@@ -168,25 +168,25 @@ def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 def compare(
-    model: Model,
+    model: LlamaServer,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     prompts_: Sequence[list[int]],
     before: Sequence[list[int]],
-    after: Sequence[Said],
+    after: Sequence[Completion],
     eos: Sequence[int],
-) -> list[Asked]:
+) -> list[AnswerPair]:
     """The adapter's answers (token ids without the end token) beside the file's, with the gap where they part."""
     found = []
     for text, prompt, left, said in zip(texts, prompts_, before, after, strict=True):
         right = [token for token in said.ids if token not in eos]
         gap = None if left == right else _gap(model, prompt, left, right, eos)
         words = [tokenizer.decode(each).strip() for each in (left, right)]
-        found.append(Asked(text, words[0], words[1], gap))
+        found.append(AnswerPair(text, words[0], words[1], gap))
     return found
 
 
-def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
+def _gap(model: LlamaServer, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
     """Logits by which the file prefers its first differing token; an answer's end counts as a token."""
     place = first_difference(left, right)
     likely = model.next_tokens(prompt + left[:place], eos[0])
@@ -197,7 +197,7 @@ def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos
     return best[1] - best[0]
 
 
-def answers(asked: Sequence[Asked], near_tie: float) -> Part:
+def answers(asked: Sequence[AnswerPair], near_tie: float) -> Part:
     """The rule of merge over the answers."""
     differing = [each for each in asked if each.gap is not None]
     looked_at = _("all {count} answers are the adapter's").format(count=len(asked))

@@ -37,7 +37,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """One tensor: its name in the GGUF, its shape as in the checkpoint, where it lies, and what is added."""
 
     name: str
@@ -94,7 +94,7 @@ class Weights:
         self.sources = []
         for name in shapes:
             stem, _, kind = name.rpartition(".")
-            self.sources.append(Source(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
+            self.sources.append(TensorSource(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
         assert not deltas, deltas.keys()
 
     @property
@@ -107,7 +107,7 @@ class Weights:
         """Numbers in all tensors."""
         return sum(source.rows * source.columns for source in self.sources)
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[TensorSource]:
         return iter(self.sources)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.i18n import N_, _
 from common.model_kind import ModelKind
-from finetune.merge.same_answers import NEAR_TIE, Asked
+from finetune.merge.same_answers import NEAR_TIE, AnswerPair
 
 
 def write(
@@ -26,7 +26,7 @@ def write(
     lora: dict[str, Any],
     system: str,
     versions: dict[str, str],
-    asked: Sequence[Asked] | None,
+    asked: Sequence[AnswerPair] | None,
     device: str,
 ) -> None:
     """Write the card. `record` is the run's run.json ({} when it has none), `asked` None when nothing was checked."""
@@ -145,7 +145,7 @@ def _versions(versions: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or _("not recorded")
 
 
-def _check(asked: Sequence[Asked] | None) -> str:
+def _check(asked: Sequence[AnswerPair] | None) -> str:
     if asked is None:
         return _("skipped (--no-check)")
     differing = sum(each.gap is not None for each in asked)

@@ -44,8 +44,8 @@ def require_disk(target: Path, weights: int, what: str = N_("the merged model"))
         )
 
 
-def choose_device(wants_cpu: bool, weights: int) -> tuple[str, str]:
-    """("cuda" or "cpu", why): the GPU where it has room for the weights, else the CPU."""
+def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tuple[str, str]:
+    """("cuda" or "cpu", why): the GPU where it has room for the weights under the ceiling (0: none), else the CPU."""
     if wants_cpu:
         return "cpu", _("no GPU is asked for or visible")
     import torch
@@ -54,6 +54,10 @@ def choose_device(wants_cpu: bool, weights: int) -> tuple[str, str]:
         return "cpu", _("no CUDA GPU answers")
     free, _other = torch.cuda.mem_get_info()
     need = int(weights * GPU_FACTOR) + GPU_MARGIN
+    if 0 < ceiling_gib * GIB < min(free, need):
+        return "cpu", _("VRAM_CEILING_GIB={ceiling_gib:g} allows less than merging on a GPU needs: {need:.1f}").format(
+            ceiling_gib=ceiling_gib, need=need / GIB
+        )
     if free < need:
         return "cpu", _("{free:.1f} GiB of GPU memory are free, merging there needs {need:.1f}").format(
             free=free / GIB, need=need / GIB

@@ -20,7 +20,7 @@ from finetune.sft.description import SftRun, listed
 from finetune.verify import base_cache, epochs, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence
-from finetune.verify.epochs.questions import Options, Questions, gather
+from finetune.verify.epochs.questions import Questions, VerdictOptions, gather
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
 
@@ -36,7 +36,7 @@ class Data:
 
     found: Survey
     chosen: Sets
-    options: Options
+    options: VerdictOptions
 
     @property
     def words(self) -> list[int]:
@@ -132,7 +132,7 @@ def ask(
         at: Those steps -> their epochs.
         stopped: Whether a stop signal has come.
     """
-    from qwen2.generate import ROOMY
+    from qwen2.room import ROOMY
 
     if lane.device == "cuda":
         lane.torch().cuda.empty_cache()

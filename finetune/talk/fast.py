@@ -76,7 +76,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
     return Wish(model, adapter, text, limit, values)
 
 
-class Answers:
+class LazyModel:
     """The model of a wish, loaded when it is first asked."""
 
     def __init__(self, lane: Lane, wanted: Wish) -> None:

@@ -49,7 +49,7 @@ class Team:
         self.on_lost: Callable[[str], None] = lambda fault: None
         self.store, self._beats = open_store(), None if rank == 0 else open_store()
         self._open_store = open_store
-        self._shared = 0
+        self._shared = self._gathered = 0
         self._left = self._settled = self._joined = False
         self.store.set(f"name/{rank}", name)
         self.store.set(f"beat/{rank}", "0")
@@ -107,6 +107,14 @@ class Team:
             self.check()
             time.sleep(POLL_S)
         return [json.loads(self.store.get(name)) for name in keys]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gives, by rank, in process 0; [] in the others, which do not wait. LostError."""
+        key = f"gather/{self._gathered}"
+        self._gathered += 1
+        self.check()
+        self.tell(key, value)
+        return self.ask(key) if self.is_first else []
 
     def join(self, device: torch.device) -> None:
         """Make the group that adds up gradients. LostError when another process does not come to it."""
@@ -179,18 +187,30 @@ class Team:
     def leave(self) -> None:
         """This process is done; process 0 waits for the others to say so, a moment."""
         self._left = True
-        if self.fault:
-            return
+        if not self.fault:
+            self._part("done")
+
+    def disband(self) -> None:
+        """No gradients are added up any more; the processes stay, and share what they are asked."""
+        self._part("disbanded")
+        self._joined = False
+
+    def _part(self, key: str) -> None:
+        """Leave the group that adds up gradients, once process 0 knows that nobody needs it."""
         try:
-            self.store.set(f"done/{self.rank}", "1")
+            self.store.set(f"{key}/{self.rank}", "1")
             until = time.monotonic() + 10
-            keys = [f"done/{rank}" for rank in range(self.size)]
+            keys = [f"{key}/{rank}" for rank in range(self.size)]
             while self.is_first and not self.store.check(keys) and time.monotonic() < until:
                 time.sleep(POLL_S)
             if dist.is_initialized():
                 dist.destroy_process_group()
         except RuntimeError:
-            return  # the others are gone: nothing is wanted of them any more
+            return  # the others are gone: who wants something of them will learn it
+
+    def release(self) -> None:
+        """Nothing is wanted of the others any more: their end is no loss."""
+        self._left = True
 
     def lose(self, why: str) -> None:
         """This process fails: the others are to end, too, and to say why."""

@@ -1,4 +1,4 @@
-"""The other processes of a fast-lane training: started here, met by the others, watched, and ended; used by train.py.
+"""The other processes of the fast lane: started here, met by the others, watched, and ended; used by a Lane.
 
 The process that the user started is the first of its node; it starts one more for each further GPU (worker.py), early,
 so that they import torch and read the weights while it does. On further nodes the user starts the same command.
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qwen2.training.team import Team
 
 MEET_S = 50.0  # for the others to come; MIRROR_MEET_S sets another
+TRAIN = "train"  # the order that a training begins with; shared.py has the others
 ENV = "MIRROR_WORKER"  # of a process that worker.py runs in: what it is to do, as JSON
 NCCL_GIB = 0.8  # what NCCL takes beside torch's allocator
 LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # a container without a network has no other interface
@@ -60,6 +61,7 @@ class Crew:
         self._team: Team | None = None
         self._error: Exception | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.stays = False  # the others wait for questions, now that the training is done
         for local in range(1, workers.local):
             self.processes.append(self._start(local, model_dir, device, ceiling_gib))
         self._meeting = threading.Thread(target=self._meet, name="meet", daemon=True)
@@ -140,6 +142,8 @@ class Crew:
 
         What has not after `seconds`, because it hangs or is stopped, is killed.
         """
+        if self._team is not None:
+            self._team.release()
         until = time.monotonic() + seconds
         for process in self.processes:
             with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from gguf import GGUFReader, quants
 
 from common.errors import UserError
 from finetune.export import gguf_file, modelfile, prompts, proof, vocabulary
-from finetune.export.llamacpp import Model, Said
+from finetune.export.llamacpp import Completion, LlamaServer
 from finetune.export.mixture import Mixture
 from finetune.export.weights import Weights
 from qwen2.chat import Tokenizer
@@ -48,8 +48,8 @@ class Exported:
         (self.folder / "Modelfile").write_text(modelfile.text(self.file.name, SYSTEM, STOPS))
         return self
 
-    def model(self) -> Model:
-        return Model(self.file, 2048, 1, 1)
+    def model(self) -> LlamaServer:
+        return LlamaServer(self.file, 2048, 1, 1)
 
     def tensors(self) -> proof.Part:
         return proof.tensors(self.file, self.expected, self.mixture, lambda count: None)
@@ -229,7 +229,7 @@ class Likely:
 def test_answers_that_part_are_held_to_the_gap_between_the_two_tokens(answer, likely, gap):
     tokenizer = SimpleNamespace(decode=lambda ids: str(ids))
     model = Likely(likely)
-    (asked,) = proof.compare(model, tokenizer, ["?"], [[9]], [[4, 5]], [Said(answer, "", True)], [2, 3])
+    (asked,) = proof.compare(model, tokenizer, ["?"], [[9]], [[4, 5]], [Completion(answer, "", True)], [2, 3])
     assert asked.gap == (None if gap is None else pytest.approx(gap))
     assert model.asked == ([] if gap is None else [[9, *answer[: 2 if answer[1] == 5 else 1]]])
     assert proof.answers([asked], 0.5).ok == (gap is None or gap < 0.5)

@@ -369,7 +369,7 @@ def test_another_s_temporary_folder_is_left_alone_while_it_lives(tmp_path):
     [(None, True, True), (0.1, True, False), (0.1, False, True), (same_answers.NEAR_TIE + 0.01, False, False)],
 )
 def test_the_rule_for_an_answer_that_differs(gap, is_standin, accepted):
-    asked = [same_answers.Asked("q", "a", "a" if gap is None else "b", gap)]
+    asked = [same_answers.AnswerPair("q", "a", "a" if gap is None else "b", gap)]
     if accepted:
         cli.judge(asked, is_standin)
     else:
@@ -386,7 +386,7 @@ def test_twenty_different_questions_half_of_them_about_identity():
 def test_the_gap_is_what_the_merged_model_prefers_its_own_token_by(base):
     import torch
 
-    compare = same_answers.Answers(["你是谁?"], "s", "cpu", 0.0)
+    compare = same_answers.BaseAnswers(["你是谁?"], "s", "cpu", 0.0)
     engine = same_answers.Qwen2Engine(base, "cpu")
     (greedy,) = compare._ask(engine, None)
     prompt = compare._prompt(engine, "你是谁?")
