@@ -1,4 +1,4 @@
-"""What `make`, the scripts of host/ and the entry point print comes in Chinese by MIRROR_LANG, as the commands' messages do."""
+"""What `make`, the scripts of host/ and the entry point print is in Chinese where MIRROR_LANG says so."""
 
 from __future__ import annotations
 
