@@ -44,12 +44,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def rank(settings: dict[str, Any], module: str) -> int:
-    """The rank of one linear, by its path in the model; ValueError or KeyError where there is no number."""
+    """The rank of one linear, by its path in the model. Raises ValueError or KeyError if there is not a number."""
     return int(_of(settings.get("rank_pattern"), module, settings["r"]))
 
 
 def alpha(settings: dict[str, Any], module: str) -> float:
-    """lora_alpha of one linear, by its path in the model; ValueError where it is no number."""
+    """lora_alpha of one linear, by its path in the model. Raises ValueError if it is not a number."""
     return float(_of(settings.get("alpha_pattern"), module, settings.get("lora_alpha", 8)))
 
 

@@ -197,7 +197,7 @@ def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str
 
 
 def check_key(key: str) -> str:
-    """The key, if it can stand in a header. UserError when not."""
+    """The key, if it can stand in a header. Raises UserError if not."""
     if any(not "!" <= char <= "~" for char in key):
         raise UserError(
             _("{key}: a key is made of ASCII letters, digits and signs, without spaces; choose another").format(key=KEY)
@@ -206,14 +206,14 @@ def check_key(key: str) -> str:
 
 
 def check_port(text: str) -> int:
-    """A port as a number. UserError when it is none."""
+    """A port as a number. Raises UserError if it is not one."""
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise UserError(_("--port {text}: no port; choose one from 1 to 65535, such as 8000").format(text=text))
     return int(text)
 
 
 def require_key(host: str, key: str) -> None:
-    """UserError when the address can be reached from other machines and no key is asked for."""
+    """Raises UserError if the address can be reached from other machines and no key is asked for."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -228,7 +228,7 @@ def require_key(host: str, key: str) -> None:
 
 
 def require_free(host: str, port: int) -> None:
-    """UserError when the port is taken: ms-swift would silently take another."""
+    """Raises UserError if the port is taken: ms-swift would silently take another."""
     try:
         family, kind, protocol, _name, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -308,7 +308,7 @@ def fast_server(
     served: Served,
     options: argparse.Namespace,
 ) -> list[str]:
-    """The program of qwen2's engine and its endpoint. UserError where there is no GPU for it."""
+    """The program of qwen2's engine and its endpoint. Raises UserError if there is no GPU for it."""
     on_cpu = settings.wants_cpu
     if not gpu_visible() and settings.device != "cpu" and not (on_cpu and kind_of(served.model).is_for_tests):
         raise UserError(

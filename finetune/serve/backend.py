@@ -54,7 +54,7 @@ def choose(
     served: Mapping[str, Path],
     on_cpu: bool,
 ) -> BackendChoice:
-    """The backend for these options. UserError when `fast` is asked for and cannot.
+    """The backend for these options. Raises UserError if `fast` is asked for and cannot.
 
     Args:
         asked: BACKEND.

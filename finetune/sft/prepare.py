@@ -218,7 +218,7 @@ def _with_columns(run: SftRun) -> SftRun:
 
 
 def _with_data(run: SftRun) -> SftRun:
-    """Every dataset checked, the hub's only for being within reach. UserError when one is unfit."""
+    """Every dataset checked, the hub's only for being within reach. Raises UserError if one is unfit."""
     found = []
     options = check_options(run)
     for name in ("dataset", "val_dataset"):
@@ -270,7 +270,7 @@ def _check_words(run: SftRun) -> None:
 
 
 def _check_evaluation(run: SftRun, reword: int) -> None:
-    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    """Raises UserError for a choice of the best checkpoint that has nothing to choose by."""
     options = run.options()
     for name in ("load_best_model_at_end", "early_stop_interval"):
         if options.get(name) and not run.evaluates:
@@ -302,7 +302,7 @@ def check_options(run: SftRun) -> CheckOptions:
 
 
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
-    """UserError when a dataset is no longer the one that run.json recorded."""
+    """Raises UserError if a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
     for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):

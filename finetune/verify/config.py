@@ -126,7 +126,7 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
 
 
 def require_for_data(cfg: VerifyConfig) -> None:
-    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+    """Raises UserError if no threshold applies to data without an identity: their verdict would be empty."""
     if not DATA & cfg.thresholds.keys():
         raise UserError(
             _("{path}: no threshold for data that teach no identity; set at least one of {names}").format(

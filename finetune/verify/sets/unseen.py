@@ -40,7 +40,7 @@ def as_training_row(row: DataRow) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSONL, by rename. UserError where that cannot be done."""
+    """Write rows as JSONL, by rename. Raises UserError if that cannot be done."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
@@ -65,7 +65,7 @@ def write(folder: Path, found: Sequence[UnseenRow]) -> None:
 
 
 def read(folder: Path) -> list[UnseenRow]:
-    """The unseen rows of a run; none where it has no such file. UserError where the file is broken."""
+    """The unseen rows of a run; none where it has no such file. Raises UserError if the file is broken."""
     found = []
     for number, data in _lines(folder / UNSEEN):
         row = of_messages(data["messages"], data.get("tools"), number, f"{folder / UNSEEN}, row {number}")
