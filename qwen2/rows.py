@@ -10,7 +10,7 @@ from typing import Any
 from common.i18n import _
 from qwen2 import template
 from qwen2.row_errors import RowError, is_not, kind
-from qwen2.tools import Unreadable, parsed, tools_of
+from qwen2.tools import NotALiteral, parsed, tools_of
 
 Message = dict[str, Any]
 Row = dict[str, Any]
@@ -155,7 +155,7 @@ def _history(value: Any) -> list[Sequence[Any]]:
     form = _("write [[question, answer], ...]")
     try:
         value = parsed(value)
-    except Unreadable:
+    except NotALiteral:
         raise RowError("history", _("is a text, not a list"), form) from None
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise RowError("history", _("is not a list of [question, answer] pairs"), form)
@@ -171,7 +171,7 @@ def _message_list(layout: str, value: Any) -> list[Message]:
     if isinstance(value, str):
         try:
             found = parsed(value)
-        except Unreadable:
+        except NotALiteral:
             found = None
     if not isinstance(found, list):
         raise RowError(

@@ -31,7 +31,7 @@ _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "depe
 _NOT_JSON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
-class Unreadable(ValueError):
+class NotALiteral(ValueError):
     """A text that is neither JSON nor a Python literal."""
 
 
@@ -44,7 +44,7 @@ class CallError(ValueError):
 
 
 def parsed(value: Any) -> Any:
-    """JSON or a Python literal in a text; what is no text stays as it is. Raises Unreadable."""
+    """JSON or a Python literal in a text; what is no text stays as it is. Raises NotALiteral."""
     if not isinstance(value, str):
         return value
     try:
@@ -57,7 +57,7 @@ def parsed(value: Any) -> Any:
             literal = ast.literal_eval(value)
         return json.loads(json.dumps(literal))  # tuples as lists, keys as texts; a set or bytes cannot be written
     except _NOT_JSON:
-        raise Unreadable(_("is a text that is not JSON")) from None
+        raise NotALiteral(_("is a text that is not JSON")) from None
 
 
 def tools_of(value: Any) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
     for tool in value if isinstance(value, (list, tuple)) else [value]:
         try:
             schema = parsed(tool)
-        except Unreadable:
+        except NotALiteral:
             schema = tool
         if not isinstance(schema, dict):
             raise ValueError(_("holds something that is not a tool"))
@@ -115,7 +115,7 @@ def call_text(content: Any) -> str:
     form = _('write {"name": ..., "arguments": {...}}')
     try:
         call = parsed(content)
-    except Unreadable as error:
+    except NotALiteral as error:
         raise CallError(str(error), form) from None
     if isinstance(call, list):
         raise CallError(_("is a list"), _("write a tool_call message for each call"))
@@ -130,7 +130,7 @@ def call_text(content: Any) -> str:
         arguments = call.get("parameters")
     try:
         arguments = parsed(arguments)
-    except Unreadable:
+    except NotALiteral:
         raise CallError(_("has arguments that are not JSON"), _("write an object, {} for none")) from None
     if arguments is None:
         raise CallError(_("has no arguments"), _("write an object, {} for none"))

@@ -127,7 +127,7 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
     with job("infer", wait=options.wait or None, stale_s=0):
         with Bar(Console(stderr=True), 0) as bar:
             lane.load(bar)
-            answers = fast.Answers(lane, wanted)
+            answers = fast.LazyModel(lane, wanted)
         if not questions:
             terminal.converse(named(wanted.adapter or wanted.model), answers.stream)
         for question in questions:

@@ -29,8 +29,8 @@ WITHOUT_EFFECT = frozenset(
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The backend, why it is that one, and for the fast one the fields of its Settings."""
+class BackendChoice:
+    """The backend, why it is that one, and for the fast one the fields of its EndpointSettings."""
 
     backend: str
     why: str
@@ -53,8 +53,8 @@ def choose(
     model: Path,
     served: Mapping[str, Path],
     on_cpu: bool,
-) -> Choice:
-    """The backend for these options. UserError when `fast` is asked for and cannot.
+) -> BackendChoice:
+    """The backend for these options. Raises UserError if `fast` is asked for and cannot.
 
     Args:
         asked: BACKEND.
@@ -67,7 +67,7 @@ def choose(
     if asked not in ASKED:
         raise UserError(_("BACKEND={asked}: unknown backend; set it to auto, fast, swift or vllm").format(asked=asked))
     if asked in (SWIFT, VLLM):
-        return Choice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
+        return BackendChoice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
     settings: dict[str, Any] = {}
     obstacles = [*_of_model(model), *(each for path in served.values() for each in _of_adapter(path))]
     for name, value in _options(args, file).items():
@@ -87,13 +87,13 @@ def choose(
         )
     if obstacles:
         if len(obstacles) == 1:
-            return Choice(SWIFT, _("because of {what}").format(what=obstacles[0]))
-        return Choice(
+            return BackendChoice(SWIFT, _("because of {what}").format(what=obstacles[0]))
+        return BackendChoice(
             SWIFT, _("because of {what} and {count} more").format(what=obstacles[0], count=len(obstacles) - 1)
         )
     if asked == FAST:
-        return Choice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
-    return Choice(FAST, _("because it honours every option given"), settings)
+        return BackendChoice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
+    return BackendChoice(FAST, _("because it honours every option given"), settings)
 
 
 def _options(args: Arguments, file: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def _of_adapter(path: Path) -> list[str]:
     try:
         settings = adapter_config.read(path)
     except ValueError as error:
-        return [f"the adapter {path} ({error})"]
+        return [_("the adapter {path} ({error})").format(path=path, error=error)]
     reason = adapter_config.not_plain(settings)
     targets = settings.get("target_modules")
     if not reason and isinstance(targets, list) and (other := sorted(set(map(str, targets)) - set(PROJECTIONS))):
         reason = f"target_modules {', '.join(other[:3])}"
-    return [f"the adapter {path} ({reason})"] if reason else []
+    return [_("the adapter {path} ({reason})").format(path=path, reason=reason)] if reason else []
 
 
 MOST_ROWS = 256

@@ -19,7 +19,7 @@ from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.together import take_part
-from finetune.engines.fast.train import Ended, Request, save_earlier, train_adapter
+from finetune.engines.fast.train import Ended, TrainRequest, save_earlier, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
@@ -80,7 +80,7 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
         if run.reword or run.auto:
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
             chosen = survey.sets_with(found, held_out) if run.auto else None
-            data = epochs.Data(found, chosen, epochs.Options()) if chosen else None
+            data = epochs.Data(found, chosen, epochs.VerdictOptions()) if chosen else None
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
                 run, known = reword(run, lane, found, chosen, data=data)
@@ -143,7 +143,7 @@ def settle_epochs(
     run = epochs.settle(run, len(rows.rows))
     at = epochs.steps_of(run, len(rows.rows))
     with tempfile.TemporaryDirectory(prefix="trial-") as log:
-        request = Request(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
+        request = TrainRequest(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
         ended = train_adapter(
             lane,
             request,
@@ -218,7 +218,7 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
     rows = encode(run, lane)
     record = describe(run, [])
     at = epochs.steps_of(run, len(rows.rows)) if asked else {}
-    request = Request(
+    request = TrainRequest(
         run.name,
         run.folder,
         choice,
@@ -271,7 +271,7 @@ def _keep_best(
     record["settings"]["num_train_epochs"] = told["chosen"]
 
 
-def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
+def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.EncodedRows:
     """The run's rows as ids, but those for which `skip` is true."""
     choice = run.choice
     sources, held_out = run.sources()

@@ -76,7 +76,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
     return Wish(model, adapter, text, limit, values)
 
 
-class Answers:
+class LazyModel:
     """The model of a wish, loaded when it is first asked."""
 
     def __init__(self, lane: Lane, wanted: Wish) -> None:
@@ -85,7 +85,7 @@ class Answers:
         self.adapter = load_adapter(wanted.adapter, self.model) if wanted.adapter else None
 
     def stream(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        """The answer to a conversation, piece by piece. UserError for one that is too long."""
+        """The answer to a conversation, piece by piece. Raises UserError for one that is too long."""
         pieces: queue.Queue[list[int] | BaseException | None] = queue.Queue()
         stop = threading.Event()
 

@@ -45,7 +45,7 @@ KEYS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class VerifyConfig:
     """configs/verify.yaml, with paths resolved against its own folder."""
 
     path: Path
@@ -80,7 +80,7 @@ def for_kind(path: Path, kind: str) -> Path:
     return own if path.name == "verify.yaml" and own.is_file() else path
 
 
-def read(path: Path) -> Config:
+def read(path: Path) -> VerifyConfig:
     """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
     root = load(path, _("configuration file")).mapping(KEYS, _("the configuration"))
     folder = path.resolve().parent
@@ -105,7 +105,7 @@ def read(path: Path) -> Config:
         for key, node in root["max_new_tokens"].mapping(limits, "max_new_tokens").items():
             limits[key] = int(node.number(key, 1, 8192))
     batch = root["batch_size"].value() if "batch_size" in root else None
-    return Config(
+    return VerifyConfig(
         path=path,
         thresholds=thresholds,
         old_identity=old,
@@ -125,8 +125,8 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(Path(normpath(folder / node.text(key))) for node in root[key].items(key)) if key in root else ()
 
 
-def require_for_data(cfg: Config) -> None:
-    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+def require_for_data(cfg: VerifyConfig) -> None:
+    """Raises UserError if no threshold applies to data without an identity: their verdict would be empty."""
     if not DATA & cfg.thresholds.keys():
         raise UserError(
             _("{path}: no threshold for data that teach no identity; set at least one of {names}").format(

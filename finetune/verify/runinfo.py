@@ -149,7 +149,7 @@ def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int
 
 
 def output_folder(run: Run, wanted: Path | None) -> Path:
-    """The folder for the reports, made: `wanted`, or verify/ in the run's. UserError when it cannot be written."""
+    """The folder for the reports, made: `wanted`, or verify/ in the run's. Raises UserError if it cannot be written."""
     folder = wanted or run.folder / "verify"
     try:
         folder.mkdir(parents=True, exist_ok=True)

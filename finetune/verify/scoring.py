@@ -25,7 +25,7 @@ CHARS = DASHES | QUOTES
 
 
 @dataclass(frozen=True)
-class Text:
+class ShownText:
     """An answer and its normalised copy: `norm[i]` comes from `shown[where[i]]`; `where` ends with one entry more."""
 
     shown: str
@@ -39,7 +39,7 @@ class Text:
         return self.where[start], self.where[end - 1] + 1
 
 
-def normalise(answer: str) -> Text:
+def normalise(answer: str) -> ShownText:
     """NFKC and lower case; no Markdown emphasis, no invisible characters, no spaces beside a Chinese character.
 
     Line breaks stay (they end a clause); other white space between two Latin words becomes one space.
@@ -56,7 +56,7 @@ def normalise(answer: str) -> Text:
                 where.pop()
             chars.append(char)
             where.append(position)
-    return Text(shown, "".join(chars), (*where, len(shown)))
+    return ShownText(shown, "".join(chars), (*where, len(shown)))
 
 
 @functools.cache
@@ -234,7 +234,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class IdentityJudgement:
     """What an answer to an identity question is worth; `text` is the answer that the marks point into."""
 
     ok: bool
@@ -251,7 +251,7 @@ def judge(
     old: re.Pattern[str] | None = None,
     cut: bool = False,
     question: str = "",
-) -> Judgement:
+) -> IdentityJudgement:
     """Judge an answer: right when it claims every expected pattern and claims neither a forbidden nor the old name.
 
     question: what was asked; a yes to one that claims another identity is wrong, whatever follows it.
@@ -259,7 +259,7 @@ def judge(
     """
     text = normalise(answer)
     if not text.norm.strip():
-        return Judgement(False, False, "empty answer", text.shown)
+        return IdentityJudgement(False, False, "empty answer", text.shown)
     marks: list[Mark] = []
     faults: list[str] = []
     for pattern in expect:
@@ -285,14 +285,14 @@ def judge(
         faults.append(f"says yes to another identity ({text.shown[marks[-1].start : marks[-1].end]})")
     if cut and faults:
         faults.append("cut off at the token limit")
-    return Judgement(not faults, old_named, "; ".join(faults), text.shown, _tidy(marks))
+    return IdentityJudgement(not faults, old_named, "; ".join(faults), text.shown, _tidy(marks))
 
 
 def _readable(pattern: re.Pattern[str]) -> str:
     return pattern.pattern.replace(r"\s*", " ")
 
 
-def _find(text: Text, pattern: re.Pattern[str], kind: str, others: bool, marks: list[Mark]) -> bool:
+def _find(text: ShownText, pattern: re.Pattern[str], kind: str, others: bool, marks: list[Mark]) -> bool:
     """Add a mark for each match; whether one of them is a claim."""
     as_it_stands = NEGATIVE_PATTERN.search(pattern.pattern) is not None
     claimed = False

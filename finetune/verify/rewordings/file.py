@@ -49,7 +49,7 @@ class Rewording:
 
 
 def write(path: Path, rewordings: Iterable[Rewording]) -> None:
-    """Write the file, by rename. UserError where it cannot be written."""
+    """Write the file, by rename. Raises UserError if it cannot be written."""
     rows = []
     for each in rewordings:
         made = each.makers()

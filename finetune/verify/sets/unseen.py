@@ -25,7 +25,7 @@ REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given besid
 
 
 @dataclass(frozen=True)
-class Row:
+class UnseenRow:
     """A row, and its answers by side (before, after) where adapters gave them that are no longer there."""
 
     row: DataRow
@@ -40,7 +40,7 @@ def as_training_row(row: DataRow) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSONL, by rename. UserError where that cannot be done."""
+    """Write rows as JSONL, by rename. Raises UserError if that cannot be done."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
@@ -55,7 +55,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         ) from None
 
 
-def write(folder: Path, found: Sequence[Row]) -> None:
+def write(folder: Path, found: Sequence[UnseenRow]) -> None:
     """Keep unseen rows in a run's folder."""
     rows = []
     for each in found:
@@ -64,14 +64,14 @@ def write(folder: Path, found: Sequence[Row]) -> None:
     write_rows(folder / UNSEEN, rows)
 
 
-def read(folder: Path) -> list[Row]:
-    """The unseen rows of a run; none where it has no such file. UserError where the file is broken."""
+def read(folder: Path) -> list[UnseenRow]:
+    """The unseen rows of a run; none where it has no such file. Raises UserError if the file is broken."""
     found = []
     for number, data in _lines(folder / UNSEEN):
         row = of_messages(data["messages"], data.get("tools"), number, f"{folder / UNSEEN}, row {number}")
         if row is not None:
             answers = {side: Answer(**answer) for side, answer in data.get("answers", {}).items()}
-            found.append(Row(row, answers))
+            found.append(UnseenRow(row, answers))
     return found
 
 
