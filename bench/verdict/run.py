@@ -2,6 +2,7 @@
 
     python -m bench.verdict.run MODEL_DIR OUT_DIR [--only NAME,NAME]
     python -m bench.verdict.run MODEL_DIR OUT_DIR --timing     # seconds of 50 and 5,000 FAQ rows; the 7B shape will do
+    python -m bench.verdict.run MODEL_DIR OUT_DIR --timing --turns 1 --counts 50
 
 Every run is `finetune` or `verify` as users start them. The table is printed, and left in OUT_DIR/verdict.json with
 every figure and its interval. Needs a model that answers in English (docs/verify.md says which was used) and a GPU.
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +62,12 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="", help="names of cases, by comma")
     parser.add_argument("--timing", action="store_true", help="time 50 and 5,000 rows instead")
+    parser.add_argument("--turns", type=int, default=2, help="with --timing: runs of each, the first one cold")
+    parser.add_argument("--counts", default="50,5000", help="with --timing: numbers of rows, by comma")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.timing:
-        return timing(args.model, args.out)
+        return timing(args.model, args.out, [int(count) for count in args.counts.split(",")], args.turns)
     wanted = [case for case in CASES if not args.only or case.name in args.only.split(",")]
     hand = args.out / "by_hand.yaml"
     hand.write_text(data.by_hand(), encoding="utf-8")
@@ -150,19 +154,19 @@ def line(result: dict[str, Any]) -> str:
     return f"{mark}{result['name']}: {result['verdict']} ({failed}); {'; '.join(cells)}; {result['seconds']} s"
 
 
-def timing(model: Path, out: Path) -> int:
-    """Seconds of `finetune` from start to exit, twice each, so that the second is warm."""
-    for count in (50, 5000):
+def timing(model: Path, out: Path, counts: Sequence[int], turns: int) -> int:
+    """Seconds of `finetune` from start to exit for FAQs of some sizes; of two turns each, the second is warm."""
+    for count in counts:
         file = out / f"many-{count}.json"
         file.write_text(json.dumps(data.many(count)), encoding="utf-8")
-        steps = ("--num_train_epochs", "10") if count == 50 else ("--max_steps", "40")
-        for turn in ("first", "second"):
+        steps = ("--max_steps", "40") if count > 1000 else ("--num_train_epochs", "10")
+        for turn in range(1, turns + 1):
             folder = out / f"timing-{count}-{turn}"
             begin = time.monotonic()
             done = start("finetune", model, out, "--dataset", str(file), "--output_dir", str(folder), *steps)
             report = read(folder / "verify/report.json", done)
-            print(f"{count} rows, {turn}: {time.monotonic() - begin:.1f} s; verdict's parts {report['seconds']}")
-            print("  " + done.stderr.strip().splitlines()[-1])
+            print(f"{count} rows, turn {turn}: {time.monotonic() - begin:.1f} s; verdict's parts {report['seconds']}")
+            print("  " + done.stderr.strip().splitlines()[-1], flush=True)
     return 0
 
 
