@@ -106,6 +106,28 @@ class Judge:
                 return row
         return None
 
+    def repeats(self, row: int, asked: str, answer: str) -> int | None:
+        """The row whose answer is given to a near miss, a question like `row`'s that no row answers; None if none is.
+
+        An answer that declines, or denies where the row does not, gives nothing away. A row that has facts is repeated
+        by an answer with all of them but those that the question names, in whatever words; one without, by its text.
+        """
+        if not answer.strip() or refuses(answer):
+            return None
+        said, question = extract(answer), extract(asked)  # what both questions name is not what is given away
+        rows = [other for score, other in self._nearest.candidates(answer, own=row) if score >= SPILL or other == row]
+        for other in sorted(rows, key=lambda other: other != row):
+            reference = self._facts(other)
+            if lead(said.text) == -1 and lead(reference.text) != -1:
+                continue
+            named = Facts(question.text, (*question.found, *self._asked(other).found))
+            found = difference(reference, said, named)
+            if found.required and not found.missing and not found.opposite:
+                return other
+            if not found.required and self._nearest.score(answer, other) >= SPILL and not found.opposite:
+                return other
+        return None
+
     # --------------------------------------------------------------------------------------------------- by kind
 
     def _label(self, row: int, answer: str) -> Judgement:

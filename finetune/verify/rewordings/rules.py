@@ -103,10 +103,10 @@ def reword(question: str) -> list[str]:
     if swapped != bare:
         found.append(asked)
     found += [frame.format(words) for words in (asked, text) for frame in (FRAMES_ZH if zh else FRAMES_EN)]
-    return list(dict.fromkeys(map(_articles, found)))
+    return list(dict.fromkeys(map(articles, found)))
 
 
-def _articles(text: str) -> str:
+def articles(text: str) -> str:
     """`a` and `an` as the word behind them wants it, which may have been exchanged."""
     text = re.sub(r"\b([Aa])n (?=[bcdfghjklmnpqrstvwxz])", r"\1 ", text)
     return re.sub(r"\b([Aa]) (?=[aei])", r"\1n ", text)
