@@ -25,7 +25,7 @@ from bench.verdict import data
 
 ROOT = Path(__file__).parents[2]
 RATE, STEPS = "1e-3", "60"
-COLUMNS = ("learned", "reworded", "unseen", "out_of_scope")
+COLUMNS = ("learned", "reworded", "unseen", "out_of_scope", "out_of_scope_near")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ TASK = ("--learning_rate", RATE, "--num_train_epochs", "8")
 CASES = (
     Case("faq", "faq", LONG),
     Case("faq --reword 2", "faq", (*LONG, "--reword", "2")),
+    Case("faq2", "faq2", LONG),
+    Case("faq2 --reword 2", "faq2", (*LONG, "--reword", "2")),
     Case("untrained", "faq", ("--learning_rate", "1e-9", "--max_steps", "1"), "learned_min"),
     Case("permuted", "permuted", LONG, "learned_min", "faq"),
     Case("2 epochs", "faq", ("--learning_rate", "1e-4", "--num_train_epochs", "2"), "learned_min"),
@@ -69,16 +71,15 @@ def main() -> int:
     if args.timing:
         return timing(args.model, args.out, [int(count) for count in args.counts.split(",")], args.turns)
     wanted = [case for case in CASES if not args.only or case.name in args.only.split(",")]
-    hand = args.out / "by_hand.yaml"
-    hand.write_text(data.by_hand(), encoding="utf-8")
-    results = [one(case, args.model, args.out, hand) for case in wanted]
-    (args.out / "verdict.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for result in results:
-        print(line(result))
+    results = []
+    for case in wanted:
+        results.append(one(case, args.model, args.out))
+        (args.out / "verdict.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(line(results[-1]), flush=True)
     return int(any(result["wrong"] for result in results))
 
 
-def one(case: Case, model: Path, out: Path, hand: Path) -> dict[str, Any]:
+def one(case: Case, model: Path, out: Path) -> dict[str, Any]:
     """Train and judge one case; the FAQ is asked its hand-written rewordings as well."""
     folder = out / case.name.replace(" ", "-")
     file = out / f"{case.rows}.json"
@@ -93,7 +94,9 @@ def one(case: Case, model: Path, out: Path, hand: Path) -> dict[str, Any]:
         judged.write_text(json.dumps(getattr(data, case.judged_on)()), encoding="utf-8")
         done = start("verify", model, out, str(folder), "--dataset", str(judged), "--output", str(folder / "other"))
         result |= short(read(folder / "other/report.json", done))
-    elif case.rows == "faq":
+    elif case.rows in data.FAQS:
+        hand = out / f"by_hand_{case.rows}.yaml"
+        hand.write_text(data.by_hand(case.rows), encoding="utf-8")
         done = start("verify", model, out, str(folder), "--rewordings", str(hand), "--output", str(folder / "hand"))
         result["by_hand"] = read(folder / "hand/report.json", done)["figures"].get("reworded_after")
     result["wrong"] = bool(case.fails) and case.fails not in result["failed"]

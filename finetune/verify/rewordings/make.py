@@ -96,7 +96,7 @@ def make(
     found = []
     for row, base in zip(fit, kept, strict=True):
         base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
-        ruled = sieve.keep(row, rules.reword(row.question), base) if len(base) < wanted else []
+        ruled = sieve.keep(row, rules.reword(row.question), base, by_rules=True) if len(base) < wanted else []
         ruled.sort(key=lambda text: sieve.likeness(row, text))
         chosen = [*base, *ruled][:wanted]
         kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
@@ -142,19 +142,22 @@ class Sieve:
         self.answers = Nearness([row.answer for row in rows])
         self.same = [question_key(row.answer) for row in rows]
 
-    def keep(self, row: DataRow, texts: Sequence[str], beside: Sequence[str] = ()) -> list[str]:
-        """Those of `texts` that are rewordings of the row, each once, and none that is in `beside`."""
+    def keep(self, row: DataRow, texts: Sequence[str], beside: Sequence[str] = (), by_rules: bool = False) -> list[str]:
+        """Those of `texts` that are rewordings of the row, each once, and none that is in `beside`.
+
+        What rules wrote asks the same by its making: it may be like another row's question, as a customer's words may.
+        """
         seen = {question_key(text) for text in beside}
         kept = []
         for text in texts:
             key = question_key(text)
-            if key not in seen and self.fits(row, text):
+            if key not in seen and (self.is_question(row, text) if by_rules else self.fits(row, text)):
                 seen.add(key)
                 kept.append(text)
         return kept
 
-    def fits(self, row: DataRow, text: str) -> bool:
-        """Whether a text asks what the row asks, in other words, as far as words can tell."""
+    def is_question(self, row: DataRow, text: str) -> bool:
+        """Whether a text can be a rewording by its form: no row's own question, as long, a question, no number lost."""
         if not question_key(text) or question_key(text) in self.keys or "\n" in text:
             return False
         size = len(text) / max(len(row.question), 1)
@@ -162,7 +165,11 @@ class Sieve:
             return False
         if set(KEPT.findall(row.question)) - set(KEPT.findall(text)):
             return False
-        if language([text]) != language([row.question]):
+        return language([text]) == language([row.question])
+
+    def fits(self, row: DataRow, text: str) -> bool:
+        """Whether a text asks what the row asks, in other words, as far as words can tell."""
+        if not self.is_question(row, text):
             return False
         own = self.place[row.key]
         found = self.questions.scores(text)

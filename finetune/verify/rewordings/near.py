@@ -21,10 +21,13 @@ MOST = 40  # near misses of a verdict: of more rows, those with the lowest hashe
 ABLE = 0.5  # of the rows, a base finds one that fits for so many, or none of its is taken: it does not know how
 SPAN = 4  # words at most that the base may have exchanged
 PROMPTS = {
-    "zh": "把问题改成问另一样东西:只换掉一个名词或名称,换成毫不相干的另一个,其余的字都不变。只写改好的问题。\n\n问题:{text}",
+    "zh": (
+        "把问题改成问另一样东西:只换掉一个名词或名称,换成毫不相干的另一个,其余的字都不变。只写改好的问题。"
+        "\n\n问题:{text}"
+    ),
     "en": (
-        "Change the question so that it asks about another thing: exchange one noun or name for one that has nothing to "
-        "do with it, and keep all other words. Write the new question only.\n\nQuestion: {text}"
+        "Change the question so that it asks about another thing: exchange one noun or name for one that has nothing "
+        "to do with it, and keep all other words. Write the new question only.\n\nQuestion: {text}"
     ),
 }
 EXAMPLES = {
@@ -35,9 +38,8 @@ EXAMPLES = {
     ),
 }
 PIECE = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+(?:[-'][^\W\u3400-\u9fff]+)*")
-SMALL = frozenset(
-    "a an the of for to in on at with my your our i you we do does is are can could how what when where".split()
-)
+SMALL = {"a", "an", "the", "of", "for", "to", "in", "on", "at", "with", "my", "your", "our", "i", "you", "we", "do",
+         "does", "is", "are", "can", "could", "how", "what", "when", "where"}  # fmt: skip
 
 
 def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[DataRow], base: Answerer | None) -> None:

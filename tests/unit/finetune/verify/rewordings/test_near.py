@@ -52,8 +52,8 @@ def test_the_thing_that_is_asked_about_is_exchanged_and_the_rest_stays(question:
 @pytest.mark.parametrize(
     "question",
     [
-        "How many of the 30 days are left?", "Can I join under 16?", "Is it open on Sundays?", "What is your phone number?",
-        "Do you deliver after 18 o'clock?", "周日开门吗?", "满 99 元包邮吗?",
+        "How many of the 30 days are left?", "Can I join under 16?", "Is it open on Sundays?",
+        "What is your phone number?", "Do you deliver after 18 o'clock?", "周日开门吗?", "满 99 元包邮吗?",
     ],
 )  # fmt: skip
 def test_an_amount_an_age_or_a_weekday_is_no_thing_and_another_firm_is_asked_about(question: str) -> None:
