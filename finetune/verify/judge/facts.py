@@ -77,8 +77,20 @@ def _same_number(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
     if "MONEY" in (one[1], other[1]) and str(one[1]).isupper() and str(other[1]).isupper():
         return _close(one[2], other[2])  # cents of any currency
     if one[1] and other[1]:
-        return one[1] == other[1] and _close(one[2], other[2])
+        return one[1] == other[1] and (_close(one[2], other[2]) or _converted(one, other))
     return _close(one[0], other[0])
+
+
+def _converted(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Whether a measure was put into units of another system, which people round: 25 miles are about 40 km."""
+    (raw, kind, size), (other_raw, _, other_size) = one, other
+    if kind not in ("length", "mass", "volume", "area", "pressure"):
+        return False
+    raw, size, other_raw, other_size = (float(str(value)) for value in (raw, size, other_raw, other_size))
+    if not raw or not other_raw:
+        return False
+    power = math.log10(size / raw * other_raw / other_size)
+    return not math.isclose(power, round(power), abs_tol=1e-6) and math.isclose(size, other_size, rel_tol=0.02)
 
 
 def _close(one: object, other: object) -> bool:

@@ -38,9 +38,9 @@ class Reference:
 class Judgement:
     """Whether an answer is right, and what decided it.
 
-    `code` is a word for programs: ok, empty, label, parse, value, missing, wrong, opposite, swapped, refusal, nearer,
-    off. `why` says it for people. `nearest`: the row whose reference the answer is nearest to (text only). `missing`:
-    facts of the reference that the answer lacks; `wrong`: facts of the answer that contradict it.
+    `code` is a word for programs: ok, empty, label, parse, value, missing, wrong, opposite, swapped, exchanged,
+    refusal, nearer, off. `why` says it for people. `nearest`: the row whose reference the answer is nearest to (text
+    only). `missing`: facts of the reference that the answer lacks; `wrong`: facts of the answer that contradict it.
     """
 
     right: bool
@@ -174,7 +174,10 @@ class Judge:
         rival = rivals[0] if rivals else (0.0, row)
         nearest = rival[1] if rival[0] > own else row
         code, why = _verdict(found, reference, asked, said, answer, own, rival)
-        return Judgement(code == "ok", "text", why, code, nearest, own, found.missing, found.wrong)
+        missing, wrong = found.missing, found.wrong
+        if code == "exchanged" and found.exchanged:
+            missing, wrong = [found.exchanged[0]], [found.exchanged[1]]
+        return Judgement(code == "ok", "text", why, code, nearest, own, missing, wrong)
 
 
 def _kind(answer: str, labelled: bool) -> str:
@@ -201,6 +204,8 @@ def _verdict(
         return "opposite", f"says the opposite: {found.opposite.strip()}"
     if found.swapped:
         return "swapped", "exchanges what belongs to two things"
+    if found.exchanged:
+        return "exchanged", f"says {found.exchanged[1]} where the reference says {found.exchanged[0]}"
     held = found.required > 0
     if refuses(answer) and not refuses(reference.text) and not held:
         return "refusal", "declines to answer"
