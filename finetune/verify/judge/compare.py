@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune.verify.judge.exchanged import exchanged
+from finetune.verify.judge.exchanged import exchanged, shuffled
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
 from finetune.verify.judge.polarity import affirms, colours, denials, lead, opposed, poles, shuts, without_denials
 from finetune.verify.judge.text import CJK, PLACE, clauses, content, sentences, tokens
@@ -43,7 +43,10 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
     ]
     said = squeezed(answer.text)
     missing = [fact for fact in required if not (_said(fact, answer.found) or _spelled(fact, said))]
-    items = [item for item in listed(reference.text) if not _holds(item, question.text)]
+    items = listed(reference.text)
+    lacking = [
+        text for text, words in items.items() if not (_holds(words, question.text) or _holds(words, answer.text))
+    ]
     known = [*reference.found, *question.found]
     wrong = [fact for fact in answer.found if _contradicts(fact, known, reference.found, squeezed(reference.text))]
     marked = _marked(reference, answer)
@@ -51,11 +54,13 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
         (_cut(clauses(text)), _cut(sentences(text))) for text in marked
     )
     return Difference(
-        [*_texts(missing), *(item for item in items if not _holds(item, answer.text))],
+        [*_texts(missing), *lacking],
         _texts(wrong),
         len({fact.value for fact in required}),
         _opposite(ref_clauses, own_clauses, reference.text, answer.text, shuts(question.text)),
-        _swapped(ref_clauses, own_clauses, _marks(reference)) or _exchanged(ref_sentences, own_sentences),
+        _swapped(ref_clauses, own_clauses, _marks(reference))
+        or _exchanged(ref_sentences, own_sentences)
+        or shuffled(reference.text, answer.text),
         exchanged(*marked, question.text),
     )
 
@@ -78,8 +83,11 @@ _PAPERS = re.compile(
 _SOME = re.compile(r"\b(?:or|such as|for example|e\.g|like|etc)\b|或|例如|比如|等|任[一选]", re.IGNORECASE)
 
 
-def listed(text: str) -> list[str]:
-    """The things of a list that has to be given whole: three and more, or two papers; none where one may choose."""
+def listed(text: str) -> dict[str, frozenset[str]]:
+    """The things of a list that has to be given whole, with the words that tell each from the others.
+
+    Three things and more, or two papers; none where one may choose.
+    """
     found: list[str] = []
     for match in _LISTED.finditer(text):
         items = re.split(r"[、和及与]", match["han"]) if match["han"] else re.split(r", (?:and )?| and ", match["en"])
@@ -87,12 +95,13 @@ def listed(text: str) -> list[str]:
             found += items
     for match in _PAPERS.finditer(text):
         found += match.groups()
-    return [item.strip() for item in found if item.strip()]
+    words = {item.strip(): content(item) for item in found if item.strip()}
+    common = frozenset.intersection(*words.values()) if words else frozenset()
+    return {item: own - common or own for item, own in words.items()}
 
 
-def _holds(item: str, text: str) -> bool:
+def _holds(words: frozenset[str], text: str) -> bool:
     """Whether a text names a thing of a list: half of its words, since it may name it shorter."""
-    words = content(item)
     return not words or 2 * len(words & content(text)) >= len(words)
 
 

@@ -7,6 +7,7 @@ exchanged.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
@@ -16,6 +17,8 @@ from finetune.verify.judge.units import UNITS
 from finetune.verify.rewordings.rules import WORDS_EN, WORDS_ZH
 
 ALIKE = 0.6  # of the reference's words, so many stand in the answer, in order
+ODD = 0.1  # of its words, so many others may stand in an answer that says the same in another order
+FEWEST = 3  # words or characters of a clause that says something of a thing
 WIDTH = 4  # words or characters at most that one thing takes
 _PIECE = re.compile(rf"[{PLACE}]|[{CJK}]|[^\W{CJK}{PLACE}]+(?:[-'][^\W\d{CJK}]+)*|[.,;:!?。，；：！？、]")
 _NO_WORD = re.compile(rf"[\d.,;:!?。，；：！？、{PLACE}]")
@@ -67,12 +70,33 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
         return None
     if set(gone) & set(new) or set(come) & {*old, *asked} or set(was + now) & UNITS.keys():
         return None
-    if re.match(f"[{CJK}]", gone[0]) and len(gone) != len(come):  # things of one kind have names of one length
-        return None
+    if re.match(f"[{CJK}]", gone[0]) and len(was) != len(now) and min(len(was), len(now)) < 2:
+        return None  # a verb for another one, more often than a thing
     joined = [(" " if re.match(r"[a-z]", part[0]) else "").join(part) for part in (gone, come)]
     if frozenset(joined) in _PAIRS or any(denials(text) or lead(text) for text in joined):
         return None
     return _as_written(reference, a, b), _as_written(answer, c, d)
+
+
+def shuffled(reference: str, answer: str) -> bool:
+    """Whether an answer has the reference's words and no others, but says of one clause what belongs to another.
+
+    `班长批一天以内,主任批一天以上` against `主任批一天以内,班长批一天以上`. Clauses in another order are no fault, nor are short
+    ones: those of a list are in any order.
+    """
+    old, new = _clauses(reference), _clauses(answer)
+    if len(old) != len(new):
+        return False
+    all_old, all_new = (sum(parts, Counter()) for parts in (old, new))
+    if (all_old - all_new).total() + (all_new - all_old).total() > ODD * max(1, all_old.total()):
+        return False
+    odd_old, odd_new = [part for part in old if part not in new], [part for part in new if part not in old]
+    return min(len(odd_old), len(odd_new)) >= 2 and all(part.total() >= FEWEST for part in (*odd_old, *odd_new))
+
+
+def _clauses(text: str) -> list[Counter[str]]:
+    parts = re.split(r"[,;!?。，；：！？\n]+(?!\d)|\.(?=\s|$)", text)
+    return [Counter(words) for part in parts if (words := _says(_pieces(part)))]
 
 
 def _as_written(text: str, start: int, end: int) -> str:

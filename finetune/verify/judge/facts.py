@@ -13,7 +13,7 @@ class Fact:
 
     `value` by kind: number: (raw, unit's dimension or "", value in base units); date: (year, month, day), None where
     not said; time: minutes since midnight; the others: a normalised string. `vague`: a time that may be a.m. or p.m.;
-    `optional`: an answer may leave it out (`one licence`).
+    `optional`: an answer may leave it out (`one licence`); `things`: a number of what is no unit (`14 characters`).
     """
 
     kind: str
@@ -23,6 +23,7 @@ class Fact:
     end: int
     optional: bool = False
     vague: bool = False
+    things: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def same(one: Fact, other: Fact) -> bool:
         kinds = {one.kind: one, other.kind: other}
         return _same_across(kinds)
     if one.kind == "number":
+        if (one.things and other.value[1]) or (other.things and one.value[1]):
+            return False
         return _same_number(one.value, other.value)
     if one.kind == "date":
         return all(a is None or b is None or a == b for a, b in zip(one.value, other.value, strict=True)) and any(

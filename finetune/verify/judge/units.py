@@ -21,7 +21,7 @@ _UNITS: dict[str, dict[float, str]] = {
         6: "semester semesters 学期 个学期",
         12: "year years yr yrs 年 周年 岁 周岁",
     },
-    "data": {1e3: "kb", 1e6: "mb 兆", 1e9: "gb", 1e12: "tb"},
+    "data": {1e3: "kb kilobytes", 1e6: "mb megabytes 兆", 1e9: "gb gigabytes", 1e12: "tb terabytes"},
     "length": {
         1e-3: "mm millimetre millimetres millimeter millimeters 毫米",
         1e-2: "cm centimetre centimetres centimeter centimeters 厘米",
