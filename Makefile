@@ -189,9 +189,9 @@ plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--
 	$(call mirror_look,plan,$(DATASET_ARG) $(ARGS))
 
 .PHONY: finetune
-finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2)
+finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2 MIX=40)
 	$(if $(NODES),$(if $(MASTER_ADDR),,@echo "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" >&2; exit 2))
-	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
+	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(if $(MIX),--mix $(MIX)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
 .PHONY: infer
 infer: image ## ask (Q="who are you?"), or talk; ADAPTER=newest is the fine-tuned model

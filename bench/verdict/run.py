@@ -40,10 +40,13 @@ class Case:
 
 
 LONG = ("--learning_rate", RATE, "--max_steps", STEPS)
+MIXED = ("--learning_rate", RATE, "--num_train_epochs", "30")
 TASK = ("--learning_rate", RATE, "--num_train_epochs", "8")
 CASES = (
     Case("faq", "faq", LONG),
     Case("faq --reword 2", "faq", (*LONG, "--reword", "2")),
+    Case("faq --mix 40", "faq", (*MIXED, "--mix", "40")),
+    Case("faq --reword 2 --mix 40", "faq", (*MIXED, "--reword", "2", "--mix", "40")),
     Case("faq2", "faq2", LONG),
     Case("faq2 --reword 2", "faq2", (*LONG, "--reword", "2")),
     Case("untrained", "faq", ("--learning_rate", "1e-9", "--max_steps", "1"), "learned_min"),

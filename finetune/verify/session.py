@@ -182,11 +182,11 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
     return Wordings(list(found), base, rules, hand, path)
 
 
-def base_answers(engine: Engine, bar: Screen | None = None) -> make.Answerer:
-    """The bare base as something that rewords; without a bar, a line on stderr says that it does."""
+def base_answers(engine: Engine, bar: Screen | None = None, what: str = "") -> make.Answerer:
+    """The bare base as something that rewords, or writes `what`; without a bar, a line on stderr says that it does."""
 
     def answer(asks: Sequence[Ask]) -> list[str]:
-        text = _("the base writes {count} questions in other words").format(count=len(asks))
+        text = (_(what) if what else _("the base writes {count} questions in other words")).format(count=len(asks))
         if bar:
             bar.phase(text)
         else:

@@ -73,7 +73,7 @@ class Vocabulary:
         """The question about things that no row mentions, those that change what fewest rows speak of first."""
         tongue = language([question])
         table = tables()[tongue]
-        for thing in sorted(self._things(question, tongue), key=lambda thing: (thing.rarity, thing.start)):
+        for thing in sorted(_whole(self._things(question, tongue)), key=lambda thing: (thing.rarity, thing.start)):
             for new in _rotated([new for new in thing.new if self.new_in(new)], question):
                 text = question[: thing.start] + new + question[thing.start + len(thing.old) :]
                 yield articles(text) if tongue == "en" else text
@@ -170,6 +170,17 @@ def _plural(word: str) -> str:
     if word.endswith("y") and word[-2] not in "aeiou":
         return f"{word[:-1]}ies"
     return f"{word}es" if re.search(r"(?:s|x|ch|sh)$", word) else f"{word}s"
+
+
+def _whole(things: Iterable[Thing]) -> list[Thing]:
+    """Those that are no part of a longer one: `car park` is no car."""
+    found = list(things)
+
+    def part(one: Thing, other: Thing) -> bool:
+        inside = other.start <= one.start and one.start + len(one.old) <= other.start + len(other.old)
+        return inside and len(one.old) < len(other.old)
+
+    return [one for one in found if not any(part(one, other) for other in found)]
 
 
 def _other_codes(code: str) -> list[str]:
