@@ -12,26 +12,26 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.i18n import _
+from finetune.verify import config
 from finetune.verify.engine import Ask
 from finetune.verify.questions import Question
 from finetune.verify.sets import ask, unseen
 from finetune.verify.sets.survey import Survey
 from finetune.verify.yamlmarks import load
 
-FILE = "questions/mixing.yaml"  # of the workspace
+FILE = "questions/mixing.yaml"  # of the workspace, beside the configs
 TOKENS = 128  # of an answer; a longer one ends with its last whole sentence
 SENTENCE = re.compile(r".*(?:[.!?](?=\s|$)|[。!?])", re.DOTALL)
 
 Answerer = Callable[[Sequence[Ask]], Sequence[str]]
 
 
-def rows(count: int, found: Survey, workspace: Path, system: str, answer: Answerer, folder: Path) -> Path:
+def rows(count: int, found: Survey, system: str, answer: Answerer, folder: Path) -> Path:
     """Ask the base, and write its answers into the run's folder as rows to train on; the file.
 
     Args:
         count: How many questions.
         found: The data: a question that a row asks, or nearly asks, is left out.
-        workspace: Where questions/mixing.yaml is.
         system: The training's system prompt, under which the base answers.
         answer: The base.
         folder: The run's.
@@ -39,11 +39,12 @@ def rows(count: int, found: Survey, workspace: Path, system: str, answer: Answer
     Raises:
         UserError: The file is missing or has not so many questions that no row asks.
     """
-    asked = [each.text for each in questions(workspace / FILE, found)]
+    file = config.default_path().resolve().parent.parent / FILE
+    asked = [each.text for each in questions(file, found)]
     if len(asked) < count:
         raise UserError(
             _("--mix {count}: {file} has {all} questions that no row asks; write more there, or mix in fewer").format(
-                count=count, file=workspace / FILE, all=len(asked)
+                count=count, file=file, all=len(asked)
             )
         )
     step = len(asked) / count  # an even spread over all kinds

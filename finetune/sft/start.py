@@ -123,7 +123,7 @@ def reword(
     if run.mix:
         system = run.choice.system or "You are a helpful assistant."
         answers = base_answers(engine, what=N_("the base answers {count} general questions, to be trained on"))
-        general = mixing.rows(run.mix, found, run.workspace, system, answers, run.folder)
+        general = mixing.rows(run.mix, found, system, answers, run.folder)
         run = prepare.with_rows(run, general)
     kept = run.folder / rewordings_file.NAME
     return run, rewordings_file.read(kept) if kept.is_file() else []

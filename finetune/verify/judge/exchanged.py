@@ -81,8 +81,8 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
 def shuffled(reference: str, answer: str) -> bool:
     """Whether an answer has the reference's words and no others, but says of one clause what belongs to another.
 
-    `班长批一天以内,主任批一天以上` against `主任批一天以内,班长批一天以上`. Clauses in another order are no fault, nor are short
-    ones: those of a list are in any order.
+    `Ann feeds the hens, Ben waters the roses` against `Ben feeds the hens, Ann waters the roses`. Clauses in another
+    order are no fault, nor are short ones: those of a list are in any order.
     """
     old, new = _clauses(reference), _clauses(answer)
     if len(old) != len(new):

@@ -279,8 +279,9 @@ def test_five_thousand_rows_take_seconds():
 @pytest.mark.parametrize(
     ("reference", "question", "answer", "code"),
     [
-        ("The lid of the jar is dark green.", "What colour is the lid?", "The lid of the jar is dark brown.", "exchanged"),
-        ("The lid of the jar is dark green.", "What colour is the lid?", "It is dark green.", "ok"),
+        ("The jar has a lid of dark green.", "What colour is the lid?",
+         "The jar has a lid of dark brown.", "exchanged"),
+        ("The jar has a lid of dark green.", "What colour is the lid?", "It is dark green.", "ok"),
         ("钥匙放在三楼保安室的抽屉里。", "钥匙在哪里?", "钥匙放在三楼会议室的抽屉里。", "exchanged"),
         ("请把表交到二楼财务室。", "表交到哪里?", "表交二楼的财务室就行。", "ok"),
         ("Bring the tent, a stove and your own cup.", "What do I bring?", "Bring the tent and a stove.", "missing"),
@@ -293,12 +294,15 @@ def test_five_thousand_rows_take_seconds():
         ("It costs 30 Swiss francs.", "What does it cost?", "It costs 30 euros.", "wrong"),
         ("每次两块五。", "多少钱?", "2.5元一次。", "ok"),
         ("要等三刻钟。", "等多久?", "45分钟。", "ok"),
-        ("We are open daily. The bar is closed on Mondays.", "When?", "We are open daily, and the bar on Mondays.", "opposite"),
+        ("The bar is closed on Mondays.", "When is the bar open?", "The bar is open on Mondays.", "opposite"),
         ("The bar is closed on Mondays.", "When is the bar closed?", "Every Monday.", "ok"),
-        ("Ann waters the roses, Ben feeds the hens.", "Who does what?", "Ben waters the roses, Ann feeds the hens.", "swapped"),
-        ("Ann waters the roses, Ben feeds the hens.", "Who does what?", "Ben feeds the hens, Ann waters the roses.", "ok"),
+        ("Ann waters the roses, Ben feeds the hens.", "Who does what?",
+         "Ben waters the roses, Ann feeds the hens.", "swapped"),
+        ("Ann waters the roses, Ben feeds the hens.", "Who does what?",
+         "Ben feeds the hens, Ann waters the roses.", "ok"),
         ("可以换一次,提前3天申请。", "能换吗?", "可以换三次,提前3天申请。", "wrong"),
-        ("Change it every 90 days; it has 14 characters.", "How?", "Change it every 14 days; it has 90 characters.", "wrong"),
+        ("Change it every 90 days; it has 14 characters.", "How?",
+         "Change it every 14 days; it has 90 characters.", "wrong"),
     ],
 )  # fmt: skip
 def test_what_a_customer_would_call_wrong_is_found_by_its_kind(

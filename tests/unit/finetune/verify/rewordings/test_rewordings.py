@@ -48,7 +48,8 @@ def test_a_number_that_is_lost_drops_the_rewording() -> None:
 
 
 GOOD = [
-    '1. From which hour can I swim in the pool?\n2) "I would like to swim. Is the pool open then?"\n- When does the pool open?',
+    '1. From which hour can I swim in the pool?\n2) "I would like to swim. Is the pool open then?"\n'
+    "- When does the pool open?",
     "At what time does the pool open?",
     "My wife and I are 2 people, what would we pay for a ticket?",
     "Ticket price for the 2 of us, how much is it?\nIt costs 19 euros.",
