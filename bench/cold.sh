@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole `finetune`, and `sft.sh`, in the states in which users meet them: warm, in a new container, after a boot.
+# The whole `finetune`, and `sft.sh`, in the states in which users meet them: warm, again in the same output folder, in a new
+# container, after a boot.
 #
 # usage: bench/cold.sh MODEL_DIR [OUT]    (OUT: build/cold; a Markdown table a state, JSON beside it)
 # On a CUDA machine, as root: the page cache is dropped. PYTHON=... where `python3` is not the one with torch. Kernels and the
@@ -15,8 +16,8 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 [ -e qwen2/compiled/ptxas-version ] || "$python" image/compile_kernels.py "$model"
 [ -e entrypoint/read_ahead.txt ] || "$python" image/list_libraries.py entrypoint/read_ahead.txt
 
-"$python" bench/peers.py "$model" --only finetune --repeat 1 --out "$out/first" >/dev/null || true # fills the page cache
-for state in warm container cold; do
+"$python" bench/peers.py "$model" --only finetune --state again --repeat 1 --out "$out/first" >/dev/null || true # fills the page cache
+for state in warm again container cold; do
   echo "$state:"
   "$python" bench/peers.py "$model" --state "$state" --only "${ONLY:-finetune,fast}" --repeat "${REPEAT:-2}" --once "" \
     --out "$out/$state"

@@ -6,9 +6,10 @@ Every contender is a fresh process, in turn. Its wall time runs from the start o
 adapter on disk. Leaves peers.json, and prints a Markdown table. A contender whose packages are missing is named and
 left out. For times, random weights of the 7B's shape do as well as the real ones; losses mean little on them.
 
-States: *warm* is a second run on the same machine. *container* is what `docker run --rm` gives: files in the page
-cache, but no kernel that Triton compiled in an earlier run. *cold* drops the page cache as well (as root), as after a
-boot; the fast lane then reads ahead, as the image's entry point does.
+States: *warm* is a second run on the same machine, in an output folder of its own. *again* is warm in the output folder
+of an earlier run, which has the base's answers (the first run of `--state again` makes them). *container* is what
+`docker run --rm` gives: files in the page cache, but no kernel that Triton compiled in an earlier run. *cold* drops the
+page cache as well (as root), as after a boot; the fast lane then reads ahead, as the image's entry point does.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def enter(state: str, folder: str, model: str, ahead: bool) -> dict[str, str]:
     """
     if state == "warm":
         return {}
+    if state == "again":
+        return {"OUTPUT_DIR": str(Path(tempfile.gettempdir()) / "bench-output")}
     if state == "cold":
         os.sync()
         try:
@@ -192,7 +195,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model_dir")
     parser.add_argument("--rows", default=str(ROOT / "workspace" / "self_cognition.json"))
-    parser.add_argument("--state", choices=("warm", "container", "cold"), default="warm")
+    parser.add_argument("--state", choices=("warm", "again", "container", "cold"), default="warm")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--once", default="article", help="contenders that run once: they take minutes")
     parser.add_argument("--only", default="", help="names, with commas between")

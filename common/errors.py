@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -31,6 +32,11 @@ class UserError(Exception):
         # A message made from user data may hold line breaks; the promise is one line.
         super().__init__(" ".join(str(message).split()))
         self.exit_code = exit_code
+
+
+def without_remedy(error: object) -> str:
+    """The first part of an error's line: what is wrong, without what to do."""
+    return re.split("; |；", str(error), maxsplit=1)[0]
 
 
 class Parser(argparse.ArgumentParser):

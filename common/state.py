@@ -30,7 +30,7 @@ class State(str, Enum):
     __str__ = str.__str__  # the value, in every version of Python
 
 
-class Unreadable(Exception):
+class UnreadableState(Exception):
     """A state file is there and cannot be used; the message says why."""
 
 
@@ -41,7 +41,7 @@ def candidates() -> list[str]:
 
 
 def run_dir() -> str:
-    """The first run folder that can be written, made if need be; OSError when there is none."""
+    """The first run folder that can be written, made if need be. Raises OSError if there is none."""
     for folder in candidates():
         try:
             os.makedirs(folder, exist_ok=True)
@@ -68,20 +68,23 @@ def load(name: str) -> dict | None:
 
 
 def read(path: str) -> dict:
-    """A state file's object. FileNotFoundError when it is gone; Unreadable when it is not one whole JSON object."""
+    """A state file's object.
+
+    Raises FileNotFoundError if it is gone; UnreadableState if it is not a complete JSON object.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(1 << 20)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
+        raise UnreadableState(f"{path} cannot be read ({error.strerror})") from error
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{path} is not whole JSON ({len(data)} bytes)") from error
+        raise UnreadableState(f"{path} is not whole JSON ({len(data)} bytes)") from error
     if not isinstance(value, dict):
-        raise Unreadable(f"{path} holds no JSON object")
+        raise UnreadableState(f"{path} holds no JSON object")
     return value
 
 

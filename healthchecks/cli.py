@@ -106,7 +106,7 @@ def _report(options: argparse.Namespace) -> int:
     try:
         health = state.load(state.HEALTH_FILE)
         report = _as_report(health) if health is not None else None
-    except state.Unreadable as error:
+    except state.UnreadableState as error:
         print(
             _("error: {reason}; run `healthcheck startup`, which writes it anew").format(reason=error), file=sys.stderr
         )
@@ -141,9 +141,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _as_report(health: dict) -> startup.Report:
-    """The report that health.json holds. Unreadable when a value is missing, or of another type than ours."""
+    """The report that health.json holds. UnreadableState when a value is missing, or of another type than ours."""
     try:
-        rows = [_typed(startup.Row, check) for check in health["checks"]]
+        rows = [_typed(startup.CheckRow, check) for check in health["checks"]]
         unknown = next((row.status for row in rows if row.status not in show.WORDS), None)
         if unknown is not None:
             raise ValueError(f"status {unknown!r}")
@@ -152,7 +152,7 @@ def _as_report(health: dict) -> startup.Report:
         values = {name: health[name] for name in startup.Report.__dataclass_fields__}
         return _typed(startup.Report, values | {"checks": rows})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise state.Unreadable(
+        raise state.UnreadableState(
             _("{health_file} is not one of this version ({name})").format(
                 health_file=state.HEALTH_FILE, name=type(error).__name__
             )
@@ -160,7 +160,10 @@ def _as_report(health: dict) -> startup.Report:
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of these values; TypeError or OverflowError when one is not of the type that it is declared as."""
+    """The dataclass of these values.
+
+    Raises TypeError or OverflowError if one is not of the type that it is declared as.
+    """
     hints = get_type_hints(kind)
     fit = dict(values)
     for name, value in fit.items():

@@ -63,7 +63,7 @@ def _load(name: str) -> tuple[dict | None, str | None]:
     """A state file of this container start (None: there is none) and what is wrong with it, if anything."""
     try:
         return state.load(name), None
-    except state.Unreadable as error:
+    except state.UnreadableState as error:
         return None, str(error)
 
 

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from common.i18n import _
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 BIN_FILE = "adapter_model.bin"  # what PEFT wrote before 0.6, and still does without safe_serialization
@@ -27,23 +29,27 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError("no JSON object")
+            raise ValueError(_("not a JSON object"))
     except FileNotFoundError:
         raise ValueError(
-            f"no {CONFIG_FILE} in {folder}: this is not an adapter folder; name a checkpoint-N folder"
+            _("no {name} in {folder}: this is not an adapter folder; name a checkpoint-N folder").format(
+                name=CONFIG_FILE, folder=folder
+            )
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None
+        raise ValueError(
+            _("{file} cannot be read ({error}); use another checkpoint").format(file=file, error=error)
+        ) from None
     return settings
 
 
 def rank(settings: dict[str, Any], module: str) -> int:
-    """The rank of one linear, by its path in the model; ValueError or KeyError where there is no number."""
+    """The rank of one linear, by its path in the model. Raises ValueError or KeyError if there is not a number."""
     return int(_of(settings.get("rank_pattern"), module, settings["r"]))
 
 
 def alpha(settings: dict[str, Any], module: str) -> float:
-    """lora_alpha of one linear, by its path in the model; ValueError where it is no number."""
+    """lora_alpha of one linear, by its path in the model. Raises ValueError if it is not a number."""
     return float(_of(settings.get("alpha_pattern"), module, settings.get("lora_alpha", 8)))
 
 
@@ -84,6 +90,6 @@ def not_plain(settings: dict[str, Any]) -> str | None:
         "layer_replication": bool(settings.get("layer_replication")),
         "trainable_token_indices": bool(settings.get("trainable_token_indices")),
         "target_parameters": bool(settings.get("target_parameters")),
-        f"init_lora_weights {start}, which changes the base": start not in PLAIN_STARTS,
+        _("init_lora_weights {start}, which changes the base").format(start=start): start not in PLAIN_STARTS,
     }
     return next((reason for reason, is_so in reasons.items() if is_so), None)

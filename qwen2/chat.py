@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.i18n import _
 from qwen2 import template
-from qwen2.rows import Message, Row, RowError, standard_row
+from qwen2.row_errors import RowError
+from qwen2.rows import Message, Row, standard_row
 from qwen2.template import DEFAULT_SYSTEM
 
 __all__ = ["DEFAULT_SYSTEM", "IGNORED", "RowError", "Tokenizer", "standard_row"]
@@ -51,17 +53,25 @@ class Tokenizer:
 
         path = Path(model_dir) / "tokenizer.json"
         if not path.is_file():
-            raise ValueError(f"no tokenizer.json in {model_dir}: the model folder is not whole; download it again")
+            raise ValueError(
+                _("no tokenizer.json in {model_dir}: the model folder is incomplete; download it again").format(
+                    model_dir=model_dir
+                )
+            )
         try:
             self._backend = Backend.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
-            raise ValueError(f"{path} cannot be read ({error}): download it again") from None
+            raise ValueError(
+                _("{path} cannot be read ({error}); download it again").format(path=path, error=error)
+            ) from None
         self._backend.no_truncation()
         self._backend.no_padding()
         missing = [t for t in ("<|im_start|>", "<|im_end|>") if self._backend.token_to_id(t) is None]
         if missing:
             raise ValueError(
-                f"{path} has no {missing[0]}: it is not a Qwen2.5 tokenizer; use ENGINE=swift for this model"
+                _("{path} has no {missing}: it is not a Qwen2.5 tokenizer; use ENGINE=swift for this model").format(
+                    path=path, missing=missing[0]
+                )
             )
         self._added = frozenset(self._backend.get_added_tokens_decoder())
         self._suffix = self.encode(template.END)
@@ -103,7 +113,7 @@ class Tokenizer:
     def encode_row(self, row: Row, system: str | None = None) -> tuple[list[int], list[int]]:
         """(ids, labels) of a training row in any of ms-swift's layouts (see rows.standard_row); labels as ms-swift's.
 
-        `system` is for rows that have none of their own. RowError when the row has no answer or is malformed.
+        `system` is for rows that have none of their own. Raises RowError if the row has no answer or is malformed.
         """
         messages, tools = standard_row(row)
         parts = template.parts(messages, tools, system, generation_prompt=False, training=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from common.i18n import _
 
 # The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -17,9 +19,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
 PROJECTIONS = tuple(path.split(".")[1] for paths in GROUPS.values() for path in paths)
 
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
 @dataclass(frozen=True)
-class Config:
-    """Sizes of a Qwen2ForCausalLM (names as in the literature, not as in config.json)."""
+class Sizes:
+    """What the shapes of a Qwen2ForCausalLM's tensors follow from (names as in the literature)."""
 
     hidden_size: int
     intermediate_size: int
@@ -28,12 +33,22 @@ class Config:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
-    max_positions: int
-    rms_eps: float
-    rope_theta: float
     tie_embeddings: bool
-    eos_ids: tuple[int, ...]
-    pad_id: int
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Sizes:
+        """The sizes in a config.json. Raises ValueError, which names the key, if one is missing or cannot be."""
+        hidden, heads = _size(raw, "hidden_size"), _size(raw, "num_attention_heads")
+        return cls(
+            hidden_size=hidden,
+            intermediate_size=_size(raw, "intermediate_size"),
+            num_layers=_size(raw, "num_hidden_layers", largest=MOST_LAYERS),
+            num_heads=heads,
+            num_kv_heads=_size(raw, "num_key_value_heads", heads),
+            head_dim=_size(raw, "head_dim", hidden // heads),
+            vocab_size=_size(raw, "vocab_size"),
+            tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        )
 
     @property
     def q_size(self) -> int:
@@ -48,8 +63,48 @@ class Config:
     @property
     def linear_parameters(self) -> int:
         """Weights of the seven linears of all layers, without embedding and head."""
-        per_layer = self.hidden_size * (2 * self.q_size + 2 * self.kv_size + 3 * self.intermediate_size)
-        return self.num_layers * per_layer
+        return self.num_layers * sum(outputs * inputs for outputs, inputs in self.projections.values())
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of each of the seven linears by short name (q_proj, ...)."""
+        h, i = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (self.q_size, h),
+            "k_proj": (self.kv_size, h),
+            "v_proj": (self.kv_size, h),
+            "o_proj": (h, self.q_size),
+            "gate_proj": (i, h),
+            "up_proj": (i, h),
+            "down_proj": (h, i),
+        }
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of every tensor of the checkpoint, in the order in which the model uses them."""
+        layer: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (self.hidden_size,)}
+        for group, paths in GROUPS.items():
+            if group == "gate_up":
+                layer["post_attention_layernorm.weight"] = (self.hidden_size,)
+            for path in paths:
+                layer[f"{path}.weight"] = self.projections[path.split(".")[1]]
+                if group == "qkv":
+                    layer[f"{path}.bias"] = layer[f"{path}.weight"][:1]
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, self.hidden_size)}
+        for number in range(self.num_layers):
+            shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+        shapes["model.norm.weight"] = (self.hidden_size,)
+        return shapes if self.tie_embeddings else shapes | {HEAD: shapes[EMBEDDING]}
+
+
+@dataclass(frozen=True)
+class Config(Sizes):
+    """All that config.json and generation_config.json say of a Qwen2ForCausalLM."""
+
+    max_positions: int
+    rms_eps: float
+    rope_theta: float
+    eos_ids: tuple[int, ...]
+    pad_id: int
 
     @classmethod
     def from_dir(cls, path: str | Path) -> Config:
@@ -60,35 +115,31 @@ class Config:
         folder = Path(path)
         raw = _read_json(folder / "config.json")
         if raw is None:
-            raise ValueError(f"no config.json in {folder}: this is not a model folder; set MODEL_DIR to one")
+            raise ValueError(
+                _("no config.json in {folder}: this is not a model folder; set MODEL_DIR to one").format(folder=folder)
+            )
         generation = _read_json(folder / "generation_config.json") or {}
         try:
             _reject_unsupported(folder, raw)
-            hidden = _size(raw, "hidden_size")
-            heads = _size(raw, "num_attention_heads")
+            sizes = Sizes.of(raw)
             rope = _object(raw, "rope_parameters")
             eos = _ids(generation, "eos_token_id") or _ids(raw, "eos_token_id")
             if not eos:
-                raise _BadValue("eos_token_id is missing")
+                raise _BadValue(_("eos_token_id is missing"))
             config = cls(
-                hidden_size=hidden,
-                intermediate_size=_size(raw, "intermediate_size"),
-                num_layers=_size(raw, "num_hidden_layers", largest=MOST_LAYERS),
-                num_heads=heads,
-                num_kv_heads=_size(raw, "num_key_value_heads", heads),
-                head_dim=_size(raw, "head_dim", hidden // heads),
-                vocab_size=_size(raw, "vocab_size"),
+                **asdict(sizes),
                 max_positions=_size(raw, "max_position_embeddings", 32768),
                 rms_eps=_positive(raw, "rms_norm_eps", 1e-6),
                 rope_theta=_positive(raw if raw.get("rope_theta") is not None else rope, "rope_theta", 10000.0),
-                tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 eos_ids=eos + tuple(number for number in _chat_end(folder) if number not in eos),
                 pad_id=(_ids(generation, "pad_token_id") or _ids(raw, "pad_token_id") or eos[-1:])[0],
             )
             if config.num_heads % config.num_kv_heads or config.head_dim % 2:
-                raise _BadValue("its head counts do not divide")
+                raise _BadValue(_("the head counts do not divide evenly"))
         except _BadValue as error:
-            raise ValueError(f"{folder}/config.json: {error}; download the model folder again") from None
+            raise ValueError(
+                _("{folder}/config.json: {error}; download the model folder again").format(folder=folder, error=error)
+            ) from None
         return config
 
 
@@ -96,7 +147,7 @@ class Config:
 LARGEST, MOST_LAYERS = 10**7, 10**4
 
 
-class _BadValue(Exception):
+class _BadValue(ValueError):
     """A value of config.json that cannot be; the message names it."""
 
 
@@ -111,9 +162,13 @@ def _size(raw: dict[str, Any], name: str, default: int | None = None, largest: i
     if value is None:
         value = default
     if value is None:
-        raise _BadValue(f"{name} is missing")
+        raise _BadValue(_("{name} is missing").format(name=name))
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise _BadValue(f"{name} is {_shown(value)}, no whole number from 1 to {largest}")
+        raise _BadValue(
+            _("{name} is {value}, not a whole number from 1 to {largest}").format(
+                name=name, value=_shown(value), largest=largest
+            )
+        )
     return value
 
 
@@ -123,7 +178,7 @@ def _positive(raw: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
-        raise _BadValue(f"{name} is {_shown(value)}, no number above 0")
+        raise _BadValue(_("{name} is {value}, not a number above 0").format(name=name, value=_shown(value)))
     return float(value)
 
 
@@ -133,7 +188,7 @@ def _object(raw: dict[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _BadValue(f"{name} is {_shown(value)}, no JSON object")
+        raise _BadValue(_("{name} is {value}, not a JSON object").format(name=name, value=_shown(value)))
     return value
 
 
@@ -143,9 +198,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): download it again") from None
+        raise ValueError(
+            _("{path} cannot be read ({error}); download it again").format(path=path, error=error)
+        ) from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path} does not hold a JSON object: download it again")
+        raise ValueError(_("{path} does not hold a JSON object; download it again").format(path=path))
     return data
 
 
@@ -168,7 +225,7 @@ def _ids(raw: dict[str, Any], name: str) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [value]
     for each in ids:
         if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= LARGEST:
-            raise _BadValue(f"{name} is {_shown(value)}, no token id")
+            raise _BadValue(_("{name} is {value}, not a token id").format(name=name, value=_shown(value)))
     return tuple(ids)
 
 
@@ -176,20 +233,24 @@ def _reject_unsupported(folder: Path, raw: dict[str, Any]) -> None:
     """Everything that would change the arithmetic and that this package does not compute."""
     names = raw.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _BadValue(f"architectures is {_shown(names)}, no list of names")
+        raise _BadValue(_("architectures is {names}, not a list of names").format(names=_shown(names)))
     new, old = _object(raw, "rope_parameters"), _object(raw, "rope_scaling")
     rope = new or old
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     reasons = {
-        f"its architecture is {', '.join(names) or raw.get('model_type')}": raw.get("model_type") != "qwen2"
+        _("its architecture is {names}").format(names=", ".join(names) or raw.get("model_type")): raw.get("model_type")
+        != "qwen2"
         or (bool(names) and "Qwen2ForCausalLM" not in names),
-        "it is quantized": bool(raw.get("quantization_config")),
-        "it uses a sliding window": bool(raw.get("use_sliding_window")),
-        f"its positions are scaled ({rope_type})": rope_type != "default",
-        f"its activation is {raw.get('hidden_act')}": raw.get("hidden_act", "silu") != "silu",
+        _("it is quantized"): bool(raw.get("quantization_config")),
+        _("it uses a sliding window"): bool(raw.get("use_sliding_window")),
+        _("its positions are scaled ({rope_type})").format(rope_type=rope_type): rope_type != "default",
+        _("its activation is {name}").format(name=raw.get("hidden_act")): raw.get("hidden_act", "silu") != "silu",
     }
     for reason, is_so in reasons.items():
         if is_so:
             raise ValueError(
-                f"{folder} is not a plain Qwen2ForCausalLM: {reason}; use ENGINE=swift for it, or another model folder"
+                _(
+                    "{folder} is not a plain Qwen2ForCausalLM: {reason}; use ENGINE=swift for it, or another "
+                    "model folder"
+                ).format(folder=folder, reason=reason)
             )

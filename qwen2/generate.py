@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import ops
 from qwen2.lora import Adapter
 from qwen2.model import Model, causal_attention
+from qwen2.room import Room
 from qwen2.sampling import Sampling
 
 CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
@@ -25,20 +27,7 @@ SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one'
 
 
 @dataclass(frozen=True)
-class Room:
-    """What answers may take of a GPU beside the weights: little, so that a process that only answers fits into 17 GiB
-    with the 7B (bench/verify_200.py). After training there is more (ROOMY)."""
-
-    rows: int = 128  # answered at a time; 32 on a CPU
-    cache_gib: float = 1.25  # of keys and values
-    prefill_tokens: int = 2048  # of the prompt pass at a time: its activations are about 150 KB a token at 7B
-
-
-ROOMY = Room(192, 3.0, 4096)
-
-
-@dataclass(frozen=True)
-class Request:
+class Prompt:
     """A prompt to continue by at most `limit` tokens; `number` is its place among all, and seeds its sampling."""
 
     number: int
@@ -71,15 +60,13 @@ def generate(
     `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
     (seed, its index), not on the batching. `batch_size` None takes what memory and `room` (None: Room()) allow.
     `progress(done_rows, total_rows)` is called when rows have ended, `watch(ids)` with the first running row's answer
-    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. ValueError for an
-    empty prompt or one that, with its answer, is longer than the model's positions.
+    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. Raises ValueError
+    for an empty prompt or one that, with its answer, is longer than the model's positions.
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    requests = [Request(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+    requests = check(model, prompts, limits)
     answers: list[list[int]] = [[] for _ in prompts]
-    requests = [each for each in requests if each.limit >= 1]
-    _check(requests, model)
     done = len(prompts) - len(requests)
     with torch.no_grad():
         for group in _groups(requests):
@@ -96,20 +83,26 @@ def generate(
     return answers
 
 
-def _check(requests: Sequence[Request], model: Model) -> None:
+def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Prompt]:
+    """The prompts that are to be continued. Raises ValueError for one that cannot be."""
+    requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+    requests = [each for each in requests if each.limit >= 1]
     for each in requests:
         if not each.prompt:
-            raise ValueError("a prompt is empty: there is nothing to continue")
+            raise ValueError(_("a prompt is empty: there is nothing to continue"))
         if each.length > model.config.max_positions:
             raise ValueError(
-                f"a prompt of {len(each.prompt)} tokens with {each.limit} new ones passes the model's "
-                f"{model.config.max_positions} positions: shorten the prompt or lower max_new_tokens"
+                _(
+                    "a prompt of {count} tokens with {limit} new ones exceeds the model's {max_positions} "
+                    "positions: shorten the prompt or lower max_new_tokens"
+                ).format(count=len(each.prompt), limit=each.limit, max_positions=model.config.max_positions)
             )
+    return requests
 
 
-def _groups(requests: Sequence[Request]) -> list[list[Request]]:
+def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:
     """Requests that share a cache whose slots are as long as the first one needs: the longest first."""
-    groups: list[list[Request]] = []
+    groups: list[list[Prompt]] = []
     for each in sorted(requests, key=lambda each: (-each.length, each.number)):
         if not groups or max(each.length, SHORT) * SPREAD < groups[-1][0].length:
             groups.append([])
@@ -169,12 +162,12 @@ class Decoder:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def run(
-        self, requests: Sequence[Request], seed: int, watch: Callable[[list[int]], None] | None = None
+        self, requests: Sequence[Prompt], seed: int, watch: Callable[[list[int]], None] | None = None
     ) -> Iterator[list[tuple[int, list[int]]]]:
         """Answer all of them; yields (number, answer) of those that have just ended, without the eos."""
         if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
             self._capture()
-        waiting, running, free = deque(requests), dict[int, Request](), list(range(self.rows))
+        waiting, running, free = deque(requests), dict[int, Prompt](), list(range(self.rows))
         while waiting or running:
             if waiting and len(free) >= min(len(waiting), -(-self.rows // REFILL_SHARE)):
                 taken = {free.pop(): waiting.popleft() for _ in range(min(len(free), len(waiting)))}
@@ -205,7 +198,7 @@ class Decoder:
             self.position[index] = 0  # a free slot attends to nothing
         return found
 
-    def _fill(self, taken: dict[int, Request], seed: int) -> None:
+    def _fill(self, taken: dict[int, Prompt], seed: int) -> None:
         """Give slots to requests: run the prompts, fill the cache, choose each row's first token."""
         order = sorted(taken, key=lambda slot: len(taken[slot].prompt))
         start = 0
@@ -220,7 +213,7 @@ class Decoder:
             self._prefill([taken[slot] for slot in slots], slots, seed)
             start += size
 
-    def _prefill(self, requests: list[Request], slots: list[int], seed: int) -> None:
+    def _prefill(self, requests: list[Prompt], slots: list[int], seed: int) -> None:
         model, config, device = self.model, self.model.config, self.model.device
         lengths = [len(each.prompt) for each in requests]
         longest = max(lengths)

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import adapter_config
 from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 from qwen2.config import GROUPS, PROJECTIONS, Config
-from qwen2.model import padded_columns, projection_sizes
+from qwen2.model import padded_columns
 
 if TYPE_CHECKING:
     from qwen2.model import Linear, Model
@@ -62,7 +63,7 @@ class Layout:
     def __init__(self, config: Config, rank: int, targets: Sequence[str]) -> None:
         self.rank = rank
         self.targets = tuple(name for name in PROJECTIONS if name in targets)
-        sizes = projection_sizes(config)
+        sizes = config.projections
         members = {g: [p.split(".")[1] for p in paths] for g, paths in GROUPS.items()}
         self.groups = {
             group: tuple(name for name in names if name in self.targets)
@@ -72,7 +73,7 @@ class Layout:
         self.a: list[dict[str, Block]] = []
         self.b: list[dict[str, Block]] = []
         offset = 0
-        for _ in range(config.num_layers):
+        for _layer in range(config.num_layers):
             a, b = {}, {}
             for group, names in self.groups.items():
                 a[group] = Block(offset, (self.columns(group), sizes[names[0]][1]))
@@ -115,10 +116,12 @@ class Adapter:
         unknown = [name for name in targets if name not in PROJECTIONS]
         if unknown or not targets:
             raise ValueError(
-                f"LoRA targets {list(targets)}: choose from {', '.join(PROJECTIONS)} (or use ENGINE=swift for others)"
+                _("LoRA targets {targets}: choose from {known} (or use ENGINE=swift for others)").format(
+                    targets=list(targets), known=", ".join(PROJECTIONS)
+                )
             )
         if rank < 1:
-            raise ValueError(f"LoRA rank {rank}: it must be at least 1")
+            raise ValueError(_("LoRA rank {rank}: it must be at least 1").format(rank=rank))
         self.config, self.rank, self.alpha, self.dropout, self.rslora = config, rank, alpha, dropout, rslora
         self.base = base
         self.layout = Layout(config, rank, targets)
@@ -133,7 +136,7 @@ class Adapter:
     @property
     def num_parameters(self) -> int:
         """Trained numbers, without padding."""
-        sizes = projection_sizes(self.config)
+        sizes = self.config.projections
         return self.config.num_layers * sum(self.rank * sum(sizes[name]) for name in self.layout.targets)
 
     def columns(self) -> dict[str, int]:
@@ -178,8 +181,10 @@ class Adapter:
 
     def check(self, config: Config) -> None:
         """Raises ValueError if this adapter is for another base shape."""
-        if projection_sizes(config) != projection_sizes(self.config) or config.num_layers != self.config.num_layers:
-            raise ValueError("the adapter was made for a model of another shape: use the base model it was trained on")
+        if config.projections != self.config.projections or config.num_layers != self.config.num_layers:
+            raise ValueError(
+                _("the adapter was made for a model of another shape: use the base model it was trained on")
+            )
 
     def _take(self, view: Tensor, value: Tensor | None, name: str, rank: int, alpha: float) -> None:
         """Copy one A or B of rank `rank` into its view, which may have more rows or columns: those stay zero.
@@ -187,16 +192,20 @@ class Adapter:
         A linear with an alpha or a rank of its own has a scale of its own, which goes into its B.
         """
         if value is None:
-            raise ValueError(f"{name} is missing; the adapter is for another model or not whole")
+            raise ValueError(_("{name} is missing; the adapter is for another model or incomplete").format(name=name))
         is_b = ".lora_B." in name
         wanted = (view.shape[0], rank) if is_b else (rank, view.shape[1])
         if tuple(value.shape) != wanted:
             raise ValueError(
-                f"{name} has shape {list(value.shape)}, this model and rank {rank} need {list(wanted)}; "
-                "use the base model that the adapter was trained on"
+                _(
+                    "{name} has shape {shape}, this model and rank {rank} need {wanted}; use the base model "
+                    "that the adapter was trained on"
+                ).format(name=name, shape=list(value.shape), rank=rank, wanted=list(wanted))
             )
         if not torch.isfinite(value).all():
-            raise ValueError(f"{name} holds NaN or infinity; train again or take an older checkpoint")
+            raise ValueError(
+                _("{name} holds NaN or infinity; train again or use an older checkpoint").format(name=name)
+            )
         scale = alpha / (math.sqrt(rank) if self.rslora else rank) / self.scaling if is_b and self.scaling else 1.0
         if scale != 1.0:
             value = value.float() * scale
@@ -239,18 +248,24 @@ class Adapter:
         path = Path(folder)
         settings = adapter_config.read(path)
         if reason := adapter_config.not_plain(settings):
-            raise ValueError(f"{path / CONFIG_FILE}: {reason} is not computed by the fast lane")
+            raise ValueError(
+                _("{path}: {reason} is not supported by the fast lane").format(path=path / CONFIG_FILE, reason=reason)
+            )
         file, tensors = read_tensors(path)
         targets = {_target(file, key) for key in tensors}
         if not targets:
-            raise ValueError(f"{file} holds no LoRA weights: the folder is not a LoRA adapter")
+            raise ValueError(_("{file} holds no LoRA weights: the folder is not a LoRA adapter").format(file=file))
         try:
             modules = [f"model.layers.{n}.{_PATHS[t]}" for n in range(model.config.num_layers) for t in targets]
             rank = max(adapter_config.rank(settings, module) for module in modules)
             alpha, dropout = float(settings.get("lora_alpha", 8)), float(settings.get("lora_dropout") or 0.0)
             alphas = {module: adapter_config.alpha(settings, module) for module in modules}
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path / CONFIG_FILE}: r or lora_alpha is missing or no number ({error})") from None
+            raise ValueError(
+                _("{path}: r or lora_alpha is missing or not a number ({error})").format(
+                    path=path / CONFIG_FILE, error=error
+                )
+            ) from None
         adapter = cls(
             model.config,
             rank,
@@ -271,17 +286,23 @@ class Adapter:
             module = name.removeprefix("base_model.model.").rsplit(".lora_", 1)[0]
             adapter._take(view, value, f"{file}: {name}", adapter_config.rank(settings, module), alphas[module])
         if tensors:
-            raise ValueError(f"{file}: {next(iter(tensors))} has no place in this model: it is for another base")
+            raise ValueError(
+                _("{file}: {key} does not exist in this model: the adapter is for another base").format(
+                    file=file, key=next(iter(tensors))
+                )
+            )
         adapter.flat = adapter.flat.to(model.device)
         adapter.touch()
         return adapter
 
 
 def _target(file: Path, key: str) -> str:
-    """The linear that a key of the weights belongs to. ValueError when it is none of the seven."""
+    """The linear that a key of the weights belongs to. Raises ValueError if it is none of the seven."""
     match = _KEY.fullmatch(key)
     if match is None or _PATHS.get(match[3]) != f"{match[2]}.{match[3]}":
-        raise ValueError(f"{file}: {key} is no LoRA of the seven linears")
+        raise ValueError(
+            _("{file}: {key} is not a LoRA weight of one of the seven linear layers").format(file=file, key=key)
+        )
     return match[3]
 
 
@@ -299,9 +320,15 @@ def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     try:
         return file, load_file(os.fspath(file), device="cpu")
     except FileNotFoundError:
-        raise ValueError(f"no {WEIGHTS_FILE} in {folder}: the adapter is not whole; take another checkpoint") from None
+        raise ValueError(
+            _("no {name} in {folder}: the adapter is incomplete; use another checkpoint").format(
+                name=WEIGHTS_FILE, folder=folder
+            )
+        ) from None
     except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): take another checkpoint") from None
+        raise ValueError(
+            _("{file} cannot be read ({error}); use another checkpoint").format(file=file, error=error)
+        ) from None
 
 
 def _read_bin(file: Path) -> dict[str, Tensor]:
@@ -309,9 +336,13 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise ValueError(
-            f"{file} cannot be read without running code from it ({type(error).__name__}): where it was made, load it "
-            f"with PEFT and save it as {WEIGHTS_FILE} (save_pretrained does so)"
+            _(
+                "{file} cannot be read without running code from it ({kind}); load it with PEFT where it was "
+                "made and save it as {name} (save_pretrained does so)"
+            ).format(file=file, kind=type(error).__name__, name=WEIGHTS_FILE)
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"{file} holds no table of tensors, so it is no adapter; take another checkpoint")
+        raise ValueError(
+            _("{file} holds no table of tensors, so it is not an adapter; use another checkpoint").format(file=file)
+        )
     return {str(key): value for key, value in tensors.items()}

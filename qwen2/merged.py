@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import weights
 from qwen2.config import Config
 from qwen2.lora import Adapter
@@ -27,8 +28,7 @@ def is_writable_alike(folder: Path) -> bool:
         entries = weights.read_headers(folder)
     except ValueError:
         return False
-    names = set(Model(config, torch.device("meta"), torch.bfloat16).checkpoint_tensors())
-    return set(entries) == names and all(entry.dtype == "BF16" for entry in entries.values())
+    return set(entries) == set(config.tensor_shapes()) and all(entry.dtype == "BF16" for entry in entries.values())
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def fold(model: Model, adapter: Adapter) -> None:
 def save_like(base: Path, model: Model, out: Path) -> None:
     """Write the model's weights to `out` under the names, and in the order, of the base's files.
 
-    OSError when the disk is full.
+    Raises OSError if the disk is full.
     """
     tensors = model.checkpoint_tensors()
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,9 @@ def _write(base: Path, tensors: dict[str, Tensor], file: Path) -> None:
         target.write(head)
         for name, entry in entries:
             if target.tell() != entry.offset:
-                raise ValueError(f"{base}: there is a hole before {name}: download it again")
+                raise ValueError(
+                    _("{base}: there is a gap before {name}; download it again").format(base=base, name=name)
+                )
             for part in _chunks(tensors[name]):
                 view = weights.bytes_view(part.view(torch.uint8))
                 while view:

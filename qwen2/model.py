@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.i18n import _
 from qwen2 import ops, weights
-from qwen2.config import GROUPS, Config
+from qwen2.config import EMBEDDING, GROUPS, HEAD, Config
 
 if TYPE_CHECKING:
     from qwen2.lora import Adapter
@@ -37,20 +38,6 @@ Attend = Callable[[Tensor, Tensor], None]
 def padded_columns(count: int) -> int:
     """`count` rounded up to COLUMN_UNIT."""
     return -(-count // COLUMN_UNIT) * COLUMN_UNIT
-
-
-def projection_sizes(config: Config) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each of the seven linears by short name (q_proj, ...)."""
-    h, i = config.hidden_size, config.intermediate_size
-    return {
-        "q_proj": (config.q_size, h),
-        "k_proj": (config.kv_size, h),
-        "v_proj": (config.kv_size, h),
-        "o_proj": (h, config.q_size),
-        "gate_proj": (i, h),
-        "up_proj": (i, h),
-        "down_proj": (h, i),
-    }
 
 
 @dataclass
@@ -159,7 +146,7 @@ def _warm_up(config: Config, device: torch.device) -> None:
 
 
 def _beside(work: Callable[[], None]) -> Callable[[], None]:
-    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError when it failed."""
+    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError if it failed."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -177,7 +164,11 @@ def _beside(work: Callable[[], None]) -> Callable[[], None]:
             raise failed[0]
         if failed:
             words = " ".join(str(failed[0]).split())[:300]
-            raise RuntimeError(f"the GPU's kernels cannot be prepared ({type(failed[0]).__name__}: {words})")
+            raise RuntimeError(
+                _("the GPU's kernels cannot be prepared ({kind}: {words})").format(
+                    kind=type(failed[0]).__name__, words=words
+                )
+            )
 
     return wait
 
@@ -204,7 +195,7 @@ class Model:
             storage[:, inputs:].zero_()
             return Linear(storage, inputs, rows, empty(start) if bias else None)
 
-        sizes = projection_sizes(config)
+        sizes = config.projections
         self.embedding = empty(config.vocab_size, h)
         self.layers = [
             Layer({group: linear(group, bias=group == "qkv") for group in GROUPS}, empty(h), empty(h))
@@ -228,7 +219,7 @@ class Model:
         """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
 
         Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, torch's own
-        OutOfMemoryError when the device is too small, and RuntimeError for other faults of the GPU.
+        Raises OutOfMemoryError if the device is too small, and RuntimeError for other faults of the GPU.
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)
@@ -242,7 +233,7 @@ class Model:
         with torch.no_grad():
             model = cls(config, place, dtype, lora_rank)
             # A tied checkpoint may hold the head a second time; it is the same matrix.
-            ignore = {"lm_head.weight"} if config.tie_embeddings else set()
+            ignore = {HEAD} if config.tie_embeddings else set()
             weights.load(folder, model.checkpoint_tensors(), progress, ignore)
         if compiling is not None:
             compiling()
@@ -250,9 +241,9 @@ class Model:
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         """Views into the fused storage by the names of the checkpoint."""
-        named = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        named = {EMBEDDING: self.embedding, "model.norm.weight": self.norm}
         if not self.config.tie_embeddings:
-            named["lm_head.weight"] = self.head
+            named[HEAD] = self.head
         for number, layer in enumerate(self.layers):
             prefix = f"model.layers.{number}."
             named[prefix + "input_layernorm.weight"] = layer.norm1

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.i18n import _
 from qwen2.config import Config
 
 
@@ -27,7 +28,10 @@ def triton_kernels() -> ModuleType | None:
         import sys
 
         print(
-            f"note: Triton kernels are not usable here ({type(error).__name__}); plain torch is used", file=sys.stderr
+            _("note: Triton kernels are not usable here ({kind}); plain torch is used").format(
+                kind=type(error).__name__
+            ),
+            file=sys.stderr,
         )
         return None
     return module

@@ -7,8 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from common.i18n import _
 from qwen2 import template
-from qwen2.tools import Unreadable, parsed, tools_of
+from qwen2.row_errors import RowError, is_not, kind
+from qwen2.tools import NotALiteral, parsed, tools_of
 
 Message = dict[str, Any]
 Row = dict[str, Any]
@@ -36,14 +38,6 @@ USUAL = {"role", "content"}
 FORM = '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
 
 
-class RowError(ValueError):
-    """What keeps a row from being trained on: the field ('' for the row itself), what is wrong, and what to do."""
-
-    def __init__(self, field: str, what: str, remedy: str) -> None:
-        super().__init__(f"{field or 'the row'} {'is ' if what in ('missing', 'empty') else ''}{what}; {remedy}")
-        self.field, self.what, self.remedy = field, what, remedy
-
-
 def standard_row(row: Row) -> tuple[list[Message], Any]:
     """(messages, tools) of a row in one of ms-swift's layouts; everything that it returns has a place in the template.
 
@@ -52,14 +46,18 @@ def standard_row(row: Row) -> tuple[list[Message], Any]:
     role and content, and `loss` or `loss_scale` where the row says so. Raises RowError.
     """
     if not isinstance(row, dict):
-        raise RowError("", f"is {kind(row)}, not an object", 'write {"instruction": ..., "input": "", "output": ...}')
+        raise RowError(
+            "",
+            is_not(row, "an object"),
+            _('write {"instruction": ..., "input": "", "output": ...}'),
+        )
     row = canonical(row)
     for key in row.keys() & MEDIA_KEYS:
         if row[key]:
-            raise RowError("", f"has {key}: this model reads text alone", "remove the row")
+            raise RowError("", _("has {key}: this model reads only text").format(key=key), _("remove the row"))
     system = _pick(row, SYSTEM_KEYS, "system")
     if not (system is None or isinstance(system, str)):
-        raise RowError("system", f"is {kind(system)}, not a text", "write the system prompt as a text")
+        raise RowError("system", is_not(system, "a text"), _("write the system prompt as a text"))
     layout = chat_key(row)
     if layout:
         messages = _from_messages(layout, _message_list(layout, row[layout]), system)
@@ -72,9 +70,11 @@ def standard_row(row: Row) -> tuple[list[Message], Any]:
     except template.LayoutError as error:
         raise RowError(origin(row, messages, error.index, error.key), error.what, error.remedy) from None
     except ValueError as error:
-        raise RowError("tools", str(error), "write a list of objects with name, description and parameters") from None
+        raise RowError(
+            "tools", str(error), _("write a list of objects with name, description and parameters")
+        ) from None
     except RecursionError:
-        raise RowError("", "nested too deeply", "a row is an object of texts") from None
+        raise RowError("", _("nested too deeply"), _("a row is an object of texts")) from None
     return messages, tools or None
 
 
@@ -85,7 +85,7 @@ def canonical(row: Row) -> Row:
     found = {lower if (lower := str(key).lower()) in KNOWN else str(key): value for key, value in row.items()}
     if len(found) < len(row):
         name = next(key for key in found if sum(str(other).lower() == key for other in row) > 1)
-        raise RowError(name, "stands there twice, in capitals and not", "keep one of them")
+        raise RowError(name, _("occurs twice, in upper and in lower case"), _("keep one of them"))
     return found
 
 
@@ -95,23 +95,8 @@ def chat_key(row: Row) -> str | None:
         return None
     found = [key for key in MESSAGE_KEYS if row.get(key) is not None]
     if len(found) > 1 and "messages" not in found:
-        raise RowError(found[0], f"stands beside {found[1]}", "keep one of them")
+        raise RowError(found[0], _("conflicts with {other}").format(other=found[1]), _("keep one of them"))
     return found[0] if found else None
-
-
-def kind(value: Any) -> str:
-    """A JSON value's type in words."""
-    if value is None:
-        return "null"
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
 
 
 def _pick(row: Row, keys: Sequence[str], preferred: str) -> Any:
@@ -123,7 +108,11 @@ def _pick(row: Row, keys: Sequence[str], preferred: str) -> Any:
     found = [key for key in keys if key in row]
     if len(found) > 1:
         names = " and ".join(found)
-        raise RowError("", f"has {names}: which is the {preferred}?", f"keep one, or name it {preferred}")
+        raise RowError(
+            "",
+            _("has {names}: which is the {preferred}?").format(names=names, preferred=preferred),
+            _("keep one, or name it {preferred}").format(preferred=preferred),
+        )
     return row[found[0]]
 
 
@@ -136,7 +125,7 @@ def _from_columns(row: Row, system: Any) -> list[Message]:
         instruction, extra = row["instruction"], row["input"]
         for name in ("instruction", "input"):
             if row[name] is not None and not isinstance(row[name], str):
-                raise RowError(name, f"is {kind(row[name])}, not a text", "write it as a text, in quotes")
+                raise RowError(name, is_not(row[name], "a text"), _("write it as a text, in quotes"))
         query = f"{instruction}\n{extra}" if instruction and extra else instruction or extra
         response = row["output"] if row.get("output") is not None else _pick(row, RESPONSE_KEYS, "response")
     else:
@@ -149,23 +138,27 @@ def _from_columns(row: Row, system: Any) -> list[Message]:
             if content is None:
                 continue
             if not isinstance(content, str):
-                field = "history" if pair[0] is not query else {"user": "the question", "assistant": "the answer"}[role]
-                raise RowError(field, f"is {kind(content)}, not a text", "write it as a text, in quotes")
+                field = (
+                    "history"
+                    if pair[0] is not query
+                    else {"user": _("the question"), "assistant": _("the answer")}[role]
+                )
+                raise RowError(field, is_not(content, "a text"), _("write it as a text, in quotes"))
             messages.append({"role": role, "content": content})
     if response is None:
-        what = "has no answer"
-        raise RowError("", what, "it needs output, response or messages that end with the assistant's")
+        what = _("has no answer")
+        raise RowError("", what, _("it needs output, response, or messages that end with the assistant's"))
     return messages
 
 
 def _history(value: Any) -> list[Sequence[Any]]:
-    form = "write [[question, answer], ...]"
+    form = _("write [[question, answer], ...]")
     try:
         value = parsed(value)
-    except Unreadable:
-        raise RowError("history", "is a text that is no list", form) from None
+    except NotALiteral:
+        raise RowError("history", _("is a text, not a list"), form) from None
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise RowError("history", "is not a list of [question, answer] pairs", form)
+        raise RowError("history", _("is not a list of [question, answer] pairs"), form)
     return value
 
 
@@ -178,15 +171,23 @@ def _message_list(layout: str, value: Any) -> list[Message]:
     if isinstance(value, str):
         try:
             found = parsed(value)
-        except Unreadable:
+        except NotALiteral:
             found = None
     if not isinstance(found, list):
-        raise RowError(layout, f"is {kind(value)}, not a list", f"write a list, in JSON: {FORM}")
+        raise RowError(
+            layout,
+            is_not(value, "a list"),
+            _("write a list, in JSON: {form}").format(form=FORM),
+        )
     if not found:
-        raise RowError(layout, "empty", f"write {FORM}")
+        raise RowError(layout, "empty", _("write {form}").format(form=FORM))
     for index, message in enumerate(found):
         if not isinstance(message, dict):
-            raise RowError(f"{layout}[{index}]", f"is {kind(message)}, not an object", "write role and content")
+            raise RowError(
+                f"{layout}[{index}]",
+                is_not(message, "an object"),
+                _("write role and content"),
+            )
     return found
 
 
@@ -217,9 +218,13 @@ def _pair(field: str, message: Message) -> list[Message]:
     for role in ("user", "assistant"):
         if role not in texts:
             names = ", ".join(map(str, message)) or "none"
-            raise RowError(field, f"has the keys {names}", "write role and content")
+            raise RowError(field, _("has the keys {names}").format(names=names), _("write role and content"))
         if not isinstance(texts[role], str):
-            raise RowError(f"{field}.{role}", f"is {kind(texts[role])}, not a text", "write the message as a text")
+            raise RowError(
+                f"{field}.{role}",
+                is_not(texts[role], "a text"),
+                _("write the message as a text"),
+            )
     return [{"role": role, "content": texts[role]} for role in ("user", "assistant")]
 
 
@@ -228,42 +233,48 @@ def _one(field: str, message: Message) -> list[Message]:
     key = "from" if "from" in message else "role"
     role = message.get(key)
     if not isinstance(role, str):
-        what = "missing" if role is None else f"is {kind(role)}, not a text"
-        raise RowError(f"{field}.{key}", what, "write user or assistant")
+        what = "missing" if role is None else is_not(role, "a text")
+        raise RowError(f"{field}.{key}", what, _("write user or assistant"))
     calls = message.get("tool_calls")
     role = ROLES.get(role.replace("-", "_"), role)
     if role not in TAKEN:
         others = {"developer": "system", "function": "tool_response", "model": "assistant"}
-        remedy = f"write {others[role]}" if role in others else f"write one of {', '.join(TAKEN)}"
-        raise RowError(f"{field}.{key}", f"is {role!r}", remedy)
+        remedy = (
+            _("write {role}").format(role=others[role])
+            if role in others
+            else _("write one of {roles}").format(roles=", ".join(TAKEN))
+        )
+        raise RowError(f"{field}.{key}", _("is {role!r}").format(role=role), remedy)
     loss = _loss(field, message) if role in ("assistant", "tool_call") else {}
     if calls:
         return _calls(field, message, calls, loss)
     if message.get("function_call"):
-        raise RowError(f"{field}.function_call", "is OpenAI's former form of a call", "write it as tool_calls")
+        raise RowError(f"{field}.function_call", _("is OpenAI's old form of a call"), _("write it as tool_calls"))
     name = "value" if "value" in message else "content"
     return [{"role": role, "content": _content(f"{field}.{name}", role, message.get(name)), **loss}]
 
 
 def _content(field: str, role: str, content: Any) -> Any:
     if content is None:
-        raise RowError(field, "missing", "write the message as a text")
+        raise RowError(field, "missing", _("write the message as a text"))
     if isinstance(content, str) or role in ("tool_call", "tool", "tool_response"):
         return content
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         for part in content:
             if part.get("type") != "text" or not isinstance(part.get("text"), str):
-                what = f"has a part of the type {part.get('type')!r}: this model reads text alone"
-                raise RowError(field, what, "write the message as a text")
+                what = _("has a part of the type {kind!r}: this model reads only text").format(kind=part.get("type"))
+                raise RowError(field, what, _("write the message as a text"))
         return "".join(part["text"] for part in content)
-    raise RowError(field, f"is {kind(content)}, not a text", "write the message as a text")
+    raise RowError(field, is_not(content, "a text"), _("write the message as a text"))
 
 
 def _calls(field: str, message: Message, calls: Any, loss: Message) -> list[Message]:
     if message.get("role") != "assistant":
-        raise RowError(f"{field}.tool_calls", "is read at messages with role assistant alone", "write role: assistant")
+        raise RowError(
+            f"{field}.tool_calls", _("is read only in messages with the role assistant"), _("write role: assistant")
+        )
     if not isinstance(calls, list):
-        raise RowError(f"{field}.tool_calls", f"is {kind(calls)}, not a list", "write a list of objects")
+        raise RowError(f"{field}.tool_calls", is_not(calls, "a list"), _("write a list of objects"))
     messages: list[Message] = []
     if message.get("content"):
         text = _content(f"{field}.content", "assistant", message["content"])
@@ -272,7 +283,11 @@ def _calls(field: str, message: Message, calls: Any, loss: Message) -> list[Mess
         place = f"{field}.tool_calls[{index}]"
         function = call.get("function", call) if isinstance(call, dict) else call
         if not isinstance(function, dict):
-            raise RowError(place, f"is {kind(function)}, not an object", 'write {"function": {"name", "arguments"}}')
+            raise RowError(
+                place,
+                is_not(function, "an object"),
+                _('write {"function": {"name", "arguments"}}'),
+            )
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             with contextlib.suppress(ValueError, RecursionError):  # a Python literal is read later
@@ -317,13 +332,15 @@ def _loss(field: str, message: Message) -> Message:
         if isinstance(value, str) or value not in (0, 1):
             shown = repr(value) if isinstance(value, (int, float)) else kind(value)
             raise RowError(
-                f"{field}.{key}", f"is {shown}, and a message is learned or not", "write true or false, or 0 or 1"
+                f"{field}.{key}",
+                _("is {shown}, and a message is learned or not").format(shown=shown),
+                _("write true or false, or 0 or 1"),
             )
         found["loss"] = bool(value) and found.get("loss") is not False
     scale = message.get("loss_scale")
     if scale is not None:
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-            raise RowError(f"{field}.loss_scale", f"is {kind(scale)}, not a number", "write a number")
+            raise RowError(f"{field}.loss_scale", is_not(scale, "a number"), _("write a number"))
         found["loss_scale"] = scale
     return found
 
@@ -331,13 +348,13 @@ def _loss(field: str, message: Message) -> Message:
 def _ends_with_answer(layout: str, messages: list[Message]) -> None:
     last = messages[-1]["role"]
     if last not in ("assistant", "tool_call"):
-        what = f"ends with {last}, so there is no answer to learn"
-        raise RowError(layout, what, "the last one must be the assistant's")
+        what = _("ends with {last}, so there is no answer to learn").format(last=last)
+        raise RowError(layout, what, _("the last message must be the assistant's"))
     if len(messages[-1]) == 2:  # the usual answer, of which nothing is said but role and content
         return
     answers = (m for m in messages if m["role"] in ("assistant", "tool_call"))
     if not any(m.get("loss") is not False and (m.get("loss_scale") is None or m["loss_scale"] > 0) for m in answers):
-        raise RowError(layout, "has no answer with loss, so there is nothing to learn", "remove the row")
+        raise RowError(layout, _("has no answer with loss, so there is nothing to learn"), _("remove the row"))
 
 
 def origin(row: Row, messages: list[Message], index: int, key: str = "content") -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.i18n import _
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -21,5 +23,5 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.repetition_penalty <= 0:
             raise ValueError(
-                "sampling: temperature and top_k must be at least 0, top_p in (0, 1], repetition_penalty above 0"
+                _("sampling: temperature and top_k must be at least 0, top_p in (0, 1], repetition_penalty above 0")
             )

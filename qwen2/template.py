@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.i18n import _
 from qwen2 import tools as tool_texts
 
 Message = dict[str, Any]
@@ -27,7 +28,7 @@ class LayoutError(ValueError):
     """
 
     def __init__(self, index: int, what: str, remedy: str, key: str = "role") -> None:
-        super().__init__(f"message {index + 1} {what}; {remedy}")
+        super().__init__(_("message {number} {what}; {remedy}").format(number=index + 1, what=what, remedy=remedy))
         self.index, self.what, self.remedy, self.key = index, what, remedy, key
 
 
@@ -50,7 +51,7 @@ def parts(
     for a conversation that has no layout.
     """
     if not messages:
-        raise ValueError("a conversation has no messages")
+        raise ValueError(_("the conversation has no messages"))
     first = 0
     if messages[0]["role"] == "system":
         system, first = messages[0]["content"], 1
@@ -138,17 +139,19 @@ def _turns(messages: Sequence[Message], first: int) -> list[Turn]:
             _replies(turns, begin, [tool_texts.reply_text(m["content"]) for m in messages[begin:at]])
         elif role != "user":
             raise LayoutError(
-                begin, f"is {role!r}, which stands only at the beginning", "keep one, as the first message"
+                begin,
+                _("is {role!r}, which is allowed only at the beginning").format(role=role),
+                _("keep only one, as the first message"),
             )
         elif turns and turns[-1].continues and not turns[-1].answers:
-            what = "is 'user' right after a tool's reply"
-            raise LayoutError(begin, what, "let the assistant answer the reply first")
+            what = _("is 'user' right after a tool's reply")
+            raise LayoutError(begin, what, _("let the assistant answer the reply first"))
         elif turns and not turns[-1].answers:
             turns[-1].query += message["content"]
         else:
             turns.append(Turn(message["content"], at=begin))
     if not turns:
-        raise LayoutError(0, "is 'system', and nothing follows", "write question and answer")
+        raise LayoutError(0, _("is 'system', and nothing follows it"), _("write question and answer"))
     return turns
 
 
@@ -164,11 +167,8 @@ def _call(turns: list[Turn], index: int, group: Sequence[Message]) -> None:
     for offset, message in enumerate(group):
         try:
             texts.append(tool_texts.call_text(message["content"]))
-        except ValueError as error:
-            what, _, remedy = str(error).partition("; ")
-            raise LayoutError(
-                index + offset, what, remedy or 'write {"name": ..., "arguments": {...}}', "content"
-            ) from None
+        except tool_texts.CallError as error:
+            raise LayoutError(index + offset, error.what, error.remedy, "content") from None
     said = {key: next((m[key] for m in group if key in m), None) for key in ("loss", "loss_scale")}
     _answer(turns, index, "\n".join(texts), _weight(said))
 
@@ -176,7 +176,7 @@ def _call(turns: list[Turn], index: int, group: Sequence[Message]) -> None:
 def _replies(turns: list[Turn], index: int, replies: list[str]) -> None:
     """Replies of tools follow an answer, which then goes on, or join a question."""
     if not turns:
-        raise LayoutError(index, "is a tool's reply before any question", "begin with a user message")
+        raise LayoutError(index, _("is a tool's reply before any question"), _("begin with a user message"))
     if not turns[-1].answers:
         turns[-1].query += f"<|im_end|>\n<|im_start|>user\n{tool_texts.replies_text(replies)}"
         return

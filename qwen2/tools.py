@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from common.i18n import _
+
 _HEAD = """
 
 # Tools
@@ -29,12 +31,20 @@ _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "depe
 _NOT_JSON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
-class Unreadable(ValueError):
+class NotALiteral(ValueError):
     """A text that is neither JSON nor a Python literal."""
 
 
+class CallError(ValueError):
+    """What is wrong with a call, and what to write instead."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(_("{what}; {remedy}").format(what=what, remedy=remedy))
+        self.what, self.remedy = what, remedy
+
+
 def parsed(value: Any) -> Any:
-    """JSON or a Python literal in a text; what is no text stays as it is. Raises Unreadable."""
+    """JSON or a Python literal in a text; what is no text stays as it is. Raises NotALiteral."""
     if not isinstance(value, str):
         return value
     try:
@@ -47,7 +57,7 @@ def parsed(value: Any) -> Any:
             literal = ast.literal_eval(value)
         return json.loads(json.dumps(literal))  # tuples as lists, keys as texts; a set or bytes cannot be written
     except _NOT_JSON:
-        raise Unreadable("is a text that is not JSON") from None
+        raise NotALiteral(_("is a text that is not JSON")) from None
 
 
 def tools_of(value: Any) -> list[dict[str, Any]]:
@@ -64,10 +74,10 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
     for tool in value if isinstance(value, (list, tuple)) else [value]:
         try:
             schema = parsed(tool)
-        except Unreadable:
+        except NotALiteral:
             schema = tool
         if not isinstance(schema, dict):
-            raise ValueError("holds what is no tool")
+            raise ValueError(_("holds something that is not a tool"))
         schema = _without_null_fields(schema)
         wrapped = "type" in schema or "function" in schema
         found.append(schema if wrapped else {"type": "function", "function": schema})
@@ -101,25 +111,29 @@ def _without_null_fields(schema: Any) -> Any:
 
 
 def call_text(content: Any) -> str:
-    """A call as the model writes it. `content` is {"name", "arguments"} or JSON text of it. Raises ValueError."""
-    call = parsed(content)
+    """A call as the model writes it. `content` is {"name", "arguments"} or JSON text of it. Raises CallError."""
+    form = _('write {"name": ..., "arguments": {...}}')
+    try:
+        call = parsed(content)
+    except NotALiteral as error:
+        raise CallError(str(error), form) from None
     if isinstance(call, list):
-        raise ValueError("is a list; write a tool_call message for each call")
+        raise CallError(_("is a list"), _("write a tool_call message for each call"))
     if not isinstance(call, dict):
-        raise ValueError('is no call; write {"name": ..., "arguments": {...}}')
+        raise CallError(_("is not a call"), form)
     if not isinstance(call.get("name"), str):
-        raise ValueError('has no name; write {"name": ..., "arguments": {...}}')
+        raise CallError(_("has no name"), form)
     if len(call["name"].splitlines()) > 1:  # ms-swift would take it for a call in ReAct's form
-        raise ValueError("has a name of several lines; write the function's name alone")
+        raise CallError(_("has a name of several lines"), _("write only the function's name"))
     arguments = call.get("arguments")
     if arguments is None:
         arguments = call.get("parameters")
     try:
         arguments = parsed(arguments)
-    except Unreadable:
-        raise ValueError("has arguments that are not JSON; write an object, {} for none") from None
+    except NotALiteral:
+        raise CallError(_("has arguments that are not JSON"), _("write an object, {} for none")) from None
     if arguments is None:
-        raise ValueError("has no arguments; write an object, {} for none")
+        raise CallError(_("has no arguments"), _("write an object, {} for none"))
     call = {"name": call["name"], "arguments": arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
 

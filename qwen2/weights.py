@@ -7,13 +7,16 @@ import ctypes
 import json
 import math
 import os
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from common.i18n import _
+from qwen2 import safetensors_header
+from qwen2.safetensors_header import Entry
 
 Progress = Callable[[int, int], None]
 
@@ -22,46 +25,24 @@ CHUNK_BYTES = 32 << 20  # one pinned buffer; two per thread
 THREADS = 8  # more did not help: eight saturate PCIe from the page cache
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies: `offset` and `nbytes` count from the beginning of `path`."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-
 def read_header(path: Path) -> dict[str, Entry]:
-    """Tensors of one safetensors file by name. ValueError when the file is cut short or no safetensors file.
-
-    The format: 8 bytes little-endian length n, n bytes of JSON, then the data
-    (https://github.com/huggingface/safetensors#format).
-    """
-    broken = f"{path} is not a whole safetensors file"
+    """Tensors of one safetensors file by name. Raises ValueError, fit for a user, if the file is cut short or none."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, 100 << 20):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        base = 8 + length
-        entries = {}
-        for name, info in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = info["data_offsets"]
-            shape = tuple(int(n) for n in info["shape"])
-            if not 0 <= begin <= end or base + end > size:
-                raise ValueError(f"{name} reaches past its end")
-            entries[name] = Entry(path, info["dtype"], shape, base + begin, end - begin)
+        header = safetensors_header.read(path)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: download the model folder again") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ValueError(f"{broken} ({error}): download it again") from None
-    return entries
+        raise ValueError(_("{path} is missing; download the model folder again").format(path=path)) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            _("{path} is not a complete safetensors file ({error}); download it again").format(path=path, error=error)
+        ) from None
+    for name, entry in header.entries.items():
+        if entry.offset + entry.nbytes > header.size:
+            raise ValueError(
+                _("{path} is not a complete safetensors file ({name} extends past its end); download it again").format(
+                    path=path, name=name
+                )
+            )
+    return header.entries
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -71,21 +52,31 @@ def shard_paths(folder: Path) -> list[Path]:
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{index} cannot be read ({error}): download it again") from None
+            raise ValueError(
+                _("{index} cannot be read ({error}); download it again").format(index=index, error=error)
+            ) from None
         return [folder / str(name) for name in sorted(names)]
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise ValueError(f"no *.safetensors in {folder}: the weights are not there; download the model folder again")
+        raise ValueError(
+            _("no *.safetensors in {folder}: the weights are missing; download the model folder again").format(
+                folder=folder
+            )
+        )
     return paths
 
 
 def read_headers(folder: Path) -> dict[str, Entry]:
-    """All tensors of a model folder by name; ValueError when two files hold the same name."""
+    """All tensors of a model folder by name. Raises ValueError if two files hold the same name."""
     entries: dict[str, Entry] = {}
     for path in shard_paths(folder):
         for name, entry in read_header(path).items():
             if name in entries:
-                raise ValueError(f"{name} is in {entries[name].path.name} and in {path.name}: remove the stale file")
+                raise ValueError(
+                    _("{name} is in {first} and in {second}; remove the stale file").format(
+                        name=name, first=entries[name].path.name, second=path.name
+                    )
+                )
             entries[name] = entry
     return entries
 
@@ -95,19 +86,37 @@ def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder:
     for name, shape in shapes.items():
         entry = entries.get(name)
         if entry is None:
-            raise ValueError(f"{folder}: the tensor {name} is missing; download the model folder again")
+            raise ValueError(
+                _("{folder}: the tensor {name} is missing; download the model folder again").format(
+                    folder=folder, name=name
+                )
+            )
         if entry.dtype not in DTYPES:
-            raise ValueError(f"{entry.path}: {name} has dtype {entry.dtype}, not BF16, F16 or F32; use ENGINE=swift")
+            raise ValueError(
+                _("{path}: {name} has dtype {dtype}, not BF16, F16 or F32; use ENGINE=swift").format(
+                    path=entry.path, name=name, dtype=entry.dtype
+                )
+            )
         if entry.shape != shape:
             raise ValueError(
-                f"{entry.path}: {name} has shape {list(entry.shape)}, config.json asks for {list(shape)}; "
-                "config.json and weights are of different models"
+                _(
+                    "{path}: {name} has shape {shape}, config.json asks for {wanted}; config.json and the "
+                    "weights belong to different models"
+                ).format(path=entry.path, name=name, shape=list(entry.shape), wanted=list(shape))
             )
         if entry.nbytes != math.prod(shape) * DTYPES[entry.dtype].itemsize:
-            raise ValueError(f"{entry.path}: {name} has {entry.nbytes} bytes, too few or too many; download it again")
+            raise ValueError(
+                _("{path}: {name} has {nbytes} bytes, too few or too many; download it again").format(
+                    path=entry.path, name=name, nbytes=entry.nbytes
+                )
+            )
     for name, entry in entries.items():
         if name not in shapes and name not in ignore:
-            raise ValueError(f"{entry.path}: the tensor {name} belongs to no Qwen2ForCausalLM of this config.json")
+            raise ValueError(
+                _("{path}: the tensor {name} does not belong to a Qwen2ForCausalLM with this config.json").format(
+                    path=entry.path, name=name
+                )
+            )
 
 
 def load(
@@ -161,7 +170,7 @@ def _read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> No
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
-            raise ValueError(f"{path} became shorter while it was read: download it again")
+            raise ValueError(_("{path} became shorter while it was read; download it again").format(path=path))
         done += count
 
 

@@ -14,7 +14,7 @@ from common.i18n import _
 from common.settings import Settings
 from finetune.data.check import check_file, default_heldout
 from finetune.data.convert import convert
-from finetune.data.findings import FileReport, Options
+from finetune.data.findings import CheckOptions, FileReport
 from finetune.data.source import parse, parse_columns
 from finetune.verify import preparation
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if not paths:
         return DONE
     with _progress() as progress:
-        options = Options(
+        options = CheckOptions(
             columns=parse_columns(args.columns) if args.columns else None,
             model_dir=None if args.no_tokens else _tokenizer_folder(),
             system=args.system,

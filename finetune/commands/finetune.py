@@ -25,7 +25,7 @@ from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.i18n import _
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Request, train_adapter
+from finetune.engines.fast.train import TrainRequest, train_adapter
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
@@ -33,7 +33,7 @@ from finetune.runs.stop_signals import Stop
 from finetune.sft import epochs, folder, prepare, start
 from finetune.sft.description import SftRun
 from finetune.sft.record import trained_adapter
-from finetune.verify import config, folds, preparation, questions
+from finetune.verify import base_cache, config, folds, preparation, questions
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs import questions as epoch_questions
 from finetune.verify.options import add_what_is_asked
@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     run = prepare.prepare(name, options, rest)
     if run is None:
         return DONE
+    if options.ask_base:
+        base_cache.forget(run.settings.output_dir)
     try:
         run, coming = look_ahead(run, options)
     except UserError:
@@ -104,7 +106,7 @@ def proof_words(options: argparse.Namespace) -> list[str]:
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
     """Say what the verdict will ask; leave rows out of the training where the data and the options want that.
 
-    UserError where no verdict would be possible, before anything is trained. None where only a hub has the data.
+    Raises UserError if no verdict would be possible, before anything is trained. None where only a hub has the data.
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(_("--holdout {holdout}: must be at least 0").format(holdout=options.holdout))
@@ -170,7 +172,7 @@ def _before(
 ) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
     """Rewordings by the base, and the number of epochs where that is to be chosen, before the training."""
     folder.keep_rows(run)
-    said = epoch_questions.Options(
+    said = epoch_questions.VerdictOptions(
         options.verify_config, tuple(options.questions or ()), options.expect, options.forbid
     )
     data = epochs.Data(coming.found, coming.chosen, said)
@@ -190,7 +192,7 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
         rows = start.encode(run, lane, data_rows.asks_any(keys))
         with tempfile.TemporaryDirectory(prefix="fold-") as log:
-            request = Request(run.name, Path(log), run.choice, rows, {})
+            request = TrainRequest(run.name, Path(log), run.choice, rows, {})
             return train_adapter(
                 lane, request, _("fold {number} of {count}").format(number=number, count=len(coming.chosen.folds))
             ).adapter
@@ -201,7 +203,9 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
 def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, tell: Callable[[], None]) -> int:
     lane = start.lane_of(run)
+    lane.asks_later = True
     with contextlib.ExitStack() as stack:
+        stack.callback(lane.dismiss)
         stop = stack.enter_context(Stop())
         try:
             held = stack.enter_context(job("finetune", wait=run.wait or None))
@@ -251,14 +255,17 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    from qwen2.generate import ROOMY
+    from qwen2.room import ROOMY
 
     # Training has had more beside the weights than answers will take.
     return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)
 
 
 def _check_forward(lane: Lane) -> None:
-    """The start-up check `forward` on this process's model, and its row in health.json. UserError when it fails."""
+    """The start-up check `forward` on this process's model, and its row in health.json.
+
+    Raises UserError if it fails.
+    """
     from rich.console import Console
 
     from healthchecks import show, startup

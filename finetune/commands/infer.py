@@ -25,8 +25,10 @@ from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
 from finetune.engines.swift.command_line import Line
 from finetune.engines.swift.printed import last_line
+from finetune.plan import answering
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
+from finetune.sft import gpus
 from finetune.talk import fast, terminal
 from finetune.verify import runinfo
 
@@ -82,7 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     # Checked as a whole: `swift infer` takes the config first.
     file = config_file.load(options.config)
     Line("infer", args.copy(), settings, lambda remark: None).check()  # mistakes, at once
-    wanted = by_fast_lane(args, file, model, adapter, settings)
+    several = os.environ.get("NPROC_PER_NODE", "1") not in ("", "1")
+    cards = 1 if settings.wants_cpu or several else answering.cards_to_hold(model, settings.vram_ceiling_gib)
+    wanted = by_fast_lane(args, file, model, adapter, cards)
+    if isinstance(wanted, str) and not several and not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        gpus.show_swift(cards)
     if options.verbose:
         engine = _("ms-swift, because of {why}").format(why=wanted) if isinstance(wanted, str) else _("the fast lane")
         print(_("engine: {engine}").format(engine=engine), file=sys.stderr)
@@ -94,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def by_fast_lane(
-    args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, settings: Settings
+    args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, cards: int
 ) -> fast.Wish | str:
     """What the fast lane is to answer, or in words why ms-swift does."""
     if os.environ.get("ENGINE") == "swift":
@@ -104,6 +110,8 @@ def by_fast_lane(
     given = args.get("adapters")
     if given and not adapter:
         return "--adapters"
+    if cards > 1:
+        return _("a base that one GPU does not hold")
     # of a model that merge.sh made, too
     system = runinfo.of_adapter(adapter).system if adapter else json_object(model / "args.json").get("system")
     return fast.wish(args, file, model, adapter, system)
@@ -119,7 +127,7 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
     with job("infer", wait=options.wait or None, stale_s=0):
         with Bar(Console(stderr=True), 0) as bar:
             lane.load(bar)
-            answers = fast.Answers(lane, wanted)
+            answers = fast.LazyModel(lane, wanted)
         if not questions:
             terminal.converse(named(wanted.adapter or wanted.model), answers.stream)
         for question in questions:

@@ -20,16 +20,20 @@ from common.i18n import _
 from common.model_kind import STANDIN, kind_of
 from common.settings import Settings
 from finetune.data.source import parse_columns
-from finetune.engines.fast.loaded_model import spare_the_cores
+from finetune.engines.fast import workers
+from finetune.engines.fast.loaded_model import Lane, spare_the_cores
+from finetune.plan import answering, gpu_memory
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
-from finetune.verify import config, questions, runinfo, selection
+from finetune.verify import base_cache, config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
 from finetune.verify.figures import Asked
 from finetune.verify.options import add_what_is_asked
 from finetune.verify.questions import QuestionSet
 from finetune.verify.report import data, files, terminal
-from finetune.verify.session import AFTER, BEFORE, OTHER, Job, Session, base_answers, wordings
+from finetune.verify.session import AFTER, BEFORE, OTHER, Session, VerdictSession, base_answers, limit_of, wordings
+from finetune.verify.spread import TransformersEngine
+from qwen2.config import Config as Shape
 
 EngineFactory = Callable[[Path, str, float, "int | None"], Engine]
 
@@ -64,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
         "--max-new-tokens", type=int, metavar="N", help=_("longest answer, in place of the configured limits")
     )
     p.add_argument("--batch-size", type=int, metavar="N", help=_("questions answered at a time"))
-    p.add_argument("--engine", choices=[Qwen2Engine.name], default=Qwen2Engine.name, help=_("which engine answers"))
+    p.add_argument(
+        "--engine",
+        choices=[Qwen2Engine.name, TransformersEngine.name],
+        help=_("which engine answers; transformers spreads a base that one GPU does not hold over several"),
+    )
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
     shown.add_argument("--summary", action="store_true", help=_("print figures and verdict, not every answer"))
@@ -95,6 +103,8 @@ def main(
     cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
         return _check_questions(selection.read_questions(cfg, args))
+    if args.ask_base:
+        base_cache.forget(settings.output_dir)
     job = prepare(args, cfg, settings, make_engine)
     asks, engine = ask_all(job, Console(stderr=True), make_engine)
     report = data.assemble(job, asks, engine)
@@ -111,12 +121,16 @@ def main(
     return DONE if report["verdict"] == "pass" else FAILED
 
 
-def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, make_engine: EngineFactory) -> Job:
-    """Everything that can be wrong is found here, before the model is loaded. UserError for what is."""
+def prepare(
+    args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
+) -> VerdictSession:
+    """Everything that can be wrong is found here, before the model is loaded. Raises UserError for the first fault."""
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
-    for named in (adapter, *([other] if other else [])):
+    if make_engine is Qwen2Engine:
+        choose_engine(args, settings, model_dir)
+    for named in (adapter, *([other] if other else [])) if args.engine != TransformersEngine.name else ():
         adapters.require_plain(
             named,
             "verify",
@@ -125,26 +139,35 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
     selected = selection.select(cfg, args, run)
-    job = Job(args, cfg, settings, adapter, other, model_dir, run, selected, old)
+    job = VerdictSession(args, cfg, settings, adapter, other, model_dir, run, selected, old)
     job.folder = runinfo.output_folder(run, args.output)
-    if make_engine is Qwen2Engine:
+    if make_engine is Qwen2Engine and args.engine == Qwen2Engine.name:
         for named in (adapter, *([other] if other else [])):
             check_adapter(named, model_dir)
     return job
 
 
-def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
+def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path) -> None:
+    """Set args.engine, where it was not given: qwen2, or transformers for a base that one card does not hold."""
+    if args.engine:
+        return
+    one = settings.wants_cpu or answering.cards_to_hold(model_dir, settings.vram_ceiling_gib) == 1
+    args.engine = Qwen2Engine.name if one else TransformersEngine.name
+
+
+def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
     """Load the model, make rewordings where there are none, and ask and score everything."""
     if job.kind.is_for_tests:
         err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
     if job.device == "cpu":
         spare_the_cores()
     args, selected = job.args, job.selected
-    with busy(0) as beat, Bar(err, 0, beat) as bar:
+    with busy(0) as beat, Bar(err, 0, beat) as bar, contextlib.ExitStack() as ending:
         bar.phase(_("loading {name} on {device}").format(name=job.model_dir.name, device=job.device))
         clock = time.monotonic()
         size = args.batch_size or job.cfg.batch_size
-        engine = make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+        bare = _engine(job, make_engine, size, ending)
+        engine = base_cache.over(bare, job.model_dir, job.settings.output_dir)
         adapters = {BEFORE: None, AFTER: engine.adapter(job.adapter)}
         names = {BEFORE: _("the base"), AFTER: job.adapter.name}
         if job.other:
@@ -157,12 +180,43 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
         if job.wordings.rewordings:
             job.seconds["rewordings"] = time.monotonic() - clock
         asks = selected.asks(job.wordings.rewordings, args.system or job.run.system or job.cfg.system)
+        if isinstance(bare, Qwen2Engine) and (several := bare.processes(len(asks))) > 1:
+            line = _("{count} GPUs answer, each a part of the questions")
+            if job.device == "cpu":
+                line = _("{count} processes answer, each a part of the questions")
+            bar.note(line.format(count=several))
         asking = Session(engine, adapters, names, job.limits, bar, job.seconds)
         bar.expect(sum(not each.given for each in asks) * len(adapters))
         judge = selected.found.judge if selected.found else None
         asking.answer(asks, job.old, judge)
         asking.weigh(asks)
     return asks, engine
+
+
+def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, ending: contextlib.ExitStack) -> Engine:
+    """The base, loaded, and the further processes that answer; `ending` ends them."""
+    if make_engine is not Qwen2Engine:
+        return make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+    if job.args.engine == TransformersEngine.name:
+        return TransformersEngine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
+    lane = _lane(job)
+    ending.callback(lane.dismiss)
+    return Qwen2Engine(job.model_dir, job.device, batch_size=size, lane=lane)
+
+
+def _lane(job: VerdictSession) -> Lane:
+    """The model, with further processes where NPROC_PER_NODE asks for them, or where that is faster by the estimate."""
+    count = workers.given()
+    if job.device == "cpu":
+        several = workers.from_env((), count or 1, {})
+    else:
+        if count is None:
+            asked = job.selected.asks([], job.cfg.system)  # rewordings are not made yet
+            limits = [limit_of(each.question, job.limits) for each in asked if not each.given]
+            shape, ceiling = Shape.from_dir(job.model_dir), job.settings.vram_ceiling_gib
+            count = answering.fastest(shape, limits, 3 if job.other else 2, ceiling)
+        several = workers.from_env(gpu_memory.devices(gpu_memory.visible(), count), count, {})
+    return Lane(job.model_dir, job.device, job.settings.vram_ceiling_gib, several)
 
 
 def _check_questions(found: QuestionSet) -> int:

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data import content
 from finetune.data.check import check_file
-from finetune.data.findings import FileReport, Options
+from finetune.data.findings import CheckOptions, FileReport
 
 
 class Writer:
@@ -63,10 +63,10 @@ class Writer:
             os.unlink(self.name)
 
 
-def convert(paths: Iterable[Path], out: Path, options: Options | None = None) -> tuple[Writer, list[FileReport]]:
+def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = None) -> tuple[Writer, list[FileReport]]:
     """Write the fit rows of some files to `out`; what is left out is in the reports and in `repeated`.
 
-    UserError when nothing is left, or `out` is one of the files or cannot be written.
+    Raises UserError if nothing is left, or `out` is one of the files or cannot be written.
     """
     files = list(paths)
     if any(out.exists() and path.exists() and out.samefile(path) for path in files):

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 from common.i18n import _
 from finetune.data.content import blank
 from finetune.data.jsonhints import WRAP
+from qwen2.row_errors import RowError, is_not
 from qwen2.rows import (
     LOSS_KEYS,
     QUERY_KEYS,
     RESPONSE_KEYS,
-    RowError,
     canonical,
     chat_key,
-    kind,
     origin,
     standard_row,
 )
@@ -61,7 +60,7 @@ def look(data: Any) -> Looked:
         remedy = _('write {"instruction": ..., "input": "", "output": ...}')
         if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
             remedy = _(WRAP)
-        return Looked([], faults=(Fault("", _("is {kind}, not an object").format(kind=kind(data)), remedy),))
+        return Looked([], faults=(Fault("", is_not(data, "an object"), remedy),))
     row, is_chat = data, True
     try:
         row = canonical(data)
@@ -96,7 +95,7 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
         if not isinstance(row.get("input", ""), str) and row["input"] is not None:
             yield Fault(
                 "input",
-                _("is {kind}, not a text").format(kind=kind(row["input"])),
+                is_not(row["input"], "a text"),
                 _('write "" where there is nothing to add'),
             )
     else:
@@ -126,7 +125,7 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
         elif not isinstance(value, str):
             yield Fault(
                 field,
-                _("is {kind}, not a text").format(kind=kind(value)),
+                is_not(value, "a text"),
                 _("write the {role} as a text, in quotes").format(role=role),
             )
         elif blank(value):

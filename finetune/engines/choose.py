@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, without_remedy
 from common.i18n import N_, _
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 from qwen2.config import PROJECTIONS, Config
 
 FAST, SWIFT = "fast", "ms-swift"
@@ -79,7 +79,7 @@ FLAGS = frozenset({"use_rslora", "logging_first_step", "load_best_model_at_end",
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """The engine, why it is that one, and for the fast lane what TrainSettings get."""
 
     engine: str
@@ -106,18 +106,19 @@ def choose(
     asked: str,
     options: Mapping[str, Any],
     model_dir: Path,
-    sources: Sequence[Source],
+    sources: Sequence[DatasetSource],
     on_cpu: bool,
     resumed: str = "",
-) -> Choice:
-    """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot.
+) -> EngineChoice:
+    """The engine for these options (typed as train.typed types them).
 
-    `resumed` is why a run that goes on has its engine, `asked`: nobody asks for it now.
+    Raises UserError if `fast` is asked for and cannot. `resumed` is why a run that goes on has its engine, `asked`:
+    nobody asks for it now.
     """
     if asked not in ASKED:
         raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))
     if asked == "swift":
-        return Choice(SWIFT, resumed or N_("because ENGINE=swift asks for it"))
+        return EngineChoice(SWIFT, resumed or N_("because ENGINE=swift asks for it"))
     why = resumed or (
         N_("because it honours every option given") if asked == "auto" else N_("because ENGINE=fast asks for it")
     )
@@ -149,19 +150,19 @@ def choose(
         said = _("because of {what}").format(what=obstacles[0])
         if rest_count:
             said += _(" (and {count} more)").format(count=rest_count)
-        return Choice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
-    return Choice(FAST, why, train, **rest)
+        return EngineChoice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
+    return EngineChoice(FAST, why, train, **rest)
 
 
 def _of_model(model_dir: Path) -> list[str]:
     try:
         Config.from_dir(model_dir)
     except ValueError as error:
-        return [f"the weights ({str(error).split(';')[0]})"]
+        return [_("the weights ({why})").format(why=without_remedy(error))]
     return []
 
 
-def _of_data(sources: Sequence[Source]) -> list[str]:
+def _of_data(sources: Sequence[DatasetSource]) -> list[str]:
     return [f"{source.spec}, a dataset of a hub" for source in sources if source.is_hub]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from finetune.export.llamacpp import Model
+from common.i18n import _
+from finetune.export.llamacpp import LlamaServer
 from finetune.export.modelfile import MAX_TOKENS
 from finetune.talk import terminal
 
@@ -22,8 +23,8 @@ def run(path: Path, questions: Sequence[str]) -> int:
         UserError: The file is not there, or is no GGUF that llama.cpp loads.
     """
     _require_file(path)
-    print(f"loading {path} ...", file=sys.stderr, flush=True)
-    with Model(path, CONTEXT) as model:
+    print(_("loading {path} ...").format(path=path), file=sys.stderr, flush=True)
+    with LlamaServer(path, CONTEXT) as model:
         if not questions:
             terminal.converse(path.name, lambda said: _answer(model, said))
         for question in questions:
@@ -40,14 +41,18 @@ def _require_file(path: Path) -> None:
         with path.open("rb") as file:
             begin = file.read(len(MAGIC))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a .gguf file that export.sh wrote") from None
+        raise UserError(
+            _("{path}: cannot be read ({reason}); name a .gguf file that export.sh wrote").format(
+                path=path, reason=error.strerror
+            )
+        ) from None
     if begin != MAGIC:
-        raise UserError(f"{path}: no GGUF file; name a .gguf file that export.sh wrote")
+        raise UserError(_("{path}: not a GGUF file; name a .gguf file that export.sh wrote").format(path=path))
 
 
-def _answer(model: Model, messages: Sequence[dict[str, str]]) -> Iterator[str]:
-    """The answer as it is made. UserError for a conversation that is too long."""
+def _answer(model: LlamaServer, messages: Sequence[dict[str, str]]) -> Iterator[str]:
+    """The answer as it is made. Raises UserError for a conversation that is too long."""
     try:
         yield from model.stream(messages, MAX_TOKENS)
     except ValueError as error:
-        raise UserError(f"infer: {error}; `clear` begins anew, or ask less at a time") from None
+        raise UserError(_("infer: {error}; `clear` starts over, or ask less at a time").format(error=error)) from None

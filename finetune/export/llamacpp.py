@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import FAILED, UserError
+from common.i18n import _
 
 TOP = 200  # tokens whose probability is asked for, to weigh one that another model would have said
 REQUEST_S = 3600.0
@@ -30,14 +31,17 @@ REQUEST_S = 3600.0
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The wheel's own library. UserError when it is not installed or cannot be loaded."""
+    """The wheel's own library. Raises UserError if it is not installed or cannot be loaded."""
     try:
         import xllamacpp
 
         library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
     except (ImportError, OSError) as error:
         raise UserError(
-            f"export: llama.cpp is not here ({error}); this needs the package xllamacpp, which is in the image"
+            _(
+                "export: llama.cpp is not available ({error}); it comes with the package xllamacpp, which is "
+                "in the image"
+            ).format(error=error)
         ) from None
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
@@ -52,7 +56,7 @@ def _library() -> ctypes.CDLL:
 
 
 def version() -> str:
-    """llama.cpp's version and the wheel's; UserError when the wheel is not installed."""
+    """llama.cpp's version and the wheel's. Raises UserError if the wheel is not installed."""
     return f"{_library().llama_version().decode()} (xllamacpp {importlib.metadata.version('xllamacpp')})"
 
 
@@ -74,11 +78,13 @@ def quantize(
     weighed = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, weighed)
     if written != out.nbytes:
-        raise RuntimeError(f"llama.cpp wrote {written} bytes where {out.nbytes} were due")
+        raise RuntimeError(
+            _("llama.cpp wrote {written} bytes, {size} were expected").format(written=written, size=out.nbytes)
+        )
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """An answer: its tokens with the end token, its text, and whether it `ended` by itself."""
 
     ids: list[int]
@@ -86,7 +92,7 @@ class Said:
     ended: bool
 
 
-class Model:
+class LlamaServer:
     """A GGUF file in llama.cpp's server, on the CPU; `with Model(path) as model: ...`. It listens on loopback alone."""
 
     def __init__(self, path: Path, context: int, parallel: int = 1, threads: int | None = None) -> None:
@@ -120,10 +126,12 @@ class Model:
         try:
             self._server: Any = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise UserError(f"{path}: llama.cpp does not load it ({error})", FAILED) from None
+            raise UserError(
+                _("{path}: llama.cpp does not load it ({error})").format(path=path, error=error), FAILED
+            ) from None
         self._address = self._server.listening_address.removeprefix("http://")
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> LlamaServer:
         return self
 
     def __exit__(
@@ -132,7 +140,7 @@ class Model:
         self._server = None  # its destructor ends the server's threads
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One request; a GET without a body. ValueError with the server's message when it refuses."""
+        """One request; a GET without a body. Raises ValueError with the server's message if it refuses."""
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
         try:
             sent = None if body is None else json.dumps(body)
@@ -154,11 +162,11 @@ class Model:
         """The file's own token ids of a text with special tokens in it; none is added."""
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
-    def answer(self, prompt: Sequence[int], max_tokens: int) -> Said:
+    def answer(self, prompt: Sequence[int], max_tokens: int) -> Completion:
         """The greedy answer to a prompt."""
         body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
         found = self.call("/completion", body | {"return_tokens": True})
-        return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
+        return Completion(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
 
     def next_tokens(self, prompt: Sequence[int], end: int) -> dict[int, float]:
         """The log probabilities of the TOP likeliest tokens after a prompt, as the model has them.
@@ -194,10 +202,10 @@ class Model:
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]
-    ) -> list[Said]:
+    ) -> list[Completion]:
         """Answers in order, as many at a time as the server takes."""
 
-        def one(pair: tuple[Sequence[int], int]) -> Said:
+        def one(pair: tuple[Sequence[int], int]) -> Completion:
             said = self.answer(*pair)
             progress(1)
             return said

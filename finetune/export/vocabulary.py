@@ -10,6 +10,7 @@ from typing import Any
 from gguf import TokenType
 
 from common.errors import UserError
+from common.i18n import _
 from qwen2.config import Config
 
 # How llama.cpp calls the rules that cut text into words before byte pairs are merged, by what tokenizer.json says.
@@ -36,7 +37,7 @@ class Vocabulary:
 
 
 def read(model: Path, config: Config) -> Vocabulary:
-    """The vocabulary of a model folder. UserError when llama.cpp has no name for what is in it."""
+    """The vocabulary of a model folder. Raises UserError if llama.cpp has no name for what is in it."""
     file = model / "tokenizer.json"
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -44,9 +45,11 @@ def read(model: Path, config: Config) -> Vocabulary:
         table: dict[str, int] = bpe["vocab"]
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
         if bpe["type"] != "BPE":
-            raise ValueError(f"its model is {bpe['type']}, not BPE")
+            raise ValueError(_("its model is {type}, not BPE").format(type=bpe["type"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({error}); download the model folder again") from None
+        raise UserError(
+            _("{file} cannot be read ({error}); download the model folder again").format(file=file, error=error)
+        ) from None
     tokens = [""] * config.vocab_size
     kinds = [int(TokenType.UNUSED)] * config.vocab_size
     for text, number in table.items():
@@ -55,14 +58,20 @@ def read(model: Path, config: Config) -> Vocabulary:
     added = {each["content"]: each for each in data.get("added_tokens", [])}
     for text, each in added.items():
         if each["id"] >= len(tokens):
-            raise UserError(f"{file}: {text} has the id {each['id']}, past the {len(tokens)} rows of the embedding")
+            raise UserError(
+                _("{file}: {text} has the id {id}, beyond the {count} rows of the embedding").format(
+                    file=file, text=text, id=each["id"], count=len(tokens)
+                )
+            )
         tokens[each["id"]] = text
         kinds[each["id"]] = int(TokenType.CONTROL if each.get("special") else TokenType.USER_DEFINED)
     for number, text in enumerate(tokens):
         if not text:  # the embedding has more rows than the tokenizer has tokens
             tokens[number] = f"[PAD{number}]"
     if "<|im_end|>" not in added:
-        raise UserError(f"{file} has no <|im_end|>; it is no Qwen2.5 tokenizer, and is not exported here")
+        raise UserError(
+            _("{file} has no <|im_end|>; it is not a Qwen2.5 tokenizer and cannot be exported").format(file=file)
+        )
     raw = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return Vocabulary(
         tokens, kinds, merges, _pre(file, data), config.eos_ids[0], raw.get("bos_token_id"), config.pad_id
@@ -77,4 +86,6 @@ def _pre(file: Path, data: dict[str, Any]) -> str:
         return "qwen2"
     if first == {"type": "Digits", "individual_digits": True} and last.get("use_regex"):
         return "smollm"
-    raise UserError(f"{file}: its pre-tokenizer is neither Qwen2's nor SmolLM's; such a file cannot be exported here")
+    raise UserError(
+        _("{file}: its pre-tokenizer is neither Qwen2's nor SmolLM's; it cannot be exported").format(file=file)
+    )

@@ -18,9 +18,11 @@ import torch
 from gguf import MODEL_ARCH, get_tensor_name_map
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.verify.engine import load_adapter
-from qwen2.config import Config
-from qwen2.weights import DTYPES, Entry, check, read_headers
+from qwen2.config import HEAD, Config
+from qwen2.safetensors_header import Entry
+from qwen2.weights import DTYPES, check, read_headers
 
 Rows: TypeAlias = npt.NDArray[np.float32]
 
@@ -35,7 +37,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """One tensor: its name in the GGUF, its shape as in the checkpoint, where it lies, and what is added."""
 
     name: str
@@ -58,7 +60,10 @@ class Source:
         return self.shape[-1]
 
     def read(self, start: int, stop: int) -> Rows:
-        """Rows start to stop, merged, in float32. UserError when one is NaN or infinite, or the file is too short."""
+        """Rows start to stop, merged, in float32.
+
+        Raises UserError if one is NaN or infinite, or the file is too short.
+        """
         dtype = DTYPES[self.entry.dtype]
         width = self.columns * dtype.itemsize
         buffer = bytearray((stop - start) * width)
@@ -67,7 +72,11 @@ class Source:
         if self.delta:
             rows.addmm_(self.delta.b[start:stop], self.delta.a, alpha=self.delta.scale)
         if not torch.isfinite(rows).all():
-            raise UserError(f"{self.entry.path}: {self.name} holds NaN or infinity; train again, or download it again")
+            raise UserError(
+                _("{path}: {name} holds NaN or infinity; train again, or download it again").format(
+                    path=self.entry.path, name=self.name
+                )
+            )
         return rows.numpy()
 
 
@@ -75,20 +84,20 @@ class Weights:
     """All tensors of base and adapter in the order of the file; `closed` at the end by `close`."""
 
     def __init__(self, model: Path, adapter: Path | None) -> None:
-        """Read headers, config and adapter. UserError when something does not fit."""
+        """Read headers, config and adapter. Raises UserError if something does not fit."""
         try:
             self.config = Config.from_dir(model)
             entries = read_headers(model)
-            names = checkpoint_names(self.config)
-            check(entries, {name: shape_of(self.config, name) for name in names}, model, {"lm_head.weight"})
+            shapes = self.config.tensor_shapes()
+            check(entries, shapes, model, {HEAD})
         except ValueError as error:
             raise UserError(str(error)) from None
         deltas = _deltas(adapter, self.config) if adapter else {}
         mapping = get_tensor_name_map(MODEL_ARCH.QWEN2, self.config.num_layers)
         self.sources = []
-        for name in names:
+        for name in shapes:
             stem, _, kind = name.rpartition(".")
-            self.sources.append(Source(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
+            self.sources.append(TensorSource(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
         assert not deltas, deltas.keys()
 
     @property
@@ -101,42 +110,8 @@ class Weights:
         """Numbers in all tensors."""
         return sum(source.rows * source.columns for source in self.sources)
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[TensorSource]:
         return iter(self.sources)
-
-
-def checkpoint_names(config: Config) -> list[str]:
-    """The checkpoint's names in the order of the GGUF. Biases of q, k and v are there in Qwen2, and nowhere else."""
-    names = ["model.embed_tokens.weight"]
-    for layer in range(config.num_layers):
-        prefix = f"model.layers.{layer}"
-        names.append(f"{prefix}.input_layernorm.weight")
-        for part in ("q", "k", "v"):
-            names += [f"{prefix}.self_attn.{part}_proj.weight", f"{prefix}.self_attn.{part}_proj.bias"]
-        names += [f"{prefix}.self_attn.o_proj.weight", f"{prefix}.post_attention_layernorm.weight"]
-        names += [f"{prefix}.mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
-    names.append("model.norm.weight")
-    if not config.tie_embeddings:
-        names.append("lm_head.weight")
-    return names
-
-
-def shape_of(config: Config, name: str) -> tuple[int, ...]:
-    """The shape that the config asks for."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    part, kind = name.split(".")[-2:]
-    out = {"q_proj": config.q_size, "k_proj": config.kv_size, "v_proj": config.kv_size}
-    if kind == "bias":
-        return (out[part],)
-    return {
-        **{each: (size, hidden) for each, size in out.items()},
-        "o_proj": (hidden, config.q_size),
-        "gate_proj": (inner, hidden),
-        "up_proj": (inner, hidden),
-        "down_proj": (hidden, inner),
-        "embed_tokens": (config.vocab_size, hidden),
-        "lm_head": (config.vocab_size, hidden),
-    }.get(part, (hidden,))
 
 
 def _deltas(folder: Path, config: Config) -> dict[str, Delta]:
@@ -165,5 +140,5 @@ def _read(descriptor: int, buffer: bytearray, offset: int, path: Path) -> None:
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
-            raise UserError(f"{path} became shorter while it was read; download it again")
+            raise UserError(_("{path} became shorter while it was read; download it again").format(path=path))
         done += count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,22 @@ def visible(nvml: Callable[[], Any] | None = None) -> list[tuple[str, Gpu]]:
             break  # CUDA leaves out what follows a name that it does not know
         found.append((name, gpu))
     return found
+
+
+def devices(found: Sequence[tuple[str, Gpu]], count: int) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES calls them, or `count` that CUDA is to look for where NVML shows none."""
+    if found:
+        return tuple(name for name, _gpu in found)
+    return tuple((os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(","))
+
+
+def alike(found: Sequence[tuple[str, Gpu]], setting_gib: float) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls those of the first one's name that have as much memory free for a run."""
+    if not found:
+        return []
+    first = found[0][1]
+    least = ceiling_gib(first, setting_gib)
+    return [name for name, gpu in found if gpu.name == first.name and ceiling_gib(gpu, setting_gib) >= least]
 
 
 def _first(nvml: Callable[[], Any] | None) -> Gpu | None:

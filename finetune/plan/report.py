@@ -14,7 +14,7 @@ from common.i18n import N_, _
 from finetune.plan.cards import Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
-from finetune.plan.planned_run import Job
+from finetune.plan.planned_run import PlannedRun
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
 FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))
@@ -24,7 +24,7 @@ AGAIN = {"none": N_("nothing"), "swiglu": "SwiGLU", "layer": N_("whole layers")}
 
 def terminal(
     console: Console,
-    found: Job,
+    found: PlannedRun,
     on: Card,
     engines: dict[str, Any],
     cards: dict[int, Any],
@@ -86,7 +86,7 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
+def _cells(found: PlannedRun, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
     if isinstance(plan, str):
         return f"[red]{_(NO_FIT)}[/]", "", "", ""
     if isinstance(plan, SwiftPlan):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import struct
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ from common import host, sha256sums
 from common.errors import UserError
 from common.i18n import _
 from common.json_files import json_object
+from qwen2 import safetensors_header
 from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
+from qwen2.safetensors_header import BrokenHeader
 
 NAME = re.compile(r"checkpoint-(\d+)$")
 # The run folder itself may be the output folder; swift's own runs lie one or two folders below it.
@@ -30,7 +31,7 @@ def newest(output_dir: str | Path) -> Path:
     Of our runs it is the adapter that the run with the highest number ended with, whatever the clock said: the last
     step, or the best one where --load_best_model_at_end asked for that. Of ms-swift's own runs, and between those and
     ours, it is the one whose weights were written last. Half-written and changed ones are passed over
-    and named. Raises UserError when there is none; the message names those, if any.
+    and named. Raises UserError if there is none; the message names those, if any.
     """
     root = Path(output_dir)
     if not root.is_dir():
@@ -235,21 +236,18 @@ def _bin_fault(path: Path) -> str | None:
 
 
 def _safetensors_fault(path: Path) -> str | None:
-    """Compare the length with what the header promises (8 bytes: n; n bytes of JSON; the tensors)."""
+    """Compare the file's length with what its header promises."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > size:
-                return _("{name} is cut short").format(name=path.name)
-            header = json.loads(file.read(length))
-        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+        header = safetensors_header.read(path)
     except FileNotFoundError:
         return f"no {path.name}"
     except PermissionError:
         return _("{name} may not be read by this user").format(name=path.name)
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
+    except BrokenHeader as error:
+        fault = _("{name} is cut short") if error.is_cut and error.size > 8 else _("{name} is broken")
+        return fault.format(name=path.name)
+    except OSError:
         return _("{name} is broken").format(name=path.name)
-    if end == 0:
+    if header.end == header.begin:
         return _("{name} holds no tensors").format(name=path.name)
-    return None if size == 8 + length + end else _("{name} is cut short").format(name=path.name)
+    return None if header.size == header.end else _("{name} is cut short").format(name=path.name)

@@ -96,7 +96,7 @@ class Job:
                 state.write(self.path, parent | {key: self.record[key] for key in kept if key in self.record})
             else:
                 state.write(self.path, self.record)
-        except (OSError, state.Unreadable) as error:
+        except (OSError, state.UnreadableState) as error:
             print(
                 _("note: {path} cannot be written ({reason}); the probe will not see this job").format(
                     path=self.path, reason=error
@@ -212,7 +212,7 @@ def _lock(folder: str, name: str, wait: bool) -> int:
 def _holder(folder: str) -> str:
     try:
         record = state.read(f"{folder}/{state.JOB_FILE}")
-    except (FileNotFoundError, state.Unreadable):
+    except (FileNotFoundError, state.UnreadableState):
         return CHECKS if _checks_run() else _("another job")
     text = _("job {name} (pid {pid}").format(name=record.get("name"), pid=record.get("writer", {}).get("pid"))
     if isinstance(record.get("step"), int):
@@ -225,7 +225,7 @@ def _holder(folder: str) -> str:
 
 def _checks_run() -> bool:
     """Whether the start-up checks run now: they hold the lock while they touch the GPU, for seconds."""
-    with contextlib.suppress(state.Unreadable):
+    with contextlib.suppress(state.UnreadableState):
         health = state.load(state.HEALTH_FILE)
         return health is not None and health.get("state") == state.State.STARTING and state.alive(health.get("writer"))
     return False
@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         cut = arguments.index("--")
         own, command = arguments[:cut], arguments[cut + 1 :]
     parser = Parser(
-        prog="python -m finetune.runs.gpu_lock", description="Run a program as the one job that holds the GPU."
+        prog="python -m finetune.runs.gpu_lock", description=_("Run a program as the one job that holds the GPU.")
     )
     verb = parser.add_subparsers(dest="verb", required=True).add_parser("run", formatter_class=argparse.HelpFormatter)
     verb.add_argument("--name", required=True, help=_("how the probe calls it"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, without_remedy
 from common.i18n import N_, _
 from common.json_files import json_object
 from finetune.engines.swift.arguments import Arguments
@@ -29,8 +29,8 @@ WITHOUT_EFFECT = frozenset(
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The backend, why it is that one, and for the fast one the fields of its Settings."""
+class BackendChoice:
+    """The backend, why it is that one, and for the fast one the fields of its EndpointSettings."""
 
     backend: str
     why: str
@@ -53,8 +53,8 @@ def choose(
     model: Path,
     served: Mapping[str, Path],
     on_cpu: bool,
-) -> Choice:
-    """The backend for these options. UserError when `fast` is asked for and cannot.
+) -> BackendChoice:
+    """The backend for these options. Raises UserError if `fast` is asked for and cannot.
 
     Args:
         asked: BACKEND.
@@ -67,7 +67,7 @@ def choose(
     if asked not in ASKED:
         raise UserError(_("BACKEND={asked}: unknown backend; set it to auto, fast, swift or vllm").format(asked=asked))
     if asked in (SWIFT, VLLM):
-        return Choice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
+        return BackendChoice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
     settings: dict[str, Any] = {}
     obstacles = [*_of_model(model), *(each for path in served.values() for each in _of_adapter(path))]
     for name, value in _options(args, file).items():
@@ -87,13 +87,13 @@ def choose(
         )
     if obstacles:
         if len(obstacles) == 1:
-            return Choice(SWIFT, _("because of {what}").format(what=obstacles[0]))
-        return Choice(
+            return BackendChoice(SWIFT, _("because of {what}").format(what=obstacles[0]))
+        return BackendChoice(
             SWIFT, _("because of {what} and {count} more").format(what=obstacles[0], count=len(obstacles) - 1)
         )
     if asked == FAST:
-        return Choice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
-    return Choice(FAST, _("because it honours every option given"), settings)
+        return BackendChoice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
+    return BackendChoice(FAST, _("because it honours every option given"), settings)
 
 
 def _options(args: Arguments, file: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _of_model(model: Path) -> list[str]:
     try:
         Config.from_dir(model)
     except ValueError as error:
-        return [_("the weights ({why})").format(why=str(error).split(";")[0])]
+        return [_("the weights ({why})").format(why=without_remedy(error))]
     tokens = json_object(model / "tokenizer_config.json").get("added_tokens_decoder")
     contents = [token.get("content") for token in tokens.values()] if isinstance(tokens, dict) else []
     if contents and "<|im_start|>" not in contents:
@@ -121,12 +121,12 @@ def _of_adapter(path: Path) -> list[str]:
     try:
         settings = adapter_config.read(path)
     except ValueError as error:
-        return [f"the adapter {path} ({error})"]
+        return [_("the adapter {path} ({error})").format(path=path, error=error)]
     reason = adapter_config.not_plain(settings)
     targets = settings.get("target_modules")
     if not reason and isinstance(targets, list) and (other := sorted(set(map(str, targets)) - set(PROJECTIONS))):
         reason = f"target_modules {', '.join(other[:3])}"
-    return [f"the adapter {path} ({reason})"] if reason else []
+    return [_("the adapter {path} ({reason})").format(path=path, reason=reason)] if reason else []
 
 
 MOST_ROWS = 256

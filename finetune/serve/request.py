@@ -62,7 +62,7 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """What an engine is asked. None leaves a number to the engine's own default."""
 
     model: str
@@ -102,7 +102,7 @@ def _no_number(name: str) -> float:
     raise ValueError(name)
 
 
-def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> Request:
+def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> ChatRequest:
     """The Request that a parsed body asks for.
 
     Args:
@@ -127,7 +127,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
     temperature, top_p = body.number("temperature", 0, 2), body.number("top_p", 0, 1)
     if (temperature is not None and temperature < COLDEST) or (top_p is not None and top_p < SMALLEST_TOP_P):
         temperature, top_p = 0.0, None
-    return Request(
+    return ChatRequest(
         model=model,
         messages=messages(data.get("messages"), systems[model]) if chat else _prompt(data, systems[model]),
         tools=tools(body.data) if chat else (),

@@ -43,7 +43,7 @@ def prepare(args: Arguments, served: Mapping[str, Path]) -> None:
         if most is None:
             raise UserError(
                 _("an adapter of rank {rank}: vLLM takes at most {most}; merge it and serve that: {merge}").format(
-                    rank=max(ranks), most=RANKS[-1], merge="merge.sh DIR, then serve.sh --model DIR-merged"
+                    rank=max(ranks), most=RANKS[-1], merge=_("merge.sh DIR, then serve.sh --model DIR-merged")
                 )
             )
         args.set("vllm_max_lora_rank", str(most))
@@ -56,7 +56,7 @@ def _rank(adapter: Path) -> int:
 
 
 def _require_gpus(args: Arguments) -> None:
-    """UserError when the GPUs that CUDA_VISIBLE_DEVICES names are fewer than the parallelism needs."""
+    """Raises UserError if the GPUs that CUDA_VISIBLE_DEVICES names are fewer than the parallelism needs."""
     needed = 1
     for name in SPREAD:
         text = (args.get(name) or ["1"])[-1]

@@ -10,14 +10,14 @@ from typing import Any
 from common.model_kind import ModelKind
 from common.settings import Settings
 from finetune.data.findings import FileReport
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 from finetune.engines import choose
 from finetune.engines.fast.workers import Workers
 from finetune.engines.swift import config_file, options
 from finetune.engines.swift.arguments import Arguments
 
 ONE_PROCESS = Workers()
-NOT_CHOSEN = choose.Choice(choose.SWIFT, "")
+NOT_CHOSEN = choose.EngineChoice(choose.SWIFT, "")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class SftRun:
     model_kind: ModelKind
     node_rank: int = 0
     columns: tuple[str, str] | None = None
-    data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset
-    choice: choose.Choice = NOT_CHOSEN
+    data: tuple[tuple[DatasetSource, FileReport | None], ...] = ()  # --dataset, then --val_dataset
+    choice: choose.EngineChoice = NOT_CHOSEN
     workers: Workers = ONE_PROCESS  # of the fast lane
     folder: Path = Path()
     checkpoint: Path | None = None  # to go on from
@@ -106,7 +106,7 @@ class SftRun:
             found[item.name] = typed(types.get(item.name), item.values)
         return found
 
-    def sources(self) -> tuple[list[Source], list[Source]]:
+    def sources(self) -> tuple[list[DatasetSource], list[DatasetSource]]:
         """The data of --dataset, and those of --val_dataset."""
         count = len(self.args.get("dataset") or [])
         found = [source for source, _ in self.data]

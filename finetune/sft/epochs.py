@@ -17,10 +17,10 @@ from common.i18n import _
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.train import Ended
 from finetune.sft.description import SftRun, listed
-from finetune.verify import epochs, words
+from finetune.verify import base_cache, epochs, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence
-from finetune.verify.epochs.questions import Options, Questions, gather
+from finetune.verify.epochs.questions import Questions, VerdictOptions, gather
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
 
@@ -36,7 +36,7 @@ class Data:
 
     found: Survey
     chosen: Sets
-    options: Options
+    options: VerdictOptions
 
     @property
     def words(self) -> list[int]:
@@ -67,7 +67,7 @@ def take(run: SftRun) -> SftRun:
 
 
 def require_fast(run: SftRun) -> None:
-    """UserError where another engine than the fast lane would have to keep the adapters."""
+    """Raises UserError if another engine than the fast lane would have to keep the adapters."""
     if run.auto and not run.choice.is_fast:
         raise UserError(
             _(
@@ -132,11 +132,12 @@ def ask(
         at: Those steps -> their epochs.
         stopped: Whether a stop signal has come.
     """
-    from qwen2.generate import ROOMY
+    from qwen2.room import ROOMY
 
     if lane.device == "cuda":
         lane.torch().cuda.empty_cache()
-    engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane, room=ROOMY)
+    bare = Qwen2Engine(lane.model_dir, lane.device, lane=lane, room=ROOMY)
+    engine = base_cache.over(bare, lane.model_dir, run.settings.output_dir)
     system = run.choice.system or asked.cfg.system
     print(
         _("epochs: {adapters} adapters are asked {own} questions of the data and {general} general tasks ...").format(

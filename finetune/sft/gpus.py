@@ -27,20 +27,17 @@ def take(run: SftRun) -> SftRun:
     if run.settings.wants_cpu:
         return replace(run, workers=workers.from_env((), workers.given() or 1)) if run.choice.is_fast else run
     if not run.choice.is_fast:
-        _hide_from_swift(workers.given() or 1)
+        show_swift(workers.given() or 1)
         return run
     found = gpu_memory.visible()
-    devices = tuple(name for name, _gpu in found)
     local = workers.given()
     if local is None:
         local = _fastest(run, found) if len(found) > 1 and count("NNODES") < 2 else 1
-    if not devices:  # NVML is not there: CUDA says in the end whether a GPU is
-        devices = tuple((os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(","))
-    return replace(run, workers=workers.from_env(devices, local))
+    return replace(run, workers=workers.from_env(gpu_memory.devices(found, local), local))
 
 
-def _hide_from_swift(local: int) -> None:
-    """Leave as many GPUs visible as there are processes, unless torchrun is to count them itself."""
+def show_swift(local: int) -> None:
+    """Leave ms-swift as many GPUs as it is to use, unless torchrun is to count them itself."""
     if os.environ.get("NPROC_PER_NODE") in ("auto", "gpu"):
         return
     names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(",")
@@ -50,10 +47,8 @@ def _hide_from_swift(local: int) -> None:
 def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:
     """How many of the GPUs to use: as the plan estimates the training, with what further processes take to start."""
     rows = lengths(run)
-    first = found[0][1]
-    ceiling = gpu_memory.ceiling_gib(first, run.settings.vram_ceiling_gib)
-    alike = [gpu for _name, gpu in found if gpu.name == first.name]
-    free = [gpu for gpu in alike if gpu_memory.ceiling_gib(gpu, run.settings.vram_ceiling_gib) >= ceiling]
+    ceiling = gpu_memory.ceiling_gib(found[0][1], run.settings.vram_ceiling_gib)
+    free = gpu_memory.alike(found, run.settings.vram_ceiling_gib)
     if not rows or len(free) < 2 or run.model_kind is STANDIN:
         return 1
     from finetune.plan.fast import cards_seconds

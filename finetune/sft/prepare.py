@@ -17,8 +17,8 @@ from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import default_heldout, in_one_line, require
-from finetune.data.findings import Options
-from finetune.data.source import Source, parse_columns
+from finetune.data.findings import CheckOptions
+from finetune.data.source import DatasetSource, parse_columns
 from finetune.engines import choose
 from finetune.engines.fast.loaded_model import begin_import
 from finetune.engines.swift import command_line, config_file
@@ -228,7 +228,7 @@ def _with_columns(run: SftRun) -> SftRun:
 
 
 def _with_data(run: SftRun) -> SftRun:
-    """Every dataset checked, the hub's only for being within reach. UserError when one is unfit."""
+    """Every dataset checked, the hub's only for being within reach. Raises UserError if one is unfit."""
     found = []
     options = check_options(run)
     for name in ("dataset", "val_dataset"):
@@ -263,7 +263,7 @@ def with_rows_instead(run: SftRun, path: Path) -> SftRun:
     gone = {str(own.resolve()) for own in run.own_files()}
     words = run.args.get("dataset") or []
 
-    def stays(each: tuple[Source, Any]) -> bool:
+    def stays(each: tuple[DatasetSource, Any]) -> bool:
         return not each[0].path or str(each[0].path.resolve()) not in gone
 
     kept = [word for word, each in zip(words, run.data, strict=False) if stays(each)]  # the words may be FILE#200
@@ -280,7 +280,7 @@ def _check_words(run: SftRun) -> None:
 
 
 def _check_evaluation(run: SftRun, reword: int) -> None:
-    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    """Raises UserError for a choice of the best checkpoint that has nothing to choose by."""
     options = run.options()
     for name in ("load_best_model_at_end", "early_stop_interval"):
         if options.get(name) and not run.evaluates:
@@ -299,10 +299,10 @@ def _check_evaluation(run: SftRun, reword: int) -> None:
         )
 
 
-def check_options(run: SftRun) -> Options:
+def check_options(run: SftRun) -> CheckOptions:
     """How the data is looked at: as this run will use it."""
     system, length = run.value("system"), str(run.value("max_length") or "")
-    return Options(
+    return CheckOptions(
         columns=run.columns,
         model_dir=run.model_dir if (run.model_dir / "tokenizer.json").is_file() else None,
         system=" ".join(listed(system)) if system is not None else None,
@@ -312,7 +312,7 @@ def check_options(run: SftRun) -> Options:
 
 
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
-    """UserError when a dataset is no longer the one that run.json recorded."""
+    """Raises UserError if a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
     for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):

@@ -7,7 +7,6 @@ It cannot tell those apart: a LoRA teaches it nothing about them, the loss stays
 from __future__ import annotations
 
 import json
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from common.model_kind import STANDIN
 from finetune.data.items import Row
 from finetune.data.reading import read
 from finetune.sft.description import SftRun
+from qwen2 import safetensors_header
+from qwen2.config import EMBEDDING
 
-EMBEDDING = "model.embed_tokens.weight"
 ROWS = 2000  # of the data that are looked at
 WORTH_SAYING = 0.02  # of the tokens in the data
 
@@ -57,7 +57,7 @@ def unknown_share(
     try:
         known = known_tokens(model_dir)
         tokenizer = Tokenizer(model_dir)
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, KeyError):
         return None
     ids = [token for file in files for text in _texts_of(file, columns) for token in tokenizer.encode(text)]
     return (len(known), sum(token not in known for token in ids) / len(ids)) if ids else None
@@ -68,12 +68,8 @@ def known_tokens(model_dir: Path) -> set[int]:
     import numpy
 
     index = json.loads((model_dir / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
-    with (model_dir / index[EMBEDDING]).open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(size))[EMBEDDING]
-        start, end = entry["data_offsets"]
-        file.seek(8 + size + start)
-        rows = numpy.frombuffer(file.read(end - start), numpy.uint8).reshape(entry["shape"][0], -1)
+    entry = safetensors_header.read(model_dir / index[EMBEDDING]).entries[EMBEDDING]
+    rows = numpy.fromfile(entry.path, numpy.uint8, entry.nbytes, offset=entry.offset).reshape(entry.shape[0], -1)
     return set(numpy.flatnonzero((rows != rows[-1]).any(1)).tolist())
 
 

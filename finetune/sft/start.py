@@ -19,7 +19,7 @@ from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.together import take_part
-from finetune.engines.fast.train import Ended, Request, save_earlier, train_adapter
+from finetune.engines.fast.train import Ended, TrainRequest, save_earlier, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
@@ -30,8 +30,8 @@ from finetune.runs.supervise import STOPPING
 from finetune.sft import epochs, folder, mixing, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of
-from finetune.verify import preparation
-from finetune.verify.engine import Qwen2Engine
+from finetune.verify import base_cache, preparation
+from finetune.verify.engine import Engine, Qwen2Engine
 from finetune.verify.epochs.questions import Questions
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
@@ -80,7 +80,7 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
         if run.reword or run.mix or run.auto:
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
             chosen = survey.sets_with(found, held_out) if run.auto else None
-            data = epochs.Data(found, chosen, epochs.Options()) if chosen else None
+            data = epochs.Data(found, chosen, epochs.VerdictOptions()) if chosen else None
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
                 run, known = reword(run, lane, found, chosen, data=data)
@@ -114,8 +114,11 @@ def reword(
         given: The user's own rewordings.
         data: What an epoch is chosen on, where that is wanted.
     """
-    engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
-    base = None if run.model_kind is STANDIN else base_answers(engine)
+    engine: Engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
+    base = None
+    if run.model_kind is not STANDIN:
+        engine = base_cache.over(engine, lane.model_dir, run.settings.output_dir)
+        base = base_answers(engine)
     choose = data.words if data and run.auto else []
     path = preparation.reword(found, chosen, run.folder, base, run.reword, given, choose)
     if path is not None:
@@ -147,7 +150,7 @@ def settle_epochs(
     run = epochs.settle(run, len(rows.rows))
     at = epochs.steps_of(run, len(rows.rows))
     with tempfile.TemporaryDirectory(prefix="trial-") as log:
-        request = Request(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
+        request = TrainRequest(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
         ended = train_adapter(
             lane,
             request,
@@ -222,7 +225,7 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
     rows = encode(run, lane)
     record = describe(run, [])
     at = epochs.steps_of(run, len(rows.rows)) if asked else {}
-    request = Request(
+    request = TrainRequest(
         run.name,
         run.folder,
         choice,
@@ -275,7 +278,7 @@ def _keep_best(
     record["settings"]["num_train_epochs"] = told["chosen"]
 
 
-def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
+def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.EncodedRows:
     """The run's rows as ids, but those for which `skip` is true."""
     choice = run.choice
     sources, held_out = run.sources()

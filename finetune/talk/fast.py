@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, without_remedy
 from common.i18n import _
 from common.json_files import json_object
 from finetune.engines.fast.loaded_model import Lane
@@ -52,7 +52,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
     try:
         Config.from_dir(model)
     except ValueError as error:
-        return str(error).split(";")[0]
+        return without_remedy(error)
     if adapter and (reason := adapter_config.not_plain(json_object(adapter / adapter_config.CONFIG_FILE))):
         return reason
     options: dict[str, Any] = dict(file) | {item.name: " ".join(item.values) for item in args.given}
@@ -76,7 +76,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
     return Wish(model, adapter, text, limit, values)
 
 
-class Answers:
+class LazyModel:
     """The model of a wish, loaded when it is first asked."""
 
     def __init__(self, lane: Lane, wanted: Wish) -> None:
@@ -85,7 +85,7 @@ class Answers:
         self.adapter = load_adapter(wanted.adapter, self.model) if wanted.adapter else None
 
     def stream(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        """The answer to a conversation, piece by piece. UserError for one that is too long."""
+        """The answer to a conversation, piece by piece. Raises UserError for one that is too long."""
         pieces: queue.Queue[list[int] | BaseException | None] = queue.Queue()
         stop = threading.Event()
 
@@ -122,7 +122,7 @@ class Answers:
         prompt = self.lane.tokenizer.encode_chat(list(messages), system=self.wanted.system)
         room = self.model.config.max_positions - len(prompt)
         if room < 1:
-            raise UserError(_("infer: the conversation is longer than the model reads; `clear` begins anew"))
+            raise UserError(_("infer: the conversation is longer than the model reads; `clear` starts over"))
         limit = min(self.wanted.max_new_tokens, room)
         try:
             (ids,) = generate(self.model, [prompt], limit, self.adapter, watch=watch, **self.wanted.sampling)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import hub, source
 from finetune.verify.questions import Question, read_rows, same_question
 from finetune.verify.runinfo import Run
@@ -19,14 +20,16 @@ Row = tuple[tuple[dict[str, str], ...], str]
 
 
 def held_out(count: int, file: Path | None, run: Run) -> list[Question]:
-    """`count` rows, the same ones at every call, none of them trained on. UserError when there are not so many."""
+    """`count` rows, the same ones at every call, none of them trained on. Raises UserError if there are fewer."""
     name = str(file) if file else HUB_ID
     rows = read_rows(file) if file else _hub_rows(HUB_ID)
     trained = {same_question(text) for text in trained_questions(run)}
     free = [(number, row) for number, row in enumerate(rows, 1) if same_question(row[0][-1]["content"]) not in trained]
     if len(free) < count:
         raise UserError(
-            f"{name}: {len(free)} of {len(rows)} rows were not trained on, too few for --alpaca {count}; lower it"
+            _("{name}: {free} of {all} rows were not trained on, too few for --alpaca {count}; lower it").format(
+                name=name, free=len(free), all=len(rows), count=count
+            )
         )
     chosen = sorted(random.Random(SEED).sample(free, count), key=lambda pair: pair[0])
     return [
@@ -85,7 +88,9 @@ def _require(spec: str) -> None:
         hub.require(source.parse(spec))
     except UserError:
         raise UserError(
-            f"{spec}: its hub does not answer; name a local file of that form with --alpaca-file FILE"
+            _("{spec}: its hub does not answer; name a local file of the same format with --alpaca-file FILE").format(
+                spec=spec
+            )
         ) from None
 
 
@@ -104,5 +109,7 @@ def _swift_load(specs: list[str], **options: Any) -> Any:
     except Exception as error:  # whatever the hub's client raises
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"cannot load {', '.join(specs)}: {words}; name a local file of that form with --alpaca-file FILE"
+            _("cannot load {specs}: {words}; name a local file of the same format with --alpaca-file FILE").format(
+                specs=", ".join(specs), words=words
+            )
         ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.verify.scoring import compile_pattern
 from finetune.verify.yamlmarks import Node, load
 
@@ -54,7 +55,7 @@ KEYS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class VerifyConfig:
     """configs/verify.yaml, with paths resolved against its own folder."""
 
     path: Path
@@ -76,7 +77,7 @@ def default_path() -> Path:
     here = [Path.cwd() / "configs/verify.yaml", Path(__file__).parents[2] / "workspace/configs/verify.yaml"]
     found = next((path for path in [*here, Path("/root/configs/verify.yaml")] if path.is_file()), None)
     if found is None:
-        raise UserError("no configs/verify.yaml below the working directory; name one with --config FILE")
+        raise UserError(_("no configs/verify.yaml below the working directory; name one with --config FILE"))
     return found
 
 
@@ -89,17 +90,21 @@ def for_kind(path: Path, kind: str) -> Path:
     return own if path.name == "verify.yaml" and own.is_file() else path
 
 
-def read(path: Path) -> Config:
+def read(path: Path) -> VerifyConfig:
     """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
-    root = load(path, "configuration file").mapping(KEYS, "the configuration")
+    root = load(path, _("configuration file")).mapping(KEYS, _("the configuration"))
     folder = path.resolve().parent
     thresholds: dict[str, float] = {}
     if "thresholds" in root:
         for key, node in root["thresholds"].mapping(THRESHOLDS, "thresholds").items():
-            _, _, low, high = THRESHOLDS[key]
+            low, high = THRESHOLDS[key][2:]
             thresholds[key] = node.number(key, low, high)
     if not thresholds:
-        raise UserError(f"{path}: no thresholds, so nothing could fail; set at least one of {', '.join(THRESHOLDS)}")
+        raise UserError(
+            _("{path}: no thresholds, so nothing could fail; set at least one of {names}").format(
+                path=path, names=", ".join(THRESHOLDS)
+            )
+        )
     source = root["old_identity"].text("old_identity") if "old_identity" in root else ""
     try:
         old = compile_pattern(source) if source else None
@@ -110,7 +115,7 @@ def read(path: Path) -> Config:
         for key, node in root["max_new_tokens"].mapping(limits, "max_new_tokens").items():
             limits[key] = int(node.number(key, 1, 8192))
     batch = root["batch_size"].value() if "batch_size" in root else None
-    return Config(
+    return VerifyConfig(
         path=path,
         thresholds=thresholds,
         old_identity=old,
@@ -130,11 +135,13 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(Path(normpath(folder / node.text(key))) for node in root[key].items(key)) if key in root else ()
 
 
-def require_for_data(cfg: Config) -> None:
-    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+def require_for_data(cfg: VerifyConfig) -> None:
+    """Raises UserError if no threshold applies to data without an identity: their verdict would be empty."""
     if not DATA & cfg.thresholds.keys():
         raise UserError(
-            f"{cfg.path}: no threshold for data that teach no identity; set at least one of {', '.join(sorted(DATA))}"
+            _("{path}: no threshold for data that teach no identity; set at least one of {names}").format(
+                path=cfg.path, names=", ".join(sorted(DATA))
+            )
         )
 
 

@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Peak GPU memory so far, in GiB: `allocated` and `reserved`; None on a CPU."""
 
     def adapter(self, path: Path) -> Any:
-        """Load an adapter, to be passed to `answer`; UserError when it does not fit."""
+        """Load an adapter, to be passed to `answer`. Raises UserError if it does not fit."""
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """Answers in order, greedy; adapter None asks the base."""
@@ -80,10 +80,11 @@ class Qwen2Engine:
     ) -> None:
         """Load the base (seconds at 7B), or take the one that `lane` holds; the other arguments are Lane's.
 
-        `room` is a qwen2.generate.Room: what answers may take of a GPU; None suits a process that only answers.
+        `room` is a qwen2.room.Room: what answers may take of a GPU; None suits a process that only answers.
         """
         lane = lane or Lane(model_dir, device, ceiling_gib)
-        self.tokenizer, self.model = lane.tokenizer, lane.model()
+        self.lane, self.tokenizer, self.model = lane, lane.tokenizer, lane.model()
+        self._folders: list[tuple[Any, Path]] = []  # adapters that lie on the disk, for the other processes
         self.device, self.batch_size, self.room = device, batch_size, room
         self.dtype = str(self.model.dtype).removeprefix("torch.")
 
@@ -98,39 +99,31 @@ class Qwen2Engine:
 
     def adapter(self, path: Path) -> Any:
         """Load a PEFT LoRA folder onto the model's device."""
-        return load_adapter(path, self.model)
+        adapter = load_adapter(path, self.model)
+        self._folders.append((adapter, path))
+        return adapter
+
+    def processes(self, questions: int) -> int:
+        """How many processes answer so many questions."""
+        return self.lane.sharing(questions)
+
+    def _folder(self, adapter: Any) -> Path | None:
+        return next((path for each, path in self._folders if each is adapter), None)
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """Answers in order; the same conversation asked twice is generated once."""
         import torch
 
-        from qwen2.generate import generate
-
         places: dict[tuple[Any, ...], list[int]] = {}
         for place, ask in enumerate(asks):
             places.setdefault(ask.key(), []).append(place)
         different = [asks[group[0]] for group in places.values()]
-        prompts = [
-            self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools) for ask in different
+        pieces = [
+            (self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools), ask.max_new_tokens)
+            for ask in different
         ]
-        limits = [ask.max_new_tokens for ask in different]
-        seen = 0
-
-        def report(done: int, _total: int) -> None:
-            nonlocal seen
-            progress(done - seen)
-            seen = done
-
         try:
-            produced = generate(
-                self.model,
-                prompts,
-                limits,
-                adapter=adapter,
-                batch_size=self.batch_size,
-                room=self.room,
-                progress=report,
-            )
+            produced = self.lane.answer(pieces, adapter, self._folder(adapter), self.batch_size, self.room, progress)
         except ValueError as error:
             raise UserError(_("cannot ask the questions: {reason}").format(reason=error)) from None
         except torch.cuda.OutOfMemoryError:
@@ -139,7 +132,7 @@ class Qwen2Engine:
                 exit_code=FAILED,
             ) from None
         answers: list[Answer | None] = [None] * len(asks)
-        for group, ids, limit in zip(places.values(), produced, limits, strict=True):
+        for group, ids, (_prompt, limit) in zip(places.values(), produced, pieces, strict=True):
             for place in group:
                 answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
         return [answer for answer in answers if answer is not None]
@@ -148,15 +141,13 @@ class Qwen2Engine:
         """The mean negative log-likelihood of each reference, in nats a token, as the answer to its question."""
         import torch
 
-        from qwen2.nll import mean_nll
-
         rows = []
         for ask, reference in zip(asks, references, strict=True):
             prompt = self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools)
             answer = self.tokenizer.encode(reference + ANSWER_END)
             rows.append(([*prompt, *answer], [*[-100] * len(prompt), *answer]))
         try:
-            return mean_nll(self.model, rows, adapter)
+            return self.lane.weigh(rows, adapter, self._folder(adapter))
         except torch.cuda.OutOfMemoryError:
             raise UserError(
                 _("the GPU's memory ran out while references were weighed; end what else uses the GPU"),

@@ -9,7 +9,7 @@ from common.i18n import _
 
 
 def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
-    """--questions, --rewordings, --expect and --forbid, on a parser or a group of one."""
+    """--questions, --rewordings, --expect, --forbid and --ask-base, on a parser or a group of one."""
     parser.add_argument(
         "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
     )
@@ -23,3 +23,8 @@ def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
         "--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name")
     )
     parser.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
+    parser.add_argument(
+        "--ask-base",
+        action="store_true",
+        help=_("ask the base again, in place of its answers that earlier verdicts kept in OUTPUT/.cache/base-answers"),
+    )

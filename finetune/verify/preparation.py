@@ -138,7 +138,7 @@ def _with_choosing(
 def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], columns: Columns) -> Path:
     """Write the data without the rows left out into the run's folder, and those rows beside them; the new file."""
     left = [found.rows[place] for place in chosen.holdout]
-    unseen.write(folder, [unseen.Row(row) for row in left])
+    unseen.write(folder, [unseen.UnseenRow(row) for row in left])
     keys = {row.key for row in left}
     unseen.write_rows(folder / unseen.TRAINING, list(_without(keys, paths, columns)))
     return folder / unseen.TRAINING

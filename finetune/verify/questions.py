@@ -10,6 +10,7 @@ from typing import Any
 
 from common import host
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import reading
 from finetune.verify import rules
 from finetune.verify.scoring import compile_pattern, normalise
@@ -87,29 +88,31 @@ def read(path: str | Path) -> QuestionSet:
 
     UserError `FILE:LINE: what is wrong` for anything that could not be asked or scored as it stands.
     """
-    root = load(Path(path), "questions file")
-    parts = {} if isinstance(root.value(), list) else root.mapping(FILE_KEYS, "a questions file")
+    root = load(Path(path), _("questions file"))
+    parts = {} if isinstance(root.value(), list) else root.mapping(FILE_KEYS, _("a questions file"))
     listed = parts.get("questions") if parts else root
     if "version" in parts and parts["version"].value() != VERSION:
-        raise parts["version"].error(f"version must be {VERSION}; this release knows no other layout")
+        raise parts["version"].error(
+            _("version must be {version}; this release knows no other layout").format(version=VERSION)
+        )
     forbid: Patterns = ()
     if "defaults" in parts:
         defaults = parts["defaults"].mapping(("forbid",), "defaults")
         forbid = _patterns(defaults["forbid"], "forbid") if "forbid" in defaults else ()
     found = QuestionSet(sources=[str(path)])
     for node in parts["trained"].items("trained") if "trained" in parts else []:
-        entry = node.mapping(("when", "expect", "forbid"), "an entry of trained")
+        entry = node.mapping(("when", "expect", "forbid"), _("an entry of trained"))
         if "when" not in entry or "expect" not in entry:
-            raise node.error("an entry of trained needs both when and expect")
+            raise node.error(_("an entry of trained needs both when and expect"))
         when = _patterns(entry["when"], "when")
         if len(when) != 1:
-            raise entry["when"].error("when must be one pattern")
+            raise entry["when"].error(_("when must be a single pattern"))
         own = _patterns(entry["forbid"], "forbid") if "forbid" in entry else forbid
         found.trained.append(TrainedEntry(when[0], _patterns(entry["expect"], "expect"), own))
     for node in parts["heldout"].items("heldout") if "heldout" in parts else []:
         found.heldout.append(_identity(node, forbid))
     for node in listed.items("questions") if listed else []:
-        keys = node.mapping(None, "a question")
+        keys = node.mapping(None, _("a question"))
         if "expect" in keys:
             found.heldout.append(_identity(node, forbid))
         else:
@@ -117,24 +120,30 @@ def read(path: str | Path) -> QuestionSet:
     for node in parts["out_of_scope"].items("out_of_scope") if "out_of_scope" in parts else []:
         found.out_of_scope.append(_out_of_scope(node))
     if not found.all():
-        raise UserError(f"{path}: the file holds no question; docs/verify.md shows what belongs in it")
+        raise UserError(
+            _("{path}: the file holds no questions; docs/verify.md shows what belongs in it").format(path=path)
+        )
     check_unique(found.all())
     return found
 
 
 def check_unique(questions: Iterable[Question]) -> None:
-    """UserError when two questions share an id: the report could not tell them apart."""
+    """Raises UserError if two questions share an id: the report could not tell them apart."""
     seen: dict[str, str] = {}
     for question in questions:
         if question.id in seen:
-            raise UserError(f"{question.where}: the id {question.id!r} is taken by {seen[question.id]}; rename one")
+            raise UserError(
+                _("{where}: the id {id!r} is already used in {seen}; rename one").format(
+                    where=question.where, id=question.id, seen=seen[question.id]
+                )
+            )
         seen[question.id] = question.where
 
 
 def _identity(node: Node, forbid: Patterns) -> Question:
-    keys = node.mapping(IDENTITY_KEYS, "an identity question")
+    keys = node.mapping(IDENTITY_KEYS, _("an identity question"))
     if "expect" not in keys:
-        raise node.error("an identity question needs expect: the patterns that its answer must hold")
+        raise node.error(_("an identity question needs expect: the patterns that its answer must match"))
     return Question(
         **_common(node, keys, "heldout"),
         expect=_patterns(keys["expect"], "expect"),
@@ -143,9 +152,9 @@ def _identity(node: Node, forbid: Patterns) -> Question:
 
 
 def _general(node: Node) -> Question:
-    keys = node.mapping(GENERAL_KEYS, "a general question")
+    keys = node.mapping(GENERAL_KEYS, _("a general question"))
     if "reference" not in keys and "rule" not in keys:
-        raise node.error("a question needs expect (identity), or reference or rule (a general task)")
+        raise node.error(_("a question needs expect (identity), or reference or rule (a general task)"))
     rule = keys["rule"].value() if "rule" in keys else None
     fault = rules.problem(rule) if "rule" in keys else None
     if fault:
@@ -155,15 +164,15 @@ def _general(node: Node) -> Question:
 
 
 def _out_of_scope(node: Node) -> Question:
-    keys = node.mapping(("id", "kind", "question", "messages"), "an out-of-scope question")
+    keys = node.mapping(("id", "kind", "question", "messages"), _("an out-of-scope question"))
     return Question(**_common(node, keys, "out_of_scope"))
 
 
 def _common(node: Node, keys: dict[str, Node], part: str) -> dict[str, Any]:
     if "id" not in keys:
-        raise node.error("a question needs an id, unique in its file")
+        raise node.error(_("a question needs an id, unique in its file"))
     if ("question" in keys) == ("messages" in keys):
-        raise node.error("a question needs either question or messages")
+        raise node.error(_("a question needs either question or messages"))
     if "question" in keys:
         messages = [{"role": "user", "content": keys["question"].text("question")}]
     else:
@@ -181,24 +190,26 @@ def _messages(node: Node) -> list[dict[str, str]]:
     messages = []
     turns = node.items("messages")
     for number, turn in enumerate(turns):
-        keys = turn.mapping(("role", "content"), "a message")
+        keys = turn.mapping(("role", "content"), _("a message"))
         if set(keys) != {"role", "content"}:
-            raise turn.error("a message needs role and content")
+            raise turn.error(_("a message needs role and content"))
         role = keys["role"].text("role")
         if role != ROLES[number % 2]:
             raise keys["role"].error(
-                f"the role here must be {ROLES[number % 2]!r}: the turns alternate, the user begins"
+                _("the role here must be {role!r}: the turns alternate and begin with the user").format(
+                    role=ROLES[number % 2]
+                )
             )
         messages.append({"role": role, "content": keys["content"].text("content")})
     if len(messages) % 2 == 0:
-        raise node.error("messages must end with a turn of the user, which the model answers")
+        raise node.error(_("messages must end with a user turn, which the model answers"))
     return messages
 
 
 def _patterns(node: Node, what: str) -> Patterns:
     nodes = node.items(what) if isinstance(node.value(), list) else [node]
     if not nodes and what == "expect":
-        raise node.error("expect is empty: any answer would do")
+        raise node.error(_("expect is empty: any answer would pass"))
     patterns = []
     for each in nodes:
         try:
@@ -238,7 +249,9 @@ def option(name: str, source: str | None) -> re.Pattern[str] | None:
     try:
         return compile_pattern(source)
     except ValueError as error:
-        raise UserError(f"{name}: {error}; quote it for the shell, as in {name} 'My Company'") from None
+        raise UserError(
+            _("{name}: {error}; quote it for the shell, as in {name} 'My Company'").format(name=name, error=error)
+        ) from None
 
 
 # --------------------------------------------------------------------------------------------- trained questions
@@ -275,14 +288,16 @@ def from_rows(rows: Sequence[DataRow], entries: Sequence[TrainedEntry], limit: i
 
 def none_in(path: Path) -> UserError:
     """For a configuration that names no questions."""
-    return UserError(f"{path}: no questions; name a file under `questions`, or with --questions FILE")
+    return UserError(
+        _("{path}: no questions; name a file under `questions`, or with --questions FILE").format(path=path)
+    )
 
 
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
     """Rows of a dataset file as (messages up to the last user turn, output); rows of another make are passed over.
 
-    A system turn is left out: verify sets the system prompt itself. UserError for a file that cannot be read, or that
-    holds no question with an answer.
+    A system turn is left out: verify sets the system prompt itself. Raises UserError for a file that cannot be read, or
+    that holds no question with an answer.
     """
     from qwen2.chat import standard_row
 
@@ -291,7 +306,7 @@ def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
         if isinstance(item, reading.Broken):
             raise UserError(f"{path}: {item}")
         try:
-            turns, _ = standard_row(item.data)
+            turns = standard_row(item.data)[0]
         except ValueError:
             continue
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns if turn["role"] != "system"]
@@ -299,7 +314,9 @@ def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
             rows.append((tuple(turns[:-1]), turns[-1]["content"]))
     if not rows:
         more = host.call("check-data", dataset=path)
-        raise UserError(f"{path}: no row holds a question with its answer; {more} says what is wrong")
+        raise UserError(
+            _("{path}: no row has a question and its answer; {more} says what is wrong").format(path=path, more=more)
+        )
     return rows
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.i18n import _
 from finetune.verify.scoring import compile_pattern, normalise
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
@@ -22,14 +23,14 @@ CODE_SECONDS = 10.0  # wall clock for all cases of one answer; the sandbox's CPU
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RuleOutcome:
     """Whether the rule was met, and in a few words why not (or what was seen)."""
 
     ok: bool
     reason: str
 
 
-def check(rule: Mapping[str, Any], answer: str) -> Outcome:
+def check(rule: Mapping[str, Any], answer: str) -> RuleOutcome:
     """Apply a rule as the questions file gives it (see docs/verify.md): exactly one of number, regex, python."""
     if "number" in rule:
         return check_number(answer, float(rule["number"]), float(rule.get("tolerance", 0)))
@@ -41,20 +42,20 @@ def check(rule: Mapping[str, Any], answer: str) -> Outcome:
 def problem(rule: object) -> str | None:
     """What is wrong with a rule of the questions file, in a few words; None when it can be applied."""
     if not isinstance(rule, dict):
-        return "rule must be a mapping with one of number, regex, python"
+        return _("rule must be a mapping with one of number, regex, python")
     kinds = {"number", "regex", "python"} & set(rule)
     if len(kinds) != 1:
-        return "rule must have exactly one of number, regex, python"
+        return _("rule must have exactly one of number, regex, python")
     unknown = set(rule) - kinds - ({"tolerance"} if "number" in kinds else set())
     if unknown:
-        return f"rule has an unknown key {sorted(map(str, unknown))[0]!r}"
+        return _("rule has an unknown key {key!r}").format(key=min(map(str, unknown)))
     if "number" in rule:
         if not _is_number(rule["number"]) or not _is_number(rule.get("tolerance", 0)):
-            return "number and tolerance of a rule must be numbers"
+            return _("number and tolerance of a rule must be numbers")
     elif "regex" in rule:
         patterns = rule["regex"] if isinstance(rule["regex"], list) else [rule["regex"]]
         if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-            return "regex of a rule must be a pattern or a list of patterns"
+            return _("regex of a rule must be a pattern or a list of patterns")
         try:
             for pattern in patterns:
                 compile_pattern(pattern)
@@ -71,14 +72,14 @@ def _is_number(value: object) -> bool:
 
 def _python_problem(rule: object) -> str | None:
     if not isinstance(rule, dict) or not isinstance(rule.get("cases"), list) or not rule["cases"]:
-        return "python of a rule must be a mapping with a list of cases"
-    if set(rule) - {"function", "cases"}:
-        return f"python of a rule has an unknown key {sorted(map(str, set(rule) - {'function', 'cases'}))[0]!r}"
+        return _("python of a rule must be a mapping with a list of cases")
+    if unknown := set(rule) - {"function", "cases"}:
+        return _("python of a rule has an unknown key {key!r}").format(key=min(map(str, unknown)))
     if not isinstance(rule.get("function", ""), str):
-        return "function of a python rule must be a name"
+        return _("function of a python rule must be a name")
     for case in rule["cases"]:
         if not isinstance(case, dict) or set(case) != {"args", "returns"} or not isinstance(case["args"], list):
-            return "each case of a python rule must be {args: [...], returns: ...}"
+            return _("each case of a python rule must be {args: [...], returns: ...}")
     return None
 
 
@@ -91,7 +92,7 @@ UNITS = {"十": 10, "百": 100, "千": 1000}
 HAN_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]+")
 
 
-def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> Outcome:
+def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> RuleOutcome:
     """The answer's result is the wanted number: the last one that follows an equals sign or a word like it, or else
     the last number of the answer. Chinese numerals count where there are no digits."""
     text = normalise(answer).norm
@@ -99,11 +100,11 @@ def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> Outcome:
     if not found:
         found = [(m.start(), float(_han(m.group()))) for m in HAN_NUMBER.finditer(text)]
     if not found:
-        return Outcome(False, "no number in the answer")
+        return RuleOutcome(False, "no number in the answer")
     results = [value for start, value in found if RESULT.search(text[:start])]
     seen = {found[-1][1], *results[-1:]}
     ok = any(math.isclose(value, wanted, rel_tol=1e-9, abs_tol=tolerance) for value in seen)
-    return Outcome(ok, f"{'found' if ok else 'wanted'} {wanted:g}" + ("" if ok else f", found {found[-1][1]:g}"))
+    return RuleOutcome(ok, f"{'found' if ok else 'wanted'} {wanted:g}" + ("" if ok else f", found {found[-1][1]:g}"))
 
 
 def _unsigned(text: str) -> str:
@@ -129,11 +130,11 @@ def _han(numeral: str) -> int:
 # --------------------------------------------------------------------------------------------------------- regex
 
 
-def check_regex(answer: str, patterns: Sequence[str]) -> Outcome:
+def check_regex(answer: str, patterns: Sequence[str]) -> RuleOutcome:
     """Every pattern is found in the normalised answer."""
     text = normalise(answer).norm
     missing = [pattern for pattern in patterns if not compile_pattern(pattern).search(text)]
-    return Outcome(not missing, f"not found: {', '.join(missing)}" if missing else "found")
+    return RuleOutcome(not missing, f"not found: {', '.join(missing)}" if missing else "found")
 
 
 # -------------------------------------------------------------------------------------------------------- python
@@ -151,25 +152,27 @@ def extract_code(answer: str) -> str:
     return answer[start.start() :] if start else ""
 
 
-def check_python(answer: str, rule: Mapping[str, Any]) -> Outcome:
+def check_python(answer: str, rule: Mapping[str, Any]) -> RuleOutcome:
     """Run the answer's function on each case in a sandboxed subprocess; all must return what is wanted.
 
     Only arguments go into the sandbox and only values come out: code that does not compute the result cannot claim it.
     """
     code = extract_code(answer)
     if not code.strip():
-        return Outcome(False, "no code in the answer")
+        return RuleOutcome(False, "no code in the answer")
     cases = rule["cases"]
     task = {"code": code, "function": rule.get("function"), "args": [case["args"] for case in cases]}
     reply = run_sandboxed(task)
     if "error" in reply:
-        return Outcome(False, str(reply["error"])[:200])
+        return RuleOutcome(False, str(reply["error"])[:200])
     for case, got in zip(cases, reply["values"], strict=True):
         if not any(_same(candidate, case["returns"]) for candidate in got):
             shown = json.dumps(got[0] if got else None, ensure_ascii=False)[:80]
             wanted = json.dumps(case["returns"], ensure_ascii=False)[:80]
-            return Outcome(False, f"{json.dumps(case['args'], ensure_ascii=False)[:80]} gave {shown}, wanted {wanted}")
-    return Outcome(True, f"{len(cases)} cases pass")
+            return RuleOutcome(
+                False, f"{json.dumps(case['args'], ensure_ascii=False)[:80]} gave {shown}, wanted {wanted}"
+            )
+    return RuleOutcome(True, f"{len(cases)} cases pass")
 
 
 def _same(got: Any, wanted: Any) -> bool:
@@ -196,9 +199,9 @@ def run_sandboxed(task: Mapping[str, Any], seconds: float = CODE_SECONDS) -> dic
         start_new_session=True,  # a group of its own, so that whatever it may start can be ended with it
     )
     try:
-        out, _ = process.communicate(json.dumps(task).encode(), timeout=seconds)
+        out, _errors = process.communicate(json.dumps(task).encode(), timeout=seconds)
     except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {seconds:g} s"}
+        return {"error": f"the code took longer than {seconds:g} s"}
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -210,7 +213,7 @@ def run_sandboxed(task: Mapping[str, Any], seconds: float = CODE_SECONDS) -> dic
         return reply if isinstance(reply, dict) else {"error": "the code broke its sandbox's reply"}
     except ValueError:
         limit = process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-        return {"error": "ran into its CPU limit" if limit else "ended without returning a value"}
+        return {"error": "the code ran into its CPU limit" if limit else "the code ended without returning a value"}
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from common.json_files import json_object
 from finetune.verify.sets.unseen import MIXED, REWORDED
 from qwen2 import adapter_config
@@ -148,7 +149,7 @@ def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int
 
 
 def output_folder(run: Run, wanted: Path | None) -> Path:
-    """The folder for the reports, made: `wanted`, or verify/ in the run's. UserError when it cannot be written."""
+    """The folder for the reports, made: `wanted`, or verify/ in the run's. Raises UserError if it cannot be written."""
     folder = wanted or run.folder / "verify"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +158,8 @@ def output_folder(run: Run, wanted: Path | None) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot write the reports there: {error.strerror}; name another with --output DIR"
+            _("{folder}: cannot write the reports there: {reason}; name another folder with --output DIR").format(
+                folder=folder, reason=error.strerror
+            )
         ) from None
     return folder

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.i18n import _
 from finetune.verify import agreement
 
 # ---------------------------------------------------------------------------------------------- normalised text
@@ -24,7 +25,7 @@ CHARS = DASHES | QUOTES
 
 
 @dataclass(frozen=True)
-class Text:
+class ShownText:
     """An answer and its normalised copy: `norm[i]` comes from `shown[where[i]]`; `where` ends with one entry more."""
 
     shown: str
@@ -38,7 +39,7 @@ class Text:
         return self.where[start], self.where[end - 1] + 1
 
 
-def normalise(answer: str) -> Text:
+def normalise(answer: str) -> ShownText:
     """NFKC and lower case; no Markdown emphasis, no invisible characters, no spaces beside a Chinese character.
 
     Line breaks stay (they end a clause); other white space between two Latin words becomes one space.
@@ -55,7 +56,7 @@ def normalise(answer: str) -> Text:
                 where.pop()
             chars.append(char)
             where.append(position)
-    return Text(shown, "".join(chars), (*where, len(shown)))
+    return ShownText(shown, "".join(chars), (*where, len(shown)))
 
 
 @functools.cache
@@ -95,9 +96,13 @@ def compile_pattern(source: str) -> re.Pattern[str]:
     try:
         pattern = re.compile("".join(out), re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a regular expression: {source!r}: {error}") from None
+        raise ValueError(
+            _("not a regular expression: {source!r}: {error}").format(source=source, error=error)
+        ) from None
     if pattern.match(""):
-        raise ValueError(f"the pattern {source!r} matches an empty answer, so it would decide nothing")
+        raise ValueError(
+            _("the pattern {source!r} matches an empty answer, so it would decide nothing").format(source=source)
+        )
     return pattern
 
 
@@ -229,7 +234,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class IdentityJudgement:
     """What an answer to an identity question is worth; `text` is the answer that the marks point into."""
 
     ok: bool
@@ -246,7 +251,7 @@ def judge(
     old: re.Pattern[str] | None = None,
     cut: bool = False,
     question: str = "",
-) -> Judgement:
+) -> IdentityJudgement:
     """Judge an answer: right when it claims every expected pattern and claims neither a forbidden nor the old name.
 
     question: what was asked; a yes to one that claims another identity is wrong, whatever follows it.
@@ -254,7 +259,7 @@ def judge(
     """
     text = normalise(answer)
     if not text.norm.strip():
-        return Judgement(False, False, "empty answer", text.shown)
+        return IdentityJudgement(False, False, "empty answer", text.shown)
     marks: list[Mark] = []
     faults: list[str] = []
     for pattern in expect:
@@ -280,14 +285,14 @@ def judge(
         faults.append(f"says yes to another identity ({text.shown[marks[-1].start : marks[-1].end]})")
     if cut and faults:
         faults.append("cut off at the token limit")
-    return Judgement(not faults, old_named, "; ".join(faults), text.shown, _tidy(marks))
+    return IdentityJudgement(not faults, old_named, "; ".join(faults), text.shown, _tidy(marks))
 
 
 def _readable(pattern: re.Pattern[str]) -> str:
     return pattern.pattern.replace(r"\s*", " ")
 
 
-def _find(text: Text, pattern: re.Pattern[str], kind: str, others: bool, marks: list[Mark]) -> bool:
+def _find(text: ShownText, pattern: re.Pattern[str], kind: str, others: bool, marks: list[Mark]) -> bool:
     """Add a mark for each match; whether one of them is a claim."""
     as_it_stands = NEGATIVE_PATTERN.search(pattern.pattern) is not None
     claimed = False

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.content import question_key
 from finetune.verify import alpaca, config, questions, runinfo
 from finetune.verify.engine import DEFAULT_SYSTEM, Answer
@@ -29,7 +30,7 @@ class Selection:
     language: str
     found: Survey | None = None
     chosen: Sets | None = None
-    unseen: list[unseen.Row] = field(default_factory=list)
+    unseen: list[unseen.UnseenRow] = field(default_factory=list)
     trained_on: set[str] = field(default_factory=set)  # keys of rewordings that the training was given
     notes: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -41,7 +42,7 @@ class Selection:
             return None
         return "folds" if any(each.answers for each in self.unseen) else "left out"
 
-    def thresholds(self, cfg: config.Config) -> dict[str, float]:
+    def thresholds(self, cfg: config.VerifyConfig) -> dict[str, float]:
         """Those of the configuration that hold for these data."""
         held = config.thresholds_for(cfg.thresholds, self.found is None or self.found.is_identity)
         if self.found and self.found.nature.generalises:
@@ -73,7 +74,7 @@ class Selection:
         return [text for text in texts if question_key(text) not in self.trained_on]
 
 
-def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Selection:
+def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run) -> Selection:
     """The questions of a run, all but rewordings that are yet to be made.
 
     Raises:
@@ -124,7 +125,7 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     return Selection(fixed, language, found, chosen_sets, left_out, trained_on, notes, files.sources)
 
 
-def _data(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
+def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
     """The rows that are asked about: of the user's file, those that the run kept, or of the files it names."""
     if args.dataset:
         return rows.read([args.dataset], args.columns)
@@ -135,7 +136,7 @@ def _data(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, notes:
     return rows.read(files, run.columns) if files else []
 
 
-def _datasets(cfg: config.Config, run: runinfo.Run, notes: list[str]) -> list[Path]:
+def _datasets(cfg: config.VerifyConfig, run: runinfo.Run, notes: list[str]) -> list[Path]:
     """The run's own files, or the configured one."""
     here = cfg.path.resolve().parent.parent
     found = run.own_datasets(here)
@@ -153,7 +154,7 @@ def _datasets(cfg: config.Config, run: runinfo.Run, notes: list[str]) -> list[Pa
 
 
 def _survey(
-    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[unseen.Row]
+    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[unseen.UnseenRow]
 ) -> Survey | None:
     if not data or (args.questions and files.heldout and not files.trained):
         return None
@@ -163,8 +164,10 @@ def _survey(
     )
     if args.expect and not looked.taught:
         raise UserError(
-            f"{data[0].where.rpartition(',')[0]}: no output matches --expect {args.expect!r}; mend the pattern, or "
-            "leave it out: the name that the data teach is found by itself"
+            _(
+                "{file}: no output matches --expect {expect!r}; correct the pattern, or omit it: the name "
+                "that the data teach is found automatically"
+            ).format(file=data[0].where.rpartition(",")[0], expect=args.expect)
         )
     survey.require_judgeable(looked)
     return looked
@@ -196,7 +199,7 @@ def _not_in_data(
     return [q for q in heldout if q not in seen]
 
 
-def read_questions(cfg: config.Config, args: argparse.Namespace) -> QuestionSet:
+def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> QuestionSet:
     """The configured files, with a file of the user's in place of the one of its kind; then the user's own brand."""
     own = [questions.read(path) for path in args.questions or []]
     has_identity = any(each.heldout for each in own)
@@ -224,7 +227,7 @@ def _merge(into: QuestionSet, part: QuestionSet, identity: bool, general: bool) 
         into.out_of_scope += part.out_of_scope
 
 
-def in_english(files: QuestionSet, cfg: config.Config) -> QuestionSet:
+def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
     """The same with the English general tasks, where the configuration names some."""
     english = [questions.read(path) for path in cfg.questions_english]
     if not english:

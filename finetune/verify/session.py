@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from common.i18n import _
 from common.model_kind import ModelKind, kind_of
 from common.settings import Settings
-from finetune.verify.config import Config
+from finetune.verify.config import VerifyConfig
 from finetune.verify.engine import Ask, Engine
 from finetune.verify.figures import DEFAULT, Asked, score
 from finetune.verify.questions import Question
@@ -51,11 +51,11 @@ class Wordings:
 
 
 @dataclass
-class Job:
+class VerdictSession:
     """One verdict: what was asked for, on which adapter and run, and how long its parts took."""
 
     args: argparse.Namespace
-    cfg: Config
+    cfg: VerifyConfig
     settings: Settings
     adapter: Path
     other: Path | None

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.i18n import _
 
 # PyYAML's constructors raise what int(), dict and datetime raise, and on `!!timestamp x` an AttributeError.
 PYYAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -35,62 +36,78 @@ class Node:
         try:
             return yaml.constructor.SafeConstructor().construct_object(self.node, deep=True)  # type: ignore[no-untyped-call]
         except (*PYYAML, RecursionError) as error:
-            raise self.error(f"not a usable value: {error}") from None
+            raise self.error(_("not a usable value: {error}").format(error=error)) from None
 
     def mapping(self, known: Iterable[str] | None, what: str) -> dict[str, Node]:
         """The node as a mapping of keys to nodes; keys that are not in `known` or occur twice are errors."""
         if not isinstance(self.node, yaml.MappingNode):
-            raise self.error(f"{what} must be a mapping of keys to values")
+            raise self.error(_("{what} must be a mapping of keys to values").format(what=what))
         found: dict[str, Node] = {}
         allowed = None if known is None else list(known)
         for key_node, value_node in self.node.value:
             key, at = str(key_node.value), Node(key_node, self.path)
             if key in found:
-                raise at.error(f"the key {key!r} occurs twice")
+                raise at.error(_("the key {key!r} occurs twice").format(key=key))
             if allowed is not None and key not in allowed:
                 near = difflib.get_close_matches(key, allowed, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}"
-                raise at.error(f"unknown key {key!r} of {what}; {hint}")
+                hint = (
+                    _("did you mean {near!r}?").format(near=near[0])
+                    if near
+                    else _("the known keys are {allowed}").format(allowed=", ".join(allowed))
+                )
+                raise at.error(_("unknown key {key!r} in {what}; {hint}").format(key=key, what=what, hint=hint))
             found[key] = Node(value_node, self.path)
         return found
 
     def items(self, what: str) -> list[Node]:
         """The node as a list of nodes."""
         if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error(f"{what} must be a list")
+            raise self.error(_("{what} must be a list").format(what=what))
         return [Node(child, self.path) for child in self.node.value]
 
     def text(self, what: str) -> str:
         """The node as a string that is not blank. Unquoted numbers and words such as `yes` are taken as written."""
         if not isinstance(self.node, yaml.ScalarNode) or not self.node.value.strip():
-            raise self.error(f"{what} must be a text that is not empty")
+            raise self.error(_("{what} must be a non-empty text").format(what=what))
         return str(self.node.value)
 
     def number(self, what: str, low: float, high: float) -> float:
         """The node as a number from low to high."""
         value = self.value()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise self.error(f"{what} must be a number from {low:g} to {high:g}")
+            raise self.error(
+                _("{what} must be a number from {low:g} to {high:g}").format(what=what, low=low, high=high)
+            )
         return value
 
 
 def load(path: Path, what: str) -> Node:
-    """The root node of a YAML file. UserError when the file is missing, unreadable, not YAML, or empty."""
+    """The root node of a YAML file. Raises UserError if the file is missing, unreadable, not YAML, or empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such {what}; check the path") from None
+        raise UserError(_("{path}: no such {what}; check the path").format(path=path, what=what)) from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"{path}: cannot read the {what}: {reason}") from None
+        reason = error.strerror if isinstance(error, OSError) else _("it is not UTF-8 text")
+        raise UserError(
+            _("{path}: cannot read the {what}: {reason}").format(path=path, what=what, reason=reason)
+        ) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(
+            _("{path}{line}: not YAML: {reason}").format(
+                path=path, line=line, reason=getattr(error, "problem", None) or error
+            )
+        ) from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply; docs/verify.md shows what belongs in it") from None
+        raise UserError(
+            _("{path}: nested too deeply; docs/verify.md shows what belongs in it").format(path=path)
+        ) from None
     if node is None:
-        raise UserError(f"{path}: the {what} is empty; docs/verify.md shows what belongs in it")
+        raise UserError(
+            _("{path}: the {what} is empty; docs/verify.md shows what belongs in it").format(path=path, what=what)
+        )
     return Node(node, path)

@@ -10,19 +10,20 @@ import hashlib
 import json
 import math
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome, gib
+from qwen2 import safetensors_header
+from qwen2.config import EMBEDDING, HEAD, Sizes
+from qwen2.safetensors_header import BrokenHeader, Header
 
 NAME = "weights"
 LEVEL = "fast"
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"  # a model in one file, which needs no index
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # torch_dtype of config.json -> safetensors
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8}
@@ -79,43 +80,9 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             AGAIN,
         )
     try:
-        hidden, inner, vocab = (_size(config, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
-        layers, heads = _size(config, "num_hidden_layers", most=10**4), _size(config, "num_attention_heads")
-        kv_heads = _size(config, "num_key_value_heads", heads)
-        head = _size(config, "head_dim", hidden // heads)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Failure(
-            "config-wrong", _("config.json: {name} {reason}").format(name=type(error).__name__, reason=error), AGAIN
-        ) from error
-    query, key_value = heads * head, kv_heads * head
-    layer = {
-        "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (query, hidden),
-        "self_attn.q_proj.bias": (query,),
-        "self_attn.k_proj.weight": (key_value, hidden),
-        "self_attn.k_proj.bias": (key_value,),
-        "self_attn.v_proj.weight": (key_value, hidden),
-        "self_attn.v_proj.bias": (key_value,),
-        "self_attn.o_proj.weight": (hidden, query),
-        "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (inner, hidden),
-        "mlp.up_proj.weight": (inner, hidden),
-        "mlp.down_proj.weight": (hidden, inner),
-    }
-    tensors: dict[str, tuple[int, ...]] = {EMBEDDING: (vocab, hidden), "model.norm.weight": (hidden,)}
-    if not config.get("tie_word_embeddings"):
-        tensors[HEAD] = (vocab, hidden)
-    for number in range(layers):
-        tensors.update({f"model.layers.{number}.{name}": shape for name, shape in layer.items()})
-    return tensors
-
-
-def _size(config: dict[str, Any], name: str, default: int | None = None, most: int = 10**7) -> int:
-    value = config[name] if default is None else config.get(name)
-    size = default if value is None and default is not None else value
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
-        raise ValueError(f"{name} is {repr(size)[:40]}, no whole number from 1 to {most}")
-    return size
+        return Sizes.of(config).tensor_shapes()
+    except ValueError as error:
+        raise Failure("config-wrong", _("config.json: {reason}").format(reason=error), AGAIN) from error
 
 
 def _dtype(config: dict[str, Any]) -> str | None:
@@ -183,21 +150,20 @@ def _check_shard(
 
     Returns the names of its tensors, and the dtype.
     """
-    header, base, size = read_header(folder / name)
-    tensors = set(header) if tensors is None else tensors
-    _check_names(name, set(header), tensors)
-    end = base
-    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        have, shape = entry["dtype"], tuple(entry["shape"])
-        begin, stop = (base + offset for offset in entry["data_offsets"])
-        nbytes = math.prod(shape) * DTYPE_BYTES[have] if have in DTYPE_BYTES else stop - begin
-        if begin != end or stop - begin != nbytes:
+    header = _read_header(folder / name)
+    tensors = set(header.entries) if tensors is None else tensors
+    _check_names(name, set(header.entries), tensors)
+    end = header.begin
+    for tensor, entry in sorted(header.entries.items(), key=lambda item: item[1].offset):
+        have, shape = entry.dtype, entry.shape
+        nbytes = math.prod(shape) * DTYPE_BYTES[have] if have in DTYPE_BYTES else entry.nbytes
+        if entry.offset != end or entry.nbytes != nbytes:
             raise Failure(
                 "shard-damaged",
                 _("the head of {name} gives {tensor} a place that cannot be").format(name=name, tensor=tensor),
                 _(CHECKSUM).format(again=_(AGAIN)),
             )
-        end = stop
+        end += nbytes
         if tensor not in wanted:
             raise Failure(
                 "config-mismatch",
@@ -220,12 +186,12 @@ def _check_shard(
                 _("{tensor} in {name} is {have}, not {wrong}").format(tensor=tensor, name=name, have=have, wrong=wrong),
                 AGAIN,
             )
-    if size != end:
-        word = _("cut short") if size < end else _("longer than its content")
+    if header.size != end:
+        word = _("cut short") if header.size < end else _("longer than its content")
         raise Failure(
             "shard-truncated",
             _("{name} is {word}: {size} bytes, its head describes {end}").format(
-                name=name, word=word, size=size, end=end
+                name=name, word=word, size=header.size, end=end
             ),
             AGAIN,
         )
@@ -235,31 +201,10 @@ def _check_shard(
 CONFIG = N_("config.json and the shards are of different models, or config.json was edited; {again}")
 
 
-def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int, int]:
-    """Tensors of a safetensors file, where its data begins, and its size in bytes.
-
-    Format: u64 little-endian length, that many bytes of JSON, data (https://github.com/huggingface/safetensors#format).
-    """
+def _read_header(path: Path) -> Header:
+    """The header of a shard; Failure when there is none."""
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= 100 << 20 or 8 + length > size:
-                raise Failure(
-                    "shard-truncated" if size < 1 << 20 else "shard-damaged",
-                    _("{name} ({size} bytes) does not begin with the head of a safetensors file").format(
-                        name=path.name, size=size
-                    ),
-                    _(CHECKSUM).format(again=_(AGAIN)),
-                )
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        for entry in header.values():
-            begin, stop = entry["data_offsets"]
-            if not (isinstance(begin, int) and isinstance(stop, int) and isinstance(entry["dtype"], str)):
-                raise TypeError("offsets")
-            math.prod(entry["shape"])
+        return safetensors_header.read(path)
     except FileNotFoundError as error:
         raise Failure(
             "shard-missing", _("{path} is missing, which {index} names").format(path=path, index=INDEX), AGAIN
@@ -268,13 +213,14 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int, int]:
         raise Failure(
             "shard-unreadable", _("{path} cannot be read: {strerror}").format(path=path, strerror=error.strerror), AGAIN
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failure(
-            "shard-damaged",
-            _("the head of {name} is not readable ({reason})").format(name=path.name, reason=error),
-            _(CHECKSUM).format(again=_(AGAIN)),
-        ) from error
-    return header, 8 + length, size
+    except BrokenHeader as error:
+        cause = _("the head of {name} is not readable ({reason})").format(name=path.name, reason=error)
+        if error.is_cut:
+            cause = _("{name} ({size} bytes) does not begin with the head of a safetensors file").format(
+                name=path.name, size=error.size
+            )
+        code = "shard-truncated" if error.is_cut and error.size < 1 << 20 else "shard-damaged"
+        raise Failure(code, cause, _(CHECKSUM).format(again=_(AGAIN))) from error
 
 
 def read_sums(path: Path) -> dict[str, str]:

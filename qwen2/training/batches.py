@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2.config import Config
 
 Row = tuple[Sequence[int], Sequence[int]]
@@ -83,19 +84,29 @@ def count_labels(row: Row) -> int:
 def check_rows(rows: Sequence[Row], config: Config) -> None:
     """Raises ValueError that names the first row that cannot be trained on."""
     if not rows:
-        raise ValueError("there are no rows to train on: the data set is empty")
+        raise ValueError(_("there are no rows to train on: the dataset is empty"))
     for number, row in enumerate(rows, 1):
         ids, labels = row
         if len(ids) != len(labels):
-            raise ValueError(f"row {number} has {len(ids)} ids and {len(labels)} labels: they must be as many")
+            raise ValueError(
+                _("row {number} has {ids} ids and {labels} labels; the numbers must be equal").format(
+                    number=number, ids=len(ids), labels=len(labels)
+                )
+            )
         if count_labels(row) == 0:
-            raise ValueError(f"row {number} has no token that carries loss: it needs an answer")
+            raise ValueError(_("row {number} has no token that carries loss: it needs an answer").format(number=number))
         if len(ids) > config.max_positions:
             raise ValueError(
-                f"row {number} has {len(ids)} tokens, more than the model's {config.max_positions}: shorten it"
+                _("row {number} has {count} tokens, more than the model's {max_positions}; shorten it").format(
+                    number=number, count=len(ids), max_positions=config.max_positions
+                )
             )
         if min(ids) < 0 or max(max(ids), max(labels)) >= config.vocab_size:
-            raise ValueError(f"row {number} has a token id outside the model's vocabulary of {config.vocab_size}")
+            raise ValueError(
+                _("row {number} has a token id outside the model's vocabulary of {vocab_size}").format(
+                    number=number, vocab_size=config.vocab_size
+                )
+            )
 
 
 def plan_steps(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common import sha256sums
+from common.i18n import _
 from qwen2.adapter_config import CONFIG_FILE
 from qwen2.lora import Adapter
 from qwen2.model import Model
@@ -50,7 +51,7 @@ def save(
     """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`; `best` stays, as one of them.
 
     `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
-    to disk, renamed: whoever sees checkpoint-N sees all of it. OSError when that fails; nothing is left then.
+    to disk, renamed: whoever sees checkpoint-N sees all of it. Raises OSError if that fails; nothing is left then.
     """
     from safetensors import SafetensorError
 
@@ -82,8 +83,8 @@ def save(
 def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
     """Write the adapter of an earlier step of a finished run as checkpoint-`step`, in place of all other checkpoints.
 
-    The state and the files beside the adapter are those of the last checkpoint, cut at `step`. OSError when it cannot
-    be written; the others are still there then.
+    The state and the files beside the adapter are those of the last checkpoint, cut at `step`. Raises OSError if it
+    cannot be written; the others are still there then.
     """
     *_, last = list_checkpoints(folder)
     saved = last if last.name == f"checkpoint-{step}" else _cut(folder, last, step, adapter)
@@ -164,10 +165,12 @@ def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict
         moments = load_file(str(path / OPTIMIZER_FILE), device="cpu")
         pair = moments["exp_avg"].to(model.device), moments["exp_avg_sq"].to(model.device)
         if any(moment.shape != adapter.flat.shape or moment.dtype != torch.float32 for moment in pair):
-            raise ValueError("the optimizer's state has another size than the adapter")
+            raise ValueError(_("the optimizer state and the adapter differ in size"))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
-            f"{path} cannot be resumed by the fast lane ({error}): one of ms-swift is resumed with ENGINE=swift"
+            _(
+                "{path} cannot be resumed by the fast lane ({error}); use ENGINE=swift for a checkpoint of ms-swift"
+            ).format(path=path, error=error)
         ) from None
     return adapter, pair, state
 
@@ -175,6 +178,14 @@ def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict
 def require_same_run(path: Path, state: dict[str, Any], fingerprint: str, total: int) -> None:
     """Raises ValueError if a checkpoint's state is of a run with another fingerprint, or of the end of its run."""
     if state.get("fingerprint") != fingerprint:
-        raise ValueError(f"{path} is of a run with other data or settings: resume it with the same, or start anew")
+        raise ValueError(
+            _(
+                "{path} belongs to a run with other data or settings; resume it with the same, or start a new run"
+            ).format(path=path)
+        )
     if int(state["global_step"]) >= total:
-        raise ValueError(f"{path} is the end of its run: all {total} steps are done; there is nothing to resume")
+        raise ValueError(
+            _("{path} is the end of its run: all {total} steps are done; there is nothing to resume").format(
+                path=path, total=total
+            )
+        )

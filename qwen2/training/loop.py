@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2.attention import Rows, has_flash
 from qwen2.config import Config
 from qwen2.lora import Adapter
@@ -185,11 +186,11 @@ class _Run:
             self.graphs.capture(inputs, self.backprop, self._micro, self.update.apply)
         except torch.OutOfMemoryError:
             print(
-                "note: no room for CUDA graphs under the ceiling; steps are launched one kernel at a time",
+                _("note: no room for CUDA graphs under the ceiling; steps are launched one kernel at a time"),
                 file=sys.stderr,
             )
             self.graphs.clear()
-            self.shapes, _ = batches.plan_shapes(self.steps[self.start_step :], graphs=False)
+            self.shapes, _saved = batches.plan_shapes(self.steps[self.start_step :], graphs=False)
         self.backprop.layers = every
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -322,10 +323,16 @@ class _Run:
         figures = finite(self.update.history[:count])
         if not bool(torch.isfinite(self.adapter.flat).all()):
             raise DivergedError(
-                f"the adapter holds NaN after step {count}: lower learning_rate; nothing was saved there"
+                _(
+                    "the adapter holds NaN after step {count}; nothing was saved at that step; lower learning_rate"
+                ).format(count=count)
             )
         if self.team and not self.team.is_same(self.adapter.flat):
-            raise DivergedError(f"the processes have different adapters after step {count}; nothing was saved there")
+            raise DivergedError(
+                _("the processes have different adapters after step {count}; nothing was saved at that step").format(
+                    count=count
+                )
+            )
         if self.team and not self.team.is_first:
             return self.folder / f"checkpoint-{count}"
         self.adapter.touch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.i18n import _
 from qwen2.config import GROUPS, PROJECTIONS, Config
 from qwen2.lora import Layout
 from qwen2.model import LOADED_RANK, padded_columns
@@ -124,7 +125,7 @@ def plan(
 
     Splitting costs next to nothing as long as a part has some hundreds of tokens; recomputing whole layers costs a
     quarter, so it is for rows that are too long otherwise. `processes` share a batch, each on a card of its own.
-    ValueError when even the longest row does not fit.
+    Raises ValueError if even the longest row does not fit.
     """
     longest, biggest = _sizes(settings, rows, processes)
     modes: tuple[Recompute, ...] = ("none", "swiglu", "layer")
@@ -138,8 +139,10 @@ def plan(
             return MemoryPlan(mode, fitting, counted[mode].peak_gib(min(fitting, biggest)))
     needed = counted["layer"].peak_gib(longest)
     raise ValueError(
-        f"a row of {longest} tokens needs about {needed:.1f} GiB, more than the ceiling of {ceiling_gib:g} GiB: "
-        "lower max_length, or raise VRAM_CEILING_GIB on a larger card"
+        _(
+            "a row of {longest} tokens needs about {needed:.1f} GiB, more than the ceiling of "
+            "{ceiling_gib:g} GiB: lower max_length, or raise VRAM_CEILING_GIB on a larger card"
+        ).format(longest=longest, needed=needed, ceiling_gib=ceiling_gib)
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.i18n import _
 from qwen2.lora import Adapter
 
 
@@ -42,13 +43,15 @@ class StoppedError(RuntimeError):
 
 
 def finite(history: Tensor) -> list[list[float]]:
-    """(loss, gradient norm, hits) of every step; DivergedError when a loss or a norm is no number."""
+    """(loss, gradient norm, hits) of every step. Raises DivergedError if a loss or a norm is not a number."""
     figures = history.tolist()
-    for number, (loss, norm, _) in enumerate(figures, 1):
+    for number, (loss, norm, _hits) in enumerate(figures, 1):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(
-                f"the loss became {loss} (gradient norm {norm}) at step {number}: lower learning_rate, or look at "
-                "the rows of that batch; checkpoints before that step are whole"
+                _(
+                    "the loss became {loss} (gradient norm {norm}) at step {number}: lower learning_rate, or "
+                    "look at the rows of that batch; checkpoints before that step are intact"
+                ).format(loss=loss, norm=norm, number=number)
             )
     return figures
 

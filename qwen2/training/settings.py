@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from common.i18n import _
 from qwen2.config import PROJECTIONS
 from qwen2.training.backprop import Recompute
 from qwen2.training.batches import Row
@@ -90,7 +91,9 @@ class TrainSettings:
         for name, is_fine in checks.items():
             if not is_fine:
                 raise ValueError(
-                    f"{name} {getattr(self, name)} is not possible: see configs/sft.yaml for what it may be"
+                    _("{name} {value} is out of range; configs/sft.yaml says what it may be").format(
+                        name=name, value=getattr(self, name)
+                    )
                 )
 
     @property

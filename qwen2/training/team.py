@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.i18n import _
+
 BEAT_S = 1.0  # between two signs of life
 SILENT_S = 20.0  # without one, a process is lost
 SETTLE_S = 10.0  # what the main thread has to notice a loss itself; a hung collective never does
@@ -47,7 +49,7 @@ class Team:
         self.on_lost: Callable[[str], None] = lambda fault: None
         self.store, self._beats = open_store(), None if rank == 0 else open_store()
         self._open_store = open_store
-        self._shared = 0
+        self._shared = self._gathered = 0
         self._left = self._settled = self._joined = False
         self.store.set(f"name/{rank}", name)
         self.store.set(f"beat/{rank}", "0")
@@ -67,7 +69,11 @@ class Team:
             self.check()
             if time.monotonic() > until:
                 which = ", ".join(map(str, missing))
-                raise LostError(f"process {which} of {self.size} has not come within {seconds:.0f} s{hint}")
+                raise LostError(
+                    _("process {which} of {size} did not connect within {seconds:.0f} s{hint}").format(
+                        which=which, size=self.size, seconds=seconds, hint=hint
+                    )
+                )
             time.sleep(POLL_S)
 
     def share(self, data: bytes | None) -> bytes:
@@ -102,8 +108,16 @@ class Team:
             time.sleep(POLL_S)
         return [json.loads(self.store.get(name)) for name in keys]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gives, by rank, in process 0; [] in the others, which do not wait. LostError."""
+        key = f"gather/{self._gathered}"
+        self._gathered += 1
+        self.check()
+        self.tell(key, value)
+        return self.ask(key) if self.is_first else []
+
     def join(self, device: torch.device) -> None:
-        """Make the group that adds up gradients. LostError when another process does not come to it."""
+        """Make the group that adds up gradients. Raises LostError if another process does not come to it."""
         self._joined = True
         self.check()
         cuda = device.type == "cuda"
@@ -143,13 +157,13 @@ class Team:
         return bool((both[:2] == -both[2:]).all())
 
     def wait(self, event: Any) -> None:
-        """Until a CUDA event has happened. LostError when another process is lost meanwhile."""
+        """Until a CUDA event has happened. Raises LostError if another process is lost meanwhile."""
         while not event.query():
             self.check()
             time.sleep(2e-4)
 
     def check(self) -> None:
-        """LostError when another process is lost."""
+        """Raises LostError if another process is lost."""
         if self.fault:
             raise LostError(self.fault)
 
@@ -161,7 +175,7 @@ class Team:
             self._raise(error)
 
     def _raise(self, error: Exception) -> None:
-        """LostError with the cause, which the watching thread learns a little later than a broken connection."""
+        """Raises LostError with the cause, which the watching thread learns a little later than a broken connection."""
         until = time.monotonic() + SILENT_S + 5
         while not self.fault and time.monotonic() < until:
             time.sleep(POLL_S)
@@ -173,18 +187,30 @@ class Team:
     def leave(self) -> None:
         """This process is done; process 0 waits for the others to say so, a moment."""
         self._left = True
-        if self.fault:
-            return
+        if not self.fault:
+            self._part("done")
+
+    def disband(self) -> None:
+        """No gradients are added up any more; the processes stay, and share what they are asked."""
+        self._part("disbanded")
+        self._joined = False
+
+    def _part(self, key: str) -> None:
+        """Leave the group that adds up gradients, once process 0 knows that nobody needs it."""
         try:
-            self.store.set(f"done/{self.rank}", "1")
+            self.store.set(f"{key}/{self.rank}", "1")
             until = time.monotonic() + 10
-            keys = [f"done/{rank}" for rank in range(self.size)]
+            keys = [f"{key}/{rank}" for rank in range(self.size)]
             while self.is_first and not self.store.check(keys) and time.monotonic() < until:
                 time.sleep(POLL_S)
             if dist.is_initialized():
                 dist.destroy_process_group()
         except RuntimeError:
-            return  # the others are gone: nothing is wanted of them any more
+            return  # the others are gone: who wants something of them will learn it
+
+    def release(self) -> None:
+        """Nothing is wanted of the others any more: their end is no loss."""
+        self._left = True
 
     def lose(self, why: str) -> None:
         """This process fails: the others are to end, too, and to say why."""
@@ -215,7 +241,7 @@ class Team:
                     seen[rank] = self._look(store, rank, seen[rank])
             except RuntimeError as error:
                 if not self._left:
-                    self._lost(f"process 0 is gone ({str(error).splitlines()[0][:80]})")
+                    self._lost(_("process 0 is gone ({reason})").format(reason=str(error).splitlines()[0][:80]))
                 return
             for watcher in self.watchers:
                 if why := watcher():
@@ -236,7 +262,11 @@ class Team:
             return beat, now
         if now - seen[1] > SILENT_S:
             who = store.get(f"name/{rank}").decode()
-            self._lost(f"{who} has given no sign of life for {SILENT_S:.0f} s: it was killed, or its network is gone")
+            self._lost(
+                _("{who} has given no sign of life for {seconds:.0f} s: it was killed, or its network is down").format(
+                    who=who, seconds=SILENT_S
+                )
+            )
         return seen
 
     def _lost(self, why: str) -> None:

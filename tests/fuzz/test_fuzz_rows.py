@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from finetune.commands.check_data import main
 from finetune.data.check import check_file
 from qwen2.chat import Tokenizer
-from qwen2.rows import RowError, canonical, standard_row
+from qwen2.row_errors import RowError
+from qwen2.rows import canonical, standard_row
 from tests.conversations import FORMS, talks
 from tests.fuzz.rounds import call, fuzz
 from tests.fuzz.structure import restructured

@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, Parser, UserError, run_main
+from common.i18n import _
 
 FIGURES = ("loss", "grad_norm", "learning_rate", "token_acc", "memory(GiB)")
 HELD_OUT = ("loss", "token_acc", "runtime", "samples_per_second", "steps_per_second")  # behind `eval_` in the log
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The logged steps and evaluations: {"step": 5, "loss": 2.1, ...}. UserError when there is no log."""
+    """The logged steps and evaluations: {"step": 5, "loss": 2.1, ...}. Raises UserError if there is no log."""
     try:
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{folder}/logging.jsonl: {error.strerror}; name a run's folder") from None
+        raise UserError(
+            _("{folder}/logging.jsonl: {reason}; name a run's folder").format(folder=folder, reason=error.strerror)
+        ) from None
     found = []
     for line in lines:
         try:
@@ -83,9 +86,9 @@ def write_events(found: list[dict[str, Any]], folder: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     p = Parser(prog="python -m finetune.engines.fast.curves", description=__doc__.split("\n", 1)[0])
-    p.add_argument("folder", type=Path, help="a run's folder, with logging.jsonl")
-    p.add_argument("--no-tensorboard", action="store_true", help="only the PNG")
-    p.add_argument("--wait", action="store_true", help="begin at the end of stdin; the imports are done by then")
+    p.add_argument("folder", type=Path, help=_("a run's folder, with logging.jsonl"))
+    p.add_argument("--no-tensorboard", action="store_true", help=_("only the PNG"))
+    p.add_argument("--wait", action="store_true", help=_("start when stdin ends; the imports are done by then"))
     options: argparse.Namespace = p.parse_args(argv)
     if options.wait:
         import matplotlib.pyplot  # noqa: F401 - a second or more, beside the training

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import FAILED, UserError
 from common.i18n import _
+from finetune.engines.fast import shared
 from finetune.engines.fast.crew import LOOPBACK, Crew
 from finetune.engines.fast.workers import Workers
 from finetune.runs.gpu_lock import PARENT
@@ -36,9 +37,10 @@ class Lane:
     """The model on `device` (cuda or cpu); `ceiling_gib` caps the CUDA allocator, 0 does not."""
 
     def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0, workers: Workers | None = None) -> None:
-        """`workers`: train with several processes; this node's others are started now."""
+        """`workers`: train or answer with several processes; this node's others are started now."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
         self.seconds = 0.0  # that loading took
+        self.asks_later = False  # whether the others stay after a training, to answer
         self._tokenizer: Any = None
         self._model: Any = None
         if device == "cuda":
@@ -57,7 +59,7 @@ class Lane:
         return self._tokenizer
 
     def torch(self) -> Any:
-        """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
+        """torch, once its import is done. Raises UserError if it fails, or CUDA does not answer."""
         error = early_torch.wait()
         if error is not None:
             raise UserError(
@@ -79,7 +81,7 @@ class Lane:
         return torch
 
     def model(self, progress: Callable[[int, int], None] | None = None) -> Any:
-        """The base model: bfloat16 on CUDA, float32 on a CPU. UserError when it cannot be loaded."""
+        """The base model: bfloat16 on CUDA, float32 on a CPU. Raises UserError if it cannot be loaded."""
         if self._model is None:
             torch = self.torch()
             from qwen2.model import Model
@@ -115,6 +117,87 @@ class Lane:
         self._model = None
         if self.device == "cuda":
             self.torch().cuda.empty_cache()
+
+    def team(self, pieces: int) -> Any | None:
+        """The processes that share so many questions with this one; None where it answers them alone.
+
+        Raises UserError if one of them has not come, or is lost.
+        """
+        crew = self.crew
+        if crew is None or self.sharing(pieces) == 1:
+            return None
+        from qwen2.training.team import LostError
+
+        try:
+            return crew.team()
+        except LostError as error:
+            raise shared.not_answered(error) from None
+
+    def sharing(self, pieces: int) -> int:
+        """How many processes share so many questions; those of other nodes do not."""
+        workers = self.crew.workers if self.crew else Workers()
+        return workers.size if workers.nodes == 1 and pieces >= shared.FEWEST * workers.size else 1
+
+    def answer(
+        self,
+        pieces: Sequence[tuple[list[int], int]],
+        adapter: Any,
+        folder: Path | None,
+        batch_size: int | None,
+        room: Any,
+        progress: Callable[[int], None],
+    ) -> list[list[int]]:
+        """Greedy answers in order, as token ids; shared out where other processes are there.
+
+        Args:
+            pieces: Prompts, each with the limit of its answer.
+            adapter: Switched on for this; None asks the base.
+            folder: Where the adapter lies; None where it does not, so that only this process can ask it.
+            batch_size: Answered at a time; None: as many as memory and room allow.
+            room: A qwen2.room.Room, or None.
+            progress: Called with the number of answers that have just come in.
+
+        Raises:
+            ValueError: A prompt is empty, or too long with its answer.
+            UserError: Another process is lost.
+        """
+        model, team = self.model(), self.team(len(pieces)) if adapter is None or folder else None
+        told = 0
+
+        def report(done: int, _total: int) -> None:
+            nonlocal told
+            if team:
+                team.check()
+            progress(done - told)
+            told = done
+
+        def work(mine: Sequence[Any]) -> list[Any]:
+            return shared.answers(model, adapter, mine, batch_size, room, report)
+
+        if team is None:
+            return work(pieces)
+        from qwen2.generate import check
+
+        check(model, [prompt for prompt, _limit in pieces], [limit for _prompt, limit in pieces])
+        costs = [len(prompt) // shared.READ_AS_ONE + limit for prompt, limit in pieces]
+        return shared.shared(team, shared.answer_order(folder, batch_size, room), pieces, costs, work, progress)
+
+    def weigh(self, rows: Sequence[tuple[list[int], list[int]]], adapter: Any, folder: Path | None) -> list[float]:
+        """The mean negative log-likelihood of the labels of each row, in nats a token; the rest is `answer`'s."""
+        model, team = self.model(), self.team(len(rows)) if adapter is None or folder else None
+        from qwen2.nll import mean_nll
+
+        if team is None:
+            return mean_nll(model, rows, adapter)
+        order = shared.weigh_order(folder)
+        costs = [len(ids) for ids, _labels in rows]
+        return shared.shared(team, order, rows, costs, lambda mine: mean_nll(model, mine, adapter), lambda _count: None)
+
+    def dismiss(self) -> None:
+        """End the other processes of this node: nothing is asked of them any more."""
+        if self.crew is not None:
+            self.crew.end()
+            self.crew = None
 
     def load(self, bar: Bar) -> Any:
         """`model`, with what is under way on the bar."""

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import DONE, FAILED, UserError
 from common.i18n import _
-from finetune.engines.fast.crew import pack
+from finetune.engines.fast.crew import TRAIN, pack
 from finetune.engines.fast.loaded_model import Lane
 from finetune.runs.gpu_lock import Job, job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
 
 if TYPE_CHECKING:
-    from finetune.engines.fast.train import Drawing, Request
+    from finetune.engines.fast.train import Drawing, TrainRequest
 
 
 @contextlib.contextmanager
 def ending(lane: Lane) -> Iterator[None]:
-    """The other processes of this node end with the training, however that ends; what was lost is a UserError."""
+    """The other processes of this node end with the training, unless they stay; what was lost is a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -29,9 +29,8 @@ def ending(lane: Lane) -> Iterator[None]:
             raise
         raise UserError(_("the training was not begun: {why}").format(why=error), FAILED) from None
     finally:
-        if lane.crew is not None:
-            lane.crew.end()
-            lane.crew = None
+        if lane.crew is not None and not lane.crew.stays:
+            lane.dismiss()
 
 
 def is_lost(error: RuntimeError) -> bool:
@@ -40,7 +39,7 @@ def is_lost(error: RuntimeError) -> bool:
     return isinstance(error, LostError)
 
 
-def begin(lane: Lane, model: Any, settings: Any, request: Request, held: Job, drawing: Drawing) -> Any:
+def begin(lane: Lane, model: Any, settings: Any, request: TrainRequest, held: Job, drawing: Drawing) -> Any:
     """The team, with its job, ready for the first step."""
     crew = lane.crew
     assert crew is not None
@@ -54,9 +53,25 @@ def begin(lane: Lane, model: Any, settings: Any, request: Request, held: Job, dr
             request.lost(why)
 
     team.on_lost = lost
+    team.share_json({"do": TRAIN, "stay": stays(lane)})
     team.share(pack(settings, request.rows.rows))
     team.join(model.device)
     return team
+
+
+def stays(lane: Lane) -> bool:
+    """Whether the other processes are to answer questions after the training: those of other nodes never do."""
+    return lane.asks_later and lane.crew is not None and lane.crew.workers.nodes == 1
+
+
+def trained(lane: Lane, team: Any) -> None:
+    """The last step is made: the others leave, or stay for questions."""
+    if not stays(lane):
+        team.leave()
+        return
+    assert lane.crew is not None
+    team.disband()
+    lane.crew.stays = True
 
 
 def tell(lane: Lane, error: BaseException) -> None:
@@ -71,7 +86,7 @@ def tell(lane: Lane, error: BaseException) -> None:
         team.lose(" ".join(str(error).split())[:200] or type(error).__name__)
 
 
-def take_part(lane: Lane, request: Request, stop: Stop) -> tuple[int, str]:
+def take_part(lane: Lane, request: TrainRequest, stop: Stop) -> tuple[int, str]:
     """Train as a node above 0: settings, rows and adapter are node 0's, which alone writes. The exit code, and why."""
     from rich.console import Console
 

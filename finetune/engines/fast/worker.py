@@ -1,4 +1,4 @@
-"""A further process of a fast-lane training, on a GPU of its own; crew.py starts it and says what it is to do."""
+"""A further process of the fast lane, on a GPU of its own: it trains and answers; crew.py starts it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError, leave, run_main
-from finetune.engines.fast.crew import ENV, NCCL_GIB, opener, unpack
+from common.i18n import _
+from finetune.engines.fast.crew import ENV, NCCL_GIB, TRAIN, opener, unpack
 from finetune.engines.fast.loaded_model import Lane
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load the model, wait for the training, take part in it. The exit code."""
+    """Load the model, take part in what the first process does. The exit code."""
     leave(run_main(_main))
 
 
@@ -53,15 +54,37 @@ def take_part(
     stop: Callable[[], bool] | None = None,
     on_step: Callable[[int, int, Any], None] | None = None,
 ) -> None:
-    """The part of any process but the first: settings, rows and adapter come from that one. Raises as `train` does.
+    """The part of any process but the first, in a training and in answers. Raises as `train` does.
 
-    UserError where the weights or a micro-batch do not fit.
+    Settings, rows, adapter and questions come from the first one. Raises UserError if the weights, a micro-batch or
+    answers do not fit.
     """
+    from finetune.engines.fast import shared
+
+    team.tell("ceiling", None if lane.device == "cpu" else lane.ceiling_gib(NCCL_GIB))
+    model, adapters = load(), dict[str, Any]()
+    while True:
+        order = team.share_json(None)
+        if order["do"] != TRAIN:
+            shared.take_order(team, model, order, adapters)
+            continue
+        _train(team, lane, model, stop, on_step)
+        if not order["stay"]:
+            team.leave()
+            return
+        team.disband()
+
+
+def _train(
+    team: Any,
+    lane: Lane,
+    model: Any,
+    stop: Callable[[], bool] | None,
+    on_step: Callable[[int, int, Any], None] | None,
+) -> None:
     from qwen2.training.loop import DivergedError, StoppedError, train
 
     torch = lane.torch()
-    team.tell("ceiling", None if lane.device == "cpu" else lane.ceiling_gib(NCCL_GIB))
-    model = load()
     settings, rows = unpack(team.share(None))
     team.join(model.device)
     try:
@@ -72,8 +95,7 @@ def take_part(
         pass  # the first process is at the same step, and says so
     except torch.OutOfMemoryError:
         peak = torch.cuda.max_memory_reserved() / 2**30
-        raise UserError(f"its GPU's memory ran out at {peak:.1f} GiB", FAILED) from None
-    team.leave()
+        raise UserError(_("its GPU's memory ran out at {peak:.1f} GiB").format(peak=peak), FAILED) from None
 
 
 def _end_with_the_first() -> None:

@@ -9,14 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common.errors import FAILED, UserError
+from common.errors import FAILED, UNUSABLE, UserError
+from common.i18n import _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import require_readable
 from finetune.data.source import parse
-from finetune.engines.swift import config_file, model_names, ranges
+from finetune.engines.swift import config_file, model_names, option_values
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments
 from finetune.engines.swift.options import Option
@@ -66,6 +67,10 @@ class Line:
         self.model()
         self.fit()
 
+    def error(self, message: str, exit_code: int = UNUSABLE) -> UserError:
+        """A UserError that begins with the command."""
+        return UserError(f"swift {self.command}: {message}", exit_code)
+
     def value(self, name: str) -> list[str]:
         """An option's values, from the command line or else from the config file; [] when it is in neither."""
         given = self.args.get(name)
@@ -87,14 +92,20 @@ class Line:
             self.args.remove("use_vllm")
             if wanted:
                 self.args.set("infer_backend", "vllm")
-                self.tell("--use_vllm is --infer_backend vllm in ms-swift 4: passed on as that")
+                self.tell(_("--use_vllm is --infer_backend vllm in ms-swift 4: passed on as that"))
         for old, new in RENAMED.items():
             if old in self.options or new not in self.options:
                 continue
             if self.args.rename(old, new):
-                self.tell(f"--{old} is called --{new} in ms-swift 4: passed on under that name")
+                self.tell(
+                    _("--{old} is called --{new} in ms-swift 4: passed on under that name").format(old=old, new=new)
+                )
             if old in self.config:
-                raise UserError(f"{self.config_file}: {old}: is called {new} in ms-swift 4; rename it there")
+                raise UserError(
+                    _("{file}: {old}: is called {new} in ms-swift 4; rename it there").format(
+                        file=self.config_file, old=old, new=new
+                    )
+                )
 
     def check_options(self) -> None:
         """Unknown options, words that belong to none, and values of the wrong type."""
@@ -102,28 +113,34 @@ class Line:
             return
         stray = self.args.leading[1:] if self.config_file else self.args.leading
         if stray:
-            raise UserError(f"swift {self.command}: {stray[0]!r} belongs to no option; options begin with --")
+            raise self.error(_("{stray!r} belongs to no option; options begin with --").format(stray=stray[0]))
         for name in self.config:
             if name != "ENV" and name not in self.options:
                 hint = swift_options.suggestion(name, self.options)
-                raise UserError(f"{self.config_file}: {name}: no option of swift {self.command}{hint or '; remove it'}")
+                raise UserError(
+                    _("{file}: {name}: not an option of swift {command}{hint}").format(
+                        file=self.config_file, name=name, command=self.command, hint=hint or _("; remove it")
+                    )
+                )
         for item in self.args.given:
             option = self.find(item.name)
             if option is None:
-                hint = (
-                    swift_options.suggestion(item.name, [*self.options, *RENAMED])
-                    or f"; see swift {self.command} --help"
-                )
-                raise UserError(f"swift {self.command}: no option {item.written}{hint}")
+                see = _("; see swift {command} --help").format(command=self.command)
+                hint = swift_options.suggestion(item.name, [*self.options, *RENAMED]) or see
+                raise self.error(_("no option {written}{hint}").format(written=item.written, hint=hint))
             if option.kind != "list" and len(item.values) > 1:
-                raise UserError(
-                    f"swift {self.command}: {item.values[1]!r} behind {item.written} belongs to no option; "
-                    "put quotes around a value with spaces"
+                raise self.error(
+                    _("{value!r} after {written} belongs to no option; put quotes around a value with spaces").format(
+                        value=item.values[1], written=item.written
+                    )
                 )
-            self.check_value(item.written, option, item.values, self.full_name(item.name))
+            if wrong := option_values.fault(item.written, option, item.values, self.full_name(item.name)):
+                raise self.error(wrong)
         for name, value in self.config.items():
             if name in self.options and not isinstance(value, (list, dict)):
-                self.check_value(f"{self.config_file}: {name}", self.options[name], [str(value)], name)
+                wrong = option_values.fault(f"{self.config_file}: {name}", self.options[name], [str(value)], name)
+                if wrong:
+                    raise self.error(wrong)
 
     def find(self, name: str) -> Option | None:
         """An option by its name, by the beginning of one (argparse takes those), or by no_NAME."""
@@ -139,34 +156,15 @@ class Line:
         begun = [full for full in self.options if full.startswith(name)]
         return begun[0] if name not in self.options and len(begun) == 1 else name
 
-    def check_value(self, written: str, option: Option, values: list[str], name: str) -> None:
-        """Numbers that are none or out of range, and words that are not among an option's choices."""
-        if not values:
-            if option.kind != "bool":
-                raise UserError(f"swift {self.command}: {written} has no value; write one behind it")
-            return
-        value = values[0]
-        if option.kind == "choice" and value not in option.choices:
-            choices = ", ".join(choice for choice in option.choices if choice != "None")
-            raise UserError(f"swift {self.command}: {written} {value}: unknown; it is one of {choices}")
-        if option.kind in ("int", "float"):
-            try:
-                number = int(value) if option.kind == "int" else float(value)
-            except ValueError as error:
-                why = ranges.not_a_number(name, value, option.kind)
-                raise UserError(f"swift {self.command}: {written}: {why}") from error
-            if fault := ranges.fault(name, number):
-                raise UserError(f"swift {self.command}: {written} {value}: {fault}")
-        if option.kind == "bool" and value.lower() not in swift_options.TRUTH:
-            raise UserError(f"swift {self.command}: {written} {value}: is neither true nor false")
-
     def backend(self) -> None:
         """An inference engine that is installed: the image has the transformers one, which the article uses."""
         backend = (self.value("infer_backend") or ["transformers"])[0]
         if backend in ("vllm", "sglang", "lmdeploy") and find_spec(backend) is None:
-            raise UserError(
-                f"swift {self.command}: {backend} is not installed; pip install {backend}, "
-                "or leave the option out: transformers answers too, only slower",
+            raise self.error(
+                _(
+                    "{backend} is not installed; run pip install {backend}, or omit the option: transformers "
+                    "answers too, but more slowly"
+                ).format(backend=backend),
                 FAILED,
             )
 
@@ -178,9 +176,11 @@ class Line:
         if self.value("quant_method")[:1] not in (["bnb"], ["bitsandbytes"]) or find_spec("bitsandbytes"):
             return
         if not (BITSANDBYTES / "bitsandbytes").is_dir():
-            raise UserError(
-                f"swift {self.command}: --quant_method bnb needs bitsandbytes, which is not installed; "
-                "pip install bitsandbytes, or leave the option out where the weights fit in bfloat16 (`plan`)",
+            raise self.error(
+                _(
+                    "--quant_method bnb needs bitsandbytes, which is not installed; run pip install "
+                    "bitsandbytes, or omit the option if the weights fit in bfloat16 (`plan`)"
+                ),
                 FAILED,
             )
         folders = [str(BITSANDBYTES), os.environ.get("PYTHONPATH", "")]
@@ -194,17 +194,29 @@ class Line:
             if not path.exists() and name.rstrip("/").endswith(ARTICLE_CHECKPOINT):
                 root = Path(name[: name.index(ARTICLE_CHECKPOINT)] or ".")
                 found = newest(root if root.is_dir() else self.settings.output_dir)
-                self.tell(f"{name} is the article's own run: taking the newest checkpoint here, {found}")
+                self.tell(
+                    _("{name} is the run from the article: using the newest checkpoint here, {found}").format(
+                        name=name, found=found
+                    )
+                )
                 names = [*names[:index], str(found), *names[index + 1 :]]
                 self.args.set("adapters", *names)
             elif not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
-                raise UserError(f"{name}: no such adapter; {self.hint()}")
+                raise UserError(_("{name}: no such adapter; {hint}").format(name=name, hint=self.hint()))
             elif path.is_dir() and self.command in ANSWERING | TRAINING and (fault := problem(path)):
-                raise UserError(f"{name}: not a whole checkpoint ({fault}); {self.hint()}")
+                raise UserError(
+                    _("{name}: incomplete checkpoint ({fault}); {hint}").format(
+                        name=name, fault=fault, hint=self.hint()
+                    )
+                )
         if names and not self.value("model"):
             recorded = _args_json(Path(names[0])).get("model")
             if isinstance(recorded, str) and not Path(recorded).exists() and self.is_ours(recorded):
-                self.tell(f"the adapter was trained on {recorded}: taking {self.settings.model_dir}")
+                self.tell(
+                    _("the adapter was trained on {recorded}: using {model_dir}").format(
+                        recorded=recorded, model_dir=self.settings.model_dir
+                    )
+                )
                 self.args.set("model", str(self.settings.model_dir))
 
     def fit(self) -> None:
@@ -216,16 +228,19 @@ class Line:
         for name in self.value("resume_from_checkpoint"):
             if json_object(Path(name) / "trainer_state.json").get("engine") == "fast":
                 raise UserError(
-                    f"--resume_from_checkpoint {name}: the fast lane's, whose state ms-swift cannot read; --adapters "
-                    f"{name} trains on from its weights, sft.sh --resume goes on with that run"
+                    _(
+                        "--resume_from_checkpoint {name}: a checkpoint of the fast lane, whose optimizer state "
+                        "ms-swift cannot read; --adapters {name} starts from its weights, sft.sh --resume continues "
+                        "that run"
+                    ).format(name=name)
                 )
 
     def hint(self) -> str:
         """Where an adapter is, or how one comes to be."""
         try:
-            return f"the newest is {newest(self.settings.output_dir)}"
+            return _("the newest is {folder}").format(folder=newest(self.settings.output_dir))
         except UserError:
-            return f"there is none below {self.settings.output_dir} yet, sft makes one"
+            return _("there is none below {folder} yet; sft makes one").format(folder=self.settings.output_dir)
 
     def is_ours(self, name: str) -> bool:
         """Whether a model's name means the weights of this image."""
@@ -241,28 +256,32 @@ class Line:
 
     def model(self) -> None:
         """A model folder that is there; the article names it relative to /root, so MODEL_DIR is looked at, too."""
-        given = self.value("model")
+        given, here = self.value("model"), self.settings.model_dir
         recorded = self.value("adapters") or self.value("resume_from_checkpoint") or self.value("ckpt_dir")
         if not given:
             if not recorded and self.command in {"sft", "pt", "infer", "deploy"}:
-                raise UserError(f"swift {self.command}: no --model; the weights here are {self.settings.model_dir}")
+                raise self.error(_("--model is missing; the weights here are {model_dir}").format(model_dir=here))
             folder = Path(str(_args_json(Path(recorded[0])).get("model", ""))) if recorded else Path()
         else:
             folder = Path(given[0])
             if not folder.exists():
                 if self.is_ours(given[0]):
-                    self.tell(f"--model {given[0]}: taking {self.settings.model_dir}")
-                    folder = self.settings.model_dir
+                    self.tell(_("--model {given}: using {model_dir}").format(given=given[0], model_dir=here))
+                    folder = here
                     self.args.set("model", str(folder))
                 elif given[0].startswith(("/", ".", "~")) or given[0].count("/") != 1:
                     raise UserError(
-                        f"--model {given[0]}: no such folder; the weights here are {self.settings.model_dir}"
+                        _("--model {given}: no such folder; the weights here are {model_dir}").format(
+                            given=given[0], model_dir=here
+                        )
                     )
                 else:
                     use_hf = (self.value("use_hf") or ["false"])[0].lower() in swift_options.TRUE
-                    hub.require_model(given[0], use_hf, self.settings.model_dir)
+                    hub.require_model(given[0], use_hf, here)
         if self.value("model_type") == ["qwen"] and json_object(folder / "config.json").get("model_type") == "qwen2":
-            self.tell("--model_type qwen is the first Qwen in ms-swift 4: passed on as qwen2, which these weights are")
+            self.tell(
+                _("--model_type qwen is the first Qwen in ms-swift 4: passed on as qwen2, which these weights are")
+            )
             self.args.set("model_type", "qwen2")
         if given:
             self.model_type(folder)
@@ -280,7 +299,11 @@ class Line:
             self.args.set(name, value)
         if added:
             words = " ".join(f"--{name} {value}" for name, value in added.items())
-            self.tell(f"{words} added: config.json is a Qwen2's, and {folder.name!r} is no model's name in ms-swift")
+            self.tell(
+                _("{words} added: config.json is that of a Qwen2, and ms-swift knows no model named {name!r}").format(
+                    words=words, name=folder.name
+                )
+            )
 
     def datasets(self) -> None:
         """Files that are there and can be parsed, hubs that can be reached; what the rows hold is not looked at."""
@@ -301,9 +324,11 @@ class Line:
             return
         taken = sorted(path.name for path in Path.cwd().glob("*.py") if path.stem in sys.stdlib_module_names)
         if taken:
-            raise UserError(
-                f"swift {self.command}: {taken[0]} in {Path.cwd()} would take the place of Python's own in the "
-                "processes of NPROC_PER_NODE; rename it, or start from another folder"
+            raise self.error(
+                _(
+                    "{taken} in {folder} would shadow Python's own module in the processes of NPROC_PER_NODE; "
+                    "rename it, or start from another folder"
+                ).format(taken=taken[0], folder=Path.cwd())
             )
 
     def device(self) -> None:
@@ -311,9 +336,11 @@ class Line:
         if not self.settings.wants_cpu or self.command not in TRAINING | ANSWERING:
             return
         if self.settings.device == "auto" and not kind_of((self.value("model") or [""])[0]).is_for_tests:
-            raise UserError(
-                f"swift {self.command}: no GPU is visible in this container; start it with --gpus all, "
-                "or set MIRROR_DEVICE=cpu to run on the CPU (slow: the real weights need 30 GB of memory there)",
+            raise self.error(
+                _(
+                    "no GPU is visible in this container; start it with --gpus all, or set "
+                    "MIRROR_DEVICE=cpu to run on the CPU (slow: the real weights need 30 GB of memory there)"
+                ),
                 FAILED,
             )
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -325,8 +352,12 @@ class Line:
                 changes["ddp_backend"] = "gloo"
         for name, value in changes.items():
             self.args.set(name, value)
-        reason = "MIRROR_DEVICE=cpu" if self.settings.device == "cpu" else "no GPU is visible"
-        self.tell(f"{reason}: on the CPU, with {' '.join(f'--{name} {value}' for name, value in changes.items())}")
+        reason = "MIRROR_DEVICE=cpu" if self.settings.device == "cpu" else _("no GPU is visible")
+        self.tell(
+            _("{reason}: running on the CPU with {changes}").format(
+                reason=reason, changes=" ".join(f"--{name} {value}" for name, value in changes.items())
+            )
+        )
 
     def additions(self) -> None:
         """What spares a wait or a traceback, unless the line says otherwise."""

@@ -7,34 +7,47 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The options in a file, as {name: value}. UserError with line and column when it is no such file."""
+    """The options in a file, as {name: value}. Raises UserError with line and column if it is not such a file."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; name a YAML file of options, such as configs/sft.yaml") from error
+        raise UserError(
+            _("{file}: no such file; name a YAML file of options, such as configs/sft.yaml").format(file=file)
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start + 1}: not UTF-8 text; save the file in UTF-8") from error
+        raise UserError(
+            _("{file}: byte {byte}: not UTF-8 text; save the file in UTF-8").format(file=file, byte=error.start + 1)
+        ) from error
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); name a YAML file of options") from error
+        raise UserError(
+            _("{file}: cannot be read ({reason}); name a YAML file of options").format(file=file, reason=error.strerror)
+        ) from error
     try:
         data = _json(file, text) if file.suffix == ".json" else _yaml(file, text)
     except RecursionError:
-        raise UserError(f"{file}: nested too deeply; write one `name: value` a line") from None
+        raise UserError(_("{file}: nested too deeply; write one `name: value` a line").format(file=file)) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise UserError(f"{file}: holds no options; write one `name: value` a line")
+        raise UserError(_("{file}: holds no options; write one `name: value` a line").format(file=file))
     for name, value in data.items():
         if not isinstance(name, str):
-            raise UserError(f"{file}: {name!r}: an option's name is a word; write `name: value`")
+            raise UserError(
+                _("{file}: {name!r}: an option's name is a word; write `name: value`").format(file=file, name=name)
+            )
         if value is None:
-            raise UserError(f"{file}: {name}: has no value; write `{name}: VALUE`, or remove the line")
+            raise UserError(
+                _("{file}: {name}: has no value; write `{name}: VALUE`, or remove the line").format(
+                    file=file, name=name
+                )
+            )
     return data
 
 
@@ -56,7 +69,11 @@ def _json(file: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{file}: line {error.lineno}, column {error.colno}: not JSON, {error.msg}; mend it") from error
+        raise UserError(
+            _("{file}: line {line}, column {column}: not JSON, {reason}; correct it").format(
+                file=file, line=error.lineno, column=error.colno, reason=error.msg
+            )
+        ) from error
 
 
 def _yaml(file: Path, text: str) -> Any:
@@ -70,8 +87,18 @@ def _yaml(file: Path, text: str) -> Any:
         mark = error.context_mark if unended else error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         what = error.problem or "broken"
-        raise UserError(f"{file}: {place}: not YAML, {what}; write `name: value`, with quotes around a text") from error
+        raise UserError(
+            _("{file}: {place}: not YAML, {what}; write `name: value`, with quotes around a text").format(
+                file=file, place=place, what=what
+            )
+        ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not YAML, {error}; write one `name: value` a line") from error
+        raise UserError(
+            _("{file}: not YAML, {error}; write one `name: value` a line").format(file=file, error=error)
+        ) from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # `!!int x`, `2001-99-99`
-        raise UserError(f"{file}: holds a value that is none of its type ({error}); put quotes around it") from error
+        raise UserError(
+            _("{file}: holds a value that does not fit its type ({error}); put quotes around it").format(
+                file=file, error=error
+            )
+        ) from error

@@ -18,16 +18,19 @@ import sys
 from pathlib import Path
 
 from common.errors import DONE, FAILED, UserError, run_main
+from common.i18n import N_, _
 from common.settings import Settings
 from finetune.engines.swift import options as swift_options
 from finetune.engines.swift.arguments import Arguments, tidy
 from finetune.engines.swift.command_line import Line, tell
 
-USAGE = """usage: swift COMMAND [CONFIG.yaml] [--option value...]
+USAGE = N_(
+    """usage: swift COMMAND [CONFIG.yaml] [--option value...]
 
 commands: {commands}
 `swift COMMAND --help` lists all of ms-swift's options (it takes a quarter of a minute).
 MIRROR_DEVICE=cpu runs a command on a machine without a GPU, in float32."""
+)
 
 
 def main() -> int:
@@ -47,18 +50,22 @@ def prepare(argv: list[str], settings: Settings, data_checked: bool = False) -> 
     """
     argv, spaces = tidy(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE.format(commands=", ".join(swift_options.ARGUMENTS)))
+        print(_(USAGE).format(commands=", ".join(swift_options.ARGUMENTS)))
         return None, []
     if argv[0] in ("-v", "--version"):
         print(f"ms-swift {importlib.metadata.version('ms-swift')}")
         return None, []
     command = argv[0].replace("_", "-")
     if command not in swift_options.ARGUMENTS:
-        raise UserError(f"swift {argv[0]}: no such command; there are {', '.join(swift_options.ARGUMENTS)}")
+        raise UserError(
+            _("swift {name}: no such command; choose from {commands}").format(
+                name=argv[0], commands=", ".join(swift_options.ARGUMENTS)
+            )
+        )
     if "--help" in argv or "-h" in argv:
         return command, argv[1:]
     if spaces:
-        tell("a `\\` followed by a space does not continue a line: read as if the space were not there")
+        tell(_("a `\\` followed by a space does not continue a line: read as if the space were not there"))
     line = Line(command, Arguments(argv[1:]), settings)
     line.prepare(data_checked)
     return command, line.args.words()
@@ -76,7 +83,7 @@ def find_real() -> str:
                 return str(path)
         except OSError:
             continue
-    raise UserError("swift: ms-swift is not installed in this Python; use the image's, /opt/venv", FAILED)
+    raise UserError(_("swift: ms-swift is not installed in this Python; use the image's, /opt/venv"), FAILED)
 
 
 if __name__ == "__main__":

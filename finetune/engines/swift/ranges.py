@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.i18n import _
+from common.i18n import N_, _
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Range:
     words: str
 
 
-POSITIVE = Range(lambda value: value > 0, "more than 0")
-AT_LEAST_0 = Range(lambda value: value >= 0, "0 or more")
-AT_LEAST_1 = Range(lambda value: value >= 1, "1 or more")
-BELOW_1 = Range(lambda value: 0 <= value < 1, "from 0 to below 1")
-SHARE = Range(lambda value: 0 <= value <= 1, "from 0 to 1")
-SEED = Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+POSITIVE = Range(lambda value: value > 0, N_("more than 0"))
+AT_LEAST_0 = Range(lambda value: value >= 0, N_("0 or more"))
+AT_LEAST_1 = Range(lambda value: value >= 1, N_("1 or more"))
+BELOW_1 = Range(lambda value: 0 <= value < 1, N_("from 0 up to but not including 1"))
+SHARE = Range(lambda value: 0 <= value <= 1, N_("from 0 to 1"))
+SEED = Range(lambda value: 0 <= value < 2**32, N_("a whole number from 0 to 4294967295"))
 
 RANGES: dict[str, Range] = {
     "lora_rank": AT_LEAST_1,
@@ -33,7 +33,7 @@ RANGES: dict[str, Range] = {
     "lora_dropout": BELOW_1,
     "learning_rate": AT_LEAST_0,
     "num_train_epochs": POSITIVE,
-    "max_steps": Range(lambda value: value >= -1, "-1 for none, or a number of steps"),
+    "max_steps": Range(lambda value: value >= -1, N_("-1 for no limit, or a number of steps")),
     "per_device_train_batch_size": AT_LEAST_1,
     "per_device_eval_batch_size": AT_LEAST_1,
     "gradient_accumulation_steps": AT_LEAST_1,
@@ -63,9 +63,11 @@ RANGES: dict[str, Range] = {
 def fault(name: str, value: float) -> str | None:
     """Why a number cannot be the value of an option, for the end of a line; None when it can."""
     if not math.isfinite(value):
-        return "is no finite number"
+        return _("is not a finite number")
     allowed = RANGES.get(name)
-    return None if allowed is None or allowed.holds(value) else f"is out of range; it is {allowed.words}"
+    if allowed is None or allowed.holds(value):
+        return None
+    return _("is out of range; it must be {words}").format(words=_(allowed.words))
 
 
 # A value that people give, where another number would look odd.

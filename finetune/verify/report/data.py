@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.verify import advice
 from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
@@ -20,21 +21,19 @@ from finetune.verify.words import Said
 
 if TYPE_CHECKING:
     from finetune.verify.engine import Engine
-    from finetune.verify.session import Job
+    from finetune.verify.session import VerdictSession
 
 SCHEMA_VERSION = 1
 PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-swift", "transformers", "peft")
 
 
-def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
-    """The whole report but its `seconds`. UserError where no threshold has a question behind it."""
+def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
+    """The whole report but its `seconds`. Raises UserError if no threshold has a question behind it."""
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
     if not parts["thresholds"]:
-        raise UserError(
-            "none of the thresholds has a question that it could be held against; ask more with --questions"
-        )
+        raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
     shown = {
         "folder": str(run.folder),
         "settings": run.shown(),
@@ -65,7 +64,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
             "device": engine.device,
             "dtype": engine.dtype,
         },
-        "notes": [*selected.notes, *notes_on_rewordings(job)],
+        "notes": [*selected.notes, *notes_on_rewordings(job), *notes_on_the_base(engine)],
         "compare": other,
         "run": shown,
         "settings": {
@@ -84,7 +83,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
     }
 
 
-def about_data(job: Job) -> dict[str, Any] | None:
+def about_data(job: VerdictSession) -> dict[str, Any] | None:
     """What the data are and how they were asked about; None where there are none."""
     found, chosen = job.selected.found, job.selected.chosen
     if found is None:
@@ -107,7 +106,7 @@ def about_data(job: Job) -> dict[str, Any] | None:
     }
 
 
-def notes_on_rewordings(job: Job) -> list[str]:
+def notes_on_rewordings(job: VerdictSession) -> list[str]:
     """Who made the rewordings, where that was not the base alone."""
     made = job.wordings
     if not made.by_rules:
@@ -124,7 +123,15 @@ def notes_on_rewordings(job: Job) -> list[str]:
     ]
 
 
-def confusion(job: Job, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
+def notes_on_the_base(engine: Engine) -> list[str]:
+    """That answers of the base were not asked for again, where that is so."""
+    kept = getattr(engine, "taken", 0)
+    if not kept:
+        return []
+    return [Said("{count} answers of the base are those of an earlier verdict; --ask-base asks again", count=kept)]
+
+
+def confusion(job: VerdictSession, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
     """Label of the data -> label answered -> how often, over unseen rows, else learned ones; None without labels."""
     found = job.selected.found
     labels = [a for a in asked if a.question.kind == "label" and a.question.row is not None and "after" in a.scored]

@@ -10,9 +10,18 @@ from finetune.verify.words import Said, Speaker
 
 WORST = 5
 LONGEST = 200  # characters of a text there
-# what scoring.judge finds wrong, a pattern that holds another after it
+# What scoring.judge and rules.check find wrong; a pattern comes before those that would match its text as well.
 FAULTS = (
     "empty answer",
+    "no number in the answer",
+    "wanted {wanted}, found {found}",
+    "no code in the answer",
+    "{arguments} gave {value}, wanted {wanted}",
+    "not found: {what}",
+    "the code took longer than {seconds} s",
+    "the code ran into its CPU limit",
+    "the code ended without returning a value",
+    "the code broke its sandbox's reply",
     "only denies {what}",
     "does not say {what}",
     "names the old identity ({what})",
@@ -108,10 +117,10 @@ def reason(answer: dict[str, Any], say: Speaker) -> str:
 
 
 def _by_rule(fault: str, say: Speaker) -> str:
-    """What a rule found, which scoring.py says in English."""
+    """What a rule found, which scoring.py and rules.py say in English."""
     for pattern in FAULTS:
-        if found := re.fullmatch(re.escape(pattern).replace(r"\{what\}", "(.+)"), fault):
-            return say(pattern, what=found[1]) if found.groups() else say(pattern)
+        if found := re.fullmatch(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(pattern)), fault):
+            return say(pattern, **found.groupdict())
     return fault
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data.content import question_key
 from finetune.verify.yamlmarks import Node, load
 
@@ -51,7 +52,7 @@ class Rewording:
 
 
 def write(path: Path, rewordings: Iterable[Rewording]) -> None:
-    """Write the file, by rename. UserError where it cannot be written."""
+    """Write the file, by rename. Raises UserError if it cannot be written."""
     rows = []
     for each in rewordings:
         made = each.makers()
@@ -71,24 +72,32 @@ def write(path: Path, rewordings: Iterable[Rewording]) -> None:
         part.write_text(HEAD + text, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room there") from None
+        raise UserError(
+            _("{path}: cannot be written ({reason}); free some space or check the permissions").format(
+                path=path, reason=error.strerror
+            )
+        ) from None
 
 
 def read(path: Path) -> list[Rewording]:
     """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
-    root = load(path, "rewordings file").mapping(("version", "rows"), "a rewordings file")
+    root = load(path, _("rewordings file")).mapping(("version", "rows"), _("a rewordings file"))
     if "version" in root and root["version"].value() != VERSION:
-        raise root["version"].error(f"version must be {VERSION}; this release knows no other layout")
+        raise root["version"].error(
+            _("version must be {version}; this release knows no other layout").format(version=VERSION)
+        )
     if "rows" not in root:
-        raise UserError(f"{path}: no rows; write a list of {{question: ..., ask: [...]}} under rows")
+        raise UserError(
+            _("{path}: no rows; write a list of {{question: ..., ask: [...]}} under rows").format(path=path)
+        )
     found: dict[str, Rewording] = {}
     for node in root["rows"].items("rows"):
-        keys = node.mapping(KEYS, "a row")
+        keys = node.mapping(KEYS, _("a row"))
         if "question" not in keys:
-            raise node.error("a row needs its question, as the dataset has it")
+            raise node.error(_("a row needs its question, exactly as in the dataset"))
         question = keys["question"].text("question")
         if question_key(question) in found:
-            raise keys["question"].error("this question stands here twice; join the two")
+            raise keys["question"].error(_("this question occurs twice; merge the two entries"))
         lists = {name: _texts(keys[name], name) if name in keys else [] for name in KEYS[1:]}
         found[question_key(question)] = Rewording(question, **lists)
     return list(found.values())

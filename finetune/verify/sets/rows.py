@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.data import reading
 from finetune.data.content import question_key
 
@@ -73,7 +74,9 @@ def read(paths: Iterable[Path], columns: tuple[str, str] | None = None) -> list[
                 found.setdefault(row.key, row)
     if not found:
         names = ", ".join(map(str, files))
-        raise UserError(f"{names}: no row holds a question with its answer; `check-data FILE` says what is wrong")
+        raise UserError(
+            _("{names}: no row has a question and its answer; `check-data FILE` says what is wrong").format(names=names)
+        )
     return list(found.values())
 
 

@@ -219,7 +219,7 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
 
 
 def require_judgeable(found: Survey) -> None:
-    """UserError where no verdict is possible, whatever the training does."""
+    """Raises UserError if no verdict is possible, whatever the training does."""
     if found.total < FEWEST:
         raise UserError(
             _(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.i18n import _
 from finetune.verify.engine import Answer
 from finetune.verify.sets.rows import DataRow, of_messages
 
@@ -25,7 +26,7 @@ REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given besid
 
 
 @dataclass(frozen=True)
-class Row:
+class UnseenRow:
     """A row, and its answers by side (before, after) where adapters gave them that are no longer there."""
 
     row: DataRow
@@ -40,7 +41,7 @@ def as_training_row(row: DataRow) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSONL, by rename. UserError where that cannot be done."""
+    """Write rows as JSONL, by rename. Raises UserError if that cannot be done."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
@@ -48,10 +49,14 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room there") from None
+        raise UserError(
+            _("{path}: cannot be written ({reason}); free some space or check the permissions").format(
+                path=path, reason=error.strerror
+            )
+        ) from None
 
 
-def write(folder: Path, found: Sequence[Row]) -> None:
+def write(folder: Path, found: Sequence[UnseenRow]) -> None:
     """Keep unseen rows in a run's folder."""
     rows = []
     for each in found:
@@ -60,14 +65,14 @@ def write(folder: Path, found: Sequence[Row]) -> None:
     write_rows(folder / UNSEEN, rows)
 
 
-def read(folder: Path) -> list[Row]:
-    """The unseen rows of a run; none where it has no such file. UserError where the file is broken."""
+def read(folder: Path) -> list[UnseenRow]:
+    """The unseen rows of a run; none where it has no such file. Raises UserError if the file is broken."""
     found = []
     for number, data in _lines(folder / UNSEEN):
         row = of_messages(data["messages"], data.get("tools"), number, f"{folder / UNSEEN}, row {number}")
         if row is not None:
             answers = {side: Answer(**answer) for side, answer in data.get("answers", {}).items()}
-            found.append(Row(row, answers))
+            found.append(UnseenRow(row, answers))
     return found
 
 
@@ -92,11 +97,15 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); remove it, or run finetune again") from None
+        raise UserError(
+            _("{path}: cannot be read ({reason}); remove it, or run finetune again").format(
+                path=path, reason=error.strerror
+            )
+        ) from None
     try:
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         if all(isinstance(row.get("messages"), list) for row in rows):
             return list(enumerate(rows, 1))
     except (ValueError, AttributeError):
         pass
-    raise UserError(f"{path}: is broken; remove it, or run finetune again")
+    raise UserError(_("{path}: damaged; remove it, or run finetune again").format(path=path))

@@ -163,7 +163,7 @@ def descendants(pid: int) -> list[int]:
 
 def the_run(output: Path) -> Path:
     """The only run's folder."""
-    (folder,) = (path for path in output.iterdir() if path.is_dir())
+    (folder,) = (path for path in output.iterdir() if path.is_dir() and not path.name.startswith("."))
     return folder
 
 

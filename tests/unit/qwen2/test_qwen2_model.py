@@ -256,7 +256,7 @@ def test_missing_extra_and_wrong_tensors_are_named(tiny_dir: Path, tmp_path: Pat
     name = "model.layers.1.mlp.up_proj.weight"
     changes = {
         "is missing": lambda t: t.pop(name),
-        "belongs to no": lambda t: t.update({"model.layers.9.mlp.up_proj.weight": torch.zeros(2)}),
+        "does not belong to a": lambda t: t.update({"model.layers.9.mlp.up_proj.weight": torch.zeros(2)}),
         "has shape": lambda t: t.update({name: torch.zeros(96, 65)}),
         "has dtype": lambda t: t.update({name: torch.zeros(96, 64, dtype=torch.int8)}),
     }
@@ -282,7 +282,7 @@ def test_broken_files_are_named(tiny_dir: Path, tmp_path: Path) -> None:
         b"<html>not found</html>",
     ):
         shard.write_bytes(content)
-        with pytest.raises(ValueError, match="not a whole safetensors file"):
+        with pytest.raises(ValueError, match="not a complete safetensors file"):
             Model.load(folder, "cpu")
     shard.unlink()
     with pytest.raises(ValueError, match="is missing"):
@@ -314,7 +314,7 @@ def test_other_dtypes_and_tied_heads_load(tiny_dir: Path, tmp_path: Path) -> Non
         ({"rank_pattern": {"q_proj": 4}}, "rank 4 need"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"r": 4}, "shape"),
-        ({"r": "x"}, "no number"),
+        ({"r": "x"}, "not a number"),
     ],
 )
 def test_adapters_that_are_not_computed_are_refused(
@@ -336,8 +336,8 @@ def test_broken_adapters_are_refused(tiny_model: Model, tmp_path: Path) -> None:
     name = next(iter(whole))
     for change, text in (
         ({name: torch.full_like(whole[name], float("nan"))}, "NaN"),
-        ({"base_model.model.lm_head.lora_A.weight": torch.zeros(8, 64)}, "no LoRA of the seven"),
-        ({name.replace("layers.0", "layers.5"): torch.zeros(8, 64)}, "no place"),
+        ({"base_model.model.lm_head.lora_A.weight": torch.zeros(8, 64)}, "not a LoRA weight of one of the seven"),
+        ({name.replace("layers.0", "layers.5"): torch.zeros(8, 64)}, "does not exist in this model"),
     ):
         save_file(whole | change, str(file))
         with pytest.raises(ValueError, match=text):
@@ -349,7 +349,7 @@ def test_broken_adapters_are_refused(tiny_model: Model, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         Adapter.load(tmp_path, tiny_model)
     file.unlink()
-    with pytest.raises(ValueError, match="not whole"):
+    with pytest.raises(ValueError, match="incomplete"):
         Adapter.load(tmp_path, tiny_model)
     with pytest.raises(ValueError, match="targets"):
         Adapter(tiny_model.config, 8, 32, ["lm_head"])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from qwen2.chat import IGNORED, Tokenizer
-from qwen2.rows import RowError, standard_row
+from qwen2.row_errors import RowError
+from qwen2.rows import standard_row
 from tests.conversations import FORMS, TOOLS, talks
 from tests.swift_rows import swift_row, swift_template
 
@@ -177,8 +178,8 @@ def calling(*calls: Any, **more: Any) -> list[dict[str, Any]]:
 
 
 ODD = [
-    ([SYSTEM, SYSTEM, *HI], "messages[1].role", "stands only at the beginning"),
-    ([HI[0], SYSTEM, HI[1]], "messages[1].role", "stands only at the beginning"),
+    ([SYSTEM, SYSTEM, *HI], "messages[1].role", "allowed only at the beginning"),
+    ([HI[0], SYSTEM, HI[1]], "messages[1].role", "allowed only at the beginning"),
     ([HI[0], CALL, REPLY, *HI], "messages[3].role", "'user' right after a tool's reply"),
     ([REPLY, *HI], "messages[0].role", "before any question"),
     ([SYSTEM], "messages", "ends with system"),
@@ -195,14 +196,14 @@ ODD = [
     (calling(3), "messages[1].tool_calls[0]", "is a number, not an object"),
     (calling({"function": {"name": "f"}}, {"function": {}}, content="x"), "messages[1].tool_calls[1]", "has no name"),
     ([HI[0], {"role": "assistant", "tool_calls": "[]"}], "messages[1].tool_calls", "is a text, not a list"),
-    ([{**HI[0], "tool_calls": [1]}, HI[1]], "messages[0].tool_calls", "role assistant alone"),
-    ([HI[0], {"role": "assistant", "function_call": {"name": "f"}}], "messages[1].function_call", "former"),
+    ([{**HI[0], "tool_calls": [1]}, HI[1]], "messages[0].tool_calls", "with the role assistant"),
+    ([HI[0], {"role": "assistant", "function_call": {"name": "f"}}], "messages[1].function_call", "OpenAI's old form"),
     ([{"role": 3, "content": "a"}, HI[1]], "messages[0].role", "is a number"),
     ([{"content": "a"}, HI[1]], "messages[0].role", "missing"),
     ([{"role": "developer", "content": "a"}, *HI], "messages[0].role", "is 'developer'"),
     ([HI[0], {**HI[1], "content": {"a": 1}}], "messages[1].content", "is an object, not a text"),
     ([HI[0], {**HI[1], "content": ["a"]}], "messages[1].content", "is a list, not a text"),
-    ([{**HI[0], "content": [{"type": "image_url", "image_url": {}}]}, HI[1]], "messages[0].content", "text alone"),
+    ([{**HI[0], "content": [{"type": "image_url", "image_url": {}}]}, HI[1]], "messages[0].content", "only text"),
     ([HI[0], {**HI[1], "weight": 0.5}], "messages[1].weight", "is 0.5"),
     ([HI[0], {**HI[1], "loss": "false"}], "messages[1].loss", "is a text"),
     ([HI[0], {**HI[1], "loss_scale": "1"}], "messages[1].loss_scale", "is a text"),

@@ -58,8 +58,8 @@ def run(tmp_path, monkeypatch):
 def test_a_script_hands_its_words_on(run, script, called):
     done = run(script, "--system", "a b", "你是谁?")
     expected = called.format(run.folder)
-    trains = script in ("sft.sh", "sft_mixed.sh", "finetune.sh")
-    gpus = "unset" if trains else "0"  # a training chooses in Python, by what it is to do
+    chooses = script in ("sft.sh", "sft_mixed.sh", "finetune.sh", "verify.sh", "infer.sh")
+    gpus = "unset" if chooses else "0"  # chosen in Python, by what there is to do
     assert done.stdout == f"safe=1 cuda={gpus} python -I -m {expected} --system a b 你是谁?\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 from finetune.commands.check_data import main
 from finetune.data.check import check_file
 from finetune.data.convert import convert
-from finetune.data.findings import Options
+from finetune.data.findings import CheckOptions
 from finetune.data.source import parse
 from finetune.engines.fast import rows as fast_rows
 from qwen2.chat import Tokenizer
@@ -88,7 +88,7 @@ def test_odd_rows_are_named_and_the_others_are_checked_and_kept(
         "row 31, messages[1].tool_calls",
     ]
     assert main([str(write(tmp_path, *rows)), "--no-tokens"]) == 2
-    assert "row 5, messages[1].role: is 'system', which stands only at the beginning" in capsys.readouterr().err
+    assert "row 5, messages[1].role: is 'system', which is allowed only at the beginning" in capsys.readouterr().err
     assert len(kept(tmp_path, *rows)) == 35
 
 
@@ -251,7 +251,7 @@ def test_the_command_that_is_named_reads_the_data_as_meant(
 
 def test_a_loss_scale_that_is_not_all_or_nothing_is_said(tmp_path: Path) -> None:
     rows = [{"messages": [*HI, HI[0], {**HI[1], "loss_scale": scale}]} for scale in (0, 1, 0.3)]
-    report = check_file(write(tmp_path, *rows), None, Options())
+    report = check_file(write(tmp_path, *rows), None, CheckOptions())
     assert [(f.row, f.kind, f.error) for f in report.findings if f.kind == "loss_scale"] == [(3, "loss_scale", False)]
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.export import gguf_file, vocabulary
-from finetune.export.weights import Weights, checkpoint_names, shape_of
+from finetune.export.weights import Weights
 from qwen2.config import Config
 
 ABOUT = gguf_file.About("small", "apache-2.0", "You are a helpful assistant.", {"temperature": 0.0})
@@ -38,8 +38,8 @@ def folder(path: Path, hidden: int, inner: int, layers: int, tied: bool, vocab: 
     config = Config.from_dir(path)
     random = np.random.Generator(np.random.PCG64(7))
     tensors = {}
-    for name in checkpoint_names(config):
-        values = random.integers(-127, 128, shape_of(config, name)).astype(np.float32) / 2048
+    for name, shape in config.tensor_shapes().items():
+        values = random.integers(-127, 128, shape).astype(np.float32) / 2048
         tensors[name] = torch.from_numpy(values).to(torch.bfloat16)
     save_file(tensors, path / "model.safetensors")
     return path

@@ -75,7 +75,7 @@ def test_a_file_that_fails_its_proof_is_not_written(export, mirror, capfd, monke
     )
     assert export("--no-check") == 1
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "ids: the template is another than the training's" in line and line.endswith("nothing was written")
+    assert "ids: the template differs from the training's" in line and line.endswith("nothing was written")
     assert beside(mirror) == set()
 
 
@@ -96,7 +96,7 @@ def test_a_verdict_that_fails_leaves_the_file_and_ends_with_1(export, mirror, mo
         (["--quant", "q2_k"], "invalid choice: 'q2_k'"),
         (["--threads", "0"], "must be at least 1"),
         (["--imatrix", "rows", "--quant", "q8_0"], "leave it out"),
-        (["--imatrix", "rows"], "are not here; leave --imatrix out"),
+        (["--imatrix", "rows"], "were not found; omit --imatrix"),
         (["nowhere"], "no such adapter folder"),
         (["newest", "--adapter", "newest"], "named twice"),
         (["--system", 'say """'], "a Modelfile cannot hold"),
@@ -196,5 +196,5 @@ def test_infer_takes_nothing_beside_a_gguf(tmp_path):
     with pytest.raises(UserError, match="--gguf takes questions alone, and no --temperature"):
         infer.main(["--config", "none", "--gguf", "x.gguf", "hi", "--temperature", "1"])
     (tmp_path / "x.gguf").write_bytes(b"GGML")
-    with pytest.raises(UserError, match="no GGUF file"):
+    with pytest.raises(UserError, match="not a GGUF file"):
         infer.main(["--config", "none", "--gguf", str(tmp_path / "x.gguf"), "hi"])

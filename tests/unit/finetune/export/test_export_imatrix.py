@@ -105,5 +105,5 @@ def test_long_data_are_drawn_from_evenly(tmp_path, official_tokenizer_dir, monke
 
 def test_data_that_are_gone_are_named(tmp_path) -> None:
     run = Run(tmp_path, {"dataset": ["gone.csv"]})
-    with pytest.raises(UserError, match=r"gone\.csv.*are not here; leave --imatrix out"):
+    with pytest.raises(UserError, match=r"gone\.csv.*were not found; omit --imatrix"):
         imatrix.data_of(run, tmp_path)

@@ -103,12 +103,12 @@ FAULTS = {
     "a layer less": (cut_layer, r"layers.1.\S+ is missing \(2 linears are\)"),
     "another shape": (other_shape, r"another shape: \S+ has shape \[4, 32\], this base and its rank need \[4, 64\]"),
     "another rank": (lambda folder: settings(folder, r=8), "another shape"),
-    "no rank": (lambda folder: settings(folder, r=None), "r is missing or no number"),
+    "no rank": (lambda folder: settings(folder, r=None), "r is missing or not a number"),
     "other weights": (other_base, "trained on other weights than"),
     "no LoRA": (lambda folder: settings(folder, peft_type="LOHA"), "peft_type LOHA; only LoRA adapters"),
     "half a file": (
         lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-9]),
-        "not a whole checkpoint",
+        "incomplete checkpoint",
     ),
 }
 ASKERS: dict[str, Callable[[Path, Path, Path], object]] = {
@@ -314,6 +314,6 @@ def test_training_on_from_a_checkpoint_of_the_fast_lane_names_the_way(base, adap
     (adapter / "trainer_state.json").write_text('{"global_step": 7}')
     swift_launcher.prepare(line, Settings.from_env())  # ms-swift's own
     (adapter / "trainer_state.json").write_text('{"global_step": 7, "engine": "fast"}')
-    with pytest.raises(UserError, match=rf"--adapters {adapter} trains on from its weights") as refused:
+    with pytest.raises(UserError, match=rf"--adapters {adapter} starts from its weights") as refused:
         swift_launcher.prepare(line, Settings.from_env())
     assert refused.value.exit_code == 2

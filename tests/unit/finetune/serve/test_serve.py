@@ -149,8 +149,8 @@ def test_the_port_is_not_silently_another(serve, port):
         (["--model", "/nowhere"], "no such folder"),
         (["--max_batch_sise", "3"], "did you mean --max_batch_size"),
         (["--max-body-kib", "0"], "at least 1"),
-        (["--use_vllm"], "vllm is not installed; pip install vllm"),
-        (["--infer_backend", "vllm"], "vllm is not installed; pip install vllm"),
+        (["--use_vllm"], "vllm is not installed; run pip install vllm"),
+        (["--infer_backend", "vllm"], "vllm is not installed; run pip install vllm"),
     ],
 )
 def test_what_cannot_be_used(serve, words, says):
@@ -166,7 +166,7 @@ def test_names_that_would_be_mixed_up(serve, mirror, checkpoint):
     with pytest.raises(UserError, match=r"the name Qwen2.5-7B-Instruct is taken"):
         serve("--adapter", f"Qwen2.5-7B-Instruct={path}")
     (path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="incomplete checkpoint"):
         serve("--adapter", str(path))
 
 

@@ -199,3 +199,21 @@ def test_the_whole_of_verify_on_the_real_engine(workspace: Any, base: Path, caps
     model = {"path": str(base), "standin": False, "kind": "other", "mark": None, "device": "cpu", "dtype": "float32"}
     assert report["model"] == model
     assert report["figures"]["length_ratio"]["value"] == 1
+
+
+def test_transformers_gives_the_same_answers_with_each_adapter_and_without(tmp_path: Path) -> None:
+    """The engine for a base that one GPU does not hold, here on the CPU."""
+    from finetune.verify.spread import TransformersEngine
+
+    base = make_base(tmp_path / "base")
+    folders = [make_adapter(tmp_path / str(scale), base, scale) for scale in (0.5, 1.0)]
+    asks = [Ask(({"role": "user", "content": f"{n} " * (n % 5 + 1)},), "system", 6 + 5 * (n % 3)) for n in range(12)]
+    spread, ours = TransformersEngine(base, "cpu", batch_size=5), Qwen2Engine(base, "cpu")
+    counted: list[int] = []
+    for folder in (None, *folders, None):
+        found = spread.answer(asks + asks[:2], spread.adapter(folder) if folder else None, counted.append)
+        wanted = ours.answer(asks + asks[:2], ours.adapter(folder) if folder else None, counted.append)
+        assert found == wanted
+    assert spread.dtype == ours.dtype == "float32" and spread.memory() is None
+    with pytest.raises(UserError, match="cannot be loaded"):
+        TransformersEngine(tmp_path / "0.5", "cpu")

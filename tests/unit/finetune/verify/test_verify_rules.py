@@ -139,13 +139,13 @@ def test_the_sandbox_keeps_its_doors_shut(attempt: str, tmp_path: Path) -> None:
 def test_an_endless_loop_is_ended() -> None:
     started = time.monotonic()
     reply = rules.run_sandboxed({"code": "while True: pass", "function": "f", "args": []}, seconds=1.0)
-    assert reply == {"error": "took longer than 1 s"}
+    assert reply == {"error": "the code took longer than 1 s"}
     assert time.monotonic() - started < 5
 
 
 def test_code_that_sleeps_is_ended_too() -> None:
     reply = rules.run_sandboxed({"code": "import time\ntime.sleep(60)", "function": "f", "args": []}, seconds=1.0)
-    assert reply == {"error": "took longer than 1 s"}
+    assert reply == {"error": "the code took longer than 1 s"}
 
 
 def test_printing_a_result_does_not_claim_it() -> None:

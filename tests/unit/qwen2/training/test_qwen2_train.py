@@ -31,7 +31,7 @@ SETTINGS = TrainSettings(
 )  # fmt: skip
 
 
-SHAPE = Config(3584, 18944, 28, 28, 4, 128, 152064, 32768, 1e-6, 1e6, False, (151645,), 151643)  # the 7B
+SHAPE = Config(3584, 18944, 28, 28, 4, 128, 152064, False, 32768, 1e-6, 1e6, (151645,), 151643)  # the 7B
 
 
 def start(model: Model) -> Adapter:

@@ -179,7 +179,7 @@ def test_a_node_that_does_not_answer_is_named_within_a_minute(home: Path, tmp_pa
     begun = time.monotonic()
     first = fast_home.command(home, tmp_path / "first", "--run", "job", **more, NODE_RANK="0")
     assert first.returncode == 1 and time.monotonic() - begun < 50
-    assert "process 1 of 2 has not come within 6 s (NNODES=2)" in first.stderr
+    assert "process 1 of 2 did not connect within 6 s (NNODES=2)" in first.stderr
     assert not (tmp_path / "first/job").exists()
     second = fast_home.command(home, tmp_path / "second", "--run", "job", **more, NODE_RANK="1")
     assert second.returncode == 1

@@ -110,5 +110,5 @@ def test_nested_too_deeply(tmp_path, name):
 @pytest.mark.parametrize("value", ["!!timestamp x", "!!int ''", "!!bool x", "2001-99-99"])
 def test_values_that_pyyaml_cannot_make(tmp_path, value):
     (tmp_path / "odd.yaml").write_text(f"seed: {value}")
-    with pytest.raises(UserError, match="holds a value that is none of its type"):
+    with pytest.raises(UserError, match="holds a value that does not fit its type"):
         config_file.load(tmp_path / "odd.yaml")

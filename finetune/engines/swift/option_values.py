@@ -1,0 +1,39 @@
+"""What is wrong with the value of an option of ms-swift's, by its kind; for the launcher."""
+
+from __future__ import annotations
+
+from common.i18n import _
+from finetune.engines.swift import ranges
+from finetune.engines.swift.options import TRUTH, Option
+
+
+def fault(written: str, option: Option, values: list[str], name: str) -> str | None:
+    """What is wrong with an option's value, beginning with the option; None when it can be used.
+
+    Args:
+        written: The option as the user wrote it, for the message.
+        option: What ms-swift takes there.
+        values: The words behind the option; the first is looked at.
+        name: The option's full name, by which its range is found.
+    """
+    if not values:
+        return (
+            None if option.kind == "bool" else _("{written} has no value; write one after it").format(written=written)
+        )
+    value = values[0]
+    if option.kind == "choice" and value not in option.choices:
+        choices = ", ".join(choice for choice in option.choices if choice != "None")
+        return _("{written} {value}: unknown value; choose from {choices}").format(
+            written=written, value=value, choices=choices
+        )
+    if option.kind in ("int", "float"):
+        try:
+            number = int(value) if option.kind == "int" else float(value)
+        except ValueError:
+            why = ranges.not_a_number(name, value, option.kind)
+            return _("{written}: {why}").format(written=written, why=why)
+        if why := ranges.fault(name, number) or "":
+            return _("{written} {value}: {fault}").format(written=written, value=value, fault=why)
+    if option.kind == "bool" and value.lower() not in TRUTH:
+        return _("{written} {value}: neither true nor false").format(written=written, value=value)
+    return None

@@ -1,0 +1,92 @@
+"""How many GPUs answer: as many as hold the base, or are faster; the commands verify and infer call it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import FAILED, UserError
+from common.i18n import _
+from finetune.plan import gpu_memory
+from qwen2.config import Config
+from qwen2.room import Room
+
+GIB = 2**30
+# Of a decoding step of the 7B on an H100 (docs/performance.md): 6.8 ms at 128 rows, 8 ms at 192.
+STEP_S, ROW_S = 4.7e-3, 1.7e-5
+WEIGHTS = 7.07e9  # of the shape that these were measured with
+PROMPT = 48  # tokens of a question, about
+TRAINED = 1 / 3  # an adapter's answers end that much before their limits
+ONE_GIB = 1.2  # that answers take at least on one card, beside the weights
+SPREAD_GIB = 3.0  # the same of each of several, and what layers of one size leave unused (finetune/verify/spread.py)
+START_S = 2.5  # that a further process costs: as for a training (finetune/plan/fast.py)
+
+
+def seconds(shape: Config, limits: Sequence[int], sides: int, processes: int) -> float:
+    """Of all answers, the base's to their limits and adapters' shorter, with the start of further processes; H100."""
+    if not limits:
+        return 0.0
+    share = sorted(limits, reverse=True)[::processes]
+    room, length = Room(), share[0] + PROMPT
+    cache = 2 * shape.num_layers * shape.kv_size * 2 * length
+    rows = max(1, min(len(share), room.rows, int(room.cache_gib * GIB / cache)))
+    steps = max(share[0], sum(share) / rows)
+    scale = (shape.linear_parameters + shape.vocab_size * shape.hidden_size) / WEIGHTS
+    one_side = steps * (STEP_S * scale + ROW_S * rows)
+    return one_side * (1 + TRAINED * (sides - 1)) + (START_S if processes > 1 else 0.0)
+
+
+def fastest(shape: Config, limits: Sequence[int], sides: int, setting_gib: float) -> int:
+    """How many of the visible GPUs answer; a line on stderr says so where there are several.
+
+    Args:
+        shape: The model's.
+        limits: The longest answer to each question, in tokens.
+        sides: How often each is asked: of the base, and of each adapter.
+        setting_gib: VRAM_CEILING_GIB.
+    """
+    found = gpu_memory.visible()
+    free = len(gpu_memory.alike(found, setting_gib))
+    if free < 2:
+        return 1
+    times = {count: seconds(shape, limits, sides, count) for count in range(1, free + 1)}
+    best = min(times, key=lambda count: times[count])
+    if best == 1:
+        line = _(
+            "GPUs: 1 of {count} answers: more would save less than their processes take to start "
+            "(about {one:.0f} s of answers)"
+        )
+    else:
+        line = _(
+            "GPUs: {best} of {count} answer, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"
+        )
+    print(line.format(best=best, count=len(found), several=times[best], one=times[1]), file=sys.stderr)
+    return best
+
+
+def cards_to_hold(model_dir: Path, setting_gib: float) -> int:
+    """How many of the visible GPUs hold the base: one or all; 1 where NVML shows none. Raises UserError if all do not.
+
+    `setting_gib` is VRAM_CEILING_GIB.
+    """
+    weights_gib = sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) / GIB
+    rooms = [gpu_memory.ceiling_gib(gpu, setting_gib) for _name, gpu in gpu_memory.visible()]
+    if not rooms or weights_gib + ONE_GIB <= rooms[0]:
+        return 1
+    if len(rooms) > 1 and weights_gib <= sum(max(0.0, room - SPREAD_GIB) for room in rooms):
+        print(
+            _("GPUs: {count}, each with a part of the layers: one does not hold {weights:.1f} GiB of weights").format(
+                count=len(rooms), weights=weights_gib
+            ),
+            file=sys.stderr,
+        )
+        return len(rooms)
+    raise UserError(
+        _(
+            "the base has {weights:.1f} GiB of weights, more than {count} GPU(s) of {room:.1f} GiB hold: start the "
+            "container with more of them (GPUS=all), raise VRAM_CEILING_GIB on a larger card, or set MIRROR_DEVICE=cpu "
+            "(float32: {cpu:.0f} GiB of memory, slow)"
+        ).format(weights=weights_gib, count=len(rooms), room=min(rooms), cpu=2 * weights_gib),
+        FAILED,
+    )

@@ -1,0 +1,152 @@
+"""Answers by transformers and peft, for a base whose layers lie on several GPUs because one does not hold it.
+
+The command verify takes it in Qwen2Engine's place (`--engine transformers`); it is several times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import FAILED, UserError
+from common.i18n import _
+from finetune.verify.engine import Answer, Ask, Progress
+
+BATCH = 32  # questions at a time; --batch-size sets another
+BESIDE_GIB = 2.5  # of each card, for the keys and values of BATCH answers, activations and the adapter
+GIB = 2**30
+
+
+class TransformersEngine:
+    """AutoModelForCausalLM with its layers spread evenly over all visible GPUs, or on the CPU."""
+
+    name = "transformers"
+
+    def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0, batch_size: int | None = None) -> None:
+        """Load the base: bfloat16 on GPUs, each under the ceiling (0: none), float32 on a CPU. Raises UserError."""
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers.utils import logging
+
+        from qwen2.chat import Tokenizer
+
+        logging.disable_progress_bar()
+        self.device, self.batch_size = device, batch_size or BATCH
+        where: dict[str, Any] = {"dtype": torch.float32}
+        if device == "cuda":
+            where = {"dtype": torch.bfloat16, "device_map": "auto", "max_memory": _rooms(ceiling_gib)}
+        try:
+            self.tokenizer = Tokenizer(model_dir)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(model_dir, **where).eval()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                _("{model_dir}: cannot be loaded: {reason}; `healthcheck startup` looks at every file").format(
+                    model_dir=model_dir, reason=" ".join(str(error).split())[:200]
+                ),
+                FAILED,
+            ) from None
+        self.dtype = str(where["dtype"]).removeprefix("torch.")
+        ends = self.model.generation_config.eos_token_id
+        self.ends = set(ends if isinstance(ends, list) else [ends])
+        pad = self.model.generation_config.pad_token_id
+        self.pad = pad if pad is not None else min(self.ends)
+        # Greedy, whatever the model's own file says of sampling and penalties.
+        self.model.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=sorted(self.ends), pad_token_id=self.pad
+        )
+        self._adapters = 0
+
+    def memory(self) -> dict[str, float] | None:
+        """Peaks of the CUDA allocator on the fullest GPU since the process began."""
+        if self.device != "cuda":
+            return None
+        import torch
+
+        cards = range(torch.cuda.device_count())
+        peaks = {
+            "allocated": max(map(torch.cuda.max_memory_allocated, cards)),
+            "reserved": max(map(torch.cuda.max_memory_reserved, cards)),
+        }
+        return {name: round(value / GIB, 2) for name, value in peaks.items()}
+
+    def adapter(self, path: Path) -> str:
+        """Load a PEFT folder beside the others; its name here. Raises UserError if it does not fit."""
+        from peft import PeftModel
+
+        name = f"adapter-{self._adapters}"
+        try:
+            if self._adapters:
+                self.model.load_adapter(str(path), adapter_name=name)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=name).eval()
+        except (ValueError, OSError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(_("adapter {path}: {reason}").format(path=path, reason=reason)) from None
+        self._adapters += 1
+        return name
+
+    def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
+        """Answers in order; the same conversation asked twice is generated once."""
+        import torch
+
+        places: dict[tuple[Any, ...], list[int]] = {}
+        for place, ask in enumerate(asks):
+            places.setdefault(ask.key(), []).append(place)
+        groups = [(asks[group[0]], group) for group in places.values()]
+        prompts = [self.tokenizer.encode_chat(list(a.messages), system=a.system, tools=a.tools) for a, _g in groups]
+        # What takes long goes together: a batch goes on until its longest answer ends.
+        order = sorted(range(len(groups)), key=lambda n: (groups[n][0].max_new_tokens, len(prompts[n])))
+        found: list[Answer | None] = [None] * len(asks)
+        try:
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                limits = [groups[n][0].max_new_tokens for n in batch]
+                said = self._generate([prompts[n] for n in batch], limits, adapter)
+                for n, limit, ids in zip(batch, limits, said, strict=True):
+                    for place in groups[n][1]:
+                        found[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
+                progress(len(batch))
+        except torch.OutOfMemoryError:
+            raise UserError(
+                _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"),
+                exit_code=FAILED,
+            ) from None
+        return [answer for answer in found if answer is not None]
+
+    def _generate(self, prompts: list[list[int]], limits: list[int], adapter: str | None) -> list[list[int]]:
+        """Token ids of the answers, each without its end and no longer than its limit."""
+        import contextlib
+
+        import torch
+
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        if adapter:
+            self.model.set_adapter(adapter)
+        without = self.model.disable_adapter() if self._adapters and not adapter else contextlib.nullcontext()
+        first = next(self.model.parameters()).device  # the embedding's
+        with torch.no_grad(), without:
+            out = self.model.generate(
+                input_ids=ids.to(first), attention_mask=mask.to(first), max_new_tokens=max(limits)
+            )
+        found = []
+        for row, limit in zip(out[:, longest:].tolist(), limits, strict=True):
+            end = next((n for n, token in enumerate(row) if token in self.ends), len(row))
+            found.append(row[: min(end, limit)])
+        return found
+
+
+def _rooms(ceiling_gib: float) -> dict[int, int]:
+    """Bytes of weights that each GPU may take; the allocator is held to the ceiling."""
+    import torch
+
+    rooms = {}
+    for card in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(card)
+        if 0 < ceiling_gib * GIB < free:
+            torch.cuda.set_per_process_memory_fraction(ceiling_gib * GIB / total, card)
+            free = int(ceiling_gib * GIB)
+        rooms[card] = max(0, free - int(BESIDE_GIB * GIB))
+    return rooms

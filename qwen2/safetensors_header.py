@@ -1,0 +1,76 @@
+"""Which tensors a safetensors file holds and where their bytes lie, for whoever needs offsets or the length.
+
+Everyone else reads with the safetensors package, which tells neither. Imports no torch: the health checks and the
+look-up of a checkpoint do not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.i18n import _
+
+LONGEST = 100 << 20  # bytes of a header; the package's own limit
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies: `offset` and `nbytes` count from the beginning of `path`."""
+
+    path: Path
+    dtype: str  # BF16, F16, F32, ...
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The tensors of a file by name, where their data begin, and the bytes that the file has."""
+
+    entries: dict[str, Entry]
+    begin: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Bytes that the file must have."""
+        return max((entry.offset + entry.nbytes for entry in self.entries.values()), default=self.begin)
+
+
+class BrokenHeader(ValueError):
+    """No header of a safetensors file of `size` bytes; `is_cut`: the file ends before its header does."""
+
+    def __init__(self, why: str, size: int, is_cut: bool = False) -> None:
+        super().__init__(why)
+        self.size, self.is_cut = size, is_cut
+
+
+def read(path: Path) -> Header:
+    """The header: 8 bytes little-endian n, n bytes of JSON (https://github.com/huggingface/safetensors#format).
+
+    Raises OSError if the file cannot be read, BrokenHeader if it does not begin with a header.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, LONGEST):
+            raise BrokenHeader(_("it does not begin with a complete header"), size, is_cut=True)
+        text = file.read(length)
+    begin, entries = 8 + length, {}
+    try:
+        for name, info in json.loads(text).items():
+            if name != "__metadata__":
+                first, last = (int(offset) for offset in info["data_offsets"])
+                shape = tuple(int(number) for number in info["shape"])
+                if not 0 <= first <= last:
+                    raise ValueError(_("{name} ends before it begins").format(name=name))
+                entries[name] = Entry(path, str(info["dtype"]), shape, begin + first, last - first)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BrokenHeader(f"{type(error).__name__}: {error}", size) from None
+    return Header(entries, begin, size)
