@@ -16,7 +16,7 @@ from common.settings import Settings
 from finetune.plan import cards as known
 from finetune.plan import gpu_memory, planned_run, sharded
 from finetune.plan.fast import FastPlan, plan_fast
-from finetune.plan.memory import Adapter
+from finetune.plan.memory import LoraSpec
 from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, named, plan_swift
 from finetune.verify.config import default_path
 
@@ -86,19 +86,15 @@ def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
         return str(error)
 
 
-<<<<<<< HEAD
-def several(found: planned_run.Job, ceiling_gib: float) -> list[sharded.Share]:
+def several(found: planned_run.PlannedRun, ceiling_gib: float) -> list[sharded.Share]:
     """What each GPU takes where FSDP cuts the base among several."""
-    adapter = Adapter(found.rank, named(found.targets))
+    adapter = LoraSpec(found.rank, named(found.targets))
     return [
         sharded.fitting(found.shape, adapter, found.lengths, cards, found.batch, ceiling_gib) for cards in sharded.CARDS
     ]
 
 
-def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
-=======
 def fast(found: planned_run.PlannedRun, ceiling_gib: float) -> FastPlan | str:
->>>>>>> main
     """The fast lane's plan, or in words why not."""
     if found.quant_bits:
         return _("the fast lane trains on the bfloat16 base, not on {quant_bits} bits").format(

@@ -14,12 +14,8 @@ from common.i18n import N_, _
 from finetune.plan.cards import Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
-<<<<<<< HEAD
-from finetune.plan.planned_run import Job
-from finetune.plan.sharded import Share
-=======
 from finetune.plan.planned_run import PlannedRun
->>>>>>> main
+from finetune.plan.sharded import Share
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
 FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))

@@ -15,7 +15,7 @@ from common.json_files import json_object
 from common.model_kind import STANDIN
 from common.settings import Settings
 from finetune.plan import gpu_memory, sharded
-from finetune.plan.memory import Adapter
+from finetune.plan.memory import LoraSpec
 from finetune.plan.swift import named, plan_swift
 from finetune.sft.description import SftRun, listed
 from qwen2.config import PROJECTIONS, Config
@@ -113,7 +113,7 @@ def _tell_of_fsdp(run: SftRun, options: dict[str, Any], rows: list[int] | None) 
     if not options.get("fsdp") or shape is None or rows is None or cards < 2:
         return
     size = int(options.get("per_device_train_batch_size", 1))
-    adapter = Adapter(int(options.get("lora_rank", 8)), named(listed(options.get("target_modules", "all-linear"))))
+    adapter = LoraSpec(int(options.get("lora_rank", 8)), named(listed(options.get("target_modules", "all-linear"))))
     file = json_object(Path(str(options["fsdp"]))).get("fsdp_config")
     again = bool(options.get("gradient_checkpointing")) or bool(
         isinstance(file, dict) and file.get("activation_checkpointing")

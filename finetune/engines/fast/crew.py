@@ -101,17 +101,12 @@ class Crew:
             self._error = error
 
     def team(self) -> Team:
-<<<<<<< HEAD
-        """The team, once all of it is here. UserError that names who did not come; LostError when one is lost."""
-        while self._meeting.is_alive() and not self._gave_up:
-            self._meeting.join(0.1)
-=======
         """The team, once all of it is here.
 
         Raises UserError, which names who did not come, and LostError if one is lost.
         """
-        self._meeting.join()
->>>>>>> main
+        while self._meeting.is_alive() and not self._gave_up:
+            self._meeting.join(0.1)
         if self._team is None:
             w = self.workers
             why = " ".join(str(self._error).split())[:120]
