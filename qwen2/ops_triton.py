@@ -1,4 +1,4 @@
-"""Triton versions of qwen2.ops for NVIDIA GPUs; imported by qwen2.ops alone, and only on a GPU."""
+"""Triton versions of qwen2.ops for NVIDIA GPUs; imported only by qwen2.ops, and only on a GPU."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Run:
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)  # losses of rows that were evaluated meanwhile
     max_steps: int | None = None
-    made = (REWORDED,)  # datasets that finetune made beside the user's own
+    made = (REWORDED,)  # datasets that finetune made in addition to the user's own
 
     @property
     def system(self) -> str | None:
@@ -128,7 +128,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int | None]:
-    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are passed over."""
+    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are skipped."""
     found: list[tuple[int, float]] = []
     planned: int | None = None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _DAY = 86400.0
-# dimension: {factor to the dimension's base unit: the names}; a month is no number of days, so years are months
+# dimension: {factor to the dimension's base unit: the names}; a month is not a number of days, so years are months
 _UNITS: dict[str, dict[float, str]] = {
     "time": {
         1: "sec secs second seconds 秒 秒钟",

@@ -1,4 +1,4 @@
-"""rewordings.yaml: the rewordings of each row, to be read, mended and given again with --rewordings FILE."""
+"""rewordings.yaml: the rewordings of each row, to be read, corrected and given again with --rewordings FILE."""
 
 from __future__ import annotations
 

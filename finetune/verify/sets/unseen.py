@@ -21,7 +21,7 @@ from finetune.verify.sets.rows import DataRow, of_messages
 UNSEEN = "unseen.jsonl"
 ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
 TRAINING = "training-rows.jsonl"  # the data without the rows left out
-REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given beside the data
+REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given in addition to the data
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def kept_rows(folder: Path) -> list[DataRow]:
 
 
 def added_rows(folder: Path) -> list[DataRow]:
-    """The rewordings that the run's training was given beside its data."""
+    """The rewordings that the run's training was given besides its data."""
     found = (of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED))
     return [row for row in found if row is not None]
 
