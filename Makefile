@@ -198,9 +198,9 @@ plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--
 	$(call mirror_look,plan,$(DATASET_ARG) $(ARGS))
 
 .PHONY: finetune
-finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2) ## 检查、微调、评测；适配器写入 OUTPUT（DATASET=my.json REWORD=2）
+finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2 MIX=40) ## 检查、微调、评测；适配器写入 OUTPUT（DATASET=my.json REWORD=2 MIX=40）
 	$(if $(NODES),$(if $(MASTER_ADDR),,@$(SAY) "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" "错误：NODES=$(NODES) 需要 MASTER_ADDR，即 NODE_RANK=0 那台机器的地址" >&2; exit 2))
-	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
+	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(if $(MIX),--mix $(MIX)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
 .PHONY: infer
 infer: image ## ask (Q="who are you?"), or talk; ADAPTER=newest is the fine-tuned model ## 提问（Q="你是谁？"）或对话；ADAPTER=newest 使用微调后的模型

@@ -55,7 +55,17 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         raise UserError(
             _("--reword {reword}: must be from 0 to 8 rewordings of each question").format(reword=options.reword)
         )
+    if options.mix and batch.count("NNODES") > 1:
+        raise UserError(_("--mix: not on several nodes, whose data must be the same; give the rows as --dataset"))
+    if not 0 <= options.mix <= 1000:
+        raise UserError(_("--mix {mix}: must be from 0 to 1000 general questions").format(mix=options.mix))
     if options.resume is not None:
+        if options.mix:
+            raise UserError(
+                _("{name} --resume: --mix is not possible, a run goes on with its own rows; leave it out").format(
+                    name=name
+                )
+            )
         if options.reword:
             raise UserError(
                 _("{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out").format(
@@ -83,7 +93,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
 
 
 def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
-    return replace(run, wait=options.wait, reword=options.reword, adapter_to=options.adapter_to)
+    return replace(run, wait=options.wait, reword=options.reword, mix=options.mix, adapter_to=options.adapter_to)
 
 
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:

@@ -20,7 +20,7 @@ from finetune.verify.yamlmarks import Node, load
 VERSION = 1
 ROLES = ("user", "assistant")
 TRAINED_MAX = 200  # of a large dataset, this many trained questions are asked, evenly spread
-PARTS = ("trained", "heldout", "general", "alpaca", "learned", "reworded", "unseen", "out_of_scope")
+PARTS = ("trained", "heldout", "general", "alpaca", "learned", "reworded", "unseen", "out_of_scope", "near_miss")
 
 Patterns = tuple[re.Pattern[str], ...]
 

@@ -21,6 +21,7 @@ from finetune.verify.sets.rows import DataRow, of_messages
 UNSEEN = "unseen.jsonl"
 ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
 TRAINING = "training-rows.jsonl"  # the data without the rows left out
+MIXED = "mixed-rows.jsonl"  # general questions that the base answered for the training (--mix)
 REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given in addition to the data
 
 
