@@ -36,11 +36,7 @@ class Run:
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)  # losses of rows that were evaluated meanwhile
     max_steps: int | None = None
-<<<<<<< HEAD
-    made = (REWORDED,)  # datasets that finetune made in addition to the user's own
-=======
     made = (REWORDED, MIXED)  # datasets that finetune made beside the user's own
->>>>>>> main
 
     @property
     def system(self) -> str | None:

@@ -86,10 +86,7 @@ class Line:
             self.config = config_file.load(self.config_file)
 
     def rename(self) -> None:
-        """Options that have another name in this version.
-
-        In a config file, which is the user's, they are only named.
-        """
+        """Options that have another name in this version. In a config file, the user's own, they are only named."""
         if "use_vllm" not in self.options and self.args.get("use_vllm") is not None and "infer_backend" in self.options:
             wanted = (self.args.get("use_vllm") or ["true"])[0].lower() in swift_options.TRUE
             self.args.remove("use_vllm")
@@ -174,8 +171,7 @@ class Line:
     def quantizer(self) -> None:
         """bitsandbytes, where a 4-bit or 8-bit base is asked for.
 
-        The image holds it apart from the other packages: on their path, peft imports it in every run, which takes
-        seconds.
+        It is not among the image's other packages, where peft would import it in every run, for seconds.
         """
         if self.value("quant_method")[:1] not in (["bnb"], ["bitsandbytes"]) or find_spec("bitsandbytes"):
             return
