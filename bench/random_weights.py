@@ -24,7 +24,10 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.tx
 
 
 def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = OFFICIAL) -> None:
-    """Write the folder, with no tokenizer for None. FileNotFoundError where a file of the tokenizer is not there."""
+    """Write the folder, with no tokenizer for None.
+
+    Raises FileNotFoundError if a file of the tokenizer is not there.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -71,7 +71,7 @@ def take_option(words: list[str]) -> None:
     """Take `--lang zh` (or en) out of a command's words and set MIRROR_LANG, which the processes it starts inherit.
 
     Before a parser is made, since its help texts are messages too. What `--json` prints is for programs, in English.
-    ValueError for another language.
+    Raises ValueError for another language.
     """
     global option
     end = words.index("--") if "--" in words else len(words)

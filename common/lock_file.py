@@ -14,7 +14,10 @@ from common import state
 
 
 def opened(folder: str) -> int:
-    """A descriptor of the lock file in a run folder; closing it lets go of the lock. OSError when it cannot be made."""
+    """A descriptor of the lock file in a run folder; closing it lets go of the lock.
+
+    Raises OSError if it cannot be made.
+    """
     path = f"{folder}/{state.LOCK_FILE}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -41,7 +41,7 @@ def candidates() -> list[str]:
 
 
 def run_dir() -> str:
-    """The first run folder that can be written, made if need be; OSError when there is none."""
+    """The first run folder that can be written, made if need be. Raises OSError if there is none."""
     for folder in candidates():
         try:
             os.makedirs(folder, exist_ok=True)
@@ -68,7 +68,10 @@ def load(name: str) -> dict | None:
 
 
 def read(path: str) -> dict:
-    """A state file's object. FileNotFoundError when it is gone; UnreadableState when it is no whole JSON object."""
+    """A state file's object.
+
+    Raises FileNotFoundError if it is gone; UnreadableState if it is not a complete JSON object.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(1 << 20)

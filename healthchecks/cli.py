@@ -153,7 +153,10 @@ def _as_report(health: dict) -> startup.Report:
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of these values; TypeError or OverflowError when one is not of the type that it is declared as."""
+    """The dataclass of these values.
+
+    Raises TypeError or OverflowError if one is not of the type that it is declared as.
+    """
     hints = get_type_hints(kind)
     fit = dict(values)
     for name, value in fit.items():

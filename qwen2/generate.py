@@ -60,8 +60,8 @@ def generate(
     `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
     (seed, its index), not on the batching. `batch_size` None takes what memory and `room` (None: Room()) allow.
     `progress(done_rows, total_rows)` is called when rows have ended, `watch(ids)` with the first running row's answer
-    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. ValueError for an
-    empty prompt or one that, with its answer, is longer than the model's positions.
+    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. Raises ValueError
+    for an empty prompt or one that, with its answer, is longer than the model's positions.
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -84,7 +84,7 @@ def generate(
 
 
 def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Prompt]:
-    """The prompts that are to be continued. ValueError for one that cannot be."""
+    """The prompts that are to be continued. Raises ValueError for one that cannot be."""
     requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
     requests = [each for each in requests if each.limit >= 1]
     for each in requests:

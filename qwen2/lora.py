@@ -297,7 +297,7 @@ class Adapter:
 
 
 def _target(file: Path, key: str) -> str:
-    """The linear that a key of the weights belongs to. ValueError when it is none of the seven."""
+    """The linear that a key of the weights belongs to. Raises ValueError if it is none of the seven."""
     match = _KEY.fullmatch(key)
     if match is None or _PATHS.get(match[3]) != f"{match[2]}.{match[3]}":
         raise ValueError(

@@ -146,7 +146,7 @@ def _warm_up(config: Config, device: torch.device) -> None:
 
 
 def _beside(work: Callable[[], None]) -> Callable[[], None]:
-    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError when it failed."""
+    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError if it failed."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -219,7 +219,7 @@ class Model:
         """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
 
         Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, torch's own
-        OutOfMemoryError when the device is too small, and RuntimeError for other faults of the GPU.
+        Raises OutOfMemoryError if the device is too small, and RuntimeError for other faults of the GPU.
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)

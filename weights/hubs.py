@@ -273,7 +273,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _transport(error: Exception) -> Exception:
-    """TransferError with the innermost cause; an error of this machine's disk comes back as the OSError it is."""
+    """Raises TransferError with the innermost cause, and OSError unchanged for an error of this machine's disk."""
     chain = _chain(error)
     for cause in reversed(chain):
         if isinstance(cause, OSError) and cause.strerror:

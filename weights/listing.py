@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listed(repo: str) -> str:
-    """The content of the list, from the hubs that answer. FetchError when none does, or when they do not agree."""
+    """The content of the list, from the hubs that answer. Raises FetchError if none does, or if they do not agree."""
     found: dict[str, tuple[hubs.Hub, hubs.Listing]] = {}
     silent: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,7 +124,7 @@ def agreed(repo: str, listings: dict[str, hubs.Listing]) -> dict[str, hubs.Remot
 
 
 def require_qwen2(repo: str, scratch: Path, found: dict[str, tuple[hubs.Hub, hubs.Listing]]) -> None:
-    """FetchError when config.json, which was fetched, is not that of a Qwen2ForCausalLM."""
+    """Raises FetchError if config.json, which was fetched, is not that of a Qwen2ForCausalLM."""
     try:
         config = json.loads((scratch / next(iter(found)) / "config.json").read_text(encoding="utf-8"))
         architectures = config.get("architectures")

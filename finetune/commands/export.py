@@ -125,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(options: argparse.Namespace, settings: Settings) -> Export:
-    """Everything that can be wrong about the arguments, the adapter, the target and the room. UserError for what is."""
+    """Everything that can be wrong about the arguments, the adapter, the target and the room.
+
+    Raises UserError for the first fault.
+    """
     if options.adapter and options.adapter_option:
         raise UserError(_("export: an adapter is named twice; give it once, with --adapter or without"))
     if options.threads is not None and options.threads < 1:

@@ -106,7 +106,7 @@ def proof_words(options: argparse.Namespace) -> list[str]:
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
     """Say what the verdict will ask; leave rows out of the training where the data and the options want that.
 
-    UserError where no verdict would be possible, before anything is trained. None where only a hub has the data.
+    Raises UserError if no verdict would be possible, before anything is trained. None where only a hub has the data.
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(_("--holdout {holdout}: must be at least 0").format(holdout=options.holdout))
@@ -262,7 +262,10 @@ def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
 
 
 def _check_forward(lane: Lane) -> None:
-    """The start-up check `forward` on this process's model, and its row in health.json. UserError when it fails."""
+    """The start-up check `forward` on this process's model, and its row in health.json.
+
+    Raises UserError if it fails.
+    """
     from rich.console import Console
 
     from healthchecks import show, startup

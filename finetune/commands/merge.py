@@ -151,7 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(args: Arguments, adapter: str | None) -> str | None:
-    """The adapter that the line names, if any; UserError for several, and for options that merge.sh sets itself."""
+    """The adapter that the line names, if any.
+
+    Raises UserError for several, and for options that merge.sh sets itself.
+    """
     named = swift_options.take_questions(args, swift_options.options_of("export")) + ([adapter] if adapter else [])
     if len(named) > 1:
         raise UserError(
@@ -170,7 +173,7 @@ def _named(args: Arguments, adapter: str | None) -> str | None:
 
 
 def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tuple[str, str]:
-    """Where `weights` bytes are merged and asked, and why there; UserError where there is no room."""
+    """Where `weights` bytes are merged and asked, and why there. Raises UserError if there is no room."""
     if options.device == "cpu":
         device, why = "cpu", "--device cpu"
     else:

@@ -124,7 +124,7 @@ def main(
 def prepare(
     args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
 ) -> VerdictSession:
-    """Everything that can be wrong is found here, before the model is loaded. UserError for what is."""
+    """Everything that can be wrong is found here, before the model is loaded. Raises UserError for the first fault."""
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None

@@ -42,7 +42,7 @@ def check_file(
 ) -> FileReport:
     """Check one file. `keep` is called with (messages, tools) of every row that has no error, in order.
 
-    UserError when the file is of no use as a whole (missing, empty, a directory, binary).
+    Raises UserError if the file is of no use as a whole (missing, empty, a directory, binary).
     """
     return _Check(path, name or str(path), options or CheckOptions(), keep).run()
 
@@ -313,7 +313,7 @@ def require(
 
 
 def require_readable(path: Path) -> None:
-    """Raise UserError when a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
+    """Raise UserError if a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
     if path.is_dir() or path.suffix.lower() not in (".json", ".jsonl"):
         return
     for item in read(path):

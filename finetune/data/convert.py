@@ -66,7 +66,7 @@ class Writer:
 def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = None) -> tuple[Writer, list[FileReport]]:
     """Write the fit rows of some files to `out`; what is left out is in the reports and in `repeated`.
 
-    UserError when nothing is left, or `out` is one of the files or cannot be written.
+    Raises UserError if nothing is left, or `out` is one of the files or cannot be written.
     """
     files = list(paths)
     if any(out.exists() and path.exists() and out.samefile(path) for path in files):

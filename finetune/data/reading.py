@@ -25,7 +25,7 @@ LONG_NUMBER = N_("a number of more than 4300 digits")
 
 
 def open_checked(path: Path) -> encoding.Encoding:
-    """The encoding of a file. UserError unless it is a readable file with text in it."""
+    """The encoding of a file. Raises UserError unless it is a readable file with text in it."""
     if not path.exists():
         raise UserError(
             _("{path}: no such file; check the name, or the working folder ({folder})").format(

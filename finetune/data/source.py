@@ -40,7 +40,7 @@ class DatasetSource:
 def parse(spec: str, base: Path | None = None) -> DatasetSource:
     """Take one --dataset argument apart; relative file names are looked up in `base` (default: the working folder).
 
-    Raises UserError for a sample size that is no number, and for a name that is neither a file here nor a hub id.
+    Raises UserError for a sample size that is not a number, and for a name that is neither a file here nor a hub id.
     """
     folder = base or Path()
 
@@ -94,7 +94,7 @@ def _sample(spec: str, name: str) -> tuple[str, int | None]:
         return name, None
     if not tail.isdecimal() or int(tail) == 0:
         raise UserError(
-            _("{spec}: '#{tail}' is no number of rows; write NAME#500 for 500 rows, or NAME for all").format(
+            _("{spec}: '#{tail}' is not a number of rows; write NAME#500 for 500 rows, or NAME for all").format(
                 spec=spec, tail=tail
             )
         )
@@ -107,7 +107,7 @@ def _looks_like_a_file(name: str) -> bool:
 
 
 def parse_columns(text: str) -> tuple[str, str]:
-    """`QUESTION,ANSWER` as two names. UserError when it is not that."""
+    """`QUESTION,ANSWER` as two names. Raises UserError if it is in another form."""
     names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
     if len(names) != 2 or not all(names):
         raise UserError(

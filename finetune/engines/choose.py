@@ -110,9 +110,10 @@ def choose(
     on_cpu: bool,
     resumed: str = "",
 ) -> EngineChoice:
-    """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot.
+    """The engine for these options (typed as train.typed types them).
 
-    `resumed` is why a run that goes on has its engine, `asked`: nobody asks for it now.
+    Raises UserError if `fast` is asked for and cannot. `resumed` is why a run that goes on has its engine, `asked`:
+    nobody asks for it now.
     """
     if asked not in ASKED:
         raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))

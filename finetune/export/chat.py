@@ -51,7 +51,7 @@ def _require_file(path: Path) -> None:
 
 
 def _answer(model: LlamaServer, messages: Sequence[dict[str, str]]) -> Iterator[str]:
-    """The answer as it is made. UserError for a conversation that is too long."""
+    """The answer as it is made. Raises UserError for a conversation that is too long."""
     try:
         yield from model.stream(messages, MAX_TOKENS)
     except ValueError as error:

@@ -31,7 +31,7 @@ REQUEST_S = 3600.0
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The wheel's own library. UserError when it is not installed or cannot be loaded."""
+    """The wheel's own library. Raises UserError if it is not installed or cannot be loaded."""
     try:
         import xllamacpp
 
@@ -56,7 +56,7 @@ def _library() -> ctypes.CDLL:
 
 
 def version() -> str:
-    """llama.cpp's version and the wheel's; UserError when the wheel is not installed."""
+    """llama.cpp's version and the wheel's. Raises UserError if the wheel is not installed."""
     return f"{_library().llama_version().decode()} (xllamacpp {importlib.metadata.version('xllamacpp')})"
 
 
@@ -140,7 +140,7 @@ class LlamaServer:
         self._server = None  # its destructor ends the server's threads
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One request; a GET without a body. ValueError with the server's message when it refuses."""
+        """One request; a GET without a body. Raises ValueError with the server's message if it refuses."""
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
         try:
             sent = None if body is None else json.dumps(body)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader, quants
 
+from common.i18n import _
 from finetune.export import modelfile, prompts
 from finetune.export.llamacpp import Completion, LlamaServer
 from finetune.export.mixture import Mixture
@@ -52,20 +53,22 @@ class Part:
         """One line for a person."""
         if self.ok:
             return f"{self.name}: {self.looked_at}"
-        more = f", and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        more = _(", and {count} more").format(count=len(self.faults) - SHOWN) if len(self.faults) > SHOWN else ""
         return f"{self.name}: {'; '.join(self.faults[:SHOWN])}{more}"
 
 
 def ids(model: LlamaServer, tokenizer: Tokenizer, system: str) -> Part:
     """Text and ids of the file's own template and tokenizer against those of the training."""
     every = prompts.all_prompts()
-    part = Part("ids", f"{len(every)} conversations give the token ids of the training's template")
+    part = Part(
+        "ids", _("{count} conversations give the token ids of the training's template").format(count=len(every))
+    )
     for prompt in every:
         wanted = tokenizer.encode_chat(prompt.for_training(), system, tools=list(prompt.tools) or None)
         try:
             text = model.prompt(prompt.messages, list(prompt.tools))
         except ValueError as error:
-            part.faults.append(f"the template does not take {prompt.name} ({error})")
+            part.faults.append(_("the template rejects {name} ({error})").format(name=prompt.name, error=error))
             continue
         found = model.ids(text)
         if found == wanted:
@@ -75,26 +78,29 @@ def ids(model: LlamaServer, tokenizer: Tokenizer, system: str) -> Part:
         if text != expected:
             at = next((n for n, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b), 0)
             part.faults.append(
-                f"the template is another than the training's: {prompt.name} has {text[at : at + 30]!r} "
-                f"where {expected[at : at + 30]!r} belongs"
+                _("the template differs from the training's: {name} has {text!r} instead of {expected!r}").format(
+                    name=prompt.name, text=text[at : at + 30], expected=expected[at : at + 30]
+                )
             )
         else:
-            part.faults.append(f"the tokenizer cuts {prompt.name} otherwise, from token {place} on")
+            part.faults.append(
+                _("the tokenizer splits {name} differently from token {place} on").format(name=prompt.name, place=place)
+            )
     return part
 
 
 def stops(model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
     """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
     words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
-    part = Part("stops", f"an answer ends at {' and at '.join(words)}")
+    part = Part("stops", _("an answer ends at {words}").format(words=_(" and at ").join(words)))
     said = model.call("/props")["eos_token"]
     if said != words[0]:
-        part.faults.append(f"the end token of the file is {said}, not {words[0]}")
+        part.faults.append(_("the end token of the file is {said}, not {wanted}").format(said=said, wanted=words[0]))
     prompt = model.ids("?")
     for token, word in zip(eos, words, strict=True):
         body = {"prompt": prompt, "n_predict": 2, "temperature": 0, "logit_bias": [[token, 1e6]]}
         if model.call("/completion", body)["stop_type"] != "eos":
-            part.faults.append(f"llama.cpp does not stop at {word}")
+            part.faults.append(_("llama.cpp does not stop at {word}").format(word=word))
     text = (folder / modelfile.NAME).read_text(encoding="utf-8")
     part.faults += modelfile.faults(text, model.path.name, system, words)
     return part
@@ -103,25 +109,38 @@ def stops(model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], folder: 
 def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[int], None]) -> Part:
     """Every tensor of the file, read back by the library gguf, against base and adapter."""
     there = {each.name: each for each in GGUFReader(path).tensors}
-    part = Part("tensors", f"{len(weights.sources)} tensors, {SAMPLED} rows of each, are the merged weights")
+    part = Part(
+        "tensors",
+        _("{count} tensors match the merged weights ({rows} rows of each compared)").format(
+            count=len(weights.sources), rows=SAMPLED
+        ),
+    )
     for source in weights:
         found = there.pop(source.name, None)
         if found is None:
-            part.faults.append(f"{source.name} is missing")
+            part.faults.append(_("{name} is missing").format(name=source.name))
         else:
             part.faults += _faults(source, found, mixture.kind(source.name, source.shape))
         progress(1)
-    part.faults += [f"{name} does not belong in a Qwen2" for name in there]
+    part.faults += [_("{name} does not belong in a Qwen2").format(name=name) for name in there]
     return part
 
 
 def _faults(source: TensorSource, found: Any, kind: Kind) -> list[str]:
     shape = tuple(int(n) for n in reversed(found.shape))
     if shape != source.shape:
-        turned = ": it is transposed" if shape == source.shape[::-1] else ""
-        return [f"{source.name} has the shape {list(shape)}, not {list(source.shape)}{turned}"]
+        turned = _(": it is transposed") if shape == source.shape[::-1] else ""
+        return [
+            _("{name} has the shape {shape}, not {wanted}{turned}").format(
+                name=source.name, shape=list(shape), wanted=list(source.shape), turned=turned
+            )
+        ]
     if found.tensor_type != kind:
-        return [f"{source.name} is {found.tensor_type.name}, not {kind.name}"]
+        return [
+            _("{name} is {found}, not {wanted}").format(
+                name=source.name, found=found.tensor_type.name, wanted=kind.name
+            )
+        ]
     places = sorted({int(n) for n in np.linspace(0, source.rows - 1, min(SAMPLED, source.rows))})
     expected = np.concatenate([source.read(place, place + 1) for place in places])
     stored = found.data.reshape(source.rows, -1)
@@ -132,8 +151,12 @@ def _faults(source: TensorSource, found: Any, kind: Kind) -> list[str]:
     why = ""
     if source.rows == source.columns:
         columns = np.stack([source.read(0, source.rows)[:, place] for place in places])
-        why = ": it is transposed" if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
-    return [f"{source.name} is off by {error:.0%} of its size, and {kind.name} rounds by less{why}"]
+        why = _(": it is transposed") if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
+    return [
+        _("{name} is off by {error:.0%}, more than {kind} rounds{why}").format(
+            name=source.name, error=error, kind=kind.name, why=why
+        )
+    ]
 
 
 def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
@@ -177,12 +200,16 @@ def _gap(model: LlamaServer, prompt: list[int], left: list[int], right: list[int
 def answers(asked: Sequence[AnswerPair], near_tie: float) -> Part:
     """The rule of merge over the answers."""
     differing = [each for each in asked if each.gap is not None]
-    looked_at = f"{len(asked)} of {len(asked)} are the adapter's"
+    looked_at = _("all {count} answers are the adapter's").format(count=len(asked))
     if differing:
-        looked_at += f", {len(differing)} of them from a near tie on (at most {near_tie} logits)"
+        looked_at += _(", {count} of them up to a near tie (at most {near_tie} logits)").format(
+            count=len(differing), near_tie=near_tie
+        )
     part = Part("answers", looked_at)
     part.faults = [
-        f"{each.question!r}: adapter {each.adapter[:60]!r}, file {each.merged[:60]!r} ({each.gap:.2f} logits apart)"
+        _("{question!r}: adapter {adapter!r}, file {merged!r} ({gap:.2f} logits apart)").format(
+            question=each.question, adapter=each.adapter[:60], merged=each.merged[:60], gap=each.gap
+        )
         for each in asked
         if not each.accepted(near_tie)
     ]

@@ -60,7 +60,10 @@ class TensorSource:
         return self.shape[-1]
 
     def read(self, start: int, stop: int) -> Rows:
-        """Rows start to stop, merged, in float32. UserError when one is NaN or infinite, or the file is too short."""
+        """Rows start to stop, merged, in float32.
+
+        Raises UserError if one is NaN or infinite, or the file is too short.
+        """
         dtype = DTYPES[self.entry.dtype]
         width = self.columns * dtype.itemsize
         buffer = bytearray((stop - start) * width)
@@ -81,7 +84,7 @@ class Weights:
     """All tensors of base and adapter in the order of the file; `closed` at the end by `close`."""
 
     def __init__(self, model: Path, adapter: Path | None) -> None:
-        """Read headers, config and adapter. UserError when something does not fit."""
+        """Read headers, config and adapter. Raises UserError if something does not fit."""
         try:
             self.config = Config.from_dir(model)
             entries = read_headers(model)

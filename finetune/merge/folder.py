@@ -80,7 +80,7 @@ def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) 
 
 
 def publish(model: Path, target: Path) -> None:
-    """Give the whole folder its name. UserError when something else has taken the name meanwhile."""
+    """Give the whole folder its name. Raises UserError if something else has taken the name meanwhile."""
     mask = os.umask(0)
     os.umask(mask)
     model.chmod(0o777 & ~mask)

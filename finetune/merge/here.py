@@ -31,7 +31,10 @@ def merge(
     answers: BaseAnswers | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Write base + adapter to `out`; before, `answers` hears what the adapter answers. UserError when that fails."""
+    """Write base + adapter to `out`; before, `answers` hears what the adapter answers.
+
+    Raises UserError if that fails.
+    """
     from qwen2 import merged
 
     tell(_("loading the base"))

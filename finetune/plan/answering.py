@@ -66,7 +66,7 @@ def fastest(shape: Config, limits: Sequence[int], sides: int, setting_gib: float
 
 
 def cards_to_hold(model_dir: Path, setting_gib: float) -> int:
-    """How many of the visible GPUs hold the base: one or all; 1 where NVML shows none. UserError when all do not.
+    """How many of the visible GPUs hold the base: one or all; 1 where NVML shows none. Raises UserError if all do not.
 
     `setting_gib` is VRAM_CEILING_GIB.
     """

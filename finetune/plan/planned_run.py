@@ -71,7 +71,7 @@ class PlannedRun:
 def shape_of(model_dir: Path) -> tuple[Config, str]:
     """(the sizes to plan with, whose they are in one line): config.json's, but the 7B's where a test model lies.
 
-    UserError when the folder holds no plain Qwen2.
+    Raises UserError if the folder does not hold a plain Qwen2.
     """
     kind = kind_of(model_dir)
     if kind.is_for_tests:
@@ -94,7 +94,7 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
     limit = max_length if max_length is not None else int(_number(file, options, "max_length", MAX_LENGTH))
     if limit < 1:
         raise UserError(
-            _("plan: max_length {limit}: is no number of tokens; the article's is {max_length}").format(
+            _("plan: max_length {limit}: is not a number of tokens; the article's is {max_length}").format(
                 limit=limit, max_length=MAX_LENGTH
             )
         )

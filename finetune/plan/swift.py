@@ -86,7 +86,7 @@ def plan_swift(
 
     `lengths` are the tokens of the rows that are trained on (those over max_length left out); which rows meet in a
     micro-batch is the shuffle's choice, so the longest counts for all. What is not None is fixed by the user.
-    UserError with the remedies when nothing fits, or when there is nothing to plan.
+    Raises UserError with the remedies if nothing fits, or there is nothing to plan.
     """
     if not lengths:
         raise UserError(_("plan: there are no rows to train on; name a dataset with rows no longer than --max_length"))
@@ -161,7 +161,7 @@ def divisors(batch: int) -> list[int]:
 
 
 def named(targets: Sequence[str]) -> tuple[str, ...]:
-    """The linears of `target_modules`; `all-linear` is all seven. UserError for one that Qwen2 does not have."""
+    """The linears of `target_modules`; `all-linear` is all seven. Raises UserError for one that Qwen2 does not have."""
     found = PROJECTIONS if "all-linear" in targets else tuple(dict.fromkeys(targets))
     unknown = [name for name in found if name not in PROJECTIONS]
     if unknown or not found:

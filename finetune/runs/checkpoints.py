@@ -31,7 +31,7 @@ def newest(output_dir: str | Path) -> Path:
     Of our runs it is the adapter that the run with the highest number ended with, whatever the clock said: the last
     step, or the best one where --load_best_model_at_end asked for that. Of ms-swift's own runs, and between those and
     ours, it is the one whose weights were written last. Half-written and changed ones are passed over
-    and named. Raises UserError when there is none; the message names those, if any.
+    and named. Raises UserError if there is none; the message names those, if any.
     """
     root = Path(output_dir)
     if not root.is_dir():

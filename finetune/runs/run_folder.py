@@ -26,7 +26,7 @@ RUN_NAME = re.compile(r"[\w][\w.+-]*")
 
 
 def make_folder(output_dir: Path, name: str, kind: str) -> Path:
-    """A new folder for one run: `output_dir`/`name`, or kind-YYYYmmdd-HHMMSS. UserError when it cannot be made.
+    """A new folder for one run: `output_dir`/`name`, or kind-YYYYmmdd-HHMMSS. Raises UserError if it cannot be made.
 
     A run never goes into the folder of an older one: which checkpoint is whose would be lost.
     """
@@ -54,7 +54,7 @@ def make_folder(output_dir: Path, name: str, kind: str) -> Path:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """run.json of a run's folder. UserError when there is none that can be read."""
+    """run.json of a run's folder. Raises UserError if there is none that can be read."""
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def newest(output_dir: Path) -> Path:
-    """The run's folder below `output_dir` that was started last. UserError when there is none."""
+    """The run's folder below `output_dir` that was started last. Raises UserError if there is none."""
     found = all_runs(output_dir)
     if not found:
         raise UserError(
@@ -199,7 +199,7 @@ def _resume_fault(checkpoint: Path) -> str | None:
 
 
 def claim(folder: Path) -> None:
-    """Make sure that a folder named by the user holds no run yet, and is there. UserError when it is in use."""
+    """Make sure that a folder named by the user holds no run yet, and is there. Raises UserError if it is in use."""
     if folder.is_dir():
         older = [
             path.name for path in folder.iterdir() if re.match(r"checkpoint-|run\.json$|logging\.jsonl$", path.name)

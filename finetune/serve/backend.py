@@ -54,7 +54,7 @@ def choose(
     served: Mapping[str, Path],
     on_cpu: bool,
 ) -> BackendChoice:
-    """The backend for these options. UserError when `fast` is asked for and cannot.
+    """The backend for these options. Raises UserError if `fast` is asked for and cannot.
 
     Args:
         asked: BACKEND.
@@ -121,12 +121,12 @@ def _of_adapter(path: Path) -> list[str]:
     try:
         settings = adapter_config.read(path)
     except ValueError as error:
-        return [f"the adapter {path} ({error})"]
+        return [_("the adapter {path} ({error})").format(path=path, error=error)]
     reason = adapter_config.not_plain(settings)
     targets = settings.get("target_modules")
     if not reason and isinstance(targets, list) and (other := sorted(set(map(str, targets)) - set(PROJECTIONS))):
         reason = f"target_modules {', '.join(other[:3])}"
-    return [f"the adapter {path} ({reason})"] if reason else []
+    return [_("the adapter {path} ({reason})").format(path=path, reason=reason)] if reason else []
 
 
 MOST_ROWS = 256

@@ -45,6 +45,7 @@ class SftRun:
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
     wait: bool = False  # while another job holds the GPU
     reword: int = 0  # rewordings of each question to train on
+    mix: int = 0  # general questions to train on beside the data, as the base answers them
     auto: bool = False  # --num_train_epochs auto, until the number is known
     epochs: dict[str, Any] | None = None  # what run.json says of that number
     adapter_to: Path | None = None  # the file that gets the finished adapter's path

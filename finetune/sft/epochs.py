@@ -67,7 +67,7 @@ def take(run: SftRun) -> SftRun:
 
 
 def require_fast(run: SftRun) -> None:
-    """UserError where another engine than the fast lane would have to keep the adapters."""
+    """Raises UserError if another engine than the fast lane would have to keep the adapters."""
     if run.auto and not run.choice.is_fast:
         raise UserError(
             _(

@@ -51,7 +51,8 @@ def discard(run: SftRun) -> None:
     """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
     if run.is_helping or run.checkpoint is not None or (run.folder / "run.json").exists():
         return
-    made = ("*dataset-*.jsonl", unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, rewordings_file.NAME)
+    ours = (unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, unseen.MIXED, rewordings_file.NAME)
+    made = ("*dataset-*.jsonl", *ours)
     for path in (found for pattern in made for found in run.folder.glob(pattern)):
         path.unlink()
     with contextlib.suppress(OSError):

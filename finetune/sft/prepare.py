@@ -55,7 +55,17 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         raise UserError(
             _("--reword {reword}: must be from 0 to 8 rewordings of each question").format(reword=options.reword)
         )
+    if options.mix and batch.count("NNODES") > 1:
+        raise UserError(_("--mix: not on several nodes, whose data must be the same; give the rows as --dataset"))
+    if not 0 <= options.mix <= 1000:
+        raise UserError(_("--mix {mix}: must be from 0 to 1000 general questions").format(mix=options.mix))
     if options.resume is not None:
+        if options.mix:
+            raise UserError(
+                _("{name} --resume: --mix is not possible, a run goes on with its own rows; leave it out").format(
+                    name=name
+                )
+            )
         if options.reword:
             raise UserError(
                 _("{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out").format(
@@ -83,7 +93,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
 
 
 def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
-    return replace(run, wait=options.wait, reword=options.reword, adapter_to=options.adapter_to)
+    return replace(run, wait=options.wait, reword=options.reword, mix=options.mix, adapter_to=options.adapter_to)
 
 
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
@@ -218,7 +228,7 @@ def _with_columns(run: SftRun) -> SftRun:
 
 
 def _with_data(run: SftRun) -> SftRun:
-    """Every dataset checked, the hub's only for being within reach. UserError when one is unfit."""
+    """Every dataset checked, the hub's only for being within reach. Raises UserError if one is unfit."""
     found = []
     options = check_options(run)
     for name in ("dataset", "val_dataset"):
@@ -270,7 +280,7 @@ def _check_words(run: SftRun) -> None:
 
 
 def _check_evaluation(run: SftRun, reword: int) -> None:
-    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    """Raises UserError for a choice of the best checkpoint that has nothing to choose by."""
     options = run.options()
     for name in ("load_best_model_at_end", "early_stop_interval"):
         if options.get(name) and not run.evaluates:
@@ -302,7 +312,7 @@ def check_options(run: SftRun) -> CheckOptions:
 
 
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
-    """UserError when a dataset is no longer the one that run.json recorded."""
+    """Raises UserError if a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
     for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):

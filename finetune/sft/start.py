@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError
-from common.i18n import _
+from common.i18n import N_, _
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
@@ -27,11 +27,11 @@ from finetune.runs.gpu_lock import job
 from finetune.runs.gpu_lock import run as run_job
 from finetune.runs.stop_signals import Stop
 from finetune.runs.supervise import STOPPING
-from finetune.sft import epochs, folder, prepare
+from finetune.sft import epochs, folder, mixing, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of
 from finetune.verify import base_cache, preparation
-from finetune.verify.engine import Qwen2Engine
+from finetune.verify.engine import Engine, Qwen2Engine
 from finetune.verify.epochs.questions import Questions
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
@@ -77,7 +77,7 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
     try:
         folder.keep_rows(run)
         held_out = folder.keep_held_out(run)
-        if run.reword or run.auto:
+        if run.reword or run.mix or run.auto:
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
             chosen = survey.sets_with(found, held_out) if run.auto else None
             data = epochs.Data(found, chosen, epochs.VerdictOptions()) if chosen else None
@@ -103,7 +103,8 @@ def reword(
     given: Path | None = None,
     data: epochs.Data | None = None,
 ) -> tuple[SftRun, list[Rewording]]:
-    """Rewordings by the base before it is trained, of the verdict, the training and the choice of an epoch.
+    """What the base writes before it is trained: rewordings, of the verdict, the training and the choice of an epoch,
+    and answers to general questions for the training.
 
     Args:
         run: The run; rewordings to train on are added to it.
@@ -113,14 +114,20 @@ def reword(
         given: The user's own rewordings.
         data: What an epoch is chosen on, where that is wanted.
     """
+    engine: Engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
     base = None
     if run.model_kind is not STANDIN:
-        engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
-        base = base_answers(base_cache.over(engine, lane.model_dir, run.settings.output_dir))
+        engine = base_cache.over(engine, lane.model_dir, run.settings.output_dir)
+        base = base_answers(engine)
     choose = data.words if data and run.auto else []
     path = preparation.reword(found, chosen, run.folder, base, run.reword, given, choose)
     if path is not None:
         run = prepare.with_rows(run, path)
+    if run.mix:
+        system = run.choice.system or "You are a helpful assistant."
+        answers = base_answers(engine, what=N_("the base answers {count} general questions, to be trained on"))
+        general = mixing.rows(run.mix, found, system, answers, run.folder)
+        run = prepare.with_rows(run, general)
     kept = run.folder / rewordings_file.NAME
     return run, rewordings_file.read(kept) if kept.is_file() else []
 

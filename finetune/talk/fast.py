@@ -85,7 +85,7 @@ class LazyModel:
         self.adapter = load_adapter(wanted.adapter, self.model) if wanted.adapter else None
 
     def stream(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        """The answer to a conversation, piece by piece. UserError for one that is too long."""
+        """The answer to a conversation, piece by piece. Raises UserError for one that is too long."""
         pieces: queue.Queue[list[int] | BaseException | None] = queue.Queue()
         stop = threading.Event()
 

@@ -75,6 +75,13 @@ def line(
             "questions are answered right"
         )
         return Said(pattern, share=percent("reworded_after"))
+    if "out_of_scope_near_max" in failed:
+        return Said(
+            "add rows that say what is not offered or not known: {share} of the near misses, questions like the data's "
+            "that no row answers, get what the data say of something else (rewordings.yaml: take out those that a row "
+            "does answer)",
+            share=percent("out_of_scope_near_after"),
+        )
     if "unseen_over_majority_min" in failed:
         return Said(
             "add rows of the classes that are confused most: unseen rows are {points:.0f} points above always giving "

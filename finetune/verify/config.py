@@ -24,12 +24,22 @@ THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
     "reworded_min": ("reworded_after", "min", 0, 1),
     "unseen_over_majority_min": ("unseen_over_majority", "min", -1, 1),
     "out_of_scope_max": ("out_of_scope_after", "max", 0, 1),
+    "out_of_scope_near_max": ("out_of_scope_near_after", "max", 0, 1),
     "general_lost_max": ("general_lost", "max", -1, 1),
 }
 # Held where the data are about who the model is, as the article's are; and where they are about anything else. Those in
 # neither hold wherever their questions were asked.
 ARTICLE = frozenset({"bleu_drop_max", "rules_lost_max"})
-DATA = frozenset({"learned_min", "reworded_min", "unseen_over_majority_min", "out_of_scope_max", "general_lost_max"})
+DATA = frozenset(
+    {
+        "learned_min",
+        "reworded_min",
+        "unseen_over_majority_min",
+        "out_of_scope_max",
+        "out_of_scope_near_max",
+        "general_lost_max",
+    }
+)
 KEYS = (
     "thresholds",
     "old_identity",
@@ -126,7 +136,7 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
 
 
 def require_for_data(cfg: VerifyConfig) -> None:
-    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+    """Raises UserError if no threshold applies to data without an identity: their verdict would be empty."""
     if not DATA & cfg.thresholds.keys():
         raise UserError(
             _("{path}: no threshold for data that teach no identity; set at least one of {names}").format(

@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Peak GPU memory so far, in GiB: `allocated` and `reserved`; None on a CPU."""
 
     def adapter(self, path: Path) -> Any:
-        """Load an adapter, to be passed to `answer`; UserError when it does not fit."""
+        """Load an adapter, to be passed to `answer`. Raises UserError if it does not fit."""
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """Answers in order, greedy; adapter None asks the base."""

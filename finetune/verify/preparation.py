@@ -16,7 +16,7 @@ from finetune.data import reading
 from finetune.data.content import question_key
 from finetune.verify import config, epochs, selection
 from finetune.verify.rewordings import file as rewordings_file
-from finetune.verify.rewordings import make
+from finetune.verify.rewordings import make, near
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets import rows, survey, unseen
 from finetune.verify.sets.rows import DataRow
@@ -106,6 +106,8 @@ def reword(
         known = _with_choosing(rewordings_file.read(given), [found.rows[place] for place in choose], found, base, each)
     else:
         known = make.make(wanted, found.rows, base, train, each, make.ASKED if reworded or train else 0)
+    missed = survey.near_missed(found, chosen) if chosen else []
+    near.add(known, [found.rows[place] for place in missed], found.rows, base)
     rewordings_file.write(folder / rewordings_file.NAME, known)
     if not train:
         return None

@@ -20,7 +20,7 @@ from finetune.verify.yamlmarks import Node, load
 VERSION = 1
 ROLES = ("user", "assistant")
 TRAINED_MAX = 200  # of a large dataset, this many trained questions are asked, evenly spread
-PARTS = ("trained", "heldout", "general", "alpaca", "learned", "reworded", "unseen", "out_of_scope")
+PARTS = ("trained", "heldout", "general", "alpaca", "learned", "reworded", "unseen", "out_of_scope", "near_miss")
 
 Patterns = tuple[re.Pattern[str], ...]
 
@@ -128,7 +128,7 @@ def read(path: str | Path) -> QuestionSet:
 
 
 def check_unique(questions: Iterable[Question]) -> None:
-    """UserError when two questions share an id: the report could not tell them apart."""
+    """Raises UserError if two questions share an id: the report could not tell them apart."""
     seen: dict[str, str] = {}
     for question in questions:
         if question.id in seen:
@@ -296,8 +296,8 @@ def none_in(path: Path) -> UserError:
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
     """Rows of a dataset file as (messages up to the last user turn, output); rows of another make are passed over.
 
-    A system turn is left out: verify sets the system prompt itself. UserError for a file that cannot be read, or that
-    holds no question with an answer.
+    A system turn is left out: verify sets the system prompt itself. Raises UserError for a file that cannot be read, or
+    that holds no question with an answer.
     """
     from qwen2.chat import standard_row
 

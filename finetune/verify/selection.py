@@ -61,6 +61,7 @@ class Selection:
                 )
             fair = {key: replace(each, ask=self._never_trained(each.ask)) for key, each in by_key.items()}
             wanted += ask.learned(self.found, self.chosen) + ask.reworded(self.found, self.chosen, fair)
+            wanted += ask.near_misses(self.found, self.chosen, by_key)
             places = {row.key: place for place, row in enumerate(self.found.rows)}
             asked = [each for each in self.unseen if each.row.key in places]
             extra = ask.unseen(self.found, [places[each.row.key] for each in asked])

@@ -71,7 +71,7 @@ class TransformersEngine:
         return {name: round(value / GIB, 2) for name, value in peaks.items()}
 
     def adapter(self, path: Path) -> str:
-        """Load a PEFT folder beside the others; its name here. UserError when it does not fit."""
+        """Load a PEFT folder beside the others; its name here. Raises UserError if it does not fit."""
         from peft import PeftModel
 
         name = f"adapter-{self._adapters}"

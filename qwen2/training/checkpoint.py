@@ -51,7 +51,7 @@ def save(
     """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`; `best` stays, as one of them.
 
     `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
-    to disk, renamed: whoever sees checkpoint-N sees all of it. OSError when that fails; nothing is left then.
+    to disk, renamed: whoever sees checkpoint-N sees all of it. Raises OSError if that fails; nothing is left then.
     """
     from safetensors import SafetensorError
 
@@ -83,8 +83,8 @@ def save(
 def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
     """Write the adapter of an earlier step of a finished run as checkpoint-`step`, in place of all other checkpoints.
 
-    The state and the files beside the adapter are those of the last checkpoint, cut at `step`. OSError when it cannot
-    be written; the others are still there then.
+    The state and the files beside the adapter are those of the last checkpoint, cut at `step`. Raises OSError if it
+    cannot be written; the others are still there then.
     """
     *_, last = list_checkpoints(folder)
     saved = last if last.name == f"checkpoint-{step}" else _cut(folder, last, step, adapter)

@@ -125,7 +125,7 @@ def plan(
 
     Splitting costs next to nothing as long as a part has some hundreds of tokens; recomputing whole layers costs a
     quarter, so it is for rows that are too long otherwise. `processes` share a batch, each on a card of its own.
-    ValueError when even the longest row does not fit.
+    Raises ValueError if even the longest row does not fit.
     """
     longest, biggest = _sizes(settings, rows, processes)
     modes: tuple[Recompute, ...] = ("none", "swiglu", "layer")

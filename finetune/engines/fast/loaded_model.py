@@ -59,7 +59,7 @@ class Lane:
         return self._tokenizer
 
     def torch(self) -> Any:
-        """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
+        """torch, once its import is done. Raises UserError if it fails, or CUDA does not answer."""
         error = early_torch.wait()
         if error is not None:
             raise UserError(
@@ -81,7 +81,7 @@ class Lane:
         return torch
 
     def model(self, progress: Callable[[int, int], None] | None = None) -> Any:
-        """The base model: bfloat16 on CUDA, float32 on a CPU. UserError when it cannot be loaded."""
+        """The base model: bfloat16 on CUDA, float32 on a CPU. Raises UserError if it cannot be loaded."""
         if self._model is None:
             torch = self.torch()
             from qwen2.model import Model
@@ -121,7 +121,7 @@ class Lane:
     def team(self, pieces: int) -> Any | None:
         """The processes that share so many questions with this one; None where it answers them alone.
 
-        UserError when one of them has not come, or is lost.
+        Raises UserError if one of them has not come, or is lost.
         """
         crew = self.crew
         if crew is None or self.sharing(pieces) == 1:

@@ -125,7 +125,7 @@ def drawn_rows(
 ) -> Drawn:
     """The rows of all sources in the order of the training, and those that are held out of it.
 
-    UserError where a source is broken, or has too few rows to hold any out.
+    Raises UserError if a source is broken, or has too few rows to hold any out.
     """
     import numpy
 

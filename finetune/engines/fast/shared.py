@@ -44,7 +44,7 @@ def shared(
     work: Work,
     progress: Callable[[int], None],
 ) -> list[Any]:
-    """What all processes make of the pieces, in order; `work` does this one's. UserError when another is lost.
+    """What all processes make of the pieces, in order; `work` does this one's. Raises UserError if another is lost.
 
     Args:
         team: The processes.
@@ -105,7 +105,7 @@ def weigh_order(adapter: Path | None) -> dict[str, Any]:
 
 
 def take_order(team: Team, model: Any, order: dict[str, Any], adapters: dict[str, Any]) -> None:
-    """Do this process's part of an order and hand it in. UserError where the GPU's memory runs out.
+    """Do this process's part of an order and hand it in. Raises UserError if the GPU's memory runs out.
 
     `adapters` holds those that have been read, by their folders.
     """

@@ -116,7 +116,7 @@ def _plan(lane: Lane, request: TrainRequest) -> tuple[Any, str]:
 def train_adapter(lane: Lane, request: TrainRequest, title: str) -> Ended:
     """An adapter trained as `train` would, for a question and not to be saved: the folder is for the log alone.
 
-    UserError where it cannot be trained, or diverges.
+    Raises UserError if it cannot be trained, or diverges.
     """
     from dataclasses import replace
 
@@ -177,7 +177,7 @@ def _first_adapter(lane: Lane, request: TrainRequest) -> Any:
 
 
 def fit(model_dir: Path, request: TrainRequest, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
-    """(TrainSettings that fit into `ceiling` GiB, the plan in one line). UserError when nothing fits.
+    """(TrainSettings that fit into `ceiling` GiB, the plan in one line). Raises UserError if nothing fits.
 
     A resumed run keeps its checkpoint's split of the batch where that fits, and goes on to the same numbers; another
     split is said.
@@ -291,7 +291,7 @@ def _train(
         raise UserError(f"{request.name}: {error}") from None
     except torch.OutOfMemoryError:
         if team:
-            team.lose("its GPU's memory ran out")
+            team.lose(_("its GPU's memory ran out"))
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,

@@ -238,9 +238,9 @@ class Line:
     def hint(self) -> str:
         """Where an adapter is, or how one comes to be."""
         try:
-            return f"the newest is {newest(self.settings.output_dir)}"
+            return _("the newest is {folder}").format(folder=newest(self.settings.output_dir))
         except UserError:
-            return f"there is none below {self.settings.output_dir} yet, sft makes one"
+            return _("there is none below {folder} yet; sft makes one").format(folder=self.settings.output_dir)
 
     def is_ours(self, name: str) -> bool:
         """Whether a model's name means the weights of this image."""

@@ -122,7 +122,10 @@ def _option(annotation: ast.expr) -> Option:
 
 @cache
 def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef]:
-    """The module and the definition behind a name, followed through imports. LookupError when the trail is lost."""
+    """The module and the definition behind a name, followed through imports.
+
+    Raises LookupError if the trail is lost.
+    """
     path, is_package = _module_file(module)
     tree = _tree(path)
     for statement in tree.body:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ready(pipe: Connection) -> dict[str, Any]:
-    """Wait for the engine. UserError with its own words where it cannot start."""
+    """Wait for the engine. Raises UserError with its own words if it cannot start."""
     try:
         message = pipe.recv()
     except (EOFError, OSError):

@@ -64,7 +64,7 @@ def main(pipe: Connection, settings: EndpointSettings) -> None:
 
 
 def load(settings: EndpointSettings) -> Any:
-    """The scheduler with base and adapters. UserError when they cannot be loaded."""
+    """The scheduler with base and adapters. Raises UserError if they cannot be loaded."""
     lane = Lane(Path(settings.model), settings.device, settings.ceiling_gib)
     torch = lane.torch()
     model = lane.model()

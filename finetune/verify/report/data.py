@@ -28,7 +28,7 @@ PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-
 
 
 def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
-    """The whole report but its `seconds`. UserError where no threshold has a question behind it."""
+    """The whole report but its `seconds`. Raises UserError if no threshold has a question behind it."""
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)

@@ -74,6 +74,7 @@ TITLES = {
     "learned": "The data, row by row",
     "unseen": "Rows it had not seen",
     "out_of_scope": "Out of scope: no row answers these",
+    "near_miss": "Near misses: like the data's questions, but no row answers these",
     "general": "General tasks",
     "alpaca": "Alpaca rows",
 }
@@ -90,7 +91,8 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
     for part, title in TITLES.items():
         chosen = [question for question in report["questions"] if question["part"] == part]
         if chosen:
-            shown_ = [_question(question, others.get(question["row"] or 0, ())) for question in chosen]
+            of_rows = {} if part == "near_miss" else others
+            shown_ = [_question(question, of_rows.get(question["row"] or 0, ())) for question in chosen]
             groups.append({"part": part, "title": title, "questions": shown_})
     return {
         "report": report,

@@ -24,10 +24,12 @@ HEAD = """\
 # ask       what verify asks; no row of the training may hold these
 # train     what the training was given beside the row (sft.sh --reword N); verify never asks these
 # choose    what chose the number of epochs (--num_train_epochs auto); neither trained on nor asked by verify
+# near      near misses: questions like this one that no row of the data answers; verify asks them, too, and counts an
+#           answer with the facts of a row as wrong. Take out those that a row does answer
 # made      who made those under ask: base (the model before the training), rules (simple ones), or hand; one word for
 #           all of them, or a list
 """
-KEYS = ("question", "ask", "train", "choose", "made")
+KEYS = ("question", "ask", "train", "choose", "near", "made")
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Rewording:
     train: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)  # of each in `ask`; what is missing was made by hand
     choose: list[str] = field(default_factory=list)
+    near: list[str] = field(default_factory=list)  # near misses: like the question, but no row answers them
 
     def makers(self) -> list[str]:
         """Who made each of `ask`."""
@@ -49,7 +52,7 @@ class Rewording:
 
 
 def write(path: Path, rewordings: Iterable[Rewording]) -> None:
-    """Write the file, by rename. UserError where it cannot be written."""
+    """Write the file, by rename. Raises UserError if it cannot be written."""
     rows = []
     for each in rewordings:
         made = each.makers()
@@ -59,6 +62,7 @@ def write(path: Path, rewordings: Iterable[Rewording]) -> None:
                 "ask": each.ask,
                 **({"train": each.train} if each.train else {}),
                 **({"choose": each.choose} if each.choose else {}),
+                **({"near": each.near} if each.near else {}),
                 "made": made[0] if len(set(made)) == 1 else made,
             }
         )
@@ -85,7 +89,7 @@ def read(path: Path) -> list[Rewording]:
         question = keys["question"].text("question")
         if question_key(question) in found:
             raise keys["question"].error(_("this question occurs twice; merge the two entries"))
-        lists = {name: _texts(keys[name], name) if name in keys else [] for name in ("ask", "train", "choose", "made")}
+        lists = {name: _texts(keys[name], name) if name in keys else [] for name in KEYS[1:]}
         found[question_key(question)] = Rewording(question, **lists)
     return list(found.values())
 

@@ -21,6 +21,7 @@ from finetune.verify.sets.rows import DataRow, of_messages
 UNSEEN = "unseen.jsonl"
 ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
 TRAINING = "training-rows.jsonl"  # the data without the rows left out
+MIXED = "mixed-rows.jsonl"  # general questions that the base answered for the training (--mix)
 REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given beside the data
 
 
@@ -40,7 +41,7 @@ def as_training_row(row: DataRow) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSONL, by rename. UserError where that cannot be done."""
+    """Write rows as JSONL, by rename. Raises UserError if that cannot be done."""
     text_files.replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), errors="surrogatepass")
 
 
@@ -54,7 +55,7 @@ def write(folder: Path, found: Sequence[UnseenRow]) -> None:
 
 
 def read(folder: Path) -> list[UnseenRow]:
-    """The unseen rows of a run; none where it has no such file. UserError where the file is broken."""
+    """The unseen rows of a run; none where it has no such file. Raises UserError if the file is broken."""
     found = []
     for number, data in _lines(folder / UNSEEN):
         row = of_messages(data["messages"], data.get("tools"), number, f"{folder / UNSEEN}, row {number}")

@@ -121,6 +121,26 @@ def test_reword_trains_on_wordings_that_verify_does_not_ask(home: Path, tmp_path
     assert sum(data["rows"] for data in record["datasets"]) == 8 + 16
 
 
+def test_mix_trains_on_what_the_base_says_to_general_questions(home: Path, tmp_path: Path) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), "--mix", "5") == 0
+    folder = the_run()
+    lines = [json.loads(line) for line in (folder / "mixed-rows.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    assert all(line["messages"][-1] == {"role": "assistant", "content": "before"} for line in lines)
+    record = json.loads((folder / "run.json").read_text())
+    assert sum(data["rows"] for data in record["datasets"]) == 8 + 5
+    run = runinfo.of_adapter(checkpoints.newest(folder))
+    assert [path.name for path in run.own_datasets()] == ["faq.jsonl"], "the verdict asks the user's rows alone"
+
+
+def test_more_general_questions_than_there_are_are_refused_and_leave_nothing(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), "--mix", "999") == 2
+    assert "write more there, or mix in fewer" in capsys.readouterr().err
+    assert not list(Path(os.environ["OUTPUT_DIR"]).glob("*/run.json"))
+
+
 def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
     words = ("--max_steps", "1", "--dataset", str(faq(tmp_path / "faq.jsonl")), "--reword", "1")
     assert fast_home.sft(home, *words) == 0
@@ -135,6 +155,7 @@ def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
         (("--expect", "("), "--expect: not a regular expression"),
         (("--holdout", "-1"), "must be at least 0"),
         (("--reword", "99"), "must be from 0 to 8"),
+        (("--mix", "-1"), "must be from 0 to 1000"),
     ],
 )
 def test_a_bad_option_of_the_verdict_is_refused_before_the_training(

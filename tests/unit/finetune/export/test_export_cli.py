@@ -75,7 +75,7 @@ def test_a_file_that_fails_its_proof_is_not_written(export, mirror, capfd, monke
     )
     assert export("--no-check") == 1
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "ids: the template is another than the training's" in line and line.endswith("nothing was written")
+    assert "ids: the template differs from the training's" in line and line.endswith("nothing was written")
     assert beside(mirror) == set()
 
 

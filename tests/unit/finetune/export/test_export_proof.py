@@ -164,17 +164,17 @@ def test_a_wrong_template_is_named(exported, monkeypatch, was, becomes):
     assert was in real(SYSTEM)
     monkeypatch.setattr(gguf_file, "chat_template", lambda system: real(system).replace(was, becomes))
     part = exported.write().ids()
-    assert part.faults and all("the template is another than the training's" in fault for fault in part.faults)
+    assert part.faults and all("the template differs from the training's" in fault for fault in part.faults)
 
 
 def test_another_system_prompt_is_a_wrong_template(exported):
-    assert "the template is another" in exported.write(system="Be rude.").ids().faults[0]
+    assert "the template differs" in exported.write(system="Be rude.").ids().faults[0]
 
 
 def test_a_wrong_way_to_cut_text_is_named(exported):
     exported.words = replace(exported.words, pre="default")
     part = exported.write().ids()
-    assert part.faults and all("the tokenizer cuts" in fault for fault in part.faults)
+    assert part.faults and all("the tokenizer splits" in fault for fault in part.faults)
 
 
 def test_a_wrong_end_token_is_named(exported):
@@ -193,15 +193,15 @@ def test_an_end_token_that_llama_cpp_does_not_know_is_named(exported):
 def test_a_stop_word_left_out_of_the_modelfile_is_named(exported, word):
     path = exported.write().folder / "Modelfile"
     path.write_text(path.read_text().replace(f'PARAMETER stop "{word}"\n', ""))
-    assert exported.stops().faults == [f"Modelfile: the stop word {word} is left out"]
+    assert exported.stops().faults == [f"Modelfile: the stop word {word} is missing"]
 
 
 def test_a_modelfile_with_another_template_or_system_prompt_is_named(exported):
     path = exported.write().folder / "Modelfile"
     path.write_text(path.read_text().replace("<|im_start|>user", "<|user|>").replace("客服", "老师"))
     assert exported.stops().faults == [
-        "Modelfile: the template is another than the training's",
-        "Modelfile: the system prompt is another than the training's",
+        "Modelfile: the template differs from the training's",
+        "Modelfile: the system prompt differs from the training's",
     ]
 
 

@@ -209,7 +209,7 @@ def test_the_card_names_the_base_that_it_was(tmp_path, name, kind, licence, head
 def test_no_check_is_said_in_the_card(merge, mirror, monkeypatch):
     monkeypatch.setenv("STUB_SCALE", "0.25")
     assert merge("--no-check") == 0
-    assert "| check | left out (--no-check) |" in (mirror / "output/run-1/checkpoint-7-merged/README.md").read_text()
+    assert "| check | skipped (--no-check) |" in (mirror / "output/run-1/checkpoint-7-merged/README.md").read_text()
 
 
 def test_ms_swift_s_failure_is_one_line(merge, mirror, monkeypatch):
