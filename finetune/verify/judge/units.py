@@ -77,7 +77,6 @@ UNITS |= {
 }
 UNITS |= {"per cent": ("percent", 1.0), "square metres": ("area", 1.0), "square meters": ("area", 1.0)}
 CURRENCIES = frozenset(kind for kind in _UNITS if kind.isupper())
-SYMBOLS = {"$", "€", "£", "¥", "₹", "₩"}
 # Chinese measure words: a number before one is a number, but it has no dimension
 MEASURES = (
     "个件次名位人台种项楼层级等号条家款份封套间张针笔门节课学分只部辆盒包瓶袋本页字句步道轮届期类路座栋室床单颗粒片杯碗"
