@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
     if args.max_length < 1:
         raise UserError(
-            _("--max-length {max_length}: is no number of tokens; the article's is {usual}").format(
+            _("--max-length {max_length}: not a number of tokens; the article's is {usual}").format(
                 max_length=args.max_length, usual=MAX_LENGTH
             )
         )

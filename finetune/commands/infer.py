@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def by_fast_lane(
     args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, cards: int
 ) -> fast.Wish | str:
-    """What the fast lane is to answer, or in words why ms-swift does."""
+    """What the fast lane is to answer, or the reason why ms-swift does."""
     if os.environ.get("ENGINE") == "swift":
         return "ENGINE=swift"
     if os.environ.get("NPROC_PER_NODE", "1") not in ("", "1"):

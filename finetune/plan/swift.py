@@ -132,7 +132,7 @@ def plan_swift(
 
 
 def worst(lengths: Sequence[int], size: int) -> LargestMicroBatch:
-    """The micro-batch of `size` rows that needs most: the longest row with others beside it, all with loss."""
+    """The micro-batch of `size` rows that needs most: the longest row with others next to it, all with loss."""
     width, rows = max(lengths), min(size, len(lengths))
     return LargestMicroBatch(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
 

@@ -1,4 +1,4 @@
-"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake in its place.
+"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake instead.
 
 The base is loaded once. Only the engine qwen2 is here: greedy, batched, bfloat16 on CUDA and float32 on a CPU.
 """

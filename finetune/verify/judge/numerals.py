@@ -187,7 +187,7 @@ def _han_number(match: re.Match[str]) -> str:
 
 
 def _han(numeral: str) -> str | None:
-    """The digits of a Chinese numeral; None where it is none (`百`, `万一`)."""
+    """The digits of a Chinese numeral; None where it is not one (`百`, `万一`)."""
     try:
         value = float(cn2an.cn2an(numeral.replace("廿", "二十"), "smart"))
     except (ValueError, OverflowError):

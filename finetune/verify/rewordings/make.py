@@ -1,4 +1,4 @@
-"""Make rewordings of questions: the base model writes some, a filter drops those that are none, rules fill the gaps."""
+"""Make rewordings of questions: the base model writes some, a filter drops those that are not, rules fill the gaps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ABLE = 0.7  # of the rewordings wanted, a base writes so many that fit, or none 
 NEAR = 0.5  # likeness to its question from which a rewording tells little: who knows the question knows it as well
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
-# What the base is asked, twice a question, each behind an example that shows how far other words may go: without one, a
+# What the base is asked, twice a question, each after an example that shows how far other words may go: without one, a
 # small model answers the question, and a large one changes a word.
 PROMPTS = {
     "zh": (
@@ -137,7 +137,7 @@ def lines(text: str) -> list[str]:
 
 
 class Sieve:
-    """Drops what is no rewording of its row: equal, empty, another row's question, an answer, a number lost."""
+    """Drops what is not a rewording of its row: equal, empty, another row's question, an answer, a number lost."""
 
     def __init__(self, rows: Sequence[DataRow]) -> None:
         self.place = {row.key: place for place, row in enumerate(rows)}
@@ -205,7 +205,7 @@ def for_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> tuple[
 
 
 def training_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> list[dict[str, Any]]:
-    """The rows that the training gets beside the dataset's own: each answer behind its question in other words."""
+    """The rows that the training gets in addition to the dataset's own: each answer after its reworded question."""
     by_key, _ = for_rows(rewordings, rows)
     added = []
     for row in rows:

@@ -14,7 +14,7 @@ from finetune.verify.engine import Ask
 from finetune.verify.rewordings import rules
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, lines
-from finetune.verify.rewordings.near_rules import Vocabulary, forms, plain
+from finetune.verify.rewordings.near_rules import Mentions, forms, plain
 from finetune.verify.sets.rows import DataRow, draw, language
 
 MOST = 40  # near misses of a verdict: of more rows, those with the lowest hashes
@@ -54,7 +54,7 @@ def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[D
     if any(each.near for each in made):
         return
     chosen = draw([row for row in rows if 0 < len(row.question) <= LONGEST], MOST)
-    vocabulary = Vocabulary(all_rows)
+    vocabulary = Mentions(all_rows)
     taken = {question_key(row.question) for row in all_rows}
     by_key = {question_key(each.question): each for each in made}
     for row, text in zip(chosen, _by_base(chosen, vocabulary, base), strict=True):
@@ -66,7 +66,7 @@ def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[D
             each.near = [miss]
 
 
-def _by_base(rows: Sequence[DataRow], vocabulary: Vocabulary, base: Answerer | None) -> list[str | None]:
+def _by_base(rows: Sequence[DataRow], vocabulary: Mentions, base: Answerer | None) -> list[str | None]:
     """What the base writes for each row, all asked in one batch; None where that is no near miss."""
     if base is None or not rows:
         return [None] * len(rows)
@@ -88,7 +88,7 @@ def _ask(question: str) -> Ask:
     return Ask(tuple(turns), SYSTEM, min(256, len(question.encode()) // 2 + 16))
 
 
-def fits(question: str, text: str, vocabulary: Vocabulary) -> bool:
+def fits(question: str, text: str, vocabulary: Mentions) -> bool:
     """Whether a text is the question with one thing in it exchanged for another that the data never mention."""
     old, new = PIECE.findall(plain(question)), PIECE.findall(plain(text))
     head = _same(old, new)

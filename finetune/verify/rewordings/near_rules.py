@@ -50,7 +50,7 @@ class Thing:
     rarity: int  # rows of the data that name it
 
 
-class Vocabulary:
+class Mentions:
     """What the data mention anywhere, and which things may take the place of which."""
 
     def __init__(self, rows: Sequence[DataRow]) -> None:

@@ -148,7 +148,7 @@ def articles(text: str) -> str:
 
 
 def _opened(swapped: str, bare: str, openings: Sequence[tuple[str, ...]]) -> list[str]:
-    """The question behind other first words, first with its other words exchanged as well."""
+    """The question with other first words, first with its other words exchanged as well."""
     for pattern, *forms in openings:
         found = []
         for base in dict.fromkeys((swapped, bare)):

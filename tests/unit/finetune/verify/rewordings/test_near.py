@@ -13,7 +13,7 @@ from finetune.verify.judge import Judge, Reference
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings import near
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.rewordings.near_rules import Vocabulary
+from finetune.verify.rewordings.near_rules import Mentions
 from finetune.verify.sets import survey
 from finetune.verify.sets.rows import DataRow
 
@@ -85,7 +85,7 @@ def test_the_base_exchanges_one_thing_and_what_is_no_near_miss_is_not_taken() ->
         return [next(said[key] for key in said if key in str(ask.messages[-1]["content"])) for ask in asks]
 
     assert made(rows, base) == [["Do you repair telescopes?"], ["What does a haircut cost?"]]
-    words = Vocabulary(rows)
+    words = Mentions(rows)
     assert near.fits(rows[0].question, "Do you repair telescopes?", words)
     for text in (
         "Do you repair violins?",  # the same
