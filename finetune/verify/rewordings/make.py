@@ -140,7 +140,7 @@ def lines(text: str) -> list[str]:
 def echoes(question: str, text: str) -> bool:
     """Whether a line is one of the prompt's examples with the question's noun put in, as small models write it."""
     new = content(text) - content(question)
-    for example in (line for pairs in EXAMPLES.values() for example in pairs for line in example):
+    for example in (line for pairs in EXAMPLES.values() for texts in pairs for line in texts):
         shared = new & content(example)
         if question_key(text) == question_key(example) or (len(shared) >= 2 and len(shared) >= ECHO * len(new)):
             return True
