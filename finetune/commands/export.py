@@ -232,12 +232,12 @@ def run(work: Export) -> int:
         sha256sums.write(made)
         folder.publish(made, work.target)
     for part in parts:
-        print(f"{'' if part.ok else _('FAILED ')}{part.name}: {part.looked_at}")
+        print(f"{'' if part.ok else _('FAILED ')}{part.name}: {part.told}")
         for each in [*part.faults, *part.lost]:
             print(f"  {each}")
     print(
         _("export: {target}: {size:.2f} GiB, {quant}").format(
-            target=work.target / work.file, size=size / resources.GIB, quant=work.quant.upper()
+            target=host.shown(work.target / work.file), size=size / resources.GIB, quant=work.quant.upper()
         )
     )
     return DONE if all(part.ok for part in parts) else FAILED

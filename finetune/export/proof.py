@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader, quants
 
+from common.i18n import N_, _
 from finetune.export import modelfile, prompts
 from finetune.export.llamacpp import Model, Said
 from finetune.export.mixture import Mixture
@@ -38,9 +39,20 @@ class Part:
     """One part of the proof: what was looked at, in words, every fault, and answers lost that are no fault alone."""
 
     name: str
-    looked_at: str
+    pattern: str  # a message of the catalogue
+    values: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+
+    @property
+    def looked_at(self) -> str:
+        """What was looked at, in English, for the card."""
+        return self.pattern.format(**self.values)
+
+    @property
+    def told(self) -> str:
+        """The same in the language of the screen."""
+        return _(self.pattern).format(**self.values)
 
     @property
     def ok(self) -> bool:
@@ -59,7 +71,7 @@ class Part:
 def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
     """Text and ids of the file's own template and tokenizer against those of the training."""
     every = prompts.all_prompts()
-    part = Part("ids", f"{len(every)} conversations give the token ids of the training's template")
+    part = Part("ids", N_("{count} conversations give the token ids of the training's template"), {"count": len(every)})
     for prompt in every:
         wanted = tokenizer.encode_chat(prompt.for_training(), system, tools=list(prompt.tools) or None)
         try:
@@ -86,7 +98,7 @@ def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
 def stops(model: Model, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
     """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
     words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
-    part = Part("stops", f"an answer ends at {' and at '.join(words)}")
+    part = Part("stops", N_("an answer ends at {words}"), {"words": ", ".join(words)})
     said = model.call("/props")["eos_token"]
     if said != words[0]:
         part.faults.append(f"the end token of the file is {said}, not {words[0]}")
@@ -103,7 +115,11 @@ def stops(model: Model, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, 
 def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[int], None]) -> Part:
     """Every tensor of the file, read back by the library gguf, against base and adapter."""
     there = {each.name: each for each in GGUFReader(path).tensors}
-    part = Part("tensors", f"{len(weights.sources)} tensors, {SAMPLED} rows of each, are the merged weights")
+    part = Part(
+        "tensors",
+        N_("{count} tensors, {rows} rows of each, are the merged weights"),
+        {"count": len(weights.sources), "rows": SAMPLED},
+    )
     for source in weights:
         found = there.pop(source.name, None)
         if found is None:
@@ -177,10 +193,12 @@ def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos
 def answers(asked: Sequence[Asked], near_tie: float) -> Part:
     """The rule of merge over the answers."""
     differing = [each for each in asked if each.gap is not None]
-    looked_at = f"{len(asked)} of {len(asked)} are the adapter's"
-    if differing:
-        looked_at += f", {len(differing)} of them from a near tie on (at most {near_tie} logits)"
-    part = Part("answers", looked_at)
+    pattern = (
+        N_("{count} of {count} are the adapter's, {near} of them from a near tie on (at most {tie} logits)")
+        if differing
+        else N_("{count} of {count} are the adapter's")
+    )
+    part = Part("answers", pattern, {"count": len(asked), "near": len(differing), "tie": near_tie})
     part.faults = [
         f"{each.question!r}: adapter {each.adapter[:60]!r}, file {each.merged[:60]!r} ({each.gap:.2f} logits apart)"
         for each in asked

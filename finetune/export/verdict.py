@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.i18n import N_
 from finetune.export.gguf_engine import GgufEngine
 from finetune.export.proof import Part
 from finetune.runs.progress_bar import Bar
@@ -80,8 +81,17 @@ class Verdict:
         count = len(right[0])
         part = Part(
             "verdict",
-            f"{found['verdict']}; {len(self.asks)} answers; of {count} that can be right or wrong the adapter has "
-            f"{sum(right[0])} right, the file {sum(right[1])}",
+            N_(
+                "{verdict}; {answers} answers; of {count} that can be right or wrong the adapter has {adapter} right, "
+                "the file {file}"
+            ),
+            {
+                "verdict": found["verdict"],
+                "answers": len(self.asks),
+                "count": count,
+                "adapter": sum(right[0]),
+                "file": sum(right[1]),
+            },
         )
         part.lost = [f"lost: {_shown(each)}" for each in self.lost()]
         if found["verdict"] != "pass":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -49,7 +50,7 @@ def test_without_answers_the_rest_is_proved_and_the_folder_is_whole(export, mirr
     names = {"LICENSE", "Modelfile", "README.md", "SHA256SUMS", name}
     assert {path.name for path in made.iterdir()} == names and beside(mirror) == {made.name}
     out = capfd.readouterr().out
-    for line in ("tensors: 27 tensors", "ids: 40 conversations", "stops: an answer ends at <|im_end|> and at"):
+    for line in ("tensors: 27 tensors", "ids: 40 conversations", "stops: an answer ends at <|im_end|>, <|endoftext|>"):
         assert line in out
     assert sha256sums.changed(made, names - {"SHA256SUMS"}) is None
     text = (made / "Modelfile").read_text()
@@ -60,6 +61,19 @@ def test_without_answers_the_rest_is_proved_and_the_folder_is_whole(export, mirr
         assert said in card
     assert infer.main(["--config", "none", "--gguf", str(made / name), "你是谁?"]) == 0
     assert capfd.readouterr().out.strip()
+
+
+def test_the_proof_is_told_in_chinese_and_the_file_by_its_name_on_the_host(export, mirror, capfd, monkeypatch):
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    monkeypatch.setenv("OUTPUT_DIR", str(mirror / "output"))
+    monkeypatch.setenv("MIRROR_HOST_OUTPUT", "/home/me/我的 结果")
+    assert export("--quant", "q8_0", "--no-check") == 0
+    *proof, last = capfd.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in proof] == ["tensors", "ids", "stops"]
+    assert all(re.search("[一-鿿]", line) and not re.search("rows|merged|give|ends at", line) for line in proof)
+    assert "/home/me/我的 结果/run-1/checkpoint-7-gguf-q8_0/" in last
+    card = (mirror / "output/run-1/checkpoint-7-gguf-q8_0/README.md").read_text()
+    assert "27 tensors, 16 rows of each, are the merged weights" in card
 
 
 def test_a_merged_folder_is_exported_by_itself(export, mirror, base, capfd):
@@ -82,7 +96,7 @@ def test_a_file_that_fails_its_proof_is_not_written(export, mirror, capfd, monke
 def test_a_verdict_that_fails_leaves_the_file_and_ends_with_1(export, mirror, monkeypatch, capfd):
     from finetune.export.proof import Part
 
-    monkeypatch.setattr(cli, "judged", lambda *_: Part("verdict", "fail", ["learned: 10 %"], ["lost: 'a?'"]))
+    monkeypatch.setattr(cli, "judged", lambda *_: Part("verdict", "fail", {}, ["learned: 10 %"], ["lost: 'a?'"]))
     monkeypatch.setattr("finetune.export.verdict.Verdict", lambda *_: object())
     assert export() == 1
     assert "FAILED verdict: fail\n  learned: 10 %\n  lost: 'a?'" in capfd.readouterr().out
