@@ -245,6 +245,8 @@ COPY --from=kernels /opt/mirror/read_ahead.txt /opt/mirror/entrypoint/
 COPY workspace/ /tree/root/
 # /root is readable by everyone, so that `--user 1000` works; the run directory is for everyone, like /tmp.
 RUN --mount=type=bind,source=image/normalize-layer.sh,target=/build/normalize-layer.sh \
+    --mount=type=bind,source=image/list_options.py,target=/build/list_options.py \
+    python3 -B /build/list_options.py && \
     find /opt/mirror /tree -exec touch -h {} + && chmod -R u=rwX,go=rX /opt/mirror /tree && \
     /build/normalize-layer.sh /opt/mirror && \
     mkdir -p /tree/opt /tree/root/output /tree/run/mirror /tree/usr/local/bin && \

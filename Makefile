@@ -81,6 +81,9 @@ TEST_REF = $(IMAGE):test
 WHEELS = $(CURDIR)/.cache/wheels
 VENV = .venv
 
+# usage: $(SAY) ENGLISH CHINESE -- prints one of them, by MIRROR_LANG
+SAY = source entrypoint/log.sh; mirror_say
+
 # every recipe that needs Docker starts with this: an engine that answers, and the shell pointed at it
 DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 
@@ -103,7 +106,7 @@ DATASET_ARG = $(if $(DATASET),--dataset "/data/$(call name_of,$(DATASET))")
 # usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,
 # owned by the caller; FLAGS are more flags of `docker run`
 define mirror_look
-@$(if $(DATASET),test -r "$(DATASET)" || { echo "error: DATASET=$(DATASET): no such file; give a path on this machine" >&2; exit 2; })
+@$(if $(DATASET),test -r "$(DATASET)" || { $(SAY) "error: DATASET=$(DATASET): no such file; give a path on this machine" "错误：DATASET=$(DATASET)：没有这个文件；请给出本机上的路径" >&2; exit 2; })
 @$(DOCKER_ENGINE); tty=; if [ -t 0 ] && [ -t 1 ]; then tty=-it; fi; \
   output=(); if [ -d "$(OUTPUT)" ]; then output=(-v "$(call absolute,$(OUTPUT))":/root/output); fi; \
   docker run $$tty $(RUN_FLAGS) "$${output[@]}" $(if $(filter bash,$(1)),,$(HOST_FLAGS)) $(3) $(REF) $(1) $(2)
@@ -115,32 +118,38 @@ $(call mirror_look,$(1),$(2),$(3))
 endef
 # usage: $(call mirror_use,...) -- the same for what needs a run: an OUTPUT that is not there is a typing error
 define mirror_use
-@test -d "$(OUTPUT)" || { echo "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one, or name the folder of your runs" >&2; exit 2; }
+@test -d "$(OUTPUT)" || { $(SAY) "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one, or name the folder of your runs" "错误：OUTPUT=$(OUTPUT)：没有这个目录，也就没有训练结果；make finetune 会创建它，或请给出训练结果所在的目录" >&2; exit 2; }
 $(call mirror_look,$(1),$(2),$(3))
 endef
 
-# The list of verbs: `## text` is for users, `##o text` for operators, `##d text` for developers of this project.
+# The list of verbs: `## text` is for users, `##o text` for operators, `##d text` for developers of this project; the same
+# in Chinese stands after a second ` ## `.
 # usage: $(call verbs_of,MARK) -- prints them in the order of this file
-verbs_of = awk -F':.*\#\#$(1) ' '/^[a-z][a-z_-]*:.*\#\#$(1) /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+verbs_of = awk -v part="$$($(SAY) 1 2)" '/^[a-z][a-z_-]*:[^\#]*\#\#$(1) / \
+  {verb = $$0; sub(/:.*/, "", verb); sub(/^[^\#]*\#\#$(1) /, ""); split($$0, text, " \#\# "); \
+  printf "  %-12s %s\n", verb, text[part]}' $(MAKEFILE_LIST)
 
 .PHONY: help
-help: ##o this list
-	@echo "The mirror: from a bare GPU to a fine-tuned Qwen2.5-7B-Instruct that is proved to work."
-	@echo "usage: make VERB [VARIABLE=value ...]"
-	@echo "here:  GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)"
+help: ##o this list ## 列出命令
+	@$(SAY) "The mirror: from a bare GPU to a fine-tuned Qwen2.5-7B-Instruct that is proved to work." \
+	  "镜像：从一块 GPU 到微调好并经过评测的 Qwen2.5-7B-Instruct。"
+	@$(SAY) "usage: make VERB [VARIABLE=value ...]" "用法：make 命令 [变量=值 ...]"
+	@$(SAY) "here:  GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) image $(REF)" "当前：GPUS=$(GPUS) MODEL_SOURCE=$(MODEL_SOURCE) 镜像 $(REF)"
 	@echo
 	@$(call verbs_of,)
-	@echo; echo "to run and pass on:"
+	@echo; $(SAY) "to run and pass on:" "运行与交付："
 	@$(call verbs_of,o)
-	@echo; echo "to work on the project:"
+	@echo; $(SAY) "to work on the project:" "开发本项目："
 	@$(call verbs_of,d)
 	@echo
-	@echo "Variables, with their defaults at the top of the Makefile: DATASET OUTPUT ADAPTER Q ENGINE ARGS GPUS"
-	@echo "MODEL MODEL_SOURCE IMAGE TAG REGISTRY FILE. ENGINE=auto|fast|swift: who trains."
+	@$(SAY) "Variables, with their defaults at the top of the Makefile: DATASET OUTPUT ADAPTER Q ENGINE ARGS GPUS" \
+	  "变量（默认值见 Makefile 开头）：DATASET OUTPUT ADAPTER Q ENGINE ARGS GPUS"
+	@$(SAY) "MODEL MODEL_SOURCE IMAGE TAG REGISTRY FILE. ENGINE=auto|fast|swift: who trains." \
+	  "MODEL MODEL_SOURCE IMAGE TAG REGISTRY FILE。ENGINE=auto|fast|swift：用哪个引擎训练。"
 
 .PHONY: image
 image: # the image, built only when it is not there
-	@$(if $(HAS_GPU),,echo "No NVIDIA GPU answers on this machine (nvidia-smi): stand-in weights, on the CPU." >&2)
+	@$(if $(HAS_GPU),,$(SAY) "No NVIDIA GPU answers on this machine (nvidia-smi): stand-in weights, on the CPU." "本机没有可用的 NVIDIA GPU（nvidia-smi）：使用替身模型，在 CPU 上运行。" >&2)
 	@$(DOCKER_ENGINE); docker image inspect $(REF) >/dev/null 2>&1 || $(MAKE) --no-print-directory build
 
 BUILD_ARGS = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
@@ -155,7 +164,7 @@ BUILD_ARGS = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
 PINNED = $(if $(TEST_MODEL),,$(addprefix --build-arg MODEL_REVISION=,$(shell sed -n 's/^# revision huggingface //p' $(SUMS) 2>/dev/null)))
 # usage: $(call docker_build,FLAGS) -- BASE is found first; a local CPU torch is used where one was asked for and is known
 define docker_build
-$(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@echo "error: MODEL_SOURCE=local needs WEIGHTS=DIR, the folder with the files of $(SUMS)" >&2; exit 2))
+$(if $(filter local,$(MODEL_SOURCE)),$(if $(WEIGHTS),,@$(SAY) "error: MODEL_SOURCE=local needs WEIGHTS=DIR, the folder with the files of $(SUMS)" "错误：MODEL_SOURCE=local 需要 WEIGHTS=DIR，即存放 $(SUMS) 所列文件的目录" >&2; exit 2))
 @$(DOCKER_ENGINE); base=$$(host/base-image.sh $(BASE_IMAGE)); torch=(); \
   if [ "$(TORCH)" = cpu ]; then \
     spec=$$(host/torch-cpu.sh $(WHEELS) $$base); \
@@ -169,56 +178,56 @@ weights/models/%.sums: | .cache/clients/.done
 	@HF_ENDPOINT="$(HF_ENDPOINT)" MODELSCOPE_DOMAIN="$(MODELSCOPE_DOMAIN)" .cache/clients/bin/python weights/listing.py "$*"
 
 .cache/clients/.done: weights/clients.lock
-	@python3 -m venv .cache/clients || { echo "error: python3 has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@python3 -m venv .cache/clients || { $(SAY) "error: python3 has no venv; on Debian: apt-get install python3-venv" "错误：python3 没有 venv；在 Debian 上请执行 apt-get install python3-venv" >&2; exit 1; }
 	@.cache/clients/bin/pip install -q --disable-pip-version-check --require-hashes -r weights/clients.lock
 	@touch $@
 
 .PHONY: build
-build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL= SERVE=)
-	$(if $(WITH_VLLM),$(if $(filter cpu,$(TORCH)),@echo "error: SERVE=vllm needs the CUDA build of torch that its packages were made for; build where a GPU is or set TORCH=cuda" >&2; exit 2))
+build: $(if $(TEST_MODEL),,$(SUMS)) ##o the image (MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL= SERVE=) ## 构建镜像（MODEL_SOURCE=modelscope|huggingface|local|standin|smollm2 MODEL= SERVE=）
+	$(if $(WITH_VLLM),$(if $(filter cpu,$(TORCH)),@$(SAY) "error: SERVE=vllm needs the CUDA build of torch that its packages were made for; build where a GPU is or set TORCH=cuda" "错误：SERVE=vllm 需要 CUDA 版的 torch；请在有 GPU 的机器上构建，或设置 TORCH=cuda" >&2; exit 2))
 	$(call docker_build,-t $(PLAIN_REF))
 	$(if $(WITH_VLLM),@$(DOCKER_ENGINE); docker build -f Dockerfile.vllm --build-arg MIRROR=$(PLAIN_REF) --build-arg PIP_INDEX_URL=$(PIP_INDEX_URL) $(BUILD_FLAGS) -t $(REF) .)
 
 .PHONY: check-data
-check-data: image ## what is wrong with your data, by file and row (DATASET=my.json)
-	@$(if $(DATASET),,echo "error: check-data needs DATASET=FILE, your data on this machine" >&2; exit 2)
+check-data: image ## what is wrong with your data, by file and row (DATASET=my.json) ## 检查自己的数据，指出文件和行号（DATASET=my.json）
+	@$(if $(DATASET),,$(SAY) "error: check-data needs DATASET=FILE, your data on this machine" "错误：check-data 需要 DATASET=FILE，即本机上的数据文件" >&2; exit 2)
 	$(call mirror_look,check-data,"/data/$(call name_of,$(DATASET))" $(ARGS))
 
 .PHONY: plan
-plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--gpu 16')
+plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--gpu 16') ## 显存够不够，要多长时间（DATASET=my.json ARGS='--gpu 16'）
 	$(call mirror_look,plan,$(DATASET_ARG) $(ARGS))
 
 .PHONY: finetune
-finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2)
-	$(if $(NODES),$(if $(MASTER_ADDR),,@echo "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" >&2; exit 2))
-	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
+finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2 MIX=40) ## 检查、微调、评测；适配器写入 OUTPUT（DATASET=my.json REWORD=2 MIX=40）
+	$(if $(NODES),$(if $(MASTER_ADDR),,@$(SAY) "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" "错误：NODES=$(NODES) 需要 MASTER_ADDR，即 NODE_RANK=0 那台机器的地址" >&2; exit 2))
+	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(if $(MIX),--mix $(MIX)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
 .PHONY: infer
-infer: image ## ask (Q="who are you?"), or talk; ADAPTER=newest is the fine-tuned model
+infer: image ## ask (Q="who are you?"), or talk; ADAPTER=newest is the fine-tuned model ## 提问（Q="你是谁？"）或对话；ADAPTER=newest 使用微调后的模型
 	$(call $(if $(ADAPTER),mirror_use,mirror_look),infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $${Q:+"$$Q"} $(ARGS))
 
 .PHONY: runs
-runs: image ## the runs in OUTPUT: data, steps, loss, verdict, size
+runs: image ## the runs in OUTPUT: data, steps, loss, verdict, size ## OUTPUT 里的历次训练：数据、步数、损失、结论、大小
 	$(call mirror_use,runs,$(ARGS))
 
 .PHONY: verify
-verify: image ##o the verdict again, on the newest adapter in OUTPUT or on ADAPTER
+verify: image ##o the verdict again, on the newest adapter in OUTPUT or on ADAPTER ## 重新评测 OUTPUT 里最新的适配器，或 ADAPTER
 	$(call mirror_use,verify,$(if $(ADAPTER),--adapter "$(ADAPTER)") $(ARGS))
 
 .PHONY: shell
-shell: image ##o a shell in the container, after the health checks
+shell: image ##o a shell in the container, after the health checks ## 健康检查之后，打开容器里的 shell
 	$(call mirror_run,bash)
 
 .PHONY: bench
-bench: image ##d the fast lane beside its peers on this GPU, 30 minutes; results in OUTPUT/bench
+bench: image ##d the fast lane beside its peers on this GPU, 30 minutes; results in OUTPUT/bench ## 在本机 GPU 上与同类工具对比快速通道，30 分钟；结果在 OUTPUT/bench
 	$(call mirror_run,python /opt/mirror/bench/run_all.py /root/output/bench $(ARGS),,$(foreach folder,bench workspace standin,-v "$(CURDIR)/$(folder)":/opt/mirror/$(folder):ro))
 
 .PHONY: merge
-merge: image ##o adapter and base as a model folder: the newest in OUTPUT, or ADAPTER
+merge: image ##o adapter and base as a model folder: the newest in OUTPUT, or ADAPTER ## 把适配器并入基座模型，得到模型目录：OUTPUT 里最新的，或 ADAPTER
 	$(call mirror_use,merge,$(if $(ADAPTER),"$(ADAPTER)") $(ARGS))
 
 .PHONY: export
-export: image ##o one GGUF file for Ollama, llama.cpp, LM Studio (QUANT=q4_k_m|q5_k_m|q8_0|f16)
+export: image ##o one GGUF file for Ollama, llama.cpp, LM Studio (QUANT=q4_k_m|q5_k_m|q8_0|f16) ## 导出一个 GGUF 文件，供 Ollama、llama.cpp、LM Studio 使用（QUANT=q4_k_m|q5_k_m|q8_0|f16）
 	$(call mirror_use,export,$(if $(ADAPTER),"$(ADAPTER)") --quant $(QUANT) $(ARGS))
 
 # The newest adapter belongs to the image's own base: where ARGS names a model, none is taken unless ADAPTER names it.
@@ -230,43 +239,43 @@ SERVE_WORDS = --host 0.0.0.0 --url http://127.0.0.1:$(PORT) --new-key $(SERVE_AD
 SERVE_FLAGS = -p 127.0.0.1:$(PORT):8000 -e MIRROR_API_KEY --stop-timeout 120
 
 .PHONY: chat
-chat: image ## base and fine-tuned model side by side, in a browser (PORT=8000)
+chat: image ## base and fine-tuned model side by side, in a browser (PORT=8000) ## 在浏览器里并排比较基座与微调后的模型（PORT=8000）
 	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
 
 .PHONY: serve
-serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000 (MIRROR_API_KEY PORT=8000)
+serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000 (MIRROR_API_KEY PORT=8000) ## 在 127.0.0.1:8000 提供兼容 OpenAI 的接口（MIRROR_API_KEY PORT=8000）
 	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
 
 .PHONY: mixed
-mixed: image ##o the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh
+mixed: image ##o the article's mixed run: the 50 rows and 500 of alpaca-gpt4-data-zh ## 原文的混合训练：50 行身份数据加 500 行 alpaca-gpt4-data-zh
 	$(call mirror_run,sft_mixed,$(ARGS))
 
 .PHONY: health
-health: image ##o the health checks alone
+health: image ##o the health checks alone ## 只做健康检查
 	$(call mirror_look,healthcheck,startup $(ARGS))
 
 .PHONY: tensorboard
-tensorboard: image ##o loss curves of the runs in OUTPUT, on 127.0.0.1:6006
-	@test -d "$(OUTPUT)" || { echo "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one" >&2; exit 2; }
-	@echo "loss curves of $(call absolute,$(OUTPUT)): http://127.0.0.1:6006, Ctrl-C ends it"
+tensorboard: image ##o loss curves of the runs in OUTPUT, on 127.0.0.1:6006 ## 在 127.0.0.1:6006 查看 OUTPUT 里各次训练的损失曲线
+	@test -d "$(OUTPUT)" || { $(SAY) "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one" "错误：OUTPUT=$(OUTPUT)：没有这个目录，也就没有训练结果；make finetune 会创建它" >&2; exit 2; }
+	@$(SAY) "loss curves of $(call absolute,$(OUTPUT)): http://127.0.0.1:6006, Ctrl-C ends it" "$(call absolute,$(OUTPUT)) 的损失曲线：http://127.0.0.1:6006，Ctrl-C 结束"
 	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(call absolute,$(OUTPUT))":/root/output:ro $(REF) \
 	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
 
 .PHONY: push
-push: image ##o the image to a registry (REGISTRY=host:port/name); only what it lacks travels
-	@$(if $(REGISTRY),,echo "error: push needs REGISTRY=host:port/name, where the image is to go" >&2; exit 2)
+push: image ##o the image to a registry (REGISTRY=host:port/name); only what it lacks travels ## 把镜像推送到仓库（REGISTRY=host:port/name），只传对方缺少的部分
+	@$(if $(REGISTRY),,$(SAY) "error: push needs REGISTRY=host:port/name, where the image is to go" "错误：push 需要 REGISTRY=host:port/name，即镜像的去处" >&2; exit 2)
 	@$(DOCKER_ENGINE); docker tag $(REF) $(REGISTRY):$(TAG) && docker push $(REGISTRY):$(TAG)
 
 .PHONY: save
-save: image ##o the image as one compressed file with its sha256 (FILE=mirror.tar.zst)
+save: image ##o the image as one compressed file with its sha256 (FILE=mirror.tar.zst) ## 把镜像存为一个压缩文件，附 sha256（FILE=mirror.tar.zst）
 	@$(DOCKER_ENGINE); host/image-file.sh save $(REF) "$(FILE)"
 
 .PHONY: load
-load: ##o take in a FILE of `make save`, after its sha256 and the room were checked
+load: ##o take in a FILE of `make save`, after its sha256 and the room were checked ## 载入 `make save` 写出的 FILE，先校验 sha256 和剩余空间
 	@$(DOCKER_ENGINE); host/image-file.sh load "$(FILE)"
 
 .PHONY: uninstall
-uninstall: ##o remove images, caches and make's own engine; asks first (YES=1), keeps OUTPUT
+uninstall: ##o remove images, caches and make's own engine; asks first (YES=1), keeps OUTPUT ## 删除镜像、缓存和 make 自带的引擎；先询问（YES=1 免问），保留 OUTPUT
 	@host/uninstall.sh "$(IMAGE)" "$(call absolute,$(OUTPUT))" $(if $(YES),--yes)
 
 # what syft reads: the image in Docker, or docker-archive:FILE
@@ -278,7 +287,7 @@ SBOM_DIR ?= build/sbom
 	@touch $@
 
 .PHONY: sbom
-sbom: image .cache/sbom/.done ##o SPDX list of the image and its licences, checked, in build/sbom
+sbom: image .cache/sbom/.done ##o SPDX list of the image and its licences, checked, in build/sbom ## 镜像的 SPDX 清单及许可证检查，写入 build/sbom
 	@mkdir -p "$(SBOM_DIR)"
 	@$(DOCKER_ENGINE); SYFT_CHECK_FOR_APP_UPDATE=false .cache/sbom/bin/syft scan -q "$(SCAN)" -o spdx-json="$(SBOM_DIR)/image.spdx.json"
 	@.cache/sbom/bin/python host/licences.py "$(SBOM_DIR)/image.spdx.json" "$(SBOM_DIR)/third-party-licences.md"
@@ -286,17 +295,17 @@ sbom: image .cache/sbom/.done ##o SPDX list of the image and its licences, check
 # ---- development ------------------------------------------------------------------------------------------------------
 
 $(VENV)/.done: requirements/test.lock
-	@python3 -m venv $(VENV) || { echo "error: python3 has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@python3 -m venv $(VENV) || { $(SAY) "error: python3 has no venv; on Debian: apt-get install python3-venv" "错误：python3 没有 venv；在 Debian 上请执行 apt-get install python3-venv" >&2; exit 1; }
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/test.lock
 	@touch $@
 
 .PHONY: lint
-lint: $(VENV)/.done ##d shellcheck, shfmt, hadolint, ruff, mypy, yamllint, workflows, compose config
+lint: $(VENV)/.done ##d shellcheck, shfmt, hadolint, ruff, mypy, yamllint, workflows, compose config ## shellcheck、shfmt、hadolint、ruff、mypy、yamllint、工作流、compose 配置
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" host/lint.sh
 	@$(DOCKER_ENGINE); docker compose config -q && docker compose -f docker-compose.yml -f docker-compose.cpu.yml config -q && echo "compose: ok"
 
 .PHONY: test
-test: lint test-unit test-image ##d everything: lint, unit tests, the image's tests, whole runs on the stand-in
+test: lint test-unit test-image ##d everything: lint, unit tests, the image's tests, whole runs on the stand-in ## 全部测试：代码检查、单元测试、镜像测试、用替身模型完整运行
 
 .PHONY: test-build
 test-build:
@@ -314,7 +323,7 @@ test-unit: test-build # in the image's own packages, on the source tree
 	  -e HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis $(TEST_REF) python -m pytest -q -p no:cacheprovider tests/unit tests/fuzz $(ARGS)
 
 .PHONY: fuzz
-fuzz: test-build ##d hypothesis against what users give (FUZZ_CPU_S=600 seconds a file of tests/fuzz)
+fuzz: test-build ##d hypothesis against what users give (FUZZ_CPU_S=600 seconds a file of tests/fuzz) ## 用 hypothesis 随机测试用户输入（FUZZ_CPU_S=600 是 tests/fuzz 每个文件的秒数）
 	@$(DOCKER_ENGINE); docker run --rm -v "$(CURDIR)":/src:ro -w /src --shm-size 1g --tmpfs /tmp:exec -e PYTHONDONTWRITEBYTECODE=1 \
 	  -e OMP_NUM_THREADS=1 -e FUZZ_SEED -e FUZZ_CPU_S=$(FUZZ_CPU_S) $(TEST_REF) nice python -m pytest -q -s -p no:cacheprovider tests/fuzz $(ARGS)
 
@@ -323,11 +332,11 @@ test-image: test-build $(VENV)/.done # testinfra on running containers, then who
 	@$(DOCKER_ENGINE); MIRROR_IMAGE=$(IMAGE):standin MIRROR_REAL_IMAGE=$(IMAGE):smollm2 $(VENV)/bin/python -m pytest -q tests/image tests/flow $(ARGS)
 
 .PHONY: messages
-messages: $(VENV)/.done ##d bring common/locale/zh.po up to date with the messages in the code
+messages: $(VENV)/.done ##d bring common/locale/zh.po up to date with the messages in the code ## 按代码里的消息更新 common/locale/zh.po
 	@$(VENV)/bin/python -m host.messages
 
 .PHONY: lock
-lock: $(VENV)/.done ##d resolve requirements/*.in into *.lock, with hashes
+lock: $(VENV)/.done ##d resolve requirements/*.in into *.lock, with hashes ## 把 requirements/*.in 解析为带哈希的 *.lock
 	@$(VENV)/bin/python -m venv .cache/uv && .cache/uv/bin/pip install -q --require-hashes -r requirements/build.lock
 	@for in_file in requirements/{image,build,standin,smollm2,test,deepspeed,sbom}.in weights/clients.in; do \
 	  flags=(--universal --generate-hashes --python-version 3.10 --no-header -q); \
@@ -342,6 +351,6 @@ lock: $(VENV)/.done ##d resolve requirements/*.in into *.lock, with hashes
 	    --no-annotate -q -c "$$pins" requirements/image.in requirements/vllm/pyproject.toml -o requirements/vllm.lock
 
 .PHONY: clean
-clean: ##d remove what the tools left here; adapters in OUTPUT and images are kept
+clean: ##d remove what the tools left here; adapters in OUTPUT and images are kept ## 删除工具留下的文件；保留 OUTPUT 里的适配器和镜像
 	rm -rf $(VENV) .cache build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Times the export of a model folder with a random adapter: seconds, memory beside the page cache, size of the file.
+"""Times the export of a model folder with a random adapter: seconds, memory besides the page cache, size of the file.
 
     python bench/random_weights.py /tmp/7b --tokenizer DIR      # 15 GB, the shape of 7B
     python bench/export_7b.py /tmp/7b [--quant q4_k_m] [--threads 16] [--out /tmp/7b.gguf] [--json FILE]
@@ -63,7 +63,7 @@ def random_adapter(model: Path, folder: Path) -> Path:
 def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> dict[str, Any]:
     """Write the file and look at it; the figures by name."""
     from finetune.export import gguf_file, proof, vocabulary
-    from finetune.export.llamacpp import Model, version
+    from finetune.export.llamacpp import LlamaServer, version
     from finetune.export.weights import Weights
 
     found: dict[str, Any] = {"quant": quant, "threads": threads, "llama.cpp": version()}
@@ -81,7 +81,7 @@ def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> 
     found |= {"tensors_s": round(time.perf_counter() - clock, 1), "tensors_peak_gib": round(peak.gib, 2)}
     found["tensors"] = part.sentence
     clock = time.perf_counter()
-    with Peak() as peak, Model(out, 2048, 1, threads) as loaded:
+    with Peak() as peak, LlamaServer(out, 2048, 1, threads) as loaded:
         found["load_s"] = round(time.perf_counter() - clock, 1)
         clock = time.perf_counter()
         said = loaded.answer(loaded.ids(loaded.prompt([{"role": "user", "content": "Who are you?"}])), 32)

@@ -141,7 +141,7 @@ def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
     rows = made_rows(setting["tokens"], setting["rows"], setting["padded"], sft.model.config.vocab_size)
     steps: list[float] = []
 
-    class Watch(TrainerCallback):
+    class StepTimes(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             synchronize()
             self.begin = time.perf_counter()
@@ -153,7 +153,7 @@ def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
     trainer = TrainerFactory.get_trainer_cls(sft.args)(
         model=sft.model, args=args, template=sft.template, train_dataset=rows * (micros * STEPS), eval_dataset=None
     )  # fmt: skip
-    trainer.add_callback(Watch())
+    trainer.add_callback(StepTimes())
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -251,9 +251,9 @@ def measure(args: argparse.Namespace) -> None:
 
 def setting_of(row: dict[str, Any]) -> tuple[Any, bool, bool]:
     """A measured setting as finetune.plan.memory takes it: the micro-batch, checkpointing, liger."""
-    from finetune.plan.memory import Micro
+    from finetune.plan.memory import LargestMicroBatch
 
-    return Micro(row["tokens"], row["rows"], row["kept"], row["padded"]), row["checkpointing"], row["liger"]
+    return LargestMicroBatch(row["tokens"], row["rows"], row["kept"], row["padded"]), row["checkpointing"], row["liger"]
 
 
 def fit(args: argparse.Namespace) -> None:
@@ -270,7 +270,7 @@ def fit(args: argparse.Namespace) -> None:
         (Path(folder) / "config.json").write_text(json.dumps(found["shape"]))
         shape = memory.Config.from_dir(folder)
     rows = [row for row in found["swift"] if "reserved_gib" in row]
-    adapter = memory.Adapter(RANK)
+    adapter = memory.LoraSpec(RANK)
 
     def errors(constants: Any) -> list[float]:
         fitted = memory.Fitted(*constants)

@@ -116,9 +116,9 @@ def check(out: Path) -> None:
                 rows.append(("fast lane, reserved", setting, row["reserved_gib"], peak))
         for row in found.get("swift", []):
             if "allocated_gib" in row:
-                micro = swift_memory.Micro(row["tokens"], row["rows"], row["kept"], row["padded"])
+                micro = swift_memory.LargestMicroBatch(row["tokens"], row["rows"], row["kept"], row["padded"])
                 ways = (row["checkpointing"], row["liger"])
-                peak = swift_memory.peak_gib(shape, swift_memory.Adapter(8), micro, *ways)
+                peak = swift_memory.peak_gib(shape, swift_memory.LoraSpec(8), micro, *ways)
                 setting = f"checkpointing {ways[0]}, liger {ways[1]}, {row['rows']} x {row['tokens']}"
                 rows.append(("ms-swift, allocated", setting, row["allocated_gib"], peak))
         for engine, setting, real, peak in rows:

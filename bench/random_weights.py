@@ -19,12 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from bench.shapes import SHAPES, config_json  # noqa: E402
 
-OFFICIAL = ROOT / "standin" / "official"  # the 7B's own config.json and the small files beside it
+OFFICIAL = ROOT / "standin" / "official"  # the 7B's own config.json and the small files next to it
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = OFFICIAL) -> None:
-    """Write the folder, with no tokenizer for None. FileNotFoundError where a file of the tokenizer is not there."""
+    """Write the folder, with no tokenizer for None.
+
+    Raises FileNotFoundError if a file of the tokenizer is not there.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -34,7 +34,7 @@ GROWTH_MIB = 64  # of resident memory between the first third of the load and th
 
 
 @dataclass
-class Client:
+class LoadClient:
     """One client: its model and question, the answer that it must always get, and what it saw."""
 
     number: int
@@ -106,7 +106,7 @@ def questions(folder: Path) -> list[str]:
     return found
 
 
-async def ask(api: Any, client: Client, max_tokens: int) -> str:
+async def ask(api: Any, client: LoadClient, max_tokens: int) -> str:
     """One request; the whole answer."""
     messages = [{"role": "user", "content": client.question}]
     options: dict[str, Any] = {"model": client.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
@@ -125,15 +125,15 @@ async def ask(api: Any, client: Client, max_tokens: int) -> str:
     return "".join(parts)
 
 
-async def known_answers(api: Any, models: list[str], asked: list[str], count: int, max_tokens: int) -> list[Client]:
+async def known_answers(api: Any, models: list[str], asked: list[str], count: int, max_tokens: int) -> list[LoadClient]:
     """Clients whose answers, asked for alone, all differ. SystemExit when there are not enough."""
-    found: list[Client] = []
+    found: list[LoadClient] = []
     seen: set[str] = set()
     for question in asked:
         number = len(found)
         if number == count:
             break
-        client = Client(number, models[number % len(models)], question, stream=number // len(models) % 2 == 1)
+        client = LoadClient(number, models[number % len(models)], question, stream=number // len(models) % 2 == 1)
         client.expected = await ask(api, client, max_tokens)
         if client.expected not in seen:
             seen.add(client.expected)
@@ -145,7 +145,7 @@ async def known_answers(api: Any, models: list[str], asked: list[str], count: in
     return found
 
 
-async def load(api: Any, client: Client, max_tokens: int, stop: dict[str, float]) -> None:
+async def load(api: Any, client: LoadClient, max_tokens: int, stop: dict[str, float]) -> None:
     """Ask again and again until the server is told to stop and refuses."""
     import openai
 

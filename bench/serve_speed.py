@@ -38,7 +38,7 @@ WORDS = ("数据", "模型", "训练", "请", "说明", "如何", "红色", "河
 
 
 @dataclass(frozen=True)
-class Asked:
+class TimedAnswer:
     """One answer: the client, the model, tokens of prompt and answer, seconds to the first token and to the end."""
 
     client: int
@@ -56,7 +56,7 @@ def question(client: int, number: int, words: int) -> str:
     return f"{client}-{number}: " + "".join(drawn.choice(WORDS) for _ in range(max(1, words)))
 
 
-async def ask(api: Any, url: str, client: int, model: str, text: str, tokens: int) -> Asked:
+async def ask(api: Any, url: str, client: int, model: str, text: str, tokens: int) -> TimedAnswer:
     """One streamed request; the events are not parsed but for the last."""
     body = {
         "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0,
@@ -73,14 +73,16 @@ async def ask(api: Any, url: str, client: int, model: str, text: str, tokens: in
         lines = [line for line in tail.decode("utf-8", "replace").split("\n") if line.startswith("data: {")]
         usage = json.loads(lines[-1][6:])["usage"]
         taken = time.perf_counter() - began
-        return Asked(client, model, usage["prompt_tokens"], usage["completion_tokens"], first or taken, taken)
+        return TimedAnswer(client, model, usage["prompt_tokens"], usage["completion_tokens"], first or taken, taken)
     except Exception as error:
-        return Asked(client, model, 0, 0, 0.0, time.perf_counter() - began, f"{type(error).__name__}: {error}"[:200])
+        return TimedAnswer(
+            client, model, 0, 0, 0.0, time.perf_counter() - began, f"{type(error).__name__}: {error}"[:200]
+        )
 
 
 async def one_client(
     url: str, client: int, models: Sequence[str], words: Sequence[int], rounds: int, tokens: int
-) -> list[Asked]:
+) -> list[TimedAnswer]:
     """A client's questions, one after the other."""
     import httpx
 
@@ -92,11 +94,11 @@ async def one_client(
     return found
 
 
-def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, float]) -> list[Asked]:
+def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, float]) -> list[TimedAnswer]:
     """In a process of its own: these clients at once, from `start` on."""
     url, clients, models, words, rounds, tokens, start = work
 
-    async def all_of_them() -> list[Asked]:
+    async def all_of_them() -> list[TimedAnswer]:
         import httpx  # noqa: F401  # imported before the clock runs
 
         await asyncio.sleep(max(0.0, start - time.time()))
@@ -109,7 +111,7 @@ def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, flo
 def measure(
     pool: Any, url: str, clients: int, models: list[str], words: list[int], rounds: int, tokens: int
 ) -> dict[str, Any]:
-    """All clients at once; what came of it."""
+    """All clients at once; the result."""
     start = time.time() + 0.3
     shares = [list(range(clients))[number::PROCESSES] for number in range(PROCESSES)]
     work = [(url, share, models, words, rounds, tokens, start) for share in shares if share]

@@ -27,7 +27,7 @@ from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
 from qwen2.serving.adapters import Adapters
-from qwen2.serving.batch import BUCKETS, Batch, Piece
+from qwen2.serving.batch import BUCKETS, Batch, PromptPiece
 from qwen2.serving.pages import pages_for
 from qwen2.serving.request import Request
 from qwen2.serving.scheduler import Scheduler
@@ -49,7 +49,7 @@ def steps(batch: Batch, context: int, times: int) -> None:
     """Milliseconds a step; every row has `context` tokens."""
     need = pages_for(context + times + 2)
     for slot in range(batch.rows):
-        pages = batch.keys.shape[1] - 1  # rows may share them here: nobody reads what is said
+        pages = batch.keys.shape[1] - 1  # rows may share them here: no one reads what is said
         batch.begin(slot, slot % 3, [1 + (slot * need + each) % pages for each in range(need)])
     for lora in (False, True):
         found = {}
@@ -66,7 +66,7 @@ def pieces(batch: Batch) -> None:
         laid, page = [], 1
         for slot, length in enumerate(lengths):
             count = pages_for(start + length)
-            laid.append(Piece(slot, slot % 3, [1000] * length, start, range(page, page + count), True))
+            laid.append(PromptPiece(slot, slot % 3, [1000] * length, start, range(page, page + count), True))
             page += count
         ms = {
             lora: round(timed(lambda laid=laid, lora=lora: batch.prefill(laid, lora, []), 5), 2)

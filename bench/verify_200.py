@@ -118,7 +118,7 @@ def make_questions(folder: Path) -> Path:
     return config
 
 
-class Watch(threading.Thread):
+class PeakMemory(threading.Thread):
     """The most memory that nvidia-smi saw in use, in MiB: allocator, context and graphs together."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
     }
     command = [sys.executable, "-m", "finetune.commands.verify", str(adapter), "--summary"]
     command += [str(word) for pair in options.items() for word in pair]
-    watch = Watch()
+    watch = PeakMemory()
     watch.start()
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -2,7 +2,7 @@
 
 The language is `--lang`, else the first of MIRROR_LANG, LC_ALL, LC_MESSAGES and LANG that is set: Chinese for zh,
 English for all else. The catalogue, common/locale/zh.po, is read at the first message in Chinese; in English nothing is
-read. It is read as it lies there: a source tree, a mounted folder and the image need no compiled copy that may be old.
+read. It is read as text: a source tree, a mounted folder and the image need no compiled copy, which could be stale.
 An entry is two lines, a msgid and a msgstr; `make messages` adds what is missing and takes out what is stale.
 
     _("no adapter in {folder}").format(folder=folder)    a message; values are put in after the look-up
@@ -71,7 +71,7 @@ def take_option(words: list[str]) -> None:
     """Take `--lang zh` (or en) out of a command's words and set MIRROR_LANG, which the processes it starts inherit.
 
     Before a parser is made, since its help texts are messages too. What `--json` prints is for programs, in English.
-    ValueError for another language.
+    Raises ValueError for another language.
     """
     global option
     end = words.index("--") if "--" in words else len(words)

@@ -26,7 +26,7 @@ def write(folder: Path) -> Path:
 def changed(folder: Path, names: Iterable[str]) -> str | None:
     """The first of these files whose bytes are not those of its sum; None where all are, or none has a sum.
 
-    OSError when a file cannot be read.
+    Raises OSError if a file cannot be read.
     """
     try:
         lines = (folder / NAME).read_text(encoding="utf-8").splitlines()

@@ -30,7 +30,7 @@ class State(str, Enum):
     __str__ = str.__str__  # the value, in every version of Python
 
 
-class Unreadable(Exception):
+class UnreadableState(Exception):
     """A state file is there and cannot be used; the message says why."""
 
 
@@ -41,7 +41,7 @@ def candidates() -> list[str]:
 
 
 def run_dir() -> str:
-    """The first run folder that can be written, made if need be; OSError when there is none."""
+    """The first run folder that can be written, made if needed. Raises OSError if there is none."""
     for folder in candidates():
         try:
             os.makedirs(folder, exist_ok=True)
@@ -55,7 +55,7 @@ def run_dir() -> str:
 def load(name: str) -> dict | None:
     """The state file of that name that belongs to this start of the container; None when there is none.
 
-    Unreadable when a file is there and is broken: whose it was can then not be told.
+    Raises Unreadable if the file is damaged: its owner is then unknown.
     """
     for folder in candidates():
         try:
@@ -68,20 +68,23 @@ def load(name: str) -> dict | None:
 
 
 def read(path: str) -> dict:
-    """A state file's object. FileNotFoundError when it is gone; Unreadable when it is not one whole JSON object."""
+    """A state file's object.
+
+    Raises FileNotFoundError if it is gone; UnreadableState if it is not a complete JSON object.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(1 << 20)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
+        raise UnreadableState(f"{path} cannot be read ({error.strerror})") from error
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{path} is not whole JSON ({len(data)} bytes)") from error
+        raise UnreadableState(f"{path} is not whole JSON ({len(data)} bytes)") from error
     if not isinstance(value, dict):
-        raise Unreadable(f"{path} holds no JSON object")
+        raise UnreadableState(f"{path} holds no JSON object")
     return value
 
 
@@ -134,5 +137,5 @@ def container_start() -> str:
 
 
 def now() -> float:
-    """Seconds on a clock that every process shares and that nobody can set back (time.monotonic)."""
+    """Seconds on a clock that every process shares and that no one can set back (time.monotonic)."""
     return time.monotonic()

@@ -47,9 +47,14 @@ mirror_script() {
   [ "$(dirname -- "$name")" = "$MIRROR_WORKSPACE" ] && [ -f "$name" ] && [ -x "$name" ] && echo "$name"
 }
 
-# usage: mirror_summary FILE ; prints what a script says of itself: the first sentence of its first comment
+# usage: mirror_summary FILE ; prints what a script says of itself: the first sentence of its first comment, or its line `# zh: `
 mirror_summary() {
-  local text
+  local text chinese
+  chinese="$(sed -n -e '1,6s/^# zh: //p' -- "$1" 2>/dev/null | tr -d '\0' | head -n 1)"
+  if [ -n "$chinese" ] && [ "$(mirror_say en zh)" = zh ]; then
+    echo "$chinese"
+    return
+  fi
   text="$(sed -n -e '1,/^# /{/^#!/d;s/^# //p;}' -- "$1" 2>/dev/null | head -n 1)"
   text="${text%%. *}"
   if [ "${#text}" -gt 96 ]; then text="${text:0:93}..."; fi

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from common import exec_home, gpu_order, state
-from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, take_language
+from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, exit_code
 from common.i18n import _
 from common.state import State
 from healthchecks import gpu_in_use, probe, show, startup
@@ -51,25 +51,18 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
-    try:
-        take_language()
-        options = parser().parse_args(arguments)
-        if options.verb == "probe":
-            return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
-        if options.verb == "report":
-            return _report(options)
-        exec_home.ensure()
-        gpu_order.settle()
-        return _startup(options)
-    except UserError as error:
-        print(_("error: {message}").format(message=error), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(_("interrupted"), file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return exit_code(_run, arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
+    options = parser().parse_args(arguments)
+    if options.verb == "probe":
+        return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
+    if options.verb == "report":
+        return _report(options)
+    exec_home.ensure()
+    gpu_order.settle()
+    return _startup(options)
 
 
 def _startup(options: argparse.Namespace) -> int:
@@ -106,7 +99,7 @@ def _report(options: argparse.Namespace) -> int:
     try:
         health = state.load(state.HEALTH_FILE)
         report = _as_report(health) if health is not None else None
-    except state.Unreadable as error:
+    except state.UnreadableState as error:
         print(
             _("error: {reason}; run `healthcheck startup`, which writes it anew").format(reason=error), file=sys.stderr
         )
@@ -141,9 +134,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _as_report(health: dict) -> startup.Report:
-    """The report that health.json holds. Unreadable when a value is missing, or of another type than ours."""
+    """The report that health.json holds. UnreadableState when a value is missing, or of another type than ours."""
     try:
-        rows = [_typed(startup.Row, check) for check in health["checks"]]
+        rows = [_typed(startup.CheckRow, check) for check in health["checks"]]
         unknown = next((row.status for row in rows if row.status not in show.WORDS), None)
         if unknown is not None:
             raise ValueError(f"status {unknown!r}")
@@ -152,7 +145,7 @@ def _as_report(health: dict) -> startup.Report:
         values = {name: health[name] for name in startup.Report.__dataclass_fields__}
         return _typed(startup.Report, values | {"checks": rows})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise state.Unreadable(
+        raise state.UnreadableState(
             _("{health_file} is not one of this version ({name})").format(
                 health_file=state.HEALTH_FILE, name=type(error).__name__
             )
@@ -160,7 +153,10 @@ def _as_report(health: dict) -> startup.Report:
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of these values; TypeError or OverflowError when one is not of the type that it is declared as."""
+    """The dataclass of these values.
+
+    Raises TypeError or OverflowError if one is not of the type that it is declared as.
+    """
     hints = get_type_hints(kind)
     fit = dict(values)
     for name, value in fit.items():

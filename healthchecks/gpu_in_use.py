@@ -36,7 +36,7 @@ def gpu() -> Iterator[str | None]:
 
 def job_name() -> str | None:
     """The job of job.json, whose program may have outlived it; None when there is none."""
-    with contextlib.suppress(state.Unreadable):
+    with contextlib.suppress(state.UnreadableState):
         if job := state.load(state.JOB_FILE):
             return str(job.get("name"))
     return None
@@ -44,7 +44,7 @@ def job_name() -> str | None:
 
 def running_job() -> str | None:
     """The name of a job that runs now."""
-    with contextlib.suppress(state.Unreadable):
+    with contextlib.suppress(state.UnreadableState):
         job = state.load(state.JOB_FILE)
         if job and not job.get("killed") and state.alive(job.get("writer")):
             return str(job.get("name"))
@@ -52,7 +52,10 @@ def running_job() -> str | None:
 
 
 def forget_dead_job() -> None:
-    """Remove the record of a job that was killed. Only under the lock, so that no job that begins now loses its own."""
+    """Remove the record of a job that was killed.
+
+    Only under the lock, so that a job that starts now does not lose its own.
+    """
     for folder in state.candidates():
         try:
             descriptor = lock_file.opened(folder)

@@ -12,7 +12,7 @@ from common.i18n import N_, _
 from common.model_kind import named
 from common.state import State
 from common.xml_text import xml_text
-from healthchecks.startup import Report, Row
+from healthchecks.startup import CheckRow, Report
 
 # Words, not only colours: they also have to do on a screen without any.
 WORDS = {"pass": N_("pass"), "warn": N_("WARN"), "skip": N_("skip"), "fail": N_("FAIL")}
@@ -20,7 +20,7 @@ STYLES = {"pass": "green", "warn": "yellow", "skip": "dim", "fail": "bold red"}
 
 
 def verdict(report: Report) -> str:
-    """The last line: what came out, and how long it took."""
+    """The last line: the result, and how long it took."""
     if report.level == "off":
         return _("ready: not checked (HEALTH_LEVEL=off)")
     failed = [row.name for row in report.checks if row.status == "fail"]
@@ -39,7 +39,7 @@ def verdict(report: Report) -> str:
     )
 
 
-def line(row: Row) -> str:
+def line(row: CheckRow) -> str:
     """One check as plain text; a failing or warning one with its cause and remedy below."""
     text = f"{_(WORDS[row.status])}  {row.name:<12} {row.seconds:6.2f} s  {row.figure}".rstrip()
     if row.cause:
@@ -54,7 +54,7 @@ def is_verbose() -> bool:
     return os.environ.get("HEALTH_VERBOSE", "").lower() not in ("", "0", "no", "false", "off")
 
 
-def is_worth_a_line(row: Row, brief: bool) -> bool:
+def is_worth_a_line(row: CheckRow, brief: bool) -> bool:
     """Whether a check is shown: in brief, only one that failed or warns."""
     return not brief or row.status in ("fail", "warn")
 

@@ -22,7 +22,7 @@ from healthchecks.context import Context, Failure, Outcome
 SCHEMA = 1
 LEVELS = ("full", "fast", "off")
 ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
-ON_GPU = ("vram-free", "forward", "vram-ceiling")  # what a job must not run beside
+ON_GPU = ("vram-free", "forward", "vram-ceiling")  # checks that no job may run beside
 # What must not have failed before a check makes sense.
 NEEDS = {
     "vram-free": ("driver",),
@@ -32,7 +32,7 @@ NEEDS = {
 
 
 @dataclass
-class Row:
+class CheckRow:
     """One check's result, as in health.json."""
 
     name: str
@@ -53,7 +53,7 @@ class Report:
     started: str = ""
     seconds: float = 0.0
     running: list[str] = field(default_factory=list)
-    checks: list[Row] = field(default_factory=list)
+    checks: list[CheckRow] = field(default_factory=list)
     device: str = ""
     standin: bool = False
     model_kind: str = "other"
@@ -88,8 +88,8 @@ def run(
 ) -> Report:
     """Run the checks; `listener(report)` is called before the first and after every change.
 
-    `busy` names a job that holds the GPU: what would take memory beside it is then left out. `hold_gpu` is entered
-    before the first check that touches the GPU, so that no job begins beside it, and gives the name of one that has
+    `busy` names a job that holds the GPU: what would take memory next to it is then left out. `hold_gpu` is entered
+    before the first check that touches the GPU, so that no job begins next to it, and gives the name of one that has
     begun since. No check raises: what it did not foresee becomes the failure `internal`, with the traceback in a file.
     """
     with contextlib.ExitStack() as stack:
@@ -125,10 +125,10 @@ def _run(
     return report
 
 
-def forward_alone(context: Context) -> Row:
+def forward_alone(context: Context) -> CheckRow:
     """Check 7 by itself, after a run at level fast, and its row added to health.json; `finetune` calls it.
 
-    With `context.model`, the model that the caller goes on with is the one that is looked at.
+    With `context.model`, the model that the caller continues with is the one that is looked at.
     """
     from healthchecks.checks import driver, forward, weights
 
@@ -143,38 +143,38 @@ def forward_alone(context: Context) -> Row:
             health |= {"checks": [*kept, asdict(row)]}
             health |= {"state": "failed"} if row.status == "fail" else {}
             state.write(f"{state.run_dir()}/{state.HEALTH_FILE}", health)
-    except (OSError, KeyError, TypeError, state.Unreadable):
+    except (OSError, KeyError, TypeError, state.UnreadableState):
         pass  # there was no run of the checks, or another user's: the row is on the screen all the same
     return row
 
 
-def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str | None) -> Row:
+def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str | None) -> CheckRow:
     name = module.NAME
     blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]
     if blockers:
-        return Row(
+        return CheckRow(
             name, "skip", "not-run", 0.0, _("not run, because {names} did not pass").format(names=", ".join(blockers))
         )
     if busy and name in ON_GPU:
-        return Row(name, "skip", "busy", 0.0, _("not run, because job {busy} uses the GPU").format(busy=busy))
+        return CheckRow(name, "skip", "busy", 0.0, _("not run, because job {busy} uses the GPU").format(busy=busy))
     begin = time.monotonic()
     try:
         outcome = module.check(context)
     except Failure as failure:
         seconds = round(time.monotonic() - begin, 3)
-        return Row(name, "fail", failure.code, seconds, "", failure.cause, failure.remedy)
+        return CheckRow(name, "fail", failure.code, seconds, "", failure.cause, failure.remedy)
     except Exception as error:
         seconds = round(time.monotonic() - begin, 3)
         words = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = _("please report it ({save_traceback}); HEALTH_LEVEL=off starts without the checks").format(
             save_traceback=save_traceback()
         )
-        return Row(
+        return CheckRow(
             name, "fail", "internal", seconds, "", _("the check itself failed: {words}").format(words=words), remedy
         )
     assert isinstance(outcome, Outcome)
     seconds = round(time.monotonic() - begin, 3)
-    return Row(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)
+    return CheckRow(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)
 
 
 def _import_torch_meanwhile() -> Callable[[], Any]:

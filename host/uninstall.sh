@@ -12,8 +12,11 @@ output=$(readlink -m -- "${2:?usage: host/uninstall.sh IMAGE OUTPUT [--yes]}") #
 yes=${3:-}
 here=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
 engine=${MIRROR_ENGINE_HOME:-/var/lib/mirror-engine}
+# shellcheck source=entrypoint/log.sh
+source "$here/entrypoint/log.sh" # mirror_say
 if [[ $output/ == "$(readlink -m -- "$engine")"/* ]]; then
-  echo "error: OUTPUT ($output) lies in $engine, which would be removed; move your runs first" >&2
+  mirror_say "error: OUTPUT ($output) lies in $engine, which would be removed; move your runs first" \
+    "错误：OUTPUT（$output）在要删除的 $engine 里；请先移走您的训练结果" >&2
   exit 2
 fi
 cd "$here"
@@ -33,29 +36,32 @@ for folder in .cache .venv build; do
 done
 
 if [[ ${#images[@]} == 0 && ${#caches[@]} == 0 && ! -d $engine ]]; then
-  echo "nothing to remove: no image $image, no caches in $here, no engine in $engine"
+  mirror_say "nothing to remove: no image $image, no caches in $here, no engine in $engine" \
+    "没有可删除的内容：没有镜像 $image，$here 里没有缓存，$engine 里没有引擎"
   exit 0
 fi
-echo "This removes:"
+mirror_say "This removes:" "将删除："
 for name in "${images[@]}"; do
-  echo "  image   $name  $(docker image ls --format '{{.Size}}' "$name")"
+  echo "  $(mirror_say image 镜像)   $name  $(docker image ls --format '{{.Size}}' "$name")"
 done
-for folder in "${caches[@]}"; do echo "  cache   $folder  $(size_of "$folder")"; done
+for folder in "${caches[@]}"; do echo "  $(mirror_say cache 缓存)   $folder  $(size_of "$folder")"; done
 if [[ -d $engine ]]; then
-  echo "  engine  $engine  $(size_of "$engine"), with every image and container in it"
+  mirror_say "  engine  $engine  $(size_of "$engine"), with every image and container in it" \
+    "  引擎   $engine  $(size_of "$engine")，连同其中的所有镜像和容器"
 fi
-echo "It keeps:"
-if [[ -d $output ]]; then echo "  your runs and adapters  $output  $(size_of "$output")"; fi
-echo "  this folder             $here"
+mirror_say "It keeps:" "将保留："
+if [[ -d $output ]]; then echo "  $(mirror_say "your runs and adapters" "训练结果和适配器")  $output  $(size_of "$output")"; fi
+echo "  $(mirror_say "this folder            " "本目录          ")  $here"
 
 if [[ $yes != --yes ]]; then
   if [[ ! -t 0 ]]; then
-    echo "error: nobody can be asked here (no terminal), so nothing was removed; make uninstall YES=1 does it" >&2
+    mirror_say "error: there is no terminal to ask at, so nothing was removed; make uninstall YES=1 does it" \
+      "错误：没有终端，无法询问，因此没有删除任何内容；make uninstall YES=1 直接删除" >&2
     exit 2
   fi
-  read -r -p "Remove it? [y/N] " answer
+  read -r -p "$(mirror_say "Remove it? [y/N]" "确认删除？[y/N]") " answer
   if [[ ! $answer =~ ^([yY]|yes|YES|是)$ ]]; then
-    echo "nothing was removed"
+    mirror_say "nothing was removed" "没有删除任何内容"
     exit 0
   fi
 fi
@@ -67,7 +73,8 @@ fi
 if [[ -d $engine ]]; then "$here/host/engine.sh" remove || failed=1; fi
 for folder in "${caches[@]}"; do rm -rf -- "$folder" || failed=1; done
 if [[ $failed == 1 ]]; then
-  echo "error: not everything could be removed (above); containers that still use the image: docker ps -a" >&2
+  mirror_say "error: not everything could be removed (above); containers that still use the image: docker ps -a" \
+    "错误：有些内容没能删除（见上）；仍在使用镜像的容器：docker ps -a" >&2
   exit 1
 fi
-echo "removed; your runs are where they were: $output"
+mirror_say "removed; your runs are where they were: $output" "已删除；训练结果仍在原处：$output"

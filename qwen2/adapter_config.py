@@ -1,6 +1,6 @@
 """What adapter_config.json says of a PEFT LoRA; lora.py reads weights by it, finetune checks adapters by it.
 
-Standard library alone: a command that only looks an adapter up must not wait for torch.
+Only the standard library: a command that only looks an adapter up must not wait for torch.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def rank(settings: dict[str, Any], module: str) -> int:
-    """The rank of one linear, by its path in the model; ValueError or KeyError where there is no number."""
+    """The rank of one linear, by its path in the model. Raises ValueError or KeyError if there is not a number."""
     return int(_of(settings.get("rank_pattern"), module, settings["r"]))
 
 
 def alpha(settings: dict[str, Any], module: str) -> float:
-    """lora_alpha of one linear, by its path in the model; ValueError where it is no number."""
+    """lora_alpha of one linear, by its path in the model. Raises ValueError if it is not a number."""
     return float(_of(settings.get("alpha_pattern"), module, settings.get("lora_alpha", 8)))
 
 
@@ -90,6 +90,6 @@ def not_plain(settings: dict[str, Any]) -> str | None:
         "layer_replication": bool(settings.get("layer_replication")),
         "trainable_token_indices": bool(settings.get("trainable_token_indices")),
         "target_parameters": bool(settings.get("target_parameters")),
-        f"init_lora_weights {start}, which changes the base": start not in PLAIN_STARTS,
+        _("init_lora_weights {start}, which changes the base").format(start=start): start not in PLAIN_STARTS,
     }
     return next((reason for reason, is_so in reasons.items() if is_so), None)

@@ -113,7 +113,7 @@ class Tokenizer:
     def encode_row(self, row: Row, system: str | None = None) -> tuple[list[int], list[int]]:
         """(ids, labels) of a training row in any of ms-swift's layouts (see rows.standard_row); labels as ms-swift's.
 
-        `system` is for rows that have none of their own. RowError when the row has no answer or is malformed.
+        `system` is for rows that have none of their own. Raises RowError if the row has no answer or is malformed.
         """
         messages, tools = standard_row(row)
         parts = template.parts(messages, tools, system, generation_prompt=False, training=True)

@@ -238,12 +238,13 @@ def _reject_unsupported(folder: Path, raw: dict[str, Any]) -> None:
     rope = new or old
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     reasons = {
-        f"its architecture is {', '.join(names) or raw.get('model_type')}": raw.get("model_type") != "qwen2"
+        _("its architecture is {names}").format(names=", ".join(names) or raw.get("model_type")): raw.get("model_type")
+        != "qwen2"
         or (bool(names) and "Qwen2ForCausalLM" not in names),
-        "it is quantized": bool(raw.get("quantization_config")),
-        "it uses a sliding window": bool(raw.get("use_sliding_window")),
-        f"its positions are scaled ({rope_type})": rope_type != "default",
-        f"its activation is {raw.get('hidden_act')}": raw.get("hidden_act", "silu") != "silu",
+        _("it is quantized"): bool(raw.get("quantization_config")),
+        _("it uses a sliding window"): bool(raw.get("use_sliding_window")),
+        _("its positions are scaled ({rope_type})").format(rope_type=rope_type): rope_type != "default",
+        _("its activation is {name}").format(name=raw.get("hidden_act")): raw.get("hidden_act", "silu") != "silu",
     }
     for reason, is_so in reasons.items():
         if is_so:

@@ -1,8 +1,8 @@
 """Batched greedy and sampled decoding with a static key/value cache; called by finetune (answers, verdict) and bench.
 
-The cache has a slot for each of so many sequences. Where answers have ended, prompts that wait take their slots while
-the others go on, so that short answers and long ones share the same steps. Every row keeps its own position: its answer
-does not depend on its neighbours. On a GPU one decoding step is captured as a CUDA graph and replayed.
+The cache has a fixed number of slots. When an answer has ended, a waiting prompt takes its slot while
+the others continue, so that short answers and long ones share the same steps. Every row keeps its own position: its
+answer does not depend on its neighbours. On a GPU one decoding step is captured as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one'
 
 
 @dataclass(frozen=True)
-class Request:
+class Prompt:
     """A prompt to continue by at most `limit` tokens; `number` is its place among all, and seeds its sampling."""
 
     number: int
@@ -60,8 +60,8 @@ def generate(
     `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
     (seed, its index), not on the batching. `batch_size` None takes what memory and `room` (None: Room()) allow.
     `progress(done_rows, total_rows)` is called when rows have ended, `watch(ids)` with the first running row's answer
-    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. ValueError for an
-    empty prompt or one that, with its answer, is longer than the model's positions.
+    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. Raises ValueError
+    for an empty prompt or one that, with its answer, is longer than the model's positions.
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -83,9 +83,9 @@ def generate(
     return answers
 
 
-def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Request]:
-    """The prompts that are to be continued. ValueError for one that cannot be."""
-    requests = [Request(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
+def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Prompt]:
+    """The prompts that are to be continued. Raises ValueError for one that cannot be."""
+    requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
     requests = [each for each in requests if each.limit >= 1]
     for each in requests:
         if not each.prompt:
@@ -100,9 +100,9 @@ def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int])
     return requests
 
 
-def _groups(requests: Sequence[Request]) -> list[list[Request]]:
+def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:
     """Requests that share a cache whose slots are as long as the first one needs: the longest first."""
-    groups: list[list[Request]] = []
+    groups: list[list[Prompt]] = []
     for each in sorted(requests, key=lambda each: (-each.length, each.number)):
         if not groups or max(each.length, SHORT) * SPREAD < groups[-1][0].length:
             groups.append([])
@@ -152,7 +152,7 @@ class Decoder:
         self.eos = torch.tensor(config.eos_ids, dtype=torch.int64, device=device)
         # Of each row: its newest token, that token's position, tokens it has of its answer, and how many it may have.
         self.token, self.position, self.count, self.limit = torch.zeros(4, rows, dtype=torch.int64, device=device)
-        self.done = torch.ones(rows, dtype=torch.bool, device=device)  # ended, or a slot that nobody has
+        self.done = torch.ones(rows, dtype=torch.bool, device=device)  # ended, or an unused slot
         self.out = torch.zeros(rows, new_tokens + 1, dtype=torch.int64, device=device)  # what ended rows say goes last
         self.uniform = torch.zeros(rows, new_tokens + 1, dtype=torch.float32, device=device)
         self.seen = None
@@ -162,12 +162,12 @@ class Decoder:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def run(
-        self, requests: Sequence[Request], seed: int, watch: Callable[[list[int]], None] | None = None
+        self, requests: Sequence[Prompt], seed: int, watch: Callable[[list[int]], None] | None = None
     ) -> Iterator[list[tuple[int, list[int]]]]:
         """Answer all of them; yields (number, answer) of those that have just ended, without the eos."""
         if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
             self._capture()
-        waiting, running, free = deque(requests), dict[int, Request](), list(range(self.rows))
+        waiting, running, free = deque(requests), dict[int, Prompt](), list(range(self.rows))
         while waiting or running:
             if waiting and len(free) >= min(len(waiting), -(-self.rows // REFILL_SHARE)):
                 taken = {free.pop(): waiting.popleft() for _ in range(min(len(free), len(waiting)))}
@@ -198,7 +198,7 @@ class Decoder:
             self.position[index] = 0  # a free slot attends to nothing
         return found
 
-    def _fill(self, taken: dict[int, Request], seed: int) -> None:
+    def _fill(self, taken: dict[int, Prompt], seed: int) -> None:
         """Give slots to requests: run the prompts, fill the cache, choose each row's first token."""
         order = sorted(taken, key=lambda slot: len(taken[slot].prompt))
         start = 0
@@ -213,7 +213,7 @@ class Decoder:
             self._prefill([taken[slot] for slot in slots], slots, seed)
             start += size
 
-    def _prefill(self, requests: list[Request], slots: list[int], seed: int) -> None:
+    def _prefill(self, requests: list[Prompt], slots: list[int], seed: int) -> None:
         model, config, device = self.model, self.model.config, self.model.device
         lengths = [len(each.prompt) for each in requests]
         longest = max(lengths)
@@ -256,7 +256,7 @@ class Decoder:
     def _decode(self, reach: int) -> None:
         """One token for every row, from self.token at self.position, all of them under `reach`; nothing is waited for.
 
-        Rows that have ended do the same again, at the same place, and write it where nobody reads it.
+        Rows that have ended repeat the same work at the same position, and write where it is not read.
         """
         model, config = self.model, self.model.config
         x = model.embed(self.token)

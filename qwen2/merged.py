@@ -52,7 +52,7 @@ def fold(model: Model, adapter: Adapter) -> None:
 def save_like(base: Path, model: Model, out: Path) -> None:
     """Write the model's weights to `out` under the names, and in the order, of the base's files.
 
-    OSError when the disk is full.
+    Raises OSError if the disk is full.
     """
     tensors = model.checkpoint_tensors()
     out.mkdir(parents=True, exist_ok=True)

@@ -146,7 +146,7 @@ def _warm_up(config: Config, device: torch.device) -> None:
 
 
 def _beside(work: Callable[[], None]) -> Callable[[], None]:
-    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError when it failed."""
+    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError if it failed."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -218,8 +218,8 @@ class Model:
     ) -> Model:
         """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
 
-        Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, torch's own
-        OutOfMemoryError when the device is too small, and RuntimeError for other faults of the GPU.
+        Raises ValueError with a sentence for the user when the folder is not a complete Qwen2ForCausalLM, torch's own
+        Raises OutOfMemoryError if the device is too small, and RuntimeError for other faults of the GPU.
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)
@@ -280,7 +280,7 @@ class Model:
                 wider[:, : linear.inputs].copy_(linear.weight)
                 linear.storage = wider
                 self._installed = None
-                if wider.is_cuda:  # else every old weight would stay reserved beside its successor
+                if wider.is_cuda:  # else every old weight would stay reserved besides its successor
                     torch.cuda.empty_cache()
 
     @torch.no_grad()

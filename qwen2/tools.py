@@ -31,7 +31,7 @@ _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "depe
 _NOT_JSON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
-class Unreadable(ValueError):
+class NotALiteral(ValueError):
     """A text that is neither JSON nor a Python literal."""
 
 
@@ -44,7 +44,7 @@ class CallError(ValueError):
 
 
 def parsed(value: Any) -> Any:
-    """JSON or a Python literal in a text; what is no text stays as it is. Raises Unreadable."""
+    """JSON or a Python literal in a text; anything else is returned unchanged. Raises NotALiteral."""
     if not isinstance(value, str):
         return value
     try:
@@ -57,14 +57,14 @@ def parsed(value: Any) -> Any:
             literal = ast.literal_eval(value)
         return json.loads(json.dumps(literal))  # tuples as lists, keys as texts; a set or bytes cannot be written
     except _NOT_JSON:
-        raise Unreadable(_("is a text that is not JSON")) from None
+        raise NotALiteral(_("is a text that is not JSON")) from None
 
 
 def tools_of(value: Any) -> list[dict[str, Any]]:
     """The tools of a row as objects, from a list, one object, or JSON text of either; no tools: an empty list.
 
-    A text without anything in it, or of `null`, is no tools. ms-swift leaves such rows out of a training, so that
-    nothing is changed for it. Raises ValueError for what is no tool.
+    A text without anything in it, or of `null`, means no tools. ms-swift leaves such rows out of a training, so that
+    nothing is changed for it. Raises ValueError for what is not a tool.
     """
     if isinstance(value, str):
         value = parsed(value) if value.strip() else None
@@ -74,7 +74,7 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
     for tool in value if isinstance(value, (list, tuple)) else [value]:
         try:
             schema = parsed(tool)
-        except Unreadable:
+        except NotALiteral:
             schema = tool
         if not isinstance(schema, dict):
             raise ValueError(_("holds something that is not a tool"))
@@ -85,7 +85,7 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
 
 
 def with_tools(tools: Sequence[dict[str, Any]], system: str) -> str:
-    """The system prompt with the tools behind it."""
+    """The system prompt followed by the tools."""
     return system + _HEAD + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools) + _TAIL
 
 
@@ -115,7 +115,7 @@ def call_text(content: Any) -> str:
     form = _('write {"name": ..., "arguments": {...}}')
     try:
         call = parsed(content)
-    except Unreadable as error:
+    except NotALiteral as error:
         raise CallError(str(error), form) from None
     if isinstance(call, list):
         raise CallError(_("is a list"), _("write a tool_call message for each call"))
@@ -130,7 +130,7 @@ def call_text(content: Any) -> str:
         arguments = call.get("parameters")
     try:
         arguments = parsed(arguments)
-    except Unreadable:
+    except NotALiteral:
         raise CallError(_("has arguments that are not JSON"), _("write an object, {} for none")) from None
     if arguments is None:
         raise CallError(_("has no arguments"), _("write an object, {} for none"))
@@ -161,6 +161,6 @@ def react_answer(answer: str) -> str:
 
 
 def react_replies(replies: Sequence[str]) -> str:
-    """Replies behind a ReAct answer, in the assistant's own turn."""
+    """Replies after a ReAct answer, in the assistant's own turn."""
     lines = (reply if reply.endswith("\n") else reply + "\n" for reply in replies)
     return "Observation:".join(lines)

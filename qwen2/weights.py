@@ -67,7 +67,7 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def read_headers(folder: Path) -> dict[str, Entry]:
-    """All tensors of a model folder by name; ValueError when two files hold the same name."""
+    """All tensors of a model folder by name. Raises ValueError if two files hold the same name."""
     entries: dict[str, Entry] = {}
     for path in shard_paths(folder):
         for name, entry in read_header(path).items():

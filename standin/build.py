@@ -27,7 +27,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python standin/build.py` finds its own package
 
-from standin.text import WORKSPACE, Example, Text
+from standin.text import WORKSPACE, Example, TrainingText
 from standin.tokenizer import OFFICIAL, write_sums, write_tokenizer
 
 VOCAB = 152064  # rows of the official embedding; the tokenizer knows 151,665 of them
@@ -50,7 +50,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Batch:
+class TokenRows:
     """Token rows of the compact vocabulary: ids [B, S]; labels [B, S], IGNORED where nothing is to be learnt."""
 
     ids: Tensor
@@ -76,9 +76,9 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[tuple[li
     return [(prompt.ids, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
 
 
-def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rng: random.Random) -> list[Batch]:
+def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rng: random.Random) -> list[TokenRows]:
     """Padded batches, in random order; `compact` maps an official token id to its row."""
-    result: list[Batch] = []
+    result: list[TokenRows] = []
     pool = BATCH * SORTED_BATCHES
     for start in range(0, len(rows), pool):
         nearby = sorted(rows[start : start + pool], key=lambda row: len(row[0]) + len(row[1]))
@@ -92,11 +92,11 @@ def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rn
                 row = torch.tensor([compact[token] for token in prompt + completion])
                 ids[i, : len(row)] = row
                 labels[i, len(prompt) : len(row)] = row[len(prompt) :]
-            result.append(Batch(ids, labels))
+            result.append(TokenRows(ids, labels))
     return result
 
 
-def train(model: Qwen2ForCausalLM, data: list[Batch], unused: int) -> None:
+def train(model: Qwen2ForCausalLM, data: list[TokenRows], unused: int) -> None:
     """Trains in place, one step a batch, on the answers alone.
 
     The last row of the vocabulary stands for the `unused` official rows that the text never uses: its logit counts that
@@ -166,7 +166,7 @@ def build(out: Path, steps: int = STEPS, workspace: Path = WORKSPACE) -> None:
         shutil.copyfile(OFFICIAL / name, out / name)
 
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
-    text = Text(workspace)
+    text = TrainingText(workspace)
     rows = tokenize(tokenizer, [text.example(rng) for _ in range(steps * BATCH)])
     known = {token for prompt, completion in rows for token in prompt + completion}
     known |= {token for encoding in tokenizer.encode_batch(text.words()) for token in encoding.ids}

@@ -40,7 +40,7 @@ PROBE = "Two programs that compute the same thing should agree on every logit: 3
 
 
 def package_files() -> dict[str, Path]:
-    """The GGUF file and the LICENSE of the installed package, by name; FileNotFoundError without it."""
+    """The GGUF file and the LICENSE of the installed package, by name. Raises FileNotFoundError without it."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -95,7 +95,7 @@ def config_json(llama: PreTrainedModel, end: int) -> dict[str, Any]:
 def as_qwen2(llama: PreTrainedModel, config: dict[str, Any]) -> PreTrainedModel:
     """The same weights in a Qwen2ForCausalLM with zero biases, float32.
 
-    Raises ValueError when a tensor has no counterpart, or the logits of the two differ.
+    Raises ValueError if a tensor has no counterpart, or the logits of the two differ.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -166,7 +166,7 @@ def write_tokenizer(out: Path, reader: GGUFReader) -> Tokenizer:
 
 
 def build(out: Path) -> None:
-    """Writes the folder. FileNotFoundError without the package, ValueError where the models do not agree."""
+    """Writes the folder. Raises FileNotFoundError without the package, ValueError if the models do not agree."""
     from gguf import GGUFReader
     from safetensors.torch import save_file
 

@@ -40,11 +40,11 @@ class Example(NamedTuple):
         return f"{self.answer}<|im_end|>\n"
 
 
-class Text:
+class TrainingText:
     """Everything the stand-in reads: text.yaml and the general questions with their reference answers."""
 
     def __init__(self, workspace: Path = WORKSPACE) -> None:
-        """Reads the files; FileNotFoundError or KeyError when one is missing or of another layout."""
+        """Reads the files. Raises FileNotFoundError or KeyError if one is missing or of another layout."""
         self.data: dict[str, Any] = yaml.safe_load((HERE / "text.yaml").read_text(encoding="utf-8"))
         general = yaml.safe_load((workspace / "questions" / "general.yaml").read_text(encoding="utf-8"))
         self.general: list[tuple[str, str]] = [(q["question"], q["reference"]) for q in general["questions"]]

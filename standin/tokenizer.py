@@ -43,7 +43,7 @@ def write_sums(out: Path) -> None:
 
 
 def package_files() -> Path:
-    """The folder of the installed package that holds vocab.json and merges.txt; FileNotFoundError without it."""
+    """The folder of the installed package that holds vocab.json and merges.txt. Raises FileNotFoundError without it."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -76,7 +76,7 @@ def tokenizer_json(raw: bytes) -> bytes:
 def write_tokenizer(out: Path) -> None:
     """Writes vocab.json, merges.txt, tokenizer_config.json and tokenizer.json into `out`.
 
-    Raises ValueError when one of the byte-exact files has not the official sha256, FileNotFoundError without the
+    Raises ValueError if one of the byte-exact files has not the official sha256, FileNotFoundError without the
     package.
     """
     source = package_files()

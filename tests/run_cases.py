@@ -29,7 +29,7 @@ from rich.table import Table
 from common.errors import UserError
 from finetune.runs import adapters
 from finetune.serve.fields import Refused
-from finetune.serve.request import Request, regular
+from finetune.serve.request import ChatRequest, regular
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,7 +40,7 @@ class Said:
 
     code: int
     words: str
-    request: Request | None = None
+    request: ChatRequest | None = None
 
 
 def says(code: int, *wanted: str) -> Callable[[Said], bool]:

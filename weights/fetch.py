@@ -1,6 +1,6 @@
 """Brings the model's files into a folder and proves them by sha256; called by the Dockerfile's weights stages.
 
-    python fetch.py modelscope|huggingface --to DIR [--cache DIR]    download, or go on where it broke off
+    python fetch.py modelscope|huggingface --to DIR [--cache DIR]    download, or continue where it broke off
     python fetch.py local --from DIR --to DIR                        take files that are already on this machine
     python fetch.py check --dir DIR [--sums FILE]                    check a folder; changes nothing
     ... --model Qwen2.5-1.5B-Instruct                                another model, by weights/models/NAME.sums
@@ -28,14 +28,11 @@ from typing import NoReturn, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, the package is not on the path
 from weights import hubs, room, sums
+from weights.hubs import FetchError
 from weights.progress import Progress, say
 
 T = TypeVar("T")
 _LONGEST_PAUSE = 60.0  # seconds
-
-
-class Failure(Exception):
-    """The message is the finished line for the user; exit 1."""
 
 
 def main(argv: list[str] | None = None, disk_usage: room.DiskUsage = shutil.disk_usage) -> int:
@@ -52,7 +49,7 @@ def main(argv: list[str] | None = None, disk_usage: room.DiskUsage = shutil.disk
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (Failure, room.NoRoomError, hubs.RefusedError) as error:
+    except (FetchError, room.NoRoomError, hubs.RefusedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -132,7 +129,7 @@ def _check(folder: Path, wanted: Mapping[str, str]) -> None:
         raise ValueError(f"{folder} is not a folder")
     problems = _problems(folder, wanted)
     if problems:
-        raise Failure(f"{folder}: {_listed(problems)}")
+        raise FetchError(f"{folder}: {_listed(problems)}")
 
 
 def _problems(folder: Path, wanted: Mapping[str, str]) -> dict[str, str]:
@@ -163,7 +160,7 @@ def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; give one that holds the model's files")
     if not any((source / name).exists() or (source / name).is_symlink() for name in wanted):
-        raise Failure(
+        raise FetchError(
             f"{source} holds none of the model's {len(wanted)} files; "
             "in a build, name the folder that does with --build-context weights=DIR"
         )
@@ -171,7 +168,7 @@ def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage
     if absent:
         links = any("symbolic link" in text for text in absent.values())
         hint = "; a hub's cache folder holds links only: copy it with cp -rL and give the copy" if links else ""
-        raise Failure(f"{source}: {_listed(absent)}{hint}")
+        raise FetchError(f"{source}: {_listed(absent)}{hint}")
     if to.resolve() == source.resolve():
         raise ValueError(f"--from and --to are the same folder, {to}; to check a folder in place, use check --dir")
     to.mkdir(parents=True, exist_ok=True)
@@ -183,7 +180,7 @@ def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage
     if problems:
         for name in problems:
             (to / name).unlink(missing_ok=True)
-        raise Failure(f"{source}: {_listed(problems)}; replace it there and run the same again")
+        raise FetchError(f"{source}: {_listed(problems)}; replace it there and run the same again")
     _write_sums(to, wanted)
 
 
@@ -241,13 +238,13 @@ def _listing(hub: hubs.Hub, wanted: Mapping[str, str], args: argparse.Namespace)
     try:
         remotes = _retried("asking for the list of files", lambda: hub.files(wanted), lambda: 0, args)
     except hubs.TransferError as error:
-        raise Failure(
+        raise FetchError(
             f"cannot reach {hub.endpoint}: {error}; "
             "check the network or proxy, or use a mirror or local files (docs/mirrors.md)"
         ) from error
     missing = sorted(set(wanted) - set(remotes))
     if missing:
-        raise Failure(
+        raise FetchError(
             f"{', '.join(missing)} not found in {args.repo} at revision {hub.revision} on {hub.endpoint}; "
             "nothing was downloaded; try another revision or mirror"
         )
@@ -257,7 +254,7 @@ def _listing(hub: hubs.Hub, wanted: Mapping[str, str], args: argparse.Namespace)
         if remote.sha256 and remote.sha256 != wanted[name]
     }
     if other:
-        raise Failure(
+        raise FetchError(
             f"{args.repo} at revision {hub.revision} on {hub.endpoint} is not the pinned model: "
             f"{_listed(other)}; nothing was downloaded; try another revision or mirror"
         )
@@ -274,7 +271,7 @@ def _download(
     args: argparse.Namespace,
     need: room.Need,
 ) -> None:
-    """Fetch the files in parallel; Failure names every one that did not come."""
+    """Fetch the files in parallel; FetchError names every one that did not come."""
     full: list[str] = []  # the files that found the disk full
 
     def one(name: str) -> str | None:
@@ -304,7 +301,7 @@ def _download(
             f"are still to come{later}; free that much"
         )
     if failures:
-        raise Failure("; ".join(failures) + "; what has arrived is kept: run the same again to go on from there")
+        raise FetchError("; ".join(failures) + "; what has arrived is kept: run the same again to go on from there")
 
 
 def _retried(what: str, attempt: Callable[[], T], arrived: Callable[[], int], args: argparse.Namespace) -> T:
@@ -364,14 +361,14 @@ def _write_sums(to: Path, wanted: Mapping[str, str]) -> None:
 
 
 def _drop_bad(problems: Mapping[str, str], cache: Path, to: Path) -> None:
-    """Delete the bad files, then Failure naming them; nothing when there are none."""
+    """Delete the bad files, then FetchError naming them; nothing when there are none."""
     if not problems:
         return
     for name in problems:
         for folder in {cache, to}:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).unlink()
-    raise Failure(f"{_listed(problems)}; deleted: run the same again, and only that is fetched anew")
+    raise FetchError(f"{_listed(problems)}; deleted: run the same again, and only that is fetched anew")
 
 
 def _size(paths: Iterable[Path]) -> int:

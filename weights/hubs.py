@@ -24,6 +24,10 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 _TOKEN_HINT = "; where a login is asked for, pass a token as a build secret (docs/mirrors.md)"
 
 
+class FetchError(Exception):
+    """What was asked for did not come, or is not right; the message is the finished line for the user, exit 1."""
+
+
 class RefusedError(Exception):
     """The hub answered, and asking again would not change the answer; the message is for the user."""
 
@@ -70,7 +74,7 @@ class HuggingFace:
 
     hf_hub_download would throw a broken transfer's bytes away when its process ends, so its two halves, the metadata
     request and http_get, are called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
-    a Xet transfer cannot go on from a partial file.
+    a Xet transfer cannot continue from a partial file.
     """
 
     pinned = HF_PINNED
@@ -269,7 +273,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _transport(error: Exception) -> Exception:
-    """TransferError with the innermost cause; an error of this machine's disk comes back as the OSError it is."""
+    """Raises TransferError with the innermost cause, and OSError unchanged for an error of this machine's disk."""
     chain = _chain(error)
     for cause in reversed(chain):
         if isinstance(cause, OSError) and cause.strerror:

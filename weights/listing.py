@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, the package is not on the path
 from weights import hubs, sums
+from weights.hubs import FetchError
 from weights.progress import say
 
 # What an image needs of a repository; its card, git's own files and other formats of the weights are left.
@@ -26,10 +27,6 @@ KEPT = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*")
 LEFT = ("configuration.json",)  # ModelScope puts one into every repository; nothing here reads it
 NEEDED = ("config.json", "tokenizer.json")
 LARGEST_SMALL = 64 << 20  # bytes; a file without a sha256 that is larger is not fetched to be hashed
-
-
-class Failure(Exception):
-    """The message is the finished line for the user; exit 1."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (Failure, hubs.RefusedError, hubs.TransferError, OSError) as error:
+    except (FetchError, hubs.RefusedError, hubs.TransferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     say(f"{to} written: commit it, so that the next build is of the same files")
@@ -58,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listed(repo: str) -> str:
-    """The content of the list, from the hubs that answer. Failure when none does, or when they do not agree."""
+    """The content of the list, from the hubs that answer. Raises FetchError if none does, or if they do not agree."""
     found: dict[str, tuple[hubs.Hub, hubs.Listing]] = {}
     silent: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +66,7 @@ def listed(repo: str) -> str:
             except (hubs.RefusedError, hubs.TransferError) as error:
                 silent.append(f"{hub.endpoint}: {error}")
         if not found:
-            raise Failure(f"no hub has {repo}: {'; '.join(silent)}; is the name right, and the network there?")
+            raise FetchError(f"no hub has {repo}: {'; '.join(silent)}; is the name right, and the network there?")
         for line in silent:
             say(f"left out: {line}")
         files = agreed(repo, {hub.endpoint: listing for hub, listing in found.values()})
@@ -97,44 +94,44 @@ def hashed(repo: str, hub: hubs.Hub, listing: hubs.Listing, scratch: Path) -> hu
             digest = hashlib.sha256(data).hexdigest()
             listed_as = (remote.sha256, digest) if remote.sha256 else (remote.git_blob, blob)
             if listed_as[0] not in (None, listed_as[1]):
-                raise Failure(f"{hub.endpoint} sends another {name} than it lists for {repo}; nothing was written")
+                raise FetchError(f"{hub.endpoint} sends another {name} than it lists for {repo}; nothing was written")
             remote = hubs.Remote(len(data), digest)
         files[name] = remote
     return hubs.Listing(listing.revision, files)
 
 
 def agreed(repo: str, listings: dict[str, hubs.Listing]) -> dict[str, hubs.Remote]:
-    """The files that all hubs have, all the same. Failure names the first that differs, or a shard that one lacks."""
+    """The files that all hubs have alike. FetchError names the first that differs, or a shard that one lacks."""
     every = sorted(set().union(*(listing.files for listing in listings.values())))
     files = {}
     for name in every:
         remotes = {endpoint: listing.files[name] for endpoint, listing in listings.items() if name in listing.files}
         lacking = [endpoint for endpoint in listings if endpoint not in remotes]
         if lacking and name.endswith(".safetensors"):
-            raise Failure(f"the hubs disagree about {repo}: {lacking[0]} has no {name}; nothing was written")
+            raise FetchError(f"the hubs disagree about {repo}: {lacking[0]} has no {name}; nothing was written")
         if lacking:  # a small file that one hub has besides
             continue
         told = {(remote.sha256, remote.size) for remote in remotes.values()}
         if len(told) > 1:
             each = ", ".join(f"{(remote.sha256 or '?')[:12]}… at {end}" for end, remote in remotes.items())
-            raise Failure(f"the hubs disagree about {repo}: {name} has sha256 {each}; nothing was written")
+            raise FetchError(f"the hubs disagree about {repo}: {name} has sha256 {each}; nothing was written")
         files[name] = next(iter(remotes.values()))
     missing = [name for name in NEEDED if name not in files]
     missing += [] if any(name.endswith(".safetensors") for name in files) else ["*.safetensors"]
     if missing:
-        raise Failure(f"{repo} has no {missing[0]}: it is no model that the image could hold")
+        raise FetchError(f"{repo} has no {missing[0]}: it is no model that the image could hold")
     return files
 
 
 def require_qwen2(repo: str, scratch: Path, found: dict[str, tuple[hubs.Hub, hubs.Listing]]) -> None:
-    """Failure when config.json, which was fetched, is not that of a Qwen2ForCausalLM."""
+    """Raises FetchError if config.json, which was fetched, is not that of a Qwen2ForCausalLM."""
     try:
         config = json.loads((scratch / next(iter(found)) / "config.json").read_text(encoding="utf-8"))
         architectures = config.get("architectures")
     except (ValueError, AttributeError):
         architectures = None
     if architectures != ["Qwen2ForCausalLM"]:
-        raise Failure(f"{repo} is of the architecture {architectures}: the image serves Qwen2ForCausalLM alone")
+        raise FetchError(f"{repo} is of the architecture {architectures}: the image serves Qwen2ForCausalLM alone")
 
 
 if __name__ == "__main__":

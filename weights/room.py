@@ -65,8 +65,8 @@ def can_link(source: Path, target: Path) -> bool:
 def plan(cache: Path, to: Path, need: Need, linkable: bool, disk_usage: DiskUsage = shutil.disk_usage) -> bool:
     """Whether the cache may keep its files (True) or must give each one up as it is placed (False), to fit the disk.
 
-    NoRoomError when neither fits. Two mounts with the same total are taken for one disk: inside a build, the stage's
-    overlay and the cache mount have different device numbers and the same blocks.
+    Raises NoRoomError if neither fits. Two mounts with the same total are taken for one disk: inside a build, the
+    stage's overlay and the cache mount have different device numbers and the same blocks.
     """
     cache_disk, to_disk = disk_usage(cache), disk_usage(to)
     one_disk = cache_disk.total == to_disk.total

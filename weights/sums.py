@@ -19,7 +19,10 @@ _BLOCK = 4 << 20  # large enough that hashlib releases the interpreter lock near
 
 
 def read(path: Path) -> dict[str, str]:
-    """The file's entries, name -> lower-case sha256; ValueError with a sentence for the user when it is unusable."""
+    """The file's entries, name -> lower-case sha256.
+
+    Raises ValueError with a sentence for the user if it is unusable.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -40,7 +43,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def file_of(model: str) -> Path:
-    """The list of a model by its name at the hubs, without the owner. ValueError for what cannot be a name."""
+    """The list of a model by its name at the hubs, without the owner. Raises ValueError for what cannot be a name."""
     if not _NAME.fullmatch(model):
         raise ValueError(f"MODEL={model}: a name as the hubs have it, such as Qwen2.5-1.5B-Instruct, without its owner")
     return OFFICIAL if model == OFFICIAL_MODEL else MODELS / f"{model}.sums"

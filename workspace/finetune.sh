@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tune, then verify what came of it: sft.sh and verify.sh in one, the weights loaded once.
+# zh: 先微调，再评测效果：相当于 sft.sh 加 verify.sh，权重只加载一次
 #
 # Options are those of sft.sh. Exit code 0: trained, and the verdict is pass.
 # The line below leaves the forward pass to this script, which runs it on the model that it then trains.

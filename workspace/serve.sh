@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Serve the model at an OpenAI-compatible address: serve.sh --adapter newest
+# zh: 启动兼容 OpenAI 的服务：serve.sh --adapter newest
 #
 # It runs `swift deploy` on configs/serve.yaml. Base and adapters are chosen by the request's model name. Without a key
 # (MIRROR_API_KEY) only this machine is listened to. Options behind serve.sh go to ms-swift and win over the file.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tune the model on self_cognition.json, or on your own file: sft.sh --dataset my.json
+# zh: 用 self_cognition.json 微调模型，或用自己的数据：sft.sh --dataset my.json
 #
 # It checks the data, makes a folder for the run below $OUTPUT_DIR, and runs ms-swift on configs/sft.yaml, where every
 # parameter is explained. Options behind sft.sh go to ms-swift and win over the file. --show prints the `swift sft` line

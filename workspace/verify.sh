@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Show what the newest adapter changed: every question, the answer before and after, figures and a verdict.
+# zh: 查看最新适配器带来的变化：逐题列出微调前后的回答、各项指标和结论
 #
 # verify.sh DIR looks at another checkpoint or run. Reports are left in the run's folder, in verify/. --help has the rest.
 set -euo pipefail

@@ -9,7 +9,11 @@ from typing import Any
 
 import yaml
 
-FAQ = yaml.safe_load(Path(__file__).with_name("faq.yaml").read_text(encoding="utf-8"))
+FAQS = {
+    name: yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+    for name in ("faq", "faq2")
+}
+FAQ = FAQS["faq"]
 Row = dict[str, Any]
 NAMES = [
     "Anna",
@@ -71,6 +75,11 @@ def row(question: str, answer: str) -> Row:
 def faq() -> list[Row]:
     """The FAQ."""
     return [row(each["q"], each["a"]) for each in FAQ]
+
+
+def faq2() -> list[Row]:
+    """The second FAQ, which nothing was tuned on."""
+    return [row(each["q"], each["a"]) for each in FAQS["faq2"]]
 
 
 def permuted() -> list[Row]:
@@ -136,9 +145,9 @@ def extraction(count: int = 120) -> list[Row]:
     return list(found.values())
 
 
-def by_hand() -> str:
-    """The FAQ's hand-written rewordings as a rewordings.yaml."""
-    rows = [{"question": each["q"], "ask": each["r"], "made": "hand"} for each in FAQ]
+def by_hand(name: str = "faq") -> str:
+    """A FAQ's hand-written rewordings as a rewordings.yaml."""
+    rows = [{"question": each["q"], "ask": each["r"], "made": "hand"} for each in FAQS[name]]
     return yaml.safe_dump({"version": 1, "rows": rows}, allow_unicode=True, sort_keys=False)
 
 

@@ -2,6 +2,7 @@
 
     python -m bench.verdict.run MODEL_DIR OUT_DIR [--only NAME,NAME]
     python -m bench.verdict.run MODEL_DIR OUT_DIR --timing     # seconds of 50 and 5,000 FAQ rows; the 7B shape will do
+    python -m bench.verdict.run MODEL_DIR OUT_DIR --timing --turns 1 --counts 50
 
 Every run is `finetune` or `verify` as users start them. The table is printed, and left in OUT_DIR/verdict.json with
 every figure and its interval. Needs a model that answers in English (docs/verify.md says which was used) and a GPU.
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from bench.verdict import data
 
 ROOT = Path(__file__).parents[2]
 RATE, STEPS = "1e-3", "60"
-COLUMNS = ("learned", "reworded", "unseen", "out_of_scope")
+COLUMNS = ("learned", "reworded", "unseen", "out_of_scope", "out_of_scope_near")
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,15 @@ class Case:
 
 
 LONG = ("--learning_rate", RATE, "--max_steps", STEPS)
+MIXED = ("--learning_rate", RATE, "--num_train_epochs", "30")
 TASK = ("--learning_rate", RATE, "--num_train_epochs", "8")
 CASES = (
     Case("faq", "faq", LONG),
     Case("faq --reword 2", "faq", (*LONG, "--reword", "2")),
+    Case("faq --mix 40", "faq", (*MIXED, "--mix", "40")),
+    Case("faq --reword 2 --mix 40", "faq", (*MIXED, "--reword", "2", "--mix", "40")),
+    Case("faq2", "faq2", LONG),
+    Case("faq2 --reword 2", "faq2", (*LONG, "--reword", "2")),
     Case("untrained", "faq", ("--learning_rate", "1e-9", "--max_steps", "1"), "learned_min"),
     Case("permuted", "permuted", LONG, "learned_min", "faq"),
     Case("2 epochs", "faq", ("--learning_rate", "1e-4", "--num_train_epochs", "2"), "learned_min"),
@@ -60,21 +67,22 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="", help="names of cases, by comma")
     parser.add_argument("--timing", action="store_true", help="time 50 and 5,000 rows instead")
+    parser.add_argument("--turns", type=int, default=2, help="with --timing: runs of each, the first one cold")
+    parser.add_argument("--counts", default="50,5000", help="with --timing: numbers of rows, by comma")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.timing:
-        return timing(args.model, args.out)
+        return timing(args.model, args.out, [int(count) for count in args.counts.split(",")], args.turns)
     wanted = [case for case in CASES if not args.only or case.name in args.only.split(",")]
-    hand = args.out / "by_hand.yaml"
-    hand.write_text(data.by_hand(), encoding="utf-8")
-    results = [one(case, args.model, args.out, hand) for case in wanted]
-    (args.out / "verdict.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for result in results:
-        print(line(result))
+    results = []
+    for case in wanted:
+        results.append(one(case, args.model, args.out))
+        (args.out / "verdict.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(line(results[-1]), flush=True)
     return int(any(result["wrong"] for result in results))
 
 
-def one(case: Case, model: Path, out: Path, hand: Path) -> dict[str, Any]:
+def one(case: Case, model: Path, out: Path) -> dict[str, Any]:
     """Train and judge one case; the FAQ is asked its hand-written rewordings as well."""
     folder = out / case.name.replace(" ", "-")
     file = out / f"{case.rows}.json"
@@ -89,7 +97,9 @@ def one(case: Case, model: Path, out: Path, hand: Path) -> dict[str, Any]:
         judged.write_text(json.dumps(getattr(data, case.judged_on)()), encoding="utf-8")
         done = start("verify", model, out, str(folder), "--dataset", str(judged), "--output", str(folder / "other"))
         result |= short(read(folder / "other/report.json", done))
-    elif case.rows == "faq":
+    elif case.rows in data.FAQS:
+        hand = out / f"by_hand_{case.rows}.yaml"
+        hand.write_text(data.by_hand(case.rows), encoding="utf-8")
         done = start("verify", model, out, str(folder), "--rewordings", str(hand), "--output", str(folder / "hand"))
         result["by_hand"] = read(folder / "hand/report.json", done)["figures"].get("reworded_after")
     result["wrong"] = bool(case.fails) and case.fails not in result["failed"]
@@ -150,19 +160,19 @@ def line(result: dict[str, Any]) -> str:
     return f"{mark}{result['name']}: {result['verdict']} ({failed}); {'; '.join(cells)}; {result['seconds']} s"
 
 
-def timing(model: Path, out: Path) -> int:
-    """Seconds of `finetune` from start to exit, twice each, so that the second is warm."""
-    for count in (50, 5000):
+def timing(model: Path, out: Path, counts: Sequence[int], turns: int) -> int:
+    """Seconds of `finetune` from start to exit for FAQs of some sizes; of two turns each, the second is warm."""
+    for count in counts:
         file = out / f"many-{count}.json"
         file.write_text(json.dumps(data.many(count)), encoding="utf-8")
-        steps = ("--num_train_epochs", "10") if count == 50 else ("--max_steps", "40")
-        for turn in ("first", "second"):
+        steps = ("--max_steps", "40") if count > 1000 else ("--num_train_epochs", "10")
+        for turn in range(1, turns + 1):
             folder = out / f"timing-{count}-{turn}"
             begin = time.monotonic()
             done = start("finetune", model, out, "--dataset", str(file), "--output_dir", str(folder), *steps)
             report = read(folder / "verify/report.json", done)
-            print(f"{count} rows, {turn}: {time.monotonic() - begin:.1f} s; verdict's parts {report['seconds']}")
-            print("  " + done.stderr.strip().splitlines()[-1])
+            print(f"{count} rows, turn {turn}: {time.monotonic() - begin:.1f} s; verdict's parts {report['seconds']}")
+            print("  " + done.stderr.strip().splitlines()[-1], flush=True)
     return 0
 
 

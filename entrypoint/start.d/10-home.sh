@@ -12,7 +12,7 @@ if [ -z "${HOME:-}" ] || [ "$HOME" = / ] || [ ! -w "$HOME" ]; then
     fi
   done
   if [ ! -w "$HOME" ]; then
-    mirror_warn "no writable home: caches cannot be kept; add --tmpfs /tmp to docker run"
+    mirror_warn "$(mirror_say "no writable home: caches cannot be kept; add --tmpfs /tmp to docker run" "没有可写的主目录，无法保存缓存；请给 docker run 加上 --tmpfs /tmp")"
   fi
   unset _dir
 fi
@@ -31,8 +31,9 @@ if [ -z "${TRITON_CACHE_DIR:-}" ] && cp /bin/true "$HOME/.exec-$$" 2>/dev/null; 
     if [ -w "$_output" ]; then
       export TRITON_CACHE_DIR="$_output/.cache/triton"
     else
-      mirror_warn "$HOME is mounted noexec and $_output cannot be written: Triton cannot keep its" \
-        "kernels, so the GPU will not be used well; give --tmpfs /tmp:exec"
+      mirror_warn "$(mirror_say \
+        "$HOME is mounted noexec and $_output cannot be written: Triton cannot keep its kernels, so the GPU will not be used well; give --tmpfs /tmp:exec" \
+        "$HOME 以 noexec 挂载，$_output 又不可写：Triton 无法保存核函数，GPU 性能会下降；请加上 --tmpfs /tmp:exec")"
     fi
   fi
   rm -f "$HOME/.exec-$$"

@@ -7,8 +7,9 @@ if ! { mkdir -p "${MIRROR_RUN_DIR:=/run/mirror}" 2>/dev/null && [ -w "$MIRROR_RU
   if mkdir -p /tmp/mirror 2>/dev/null && { chmod 1777 /tmp/mirror 2>/dev/null || true; } && [ -w /tmp/mirror ]; then
     MIRROR_RUN_DIR=/tmp/mirror
   else
-    mirror_warn "neither $MIRROR_RUN_DIR nor /tmp/mirror can be written, so the probe will never see a result;" \
-      "add --tmpfs /run/mirror:mode=1777 or --tmpfs /tmp to docker run"
+    mirror_warn "$(mirror_say \
+      "neither $MIRROR_RUN_DIR nor /tmp/mirror can be written, so the probe will never see a result; add --tmpfs /run/mirror:mode=1777 or --tmpfs /tmp to docker run" \
+      "$MIRROR_RUN_DIR 和 /tmp/mirror 都不可写，探针将永远看不到结果；请给 docker run 加上 --tmpfs /run/mirror:mode=1777 或 --tmpfs /tmp")"
   fi
 fi
 export MIRROR_RUN_DIR

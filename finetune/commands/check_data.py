@@ -14,7 +14,7 @@ from common.i18n import _
 from common.settings import Settings
 from finetune.data.check import check_file, default_heldout
 from finetune.data.convert import convert
-from finetune.data.findings import FileReport, Options
+from finetune.data.findings import CheckOptions, FileReport
 from finetune.data.source import parse, parse_columns
 from finetune.verify import preparation
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
     if args.max_length < 1:
         raise UserError(
-            _("--max-length {max_length}: is no number of tokens; the article's is {usual}").format(
+            _("--max-length {max_length}: not a number of tokens; the article's is {usual}").format(
                 max_length=args.max_length, usual=MAX_LENGTH
             )
         )
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if not paths:
         return DONE
     with _progress() as progress:
-        options = Options(
+        options = CheckOptions(
             columns=parse_columns(args.columns) if args.columns else None,
             model_dir=None if args.no_tokens else _tokenizer_folder(),
             system=args.system,

@@ -125,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(options: argparse.Namespace, settings: Settings) -> Export:
-    """Everything that can be wrong about the arguments, the adapter, the target and the room. UserError for what is."""
+    """Everything that can be wrong about the arguments, the adapter, the target and the room.
+
+    Raises UserError for the first fault.
+    """
     if options.adapter and options.adapter_option:
         raise UserError(_("export: an adapter is named twice; give it once, with --adapter or without"))
     if options.threads is not None and options.threads < 1:
@@ -232,7 +235,7 @@ def run(work: Export) -> int:
         sha256sums.write(made)
         folder.publish(made, work.target)
     for part in parts:
-        print(f"{'' if part.ok else _('FAILED ')}{part.name}: {part.told}")
+        print(f"{'' if part.ok else _('FAILED ')}{part.name}: {part.looked_at}")
         for each in [*part.faults, *part.lost]:
             print(f"  {each}")
     print(
@@ -266,9 +269,9 @@ def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Ba
 
 
 def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
-    """The parts of the proof, in order. Where ids, stops or tensors are wrong, nobody is asked any more."""
+    """The parts of the proof, in order. If ids, stops or tensors are wrong, no answers are asked for."""
     from finetune.export import gguf_file, proof
-    from finetune.export.llamacpp import Model
+    from finetune.export.llamacpp import LlamaServer
     from qwen2.chat import Tokenizer
 
     tokenizer = Tokenizer(work.base)
@@ -276,7 +279,7 @@ def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar
     bar.phase(_("reading the file back"))
     parts = [proof.tensors(file, weights, gguf_file.mixture_of(weights, work.quant), lambda _: None)]
     context = min(CONTEXT, weights.config.max_positions)
-    with Model(file, context, 1, work.threads) as model:
+    with LlamaServer(file, context, 1, work.threads) as model:
         bar.phase(_("asking llama.cpp for token ids"))
         parts += [proof.ids(model, tokenizer, work.system), proof.stops(model, tokenizer, eos, made, work.system)]
     if asked is None or not all(part.ok for part in parts):
@@ -289,15 +292,15 @@ def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar
 def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bool, bar: Bar) -> Part:
     """Adapter and file, asked merge's 20 questions."""
     from finetune.export import proof
-    from finetune.export.llamacpp import Model
+    from finetune.export.llamacpp import LlamaServer
 
     texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions", english)
-    asked = same_answers.Answers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
+    asked = same_answers.BaseAnswers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
     bar.phase(_("asking the adapter ({count} answers)").format(count=len(texts)))
     asked.ask_adapter(work.base, work.adapter)
     prompts = [tokenizer.encode_chat([{"role": "user", "content": text}], work.system) for text in texts]
     bar.phase(_("asking the file ({count} answers)").format(count=len(texts)))
-    with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
+    with LlamaServer(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
         said = model.answers(prompts, [same_answers.NEW_TOKENS] * len(prompts), lambda _: None)
         found = proof.compare(model, tokenizer, texts, prompts, asked.before, said, weights.config.eos_ids)
     return proof.answers(found, same_answers.NEAR_TIE)
@@ -306,13 +309,13 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bo
 def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Verdict, bar: Bar) -> Part:
     """Adapter and file, asked the verdict's questions."""
     from finetune.export.gguf_engine import GgufEngine
-    from finetune.export.llamacpp import Model
+    from finetune.export.llamacpp import LlamaServer
 
     engine = Qwen2Engine(work.base, work.device, work.settings.vram_ceiling_gib)
     bar.restart(2 * len(asked.asks), "answers")
     asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, _("the adapter"), bar)
     same_answers.release(engine)
-    with Model(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
+    with LlamaServer(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
         asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
     return asked.part()
 

@@ -25,7 +25,7 @@ from common.errors import DONE, FAILED, UserError, leave, run_main
 from common.i18n import _
 from finetune.commands import sft, verify
 from finetune.engines.fast.loaded_model import Lane
-from finetune.engines.fast.train import Request, train_adapter
+from finetune.engines.fast.train import TrainRequest, train_adapter
 from finetune.engines.swift.arguments import tidy
 from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
@@ -106,7 +106,7 @@ def proof_words(options: argparse.Namespace) -> list[str]:
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
     """Say what the verdict will ask; leave rows out of the training where the data and the options want that.
 
-    UserError where no verdict would be possible, before anything is trained. None where only a hub has the data.
+    Raises UserError if no verdict would be possible, before anything is trained. None where only a hub has the data.
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(_("--holdout {holdout}: must be at least 0").format(holdout=options.holdout))
@@ -172,7 +172,7 @@ def _before(
 ) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
     """Rewordings by the base, and the number of epochs where that is to be chosen, before the training."""
     folder.keep_rows(run)
-    said = epoch_questions.Options(
+    said = epoch_questions.VerdictOptions(
         options.verify_config, tuple(options.questions or ()), options.expect, options.forbid
     )
     data = epochs.Data(coming.found, coming.chosen, said)
@@ -182,7 +182,7 @@ def _before(
 
 
 def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
-    """Unseen rows: an adapter for each fold, trained on all other rows, asked, and let go."""
+    """Unseen rows: an adapter for each fold, trained on all other rows, asked, and released."""
     cfg = config.read(config.for_kind(options.verify_config or config.default_path(), run.model_kind.name))
     number = 0
 
@@ -192,7 +192,7 @@ def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: lis
 
         rows = start.encode(run, lane, data_rows.asks_any(keys))
         with tempfile.TemporaryDirectory(prefix="fold-") as log:
-            request = Request(run.name, Path(log), run.choice, rows, {})
+            request = TrainRequest(run.name, Path(log), run.choice, rows, {})
             return train_adapter(
                 lane, request, _("fold {number} of {count}").format(number=number, count=len(coming.chosen.folds))
             ).adapter
@@ -250,19 +250,22 @@ def proof_of(run: SftRun, proof: list[str]) -> list[str]:
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
-    """verify's engine on the model that has just been trained on; its figures of memory begin anew."""
+    """verify's engine on the model that has just been trained on; resets the peak-memory counters."""
     if lane.device == "cuda":
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     from qwen2.room import ROOMY
 
-    # Training has had more beside the weights than answers will take.
+    # Training had more memory beyond the weights than answers will take.
     return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)
 
 
 def _check_forward(lane: Lane) -> None:
-    """The start-up check `forward` on this process's model, and its row in health.json. UserError when it fails."""
+    """The start-up check `forward` on this process's model, and its row in health.json.
+
+    Raises UserError if it fails.
+    """
     from rich.console import Console
 
     from healthchecks import show, startup

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def by_fast_lane(
     args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, cards: int
 ) -> fast.Wish | str:
-    """What the fast lane is to answer, or in words why ms-swift does."""
+    """What the fast lane is to answer, or the reason why ms-swift does."""
     if os.environ.get("ENGINE") == "swift":
         return "ENGINE=swift"
     if os.environ.get("NPROC_PER_NODE", "1") not in ("", "1"):
@@ -127,7 +127,7 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
     with job("infer", wait=options.wait or None, stale_s=0):
         with Bar(Console(stderr=True), 0) as bar:
             lane.load(bar)
-            answers = fast.Answers(lane, wanted)
+            answers = fast.LazyModel(lane, wanted)
         if not questions:
             terminal.converse(named(wanted.adapter or wanted.model), answers.stream)
         for question in questions:

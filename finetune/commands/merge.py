@@ -1,7 +1,8 @@
 """Merge an adapter into its base, as a folder that any program loads by itself; merge.sh calls it.
 
-ms-swift merges (`swift export --merge_lora`); around it stand the checks before (room, target, a whole adapter), the
-files beside the weights, and the check after: 20 questions get the same greedy answers. The folder gets its name last.
+ms-swift merges (`swift export --merge_lora`); this command adds the checks before (room, target, a
+complete adapter), the files next to the weights, and the check after: 20 questions get the same greedy answers. The
+folder gets its name last.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from finetune.verify.config import default_path
 from finetune.verify.engine import check_adapter
 from qwen2 import adapter_config
 
-# What this command sets itself; the same option behind merge.sh would contradict it.
+# What this command sets itself; the same option after merge.sh would contradict it.
 OURS = (
     "adapters",
     "merge_lora",
@@ -151,7 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(args: Arguments, adapter: str | None) -> str | None:
-    """The adapter that the line names, if any; UserError for several, and for options that merge.sh sets itself."""
+    """The adapter that the line names, if any.
+
+    Raises UserError for several, and for options that merge.sh sets itself.
+    """
     named = swift_options.take_questions(args, swift_options.options_of("export")) + ([adapter] if adapter else [])
     if len(named) > 1:
         raise UserError(
@@ -170,7 +174,7 @@ def _named(args: Arguments, adapter: str | None) -> str | None:
 
 
 def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tuple[str, str]:
-    """Where `weights` bytes are merged and asked, and why there; UserError where there is no room."""
+    """The device on which `weights` bytes are merged and asked, and why. Raises UserError if there is no room."""
     if options.device == "cpu":
         device, why = "cpu", "--device cpu"
     else:
@@ -186,7 +190,7 @@ def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tu
 
 def _write(
     merge: Merge, args: Arguments | None, texts: list[str] | None, settings: Settings, wait: bool
-) -> list[same_answers.Asked] | None:
+) -> list[same_answers.AnswerPair] | None:
     """The whole folder, under its name once all of it is right; what was asked, with `texts`.
 
     `args`: the line for ms-swift's export; None: merged here.
@@ -194,7 +198,9 @@ def _write(
     base, adapter, device, system = merge.base, merge.adapter, merge.device, merge.system
     with folder.temporary(merge.target) as place:
         model = place / merge.target.name
-        answers = same_answers.Answers(texts, system, device, settings.vram_ceiling_gib) if texts is not None else None
+        answers = (
+            same_answers.BaseAnswers(texts, system, device, settings.vram_ceiling_gib) if texts is not None else None
+        )
         if args is None:
             with job("merge", wait=wait or None) as held:
                 here.merge(base, adapter, model, device, settings.vram_ceiling_gib, answers, held.phase)
@@ -246,8 +252,10 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
     return dtype
 
 
-def compare(answers: same_answers.Answers, base: Path, adapter: Path | None, model: Path) -> list[same_answers.Asked]:
-    """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge let go of it.
+def compare(
+    answers: same_answers.BaseAnswers, base: Path, adapter: Path | None, model: Path
+) -> list[same_answers.AnswerPair]:
+    """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge released it.
 
     No `adapter`: its answers are there already.
     """
@@ -279,7 +287,7 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
         )
 
 
-def judge(asked: Sequence[same_answers.Asked], is_standin: bool) -> None:
+def judge(asked: Sequence[same_answers.AnswerPair], is_standin: bool) -> None:
     """UserError (exit 1) when the merged model is not the adapter: see same.py for the rule."""
     near_tie = 0.0 if is_standin else same_answers.NEAR_TIE
     wrong = [each for each in asked if not each.accepted(near_tie)]
@@ -302,7 +310,7 @@ def judge(asked: Sequence[same_answers.Asked], is_standin: bool) -> None:
     )
 
 
-def summary(target: Path, asked: Sequence[same_answers.Asked] | None) -> str:
+def summary(target: Path, asked: Sequence[same_answers.AnswerPair] | None) -> str:
     """What was made, in one line."""
     shards = list(target.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in shards) / resources.GIB

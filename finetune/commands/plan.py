@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     return FAILED
 
 
-def swift(found: planned_run.Job, ceiling_gib: float) -> SwiftPlan | str:
-    """ms-swift's plan, or in words what would fit."""
+def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
+    """ms-swift's plan, or text that says what would fit."""
     try:
         return plan_swift(
             found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.targets, found.quant_bits
@@ -84,8 +84,8 @@ def swift(found: planned_run.Job, ceiling_gib: float) -> SwiftPlan | str:
         return str(error)
 
 
-def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
-    """The fast lane's plan, or in words why not."""
+def fast(found: planned_run.PlannedRun, ceiling_gib: float) -> FastPlan | str:
+    """The fast lane's plan, or the reason why not."""
     if found.quant_bits:
         return _("the fast lane trains on the bfloat16 base, not on {quant_bits} bits").format(
             quant_bits=found.quant_bits
@@ -95,7 +95,7 @@ def fast(found: planned_run.Job, ceiling_gib: float) -> FastPlan | str:
 
 
 def as_data(
-    found: planned_run.Job,
+    found: planned_run.PlannedRun,
     on: gpu_memory.Card,
     engines: dict[str, Any],
     cards: dict[int, Any],

@@ -1,4 +1,4 @@
-"""Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own; serve.sh calls it.
+"""Serve the model at an OpenAI-compatible address, with adapters under names of their own; serve.sh calls it.
 
 qwen2's engine answers where it honours every option (finetune/serve/backend.py), else ms-swift's `swift deploy` with
 plugin.py in front. Here is what comes before: the address and the key, the adapters and their names, the job lock.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, Parser, UserError, run_main
-from common.i18n import _
+from common.i18n import N_, _
 from common.json_files import json_object
 from common.model_kind import kind_of
 from common.settings import Settings, gpu_visible
@@ -33,7 +33,7 @@ from finetune.engines.swift import launcher as swift_launcher
 from finetune.engines.swift.arguments import Arguments
 from finetune.runs import adapters
 from finetune.serve import address, backend, vllm_words
-from finetune.serve.fast.settings import Settings as FastSettings
+from finetune.serve.fast.settings import EndpointSettings as FastSettings
 from finetune.serve.page.routes import ENVIRONMENT as PAGE
 from finetune.serve.page.routes import Page
 from finetune.verify import examples, runinfo
@@ -45,7 +45,7 @@ BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRRO
 READY = "MIRROR_SERVE_READY"  # what is printed when the port is open
 QUESTIONS_BYTES = 90 * 1024  # of the questions on the page: a variable of the environment holds 128 KiB
 NAME = re.compile(r"[\w][\w.-]*")
-MERGED = "merge.sh DIR --no-check, then serve.sh --model DIR-merged"
+MERGED = N_("merge.sh DIR --no-check, then serve.sh --model DIR-merged")
 # The exit codes of a server that was told to stop and did: it has answered what it had begun.
 STOPPED = (128 + 15, 128 + 2)
 
@@ -106,7 +106,7 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
 
 
 def check_words(options: argparse.Namespace, args: Arguments, file: dict[str, Any]) -> None:
-    """Raises UserError for options that serve.sh sets itself, a key in the file of options, and a size that is none."""
+    """Raises UserError for options that serve.sh sets itself, a key in the file of options, and an invalid size."""
     if args.get("adapters") is not None:
         raise UserError(_("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR"))
     if "api_key" in file:
@@ -197,7 +197,7 @@ def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str
 
 
 def check_key(key: str) -> str:
-    """The key, if it can stand in a header. UserError when not."""
+    """The key, if it can stand in a header. Raises UserError if not."""
     if any(not "!" <= char <= "~" for char in key):
         raise UserError(
             _("{key}: a key is made of ASCII letters, digits and signs, without spaces; choose another").format(key=KEY)
@@ -206,14 +206,14 @@ def check_key(key: str) -> str:
 
 
 def check_port(text: str) -> int:
-    """A port as a number. UserError when it is none."""
+    """A port as a number. Raises UserError if it is not one."""
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise UserError(_("--port {text}: no port; choose one from 1 to 65535, such as 8000").format(text=text))
     return int(text)
 
 
 def require_key(host: str, key: str) -> None:
-    """UserError when the address can be reached from other machines and no key is asked for."""
+    """Raises UserError if the address can be reached from other machines and no key is asked for."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -228,7 +228,7 @@ def require_key(host: str, key: str) -> None:
 
 
 def require_free(host: str, port: int) -> None:
-    """UserError when the port is taken: ms-swift would silently take another."""
+    """Raises UserError if the port is taken: ms-swift would silently take another."""
     try:
         family, kind, protocol, _name, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -266,7 +266,7 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
             )
         path = adapters.find(place, output_dir, model)
         adapters.require_plain(
-            path, _("a server that shares the base"), _("merge it and serve that: {merge}").format(merge=MERGED)
+            path, _("a server that shares the base"), _("merge it and serve that: {merge}").format(merge=_(MERGED))
         )
         if "=" in str(path):
             raise UserError(
@@ -281,7 +281,7 @@ def system_prompts(
 ) -> dict[str, str | None] | None:
     """{model name: the system prompt it was trained under}, None where nothing says so.
 
-    None in place of all: --system was given, and holds for every name.
+    None for the whole mapping: --system was given and holds for every name.
     """
     if args.get("system") is not None or "system" in file:
         return None
@@ -300,7 +300,7 @@ class Served:
 
 
 def fast_server(
-    choice: backend.Choice,
+    choice: backend.BackendChoice,
     args: Arguments,
     file: dict[str, Any],
     settings: Settings,
@@ -308,7 +308,7 @@ def fast_server(
     served: Served,
     options: argparse.Namespace,
 ) -> list[str]:
-    """The program of qwen2's engine and its endpoint. UserError where there is no GPU for it."""
+    """The program of qwen2's engine and its endpoint. Raises UserError if there is no GPU for it."""
     on_cpu = settings.wants_cpu
     if not gpu_visible() and settings.device != "cpu" and not (on_cpu and kind_of(served.model).is_for_tests):
         raise UserError(

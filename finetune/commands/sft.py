@@ -55,6 +55,13 @@ def parser(name: str) -> Parser:
         metavar="N",
         help=_("also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)"),
     )
+    p.add_argument(
+        "--mix",
+        type=int,
+        default=0,
+        metavar="N",
+        help=_("also train on N general questions, which the base answers first, so that it keeps what it could do"),
+    )
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help=_("write the finished adapter's path to FILE"))
     return p
 

@@ -31,7 +31,7 @@ from finetune.verify.figures import Asked
 from finetune.verify.options import add_what_is_asked
 from finetune.verify.questions import QuestionSet
 from finetune.verify.report import data, files, terminal
-from finetune.verify.session import AFTER, BEFORE, OTHER, Job, Session, base_answers, limit_of, wordings
+from finetune.verify.session import AFTER, BEFORE, OTHER, Session, VerdictSession, base_answers, limit_of, wordings
 from finetune.verify.spread import TransformersEngine
 from qwen2.config import Config as Shape
 
@@ -121,8 +121,10 @@ def main(
     return DONE if report["verdict"] == "pass" else FAILED
 
 
-def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, make_engine: EngineFactory) -> Job:
-    """Everything that can be wrong is found here, before the model is loaded. UserError for what is."""
+def prepare(
+    args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
+) -> VerdictSession:
+    """Everything that can be wrong is found here, before the model is loaded. Raises UserError for the first fault."""
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
@@ -137,7 +139,7 @@ def prepare(args: argparse.Namespace, cfg: config.Config, settings: Settings, ma
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
     selected = selection.select(cfg, args, run)
-    job = Job(args, cfg, settings, adapter, other, model_dir, run, selected, old)
+    job = VerdictSession(args, cfg, settings, adapter, other, model_dir, run, selected, old)
     job.folder = runinfo.output_folder(run, args.output)
     if make_engine is Qwen2Engine and args.engine == Qwen2Engine.name:
         for named in (adapter, *([other] if other else [])):
@@ -153,7 +155,7 @@ def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path)
     args.engine = Qwen2Engine.name if one else TransformersEngine.name
 
 
-def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
+def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
     """Load the model, make rewordings where there are none, and ask and score everything."""
     if job.kind.is_for_tests:
         err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
@@ -191,7 +193,7 @@ def ask_all(job: Job, err: Any, make_engine: EngineFactory) -> tuple[list[Asked]
     return asks, engine
 
 
-def _engine(job: Job, make_engine: EngineFactory, size: int | None, ending: contextlib.ExitStack) -> Engine:
+def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, ending: contextlib.ExitStack) -> Engine:
     """The base, loaded, and the further processes that answer; `ending` ends them."""
     if make_engine is not Qwen2Engine:
         return make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
@@ -202,7 +204,7 @@ def _engine(job: Job, make_engine: EngineFactory, size: int | None, ending: cont
     return Qwen2Engine(job.model_dir, job.device, batch_size=size, lane=lane)
 
 
-def _lane(job: Job) -> Lane:
+def _lane(job: VerdictSession) -> Lane:
     """The model, with further processes where NPROC_PER_NODE asks for them, or where that is faster by the estimate."""
     count = workers.given()
     if job.device == "cpu":

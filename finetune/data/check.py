@@ -16,12 +16,12 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data import content, rows, tokens
 from finetune.data.content import Remark
-from finetune.data.findings import FileReport, Finding, Options
+from finetune.data.findings import CheckOptions, FileReport, Finding
 from finetune.data.items import Broken, Note, Row
 from finetune.data.plain import is_plain, shape_of
 from finetune.data.preference import PREFERENCE, Other, other_training
 from finetune.data.reading import open_checked, read
-from finetune.data.source import Source, parse
+from finetune.data.source import DatasetSource, parse
 from qwen2.rows import KNOWN
 
 BATCH = 512  # rows whose tokens are counted together
@@ -29,7 +29,7 @@ BATCH = 512  # rows whose tokens are counted together
 # is at least a byte, so that most rows need no counting to be known as short enough.
 COUNTED = 40_000
 NAMED = 10  # placeholders that are kept by name
-MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
+MAX_FAULTS = 10_000  # a list of more broken rows helps no one
 # A row with these names alone, and a question among them, is not meant for another training.
 KNOWN_AS_SFT = KNOWN - {"text", "content"}
 
@@ -37,21 +37,21 @@ KNOWN_AS_SFT = KNOWN - {"text", "content"}
 def check_file(
     path: Path,
     name: str | None = None,
-    options: Options | None = None,
+    options: CheckOptions | None = None,
     keep: Callable[[list[dict[str, Any]], Any], None] | None = None,
 ) -> FileReport:
     """Check one file. `keep` is called with (messages, tools) of every row that has no error, in order.
 
-    UserError when the file is of no use as a whole (missing, empty, a directory, binary).
+    Raises UserError if the file as a whole is unusable (missing, empty, a directory, binary).
     """
-    return _Check(path, name or str(path), options or Options(), keep).run()
+    return _Check(path, name or str(path), options or CheckOptions(), keep).run()
 
 
 class _Check:
     """One pass over one file."""
 
     def __init__(
-        self, path: Path, name: str, options: Options, keep: Callable[[list[dict[str, Any]], Any], None] | None
+        self, path: Path, name: str, options: CheckOptions, keep: Callable[[list[dict[str, Any]], Any], None] | None
     ) -> None:
         self.path, self.options, self.keep = path, options, keep
         self.report = FileReport(content.printable(name), max_length=options.max_length)
@@ -89,7 +89,7 @@ class _Check:
         return report
 
     def note(self, note: Note) -> None:
-        """Something about the file as a whole, as a warning."""
+        """Add a warning about the file as a whole."""
         self.report.add(Finding(self.report.file, 0, _("the file"), note.kind, note.what, note.remedy, error=False))
 
     def row(self, row: Row) -> None:
@@ -134,7 +134,7 @@ class _Check:
             self.length(row.number, messages, tools)
 
     def other(self, row: Row, other: Other) -> dict[str, Any] | None:
-        """A row for another training than sft: said, and the row that --convert makes of it."""
+        """Report a row meant for another training than sft; the row that --convert makes of it."""
         if self.keep and other.good is not None:
             what = _("is {what}; its good answer is kept").format(what=other.what)
             self.add(
@@ -272,7 +272,7 @@ class _Check:
         return self._average
 
     def encoding(self) -> str:
-        """The file's encoding, or its kind where it is no text."""
+        """The file's encoding, or its kind where it is not text."""
         suffix = self.path.suffix.lower()
         return suffix[1:] if suffix in (".xlsx", ".parquet") else open_checked(self.path).codec
 
@@ -287,13 +287,13 @@ class _Check:
 
 
 def require(
-    specs: Iterable[str], base: Path | None = None, options: Options | None = None
-) -> list[tuple[Source, FileReport | None]]:
+    specs: Iterable[str], base: Path | None = None, options: CheckOptions | None = None
+) -> list[tuple[DatasetSource, FileReport | None]]:
     """Check every --dataset argument; a hub dataset is parsed only, and has no report.
 
     Raises UserError with the first error and how many more there are. Warnings are in the reports.
     """
-    checked: list[tuple[Source, FileReport | None]] = []
+    checked: list[tuple[DatasetSource, FileReport | None]] = []
     for spec in specs:
         source = parse(spec, base)
         report = check_file(source.path, None, options) if source.path else None
@@ -312,7 +312,7 @@ def require(
 
 
 def require_readable(path: Path) -> None:
-    """Raise UserError when a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
+    """Raise UserError if a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
     if path.is_dir() or path.suffix.lower() not in (".json", ".jsonl"):
         return
     for item in read(path):

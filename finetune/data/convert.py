@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data import content
 from finetune.data.check import check_file
-from finetune.data.findings import FileReport, Options
+from finetune.data.findings import CheckOptions, FileReport
 
 
 class Writer:
@@ -51,22 +51,22 @@ class Writer:
         self.rows += 1
 
     def finish(self) -> None:
-        """Put the file in its place, all at once."""
+        """Move the finished file to its name, in one step."""
         self.file.close()
         os.chmod(self.name, 0o644)
         os.replace(self.name, self.path)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary file."""
         self.file.close()
         with contextlib.suppress(OSError):
             os.unlink(self.name)
 
 
-def convert(paths: Iterable[Path], out: Path, options: Options | None = None) -> tuple[Writer, list[FileReport]]:
+def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = None) -> tuple[Writer, list[FileReport]]:
     """Write the fit rows of some files to `out`; what is left out is in the reports and in `repeated`.
 
-    UserError when nothing is left, or `out` is one of the files or cannot be written.
+    Raises UserError if nothing is left, or `out` is one of the files or cannot be written.
     """
     files = list(paths)
     if any(out.exists() and path.exists() and out.samefile(path) for path in files):

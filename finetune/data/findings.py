@@ -13,7 +13,7 @@ KEPT = 100  # findings of one kind that are kept with their text; all are counte
 
 
 @dataclass(frozen=True)
-class Options:
+class CheckOptions:
     """What is looked at besides the rows themselves."""
 
     columns: tuple[str, str] | None = None  # question and answer column of a table; None: guessed

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from common.errors import UserError
 from common.i18n import _
-from finetune.data.source import HUBS, Source
+from finetune.data.source import HUBS, DatasetSource
 
 WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
 
 
-def require(source: Source) -> None:
-    """Raise UserError when a hub dataset is neither cached nor reachable."""
+def require(source: DatasetSource) -> None:
+    """Raise UserError if a hub dataset is neither cached nor reachable."""
     which = source.hub or ("hf" if os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms")
     if source.hub_id is None or cached(source.hub_id) or reachable(which):
         return
@@ -28,7 +28,7 @@ def require(source: Source) -> None:
 
 
 def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
-    """Raise UserError when a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
+    """Raise UserError if a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
     which = "hf" if use_hf or os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms"
     if model_cached(name) or reachable(which):
         return

@@ -17,7 +17,7 @@ BATCH = 1024
 
 
 def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
-    """Rows of a Parquet file. UserError when it cannot be read."""
+    """Rows of a Parquet file. Raises UserError if it cannot be read."""
     import pyarrow
     import pyarrow.parquet
 

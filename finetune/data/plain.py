@@ -14,7 +14,7 @@ NOT_FOR_BOTH = ("chat_template_kwargs", "objects")
 def shape_of(value: Any, depth: int = 0) -> Any:
     """The form of a row: names and types. Rows of several forms make pyarrow, under ms-swift, stop or mix them up.
 
-    RecursionError where it is nested deeper than any row of a dataset.
+    Raises RecursionError if it is nested deeper than any row of a dataset.
     """
     if depth > DEEPEST:
         raise RecursionError

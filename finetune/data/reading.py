@@ -25,7 +25,7 @@ LONG_NUMBER = N_("a number of more than 4300 digits")
 
 
 def open_checked(path: Path) -> encoding.Encoding:
-    """The encoding of a file. UserError unless it is a readable file with text in it."""
+    """The encoding of a file. Raises UserError unless it is a readable file with text in it."""
     if not path.exists():
         raise UserError(
             _("{path}: no such file; check the name, or the working folder ({folder})").format(
@@ -69,8 +69,8 @@ def _in_it(folder: Path) -> str:
 def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
     """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
 
-    A broken line of JSONL is yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded,
-    because nothing behind it can be told apart.
+    A broken line of JSONL is yielded as Broken and reading continues; a break in a JSON list is the last thing yielded,
+    because nothing after it can be told apart.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         note: called with what was decided about the file as a whole and may be wrong: its encoding, the sheet, ...
 
     Raises:
-        UserError: the file as a whole is of no use.
+        UserError: the file as a whole is unusable.
     """
     suffix = path.suffix.lower()
     if suffix in BINARY and path.is_file():
@@ -96,7 +96,7 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         yield from tables.read_text(path, found.codec, columns, note)
         return
     try:
-        text = Text(path, found.codec)
+        text = TextBuffer(path, found.codec)
         first = text.peek()
         if first == "[":
             yield from _json_list(text)
@@ -112,7 +112,7 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         yield tables.not_text(place, found.codec)
 
 
-class Text:
+class TextBuffer:
     """A file's text in a buffer that is filled from the front and emptied as rows are taken, with the line count."""
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:
@@ -152,14 +152,14 @@ class Text:
         self.buffer = self.buffer[count:]
 
     def place(self, offset: int) -> str:
-        """Where a character of the buffer stands in the file, for a message."""
+        """The position of a character of the buffer in the file, for a message."""
         before = self.buffer[:offset]
         breaks = before.count("\n")
         column = offset - before.rfind("\n") if breaks else self.column + offset
         return _("line {line}, column {column}").format(line=self.line + breaks, column=column)
 
     def peek(self) -> str:
-        """The next character that is no white space, left in place; '' at the end of the file."""
+        """The next character that is not white space, left in place; '' at the end of the file."""
         while True:
             rest = self.buffer.lstrip()
             self.drop(len(self.buffer) - len(rest))
@@ -167,7 +167,7 @@ class Text:
                 return rest[:1]
 
 
-def _json_list(text: Text) -> Iterator[Row | Broken]:
+def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
     """The elements of one JSON array, decoded one at a time by json's own scanner."""
     text.drop(1)
     number = 0
@@ -217,7 +217,7 @@ def _json_list(text: Text) -> Iterator[Row | Broken]:
             return
 
 
-def _decode(text: Text, number: int) -> Any:
+def _decode(text: TextBuffer, number: int) -> Any:
     """The value at the front of the buffer, read on for as long as it may only be incomplete; or Broken."""
     decoder = json.JSONDecoder()
     size = CHUNK
@@ -249,8 +249,8 @@ def _decode(text: Text, number: int) -> Any:
             return value
 
 
-def _jsonl(text: Text) -> Iterator[Row | Broken]:
-    """One object a line; empty lines are passed over."""
+def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
+    """One object a line; empty lines are skipped."""
     number = 0
     while text.peek():
         number += 1
@@ -309,8 +309,8 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
     return Row(number, line, value)
 
 
-def _spread(text: Text) -> Broken | None:
-    """What to say of a first line that is the beginning of an object over several lines; None: it is no such thing."""
+def _spread(text: TextBuffer) -> Broken | None:
+    """What to say of a first line that begins an object over several lines; None if it does not."""
     while len(text.buffer) <= MAX_ROW and text.fill():
         pass
     try:

@@ -1,6 +1,6 @@
 """What a row is, as the training will take it, or what is wrong with it; check uses it.
 
-qwen2/rows.py is the judge of what can be trained on. Here stands what else a row needs to be of use (no empty texts),
+qwen2/rows.py is the judge of what can be trained on. Here is what else a row needs to be useful (no empty texts),
 and what is said of it: what the training leaves out, and turns that run into each other.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.i18n import N_, _
 
-# A word that ends so is a file, even where it does not exist: `data/faq.json` is no hub id.
+# A word with such an ending is a file, even if it does not exist: `data/faq.json` is not a hub id.
 FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xls", ".txt", ".parquet", ".arrow", ".ndjson"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUBS = {"hf": "HuggingFace", "ms": "ModelScope"}
@@ -17,7 +17,7 @@ MOUNT = N_("a container sees a file of the host only where it is mounted (docker
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """One --dataset argument, taken apart as ms-swift takes it apart: `[hf::|ms::]NAME[:subset/subset][#sample]`."""
 
     spec: str
@@ -37,10 +37,10 @@ class Source:
         return str(path) if self.sample is None else f"{path}#{self.sample}"
 
 
-def parse(spec: str, base: Path | None = None) -> Source:
+def parse(spec: str, base: Path | None = None) -> DatasetSource:
     """Take one --dataset argument apart; relative file names are looked up in `base` (default: the working folder).
 
-    Raises UserError for a sample size that is no number, and for a name that is neither a file here nor a hub id.
+    Raises UserError for a sample size that is not a number, and for a name that is neither a file here nor a hub id.
     """
     folder = base or Path()
 
@@ -58,7 +58,7 @@ def parse(spec: str, base: Path | None = None) -> Source:
     if not spec.strip():
         raise UserError(_("--dataset: empty; name a file, such as self_cognition.json, or a dataset of a hub"))
     if path := local(spec):
-        return Source(spec, path=path)
+        return DatasetSource(spec, path=path)
     name, hub = spec, None
     if "::" in spec:
         prefix, name = spec.split("::", 1)
@@ -71,7 +71,7 @@ def parse(spec: str, base: Path | None = None) -> Source:
             )
     name, sample = _sample(spec, name)
     if hub is None and (path := local(name)):
-        return Source(spec, path=path, sample=sample)
+        return DatasetSource(spec, path=path, sample=sample)
     stem, _other, subset = name.partition(":")
     if hub is None and _looks_like_a_file(name):
         raise UserError(
@@ -84,17 +84,17 @@ def parse(spec: str, base: Path | None = None) -> Source:
             _("{name}: no such file, and not a hub id of the form OWNER/NAME either; check the name").format(name=name)
         )
     subsets = tuple(part.strip() for part in subset.split("/") if part.strip())
-    return Source(spec, hub_id=stem, hub=hub, subsets=subsets, sample=sample)
+    return DatasetSource(spec, hub_id=stem, hub=hub, subsets=subsets, sample=sample)
 
 
 def _sample(spec: str, name: str) -> tuple[str, int | None]:
-    """Split `NAME#500`; only a number behind the # is a sample size, and it has to be a positive one."""
+    """Split `NAME#500`; only a number after the # is a sample size, and it has to be a positive one."""
     stem, mark, tail = name.rpartition("#")
     if not mark:
         return name, None
     if not tail.isdecimal() or int(tail) == 0:
         raise UserError(
-            _("{spec}: '#{tail}' is no number of rows; write NAME#500 for 500 rows, or NAME for all").format(
+            _("{spec}: '#{tail}' is not a number of rows; write NAME#500 for 500 rows, or NAME for all").format(
                 spec=spec, tail=tail
             )
         )
@@ -107,7 +107,7 @@ def _looks_like_a_file(name: str) -> bool:
 
 
 def parse_columns(text: str) -> tuple[str, str]:
-    """`QUESTION,ANSWER` as two names. UserError when it is not that."""
+    """`QUESTION,ANSWER` as two names. Raises UserError if it is in another form."""
     names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
     if len(names) != 2 or not all(names):
         raise UserError(

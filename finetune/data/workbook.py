@@ -20,7 +20,7 @@ NAMED = 5  # sheets that a note names
 
 
 def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
-    """Rows of a workbook. UserError when it cannot be read."""
+    """Rows of a workbook. Raises UserError if it cannot be read."""
     import openpyxl
 
     try:

@@ -1,6 +1,6 @@
 """Which engine trains: the fast lane where every option given is one it honours, else ms-swift; used by train.
 
-`ENGINE=auto|fast|swift`. What the fast lane makes of each option stands here, in one table, and is all that it honours.
+`ENGINE=auto|fast|swift`. One table here says what the fast lane does with each option; it honours no other.
 No torch is imported: the choice is made, and said in one line, before anything slow starts.
 """
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from common.errors import UserError, without_remedy
 from common.i18n import N_, _
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 from qwen2.config import PROJECTIONS, Config
 
 FAST, SWIFT = "fast", "ms-swift"
 ASKED = ("auto", "fast", "swift")
 
-# Options that settle how ms-swift goes about it, or what the fast lane settles by itself; any value will do.
+# Options about how ms-swift works inside, or that the fast lane decides for itself; any value is accepted.
 WITHOUT_EFFECT = frozenset(
     {
         "model",
@@ -79,7 +79,7 @@ FLAGS = frozenset({"use_rslora", "logging_first_step", "load_best_model_at_end",
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """The engine, why it is that one, and for the fast lane what TrainSettings get."""
 
     engine: str
@@ -106,18 +106,19 @@ def choose(
     asked: str,
     options: Mapping[str, Any],
     model_dir: Path,
-    sources: Sequence[Source],
+    sources: Sequence[DatasetSource],
     on_cpu: bool,
     resumed: str = "",
-) -> Choice:
-    """The engine for these options (typed as train.typed types them). UserError when `fast` is asked for and cannot.
+) -> EngineChoice:
+    """The engine for these options (typed as train.typed types them).
 
-    `resumed` is why a run that goes on has its engine, `asked`: nobody asks for it now.
+    Raises UserError if `fast` is asked for and cannot. `resumed` is why a resumed run has its engine, `asked`,
+    which is not asked for again.
     """
     if asked not in ASKED:
         raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))
     if asked == "swift":
-        return Choice(SWIFT, resumed or N_("because ENGINE=swift asks for it"))
+        return EngineChoice(SWIFT, resumed or N_("because ENGINE=swift asks for it"))
     why = resumed or (
         N_("because it honours every option given") if asked == "auto" else N_("because ENGINE=fast asks for it")
     )
@@ -149,8 +150,8 @@ def choose(
         said = _("because of {what}").format(what=obstacles[0])
         if rest_count:
             said += _(" (and {count} more)").format(count=rest_count)
-        return Choice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
-    return Choice(FAST, why, train, **rest)
+        return EngineChoice(SWIFT, f"because of {obstacles[0]}{more}", said=said)
+    return EngineChoice(FAST, why, train, **rest)
 
 
 def _of_model(model_dir: Path) -> list[str]:
@@ -161,12 +162,12 @@ def _of_model(model_dir: Path) -> list[str]:
     return []
 
 
-def _of_data(sources: Sequence[Source]) -> list[str]:
+def _of_data(sources: Sequence[DatasetSource]) -> list[str]:
     return [f"{source.spec}, a dataset of a hub" for source in sources if source.is_hub]
 
 
 def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """Take one option over; returns what stands in the way, or nothing."""
+    """Take one option over; returns the obstacle, or ""."""
     if name in WITHOUT_EFFECT:
         return ""
     if name in NUMBERS:
@@ -184,7 +185,7 @@ def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on
 def _possible(name: str, value: float) -> bool:
     """Values that the fast lane can train with; ms-swift gets the others, or says what is wrong with them.
 
-    A fraction is not whole steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
+    A fraction is not a number of steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
     """
     if name in WHOLE and not float(value).is_integer():
         return False
@@ -214,7 +215,7 @@ def _dtype(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], o
 
 
 def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """The parts that a batch is given as; only their product matters, the plan cuts it anew."""
+    """The parts that a batch is given as; only their product matters, since the plan cuts it again."""
     if not isinstance(value, int) or value < 1:
         return f"--{name} {value}"
     train[name] = value

@@ -1,4 +1,4 @@
-"""The card (README.md) beside a GGUF: what it is, where it came from, how it was proved, and how it is started."""
+"""The card (README.md) next to a GGUF: what it is, where it came from, how it was proved, and how it is started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common import sha256sums
+from common.i18n import N_, _
 from common.model_kind import ModelKind
 from finetune.export.proof import Part
 from finetune.merge import model_card
@@ -33,23 +34,26 @@ class Made:
 def write(path: Path, made: Made) -> None:
     """Write the card; the file's sha256 is in it."""
     lines = model_card.head(made.file.stem, made.base, made.kind, "gguf")
-    lines += [*_start(made.file.name), "## What it is", ""]
+    lines += [*_start(made.file.name), _("## What it is"), ""]
     official = made.base / sha256sums.NAME
     digest = sha256sums.digest(official) if official.is_file() else None
     rows = {
-        "file": f"{made.file.name}, {made.file.stat().st_size:,} bytes, {made.quant.upper()}",
+        N_("file"): _("{name}, {size:,} bytes, {quant}").format(
+            name=made.file.name, size=made.file.stat().st_size, quant=made.quant.upper()
+        ),
         "sha256": f"`{sha256sums.digest(made.file)}`",
-        **({"base": made.base.name} if made.adapter is None else _provenance(made, digest)),
-        "exported": model_card.now(),
-        "versions, export": ", ".join(f"{each} {version}" for each, version in made.versions.items()),
-        "licence": f"{model_card.licence_of(made.base)}, see LICENSE",
+        **({N_("base"): made.base.name} if made.adapter is None else _provenance(made, digest)),
+        N_("exported"): model_card.now(),
+        N_("versions at export"): ", ".join(f"{each} {version}" for each, version in made.versions.items()),
+        N_("licence"): _("{licence}, see LICENSE").format(licence=model_card.licence_of(made.base)),
     }
-    lines += [*model_card.table(rows), "## The proof, by llama.cpp on this file", ""]
+    lines += [*model_card.table(rows), _("## The proof, by llama.cpp on this file"), ""]
     for part in made.parts:
-        lines.append(f"- {'' if part.ok else '**failed** '}{part.name}: {part.looked_at}")
+        failed = "" if part.ok else _("**failed** ")
+        lines.append(f"- {failed}{part.name}: {part.looked_at}")
         lines += [f"  - {each}" for each in [*part.faults, *part.lost]]
-    lines += ["", "The system prompt that it was trained under, and that it has where a request brings none:", ""]
-    lines += ["```text", made.system, "```", "", "`sha256sum -c SHA256SUMS` proves the files.", ""]
+    lines += ["", _("The system prompt that it was trained with; it is used where a request has none:"), ""]
+    lines += ["```text", made.system, "```", "", _("`sha256sum -c SHA256SUMS` proves the files."), ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -57,8 +61,10 @@ def _start(file: str) -> list[str]:
     """The lines that run it."""
     name = json.dumps(file)[1:-1]
     return [
+        _("Run these in this folder; Ollama reads its Modelfile:"),
+        "",
         "```bash",
-        "ollama create my-model -f Modelfile && ollama run my-model   # in this folder; Ollama reads Modelfile",
+        "ollama create my-model -f Modelfile && ollama run my-model   # Ollama",
         f"llama-server -m {name} --jinja --temp 0                     # llama.cpp: http://127.0.0.1:8080",
         f"lms import {name} && lms load {Path(file).stem}             # LM Studio",
         "```",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.i18n import _
-from finetune.export.llamacpp import Model
+from finetune.export.llamacpp import LlamaServer
 from finetune.export.modelfile import MAX_TOKENS
 from finetune.talk import terminal
 
@@ -20,11 +20,11 @@ def run(path: Path, questions: Sequence[str]) -> int:
     """Answer each question by itself, or converse where there is none; returns the exit code.
 
     Raises:
-        UserError: The file is not there, or is no GGUF that llama.cpp loads.
+        UserError: The file is not there, or is not a GGUF that llama.cpp loads.
     """
     _require_file(path)
     print(_("loading {path} ...").format(path=path), file=sys.stderr, flush=True)
-    with Model(path, CONTEXT) as model:
+    with LlamaServer(path, CONTEXT) as model:
         if not questions:
             terminal.converse(path.name, lambda said: _answer(model, said))
         for question in questions:
@@ -50,8 +50,8 @@ def _require_file(path: Path) -> None:
         raise UserError(_("{path}: not a GGUF file; name a .gguf file that export.sh wrote").format(path=path))
 
 
-def _answer(model: Model, messages: Sequence[dict[str, str]]) -> Iterator[str]:
-    """The answer as it is made. UserError for a conversation that is too long."""
+def _answer(model: LlamaServer, messages: Sequence[dict[str, str]]) -> Iterator[str]:
+    """The answer as it is made. Raises UserError for a conversation that is too long."""
     try:
         yield from model.stream(messages, MAX_TOKENS)
     except ValueError as error:

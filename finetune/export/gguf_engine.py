@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.export.llamacpp import Model
+from finetune.export.llamacpp import LlamaServer
 from finetune.verify.engine import Answer, Ask, Progress
 from qwen2.chat import Tokenizer
 
@@ -16,7 +16,7 @@ class GgufEngine:
     name = "llama.cpp"
     device = "cpu"
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, eos: Sequence[int], dtype: str) -> None:
+    def __init__(self, model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], dtype: str) -> None:
         """Takes the base's tokenizer: the proof has shown that the file's gives the same ids."""
         self.model, self.tokenizer, self.eos, self.dtype = model, tokenizer, set(eos), dtype
 

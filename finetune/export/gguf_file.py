@@ -27,7 +27,7 @@ from common.i18n import _
 from finetune.export import llamacpp
 from finetune.export.mixture import QUANTS, Mixture, row_bytes
 from finetune.export.vocabulary import Vocabulary
-from finetune.export.weights import Source, Weights
+from finetune.export.weights import TensorSource, Weights
 from qwen2.config import Config
 
 PIECE = 4 << 20  # weights that a thread works on at a time: 16 MiB in float32
@@ -37,7 +37,7 @@ Importance = dict[str, npt.NDArray[np.float32]]  # name of a tensor -> [columns]
 
 @dataclass(frozen=True)
 class About:
-    """What the file says of itself, beside shape and vocabulary."""
+    """What the file says of itself, besides shape and vocabulary."""
 
     name: str
     licence: str
@@ -46,10 +46,10 @@ class About:
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor lies in the file, and as what."""
 
-    source: Source
+    source: TensorSource
     kind: Kind
     offset: int
     importance: npt.NDArray[np.float32] | None = None  # [columns]; None: not weighed
@@ -92,7 +92,7 @@ def write(
     `importance` weighs the quantization; a tensor that it does not name is quantized without.
 
     Raises:
-        UserError: The disk is full, or a weight is no number.
+        UserError: The disk is full, or a weight is not a number.
     """
     try:
         places = _begin(path, weights, vocabulary, about, quant, importance or {})
@@ -108,7 +108,7 @@ def write(
 
 def _begin(
     path: Path, weights: Weights, vocabulary: Vocabulary, about: About, quant: str, importance: Importance
-) -> list[Place]:
+) -> list[TensorPlace]:
     """Metadata and the table of tensors; the file then has its full length, with zeros for weights."""
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = GGUFWriter(path, "qwen2")
@@ -131,7 +131,7 @@ def _begin(
     offset = writer.ggml_pad(writer.fout[0].tell(), align)
     places = []
     for source, kind in zip(weights, kinds, strict=True):
-        places.append(Place(source, kind, offset, importance.get(source.name)))
+        places.append(TensorPlace(source, kind, offset, importance.get(source.name)))
         offset = writer.ggml_pad(offset + source.rows * places[-1].stride, align)
     writer.close()
     with path.open("r+b") as file:
@@ -191,20 +191,20 @@ def _tokenizer(writer: GGUFWriter, vocabulary: Vocabulary, about: About) -> None
 
 
 @dataclass(frozen=True)
-class _Piece:
-    place: Place
+class _RowRange:
+    place: TensorPlace
     start: int
     stop: int
 
 
-def _pieces(places: list[Place]) -> Iterator[_Piece]:
+def _pieces(places: list[TensorPlace]) -> Iterator[_RowRange]:
     for place in places:
         step = max(1, PIECE // place.source.columns)
         for start in range(0, place.source.rows, step):
-            yield _Piece(place, start, min(start + step, place.source.rows))
+            yield _RowRange(place, start, min(start + step, place.source.rows))
 
 
-def _fill(path: Path, places: list[Place], threads: int, progress: Progress) -> None:
+def _fill(path: Path, places: list[TensorPlace], threads: int, progress: Progress) -> None:
     """Every piece by one of `threads`; the first error ends the others at their next piece."""
     import torch
 
@@ -236,7 +236,7 @@ def _fill(path: Path, places: list[Place], threads: int, progress: Progress) -> 
         torch.set_num_threads(before)
 
 
-def _work(piece: _Piece, descriptor: int, stop: threading.Event) -> int:
+def _work(piece: _RowRange, descriptor: int, stop: threading.Event) -> int:
     if stop.is_set():
         return 0
     place, source = piece.place, piece.place.source

@@ -54,7 +54,7 @@ def data_of(run: Run, config_folder: Path) -> list[DataRow]:
         return kept
     files = run.own_datasets(config_folder)
     if not files:
-        names = ", ".join(run.datasets) or "no dataset"
+        names = ", ".join(run.datasets) or _("no dataset")
         raise UserError(
             _("export: --imatrix rows: the run's data ({names}) were not found; omit --imatrix").format(names=names)
         )

@@ -31,7 +31,7 @@ REQUEST_S = 3600.0
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The wheel's own library. UserError when it is not installed or cannot be loaded."""
+    """The wheel's own library. Raises UserError if it is not installed or cannot be loaded."""
     try:
         import xllamacpp
 
@@ -56,7 +56,7 @@ def _library() -> ctypes.CDLL:
 
 
 def version() -> str:
-    """llama.cpp's version and the wheel's; UserError when the wheel is not installed."""
+    """llama.cpp's version and the wheel's. Raises UserError if the wheel is not installed."""
     return f"{_library().llama_version().decode()} (xllamacpp {importlib.metadata.version('xllamacpp')})"
 
 
@@ -84,7 +84,7 @@ def quantize(
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """An answer: its tokens with the end token, its text, and whether it `ended` by itself."""
 
     ids: list[int]
@@ -92,7 +92,7 @@ class Said:
     ended: bool
 
 
-class Model:
+class LlamaServer:
     """A GGUF file in llama.cpp's server, on the CPU; `with Model(path) as model: ...`. It listens on loopback alone."""
 
     def __init__(self, path: Path, context: int, parallel: int = 1, threads: int | None = None) -> None:
@@ -131,7 +131,7 @@ class Model:
             ) from None
         self._address = self._server.listening_address.removeprefix("http://")
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> LlamaServer:
         return self
 
     def __exit__(
@@ -140,7 +140,7 @@ class Model:
         self._server = None  # its destructor ends the server's threads
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One request; a GET without a body. ValueError with the server's message when it refuses."""
+        """One request; a GET without a body. Raises ValueError with the server's message if it refuses."""
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
         try:
             sent = None if body is None else json.dumps(body)
@@ -162,11 +162,11 @@ class Model:
         """The file's own token ids of a text with special tokens in it; none is added."""
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
-    def answer(self, prompt: Sequence[int], max_tokens: int) -> Said:
+    def answer(self, prompt: Sequence[int], max_tokens: int) -> Completion:
         """The greedy answer to a prompt."""
         body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
         found = self.call("/completion", body | {"return_tokens": True})
-        return Said(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
+        return Completion(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
 
     def next_tokens(self, prompt: Sequence[int], end: int) -> dict[int, float]:
         """The log probabilities of the TOP likeliest tokens after a prompt, as the model has them.
@@ -202,10 +202,10 @@ class Model:
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]
-    ) -> list[Said]:
+    ) -> list[Completion]:
         """Answers in order, as many at a time as the server takes."""
 
-        def one(pair: tuple[Sequence[int], int]) -> Said:
+        def one(pair: tuple[Sequence[int], int]) -> Completion:
             said = self.answer(*pair)
             progress(1)
             return said

@@ -84,7 +84,10 @@ For each function call, return a json object with function name and arguments wi
 
 
 def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.0") -> str:
-    """The Modelfile of a GGUF beside it. UserError for a system prompt that its language cannot hold."""
+    """The Modelfile for a GGUF in the same folder.
+
+    Raises UserError for a system prompt that its language cannot hold.
+    """
     if '"""' in system:
         raise UserError(
             _(
@@ -105,11 +108,13 @@ def faults(found: str, file: str, system: str, stops: Sequence[str]) -> list[str
     """What a Modelfile lacks of what it must say, in words."""
     wrong = []
     said = {match[1] for match in re.finditer(r'^PARAMETER stop "(.*)"$', found, re.MULTILINE)}
-    wrong += [f"{NAME}: the stop word {stop} is left out" for stop in stops if stop not in said]
+    wrong += [
+        _("{name}: the stop word {stop} is missing").format(name=NAME, stop=stop) for stop in stops if stop not in said
+    ]
     if f'TEMPLATE """{TEMPLATE}"""' not in found:
-        wrong.append(f"{NAME}: the template is another than the training's")
+        wrong.append(_("{name}: the template differs from the training's").format(name=NAME))
     if system and f'SYSTEM """{system}"""' not in found:
-        wrong.append(f"{NAME}: the system prompt is another than the training's")
+        wrong.append(_("{name}: the system prompt differs from the training's").format(name=NAME))
     if not found.startswith(f"FROM ./{file}\n"):
-        wrong.append(f"{NAME}: it names another file than {file}")
+        wrong.append(_("{name}: it does not name {file}").format(name=NAME, file=file))
     return wrong

@@ -12,7 +12,7 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Conversation:
     """A conversation to be answered, and the tools that it may call."""
 
     messages: tuple[Message, ...]
@@ -99,12 +99,12 @@ _TURNS: tuple[tuple[Message, ...], ...] = (
 )
 _WEATHER = _tool("get_weather", "天气 & <temperature> of a city", city={"type": "string", "enum": ["北京", "Paris"]})
 _ADD = _tool("add", "Adds two numbers.", a={"type": "number"}, b={"type": "number", "default": 0})
-_TOOLS: tuple[Prompt, ...] = (
-    Prompt((_user("北京天气怎么样?"),), (_WEATHER,)),
-    Prompt((_user("2+2?"),), (_ADD, _WEATHER)),
-    Prompt(({"role": "system", "content": _SYSTEMS[2]}, _user("Paris?")), (_WEATHER,)),
-    Prompt((_user("Paris?"), _calls(("get_weather", '{"city": "Paris"}')), _result("18 °C")), (_WEATHER,)),
-    Prompt(
+_TOOLS: tuple[Conversation, ...] = (
+    Conversation((_user("北京天气怎么样?"),), (_WEATHER,)),
+    Conversation((_user("2+2?"),), (_ADD, _WEATHER)),
+    Conversation(({"role": "system", "content": _SYSTEMS[2]}, _user("Paris?")), (_WEATHER,)),
+    Conversation((_user("Paris?"), _calls(("get_weather", '{"city": "Paris"}')), _result("18 °C")), (_WEATHER,)),
+    Conversation(
         (
             _user("北京和巴黎"),
             _calls(("get_weather", '{"city": "北京"}'), ("get_weather", '{"city": "Paris"}')),
@@ -113,7 +113,7 @@ _TOOLS: tuple[Prompt, ...] = (
         ),
         (_WEATHER, _ADD),
     ),
-    Prompt(
+    Conversation(
         (
             _user("1+2, then +3"),
             _calls(("add", '{"a": 1, "b": 2.5}')),
@@ -125,13 +125,13 @@ _TOOLS: tuple[Prompt, ...] = (
         ),
         (_ADD,),
     ),
-    Prompt((_user("no arguments"), _calls(("now", "{}")), _result("12:00"))),
+    Conversation((_user("no arguments"), _calls(("now", "{}")), _result("12:00"))),
 )
 
 
-def all_prompts() -> list[Prompt]:
+def all_prompts() -> list[Conversation]:
     """All of them: single questions, system prompts, several turns, tools."""
-    found = [Prompt((_user(text),)) for text in _TEXTS]
-    found += [Prompt(({"role": "system", "content": text}, _user("你能做什么?"))) for text in _SYSTEMS]
-    found += [Prompt(turns) for turns in _TURNS]
+    found = [Conversation((_user(text),)) for text in _TEXTS]
+    found += [Conversation(({"role": "system", "content": text}, _user("你能做什么?"))) for text in _SYSTEMS]
+    found += [Conversation(turns) for turns in _TURNS]
     return found + list(_TOOLS)

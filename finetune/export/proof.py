@@ -18,12 +18,12 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader, quants
 
-from common.i18n import N_, _
+from common.i18n import _
 from finetune.export import modelfile, prompts
-from finetune.export.llamacpp import Model, Said
+from finetune.export.llamacpp import Completion, LlamaServer
 from finetune.export.mixture import Mixture
-from finetune.export.weights import Source, Weights
-from finetune.merge.same_answers import Asked, first_difference
+from finetune.export.weights import TensorSource, Weights
+from finetune.merge.same_answers import AnswerPair, first_difference
 from qwen2.chat import Tokenizer
 
 SHOWN = 3  # faults of one part that a message names
@@ -31,28 +31,17 @@ SAMPLED = 16  # rows of a tensor that are compared
 # The largest relative error that rounding may leave, some three times what ordinary weights have.
 ROUNDING = {Kind.F32: 1e-6, Kind.F16: 0.002, Kind.Q8_0: 0.03, Kind.Q6_K: 0.08, Kind.Q5_K: 0.15, Kind.Q5_0: 0.15}
 COARSE = 0.3
-FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is no number
+FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is not a number
 
 
 @dataclass
 class Part:
-    """One part of the proof: what was looked at, in words, every fault, and answers lost that are no fault alone."""
+    """One part of the proof: what was looked at, every fault, and answers lost that are no fault on their own."""
 
     name: str
-    pattern: str  # a message of the catalogue
-    values: dict[str, Any] = field(default_factory=dict)
+    looked_at: str
     faults: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-
-    @property
-    def looked_at(self) -> str:
-        """What was looked at, in English, for the card."""
-        return self.pattern.format(**self.values)
-
-    @property
-    def told(self) -> str:
-        """The same in the language of the screen."""
-        return _(self.pattern).format(**self.values)
 
     @property
     def ok(self) -> bool:
@@ -64,20 +53,22 @@ class Part:
         """One line for a person."""
         if self.ok:
             return f"{self.name}: {self.looked_at}"
-        more = f", and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+        more = _(", and {count} more").format(count=len(self.faults) - SHOWN) if len(self.faults) > SHOWN else ""
         return f"{self.name}: {'; '.join(self.faults[:SHOWN])}{more}"
 
 
-def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
+def ids(model: LlamaServer, tokenizer: Tokenizer, system: str) -> Part:
     """Text and ids of the file's own template and tokenizer against those of the training."""
     every = prompts.all_prompts()
-    part = Part("ids", N_("{count} conversations give the token ids of the training's template"), {"count": len(every)})
+    part = Part(
+        "ids", _("{count} conversations give the token ids of the training's template").format(count=len(every))
+    )
     for prompt in every:
         wanted = tokenizer.encode_chat(prompt.for_training(), system, tools=list(prompt.tools) or None)
         try:
             text = model.prompt(prompt.messages, list(prompt.tools))
         except ValueError as error:
-            part.faults.append(f"the template does not take {prompt.name} ({error})")
+            part.faults.append(_("the template rejects {name} ({error})").format(name=prompt.name, error=error))
             continue
         found = model.ids(text)
         if found == wanted:
@@ -87,26 +78,29 @@ def ids(model: Model, tokenizer: Tokenizer, system: str) -> Part:
         if text != expected:
             at = next((n for n, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b), 0)
             part.faults.append(
-                f"the template is another than the training's: {prompt.name} has {text[at : at + 30]!r} "
-                f"where {expected[at : at + 30]!r} belongs"
+                _("the template differs from the training's: {name} has {text!r} instead of {expected!r}").format(
+                    name=prompt.name, text=text[at : at + 30], expected=expected[at : at + 30]
+                )
             )
         else:
-            part.faults.append(f"the tokenizer cuts {prompt.name} otherwise, from token {place} on")
+            part.faults.append(
+                _("the tokenizer splits {name} differently from token {place} on").format(name=prompt.name, place=place)
+            )
     return part
 
 
-def stops(model: Model, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
+def stops(model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
     """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
     words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
-    part = Part("stops", N_("an answer ends at {words}"), {"words": ", ".join(words)})
+    part = Part("stops", _("an answer ends at {words}").format(words=_(" and at ").join(words)))
     said = model.call("/props")["eos_token"]
     if said != words[0]:
-        part.faults.append(f"the end token of the file is {said}, not {words[0]}")
+        part.faults.append(_("the end token of the file is {said}, not {wanted}").format(said=said, wanted=words[0]))
     prompt = model.ids("?")
     for token, word in zip(eos, words, strict=True):
         body = {"prompt": prompt, "n_predict": 2, "temperature": 0, "logit_bias": [[token, 1e6]]}
         if model.call("/completion", body)["stop_type"] != "eos":
-            part.faults.append(f"llama.cpp does not stop at {word}")
+            part.faults.append(_("llama.cpp does not stop at {word}").format(word=word))
     text = (folder / modelfile.NAME).read_text(encoding="utf-8")
     part.faults += modelfile.faults(text, model.path.name, system, words)
     return part
@@ -117,27 +111,36 @@ def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[
     there = {each.name: each for each in GGUFReader(path).tensors}
     part = Part(
         "tensors",
-        N_("{count} tensors, {rows} rows of each, are the merged weights"),
-        {"count": len(weights.sources), "rows": SAMPLED},
+        _("{count} tensors match the merged weights ({rows} rows of each compared)").format(
+            count=len(weights.sources), rows=SAMPLED
+        ),
     )
     for source in weights:
         found = there.pop(source.name, None)
         if found is None:
-            part.faults.append(f"{source.name} is missing")
+            part.faults.append(_("{name} is missing").format(name=source.name))
         else:
             part.faults += _faults(source, found, mixture.kind(source.name, source.shape))
         progress(1)
-    part.faults += [f"{name} does not belong in a Qwen2" for name in there]
+    part.faults += [_("{name} does not belong in a Qwen2").format(name=name) for name in there]
     return part
 
 
-def _faults(source: Source, found: Any, kind: Kind) -> list[str]:
+def _faults(source: TensorSource, found: Any, kind: Kind) -> list[str]:
     shape = tuple(int(n) for n in reversed(found.shape))
     if shape != source.shape:
-        turned = ": it is transposed" if shape == source.shape[::-1] else ""
-        return [f"{source.name} has the shape {list(shape)}, not {list(source.shape)}{turned}"]
+        turned = _(": it is transposed") if shape == source.shape[::-1] else ""
+        return [
+            _("{name} has the shape {shape}, not {wanted}{turned}").format(
+                name=source.name, shape=list(shape), wanted=list(source.shape), turned=turned
+            )
+        ]
     if found.tensor_type != kind:
-        return [f"{source.name} is {found.tensor_type.name}, not {kind.name}"]
+        return [
+            _("{name} is {found}, not {wanted}").format(
+                name=source.name, found=found.tensor_type.name, wanted=kind.name
+            )
+        ]
     places = sorted({int(n) for n in np.linspace(0, source.rows - 1, min(SAMPLED, source.rows))})
     expected = np.concatenate([source.read(place, place + 1) for place in places])
     stored = found.data.reshape(source.rows, -1)
@@ -148,8 +151,12 @@ def _faults(source: Source, found: Any, kind: Kind) -> list[str]:
     why = ""
     if source.rows == source.columns:
         columns = np.stack([source.read(0, source.rows)[:, place] for place in places])
-        why = ": it is transposed" if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
-    return [f"{source.name} is off by {error:.0%} of its size, and {kind.name} rounds by less{why}"]
+        why = _(": it is transposed") if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
+    return [
+        _("{name} is off by {error:.0%}, more than {kind} rounds{why}").format(
+            name=source.name, error=error, kind=kind.name, why=why
+        )
+    ]
 
 
 def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
@@ -161,25 +168,25 @@ def _distance(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 def compare(
-    model: Model,
+    model: LlamaServer,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     prompts_: Sequence[list[int]],
     before: Sequence[list[int]],
-    after: Sequence[Said],
+    after: Sequence[Completion],
     eos: Sequence[int],
-) -> list[Asked]:
+) -> list[AnswerPair]:
     """The adapter's answers (token ids without the end token) beside the file's, with the gap where they part."""
     found = []
     for text, prompt, left, said in zip(texts, prompts_, before, after, strict=True):
         right = [token for token in said.ids if token not in eos]
         gap = None if left == right else _gap(model, prompt, left, right, eos)
         words = [tokenizer.decode(each).strip() for each in (left, right)]
-        found.append(Asked(text, words[0], words[1], gap))
+        found.append(AnswerPair(text, words[0], words[1], gap))
     return found
 
 
-def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
+def _gap(model: LlamaServer, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
     """Logits by which the file prefers its first differing token; an answer's end counts as a token."""
     place = first_difference(left, right)
     likely = model.next_tokens(prompt + left[:place], eos[0])
@@ -190,17 +197,19 @@ def _gap(model: Model, prompt: list[int], left: list[int], right: list[int], eos
     return best[1] - best[0]
 
 
-def answers(asked: Sequence[Asked], near_tie: float) -> Part:
+def answers(asked: Sequence[AnswerPair], near_tie: float) -> Part:
     """The rule of merge over the answers."""
     differing = [each for each in asked if each.gap is not None]
-    pattern = (
-        N_("{count} of {count} are the adapter's, {near} of them from a near tie on (at most {tie} logits)")
-        if differing
-        else N_("{count} of {count} are the adapter's")
-    )
-    part = Part("answers", pattern, {"count": len(asked), "near": len(differing), "tie": near_tie})
+    looked_at = _("all {count} answers are the adapter's").format(count=len(asked))
+    if differing:
+        looked_at += _(", {count} of them up to a near tie (at most {near_tie} logits)").format(
+            count=len(differing), near_tie=near_tie
+        )
+    part = Part("answers", looked_at)
     part.faults = [
-        f"{each.question!r}: adapter {each.adapter[:60]!r}, file {each.merged[:60]!r} ({each.gap:.2f} logits apart)"
+        _("{question!r}: adapter {adapter!r}, file {merged!r} ({gap:.2f} logits apart)").format(
+            question=each.question, adapter=each.adapter[:60], merged=each.merged[:60], gap=each.gap
+        )
         for each in asked
         if not each.accepted(near_tie)
     ]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.i18n import N_
+from common.i18n import _
 from finetune.export.gguf_engine import GgufEngine
 from finetune.export.proof import Part
 from finetune.runs.progress_bar import Bar
@@ -71,7 +71,7 @@ class Verdict:
 
     def ask_file(self, engine: GgufEngine, bar: Bar) -> None:
         """Ask the file."""
-        self.ask(engine, None, True, "the file", bar)
+        self.ask(engine, None, True, _("the file"), bar)
 
     def part(self) -> Part:
         """Figures of both, and every answer that the adapter had right and the file has not."""
@@ -81,21 +81,16 @@ class Verdict:
         count = len(right[0])
         part = Part(
             "verdict",
-            N_(
-                "{verdict}; {answers} answers; of {count} that can be right or wrong the adapter has {adapter} right, "
-                "the file {file}"
+            _(
+                "{verdict}; {count} answers; of the {judged} that can be right or wrong, the adapter has "
+                "{adapter} right and the file {file}"
+            ).format(
+                verdict=found["verdict"], count=len(self.asks), judged=count, adapter=sum(right[0]), file=sum(right[1])
             ),
-            {
-                "verdict": found["verdict"],
-                "answers": len(self.asks),
-                "count": count,
-                "adapter": sum(right[0]),
-                "file": sum(right[1]),
-            },
         )
-        part.lost = [f"lost: {_shown(each)}" for each in self.lost()]
+        part.lost = [_("lost: {each}").format(each=_shown(each)) for each in self.lost()]
         if found["verdict"] != "pass":
-            part.faults = [str(each) for each in found["failures"]] or ["no threshold has a question"]
+            part.faults = [str(each) for each in found["failures"]] or [_("no threshold has a question")]
         return part
 
     def _decided(self) -> list[Asked]:
@@ -108,4 +103,6 @@ class Verdict:
 
 def _shown(asked: Asked) -> str:
     before, after = (asked.scored[side] for side in (BEFORE, AFTER))
-    return f"{asked.question.text[:60]!r}: adapter {before.text[:60]!r}, file {after.text[:60]!r} ({after.reason})"
+    return _("{question!r}: adapter {adapter!r}, file {file!r} ({reason})").format(
+        question=asked.question.text[:60], adapter=before.text[:60], file=after.text[:60], reason=after.reason
+    )

@@ -37,7 +37,7 @@ class Vocabulary:
 
 
 def read(model: Path, config: Config) -> Vocabulary:
-    """The vocabulary of a model folder. UserError when llama.cpp has no name for what is in it."""
+    """The vocabulary of a model folder. Raises UserError if llama.cpp has no name for what is in it."""
     file = model / "tokenizer.json"
     try:
         data = json.loads(file.read_text(encoding="utf-8"))

@@ -37,7 +37,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """One tensor: its name in the GGUF, its shape as in the checkpoint, where it lies, and what is added."""
 
     name: str
@@ -60,7 +60,10 @@ class Source:
         return self.shape[-1]
 
     def read(self, start: int, stop: int) -> Rows:
-        """Rows start to stop, merged, in float32. UserError when one is NaN or infinite, or the file is too short."""
+        """Rows start to stop, merged, in float32.
+
+        Raises UserError if one is NaN or infinite, or the file is too short.
+        """
         dtype = DTYPES[self.entry.dtype]
         width = self.columns * dtype.itemsize
         buffer = bytearray((stop - start) * width)
@@ -81,7 +84,7 @@ class Weights:
     """All tensors of base and adapter in the order of the file; `closed` at the end by `close`."""
 
     def __init__(self, model: Path, adapter: Path | None) -> None:
-        """Read headers, config and adapter. UserError when something does not fit."""
+        """Read headers, config and adapter. Raises UserError if something does not fit."""
         try:
             self.config = Config.from_dir(model)
             entries = read_headers(model)
@@ -94,7 +97,7 @@ class Weights:
         self.sources = []
         for name in shapes:
             stem, _, kind = name.rpartition(".")
-            self.sources.append(Source(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
+            self.sources.append(TensorSource(f"{mapping.get_name(stem)}.{kind}", entries[name], deltas.pop(stem, None)))
         assert not deltas, deltas.keys()
 
     @property
@@ -107,7 +110,7 @@ class Weights:
         """Numbers in all tensors."""
         return sum(source.rows * source.columns for source in self.sources)
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[TensorSource]:
         return iter(self.sources)
 
 

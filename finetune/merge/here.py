@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import FAILED, UserError
 from common.i18n import _
-from finetune.merge.same_answers import Answers, release
+from finetune.merge.same_answers import BaseAnswers, release
 from finetune.verify.engine import Qwen2Engine
 from qwen2 import adapter_config
 
@@ -28,10 +28,13 @@ def merge(
     out: Path,
     device: str,
     ceiling_gib: float,
-    answers: Answers | None,
+    answers: BaseAnswers | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Write base + adapter to `out`; before, `answers` hears what the adapter answers. UserError when that fails."""
+    """Write base + adapter to `out`; before, `answers` hears what the adapter answers.
+
+    Raises UserError if that fails.
+    """
     from qwen2 import merged
 
     tell(_("loading the base"))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.i18n import N_, _
 from common.model_kind import ModelKind
-from finetune.merge.same_answers import NEAR_TIE, Asked
+from finetune.merge.same_answers import NEAR_TIE, AnswerPair
 
 
 def write(
@@ -25,33 +26,35 @@ def write(
     lora: dict[str, Any],
     system: str,
     versions: dict[str, str],
-    asked: Sequence[Asked] | None,
+    asked: Sequence[AnswerPair] | None,
     device: str,
 ) -> None:
     """Write the card. `record` is the run's run.json ({} when it has none), `asked` None when nothing was checked."""
     original = original_of(base, kind)
     lines = head(name, base, kind, "transformers")
     lines += [
-        f"A LoRA adapter merged into {kind.title or original or base.name}: {dtype} weights, no adapter needed.",
+        _("A LoRA adapter merged into {title}: {dtype} weights, no adapter needed.").format(
+            title=kind.title or original or base.name, dtype=dtype
+        ),
         "",
     ]
     rows = {
         **provenance(base, base_digest, adapter, record, lora),
-        "merged": f"{now()} on {device}",
-        "versions, merge": _versions(versions),
-        "check": _check(asked),
+        N_("merged"): f"{now()} on {device}",
+        N_("versions at merge"): _versions(versions),
+        N_("check"): _check(asked),
     }
     lines += table(rows)
     lines += [
-        "Asked with the system prompt that it was trained under:",
+        _("Use it with the system prompt that it was trained with:"),
         "",
         "```text",
         system,
         "```",
         "",
-        "`sha256sum -c SHA256SUMS` proves the files. "
-        f"{licence_of(base)}, see LICENSE; "
-        f"the base is {original or kind.title or base.name}.",
+        _("`sha256sum -c SHA256SUMS` proves the files. {licence}, see LICENSE; the base is {original}.").format(
+            licence=licence_of(base), original=original or kind.title or base.name
+        ),
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -69,7 +72,7 @@ def head(name: str, base: Path, kind: ModelKind, library: str) -> list[str]:
         read["base_model"] = original
     lines = ["---", *(f"{key}: {value}" for key, value in read.items()), "---", "", f"# {name}", ""]
     if kind.is_for_tests:
-        lines += [f"**Made from {kind.title}**: {kind.what}.", ""]
+        lines += [_("**Made from {title}**: {what}.").format(title=_(kind.title), what=_(kind.what)), ""]
     return lines
 
 
@@ -78,20 +81,20 @@ def provenance(
 ) -> dict[str, str]:
     """Where a model came from: the rows of a card that hold for a merged folder and for a GGUF."""
     return {
-        "base": f"{base.name}" + (f", SHA256SUMS sha256 `{base_digest}`" if base_digest else ""),
-        "adapter": f"{adapter.parent.name}/{adapter.name}",
-        "rank, alpha": f"{lora.get('r', '?')}, {lora.get('lora_alpha', '?')}",
-        "trained": _trained(record),
-        "engine": str(record.get("engine") or "not recorded"),
-        "settings": _settings(record),
-        **{f"dataset {number}": text for number, text in enumerate(_datasets(record), 1)},
-        "versions, training": _versions(record.get("versions") or {}),
+        N_("base"): f"{base.name}" + (f", SHA256SUMS sha256 `{base_digest}`" if base_digest else ""),
+        N_("adapter"): f"{adapter.parent.name}/{adapter.name}",
+        N_("rank, alpha"): f"{lora.get('r', '?')}, {lora.get('lora_alpha', '?')}",
+        N_("trained"): _trained(record),
+        N_("engine"): str(record.get("engine") or _("not recorded")),
+        N_("settings"): _settings(record),
+        **{_("dataset {number}").format(number=number): text for number, text in enumerate(_datasets(record), 1)},
+        N_("versions at training"): _versions(record.get("versions") or {}),
     }
 
 
 def table(rows: dict[str, str]) -> list[str]:
     """The lines of a table of two columns, and an empty one."""
-    return ["| what | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in rows.items()), ""]
+    return ["| | |", "| --- | --- |", *(f"| {_(key)} | {_cell(value)} |" for key, value in rows.items()), ""]
 
 
 def now() -> str:
@@ -110,22 +113,22 @@ def licence(base: Path) -> str:
 
 def licence_of(base: Path) -> str:
     """The same in a reader's words."""
-    return "Apache-2.0" if licence(base) == "apache-2.0" else "Under the licence of the base"
+    return "Apache-2.0" if licence(base) == "apache-2.0" else _("Under the licence of the base")
 
 
 def _trained(record: dict[str, Any]) -> str:
     parts = [str(record["started"])] if record.get("started") else []
     if record.get("steps"):
-        parts.append(f"{record['steps']} steps")
+        parts.append(_("{steps} steps").format(steps=record["steps"]))
     if record.get("first_loss") is not None and record.get("final_loss") is not None:
-        parts.append(f"loss {record['first_loss']:.2f} -> {record['final_loss']:.2f}")
-    return ", ".join(parts) or "not recorded (no run.json beside the checkpoint)"
+        parts.append(_("loss {first:.2f} -> {last:.2f}").format(first=record["first_loss"], last=record["final_loss"]))
+    return ", ".join(parts) or _("not recorded (no run.json beside the checkpoint)")
 
 
 def _settings(record: dict[str, Any]) -> str:
     settings = record.get("settings") or {}
     names = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
-    return ", ".join(f"{name} {settings[name]}" for name in names if name in settings) or "not recorded"
+    return ", ".join(f"{name} {settings[name]}" for name in names if name in settings) or _("not recorded")
 
 
 def _datasets(record: dict[str, Any]) -> list[str]:
@@ -133,21 +136,23 @@ def _datasets(record: dict[str, Any]) -> list[str]:
     for each in record.get("datasets") or []:
         text = Path(str(each.get("name"))).name
         if each.get("rows") is not None:
-            text += f", {each['rows']} rows"
+            text += _(", {rows} rows").format(rows=each["rows"])
         found.append(text + (f", sha256 `{each['sha256']}`" if each.get("sha256") else ""))
-    return found or ["not recorded"]
+    return found or [_("not recorded")]
 
 
 def _versions(versions: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or _("not recorded")
 
 
-def _check(asked: Sequence[Asked] | None) -> str:
+def _check(asked: Sequence[AnswerPair] | None) -> str:
     if asked is None:
-        return "left out (--no-check)"
+        return _("skipped (--no-check)")
     differing = sum(each.gap is not None for each in asked)
-    text = f"{len(asked)} questions, greedy, before and after merging: {differing} answers differ"
-    return text + (f", each at a near tie (at most {NEAR_TIE} logits)" if differing else "")
+    text = _("{count} questions, greedy, before and after merging: {differing} answers differ").format(
+        count=len(asked), differing=differing
+    )
+    return text + (_(", each at a near tie (at most {most} logits)").format(most=NEAR_TIE) if differing else "")
 
 
 def _cell(text: str) -> str:

@@ -18,7 +18,7 @@ MEMORY_FACTOR = 1.15
 
 
 def weights_bytes(model_dir: Path) -> int:
-    """Bytes of a model folder's safetensors files. UserError when it has none."""
+    """Bytes of a model folder's safetensors files. Raises UserError if it has none."""
     total = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
     if not total:
         raise UserError(
@@ -30,7 +30,7 @@ def weights_bytes(model_dir: Path) -> int:
 
 
 def require_disk(target: Path, weights: int, what: str = N_("the merged model")) -> None:
-    """UserError when the disk that `target` will be on has no room for `weights` bytes and the margin."""
+    """Raises UserError if the disk that `target` will be on has no room for `weights` bytes and the margin."""
     place = target
     while not place.exists():
         place = place.parent
@@ -66,14 +66,14 @@ def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tu
 
 
 def require_memory(weights: int, check: bool) -> None:
-    """UserError when memory is short for merging on the CPU (bf16) and for the check after it (float32 there)."""
+    """Raises UserError if memory is short for merging on the CPU (bf16) and for the check after it (float32 there)."""
     _require_free(weights * MEMORY_FACTOR, _("merging on the CPU"), _("use a larger machine"))
     if check:
         require_memory_to_ask(weights)
 
 
 def require_memory_to_ask(weights: int) -> None:
-    """UserError when memory is short for a model that answers on the CPU, in float32, whose files have `weights`."""
+    """Raises UserError if memory is too small to ask a model of `weights` bytes on the CPU, in float32."""
     _require_free(2 * weights * MEMORY_FACTOR, _("the check on the CPU (float32)"), _("--no-check leaves it out"))
 
 
@@ -115,7 +115,7 @@ def _used(group: Path) -> int:
 
 
 def require_target(target: Path) -> None:
-    """UserError when the folder to be written exists and is not empty, or could not be made."""
+    """Raises UserError if the folder to be written exists and is not empty, or could not be made."""
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise UserError(

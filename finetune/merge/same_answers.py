@@ -26,7 +26,7 @@ NEAR_TIE = 0.5
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerPair:
     """A question and both answers; `gap` (logits) is by how much the merged model prefers its own, None if the same."""
 
     question: str
@@ -42,7 +42,7 @@ class Asked:
 def choose(folder: Path, english: bool = False) -> list[str]:
     """QUESTIONS questions of the workspace: half about identity, half general tasks, spread over the files.
 
-    `english`: in that language alone, for a model that knows no other.
+    `english`: only in that language, for a model that knows no other.
     """
     found = []
     for name, part in (("identity.yaml", "heldout"), ("general_en.yaml" if english else "general.yaml", "general")):
@@ -60,7 +60,7 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
     return next((n for n, (a, b) in both if a != b), min(len(left), len(right)))
 
 
-class Answers:
+class BaseAnswers:
     """What base and adapter say, kept while the base makes way for the merged model."""
 
     def __init__(self, texts: Sequence[str], system: str, device: str, ceiling_gib: float) -> None:
@@ -68,7 +68,7 @@ class Answers:
         self.before: list[list[int]] = []
 
     def ask_adapter(self, base: Path, adapter: Path | None) -> None:
-        """Load the base, ask it with the adapter (None: by itself), let go of it."""
+        """Load the base, ask it with the adapter (None: by itself), released it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
         self.ask(engine, engine.adapter(adapter) if adapter else None)
         release(engine)
@@ -77,7 +77,7 @@ class Answers:
         """`ask_adapter` of a model that is loaded, and stays so."""
         self.before = self._ask(engine, adapter)
 
-    def ask_merged(self, model: Path) -> list[Asked]:
+    def ask_merged(self, model: Path) -> list[AnswerPair]:
         """Load the merged model, ask it the same, and compare."""
         engine = Qwen2Engine(model, self.device, self.ceiling_gib)
         after = self._ask(engine, None)
@@ -85,7 +85,7 @@ class Answers:
         for text, left, right in zip(self.texts, self.before, after, strict=True):
             gap = None if left == right else self._gap(engine, text, left, right)
             said = [engine.tokenizer.decode(ids).strip() for ids in (left, right)]
-            asked.append(Asked(text, said[0], said[1], gap))
+            asked.append(AnswerPair(text, said[0], said[1], gap))
         release(engine)
         return asked
 

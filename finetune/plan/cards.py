@@ -2,7 +2,7 @@
 
 The H100's own times are measured (docs/plan.md, docs/fast-lane.md). Arithmetic is taken to scale with the dense tensor
 FLOPs that are published for bfloat16 with float32 accumulation, and what is bound by reading weights with the bandwidth
-of the memory. Launching ms-swift's kernels is the processor's work, the same beside every card. Nobody has measured the
+of the memory. Launching ms-swift's kernels is the processor's work, the same for every card. No one has measured the
 other cards here: power limits, cooling and drivers may well make it half as fast again.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from common.errors import UserError
 from common.i18n import N_
 from finetune.plan.fast import plan_fast
-from finetune.plan.planned_run import Job
+from finetune.plan.planned_run import PlannedRun
 from finetune.plan.swift import card_ceiling, named, plan_swift, step_seconds
 
 
@@ -55,12 +55,12 @@ class Estimate:
     hours: float = 0.0
 
 
-def estimates(found: Job, engines: Sequence[str] = (FAST, SWIFT, FOUR_BIT)) -> list[Estimate]:
+def estimates(found: PlannedRun, engines: Sequence[str] = (FAST, SWIFT, FOUR_BIT)) -> list[Estimate]:
     """For each card, by the first of the engines under whose plan the run fits."""
     return [_estimate(found, card, engines) for card in CARDS]
 
 
-def _estimate(found: Job, card: Known, engines: Sequence[str]) -> Estimate:
+def _estimate(found: PlannedRun, card: Known, engines: Sequence[str]) -> Estimate:
     for engine in engines:
         if engine == FAST and found.quant_bits:
             continue
@@ -72,7 +72,7 @@ def _estimate(found: Job, card: Known, engines: Sequence[str]) -> Estimate:
     return Estimate(card, None)
 
 
-def _fast(found: Job, card: Known) -> tuple[float, float] | None:
+def _fast(found: PlannedRun, card: Known) -> tuple[float, float] | None:
     """(peak, seconds of a step); None where it does not fit."""
     slower = (H100.gb_s / card.gb_s, H100.tflops / card.tflops)
     targets = named(found.targets)
@@ -81,7 +81,7 @@ def _fast(found: Job, card: Known) -> tuple[float, float] | None:
     return None if isinstance(plan, str) else (plan.peak_gib, plan.seconds_per_step)
 
 
-def _swift(found: Job, card: Known, four_bit: bool) -> tuple[float, float] | None:
+def _swift(found: PlannedRun, card: Known, four_bit: bool) -> tuple[float, float] | None:
     bits = 4 if four_bit else found.quant_bits
     try:
         plan = plan_swift(

@@ -45,7 +45,7 @@ FITTED = Fitted(
 
 
 @dataclass(frozen=True)
-class Micro:
+class LargestMicroBatch:
     """The micro-batch that decides: `rows` rows padded to `width` tokens, `kept` positions of them with logits."""
 
     width: int
@@ -60,7 +60,7 @@ class Micro:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraSpec:
     """What is trained: LoRA of that rank on these linears, with the base at `bits` bits (None: bfloat16)."""
 
     rank: int = 8
@@ -82,7 +82,7 @@ def outputs_of(shape: Config) -> dict[str, int]:
     }  # fmt: skip
 
 
-def fixed_gib(shape: Config, adapter: Adapter) -> float:
+def fixed_gib(shape: Config, adapter: LoraSpec) -> float:
     """GiB that do not grow with the batch: the weights; adapter, gradient and two moments in float32."""
     heads = 1 if shape.tie_embeddings else 2
     small = shape.num_layers * (2 * shape.hidden_size + shape.q_size + 2 * shape.kv_size) + shape.hidden_size
@@ -95,7 +95,7 @@ def fixed_gib(shape: Config, adapter: Adapter) -> float:
     return (weights + 16 * trained) / GIB
 
 
-def layer_bytes(shape: Config, adapter: Adapter, liger: bool, padded: bool) -> int:
+def layer_bytes(shape: Config, adapter: LoraSpec, liger: bool, padded: bool) -> int:
     """Bytes of one token that a layer keeps for the backward pass."""
     h, i, q, kv = shape.hidden_size, shape.intermediate_size, shape.q_size, shape.kv_size
     norms = 2 * (2 * h if liger else 4 * h)
@@ -108,7 +108,12 @@ def layer_bytes(shape: Config, adapter: Adapter, liger: bool, padded: bool) -> i
 
 
 def peak_gib(
-    shape: Config, adapter: Adapter, micro: Micro, checkpointing: bool, liger: bool, fitted: Fitted = FITTED
+    shape: Config,
+    adapter: LoraSpec,
+    micro: LargestMicroBatch,
+    checkpointing: bool,
+    liger: bool,
+    fitted: Fitted = FITTED,
 ) -> float:
     """GiB that torch's allocator reserves at most."""
     layer = layer_bytes(shape, adapter, liger, micro.padded) * micro.tokens

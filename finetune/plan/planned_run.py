@@ -12,11 +12,11 @@ from common.errors import UserError
 from common.i18n import _
 from common.model_kind import kind_of
 from finetune.data.check import default_heldout, in_one_line, require
-from finetune.data.findings import Options
+from finetune.data.findings import CheckOptions
 from finetune.engines.swift import config_file, ranges
 from qwen2.config import Config
 
-# What a test model stands for: nobody has that planned (a test holds this to the official config.json).
+# What a test model stands for: no one has that planned (a test holds this to the official config.json).
 REAL = "Qwen2.5-7B-Instruct"
 REAL_SHAPE = Config(
     hidden_size=3584,
@@ -38,7 +38,7 @@ MAX_LENGTH = 2048  # the article's, where neither the command nor the config has
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """One run, as far as its memory and time go. `lengths` may be a sample; `rows` counts all that are trained on."""
 
     shape: Config
@@ -71,7 +71,7 @@ class Job:
 def shape_of(model_dir: Path) -> tuple[Config, str]:
     """(the sizes to plan with, whose they are in one line): config.json's, but the 7B's where a test model lies.
 
-    UserError when the folder holds no plain Qwen2.
+    Raises UserError if the folder does not hold a plain Qwen2.
     """
     kind = kind_of(model_dir)
     if kind.is_for_tests:
@@ -87,14 +87,14 @@ def shape_of(model_dir: Path) -> tuple[Config, str]:
     )
 
 
-def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length: int | None) -> Job:
+def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length: int | None) -> PlannedRun:
     """Options of the file; the data named, or the file's own, below the folder above. Raises UserError."""
     options = config_file.load(file)
     shape, model = shape_of(model_dir)
     limit = max_length if max_length is not None else int(_number(file, options, "max_length", MAX_LENGTH))
     if limit < 1:
         raise UserError(
-            _("plan: max_length {limit}: is no number of tokens; the article's is {max_length}").format(
+            _("plan: max_length {limit}: is not a number of tokens; the article's is {max_length}").format(
                 limit=limit, max_length=MAX_LENGTH
             )
         )
@@ -102,7 +102,7 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
     if not specs:
         raise UserError(_("plan: {file} names no dataset; name one with --dataset FILE").format(file=file))
     system = options.get("system")
-    looked = Options(
+    looked = CheckOptions(
         model_dir=model_dir,
         system=str(system) if system is not None else None,
         max_length=limit,
@@ -143,7 +143,7 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
     rows_at_a_time = int(_number(file, options, "per_device_train_batch_size", 1))
     filled = max(-(-FULL_BATCH // rows_at_a_time), 1)
     bits = options.get("quant_bits")
-    planned = Job(
+    planned = PlannedRun(
         shape=shape,
         lengths=lengths,
         rows=rows,
@@ -162,7 +162,7 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
     return _with_own_steps(planned, file, model_dir)
 
 
-def _with_own_steps(planned: Job, file: Path, model_dir: Path) -> Job:
+def _with_own_steps(planned: PlannedRun, file: Path, model_dir: Path) -> PlannedRun:
     """The plan, with a word on how many steps a test model's own run takes: sft.sh gives it other epochs."""
     kind = kind_of(model_dir)
     own = file.with_name(f"{kind.name}.yaml")

@@ -14,7 +14,7 @@ from common.i18n import N_, _
 from finetune.plan.cards import Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
-from finetune.plan.planned_run import Job
+from finetune.plan.planned_run import PlannedRun
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
 FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))
@@ -24,13 +24,13 @@ AGAIN = {"none": N_("nothing"), "swiglu": "SwiGLU", "layer": N_("whole layers")}
 
 def terminal(
     console: Console,
-    found: Job,
+    found: PlannedRun,
     on: Card,
     engines: dict[str, Any],
     cards: dict[int, Any],
     times: Sequence[Estimate],
 ) -> None:
-    """Lines and three tables; what would fit instead stands below them, where a narrow terminal has room for it."""
+    """Lines and three tables; what would fit instead is printed below them, where a narrow terminal has room for it."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -86,7 +86,7 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _cells(found: Job, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
+def _cells(found: PlannedRun, plan: SwiftPlan | FastPlan | str) -> tuple[str, str, str, str]:
     if isinstance(plan, str):
         return f"[red]{_(NO_FIT)}[/]", "", "", ""
     if isinstance(plan, SwiftPlan):

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.i18n import _
-from finetune.plan.memory import FITTED, Adapter, Fitted, Micro, peak_gib
+from finetune.plan.memory import FITTED, Fitted, LargestMicroBatch, LoraSpec, peak_gib
 from finetune.plan.speed import micro_batch_seconds
 from qwen2.config import PROJECTIONS, Config
 
@@ -86,7 +86,7 @@ def plan_swift(
 
     `lengths` are the tokens of the rows that are trained on (those over max_length left out); which rows meet in a
     micro-batch is the shuffle's choice, so the longest counts for all. What is not None is fixed by the user.
-    UserError with the remedies when nothing fits, or when there is nothing to plan.
+    Raises UserError with the remedies if nothing fits, or there is nothing to plan.
     """
     if not lengths:
         raise UserError(_("plan: there are no rows to train on; name a dataset with rows no longer than --max_length"))
@@ -108,7 +108,7 @@ def plan_swift(
                 micro_batch=micro_batch, batch=batch
             )
         )
-    adapter = Adapter(rank, named(targets), quant_bits)
+    adapter = LoraSpec(rank, named(targets), quant_bits)
     order = list(lengths)
     random.Random(0).shuffle(order)
     best: tuple[float, SwiftPlan] | None = None
@@ -131,10 +131,10 @@ def plan_swift(
     return best[1]
 
 
-def worst(lengths: Sequence[int], size: int) -> Micro:
-    """The micro-batch of `size` rows that needs most: the longest row with others beside it, all with loss."""
+def worst(lengths: Sequence[int], size: int) -> LargestMicroBatch:
+    """The micro-batch of `size` rows that needs most: the longest row with others next to it, all with loss."""
     width, rows = max(lengths), min(size, len(lengths))
-    return Micro(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
+    return LargestMicroBatch(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
 
 
 def step_seconds(
@@ -161,7 +161,7 @@ def divisors(batch: int) -> list[int]:
 
 
 def named(targets: Sequence[str]) -> tuple[str, ...]:
-    """The linears of `target_modules`; `all-linear` is all seven. UserError for one that Qwen2 does not have."""
+    """The linears of `target_modules`; `all-linear` is all seven. Raises UserError for one that Qwen2 does not have."""
     found = PROJECTIONS if "all-linear" in targets else tuple(dict.fromkeys(targets))
     unknown = [name for name in found if name not in PROJECTIONS]
     if unknown or not found:
@@ -173,14 +173,14 @@ def named(targets: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def with_margin(peak: float, shape: Config, adapter: Adapter, checkpointing: bool, fitted: Fitted = FITTED) -> float:
+def with_margin(peak: float, shape: Config, adapter: LoraSpec, checkpointing: bool, fitted: Fitted = FITTED) -> float:
     """GiB to have free for a predicted peak: MARGIN on top of what it takes beyond one token's."""
     alone = peak_gib(shape, adapter, worst([1], 1), True, True, fitted)
     return peak + MARGIN[checkpointing] * max(0.0, peak - alone)
 
 
 def fitting_length(
-    shape: Config, ceiling_gib: float, adapter: Adapter, liger: bool = True, fitted: Fitted = FITTED
+    shape: Config, ceiling_gib: float, adapter: LoraSpec, liger: bool = True, fitted: Fitted = FITTED
 ) -> int:
     """The longest row, in steps of 64 tokens, that fits with everything that saves memory; 0 when none does."""
 
@@ -204,7 +204,7 @@ def _what_would_fit(
     shape: Config,
     lengths: Sequence[int],
     ceiling_gib: float,
-    adapter: Adapter,
+    adapter: LoraSpec,
     fixed: tuple[int | None, bool | None, bool | None],
     fitted: Fitted,
 ) -> str:
@@ -233,7 +233,7 @@ def _what_would_fit(
     shorter = fitting_length(shape, ceiling_gib, adapter, fitted=fitted)
     if shorter >= 2 * LENGTH_STEP:
         remedies.append(f"--max_length {shorter}")
-    quantized = Adapter(adapter.rank, adapter.targets, 4)
+    quantized = LoraSpec(adapter.rank, adapter.targets, 4)
     if adapter.bits != 4:
         small = peak_gib(shape, quantized, worst(lengths, 1), True, True, fitted)
         small = with_margin(small, shape, quantized, True, fitted)

@@ -1,7 +1,7 @@
 """The adapter that a command is asked for, held to one set of checks; infer, serve, verify, merge and sft look here.
 
-It is whole, it is of this base as its run knows, and each of its keys has a place of the right shape in this base.
-PEFT itself passes over keys that fit nothing, and then the bare base answers.
+It is whole, it is of this base as its run knows, and each of its keys matches a weight of this base in name and shape.
+PEFT itself skips keys that fit nothing, and then the bare base answers.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
         tell: Whether to say on stderr which one `newest` is.
 
     Raises:
-        UserError: Nothing is there, it is not whole, it is no adapter, or it is of another base.
+        UserError: Nothing is there, it is incomplete, it is not an adapter, or it is of another base.
     """
     path = _locate(name, output_dir, tell)
     if fault := checkpoints.problem(path):
         raise UserError(
-            _("{path}: not a whole checkpoint ({fault}); name another checkpoint-N, or newest").format(
+            _("{path}: incomplete checkpoint ({fault}); name another checkpoint-N, or newest").format(
                 path=path, fault=fault
             )
         )
@@ -75,7 +75,7 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
 
 
 def require_fit(path: Path, model_dir: Path) -> None:
-    """UserError when a whole adapter is not of the base in `model_dir`: its run says so, or a key fits nothing."""
+    """Raises UserError if a complete adapter is not of the base in `model_dir`, by its run or by its keys."""
     require_base(path, model_dir)
     _require_keys(path, model_dir)
 
@@ -101,7 +101,7 @@ def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
 
 
 def require_base(adapter: Path, model_dir: Path) -> None:
-    """UserError when the adapter's run says that it trained on other weights than these: it means nothing on them.
+    """Raises UserError if the adapter's run says that it trained on other weights than these: it means nothing on them.
 
     Compared is the digest of the folder's SHA256SUMS, which run.json keeps; nothing where one of them is missing.
     """
@@ -121,7 +121,7 @@ def require_base(adapter: Path, model_dir: Path) -> None:
 
 
 def require_plain(adapter: Path, what: str, remedy: str) -> None:
-    """UserError when the adapter is more than a plain LoRA (qwen2/adapter_config.py), which `what` cannot compute.
+    """Raises UserError if the adapter is more than a plain LoRA (qwen2/adapter_config.py), which `what` cannot compute.
 
     `remedy` is what to do instead.
     """
@@ -134,7 +134,7 @@ def require_plain(adapter: Path, what: str, remedy: str) -> None:
 
 
 def _require_keys(path: Path, model_dir: Path) -> None:
-    """UserError when a key of a LoRA has no place in the base, or a place of another shape."""
+    """Raises UserError if a key of a LoRA has no place in the base, or a place of another shape."""
     settings = json_object(path / adapter_config.CONFIG_FILE)
     base = base_shapes(model_dir)
     if base is None or settings.get("peft_type") != "LORA":
@@ -175,7 +175,7 @@ def base_shapes(model_dir: Path) -> dict[str, Shape] | None:
 
 
 def adapter_shapes(path: Path) -> dict[str, Shape]:
-    """{key: shape} of an adapter's weights. UserError when they cannot be read."""
+    """{key: shape} of an adapter's weights. Raises UserError if they cannot be read."""
     file = path / adapter_config.WEIGHTS_FILE
     if file.is_file():
         return _safetensors_shapes(file)
@@ -188,7 +188,7 @@ def adapter_shapes(path: Path) -> dict[str, Shape]:
 
 
 def _safetensors_shapes(file: Path) -> dict[str, Shape]:
-    """{name: shape} of a file's header. ValueError when it is none."""
+    """{name: shape} of a file's header. Raises ValueError if it is not one."""
     from safetensors import SafetensorError, safe_open
 
     try:

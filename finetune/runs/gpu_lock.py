@@ -4,7 +4,7 @@ In a Python program:          with job("verify", total=110) as current: current.
 Around any other program:     python -m finetune.runs.gpu_lock run --name sft [--wait] -- swift sft ...
 
 Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the
-kernel lets go of it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
+kernel releases it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
 removed at the end; one that names a dead process is how a killed job is noticed.
 
 A sign of life is progress: a step, or a new phase. A process that merely exists proves nothing, since a hung CUDA call
@@ -96,7 +96,7 @@ class Job:
                 state.write(self.path, parent | {key: self.record[key] for key in kept if key in self.record})
             else:
                 state.write(self.path, self.record)
-        except (OSError, state.Unreadable) as error:
+        except (OSError, state.UnreadableState) as error:
             print(
                 _("note: {path} cannot be written ({reason}); the probe will not see this job").format(
                     path=self.path, reason=error
@@ -212,7 +212,7 @@ def _lock(folder: str, name: str, wait: bool) -> int:
 def _holder(folder: str) -> str:
     try:
         record = state.read(f"{folder}/{state.JOB_FILE}")
-    except (FileNotFoundError, state.Unreadable):
+    except (FileNotFoundError, state.UnreadableState):
         return CHECKS if _checks_run() else _("another job")
     text = _("job {name} (pid {pid}").format(name=record.get("name"), pid=record.get("writer", {}).get("pid"))
     if isinstance(record.get("step"), int):
@@ -225,7 +225,7 @@ def _holder(folder: str) -> str:
 
 def _checks_run() -> bool:
     """Whether the start-up checks run now: they hold the lock while they touch the GPU, for seconds."""
-    with contextlib.suppress(state.Unreadable):
+    with contextlib.suppress(state.UnreadableState):
         health = state.load(state.HEALTH_FILE)
         return health is not None and health.get("state") == state.State.STARTING and state.alive(health.get("writer"))
     return False
@@ -240,7 +240,7 @@ def run(
     """Run a program as job `name`: its exit code, or 128 + n after signal n.
 
     It gets a process group of its own, and with it the terminal (`keyboard`; without, Ctrl-C and Ctrl-Z come here).
-    Signals to this process go on to that whole group; then the end of the group is waited for, since a trainer saves
+    Signals to this process continue to that whole group; then the end of the group is waited for, since a trainer saves
     its checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call takes no
     other.
     After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.serve.request import Request
+from finetune.serve.request import ChatRequest
 
 CALL = "<tool_call>"  # how Qwen2.5 begins one; what follows is not content where the engine has read a call from it
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerPiece:
     """What an engine gives at a time: the whole answer, or a part of a streamed one."""
 
     text: str
@@ -37,9 +37,9 @@ class Choice:
         self.tools = tools
         self.held = ""  # text that may be the beginning of a stop text or a tool call
         self.in_call = self.stopped = False
-        self.last = Piece("")
+        self.last = AnswerPiece("")
 
-    def add(self, piece: Piece) -> str:
+    def add(self, piece: AnswerPiece) -> str:
         """The text that can be sent after this piece."""
         self.last = piece
         if self.stopped:
@@ -76,7 +76,7 @@ class Choice:
 class Reply:
     """The frame of one response: its id, its time, and the model's name as it was asked for."""
 
-    request: Request
+    request: ChatRequest
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -93,7 +93,7 @@ class Reply:
         }
 
     def whole(self, choices: Sequence[tuple[Choice, str]]) -> dict[str, Any]:
-        """The response that is no stream, of each choice and the text that it has given so far."""
+        """The response that is not a stream, of each choice and the text that it has given so far."""
         made = []
         for index, (choice, text) in enumerate(choices):
             rest, calls, reason = choice.end()

@@ -1,6 +1,6 @@
 """Which backend answers: qwen2's engine where model, adapters and options allow, else ms-swift; commands/serve.py asks.
 
-`BACKEND=auto|fast|swift|vllm`. What the fast backend makes of each option stands here, and is all that it honours. No
+`BACKEND=auto|fast|swift|vllm`. One table here says what the fast backend does with each option; it honours no other. No
 torch is imported: the choice is made, and said in one line, before anything slow starts.
 """
 
@@ -22,15 +22,15 @@ FAST, SWIFT, VLLM = "fast", "swift", "vllm"
 ASKED = ("auto", FAST, SWIFT, VLLM)
 NAMES = {FAST: N_("qwen2's engine"), SWIFT: "ms-swift", VLLM: N_("vLLM, by ms-swift")}
 
-# Options that the command itself looks at, or that say how ms-swift goes about it; any value will do.
+# Options that the command itself looks at, or that say how ms-swift works inside; any value is accepted.
 WITHOUT_EFFECT = frozenset(
     ("model", "host", "port", "served_model_name", "system", "check_model", "use_hf", "log_level", "log_interval")
 )
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The backend, why it is that one, and for the fast one the fields of its Settings."""
+class BackendChoice:
+    """The backend, why it is that one, and for the fast one the fields of its EndpointSettings."""
 
     backend: str
     why: str
@@ -53,8 +53,8 @@ def choose(
     model: Path,
     served: Mapping[str, Path],
     on_cpu: bool,
-) -> Choice:
-    """The backend for these options. UserError when `fast` is asked for and cannot.
+) -> BackendChoice:
+    """The backend for these options. Raises UserError if `fast` is asked for and cannot.
 
     Args:
         asked: BACKEND.
@@ -67,7 +67,7 @@ def choose(
     if asked not in ASKED:
         raise UserError(_("BACKEND={asked}: unknown backend; set it to auto, fast, swift or vllm").format(asked=asked))
     if asked in (SWIFT, VLLM):
-        return Choice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
+        return BackendChoice(asked, _("because BACKEND={asked} asks for it").format(asked=asked))
     settings: dict[str, Any] = {}
     obstacles = [*_of_model(model), *(each for path in served.values() for each in _of_adapter(path))]
     for name, value in _options(args, file).items():
@@ -87,13 +87,13 @@ def choose(
         )
     if obstacles:
         if len(obstacles) == 1:
-            return Choice(SWIFT, _("because of {what}").format(what=obstacles[0]))
-        return Choice(
+            return BackendChoice(SWIFT, _("because of {what}").format(what=obstacles[0]))
+        return BackendChoice(
             SWIFT, _("because of {what} and {count} more").format(what=obstacles[0], count=len(obstacles) - 1)
         )
     if asked == FAST:
-        return Choice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
-    return Choice(FAST, _("because it honours every option given"), settings)
+        return BackendChoice(FAST, _("because BACKEND={asked} asks for it").format(asked=asked), settings)
+    return BackendChoice(FAST, _("because it honours every option given"), settings)
 
 
 def _options(args: Arguments, file: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def _of_adapter(path: Path) -> list[str]:
     try:
         settings = adapter_config.read(path)
     except ValueError as error:
-        return [f"the adapter {path} ({error})"]
+        return [_("the adapter {path} ({error})").format(path=path, error=error)]
     reason = adapter_config.not_plain(settings)
     targets = settings.get("target_modules")
     if not reason and isinstance(targets, list) and (other := sorted(set(map(str, targets)) - set(PROJECTIONS))):
         reason = f"target_modules {', '.join(other[:3])}"
-    return [f"the adapter {path} ({reason})"] if reason else []
+    return [_("the adapter {path} ({reason})").format(path=path, reason=reason)] if reason else []
 
 
 MOST_ROWS = 256
@@ -134,7 +134,7 @@ Taker = Callable[[str, Any, "dict[str, Any]", bool], bool]
 
 
 def _take(name: str, value: Any, settings: dict[str, Any], on_cpu: bool) -> str:
-    """Take one option over; returns what stands in the way, or nothing."""
+    """Take one option over; returns the obstacle, or ""."""
     if name in WITHOUT_EFFECT:
         if name == "system" and (isinstance(value, list) or str(value).endswith(".txt")):
             return f"--{name} {_shown(value)}"

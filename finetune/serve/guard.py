@@ -10,9 +10,12 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from common.i18n import _
+
+if TYPE_CHECKING:
+    from finetune.serve.metrics import Counts
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,15 +29,6 @@ GONE = 499  # the status that is counted where the client left before there was 
 PAGE = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/api.js", "/page/words.js"})
 # A body that is too long is still read to its end, or the client would see a broken connection and not the answer.
 DRAIN_BYTES = 256 * 2**20
-
-
-class Counts(Protocol):
-    """What metrics.py keeps of requests."""
-
-    in_flight: int
-
-    def ended(self, path: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
 
 
 class Guard:

@@ -29,10 +29,10 @@ from swift.pipelines.infer.deploy import SwiftDeploy
 from swift.template import TEMPLATE_MAPPING, Template
 
 from finetune.serve import door, metrics
-from finetune.serve.answer import Piece
+from finetune.serve.answer import AnswerPiece
 from finetune.serve.guard import Guard
 from finetune.serve.page.routes import Page
-from finetune.serve.request import Request
+from finetune.serve.request import ChatRequest
 
 # Prompts up to so many characters are answered in batches: eight of them with 2048 new tokens take about 4 GiB at 7B.
 BATCHED_CHARACTERS = 4000
@@ -93,7 +93,7 @@ def lifespan(self: SwiftDeploy) -> Any:
     return life
 
 
-async def answers(self: SwiftDeploy, request: Request, number: int) -> AsyncIterator[Piece]:
+async def answers(self: SwiftDeploy, request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
     """ms-swift's engine behind the door: one answer to a regular request. `number` is the choice's."""
     config = RequestConfig(
         max_tokens=request.max_tokens,
@@ -126,10 +126,10 @@ async def answers(self: SwiftDeploy, request: Request, number: int) -> AsyncIter
         yield piece(self._post_process(info, part), part.choices[0].delta)
 
 
-def piece(response: Any, message: Any) -> Piece:
+def piece(response: Any, message: Any) -> AnswerPiece:
     """A response of ms-swift's engine, or a chunk of one, as the door takes it."""
     choice, usage = response.choices[0], response.usage
-    return Piece(
+    return AnswerPiece(
         message.content or "",
         choice.finish_reason,
         usage.prompt_tokens if usage else 0,

@@ -1,8 +1,9 @@
 """One step that makes a request regular before an engine sees it; door.py calls it.
 
-What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What goes on is a Request, which
-every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate, numbers
-within their ranges. What the API documents and no engine here does is refused in words, never passed over in silence.
+What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What is passed on is a Request,
+which every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate,
+numbers within their ranges. What the API documents and no engine here does is refused with a message, never silently
+ignored.
 
 The standard library alone: no engine, no web framework.
 """
@@ -62,7 +63,7 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """What an engine is asked. None leaves a number to the engine's own default."""
 
     model: str
@@ -102,7 +103,7 @@ def _no_number(name: str) -> float:
     raise ValueError(name)
 
 
-def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> Request:
+def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> ChatRequest:
     """The Request that a parsed body asks for.
 
     Args:
@@ -127,7 +128,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
     temperature, top_p = body.number("temperature", 0, 2), body.number("top_p", 0, 1)
     if (temperature is not None and temperature < COLDEST) or (top_p is not None and top_p < SMALLEST_TOP_P):
         temperature, top_p = 0.0, None
-    return Request(
+    return ChatRequest(
         model=model,
         messages=messages(data.get("messages"), systems[model]) if chat else _prompt(data, systems[model]),
         tools=tools(body.data) if chat else (),
@@ -149,7 +150,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
 
 
 def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> None:
-    """Refused for fields that would be passed over."""
+    """Raises Refused for fields that would be ignored."""
     both = {"model", "stop", "n", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"}
     known = both | {"repetition_penalty", "logprobs", *IGNORED, *NOT_DONE}
     known |= {"messages", "tools", "tool_choice", "max_completion_tokens", "top_logprobs"} if chat else {"prompt"}

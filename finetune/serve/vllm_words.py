@@ -56,7 +56,7 @@ def _rank(adapter: Path) -> int:
 
 
 def _require_gpus(args: Arguments) -> None:
-    """UserError when the GPUs that CUDA_VISIBLE_DEVICES names are fewer than the parallelism needs."""
+    """Raises UserError if the GPUs that CUDA_VISIBLE_DEVICES names are fewer than the parallelism needs."""
     needed = 1
     for name in SPREAD:
         text = (args.get(name) or ["1"])[-1]

@@ -25,7 +25,7 @@ UNPLANNED = (
 
 
 def require_rows(run: SftRun) -> None:
-    """UserError when max_length leaves no row of the data to train on; ms-swift would say so in a traceback."""
+    """Raises UserError if max_length leaves no row of the data to train on; ms-swift would say so in a traceback."""
     limit = int(run.options().get("max_length") or 0)
     reports = [report for _other, report in run.data]
     if not limit or any(report is None or report.sampled or not report.lengths for report in reports):
@@ -75,10 +75,10 @@ def share(run: SftRun) -> SftRun:
 def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
     """Cut ms-swift's batch as finetune/plan finds it fastest under the ceiling; what the user gave stays.
 
-    UserError with the remedies when nothing fits. Nothing is changed where the plan does not know the run (no GPU,
+    Raises UserError with the remedies if nothing fits. Nothing is changed where the plan does not know the run (no GPU,
     another model than Qwen2, no LoRA, options in UNPLANNED), or nothing says how long the rows are. With several
     processes it is each one's part of the batch (`share`) that is cut.
-    `waits`: another job may hold the card now, so that its whole memory counts in place of what is free.
+    `waits`: another job may hold the card now, so that its whole memory counts instead of what is free.
     """
     options = run.options()
     shape, rows = _plannable_shape(run, options), lengths(run)

@@ -1,4 +1,4 @@
-"""What a run is to do: a frozen description, and what follows from it alone. Nothing is read or printed here."""
+"""What a run is to do: a frozen description, and what follows from it. Nothing is read or printed here."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from common.model_kind import ModelKind
 from common.settings import Settings
 from finetune.data.findings import FileReport
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 from finetune.engines import choose
 from finetune.engines.fast.workers import Workers
 from finetune.engines.swift import config_file, options
 from finetune.engines.swift.arguments import Arguments
 
 ONE_PROCESS = Workers()
-NOT_CHOSEN = choose.Choice(choose.SWIFT, "")
+NOT_CHOSEN = choose.EngineChoice(choose.SWIFT, "")
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,15 @@ class SftRun:
     model_kind: ModelKind
     node_rank: int = 0
     columns: tuple[str, str] | None = None
-    data: tuple[tuple[Source, FileReport | None], ...] = ()  # --dataset, then --val_dataset
-    choice: choose.Choice = NOT_CHOSEN
+    data: tuple[tuple[DatasetSource, FileReport | None], ...] = ()  # --dataset, then --val_dataset
+    choice: choose.EngineChoice = NOT_CHOSEN
     workers: Workers = ONE_PROCESS  # of the fast lane
     folder: Path = Path()
-    checkpoint: Path | None = None  # to go on from
+    checkpoint: Path | None = None  # to continue from
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
     wait: bool = False  # while another job holds the GPU
     reword: int = 0  # rewordings of each question to train on
+    mix: int = 0  # general questions to train on beside the data, as the base answers them
     auto: bool = False  # --num_train_epochs auto, until the number is known
     epochs: dict[str, Any] | None = None  # what run.json says of that number
     adapter_to: Path | None = None  # the file that gets the finished adapter's path
@@ -73,7 +74,7 @@ class SftRun:
 
     @property
     def loads_best(self) -> bool:
-        """Whether the run ends with the checkpoint of the best evaluation in place of the last."""
+        """Whether the run ends with the checkpoint of the best evaluation instead of the last."""
         return bool(self.options().get("load_best_model_at_end"))
 
     @property
@@ -88,7 +89,7 @@ class SftRun:
         return replace(self, args=args)
 
     def value(self, name: str) -> Any:
-        """An option's value: the user's, the stand-in's, or the config file's; None when nobody gives one."""
+        """An option's value: the user's, the stand-in's, or the config file's; None when no one gives one."""
         given = self.args.get(name)
         if given is not None:
             return given
@@ -105,7 +106,7 @@ class SftRun:
             found[item.name] = typed(types.get(item.name), item.values)
         return found
 
-    def sources(self) -> tuple[list[Source], list[Source]]:
+    def sources(self) -> tuple[list[DatasetSource], list[DatasetSource]]:
         """The data of --dataset, and those of --val_dataset."""
         count = len(self.args.get("dataset") or [])
         found = [source for source, _ in self.data]
@@ -122,7 +123,7 @@ class SftRun:
         return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
 
     def words(self) -> list[str]:
-        """The words behind `swift sft`: the config file, the stand-in's values, the user's options."""
+        """The words after `swift sft`: the config file, the stand-in's values, the user's options."""
         own = {key: value for key, value in self.own.items() if self.args.get(key) is None}
         return [str(self.config_path), *config_file.arguments(own), *self.args.words()]
 

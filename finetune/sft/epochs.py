@@ -20,7 +20,7 @@ from finetune.sft.description import SftRun, listed
 from finetune.verify import base_cache, epochs, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence
-from finetune.verify.epochs.questions import Options, Questions, gather
+from finetune.verify.epochs.questions import Questions, VerdictOptions, gather
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
 
@@ -36,7 +36,7 @@ class Data:
 
     found: Survey
     chosen: Sets
-    options: Options
+    options: VerdictOptions
 
     @property
     def words(self) -> list[int]:
@@ -67,7 +67,7 @@ def take(run: SftRun) -> SftRun:
 
 
 def require_fast(run: SftRun) -> None:
-    """UserError where another engine than the fast lane would have to keep the adapters."""
+    """Raises UserError if another engine than the fast lane would have to keep the adapters."""
     if run.auto and not run.choice.is_fast:
         raise UserError(
             _(

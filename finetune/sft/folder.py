@@ -11,7 +11,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.i18n import _
 from finetune.data.convert import convert
-from finetune.data.findings import Options
+from finetune.data.findings import CheckOptions
 from finetune.engines.fast import rows as fast_rows
 from finetune.runs import run_folder
 from finetune.sft.description import SftRun
@@ -51,7 +51,8 @@ def discard(run: SftRun) -> None:
     """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
     if run.is_helping or run.checkpoint is not None or (run.folder / "run.json").exists():
         return
-    made = ("*dataset-*.jsonl", unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, rewordings_file.NAME)
+    ours = (unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, unseen.MIXED, rewordings_file.NAME)
+    made = ("*dataset-*.jsonl", *ours)
     for path in (found for pattern in made for found in run.folder.glob(pattern)):
         path.unlink()
     with contextlib.suppress(OSError):
@@ -84,7 +85,7 @@ def keep_held_out(run: SftRun) -> list[DataRow]:
             row = data_rows.data_row(data, number, f"{source.path}, row {number}")
             if row is not None and row.key not in trained:
                 found.setdefault(row.key, row)
-    unseen.write(run.folder, [unseen.Row(row) for row in found.values()])
+    unseen.write(run.folder, [unseen.UnseenRow(row) for row in found.values()])
     return list(found.values())
 
 
@@ -101,7 +102,7 @@ def convert_data(run: SftRun) -> SftRun:
             rank = f"-node{run.node_rank}" if run.is_helping else ""
             run.folder.mkdir(parents=True, exist_ok=True)
             new = run.folder / f"{name}-{words.index(old) + 1}{rank}.jsonl"
-            writer, _other = convert([source.path], new, Options(columns=run.columns))
+            writer, _other = convert([source.path], new, CheckOptions(columns=run.columns))
             print(
                 _("data: {path} as JSONL: {new} ({rows} rows)").format(path=source.path, new=new, rows=writer.rows),
                 file=sys.stderr,

@@ -17,8 +17,8 @@ from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.data import hub
 from finetune.data.check import default_heldout, in_one_line, require
-from finetune.data.findings import Options
-from finetune.data.source import Source, parse_columns
+from finetune.data.findings import CheckOptions
+from finetune.data.source import DatasetSource, parse_columns
 from finetune.engines import choose
 from finetune.engines.fast.loaded_model import begin_import
 from finetune.engines.swift import command_line, config_file
@@ -55,7 +55,17 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         raise UserError(
             _("--reword {reword}: must be from 0 to 8 rewordings of each question").format(reword=options.reword)
         )
+    if options.mix and batch.count("NNODES") > 1:
+        raise UserError(_("--mix: not on several nodes, whose data must be the same; give the rows as --dataset"))
+    if not 0 <= options.mix <= 1000:
+        raise UserError(_("--mix {mix}: must be from 0 to 1000 general questions").format(mix=options.mix))
     if options.resume is not None:
+        if options.mix:
+            raise UserError(
+                _("{name} --resume: --mix is not possible, a run goes on with its own rows; leave it out").format(
+                    name=name
+                )
+            )
         if options.reword:
             raise UserError(
                 _("{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out").format(
@@ -83,11 +93,11 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
 
 
 def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
-    return replace(run, wait=options.wait, reword=options.reword, adapter_to=options.adapter_to)
+    return replace(run, wait=options.wait, reword=options.reword, mix=options.mix, adapter_to=options.adapter_to)
 
 
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
-    """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
+    """A run that was stopped, with its own options, data and engine, and the checkpoint to continue from."""
     if rest:
         raise UserError(
             _("{name} --resume: {rest} is not possible, a run goes on with its own options; leave it out").format(
@@ -218,7 +228,7 @@ def _with_columns(run: SftRun) -> SftRun:
 
 
 def _with_data(run: SftRun) -> SftRun:
-    """Every dataset checked, the hub's only for being within reach. UserError when one is unfit."""
+    """Every dataset checked, the hub's only for being within reach. Raises UserError if one is unfit."""
     found = []
     options = check_options(run)
     for name in ("dataset", "val_dataset"):
@@ -249,11 +259,11 @@ def with_rows(run: SftRun, path: Path) -> SftRun:
 
 
 def with_rows_instead(run: SftRun, path: Path) -> SftRun:
-    """The run trained on the rows of a file in place of all of its own files."""
+    """The run trained on the rows of a file instead of all of its own files."""
     gone = {str(own.resolve()) for own in run.own_files()}
     words = run.args.get("dataset") or []
 
-    def stays(each: tuple[Source, Any]) -> bool:
+    def stays(each: tuple[DatasetSource, Any]) -> bool:
         return not each[0].path or str(each[0].path.resolve()) not in gone
 
     kept = [word for word, each in zip(words, run.data, strict=False) if stays(each)]  # the words may be FILE#200
@@ -270,7 +280,7 @@ def _check_words(run: SftRun) -> None:
 
 
 def _check_evaluation(run: SftRun, reword: int) -> None:
-    """UserError for a choice of the best checkpoint that has nothing to choose by."""
+    """Raises UserError for a choice of the best checkpoint that has nothing to choose by."""
     options = run.options()
     for name in ("load_best_model_at_end", "early_stop_interval"):
         if options.get(name) and not run.evaluates:
@@ -289,10 +299,10 @@ def _check_evaluation(run: SftRun, reword: int) -> None:
         )
 
 
-def check_options(run: SftRun) -> Options:
+def check_options(run: SftRun) -> CheckOptions:
     """How the data is looked at: as this run will use it."""
     system, length = run.value("system"), str(run.value("max_length") or "")
-    return Options(
+    return CheckOptions(
         columns=run.columns,
         model_dir=run.model_dir if (run.model_dir / "tokenizer.json").is_file() else None,
         system=" ".join(listed(system)) if system is not None else None,
@@ -302,7 +312,7 @@ def check_options(run: SftRun) -> Options:
 
 
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
-    """UserError when a dataset is no longer the one that run.json recorded."""
+    """Raises UserError if a dataset is no longer the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
     for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
@@ -314,7 +324,7 @@ def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
 def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     """Check every option, and take the engine that honours them all; one line says which, and why.
 
-    `why` is a resumed run's own reason for the engine that it goes on with.
+    `why` is a resumed run's own reason for the engine that it continues with.
     """
     remarks: list[str] = []
     words = Arguments([*run.words(), "--model", str(run.model_dir)])

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DONE, FAILED, UserError
-from common.i18n import _
+from common.i18n import N_, _
 from common.model_kind import STANDIN
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast.loaded_model import Lane
 from finetune.engines.fast.together import take_part
-from finetune.engines.fast.train import Ended, Request, save_earlier, train_adapter
+from finetune.engines.fast.train import Ended, TrainRequest, save_earlier, train_adapter
 from finetune.engines.fast.train import train as train_fast
 from finetune.engines.swift import launcher
 from finetune.runs import checkpoints, run_folder
@@ -27,11 +27,11 @@ from finetune.runs.gpu_lock import job
 from finetune.runs.gpu_lock import run as run_job
 from finetune.runs.stop_signals import Stop
 from finetune.runs.supervise import STOPPING
-from finetune.sft import epochs, folder, prepare
+from finetune.sft import epochs, folder, mixing, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of
 from finetune.verify import base_cache, preparation
-from finetune.verify.engine import Qwen2Engine
+from finetune.verify.engine import Engine, Qwen2Engine
 from finetune.verify.epochs.questions import Questions
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
@@ -54,7 +54,7 @@ def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
 def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked: Questions | None = None) -> int:
     """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code.
 
-    `lane` and `stop` are those of a caller that goes on after the training; `asked` is what chooses the epoch that is
+    `lane` and `stop` are those of a caller that continues after the training; `asked` is what chooses the epoch that is
     saved, where settle_epochs left that to this training.
     """
     with contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked
 def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
     """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
 
-    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back. The
+    The lane that wrote them continues to train, where the fast lane does; else the weights' memory is given back. The
     questions are settle_epochs'.
     """
     if run.checkpoint is not None or run.is_helping:
@@ -77,10 +77,10 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
     try:
         folder.keep_rows(run)
         held_out = folder.keep_held_out(run)
-        if run.reword or run.auto:
+        if run.reword or run.mix or run.auto:
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
             chosen = survey.sets_with(found, held_out) if run.auto else None
-            data = epochs.Data(found, chosen, epochs.Options()) if chosen else None
+            data = epochs.Data(found, chosen, epochs.VerdictOptions()) if chosen else None
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
                 run, known = reword(run, lane, found, chosen, data=data)
@@ -103,7 +103,8 @@ def reword(
     given: Path | None = None,
     data: epochs.Data | None = None,
 ) -> tuple[SftRun, list[Rewording]]:
-    """Rewordings by the base before it is trained, of the verdict, the training and the choice of an epoch.
+    """What the base writes before it is trained: rewordings, of the verdict, the training and the choice of an epoch,
+    and answers to general questions for the training.
 
     Args:
         run: The run; rewordings to train on are added to it.
@@ -113,14 +114,20 @@ def reword(
         given: The user's own rewordings.
         data: What an epoch is chosen on, where that is wanted.
     """
+    engine: Engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
     base = None
     if run.model_kind is not STANDIN:
-        engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
-        base = base_answers(base_cache.over(engine, lane.model_dir, run.settings.output_dir))
+        engine = base_cache.over(engine, lane.model_dir, run.settings.output_dir)
+        base = base_answers(engine)
     choose = data.words if data and run.auto else []
     path = preparation.reword(found, chosen, run.folder, base, run.reword, given, choose)
     if path is not None:
         run = prepare.with_rows(run, path)
+    if run.mix:
+        system = run.choice.system or "You are a helpful assistant."
+        answers = base_answers(engine, what=N_("the base answers {count} general questions, to be trained on"))
+        general = mixing.rows(run.mix, found, system, answers, run.folder)
+        run = prepare.with_rows(run, general)
     kept = run.folder / rewordings_file.NAME
     return run, rewordings_file.read(kept) if kept.is_file() else []
 
@@ -128,9 +135,9 @@ def reword(
 def settle_epochs(
     run: SftRun, lane: Lane, data: epochs.Data, known: Sequence[Rewording]
 ) -> tuple[SftRun, Questions | None]:
-    """The run with a number of epochs in place of `auto`, and the questions by which its training will choose one.
+    """The run with a number of epochs instead of `auto`, and the questions by which its training will choose one.
 
-    No questions: a trial has chosen already, there were too few, or nobody asked for `auto`.
+    No questions: a trial has chosen already, there were too few, or no one asked for `auto`.
     """
     if not run.auto:
         return run, None
@@ -143,7 +150,7 @@ def settle_epochs(
     run = epochs.settle(run, len(rows.rows))
     at = epochs.steps_of(run, len(rows.rows))
     with tempfile.TemporaryDirectory(prefix="trial-") as log:
-        request = Request(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
+        request = TrainRequest(run.name, Path(log), run.choice, rows, {}, keep=frozenset(at))
         ended = train_adapter(
             lane,
             request,
@@ -218,7 +225,7 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
     rows = encode(run, lane)
     record = describe(run, [])
     at = epochs.steps_of(run, len(rows.rows)) if asked else {}
-    request = Request(
+    request = TrainRequest(
         run.name,
         run.folder,
         choice,
@@ -252,7 +259,7 @@ def _keep_best(
     at: Mapping[int, int],
     stop: Stop,
 ) -> None:
-    """Choose an epoch of the training that has ended, and leave its adapter in place of the last one's."""
+    """Choose an epoch of the training that has ended, and leave its adapter instead of the last one's."""
     try:
         told = epochs.ask(run, lane, asked, ended, at, lambda: stop.number is not None)
         if told is None:
@@ -271,7 +278,7 @@ def _keep_best(
     record["settings"]["num_train_epochs"] = told["chosen"]
 
 
-def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.Rows:
+def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.EncodedRows:
     """The run's rows as ids, but those for which `skip` is true."""
     choice = run.choice
     sources, held_out = run.sources()

@@ -20,7 +20,7 @@ Row = tuple[tuple[dict[str, str], ...], str]
 
 
 def held_out(count: int, file: Path | None, run: Run) -> list[Question]:
-    """`count` rows, the same ones at every call, none of them trained on. UserError when there are not so many."""
+    """`count` rows, the same ones at every call, none of them trained on. Raises UserError if there are fewer."""
     name = str(file) if file else HUB_ID
     rows = read_rows(file) if file else _hub_rows(HUB_ID)
     trained = {same_question(text) for text in trained_questions(run)}

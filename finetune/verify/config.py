@@ -24,12 +24,22 @@ THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
     "reworded_min": ("reworded_after", "min", 0, 1),
     "unseen_over_majority_min": ("unseen_over_majority", "min", -1, 1),
     "out_of_scope_max": ("out_of_scope_after", "max", 0, 1),
+    "out_of_scope_near_max": ("out_of_scope_near_after", "max", 0, 1),
     "general_lost_max": ("general_lost", "max", -1, 1),
 }
 # Held where the data are about who the model is, as the article's are; and where they are about anything else. Those in
 # neither hold wherever their questions were asked.
 ARTICLE = frozenset({"bleu_drop_max", "rules_lost_max"})
-DATA = frozenset({"learned_min", "reworded_min", "unseen_over_majority_min", "out_of_scope_max", "general_lost_max"})
+DATA = frozenset(
+    {
+        "learned_min",
+        "reworded_min",
+        "unseen_over_majority_min",
+        "out_of_scope_max",
+        "out_of_scope_near_max",
+        "general_lost_max",
+    }
+)
 KEYS = (
     "thresholds",
     "old_identity",
@@ -45,7 +55,7 @@ KEYS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class VerifyConfig:
     """configs/verify.yaml, with paths resolved against its own folder."""
 
     path: Path
@@ -53,7 +63,7 @@ class Config:
     old_identity: re.Pattern[str] | None
     old_identity_source: str
     questions: tuple[Path, ...]
-    questions_english: tuple[Path, ...]  # in place of those of `questions` with general tasks, for English data
+    questions_english: tuple[Path, ...]  # instead of those of `questions` with general tasks, for English data
     choosing: tuple[Path, ...]  # general tasks that the number of epochs is chosen by; verify never asks them
     choosing_english: tuple[Path, ...]
     dataset: Path | None
@@ -80,7 +90,7 @@ def for_kind(path: Path, kind: str) -> Path:
     return own if path.name == "verify.yaml" and own.is_file() else path
 
 
-def read(path: Path) -> Config:
+def read(path: Path) -> VerifyConfig:
     """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
     root = load(path, _("configuration file")).mapping(KEYS, _("the configuration"))
     folder = path.resolve().parent
@@ -105,7 +115,7 @@ def read(path: Path) -> Config:
         for key, node in root["max_new_tokens"].mapping(limits, "max_new_tokens").items():
             limits[key] = int(node.number(key, 1, 8192))
     batch = root["batch_size"].value() if "batch_size" in root else None
-    return Config(
+    return VerifyConfig(
         path=path,
         thresholds=thresholds,
         old_identity=old,
@@ -125,8 +135,8 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(Path(normpath(folder / node.text(key))) for node in root[key].items(key)) if key in root else ()
 
 
-def require_for_data(cfg: Config) -> None:
-    """UserError where nothing is demanded of data that are not about who the model is: their verdict would be empty."""
+def require_for_data(cfg: VerifyConfig) -> None:
+    """Raises UserError if no threshold applies to data without an identity: their verdict would be empty."""
     if not DATA & cfg.thresholds.keys():
         raise UserError(
             _("{path}: no threshold for data that teach no identity; set at least one of {names}").format(

@@ -1,4 +1,4 @@
-"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake in its place.
+"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake instead.
 
 The base is loaded once. Only the engine qwen2 is here: greedy, batched, bfloat16 on CUDA and float32 on a CPU.
 """
@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Peak GPU memory so far, in GiB: `allocated` and `reserved`; None on a CPU."""
 
     def adapter(self, path: Path) -> Any:
-        """Load an adapter, to be passed to `answer`; UserError when it does not fit."""
+        """Load an adapter, to be passed to `answer`. Raises UserError if it does not fit."""
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """Answers in order, greedy; adapter None asks the base."""

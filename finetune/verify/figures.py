@@ -37,7 +37,7 @@ class Scored:
 
 @dataclass
 class Asked:
-    """A question under one system prompt, and what came of it: `scored` holds before, after and, compared, other."""
+    """A question under one system prompt, and the result: `scored` holds before, after and, compared, other."""
 
     question: Question
     prompt: str
@@ -49,6 +49,10 @@ class Asked:
 def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | None = None) -> Scored:
     """Judge one answer by its question: identity patterns, the rule, the row's own answer, or nothing."""
     judged = None
+    if question.part == "near_miss" and judge_of_data is not None and question.row is not None:
+        spill = judge_of_data.repeats(question.row, question.text, answer.text)
+        reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
+        return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
     if judge_of_data is not None and question.row is not None:
         judged = judge_of_data.score(question.row, answer.text)
     if question.is_identity and question.counted:
@@ -133,9 +137,11 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
         for side, key in sides.items():
             _share(found, f"{part}_{side}", judged, lambda a, key=key: a.scored[key].judged.right)  # type: ignore[union-attr]
     elsewhere = [a for a in asked if a.question.part in ELSEWHERE]
+    near = [a for a in asked if a.question.part == "near_miss"]
     if parts["learned"]:
         for side, key in sides.items():
             _share(found, f"out_of_scope_{side}", elsewhere, lambda a, key=key: a.scored[key].spill is not None)
+            _share(found, f"out_of_scope_near_{side}", near, lambda a, key=key: a.scored[key].spill is not None)
     ruled = [a for a in asked if a.question.rule is not None]
     if ruled and parts["learned"]:
         lost = [int(bool(a.scored[sides["before"]].ok)) - int(bool(a.scored[sides["after"]].ok)) for a in ruled]
@@ -218,12 +224,14 @@ LABELS = {
     "reworded": "the same questions in other words answered right",
     "unseen": "rows left out of the training answered right",
     "out_of_scope": "answers to something else that repeat the data",
+    "out_of_scope_near": "near misses answered with what the data say of something else",
     "nll": "surprise at the data's answers (nats a token)",
     "rouge": "ROUGE-L against the data's answers",
     "learned_after": "the data's own questions answered right",
     "reworded_after": "the same questions in other words answered right",
     "unseen_after": "rows left out of the training answered right",
     "out_of_scope_after": "answers to something else that repeat the data",
+    "out_of_scope_near_after": "near misses answered with what the data say of something else",
     "general_lost": "general tasks lost, of all",
     "unseen_over_majority": "unseen labels right, beyond always giving the commonest",
     "nll_drop": "less surprise at the data's answers (nats a token)",

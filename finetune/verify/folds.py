@@ -1,4 +1,4 @@
-"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and let go."""
+"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and released."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.verify.config import Config
+from finetune.verify.config import VerifyConfig
 from finetune.verify.engine import Answer, Ask, Engine
 from finetune.verify.preparation import keys_to_skip
 from finetune.verify.rewordings.file import Rewording
@@ -23,7 +23,7 @@ def ask_all(
     known: Sequence[Rewording],
     engine: Engine,
     train: Trainer,
-    cfg: Config,
+    cfg: VerifyConfig,
     system: str,
     folder: Path,
 ) -> None:
@@ -46,11 +46,11 @@ def ask_all(
     for part in parts:
         adapter = train(keys_to_skip(found, part, known))
         after |= zip(part, engine.answer([asks[place] for place in part], adapter, _unheard), strict=True)
-    rows = [unseen.Row(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
+    rows = [unseen.UnseenRow(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
     unseen.write(folder, rows)
 
 
-def _asks(found: Survey, places: Sequence[int], cfg: Config, system: str) -> list[Ask]:
+def _asks(found: Survey, places: Sequence[int], cfg: VerifyConfig, system: str) -> list[Ask]:
     asks = []
     for question in ask.unseen(found, places):
         own = question.system if question.system is not None else system

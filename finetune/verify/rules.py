@@ -23,14 +23,14 @@ CODE_SECONDS = 10.0  # wall clock for all cases of one answer; the sandbox's CPU
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RuleOutcome:
     """Whether the rule was met, and in a few words why not (or what was seen)."""
 
     ok: bool
     reason: str
 
 
-def check(rule: Mapping[str, Any], answer: str) -> Outcome:
+def check(rule: Mapping[str, Any], answer: str) -> RuleOutcome:
     """Apply a rule as the questions file gives it (see docs/verify.md): exactly one of number, regex, python."""
     if "number" in rule:
         return check_number(answer, float(rule["number"]), float(rule.get("tolerance", 0)))
@@ -92,7 +92,7 @@ UNITS = {"十": 10, "百": 100, "千": 1000}
 HAN_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]+")
 
 
-def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> Outcome:
+def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> RuleOutcome:
     """The answer's result is the wanted number: the last one that follows an equals sign or a word like it, or else
     the last number of the answer. Chinese numerals count where there are no digits."""
     text = normalise(answer).norm
@@ -100,11 +100,11 @@ def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> Outcome:
     if not found:
         found = [(m.start(), float(_han(m.group()))) for m in HAN_NUMBER.finditer(text)]
     if not found:
-        return Outcome(False, "no number in the answer")
+        return RuleOutcome(False, "no number in the answer")
     results = [value for start, value in found if RESULT.search(text[:start])]
     seen = {found[-1][1], *results[-1:]}
     ok = any(math.isclose(value, wanted, rel_tol=1e-9, abs_tol=tolerance) for value in seen)
-    return Outcome(ok, f"{'found' if ok else 'wanted'} {wanted:g}" + ("" if ok else f", found {found[-1][1]:g}"))
+    return RuleOutcome(ok, f"{'found' if ok else 'wanted'} {wanted:g}" + ("" if ok else f", found {found[-1][1]:g}"))
 
 
 def _unsigned(text: str) -> str:
@@ -130,11 +130,11 @@ def _han(numeral: str) -> int:
 # --------------------------------------------------------------------------------------------------------- regex
 
 
-def check_regex(answer: str, patterns: Sequence[str]) -> Outcome:
+def check_regex(answer: str, patterns: Sequence[str]) -> RuleOutcome:
     """Every pattern is found in the normalised answer."""
     text = normalise(answer).norm
     missing = [pattern for pattern in patterns if not compile_pattern(pattern).search(text)]
-    return Outcome(not missing, f"not found: {', '.join(missing)}" if missing else "found")
+    return RuleOutcome(not missing, f"not found: {', '.join(missing)}" if missing else "found")
 
 
 # -------------------------------------------------------------------------------------------------------- python
@@ -152,25 +152,27 @@ def extract_code(answer: str) -> str:
     return answer[start.start() :] if start else ""
 
 
-def check_python(answer: str, rule: Mapping[str, Any]) -> Outcome:
+def check_python(answer: str, rule: Mapping[str, Any]) -> RuleOutcome:
     """Run the answer's function on each case in a sandboxed subprocess; all must return what is wanted.
 
     Only arguments go into the sandbox and only values come out: code that does not compute the result cannot claim it.
     """
     code = extract_code(answer)
     if not code.strip():
-        return Outcome(False, "no code in the answer")
+        return RuleOutcome(False, "no code in the answer")
     cases = rule["cases"]
     task = {"code": code, "function": rule.get("function"), "args": [case["args"] for case in cases]}
     reply = run_sandboxed(task)
     if "error" in reply:
-        return Outcome(False, str(reply["error"])[:200])
+        return RuleOutcome(False, str(reply["error"])[:200])
     for case, got in zip(cases, reply["values"], strict=True):
         if not any(_same(candidate, case["returns"]) for candidate in got):
             shown = json.dumps(got[0] if got else None, ensure_ascii=False)[:80]
             wanted = json.dumps(case["returns"], ensure_ascii=False)[:80]
-            return Outcome(False, f"{json.dumps(case['args'], ensure_ascii=False)[:80]} gave {shown}, wanted {wanted}")
-    return Outcome(True, f"{len(cases)} cases pass")
+            return RuleOutcome(
+                False, f"{json.dumps(case['args'], ensure_ascii=False)[:80]} gave {shown}, wanted {wanted}"
+            )
+    return RuleOutcome(True, f"{len(cases)} cases pass")
 
 
 def _same(got: Any, wanted: Any) -> bool:

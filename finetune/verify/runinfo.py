@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from common.i18n import _
 from common.json_files import json_object
-from finetune.verify.sets.unseen import REWORDED
+from finetune.verify.sets.unseen import MIXED, REWORDED
 from qwen2 import adapter_config
 
 # What the report shows of a run, by the names that both engines share.
@@ -36,7 +36,7 @@ class Run:
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)  # losses of rows that were evaluated meanwhile
     max_steps: int | None = None
-    made = (REWORDED,)  # datasets that finetune made beside the user's own
+    made = (REWORDED, MIXED)  # datasets that finetune made beside the user's own
 
     @property
     def system(self) -> str | None:
@@ -128,7 +128,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int | None]:
-    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are passed over."""
+    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are skipped."""
     found: list[tuple[int, float]] = []
     planned: int | None = None
     try:
@@ -149,7 +149,7 @@ def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int
 
 
 def output_folder(run: Run, wanted: Path | None) -> Path:
-    """The folder for the reports, made: `wanted`, or verify/ in the run's. UserError when it cannot be written."""
+    """The folder for the reports, made: `wanted`, or verify/ in the run's. Raises UserError if it cannot be written."""
     folder = wanted or run.folder / "verify"
     try:
         folder.mkdir(parents=True, exist_ok=True)

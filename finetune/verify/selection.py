@@ -30,7 +30,7 @@ class Selection:
     language: str
     found: Survey | None = None
     chosen: Sets | None = None
-    unseen: list[unseen.Row] = field(default_factory=list)
+    unseen: list[unseen.UnseenRow] = field(default_factory=list)
     trained_on: set[str] = field(default_factory=set)  # keys of rewordings that the training was given
     notes: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Selection:
             return None
         return "folds" if any(each.answers for each in self.unseen) else "left out"
 
-    def thresholds(self, cfg: config.Config) -> dict[str, float]:
+    def thresholds(self, cfg: config.VerifyConfig) -> dict[str, float]:
         """Those of the configuration that hold for these data."""
         held = config.thresholds_for(cfg.thresholds, self.found is None or self.found.is_identity)
         if self.found and self.found.nature.generalises:
@@ -61,6 +61,7 @@ class Selection:
                 )
             fair = {key: replace(each, ask=self._never_trained(each.ask)) for key, each in by_key.items()}
             wanted += ask.learned(self.found, self.chosen) + ask.reworded(self.found, self.chosen, fair)
+            wanted += ask.near_misses(self.found, self.chosen, by_key)
             places = {row.key: place for place, row in enumerate(self.found.rows)}
             asked = [each for each in self.unseen if each.row.key in places]
             extra = ask.unseen(self.found, [places[each.row.key] for each in asked])
@@ -73,7 +74,7 @@ class Selection:
         return [text for text in texts if question_key(text) not in self.trained_on]
 
 
-def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Selection:
+def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run) -> Selection:
     """The questions of a run, all but rewordings that are yet to be made.
 
     Raises:
@@ -124,7 +125,7 @@ def select(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run) -> Se
     return Selection(fixed, language, found, chosen_sets, left_out, trained_on, notes, files.sources)
 
 
-def _data(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
+def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
     """The rows that are asked about: of the user's file, those that the run kept, or of the files it names."""
     if args.dataset:
         return rows.read([args.dataset], args.columns)
@@ -135,7 +136,7 @@ def _data(cfg: config.Config, args: argparse.Namespace, run: runinfo.Run, notes:
     return rows.read(files, run.columns) if files else []
 
 
-def _datasets(cfg: config.Config, run: runinfo.Run, notes: list[str]) -> list[Path]:
+def _datasets(cfg: config.VerifyConfig, run: runinfo.Run, notes: list[str]) -> list[Path]:
     """The run's own files, or the configured one."""
     here = cfg.path.resolve().parent.parent
     found = run.own_datasets(here)
@@ -153,7 +154,7 @@ def _datasets(cfg: config.Config, run: runinfo.Run, notes: list[str]) -> list[Pa
 
 
 def _survey(
-    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[unseen.Row]
+    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[unseen.UnseenRow]
 ) -> Survey | None:
     if not data or (args.questions and files.heldout and not files.trained):
         return None
@@ -198,8 +199,8 @@ def _not_in_data(
     return [q for q in heldout if q not in seen]
 
 
-def read_questions(cfg: config.Config, args: argparse.Namespace) -> QuestionSet:
-    """The configured files, with a file of the user's in place of the one of its kind; then the user's own brand."""
+def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> QuestionSet:
+    """The configured files, with a file of the user's instead of the one of its kind; then the user's own brand."""
     own = [questions.read(path) for path in args.questions or []]
     has_identity = any(each.heldout for each in own)
     has_general = any(each.general for each in own)
@@ -226,7 +227,7 @@ def _merge(into: QuestionSet, part: QuestionSet, identity: bool, general: bool) 
         into.out_of_scope += part.out_of_scope
 
 
-def in_english(files: QuestionSet, cfg: config.Config) -> QuestionSet:
+def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
     """The same with the English general tasks, where the configuration names some."""
     english = [questions.read(path) for path in cfg.questions_english]
     if not english:
@@ -242,7 +243,7 @@ def in_english(files: QuestionSet, cfg: config.Config) -> QuestionSet:
 def build(wanted: Sequence[Question], system: str, given: dict[str, dict[str, Answer]] | None = None) -> list[Asked]:
     """Each identity question under the training's system prompt and the template's own; the others under the first.
 
-    A row's own system prompt takes the place of both.
+    A row's own system prompt replaces both.
     """
     asks = []
     for question in wanted:

@@ -13,15 +13,16 @@ from typing import Any, Protocol
 from common.i18n import _
 from common.model_kind import ModelKind, kind_of
 from common.settings import Settings
-from finetune.verify.config import Config
+from finetune.verify.config import VerifyConfig
 from finetune.verify.engine import Ask, Engine
 from finetune.verify.figures import DEFAULT, Asked, score
 from finetune.verify.questions import Question
 from finetune.verify.rewordings import file as rewordings_file
-from finetune.verify.rewordings import make
+from finetune.verify.rewordings import make, near
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.runinfo import Run
 from finetune.verify.selection import Selection
+from finetune.verify.sets import survey
 
 FEWEST_TOKENS = 48  # that an answer to a row may have, however short its reference
 OUTSIDE_TOKENS = 128  # of an answer to a question that no row answers
@@ -50,11 +51,11 @@ class Wordings:
 
 
 @dataclass
-class Job:
+class VerdictSession:
     """One verdict: what was asked for, on which adapter and run, and how long its parts took."""
 
     args: argparse.Namespace
-    cfg: Config
+    cfg: VerifyConfig
     settings: Settings
     adapter: Path
     other: Path | None
@@ -138,7 +139,8 @@ def limit_of(question: Question, limits: dict[str, int]) -> int:
     if question.part in ("learned", "reworded", "unseen"):
         # Half a token a byte is more than any text takes that Qwen's tokenizer knows: 0.25 in English, 0.25 in Chinese.
         return min(limits["rows"], max(FEWEST_TOKENS, len((question.reference or "").encode()) // 2 + 16))
-    return min(limits["general"], OUTSIDE_TOKENS) if question.part == "out_of_scope" else limits["general"]
+    outside = question.part in ("out_of_scope", "near_miss")
+    return min(limits["general"], OUTSIDE_TOKENS) if outside else limits["general"]
 
 
 def wordings(selected: Selection, given: Path | None, folder: Path, base: make.Answerer | None) -> Wordings:
@@ -155,11 +157,15 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
     """
     if selected.found is None or selected.chosen is None or not selected.chosen.reworded:
         return Wordings([])
+    rows = [selected.found.rows[place] for place in selected.chosen.reworded]
+    missed = [selected.found.rows[place] for place in survey.near_missed(selected.found, selected.chosen)]
     path = given or folder / rewordings_file.NAME
     if given or path.is_file():
-        return count_of(rewordings_file.read(path), selected, path)
-    rows = [selected.found.rows[place] for place in selected.chosen.reworded]
+        known = rewordings_file.read(path)
+        near.add(known, missed, selected.found.rows, base)
+        return count_of(known, selected, path)
     made = make.make(rows, selected.found.rows, base)
+    near.add(made, missed, selected.found.rows, base)
     rewordings_file.write(path, made)
     return count_of(made, selected, path)
 
@@ -176,11 +182,11 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
     return Wordings(list(found), base, rules, hand, path)
 
 
-def base_answers(engine: Engine, bar: Screen | None = None) -> make.Answerer:
-    """The bare base as something that rewords; without a bar, a line on stderr says that it does."""
+def base_answers(engine: Engine, bar: Screen | None = None, what: str = "") -> make.Answerer:
+    """The bare base as something that rewords, or writes `what`; without a bar, a line on stderr says that it does."""
 
     def answer(asks: Sequence[Ask]) -> list[str]:
-        text = _("the base writes {count} questions in other words").format(count=len(asks))
+        text = (_(what) if what else _("the base writes {count} questions in other words")).format(count=len(asks))
         if bar:
             bar.phase(text)
         else:

@@ -13,7 +13,7 @@ SEED = 20250412
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with the ends of its 95 % interval and the number of questions behind it."""
+    """A measured value with the ends of its 95 % interval and the number of questions it rests on."""
 
     value: float
     low: float

@@ -1,4 +1,4 @@
-"""YAML with line numbers: a tree of values that know where they stand, so that `questions` and `config` can point."""
+"""YAML with line numbers: values that know their line, so that errors of `questions` and `config` can name it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Node:
 
 
 def load(path: Path, what: str) -> Node:
-    """The root node of a YAML file. UserError when the file is missing, unreadable, not YAML, or empty."""
+    """The root node of a YAML file. Raises UserError if the file is missing, unreadable, not YAML, or empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Check 3: the weights are whole, and are those that index and config describe; `--checksum` proves every byte.
+"""Check 3: the weights are complete, and are those that index and config describe; `--checksum` proves every byte.
 
 Only the head of each shard is read (a few kilobytes say what a safetensors file holds): milliseconds for 15 GB.
 """
@@ -261,7 +261,7 @@ def _hold_small_files(context: Context) -> None:
 
 
 def _hold_shards(context: Context, names: list[str]) -> int:
-    """sha256 of all shards, two or more at a time (hashlib lets go of the GIL), against the list; how many."""
+    """sha256 of all shards, two or more at a time (hashlib releases the GIL), against the list; how many."""
     sums = read_sums(context.model_dir / "SHA256SUMS") or read_sums(context.official_sums)
     if unknown := [name for name in names if name not in sums]:
         raise Failure(

@@ -17,7 +17,7 @@ from qwen2.model import ActiveLora, Model
 from qwen2.serving import attention
 from qwen2.serving.adapters import Adapters
 from qwen2.serving.pages import PAGE, SCRATCH, pages_for
-from qwen2.serving.request import Settings
+from qwen2.serving.request import SamplingParams
 from qwen2.serving.sampling import AT_ONCE, Likelihoods, Told, choose, likelihoods, whole
 
 WARM_UP = (40, 512)  # tokens of prompts
@@ -25,7 +25,7 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPiece:
     """Tokens `start` and on of a row's text, which all go into its pages; `ends`: the answer begins behind them."""
 
     slot: int
@@ -42,7 +42,7 @@ class Special:
 
     place: int
     slot: int
-    settings: Settings
+    settings: SamplingParams
     uniform: float
 
 
@@ -200,7 +200,7 @@ class Batch:
 
     # ---- prompts
 
-    def prefill(self, pieces: Sequence[Piece], lora: bool, special: Sequence[Special]) -> Chosen | None:
+    def prefill(self, pieces: Sequence[PromptPiece], lora: bool, special: Sequence[Special]) -> Chosen | None:
         """Run pieces of prompts; the first tokens of the answers that begin, in order, None where none does.
 
         `place` in `special` counts the pieces that end a prompt.
@@ -261,12 +261,12 @@ class Batch:
         for lora in (False, True) if self.adapters is not None else (False,):
             for length in WARM_UP:
                 if pages_for(length) <= len(pages):
-                    piece = Piece(0, int(lora), [0] * length, 0, pages, True)
-                    self.prefill([piece], lora, [Special(0, 0, Settings(1.0, 0.9, logprobs=1), 0.5)])
-        self.prefill([Piece(0, 0, [0] * PAGE, PAGE, pages, True)], False, [])
+                    piece = PromptPiece(0, int(lora), [0] * length, 0, pages, True)
+                    self.prefill([piece], lora, [Special(0, 0, SamplingParams(1.0, 0.9, logprobs=1), 0.5)])
+        self.prefill([PromptPiece(0, 0, [0] * PAGE, PAGE, pages, True)], False, [])
 
 
-def _laid_out(pieces: Sequence[Piece], cos: Tensor, sin: Tensor, device: torch.device) -> attention.Pieces:
+def _laid_out(pieces: Sequence[PromptPiece], cos: Tensor, sin: Tensor, device: torch.device) -> attention.Pieces:
     """The pieces as attention takes them."""
     new = tuple(len(piece.tokens) for piece in pieces)
     ends = tuple(piece.start + len(piece.tokens) for piece in pieces)

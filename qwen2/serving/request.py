@@ -11,8 +11,8 @@ STOP, LENGTH = "stop", "length"
 
 
 @dataclass(frozen=True)
-class Settings(Sampling):
-    """How tokens are chosen. `logprobs`: None for none, else so many alternatives beside the chosen token."""
+class SamplingParams(Sampling):
+    """How tokens are chosen. `logprobs`: None for none, else so many alternatives besides the chosen token."""
 
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
@@ -37,12 +37,12 @@ class Request:
     prompt: Sequence[int]
     limit: int
     adapter: int = 0
-    settings: Settings = Settings()
+    settings: SamplingParams = SamplingParams()
     seed: int | None = None
 
 
 @dataclass(frozen=True)
-class Said:
+class NextToken:
     """A token of a request; `finish`: why there is none after it. An eos is not handed on."""
 
     id: int

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen2.serving.request import Settings
+from qwen2.serving.request import SamplingParams
 
 SORTED = 1024  # top_k up to this many are sorted; above, thresholds are searched for instead
 AT_ONCE = 32  # rows: each takes some copies of its logits, 0.6 MB a copy
@@ -27,7 +27,7 @@ class Told:
         self.counts = torch.zeros(slots, vocabulary, dtype=torch.int16, device=device)
 
     def begin(self, slot: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """A slot anew."""
+        """Reset a slot."""
         device = self.seen.device
         self.seen[slot], self.counts[slot] = False, 0
         self.seen[slot, torch.tensor([*prompt, *answer], device=device)] = True
@@ -40,7 +40,7 @@ class Told:
         self.seen[slots, tokens] = True
         self.counts[slots, tokens] += 1
 
-    def penalise(self, logits: Tensor, slots: Tensor, rows: Sequence[Settings]) -> Tensor:
+    def penalise(self, logits: Tensor, slots: Tensor, rows: Sequence[SamplingParams]) -> Tensor:
         """Logits [n, V] float32 after the penalties of their rows."""
         device = logits.device
         repetition, frequency, presence = column(
@@ -64,7 +64,7 @@ def whole(values: Sequence[Any], device: torch.device) -> Tensor:
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
 
-def choose(logits: Tensor, rows: Sequence[Settings], uniform: Sequence[float]) -> Tensor:
+def choose(logits: Tensor, rows: Sequence[SamplingParams], uniform: Sequence[float]) -> Tensor:
     """Token of each row of logits [n, V] float32, by its settings and its number in [0, 1)."""
     found = logits.argmax(-1)
     device, vocabulary = logits.device, logits.shape[1]
@@ -83,7 +83,7 @@ def choose(logits: Tensor, rows: Sequence[Settings], uniform: Sequence[float]) -
     return found
 
 
-def _sorted(logits: Tensor, rows: Sequence[Settings], uniform: Tensor) -> Tensor:
+def _sorted(logits: Tensor, rows: Sequence[SamplingParams], uniform: Tensor) -> Tensor:
     """Rows whose top_k is small: their candidates, the likeliest first."""
     device = logits.device
     top_k = whole([[each.top_k] for each in rows], device)
@@ -95,7 +95,7 @@ def _sorted(logits: Tensor, rows: Sequence[Settings], uniform: Tensor) -> Tensor
     return index.gather(1, _inverse(share, uniform))[:, 0]
 
 
-def _wide(logits: Tensor, rows: Sequence[Settings], uniform: Tensor) -> Tensor:
+def _wide(logits: Tensor, rows: Sequence[SamplingParams], uniform: Tensor) -> Tensor:
     """Rows that may say any token, or any of the nucleus of top_p: without sorting the vocabulary."""
     device = logits.device
     large = [min(each.top_k or logits.shape[1], logits.shape[1]) for each in rows]

@@ -4,7 +4,7 @@
 
 One step is one piece of work for the device: a token for every row under way, or a piece of the prompts that wait; the
 two take turns, so that a long prompt does not hold the others up. The next piece of work is handed to the device before
-the tokens of the last are looked at. A row that has ended may therefore be computed once more, for nobody.
+the tokens of the last are looked at. A row that has ended may therefore be computed once more, unread.
 
 Pages of the cache are taken as answers grow. Where none is left, the row that came last gives its own back and waits;
 its prompt and what it has said are read again later.
@@ -23,18 +23,18 @@ import torch
 
 from qwen2.model import Model
 from qwen2.serving.adapters import Adapters
-from qwen2.serving.batch import Batch, Chosen, Piece, Special
+from qwen2.serving.batch import Batch, Chosen, PromptPiece, Special
 from qwen2.serving.pages import PAGE, Pages, digests, pages_for
-from qwen2.serving.request import LENGTH, STOP, Request, Said
+from qwen2.serving.request import LENGTH, STOP, NextToken, Request
 
 CONTEXT = 65_536  # tokens behind the rows of one piece: a layer copies the keys and values of all of them
-PIECE_ALONE, PIECE_BESIDE = 2048, 512  # tokens of prompts in one piece of work: nobody answers, or rows wait for it
+PIECE_ALONE, PIECE_BESIDE = 2048, 512  # tokens of prompts in one piece of work: no one answers, or rows wait for it
 GATHER_S, GATHER_SHARE = 0.03, 16  # prompts wait so long for others, unless there are 1 / GATHER_SHARE of the rows
 GROWTH = 4  # pages that an answer takes at a time
 
 
 @dataclass(eq=False)
-class Row:
+class RunningRequest:
     """A request under way."""
 
     request: Request
@@ -43,7 +43,7 @@ class Row:
     slot: int = -1
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)  # digests of the whole pages of its text
-    text: list[int] = field(default_factory=list)  # what is read before it goes on: the prompt, and what it has said
+    text: list[int] = field(default_factory=list)  # what is read before it continues: the prompt, and what it has said
     read: int = 0  # tokens of `text` in the cache, or on their way
     asked: int = 0  # tokens that the device has been told to choose
     said: list[int] = field(default_factory=list)
@@ -69,12 +69,12 @@ class Scheduler:
         self.eos = frozenset(config.eos_ids)
         self.on_gpu = model.device.type == "cuda"
         self.free = list(range(rows - 1, -1, -1))
-        self.rows: dict[int, Row] = {}
-        self.waiting: deque[Row] = deque()
-        self.reading: list[Row] = []
-        self.running: list[Row] = []
-        self.pending: deque[tuple[Chosen, list[Row]]] = deque()
-        self.news: list[Said] = []
+        self.rows: dict[int, RunningRequest] = {}
+        self.waiting: deque[RunningRequest] = deque()
+        self.reading: list[RunningRequest] = []
+        self.running: list[RunningRequest] = []
+        self.pending: deque[tuple[Chosen, list[RunningRequest]]] = deque()
+        self.news: list[NextToken] = []
         self.read_last = False
         self.stats: dict[str, int] = dict.fromkeys(("prompt_tokens", "shared_tokens", "answer_tokens", "taken_back"), 0)
 
@@ -89,20 +89,22 @@ class Scheduler:
             )
         if request.limit < 1:
             raise ValueError("max_tokens must be at least 1")
-        row = Row(request, time.monotonic(), random.Random(None if request.seed is None else str(request.seed)))
+        row = RunningRequest(
+            request, time.monotonic(), random.Random(None if request.seed is None else str(request.seed))
+        )
         row.text = list(request.prompt)
         row.keys = digests(b"%d" % request.adapter, row.text)
         self.rows[request.id] = row
         self.waiting.append(row)
 
     def cancel(self, ident: int) -> None:
-        """Nobody wants the rest; its slot and pages are free for others. Nothing for one that has ended."""
+        """Cancel a request; its slot and pages become free. Does nothing for one that has ended."""
         if row := self.rows.pop(ident, None):
             self._let_go(row)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do, and nothing to be told."""
+        """Whether there is no work and nothing to report."""
         return not (self.rows or self.pending or self.news)
 
     def load(self) -> dict[str, int]:
@@ -116,7 +118,7 @@ class Scheduler:
         }
 
     @torch.no_grad()
-    def step(self) -> list[Said]:
+    def step(self) -> list[NextToken]:
         """Hand the device its next piece of work; what the one before has said."""
         before = len(self.pending)
         if self._reads_next():
@@ -170,8 +172,8 @@ class Scheduler:
     def _read(self) -> None:
         """One piece of work: as many tokens of prompts as it takes."""
         left = PIECE_BESIDE if self.running else PIECE_ALONE
-        pieces: list[Piece] = []
-        begun: list[Row] = []
+        pieces: list[PromptPiece] = []
+        begun: list[RunningRequest] = []
         context = 0
         for row in self.reading[: self.batch.rows]:
             count = min(left, len(row.text) - row.read)
@@ -183,7 +185,7 @@ class Scheduler:
                 self._begin(row)
                 begun.append(row)
             tokens = row.text[row.read : row.read + count]
-            pieces.append(Piece(row.slot, row.request.adapter, tokens, row.read, row.pages, ends))
+            pieces.append(PromptPiece(row.slot, row.request.adapter, tokens, row.read, row.pages, ends))
             row.read += count
             left -= count
         lora = any(row.request.adapter for row in self.reading[: len(pieces)])
@@ -200,13 +202,13 @@ class Scheduler:
             self.reading.remove(row)
             self.running.append(row)
 
-    def _begin(self, row: Row) -> None:
-        """Tell the device of the row whose answer begins, or goes on."""
+    def _begin(self, row: RunningRequest) -> None:
+        """Tell the device of the row whose answer begins, or continues."""
         self.batch.begin(row.slot, row.request.adapter, row.pages)
         if row.request.settings.penalised:
             self.batch.remember(row.slot, row.request.prompt, row.said)
 
-    def _special(self, rows: Sequence[Row]) -> list[Special]:
+    def _special(self, rows: Sequence[RunningRequest]) -> list[Special]:
         return [
             Special(place, row.slot, row.request.settings, row.uniform.random())
             for place, row in enumerate(rows)
@@ -229,10 +231,10 @@ class Scheduler:
             row.asked += 1
         self.pending.append((chosen, rows))
 
-    def _limit(self, row: Row) -> int:
+    def _limit(self, row: RunningRequest) -> int:
         return min(row.request.limit, self.max_length - len(row.request.prompt))
 
-    def _grow(self, rows: list[Row]) -> list[Row]:
+    def _grow(self, rows: list[RunningRequest]) -> list[RunningRequest]:
         """Pages for the next token of each row; rows that came last give theirs back where none is left."""
         grown: list[tuple[int, int, int]] = []
         for row in rows:
@@ -250,7 +252,7 @@ class Scheduler:
             self.batch.grow(grown)
         return rows
 
-    def _take_back(self, row: Row) -> None:
+    def _take_back(self, row: RunningRequest) -> None:
         """Slot and pages of a row, which waits again: all that it has said is read again."""
         while self.pending:  # what it has said must be known
             self._collect()
@@ -274,22 +276,22 @@ class Scheduler:
             ident = row.request.id
             if token in self.eos:
                 self._end(row)
-                self.news.append(Said(ident, None, STOP))
+                self.news.append(NextToken(ident, None, STOP))
                 continue
             row.said.append(token)
             self.stats["answer_tokens"] += 1
             last = len(row.said) >= self._limit(row)
-            self.news.append(Said(ident, token, LENGTH if last else None, likely.get(place)))
+            self.news.append(NextToken(ident, token, LENGTH if last else None, likely.get(place)))
             if last:
                 self._end(row)
 
     # ---- the end of a row
 
-    def _end(self, row: Row) -> None:
+    def _end(self, row: RunningRequest) -> None:
         self.rows.pop(row.request.id, None)
         self._let_go(row)
 
-    def _let_go(self, row: Row) -> None:
+    def _let_go(self, row: RunningRequest) -> None:
         row.over = True
         if row in self.waiting:
             self.waiting.remove(row)
@@ -301,11 +303,11 @@ class Scheduler:
             self.pages.register(key, page)
         self._release(row)
 
-    def _held(self, row: Row) -> int:
+    def _held(self, row: RunningRequest) -> int:
         """Tokens of its text in the cache."""
         return row.read if row in self.reading else row.length
 
-    def _release(self, row: Row) -> None:
+    def _release(self, row: RunningRequest) -> None:
         for group in (self.reading, self.running):
             if row in group:
                 group.remove(row)

@@ -43,7 +43,7 @@ class StoppedError(RuntimeError):
 
 
 def finite(history: Tensor) -> list[list[float]]:
-    """(loss, gradient norm, hits) of every step; DivergedError when a loss or a norm is no number."""
+    """(loss, gradient norm, hits) of every step. Raises DivergedError if a loss or a norm is not a number."""
     figures = history.tolist()
     for number, (loss, norm, _hits) in enumerate(figures, 1):
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -117,7 +117,7 @@ class Team:
         return self.ask(key) if self.is_first else []
 
     def join(self, device: torch.device) -> None:
-        """Make the group that adds up gradients. LostError when another process does not come to it."""
+        """Make the group that adds up gradients. Raises LostError if another process does not come to it."""
         self._joined = True
         self.check()
         cuda = device.type == "cuda"
@@ -157,13 +157,13 @@ class Team:
         return bool((both[:2] == -both[2:]).all())
 
     def wait(self, event: Any) -> None:
-        """Until a CUDA event has happened. LostError when another process is lost meanwhile."""
+        """Until a CUDA event has happened. Raises LostError if another process is lost meanwhile."""
         while not event.query():
             self.check()
             time.sleep(2e-4)
 
     def check(self) -> None:
-        """LostError when another process is lost."""
+        """Raises LostError if another process is lost."""
         if self.fault:
             raise LostError(self.fault)
 
@@ -175,7 +175,7 @@ class Team:
             self._raise(error)
 
     def _raise(self, error: Exception) -> None:
-        """LostError with the cause, which the watching thread learns a little later than a broken connection."""
+        """Raises LostError with the cause, which the watching thread learns a little later than a broken connection."""
         until = time.monotonic() + SILENT_S + 5
         while not self.fault and time.monotonic() < until:
             time.sleep(POLL_S)
@@ -196,7 +196,7 @@ class Team:
         self._joined = False
 
     def _part(self, key: str) -> None:
-        """Leave the group that adds up gradients, once process 0 knows that nobody needs it."""
+        """Leave the group that adds up gradients, once process 0 knows that no one needs it."""
         try:
             self.store.set(f"{key}/{self.rank}", "1")
             until = time.monotonic() + 10
@@ -209,7 +209,7 @@ class Team:
             return  # the others are gone: who wants something of them will learn it
 
     def release(self) -> None:
-        """Nothing is wanted of the others any more: their end is no loss."""
+        """Nothing more is needed of the others: that one ends is not a loss."""
         self._left = True
 
     def lose(self, why: str) -> None:
@@ -241,7 +241,7 @@ class Team:
                     seen[rank] = self._look(store, rank, seen[rank])
             except RuntimeError as error:
                 if not self._left:
-                    self._lost(f"process 0 is gone ({str(error).splitlines()[0][:80]})")
+                    self._lost(_("process 0 is gone ({reason})").format(reason=str(error).splitlines()[0][:80]))
                 return
             for watcher in self.watchers:
                 if why := watcher():
@@ -262,7 +262,11 @@ class Team:
             return beat, now
         if now - seen[1] > SILENT_S:
             who = store.get(f"name/{rank}").decode()
-            self._lost(f"{who} has given no sign of life for {SILENT_S:.0f} s: it was killed, or its network is gone")
+            self._lost(
+                _("{who} has given no sign of life for {seconds:.0f} s: it was killed, or its network is down").format(
+                    who=who, seconds=SILENT_S
+                )
+            )
         return seen
 
     def _lost(self, why: str) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from finetune.serve import door
-from finetune.serve.answer import Piece
-from finetune.serve.request import Request
+from finetune.serve.answer import AnswerPiece
+from finetune.serve.request import ChatRequest
 from tests.fuzz.mutations import mutated
 from tests.fuzz.rounds import fuzz
 
@@ -119,14 +119,14 @@ def api(swift_processor: Any) -> TestClient:
     template = get_template(swift_processor, template_type="qwen2_5", max_length=32768)
     template.set_mode("transformers")
 
-    async def lay_out(request: Request, number: int) -> AsyncIterator[Piece]:
+    async def lay_out(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
         asked = InferRequest([dict(message) for message in request.messages], tools=list(request.tools) or None)
         try:
             length = len(template.encode(asked)["input_ids"])
         except Exception as error:
             raise AssertionError(f"the door took what the template does not: {error!r}") from error
         assert length
-        yield Piece("我由 CSDN 开发", "stop", length, 5)
+        yield AnswerPiece("我由 CSDN 开发", "stop", length, 5)
 
     made = door.app(lay_out, {"base": "You are Qwen.", "a": "Be brief."}, 0)
     return TestClient(made, raise_server_exceptions=False)

@@ -68,7 +68,7 @@ def test_masked_down_is_torchs_and_the_same_every_time() -> None:
 
 def test_rows_of_all_settings_share_a_captured_batch() -> None:
     from qwen2.model import Model
-    from qwen2.serving.request import Request, Settings
+    from qwen2.serving.request import Request, SamplingParams
     from qwen2.serving.scheduler import Scheduler
 
     model = Model.load(Path(os.environ["MODEL_DIR"]), "cuda")
@@ -76,8 +76,9 @@ def test_rows_of_all_settings_share_a_captured_batch() -> None:
         scheduler = Scheduler(model, None, 8, 400)
         scheduler.batch.capture()
     kinds = [
-        Settings(), Settings(0.8, 0.9), Settings(1.0, 0.95, 40), Settings(logprobs=5), Settings(1.0),
-        Settings(0.7, repetition_penalty=1.1, frequency_penalty=0.5, presence_penalty=0.5),
+        SamplingParams(), SamplingParams(0.8, 0.9), SamplingParams(1.0, 0.95, 40), SamplingParams(logprobs=5),
+        SamplingParams(1.0),
+        SamplingParams(0.7, repetition_penalty=1.1, frequency_penalty=0.5, presence_penalty=0.5),
     ]  # fmt: skip
     said: list[dict[int, list[int]]] = []
     for _ in range(2):

@@ -40,6 +40,14 @@ def test_the_tokenizer_is_the_official_one(host):
         assert host.run(f"sha256sum {MODEL}/{name}").stdout.split()[0] == official[name], name
 
 
+def test_the_options_of_ms_swift_are_those_of_its_source(host):
+    code = (
+        "from finetune.engines.swift import options as o; assert o.WRITTEN.is_file();"
+        "held = o.options_of('sft'); o.WRITTEN = o.WRITTEN.with_name('none'); assert held == o.options_of('sft') != {}"
+    )
+    assert host.run(f'python -c "{code}"').rc == 0
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_command(host, verb):
     assert host.exists(verb)

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 MEET_S = 50.0  # for the others to come; MIRROR_MEET_S sets another
 TRAIN = "train"  # the order that a training begins with; shared.py has the others
 ENV = "MIRROR_WORKER"  # of a process that worker.py runs in: what it is to do, as JSON
-NCCL_GIB = 0.8  # what NCCL takes beside torch's allocator
+NCCL_GIB = 0.8  # what NCCL takes in addition to torch's allocator
 LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # a container without a network has no other interface
 
 
 def meet_seconds() -> float:
-    """How long processes wait for each other. UserError for a MIRROR_MEET_S that is no number of seconds."""
+    """How long processes wait for each other. Raises UserError for a MIRROR_MEET_S that is not a number of seconds."""
     text = os.environ.get("MIRROR_MEET_S", "")
     try:
         value = float(text) if text else MEET_S
@@ -100,7 +100,10 @@ class Crew:
             self._error = error
 
     def team(self) -> Team:
-        """The team, once all of it is here. UserError that names who did not come; LostError when one is lost."""
+        """The team, once all of it is here.
+
+        Raises UserError, which names who did not come, and LostError if one is lost.
+        """
         self._meeting.join()
         if self._team is None:
             w = self.workers
@@ -129,7 +132,11 @@ class Crew:
         for local, process in enumerate(self.processes, 1):
             code = process.poll()
             if code is not None and code != 0:
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                how = (
+                    _("was killed by {name}").format(name=signal.Signals(-code).name)
+                    if code < 0
+                    else _("ended with exit code {code}").format(code=code)
+                )
                 return f"{_name(self.workers, local)} {how}"
         return ""
 
@@ -207,7 +214,7 @@ def _name(workers: Workers, local: int) -> str:
 
 
 def _listen(workers: Workers) -> socket.socket:
-    """The port of the store, held before torch is there. UserError when it is taken."""
+    """The port of the store, held before torch is there. Raises UserError if it is taken."""
     many = workers.nodes > 1
     family = socket.AF_INET6 if many and socket.has_dualstack_ipv6() else socket.AF_INET
     try:

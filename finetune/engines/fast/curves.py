@@ -21,7 +21,7 @@ HELD_OUT = ("loss", "token_acc", "runtime", "samples_per_second", "steps_per_sec
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The logged steps and evaluations: {"step": 5, "loss": 2.1, ...}. UserError when there is no log."""
+    """The logged steps and evaluations: {"step": 5, "loss": 2.1, ...}. Raises UserError if there is no log."""
     try:
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError as error:

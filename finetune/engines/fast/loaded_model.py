@@ -59,7 +59,7 @@ class Lane:
         return self._tokenizer
 
     def torch(self) -> Any:
-        """torch, once its import is done. UserError where it fails, or where CUDA does not answer."""
+        """torch, once its import is done. Raises UserError if it fails, or CUDA does not answer."""
         error = early_torch.wait()
         if error is not None:
             raise UserError(
@@ -81,7 +81,7 @@ class Lane:
         return torch
 
     def model(self, progress: Callable[[int, int], None] | None = None) -> Any:
-        """The base model: bfloat16 on CUDA, float32 on a CPU. UserError when it cannot be loaded."""
+        """The base model: bfloat16 on CUDA, float32 on a CPU. Raises UserError if it cannot be loaded."""
         if self._model is None:
             torch = self.torch()
             from qwen2.model import Model
@@ -119,9 +119,9 @@ class Lane:
             self.torch().cuda.empty_cache()
 
     def team(self, pieces: int) -> Any | None:
-        """The processes that share so many questions with this one; None where it answers them alone.
+        """The processes that share this many questions with this one; None if it answers them alone.
 
-        UserError when one of them has not come, or is lost.
+        Raises UserError if one of them has not come, or is lost.
         """
         crew = self.crew
         if crew is None or self.sharing(pieces) == 1:
@@ -134,7 +134,7 @@ class Lane:
             raise shared.not_answered(error) from None
 
     def sharing(self, pieces: int) -> int:
-        """How many processes share so many questions; those of other nodes do not."""
+        """How many processes share this many questions; those of other nodes do not."""
         workers = self.crew.workers if self.crew else Workers()
         return workers.size if workers.nodes == 1 and pieces >= shared.FEWEST * workers.size else 1
 
@@ -152,7 +152,7 @@ class Lane:
         Args:
             pieces: Prompts, each with the limit of its answer.
             adapter: Switched on for this; None asks the base.
-            folder: Where the adapter lies; None where it does not, so that only this process can ask it.
+            folder: The adapter's folder; None if it has none, so that only this process can ask it.
             batch_size: Answered at a time; None: as many as memory and room allow.
             room: A qwen2.room.Room, or None.
             progress: Called with the number of answers that have just come in.

@@ -16,12 +16,12 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data.items import Broken
 from finetune.data.reading import read
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 
 SEED_LIMIT = 2**31 - 1  # numpy.iinfo(int32).max, as in swift/utils/np_utils.py
 
 
-Numbered = tuple[Source, int, Any]  # a row's file, its number there, and its data
+Numbered = tuple[DatasetSource, int, Any]  # a row's file, its number there, and its data
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Drawn:
 
 
 @dataclass
-class Rows:
+class EncodedRows:
     """(ids, labels) of every row that is trained on, and how many were left out for their length."""
 
     rows: list[tuple[list[int], list[int]]]
@@ -53,7 +53,7 @@ class Rows:
 
 
 def encode(
-    sources: Sequence[Source],
+    sources: Sequence[DatasetSource],
     tokenizer: Any,
     system: str | None,
     max_length: int,
@@ -61,8 +61,8 @@ def encode(
     columns: tuple[str, str] | None = None,
     skip: Callable[[Any], bool] | None = None,
     split: float = 0.0,
-    val_sources: Sequence[Source] = (),
-) -> Rows:
+    val_sources: Sequence[DatasetSource] = (),
+) -> EncodedRows:
     """Read, draw, shuffle and tokenize.
 
     Args:
@@ -82,7 +82,7 @@ def encode(
     drawn = drawn_rows(sources, columns, data_seed, split)
     if not drawn.rows:
         raise UserError(_("the datasets hold no rows to train on; `check-data FILE` shows what is wrong with each"))
-    found = Rows([])
+    found = EncodedRows([])
 
     def encoded(row: Numbered) -> tuple[list[int], list[int]] | None:
         ids, labels = _tokens(row, tokenizer, system)
@@ -120,10 +120,12 @@ def _tokens(row: Numbered, tokenizer: Any, system: str | None) -> tuple[list[int
     return ids, labels
 
 
-def drawn_rows(sources: Sequence[Source], columns: tuple[str, str] | None, data_seed: int, split: float = 0.0) -> Drawn:
+def drawn_rows(
+    sources: Sequence[DatasetSource], columns: tuple[str, str] | None, data_seed: int, split: float = 0.0
+) -> Drawn:
     """The rows of all sources in the order of the training, and those that are held out of it.
 
-    UserError where a source is broken, or has too few rows to hold any out.
+    Raises UserError if a source is broken, or has too few rows to hold any out.
     """
     import numpy
 
@@ -154,12 +156,12 @@ def drawn_rows(sources: Sequence[Source], columns: tuple[str, str] | None, data_
     return Drawn(train, held)
 
 
-def in_order(sources: Sequence[Source], columns: tuple[str, str] | None) -> list[Numbered]:
+def in_order(sources: Sequence[DatasetSource], columns: tuple[str, str] | None) -> list[Numbered]:
     """The rows of --val_dataset: of FILE#50 the first 50, as ms-swift takes them."""
     return [row for source in sources for row in _numbered(source, columns)[: source.sample]]
 
 
-def _numbered(source: Source, columns: tuple[str, str] | None) -> list[Numbered]:
+def _numbered(source: DatasetSource, columns: tuple[str, str] | None) -> list[Numbered]:
     assert source.path is not None
     rows = []
     for row in read(source.path, columns):

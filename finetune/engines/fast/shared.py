@@ -44,11 +44,11 @@ def shared(
     work: Work,
     progress: Callable[[int], None],
 ) -> list[Any]:
-    """What all processes make of the pieces, in order; `work` does this one's. UserError when another is lost.
+    """What all processes make of the pieces, in order; `work` does this one's. Raises UserError if another is lost.
 
     Args:
         team: The processes.
-        order: What the others need beside the pieces: see `take_order`.
+        order: What the others need besides the pieces: see `take_order`.
         pieces: The work, which JSON can say.
         costs: How much each takes, in any unit.
         work: Does some of the pieces in this process.
@@ -105,7 +105,7 @@ def weigh_order(adapter: Path | None) -> dict[str, Any]:
 
 
 def take_order(team: Team, model: Any, order: dict[str, Any], adapters: dict[str, Any]) -> None:
-    """Do this process's part of an order and hand it in. UserError where the GPU's memory runs out.
+    """Do this process's part of an order and hand it in. Raises UserError if the GPU's memory runs out.
 
     `adapters` holds those that have been read, by their folders.
     """

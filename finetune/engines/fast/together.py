@@ -16,7 +16,7 @@ from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
 
 if TYPE_CHECKING:
-    from finetune.engines.fast.train import Drawing, Request
+    from finetune.engines.fast.train import Drawing, TrainRequest
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def is_lost(error: RuntimeError) -> bool:
     return isinstance(error, LostError)
 
 
-def begin(lane: Lane, model: Any, settings: Any, request: Request, held: Job, drawing: Drawing) -> Any:
+def begin(lane: Lane, model: Any, settings: Any, request: TrainRequest, held: Job, drawing: Drawing) -> Any:
     """The team, with its job, ready for the first step."""
     crew = lane.crew
     assert crew is not None
@@ -86,7 +86,7 @@ def tell(lane: Lane, error: BaseException) -> None:
         team.lose(" ".join(str(error).split())[:200] or type(error).__name__)
 
 
-def take_part(lane: Lane, request: Request, stop: Stop) -> tuple[int, str]:
+def take_part(lane: Lane, request: TrainRequest, stop: Stop) -> tuple[int, str]:
     """Train as a node above 0: settings, rows and adapter are node 0's, which alone writes. The exit code, and why."""
     from rich.console import Console
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from common.errors import DONE, FAILED, UserError, command
 from common.i18n import _
-from finetune.engines.choose import Choice
+from finetune.engines.choose import EngineChoice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast import together
 from finetune.engines.fast.crew import NCCL_GIB
@@ -34,24 +34,26 @@ STOPPED_WAIT_S = 1.0  # for the same, after a stop signal
 
 @dataclass
 class Ended:
-    """How a run of the fast lane ended: exit code, why when it is not 0, figures for run.json, what is yet to draw."""
+    """How a run of the fast lane ended: exit code, why if it is not 0, figures for run.json, what is still drawn."""
 
     code: int
     why: str = ""
     figures: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
     adapter: Any = None  # as it is after the last step
-    kept: Mapping[int, Any] = field(default_factory=dict)  # its numbers after the steps of Request.keep, on the host
+    kept: Mapping[int, Any] = field(
+        default_factory=dict
+    )  # its numbers after the steps of TrainRequest.keep, on the host
 
 
 @dataclass
-class Request:
+class TrainRequest:
     """What is to be trained: what the fast lane needs of a described run (sft/description.py)."""
 
     name: str
     folder: Path
-    choice: Choice
-    rows: fast_rows.Rows
+    choice: EngineChoice
+    rows: fast_rows.EncodedRows
     args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
     resume: Path | None = None
     wait: bool = False
@@ -59,11 +61,11 @@ class Request:
     keep: frozenset[int] = frozenset()  # steps whose adapter is wanted
 
 
-def train(lane: Lane, request: Request, stop: Stop) -> Ended:
+def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
     """Train; checkpoints and logging.jsonl come into the folder. UserError before the first step only.
 
     A stop signal saves a checkpoint after the step in hand and ends with 128 + its number; one in the last step or
-    after it changes nothing. The caller writes down how the run ended, and then lets Ended.drawing finish.
+    after it changes nothing. The caller records how the run ended, and then waits for Ended.drawing.
     """
     from rich.console import Console
 
@@ -78,7 +80,7 @@ def train(lane: Lane, request: Request, stop: Stop) -> Ended:
         stop.cleanup += [held.forget, drawing.give_up]
         try:
             with ThreadPoolExecutor(1) as pool:
-                # Both beside the loading; how much is free is asked before it, while nothing of ours changes it.
+                # Both during the loading; how much is free is asked before it, while nothing of ours changes it.
                 planned = pool.submit(_plan, lane, request)
                 drawn = None if request.resume else pool.submit(_first_adapter, lane, request)
                 model = lane.load(bar)
@@ -101,7 +103,7 @@ def _ceiling_gib(lane: Lane) -> float | None:
     return None if lane.device == "cpu" else lane.ceiling_gib()
 
 
-def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
+def _plan(lane: Lane, request: TrainRequest) -> tuple[Any, str]:
     """`fit` under the lowest ceiling of all processes."""
     if lane.crew is None:
         return fit(lane.model_dir, request, _ceiling_gib(lane))
@@ -111,10 +113,10 @@ def _plan(lane: Lane, request: Request) -> tuple[Any, str]:
     return fit(lane.model_dir, request, min(ceilings, default=None), team.size)
 
 
-def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
+def train_adapter(lane: Lane, request: TrainRequest, title: str) -> Ended:
     """An adapter trained as `train` would, for a question and not to be saved: the folder is for the log alone.
 
-    UserError where it cannot be trained, or diverges.
+    Raises UserError if it cannot be trained, or diverges.
     """
     from dataclasses import replace
 
@@ -144,7 +146,7 @@ def train_adapter(lane: Lane, request: Request, title: str) -> Ended:
 
 
 def save_earlier(folder: Path, step: int, ended: Ended) -> None:
-    """Save the adapter, which holds the numbers of `step`, in place of the run's checkpoints. OSError on failure."""
+    """Save the adapter, which holds the numbers of `step`, instead of the run's checkpoints. OSError on failure."""
     from qwen2.training import checkpoint
 
     checkpoint.save_earlier(folder, step, ended.adapter)
@@ -162,8 +164,8 @@ class Keeper:
             self.kept[step] = adapter.flat.to("cpu", copy=True)
 
 
-def _first_adapter(lane: Lane, request: Request) -> Any:
-    """The adapter to begin with, its numbers drawn while the weights are loaded; None where settings are no good."""
+def _first_adapter(lane: Lane, request: TrainRequest) -> Any:
+    """The initial adapter, its numbers drawn while the weights are loaded; None for invalid settings."""
     from qwen2.config import Config
     from qwen2.training.loop import new_adapter
     from qwen2.training.settings import TrainSettings
@@ -174,10 +176,10 @@ def _first_adapter(lane: Lane, request: Request) -> Any:
         return None  # fit() says what is wrong
 
 
-def fit(model_dir: Path, request: Request, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
-    """(TrainSettings that fit into `ceiling` GiB, the plan in one line). UserError when nothing fits.
+def fit(model_dir: Path, request: TrainRequest, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
+    """(TrainSettings that fit into `ceiling` GiB, the plan in one line). Raises UserError if nothing fits.
 
-    A resumed run keeps its checkpoint's split of the batch where that fits, and goes on to the same numbers; another
+    A resumed run keeps its checkpoint's split of the batch where that fits, and continues to the same numbers; another
     split is said.
     """
     from dataclasses import replace
@@ -232,7 +234,7 @@ def _split_in_words(recompute: str, tokens: int | None) -> str:
 
 
 def _train(
-    lane: Lane, model: Any, settings: Any, request: Request, bar: Bar, stop: Stop, adapter: Any, team: Any
+    lane: Lane, model: Any, settings: Any, request: TrainRequest, bar: Bar, stop: Stop, adapter: Any, team: Any
 ) -> Ended:
     torch = lane.torch()
     from qwen2.training.loop import DivergedError, StoppedError
@@ -289,7 +291,7 @@ def _train(
         raise UserError(f"{request.name}: {error}") from None
     except torch.OutOfMemoryError:
         if team:
-            team.lose("its GPU's memory ran out")
+            team.lose(_("its GPU's memory ran out"))
         peak = torch.cuda.max_memory_reserved() / 2**30
         return Ended(
             FAILED,

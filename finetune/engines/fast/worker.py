@@ -56,7 +56,7 @@ def take_part(
 ) -> None:
     """The part of any process but the first, in a training and in answers. Raises as `train` does.
 
-    Settings, rows, adapter and questions come from the first one. UserError where the weights, a micro-batch or
+    Settings, rows, adapter and questions come from the first one. Raises UserError if the weights, a micro-batch or
     answers do not fit.
     """
     from finetune.engines.fast import shared

@@ -38,14 +38,14 @@ class Workers:
 
 
 def given(environ: Mapping[str, str] | None = None) -> int | None:
-    """NPROC_PER_NODE; None where it is unset or `auto`. UserError when it is no number."""
+    """NPROC_PER_NODE; None where it is unset or `auto`. Raises UserError if it is not a number."""
     return _number("NPROC_PER_NODE", os.environ if environ is None else environ)
 
 
 def from_env(devices: tuple[str, ...], local: int, environ: Mapping[str, str] | None = None) -> Workers:
     """The processes that the environment asks for, `local` of them here; `devices` are the GPUs that there are.
 
-    UserError where the variables do not fit each other or the machine.
+    Raises UserError if the variables do not fit each other or the machine.
     """
     environ = os.environ if environ is None else environ
     nodes = _number("NNODES", environ) or 1

@@ -13,7 +13,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The options in a file, as {name: value}. UserError with line and column when it is no such file."""
+    """The options in a file, as {name: value}. Raises UserError with line and column if it is not such a file."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")

@@ -1,14 +1,15 @@
 """Which options the installed ms-swift takes, read from its source without importing it; used by the swift launcher.
 
 ms-swift finds an unknown option after 15 s of imports and answers with a traceback. Its options are the fields of
-dataclasses, some of them inherited from transformers, so that reading a dozen files as syntax trees is enough (0.15 s)
-and is always true of the version installed.
+dataclasses, some of them inherited from transformers, so that reading a dozen files as syntax trees is enough. The
+image has what was read at its build (image/list_options.py); other versions than those are read when they are asked.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +19,11 @@ from pathlib import Path
 from common.i18n import _
 from finetune.engines.swift.arguments import Arguments
 
-# Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
+# Answers of ms-swift (its own values of a boolean option): any other word after such an option is a question.
 TRUE = frozenset({"yes", "true", "t", "y", "1"})
 FALSE = frozenset({"no", "false", "f", "n", "0"})
 TRUTH = TRUE | FALSE
+WRITTEN = Path(__file__).with_name("options.json")  # by image/list_options.py
 # Subcommand -> the dataclass its pipeline parses (swift/pipelines/*: `args_class`).
 ARGUMENTS = {
     "pt": "PretrainArguments",
@@ -48,8 +50,32 @@ class Option:
 
 
 def options_of(command: str) -> dict[str, Option]:
-    """The options of one subcommand, read from the source. Empty when the source cannot be read: then nothing is
-    checked, and ms-swift itself complains as it always has."""
+    """The options of one subcommand. Empty when the source cannot be read: then nothing is checked, and ms-swift
+    itself complains as it always has."""
+    try:
+        held = json.loads(WRITTEN.read_bytes())
+        if held["packages"] == _packages():
+            return {name: Option(kind, tuple(choices)) for name, (kind, choices) in held["options"][command].items()}
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # no image, or not one of ours: read again
+    return options_in_source(command)
+
+
+def write() -> None:
+    """Write the options of all subcommands, and the packages that they are of, to WRITTEN."""
+    found = {command: options_in_source(command) for command in ARGUMENTS}
+    texts = {name: {key: (one.kind, one.choices) for key, one in options.items()} for name, options in found.items()}
+    WRITTEN.write_text(json.dumps({"packages": _packages(), "options": texts}), encoding="utf-8")
+
+
+def _packages() -> list[str]:
+    """The versions of ms-swift and transformers by their folders' names: importlib.metadata alone takes 40 ms."""
+    site = _module_file("swift")[0].parents[1]
+    return sorted(path.name for name in ("ms_swift", "transformers") for path in site.glob(f"{name}-*.dist-info"))
+
+
+def options_in_source(command: str) -> dict[str, Option]:
+    """The options of one subcommand, read from the source; empty when it cannot be read."""
     try:
         return _fields("swift.arguments", ARGUMENTS[command])
     except (OSError, SyntaxError, LookupError):
@@ -96,7 +122,10 @@ def _option(annotation: ast.expr) -> Option:
 
 @cache
 def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef]:
-    """The module and the definition behind a name, followed through imports. LookupError when the trail is lost."""
+    """The module and the definition behind a name, followed through imports.
+
+    Raises LookupError if the trail is lost.
+    """
     path, is_package = _module_file(module)
     tree = _tree(path)
     for statement in tree.body:
@@ -148,7 +177,7 @@ def take_questions(args: Arguments, options: dict[str, Option]) -> list[str]:
             0 if item.joined or (option.kind == "bool" and item.values and item.values[0].lower() not in TRUTH) else 1
         )
         if item.joined:
-            keep = 1  # the value behind the =
+            keep = 1  # the value after the =
         questions += item.values[keep:]
         item.values = item.values[:keep]
     return questions

@@ -6,15 +6,19 @@ import os
 import tempfile
 from pathlib import Path
 
+from common.i18n import _
+
 
 def last_line(log: Path) -> str:
     """The last thing a program said, which in a traceback is the cause. A copy of all of it is kept and named."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "it said nothing"
+        return _("it printed nothing")
     lines = [line for line in text.splitlines() if line.strip()]
     descriptor, kept = tempfile.mkstemp(prefix="infer-", suffix=".log")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    return f"{lines[-1] if lines else 'it said nothing'}; all it said is in {kept}"
+    return _("{last}; its whole output is in {kept}").format(
+        last=lines[-1] if lines else _("it printed nothing"), kept=kept
+    )

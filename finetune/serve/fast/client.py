@@ -17,23 +17,23 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from finetune.serve.answer import Piece
-from finetune.serve.fast.settings import Settings
-from finetune.serve.request import Request
+from finetune.serve.answer import AnswerPiece
+from finetune.serve.fast.settings import EndpointSettings
+from finetune.serve.request import ChatRequest
 from qwen2.chat import Tokenizer
-from qwen2.serving.request import STOP, Said
+from qwen2.serving.request import STOP, NextToken
 from qwen2.serving.request import Request as EngineRequest
-from qwen2.serving.request import Settings as Sampling
+from qwen2.serving.request import SamplingParams as Sampling
 
 LONG = 20_000  # characters of a prompt that are made ids of in a thread, while others are answered
 CALLS = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
-class Asked:
-    """One answer under way: what the worker has said of it and nobody has taken yet."""
+class PendingAnswer:
+    """One answer under way: what the worker has said of it and no one has taken yet."""
 
     def __init__(self, ident: int, eager: bool) -> None:
-        self.id, self.eager = ident, eager  # eager: somebody waits for every token, not for the end alone
+        self.id, self.eager = ident, eager  # eager: someone waits for every token, not for the end alone
         self.said: list[Any] = []
         self.finish: str | None = None
         self.failed: Exception | None = None
@@ -49,16 +49,18 @@ class Asked:
 class Client:
     """Asks the worker at the other end of `pipe`. `lost` is called when that end is gone."""
 
-    def __init__(self, pipe: Connection, settings: Settings, tokenizer: Tokenizer, lost: Callable[[], None]) -> None:
+    def __init__(
+        self, pipe: Connection, settings: EndpointSettings, tokenizer: Tokenizer, lost: Callable[[], None]
+    ) -> None:
         self.pipe, self.settings, self.tokenizer, self.lost = pipe, settings, tokenizer, lost
         self.numbers = {name: number for number, name in enumerate(settings.names)}
-        self.asked: dict[int, Asked] = {}
+        self.asked: dict[int, PendingAnswer] = {}
         self.ids = itertools.count(1)
         self.load: dict[str, int] = {}  # the engine's, as it was told last
         self.gone = False
         # A full pipe must not hold up the event loop, which is the one that empties the other direction.
         self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._last: tuple[Request, asyncio.Future[list[int]]] | None = None
+        self._last: tuple[ChatRequest, asyncio.Future[list[int]]] | None = None
 
     def begin(self) -> None:
         """Listen, in the running event loop."""
@@ -100,7 +102,7 @@ class Client:
         _, news, self.load = message
         for said in news:
             asked = self.asked.get(said.id)
-            if asked is None:  # nobody waits for it any more
+            if asked is None:  # no one waits for it any more
                 continue
             asked.said.append(said)
             asked.finish = said.finish
@@ -109,14 +111,14 @@ class Client:
 
     # ---- one answer
 
-    async def answers(self, request: Request, number: int) -> AsyncIterator[Piece]:
-        """The pieces of one answer; `number` is the choice's. It ends in the engine when nobody waits for it."""
+    async def answers(self, request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
+        """The pieces of one answer; `number` is the choice's. It ends in the engine when no one waits for it."""
         prompt = await self._prompt(request)
         if self.gone:
             raise RuntimeError("the engine has ended: the server's log says why")
-        asked = Asked(next(self.ids), request.stream or bool(request.stop))
+        asked = PendingAnswer(next(self.ids), request.stream or bool(request.stop))
         self.asked[asked.id] = asked
-        text = Text(self.tokenizer, request, len(prompt))
+        text = AnswerText(self.tokenizer, request, len(prompt))
         try:
             self.outbox.put(("ask", self._for_engine(asked.id, prompt, request, number)))
             while True:
@@ -133,21 +135,21 @@ class Client:
             if asked.finish is None and not asked.failed and not self.gone:
                 self.outbox.put(("cancel", asked.id))
 
-    async def _prompt(self, request: Request) -> list[int]:
+    async def _prompt(self, request: ChatRequest) -> list[int]:
         """The ids of a request's conversation; its choices have them in common."""
         if self._last is None or self._last[0] is not request:
             work = asyncio.ensure_future(self._encoded(request))
             self._last = request, work
         return await asyncio.shield(self._last[1])
 
-    async def _encoded(self, request: Request) -> list[int]:
+    async def _encoded(self, request: ChatRequest) -> list[int]:
         def encode() -> list[int]:
             return self.tokenizer.encode_chat(laid_out(request.messages), tools=list(request.tools) or None)
 
         size = len(str(request.messages)) + len(str(request.tools))
         return await asyncio.to_thread(encode) if size > LONG else encode()
 
-    def _for_engine(self, ident: int, prompt: list[int], request: Request, number: int) -> EngineRequest:
+    def _for_engine(self, ident: int, prompt: list[int], request: ChatRequest, number: int) -> EngineRequest:
         ours = self.settings
         settings = Sampling(
             temperature=_either(request.temperature, ours.temperature),
@@ -178,17 +180,17 @@ def laid_out(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-class Text:
+class AnswerText:
     """The tokens of one answer as text, which ends before a stop text, with its tool calls and log-probabilities."""
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, prompt_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: ChatRequest, prompt_tokens: int) -> None:
         self.tokenizer, self.request, self.prompt_tokens = tokenizer, request, prompt_tokens
         self.ids: list[int] = []
         self.stream = tokenizer.stream()
         self.text = ""
         self.tail = max((len(stop) for stop in request.stop), default=1) - 1
 
-    def add(self, said: Sequence[Said], finish: str | None) -> Piece:
+    def add(self, said: Sequence[NextToken], finish: str | None) -> AnswerPiece:
         """The piece that these tokens make; its `finish` is set where the answer has ended, at a stop text too."""
         before = len(self.text)
         likely: list[dict[str, Any]] = []
@@ -206,7 +208,7 @@ class Text:
         if finish and not stopped:  # of a character that never came whole, the stream has kept the beginning
             whole = self.tokenizer.decode(self.ids)
             self.text = whole if whole.startswith(self.text) else self.text
-        return Piece(
+        return AnswerPiece(
             self.text[before:],
             finish,
             self.prompt_tokens,
@@ -230,7 +232,7 @@ class Text:
 
 
 def calls_in(text: str) -> Iterator[dict[str, Any]]:
-    """The tool calls of an answer in Qwen2.5's form; what is no call is passed over."""
+    """The tool calls of an answer in Qwen2.5's form; what is not a call is skipped."""
     for found in CALLS.findall(text):
         try:
             call = json.loads(found)

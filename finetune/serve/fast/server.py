@@ -20,7 +20,7 @@ from typing import Any
 from common.errors import DONE, FAILED, UserError, run_main
 from common.i18n import _
 from finetune.serve.fast import worker
-from finetune.serve.fast.settings import Settings
+from finetune.serve.fast.settings import EndpointSettings
 
 # From the command, as the other backend has them: the key, and what is printed when the port is open.
 KEY, READY = "MIRROR_API_KEY", "MIRROR_SERVE_READY"
@@ -29,10 +29,10 @@ ABLE = ("frequency_penalty", "presence_penalty")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit code."""
-    settings = Settings.from_json((sys.argv[1:] if argv is None else argv)[0])
+    settings = EndpointSettings.from_json((sys.argv[1:] if argv is None else argv)[0])
     began = time.monotonic()
     here, there = multiprocessing.Pipe()
-    # Started anew, not forked: CUDA does not outlive a fork. It loads while this process imports its own.
+    # Started as a new process, not forked: CUDA does not outlive a fork. It loads while this process imports its own.
     process = multiprocessing.get_context("spawn").Process(
         target=worker.main, args=(there, settings), name="engine", daemon=True
     )
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ready(pipe: Connection) -> dict[str, Any]:
-    """Wait for the engine. UserError with its own words where it cannot start."""
+    """Wait for the engine. Raises UserError with its own words if it cannot start."""
     try:
         message = pipe.recv()
     except (EOFError, OSError):
@@ -70,7 +70,7 @@ def ready(pipe: Connection) -> dict[str, Any]:
 class Endpoint:
     """The app and its server around a Client. Imports what HTTP needs, while the engine loads."""
 
-    def __init__(self, settings: Settings, pipe: Connection) -> None:
+    def __init__(self, settings: EndpointSettings, pipe: Connection) -> None:
         import uvicorn
         from starlette.middleware import Middleware
         from starlette.routing import Route

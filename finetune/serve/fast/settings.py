@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
-class Settings:
+class EndpointSettings:
     """One endpoint. The key is not among them: it comes through the environment."""
 
     model: str  # the weights' folder
@@ -36,7 +36,7 @@ class Settings:
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Settings:
+    def from_json(cls, text: str) -> EndpointSettings:
         """The settings that `to_json` wrote."""
         data = json.loads(text)
         return cls(**data | {"origins": tuple(data["origins"])})

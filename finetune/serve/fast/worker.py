@@ -20,7 +20,7 @@ from typing import Any
 from common.errors import FAILED, UserError
 from common.i18n import _
 from finetune.engines.fast.loaded_model import Lane
-from finetune.serve.fast.settings import Settings
+from finetune.serve.fast.settings import EndpointSettings
 
 ROWS_GPU, ROWS_CPU = 128, 32
 CPU_CACHE_GIB = 0.5
@@ -29,7 +29,7 @@ ROOM_GIB = 1.25
 FILLED = 0.95  # of what is then left: the allocator's blocks do not fit without gaps
 
 
-def main(pipe: Connection, settings: Settings) -> None:
+def main(pipe: Connection, settings: EndpointSettings) -> None:
     """Until the other end of the pipe is closed. Stop signals are the server's to take: it lets answers end first."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -63,8 +63,8 @@ def main(pipe: Connection, settings: Settings) -> None:
             )
 
 
-def load(settings: Settings) -> Any:
-    """The scheduler with base and adapters. UserError when they cannot be loaded."""
+def load(settings: EndpointSettings) -> Any:
+    """The scheduler with base and adapters. Raises UserError if they cannot be loaded."""
     lane = Lane(Path(settings.model), settings.device, settings.ceiling_gib)
     torch = lane.torch()
     model = lane.model()
@@ -95,7 +95,7 @@ def load(settings: Settings) -> Any:
 
 
 def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
-    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where somebody says so."""
+    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where someone says so."""
     from qwen2.serving.batch import page_bytes
     from qwen2.serving.pages import PAGE, pages_for
 

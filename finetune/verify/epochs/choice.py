@@ -5,7 +5,7 @@ and a gain of b questions is within the noise where a - b <= sqrt(a + b), one st
 both are equally good. The earliest epoch within the noise of the best is taken, out of those that lose nothing general,
 or no more than the noise. Where keeping everything general would cost more than GIVE_UP of the answers, or no epoch
 keeps it, the best answers decide, and the reason says so. Where hardly any question is answered right at any epoch, the
-likelihood of the right answers is compared in place of their number, with one standard error of the paired difference.
+likelihood of the right answers is compared instead of their number, with one standard error of the paired difference.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenEpoch:
     """The epoch that was chosen, the best that it was held against, and whether it keeps all that is general."""
 
     point: Point
@@ -58,7 +58,7 @@ def within_noise(before: Sequence[bool], after: Sequence[bool]) -> bool:
     return lost - gained <= math.sqrt(lost + gained)
 
 
-def choose(points: Sequence[Point], general_before: Sequence[bool]) -> Choice:
+def choose(points: Sequence[Point], general_before: Sequence[bool]) -> ChosenEpoch:
     """The epoch to keep.
 
     Args:
@@ -69,9 +69,9 @@ def choose(points: Sequence[Point], general_before: Sequence[bool]) -> Choice:
     keeping = [point for point in points if within_noise(general_before, point.general)]
     if keeping and _gap(best, _best(keeping)) <= GIVE_UP:
         ahead = _best(keeping)
-        return Choice(next(point for point in keeping if _is_near(ahead, point)), ahead, True)
+        return ChosenEpoch(next(point for point in keeping if _is_near(ahead, point)), ahead, True)
     near = [point for point in points if _is_near(best, point)]
-    return Choice(min(near, key=lambda point: (_lost(general_before, point), point.epoch)), best, False)
+    return ChosenEpoch(min(near, key=lambda point: (_lost(general_before, point), point.epoch)), best, False)
 
 
 def _best(points: Sequence[Point]) -> Point:
@@ -98,7 +98,7 @@ def _lost(before: Sequence[bool], point: Point) -> int:
     return sum(before) - sum(point.general)
 
 
-def record(choice: Choice, points: Sequence[Point], general_before: Sequence[bool], by: str) -> dict[str, Any]:
+def record(choice: ChosenEpoch, points: Sequence[Point], general_before: Sequence[bool], by: str) -> dict[str, Any]:
     """The choice for run.json and the reports; `by` is what chose: `reworded` questions, or `unseen` rows."""
     found = {
         "asked_for": "auto",

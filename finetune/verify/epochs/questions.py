@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.data.content import question_key
 from finetune.verify import config, questions, selection
-from finetune.verify.config import Config
+from finetune.verify.config import VerifyConfig
 from finetune.verify.engine import Ask, Engine
 from finetune.verify.figures import TRAINING, Asked, score
 from finetune.verify.judge import Judge
@@ -25,7 +25,7 @@ TASK_TOKENS = 48  # of an answer to a general task: each is one fact, and every 
 
 
 @dataclass(frozen=True)
-class Options:
+class VerdictOptions:
     """What the user says of the verdict, as far as it decides what is asked."""
 
     config_file: Path | None = None
@@ -33,8 +33,8 @@ class Options:
     expect: str | None = None
     forbid: str | None = None
 
-    def config(self, kind: str) -> Config:
-        """configs/verify.yaml, or the file that stands in its place."""
+    def config(self, kind: str) -> VerifyConfig:
+        """configs/verify.yaml, or the file that replaces it."""
         return config.read(config.for_kind(self.config_file or config.default_path(), kind))
 
 
@@ -42,7 +42,7 @@ class Questions:
     """Questions that choose: `own` of the data, `general` of none; neither is asked by verify."""
 
     def __init__(
-        self, own: Sequence[Question], general: Sequence[Question], judge: Judge, cfg: Config, old: Any
+        self, own: Sequence[Question], general: Sequence[Question], judge: Judge, cfg: VerifyConfig, old: Any
     ) -> None:
         self.own, self.general, self.judge, self.cfg, self.old = list(own), list(general), judge, cfg, old
 
@@ -71,7 +71,12 @@ class Questions:
 
 
 def gather(
-    found: Survey, known: Sequence[Rewording], words: Sequence[int], unseen: Sequence[int], options: Options, kind: str
+    found: Survey,
+    known: Sequence[Rewording],
+    words: Sequence[int],
+    unseen: Sequence[int],
+    options: VerdictOptions,
+    kind: str,
 ) -> Questions:
     """The questions that choose.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from finetune.verify.judge.exchanged import exchanged, shuffled
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import affirms, denials, lead, opposed, poles, without_denials
-from finetune.verify.judge.text import PLACE, clauses, sentences, tokens
+from finetune.verify.judge.polarity import affirms, colours, denials, lead, opposed, poles, shuts, without_denials
+from finetune.verify.judge.text import CJK, PLACE, clauses, content, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
 _HARMLESS_MORE = frozenset(("quoted", "name"))
@@ -29,23 +31,78 @@ class Difference:
     required: int  # facts of the reference that an answer must hold
     opposite: str  # the clause that says the opposite; empty if none does
     swapped: bool
+    exchanged: tuple[str, str] | None  # what one thing is in the reference, and in an answer of the same words
 
 
 def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
     """Compare an answer's facts with its reference's; what the question says need not be repeated."""
-    required = [fact for fact in reference.found if not fact.optional and not _in(fact, question.found)]
+    required = [
+        fact
+        for fact in reference.found
+        if not fact.optional and not _in(fact, question.found) and not _of_subject(fact, reference, question)
+    ]
     said = squeezed(answer.text)
     missing = [fact for fact in required if not (_said(fact, answer.found) or _spelled(fact, said))]
+    items = listed(reference.text)
+    lacking = [
+        text for text, words in items.items() if not (_holds(words, question.text) or _holds(words, answer.text))
+    ]
     known = [*reference.found, *question.found]
     wrong = [fact for fact in answer.found if _contradicts(fact, known, reference.found, squeezed(reference.text))]
-    (ref_clauses, ref_sentences), (own_clauses, own_sentences) = _parts(reference, answer)
+    marked = _marked(reference, answer)
+    (ref_clauses, ref_sentences), (own_clauses, own_sentences) = (
+        (_cut(clauses(text)), _cut(sentences(text))) for text in marked
+    )
     return Difference(
-        _texts(missing),
+        [*_texts(missing), *lacking],
         _texts(wrong),
         len({fact.value for fact in required}),
-        _opposite(ref_clauses, own_clauses, reference.text, answer.text),
-        _swapped(ref_clauses, own_clauses, _marks(reference)) or _exchanged(ref_sentences, own_sentences),
+        _opposite(ref_clauses, own_clauses, reference.text, answer.text, shuts(question.text)),
+        _swapped(ref_clauses, own_clauses, _marks(reference))
+        or _exchanged(ref_sentences, own_sentences)
+        or shuffled(reference.text, answer.text),
+        exchanged(*marked, question.text),
     )
+
+
+def _of_subject(fact: Fact, reference: Facts, question: Facts) -> bool:
+    """`A case of six bottles weighs …`: a number that belongs to what the question names is not what was asked."""
+    head = re.search(r"(\w+) of $", reference.text[: fact.start])
+    return fact.kind == "number" and head is not None and bool(tokens(head[1]) & tokens(question.text))
+
+
+_LISTED = re.compile(
+    rf"(?P<han>[{CJK}]{{1,8}}(?:、[{CJK}]{{1,8}})+(?:[和及与][{CJK}]{{1,8}})?)"
+    r"|(?P<en>\b(?:an?|the|your|our)\b[^,.;:()\d]+(?:, (?:an?|the|your|our)\b[^,.;:()\d]+)+"
+    r",? and (?:an?|the|your|our)\b[^,.;:()\d]+?)(?=[.;]|$)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PAPERS = re.compile(
+    rf"(?P<one>[{CJK}]{{1,2}}[证卡表书照票章本])[和及与](?P<two>[{CJK}]{{1,2}}[证卡表书照票章本])(?![{CJK}]?号)"
+)
+_SOME = re.compile(r"\b(?:or|such as|for example|e\.g|like|etc)\b|或|例如|比如|等|任[一选]", re.IGNORECASE)
+
+
+def listed(text: str) -> dict[str, frozenset[str]]:
+    """The things of a list that has to be given whole, with the words that tell each from the others.
+
+    Three things and more, or two papers; none where one may choose.
+    """
+    found: list[str] = []
+    for match in _LISTED.finditer(text):
+        items = re.split(r"[、和及与]", match["han"]) if match["han"] else re.split(r", (?:and )?| and ", match["en"])
+        if not _SOME.search(match.group()) and len(items) >= 3:
+            found += items
+    for match in _PAPERS.finditer(text):
+        found += match.groups()
+    words = {item.strip(): content(item) for item in found if item.strip()}
+    common = frozenset.intersection(*words.values()) if words else frozenset()
+    return {item: own - common or own for item, own in words.items()}
+
+
+def _holds(words: frozenset[str], text: str) -> bool:
+    """Whether a text names a thing of a list: half of its words, since it may name it shorter."""
+    return not words or 2 * len(words & content(text)) >= len(words)
 
 
 def _texts(facts: Sequence[Fact]) -> list[str]:
@@ -77,7 +134,7 @@ def _contradicts(fact: Fact, known: Sequence[Fact], reference: Sequence[Fact], s
         return bool(days) and not set(fact.value) <= days
     if fact.kind == "always":
         return any(other.kind == "time" for other in reference)
-    if fact.kind == "rate":  # `a year` against `a month`, but not beside it
+    if fact.kind == "rate":  # `a year` against `a month`, but not next to it
         return any(other.kind == "rate" and _family(other) == _family(fact) for other in reference)
     if fact.kind in _ONLY_AGAINST_OWN:
         return any(other.kind == fact.kind for other in reference)
@@ -99,8 +156,8 @@ class _Clause:
     tokens: frozenset[str]
 
 
-def _parts(reference: Facts, answer: Facts) -> tuple[tuple[list[_Clause], list[_Clause]], ...]:
-    """(clauses, sentences) of both texts, with one private character for each fact, the same one for the same fact."""
+def _marked(reference: Facts, answer: Facts) -> tuple[str, str]:
+    """Both texts with one private character for each fact, the same one for the same fact."""
     groups: list[Fact] = []
 
     def place(fact: Fact) -> str:
@@ -110,12 +167,11 @@ def _parts(reference: Facts, answer: Facts) -> tuple[tuple[list[_Clause], list[_
         groups.append(fact)
         return chr(ord(PLACE[0]) + min(len(groups) - 1, 6000))
 
-    def cut(facts: Facts) -> tuple[list[_Clause], list[_Clause]]:
+    def mark(facts: Facts) -> str:
         named = ("name", "quoted")
-        text = facts.marked({n: place(fact) for n, fact in enumerate(facts.found) if fact.kind not in named})
-        return _cut(clauses(text)), _cut(sentences(text))
+        return facts.marked({n: place(fact) for n, fact in enumerate(facts.found) if fact.kind not in named})
 
-    return cut(reference), cut(answer)
+    return mark(reference), mark(answer)
 
 
 def _cut(parts: Sequence[str]) -> list[_Clause]:
@@ -130,8 +186,13 @@ def _exclusive(all_clauses: Sequence[_Clause]) -> list[frozenset[str]]:
     ]
 
 
-def _opposite(reference: Sequence[_Clause], answer: Sequence[_Clause], whole: str, said: str) -> str:
-    """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none."""
+def _opposite(
+    reference: Sequence[_Clause], answer: Sequence[_Clause], whole: str, said: str, asked_when_not: bool
+) -> str:
+    """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none.
+
+    `asked_when_not`: the question denies (`When are you closed?`), so that the answer need not.
+    """
     first, own = lead(whole), lead(said)
     if first * own == -1:
         return said.split("\n")[0][:60]
@@ -140,6 +201,11 @@ def _opposite(reference: Sequence[_Clause], answer: Sequence[_Clause], whole: st
         for clause, its in zip(reference, unique, strict=True):
             denied = without_denials(its - _DENIED)
             if denials(clause.text) % 2 and denied and len(denied & _all(answer)) > 0.6 * len(denied):
+                return said.split("\n")[0][:60]
+            told = frozenset(
+                filter(_is_place, denied)
+            )  # `closed on Sundays`, and the answer names Sundays all the same
+            if not asked_when_not and shuts(clause.text) and told and told <= _all(answer):
                 return said.split("\n")[0][:60]
     for clause in answer:
         best = sorted(
@@ -225,4 +291,4 @@ def _is_place(token: str) -> bool:
 def _marks(reference: Facts) -> frozenset[str]:
     """The tokens of names and of words that have an opposite."""
     names = " ".join(fact.text for fact in reference.found if fact.kind == "name")
-    return tokens(" ".join([names, *poles(reference.text)]))
+    return tokens(" ".join([names, *poles(reference.text), *colours(reference.text)]))

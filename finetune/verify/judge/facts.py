@@ -13,7 +13,7 @@ class Fact:
 
     `value` by kind: number: (raw, unit's dimension or "", value in base units); date: (year, month, day), None where
     not said; time: minutes since midnight; the others: a normalised string. `vague`: a time that may be a.m. or p.m.;
-    `optional`: an answer may leave it out (`one licence`).
+    `optional`: an answer may leave it out (`one licence`); `things`: a number of what is no unit (`14 characters`).
     """
 
     kind: str
@@ -23,6 +23,7 @@ class Fact:
     end: int
     optional: bool = False
     vague: bool = False
+    things: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def same(one: Fact, other: Fact) -> bool:
         kinds = {one.kind: one, other.kind: other}
         return _same_across(kinds)
     if one.kind == "number":
+        if (one.things and other.value[1]) or (other.things and one.value[1]):
+            return False
         return _same_number(one.value, other.value)
     if one.kind == "date":
         return all(a is None or b is None or a == b for a, b in zip(one.value, other.value, strict=True)) and any(
@@ -77,8 +80,20 @@ def _same_number(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
     if "MONEY" in (one[1], other[1]) and str(one[1]).isupper() and str(other[1]).isupper():
         return _close(one[2], other[2])  # cents of any currency
     if one[1] and other[1]:
-        return one[1] == other[1] and _close(one[2], other[2])
+        return one[1] == other[1] and (_close(one[2], other[2]) or _converted(one, other))
     return _close(one[0], other[0])
+
+
+def _converted(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Whether a measure was put into units of another system, which people round: 25 miles are about 40 km."""
+    (raw, kind, size), (other_raw, _, other_size) = one, other
+    if kind not in ("length", "mass", "volume", "area", "pressure"):
+        return False
+    raw, size, other_raw, other_size = (float(str(value)) for value in (raw, size, other_raw, other_size))
+    if not raw or not other_raw:
+        return False
+    power = math.log10(size / raw * other_raw / other_size)
+    return not math.isclose(power, round(power), abs_tol=1e-6) and math.isclose(size, other_size, rel_tol=0.02)
 
 
 def _close(one: object, other: object) -> bool:

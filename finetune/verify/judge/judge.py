@@ -38,9 +38,9 @@ class Reference:
 class Judgement:
     """Whether an answer is right, and what decided it.
 
-    `code` is a word for programs: ok, empty, label, parse, value, missing, wrong, opposite, swapped, refusal, nearer,
-    off. `why` says it for people. `nearest`: the row whose reference the answer is nearest to (text only). `missing`:
-    facts of the reference that the answer lacks; `wrong`: facts of the answer that contradict it.
+    `code` is a word for programs: ok, empty, label, parse, value, missing, wrong, opposite, swapped, exchanged,
+    refusal, nearer, off. `why` says it for people. `nearest`: the row whose reference the answer is nearest to (text
+    only). `missing`: facts of the reference that the answer lacks; `wrong`: facts of the answer that contradict it.
     """
 
     right: bool
@@ -106,6 +106,28 @@ class Judge:
                 return row
         return None
 
+    def repeats(self, row: int, asked: str, answer: str) -> int | None:
+        """The row whose answer is given to a near miss, a question like `row`'s that no row answers; None if none is.
+
+        An answer that declines, or denies where the row does not, gives nothing away. A row that has facts is repeated
+        by an answer with all of them but those that the question names, in whatever words; one without, by its text.
+        """
+        if not answer.strip() or refuses(answer):
+            return None
+        said, question = extract(answer), extract(asked)  # what both questions name is not what is given away
+        rows = [other for score, other in self._nearest.candidates(answer, own=row) if score >= SPILL or other == row]
+        for other in sorted(rows, key=lambda other: other != row):
+            reference = self._facts(other)
+            if lead(said.text) == -1 and lead(reference.text) != -1:
+                continue
+            named = Facts(question.text, (*question.found, *self._asked(other).found))
+            found = difference(reference, said, named)
+            if found.required and not found.missing and not found.opposite:
+                return other
+            if not found.required and self._nearest.score(answer, other) >= SPILL and not found.opposite:
+                return other
+        return None
+
     # --------------------------------------------------------------------------------------------------- by kind
 
     def _label(self, row: int, answer: str) -> Judgement:
@@ -152,7 +174,10 @@ class Judge:
         rival = rivals[0] if rivals else (0.0, row)
         nearest = rival[1] if rival[0] > own else row
         code, why = _verdict(found, reference, asked, said, answer, own, rival)
-        return Judgement(code == "ok", "text", why, code, nearest, own, found.missing, found.wrong)
+        missing, wrong = found.missing, found.wrong
+        if code == "exchanged" and found.exchanged:
+            missing, wrong = [found.exchanged[0]], [found.exchanged[1]]
+        return Judgement(code == "ok", "text", why, code, nearest, own, missing, wrong)
 
 
 def _kind(answer: str, labelled: bool) -> str:
@@ -179,6 +204,8 @@ def _verdict(
         return "opposite", f"says the opposite: {found.opposite.strip()}"
     if found.swapped:
         return "swapped", "exchanges what belongs to two things"
+    if found.exchanged:
+        return "exchanged", f"says {found.exchanged[1]} where the reference says {found.exchanged[0]}"
     held = found.required > 0
     if refuses(answer) and not refuses(reference.text) and not held:
         return "refusal", "declines to answer"

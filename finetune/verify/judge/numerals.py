@@ -57,10 +57,10 @@ def _english(text: str) -> str:
         return f"{_value(match['n']) + 0.5:g} {match['unit']}"
 
     unit = r"(?P<unit>hours?|days?|weeks?|months?|years?)"
+    text = re.sub(rf"\b(?P<n>\w+) and a half {unit}\b", half, text, flags=re.IGNORECASE)
     text = re.sub(rf"\bhalf[ -](?:an?[ ])?{unit}\b", r"0.5 \g<unit>", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(?:a )?quarter of an hour\b", "15 minutes", text, flags=re.IGNORECASE)
     text = re.sub(rf"\b(?P<n>an?|\w+) {unit} and a half\b", half, text, flags=re.IGNORECASE)
-    text = re.sub(rf"\b(?P<n>\w+) and a half {unit}\b", half, text, flags=re.IGNORECASE)
     text = re.sub(rf"\b(half|quarter|{_ONE}) past ({_ONE}|\d{{1,2}})\b", _past, text, flags=re.IGNORECASE)
     text = re.sub(rf"\bquarter to ({_ONE}|\d{{1,2}})\b", _to, text, flags=re.IGNORECASE)
     text = re.sub(r"\ban hour and a quarter\b", "75 minutes", text, flags=re.IGNORECASE)
@@ -131,7 +131,9 @@ def _chinese(text: str) -> str:
     text = re.sub(r"(\d)(\d)折", r"\1.\2折", text)
     text = re.sub(rf"([{_HAN}]+|\d+)个?半(?=个?(?:小时|钟头|月))", lambda m: f"{_han(m[1]) or m[1]}.5", text)
     text = re.sub(rf"([{_HAN}]+|\d+)(年|天|个月|周)半", lambda m: f"{_han(m[1]) or m[1]}.5{m[2]}", text)
+    text = re.sub(rf"([{_HAN}]+|\d+)块([{_HAN}]|\d)(?=\s*(?:$|[,.;!、。]))", _yuan, text)
     text = re.sub(r"半年", "6个月", text)
+    text = re.sub(r"([一两三123])刻钟", lambda m: f"{15 * int(_han(m[1]) or m[1])}分钟", text)
     text = re.sub(r"半(?=个?(?:小时|钟头|月))", "0.5", text)
     text = re.sub(r"点([一三])刻", lambda m: "点15分" if m[1] == "一" else "点45分", text)
     text = re.sub(rf"([{_HAN}]+|\d+)点半", lambda m: f"{_han(m[1]) or m[1]}点30分", text)
@@ -139,6 +141,12 @@ def _chinese(text: str) -> str:
     text = _ABOUT.sub(lambda match: f"{_han(match[1])}-{_han(match[2])}", text)
     text = _FROM_TO.sub(lambda match: f"{_han(match[1])}{match[2]}", text)
     return _HAN_NUMBER.sub(_han_number, text)
+
+
+def _yuan(match: re.Match[str]) -> str:
+    """`两块五` is 2.5元."""
+    whole, tenth = (_han(part) or part for part in match.groups())
+    return f"{whole}.{tenth}元" if whole.isdigit() and tenth.isdigit() else match.group()
 
 
 def _shown(value: float) -> str:
@@ -179,7 +187,7 @@ def _han_number(match: re.Match[str]) -> str:
 
 
 def _han(numeral: str) -> str | None:
-    """The digits of a Chinese numeral; None where it is none (`百`, `万一`)."""
+    """The digits of a Chinese numeral; None where it is not one (`百`, `万一`)."""
     try:
         value = float(cn2an.cn2an(numeral.replace("廿", "二十"), "smart"))
     except (ValueError, OverflowError):

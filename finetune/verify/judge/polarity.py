@@ -14,12 +14,14 @@ _HARMLESS = _any(
     r"\bnot only\b|\bno (?:later|earlier|older|younger|more|less|fewer|longer) than\b",
     r"\bnot (?:older|later|more|less|longer|exceed\w*)\b|\bno (?:problem|worries|doubt|matter)\b",
     r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
+    r"不(?:能|可以?|得|应|要|准)(?:超过|超出|高于|多于|大于|晚于|迟于|少于|低于|小于|早于)",
     r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不用(?:谢|担心|客气)",
     r"差不多|无(?:理由|线|论|需担心|忧|障碍)|没(?:关系|问题|事)|对不起|要不|未[来满足]|未成年|非常|莫非|除非",
     r"别(?:人|的|处|名|墅)|特别|级别|分别|区别|类别|性别|个别",
 )
 _DENIAL = _any(
     r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|impossible)\b|n't\b",
+    r"\b(?:keep|stay) (?:out|away|off|clear)\b|\bavoid\w*",
     r"\b(?:refus\w*|declin\w*|unless|except|(?:everything|everyone|anything|all) but)\b|(?<=\bnothing )but\b",
     r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
     r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
@@ -35,10 +37,20 @@ _PAIRS = [
         (r"\b(?:compulsory|mandatory|obligatory|required)\b|必须|强制", r"\b(?:optional|voluntary)\b|可选|自愿|选填"),
         (r"\b(?:allowed|permitted|welcome)\b", r"\b(?:forbidden|prohibited|banned)\b"),
         (r"\b(?:included|includes)\b", r"\b(?:excluded|excludes|excluding)\b"),
-        (r"\bopens?\b|营业|开放|上班|开馆|开门|开诊", r"\bclose[sd]?\b|休息|停诊|关门|停业|闭馆|打烊"),
+        (
+            r"\bopens?\b|营业|开放|上班|开馆|开门|开诊|(?<=不)开(?![启放馆门通始车发票具会])",
+            r"\bclose[sd]?\b|\bshut\b|休息|停诊|关门|停业|闭馆|打烊",
+        ),
         (
             r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
-            r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不高于|以下",
+            r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不能超过|不高于|以下",
+        ),
+        (r"\b(?:raise|lift)[sd]?\b|抬起|升起|调高", r"\blowers?(?:ed)?\b(?! than)|放下|降下|调低"),
+        (r"\bpush(?:es|ed)?\b", r"\bpull(?:s|ed)?\b"),
+        (r"\bleft(?= (?:side|hand|button|door|of)\b)|左", r"\bright(?= (?:side|hand|button|door|of)\b)|右"),
+        (
+            r"\bentrance\b|进(?!行|货|度)|入口",
+            r"\bexit\b|(?<!支|付|提|超|找|发|给|拿|指|导|寄|卖|交|弹|得|想|推|退|演)出(?!示|生|差|具|租|发|现|诊|版|行|门)|出口",
         ),
         (r"买家|买方|顾客", r"卖家|卖方|商家"),
         (r"提前", r"顺延|推迟|延后|推后"),
@@ -81,7 +93,7 @@ _REFUSAL = _any(
 
 
 def lead(text: str) -> int:
-    """What the first word says: 1 yes, -1 no, 0 neither; greetings and apologies are passed over."""
+    """What the first word says: 1 yes, -1 no, 0 neither; greetings and apologies are skipped."""
     text = _POLITE.sub("", text.strip()).lstrip(" ,.!:;'\"-，！：")
     if _NO.match(text) and not re.match("不用(?:担心|客气|谢)|不必担心", text):
         return -1
@@ -126,6 +138,25 @@ def opposed(reference: str, answer: str) -> bool:
 def poles(text: str) -> list[str]:
     """The words of a text that have an opposite: optional, before, 提前."""
     return [match.group() for pair in _PAIRS for side in pair for match in side.finditer(text)]
+
+
+_COLOURS = _any(
+    r"\b(?:black|white|gr[ae]y|red|green|blue|yellow|orange|purple|pink|brown|silver|golden)\b",
+    r"[黑白灰红绿蓝黄橙紫粉棕银金]色",
+)
+
+
+def colours(text: str) -> list[str]:
+    """The colours that a text names, which tell things apart."""
+    return _COLOURS.findall(text)
+
+
+def shuts(text: str) -> bool:
+    """Whether a clause denies something, or says that it is closed or forbidden."""
+    return (
+        denials(text) % 2 == 1
+        or re.search(r"\b(?:closed|shut)\b|休息|停诊|关门|停业|闭馆|打烊", text, re.I) is not None
+    )
 
 
 def refuses(text: str) -> bool:

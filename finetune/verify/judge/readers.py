@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from finetune.verify.judge.facts import Fact, squeezed
 from finetune.verify.judge.text import CJK
-from finetune.verify.judge.units import CURRENCIES, MONTHS, UNIT, UNITS, WEEKDAYS
+from finetune.verify.judge.units import CURRENCIES, MEASURES, MONTHS, UNIT, UNITS, WEEKDAYS
 
 
 def _addresses(text: str) -> Iterator[Fact]:
@@ -234,6 +234,10 @@ _COUNTED = re.compile(
 )
 
 
+# `3次`, `14 characters`: a number of things, which is no number of days
+_THINGS = re.compile(rf"[{MEASURES}]| [a-z]{{3,}}s\b")
+
+
 def _quantities(text: str) -> Iterator[Fact]:
     for match in _ARTICLE.finditer(text):  # `within a week` is 7 days; `£300 a day` is none
         unit = match["unit"].lower()
@@ -253,7 +257,9 @@ def _quantities(text: str) -> Iterator[Fact]:
         counted = (match["n"] == "1" and not kind and not match["th"]) or _COUNTED.match(
             text[match.end() :]
         ) is not None
-        yield replace(_fact("number", match, value, kind, value * factor), end=end, optional=counted)
+        things = not kind and _THINGS.match(text[match.end() :]) is not None
+        fact = _fact("number", match, value, kind, value * factor)
+        yield replace(fact, end=end, optional=counted, things=things)
 
 
 def _to_float(digits: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _DAY = 86400.0
-# dimension: {factor to the dimension's base unit: the names}; a month is no number of days, so years are months
+# dimension: {factor to the dimension's base unit: the names}; a month is not a number of days, so years are months
 _UNITS: dict[str, dict[float, str]] = {
     "time": {
         1: "sec secs second seconds 秒 秒钟",
@@ -21,7 +21,7 @@ _UNITS: dict[str, dict[float, str]] = {
         6: "semester semesters 学期 个学期",
         12: "year years yr yrs 年 周年 岁 周岁",
     },
-    "data": {1e3: "kb", 1e6: "mb 兆", 1e9: "gb", 1e12: "tb"},
+    "data": {1e3: "kb kilobytes", 1e6: "mb megabytes 兆", 1e9: "gb gigabytes", 1e12: "tb terabytes"},
     "length": {
         1e-3: "mm millimetre millimetres millimeter millimeters 毫米",
         1e-2: "cm centimetre centimetres centimeter centimeters 厘米",
@@ -42,9 +42,14 @@ _UNITS: dict[str, dict[float, str]] = {
     },
     "volume": {1e-3: "ml millilitre millilitres milliliter milliliters 毫升", 1: "l litre litres liter liters 升"},
     "area": {1: "m2 sqm 平方米 平米"},
-    "temperature": {1: "°c 摄氏度 °"},
+    "temperature": {1: "°c 摄氏度 ° ℃"},
+    "fahrenheit": {1: "°f 华氏度 fahrenheit"},
     "percent": {1: "% percent pct 个百分点", 0.1: "‰"},
     "speed": {1: "mbps", 1000: "gbps"},
+    "pressure": {1: "bar", 0.0689476: "psi", 0.01: "kpa 千帕", 10: "mpa 兆帕"},
+    "energy": {1: "kwh 度电 千瓦时"},
+    "voltage": {1: "volt volts 伏"},
+    "current": {1: "mah 毫安时"},
     "power": {1: "w watt watts 瓦", 1000: "kw 千瓦"},
     "discount": {1: "折"},
     "multiple": {1: "倍"},
@@ -57,11 +62,21 @@ _UNITS: dict[str, dict[float, str]] = {
     "HKD": {1: "hkd 港币 港元 hk$"},
     "INR": {1: "inr rupee rupees ₹"},
     "KRW": {1: "krw won 韩元 ₩"},
+    "CHF": {1: "chf franc francs 瑞士法郎 法郎"},
+    "SEK": {1: "sek kronor"},
+    "TWD": {1: "twd 新台币 台币"},
+    "SGD": {1: "sgd 新加坡元 新币"},
+    "RUB": {1: "rub rouble roubles ruble rubles 卢布"},
 }
 UNITS = {name: (kind, factor) for kind, by in _UNITS.items() for factor, names in by.items() for name in names.split()}
+UNITS |= {"swiss francs": ("CHF", 1.0), "swiss franc": ("CHF", 1.0)}
+UNITS |= {
+    "degrees celsius": ("temperature", 1.0),
+    "degrees": ("temperature", 1.0),
+    "degrees fahrenheit": ("fahrenheit", 1.0),
+}
 UNITS |= {"per cent": ("percent", 1.0), "square metres": ("area", 1.0), "square meters": ("area", 1.0)}
 CURRENCIES = frozenset(kind for kind in _UNITS if kind.isupper())
-SYMBOLS = {"$", "€", "£", "¥", "₹", "₩"}
 # Chinese measure words: a number before one is a number, but it has no dimension
 MEASURES = (
     "个件次名位人台种项楼层级等号条家款份封套间张针笔门节课学分只部辆盒包瓶袋本页字句步道轮届期类路座栋室床单颗粒片杯碗"

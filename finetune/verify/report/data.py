@@ -21,14 +21,14 @@ from finetune.verify.words import Said
 
 if TYPE_CHECKING:
     from finetune.verify.engine import Engine
-    from finetune.verify.session import Job
+    from finetune.verify.session import VerdictSession
 
 SCHEMA_VERSION = 1
 PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-swift", "transformers", "peft")
 
 
-def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
-    """The whole report but its `seconds`. UserError where no threshold has a question behind it."""
+def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
+    """The whole report but its `seconds`. Raises UserError if no threshold has a question to judge it by."""
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
@@ -87,7 +87,7 @@ def assemble(job: Job, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]
     }
 
 
-def about_data(job: Job) -> dict[str, Any] | None:
+def about_data(job: VerdictSession) -> dict[str, Any] | None:
     """What the data are and how they were asked about; None where there are none."""
     found, chosen = job.selected.found, job.selected.chosen
     if found is None:
@@ -110,7 +110,7 @@ def about_data(job: Job) -> dict[str, Any] | None:
     }
 
 
-def notes_on_rewordings(job: Job) -> list[str]:
+def notes_on_rewordings(job: VerdictSession) -> list[str]:
     """Who made the rewordings, where that was not the base alone."""
     made = job.wordings
     if not made.by_rules:
@@ -128,14 +128,14 @@ def notes_on_rewordings(job: Job) -> list[str]:
 
 
 def notes_on_the_base(engine: Engine) -> list[str]:
-    """That answers of the base were not asked for again, where that is so."""
+    """That answers of the base were not asked for again, if so."""
     kept = getattr(engine, "taken", 0)
     if not kept:
         return []
     return [Said("{count} answers of the base are those of an earlier verdict; --ask-base asks again", count=kept)]
 
 
-def confusion(job: Job, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
+def confusion(job: VerdictSession, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
     """Label of the data -> label answered -> how often, over unseen rows, else learned ones; None without labels."""
     found = job.selected.found
     labels = [a for a in asked if a.question.kind == "label" and a.question.row is not None and "after" in a.scored]

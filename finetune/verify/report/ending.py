@@ -26,7 +26,7 @@ WRONG = {"pass": 6, "fail": 20}  # wrong or lost answers on the screen, by the v
 SAMPLES = 6
 WIDTH = 120  # columns where the output is a file
 # The sets that a sample is taken from in turn: what was learned first, then what should have stayed as it was.
-ORDER = ("heldout", "reworded", "unseen", "learned", "general", "trained", "out_of_scope", "alpaca")
+ORDER = ("heldout", "reworded", "unseen", "learned", "general", "trained", "out_of_scope", "near_miss", "alpaca")
 
 
 def show(report: dict[str, Any], folder: Path, console: Console, answers: bool = True) -> None:

@@ -58,6 +58,7 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
         ("reworded", "Asked in other words, {after} of {n} are answered right ({before} before)."),
         ("unseen", "Of {n} rows that it had not seen, {after} are answered right ({before} before)."),
         ("out_of_scope", "{after} of {n} answers to something else repeat the data ({before} before)."),
+        ("out_of_scope_near", "{after} of {n} near misses get what the data say of something else ({before} before)."),
         ("rules", "{after} of {n} general tasks are still done ({before} before)."),
     ):  # fmt: skip
         if f"{name}_after" in figures:

@@ -1,14 +1,14 @@
-"""rewordings.yaml: the rewordings of each row, to be read, mended and given again with --rewordings FILE."""
+"""rewordings.yaml: the rewordings of each row, to be read, corrected and given again with --rewordings FILE."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from common import text_files
 from common.errors import UserError
 from common.i18n import _
 from finetune.data.content import question_key
@@ -24,10 +24,12 @@ HEAD = """\
 # ask       what verify asks; no row of the training may hold these
 # train     what the training was given beside the row (sft.sh --reword N); verify never asks these
 # choose    what chose the number of epochs (--num_train_epochs auto); neither trained on nor asked by verify
+# near      near misses: questions like this one that no row of the data answers; verify asks them, too, and counts an
+#           answer with the facts of a row as wrong. Take out those that a row does answer
 # made      who made those under ask: base (the model before the training), rules (simple ones), or hand; one word for
 #           all of them, or a list
 """
-KEYS = ("question", "ask", "train", "choose", "made")
+KEYS = ("question", "ask", "train", "choose", "near", "made")
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Rewording:
     train: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)  # of each in `ask`; what is missing was made by hand
     choose: list[str] = field(default_factory=list)
+    near: list[str] = field(default_factory=list)  # near misses: like the question, but no row answers them
 
     def makers(self) -> list[str]:
         """Who made each of `ask`."""
@@ -49,7 +52,7 @@ class Rewording:
 
 
 def write(path: Path, rewordings: Iterable[Rewording]) -> None:
-    """Write the file, by rename. UserError where it cannot be written."""
+    """Write the file, by rename. Raises UserError if it cannot be written."""
     rows = []
     for each in rewordings:
         made = each.makers()
@@ -59,20 +62,12 @@ def write(path: Path, rewordings: Iterable[Rewording]) -> None:
                 "ask": each.ask,
                 **({"train": each.train} if each.train else {}),
                 **({"choose": each.choose} if each.choose else {}),
+                **({"near": each.near} if each.near else {}),
                 "made": made[0] if len(set(made)) == 1 else made,
             }
         )
     text = yaml.safe_dump({"version": VERSION, "rows": rows}, allow_unicode=True, sort_keys=False, width=120)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(HEAD + text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            _("{path}: cannot be written ({reason}); free some space or check the permissions").format(
-                path=path, reason=error.strerror
-            )
-        ) from None
+    text_files.replace(path, [HEAD + text])
 
 
 def read(path: Path) -> list[Rewording]:
@@ -94,7 +89,7 @@ def read(path: Path) -> list[Rewording]:
         question = keys["question"].text("question")
         if question_key(question) in found:
             raise keys["question"].error(_("this question occurs twice; merge the two entries"))
-        lists = {name: _texts(keys[name], name) if name in keys else [] for name in ("ask", "train", "choose", "made")}
+        lists = {name: _texts(keys[name], name) if name in keys else [] for name in KEYS[1:]}
         found[question_key(question)] = Rewording(question, **lists)
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""Make rewordings of questions: the base model writes some, a filter drops those that are none, rules fill the gaps."""
+"""Make rewordings of questions: the base model writes some, a filter drops those that are not, rules fill the gaps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from finetune.verify.sets.rows import DataRow, language
 ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
 ABLE = 0.7  # of the rewordings wanted, a base writes so many that fit, or none of its are taken
+NEAR = 0.5  # likeness to its question from which a rewording tells little: who knows the question knows it as well
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
-# What the base is asked, twice a question, each behind an example that shows how far other words may go: without one, a
+# What the base is asked, twice a question, each after an example that shows how far other words may go: without one, a
 # small model answers the question, and a large one changes a word.
 PROMPTS = {
     "zh": (
@@ -97,10 +98,13 @@ def make(
         kept = [[] for _ in fit]  # one that hardly finds a wording mostly finds another question
     found = []
     for row, base in zip(fit, kept, strict=True):
-        base.sort(key=lambda text: sieve.likeness(row, text))  # the most different are asked: the hardest that are fair
-        ruled = sieve.keep(row, rules.reword(row.question), base) if len(base) < wanted else []
-        ruled.sort(key=lambda text: sieve.likeness(row, text))
-        chosen = [*base, *ruled][:wanted]
+        far = sum(not sieve.is_near(row, text) for text in base)
+        ruled = sieve.keep(row, rules.reword(row.question), base, by_rules=True) if far < wanted else []
+        # The most different are asked, the base's first: the hardest that are fair. What is near fills gaps alone.
+        options = [
+            (sieve.is_near(row, text), text in ruled, sieve.likeness(row, text), text) for text in (*base, *ruled)
+        ]
+        chosen = [text for *_, text in sorted(options)][:wanted]
         kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
         rest = [text for text in chosen if text not in kept_back]
         made = [BASE if text in base else RULES for text in kept_back]
@@ -135,7 +139,7 @@ def lines(text: str) -> list[str]:
 
 
 class Sieve:
-    """Drops what is no rewording of its row: equal, empty, another row's question, an answer, a number lost."""
+    """Drops what is not a rewording of its row: equal, empty, another row's question, an answer, a number lost."""
 
     def __init__(self, rows: Sequence[DataRow]) -> None:
         self.place = {row.key: place for place, row in enumerate(rows)}
@@ -144,19 +148,22 @@ class Sieve:
         self.answers = Nearness([row.answer for row in rows])
         self.same = [question_key(row.answer) for row in rows]
 
-    def keep(self, row: DataRow, texts: Sequence[str], beside: Sequence[str] = ()) -> list[str]:
-        """Those of `texts` that are rewordings of the row, each once, and none that is in `beside`."""
+    def keep(self, row: DataRow, texts: Sequence[str], beside: Sequence[str] = (), by_rules: bool = False) -> list[str]:
+        """Those of `texts` that are rewordings of the row, each once, and none that is in `beside`.
+
+        What rules wrote asks the same by its making: it may be like another row's question, as a customer's words may.
+        """
         seen = {question_key(text) for text in beside}
         kept = []
         for text in texts:
             key = question_key(text)
-            if key not in seen and self.fits(row, text):
+            if key not in seen and (self.is_question(row, text) if by_rules else self.fits(row, text)):
                 seen.add(key)
                 kept.append(text)
         return kept
 
-    def fits(self, row: DataRow, text: str) -> bool:
-        """Whether a text asks what the row asks, in other words, as far as words can tell."""
+    def is_question(self, row: DataRow, text: str) -> bool:
+        """Whether a text can be a rewording by its form: no row's own question, as long, a question, no number lost."""
         if not question_key(text) or question_key(text) in self.keys or "\n" in text:
             return False
         size = len(text) / max(len(row.question), 1)
@@ -164,7 +171,11 @@ class Sieve:
             return False
         if set(KEPT.findall(row.question)) - set(KEPT.findall(text)):
             return False
-        if language([text]) != language([row.question]):
+        return language([text]) == language([row.question])
+
+    def fits(self, row: DataRow, text: str) -> bool:
+        """Whether a text asks what the row asks, in other words, as far as words can tell."""
+        if not self.is_question(row, text):
             return False
         own = self.place[row.key]
         found = self.questions.scores(text)
@@ -172,6 +183,10 @@ class Sieve:
         if found[best] > found[own] and self.same[best] != self.same[own]:
             return False
         return bool(found[own] > 0) and float(self.answers.scores(text).max()) < max(float(found[own]), 0.3)
+
+    def is_near(self, row: DataRow, text: str) -> bool:
+        """Whether a rewording holds the question itself, or so much of it that it tells little."""
+        return question_key(row.question) in question_key(text) or self.likeness(row, text) > NEAR
 
     def likeness(self, row: DataRow, text: str) -> float:
         """How like its question a rewording is, from 0 to 1."""
@@ -192,7 +207,7 @@ def for_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> tuple[
 
 
 def training_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> list[dict[str, Any]]:
-    """The rows that the training gets beside the dataset's own: each answer behind its question in other words."""
+    """The rows that the training gets in addition to the dataset's own: each answer after its reworded question."""
     by_key, _ = for_rows(rewordings, rows)
     added = []
     for row in rows:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
-from finetune.verify.questions import Question, TrainedEntry
+from finetune.verify.questions import Question
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.scoring import normalise
 from finetune.verify.sets.rows import HAN, DataRow
-from finetune.verify.sets.survey import Sets, Survey
+from finetune.verify.sets.survey import Sets, Survey, near_missed
 
 IN_SCOPE = 0.5  # likeness to a row's question from which a question is no longer out of scope
 
@@ -58,6 +58,20 @@ def reworded(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -
             taken.add(question_key(text))
             question = of_row(row, place, "reworded", f"reworded-{place + 1:03d}-{number}", found.judge.kinds[place])
             questions.append(replace(question, messages=row.reworded(text)))
+    return questions
+
+
+def near_misses(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -> list[Question]:
+    """Questions like a row's that no row answers; `row` is the one that each was made from."""
+    questions, taken = [], {question_key(row.question) for row in found.rows}
+    for place in near_missed(found, chosen):
+        row = found.rows[place]
+        each = rewordings.get(question_key(row.question))
+        for number, text in enumerate(each.near if each else (), 1):
+            if question_key(text) not in taken:
+                taken.add(question_key(text))
+                own = of_row(row, place, "near_miss", f"near-{place + 1:03d}-{number}", "near_miss")
+                questions.append(replace(own, messages=row.reworded(text), reference=None))
     return questions
 
 
@@ -115,8 +129,3 @@ def attach_rows(questions: Sequence[Question], found: Survey) -> list[Question]:
 
 def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     return tuple(question_key(str(message["content"])) for message in messages)
-
-
-def entries_of(found: Survey, configured: Sequence[TrainedEntry]) -> Sequence[TrainedEntry]:
-    """How trained rows are scored: as the data say, else as configured."""
-    return found.entries or configured

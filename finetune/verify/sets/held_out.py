@@ -17,7 +17,7 @@ HOLDOUT_SHARE = 0.1
 
 
 def groups(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
-    """Rows that belong together: questions nearly the same, or the same answer where answers are no labels."""
+    """Rows that belong together: questions nearly the same, or the same answer where answers are not labels."""
     parent = list(range(len(rows)))
 
     def root(place: int) -> int:

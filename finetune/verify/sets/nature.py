@@ -47,15 +47,21 @@ def of(rows: Sequence[DataRow], kinds: Sequence[str]) -> Nature:
         return Nature(kind, False, Said("fewer than {count} rows", count=FEWEST))
     if kind != "text":
         return Nature(kind, True, Said(ANSWERS_ARE[kind]))
-    if sum(map(brings_numbers, rows)) >= OWN_NUMBERS * len(rows):
+    task = task_of(rows)
+    if task is None:
         return Nature(kind, False, Said("a FAQ: the fact in a row that is left out is nowhere else"))
+    return Nature(kind, True, task)
+
+
+def task_of(rows: Sequence[DataRow]) -> Said | None:
+    """Why text answers are a task that can be done for any question like these; None where they tell facts."""
+    if sum(map(brings_numbers, rows)) >= OWN_NUMBERS * len(rows):
+        return None
     if shares_instruction(rows):
-        return Nature(kind, True, Said("most rows share an instruction"))
+        return Said("most rows share an instruction")
     if statistics.median(derived(row) for row in rows) >= DERIVED:
-        return Nature(kind, True, Said("the answers are made from the questions"))
-    if shares_style([row.answer for row in rows]):
-        return Nature(kind, True, Said("the answers share a form"))
-    return Nature(kind, False, Said("a FAQ: the fact in a row that is left out is nowhere else"))
+        return Said("the answers are made from the questions")
+    return Said("the answers share a form") if shares_style([row.answer for row in rows]) else None
 
 
 def shares_instruction(rows: Sequence[DataRow]) -> bool:

@@ -181,9 +181,20 @@ def _learned(found: Survey, unseen: Sequence[int]) -> list[int]:
     return [i for i, row in enumerate(found.rows) if row.key in keys]
 
 
+def near_missed(found: Survey, chosen: Sets) -> list[int]:
+    """Rows of which near misses are asked: of a FAQ, whose facts belong to its own questions, those that are text.
+
+    A question like those of a task is one more of them, which should be answered.
+    """
+    if found.nature.generalises or nature.task_of(found.rows):
+        return []
+    return [place for place in chosen.reworded if found.judge.kinds[place] == "text"]
+
+
 def in_one_line(found: Survey, chosen: Sets) -> str:
     """`24 rows, text; verdict: 24 learned, 48 reworded, 0 held out`, with what kind and why behind it."""
     from finetune.verify.rewordings.make import ASKED, LONGEST
+    from finetune.verify.rewordings.near import MOST
 
     fit = sum(len(found.rows[place].question) <= LONGEST for place in chosen.reworded)
     how = (
@@ -201,11 +212,14 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
         unseen=len(chosen.unseen),
         how=how,
     )
+    near = sum(len(found.rows[place].question) <= LONGEST for place in near_missed(found, chosen))
+    if near:
+        line = _("{line}, {count} near misses").format(line=line, count=min(near, MOST))
     return _("{line}, identity in {count} rows").format(line=line, count=len(found.taught)) if found.taught else line
 
 
 def require_judgeable(found: Survey) -> None:
-    """UserError where no verdict is possible, whatever the training does."""
+    """Raises UserError if no verdict is possible, whatever the training does."""
     if found.total < FEWEST:
         raise UserError(
             _(

@@ -36,7 +36,7 @@ from finetune.sft import start as sft_start
 from healthchecks import show
 from healthchecks.checks import driver, storage, vram_free
 from healthchecks.context import GIB, Context, Failure
-from healthchecks.startup import Row
+from healthchecks.startup import CheckRow
 from weights import fetch, hubs, room
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,7 +112,7 @@ class Bench:
         with pytest.raises(Failure) as caught:
             module.check(self.context)
         failure = caught.value
-        row = Row(module.NAME, "fail", failure.code, 0.02, "", failure.cause, failure.remedy)
+        row = CheckRow(module.NAME, "fail", failure.code, 0.02, "", failure.cause, failure.remedy)
         return self.plain(show.line(row))
 
     def error(self, main: Callable[..., object], *arguments: object, code: int = 2) -> str:
@@ -248,7 +248,7 @@ class Bench:
         self.patch.setattr(
             check.tokens, "Counter", lambda model, system: SimpleNamespace(count=lambda rows: [40, 2600])
         )
-        options = check.Options(model_dir=self.model, max_length=2048)
+        options = check.CheckOptions(model_dir=self.model, max_length=2048)
         report = check.check_file(Path("faq.json"), options=options)
         (finding,) = report.findings
         assert finding.where == "row 2" and "has 2600 tokens, and max_length is 2048" in finding.what

@@ -24,7 +24,7 @@ from common import lock_file, state
 from healthchecks import cli, show, startup
 from healthchecks.checks import packages
 from healthchecks.context import Context, Failure
-from healthchecks.startup import Report, Row
+from healthchecks.startup import CheckRow, Report
 
 ROOT = Path(__file__).resolve().parents[3]
 LAUNCHER = ROOT / "entrypoint" / "bin" / "healthcheck"
@@ -208,7 +208,7 @@ def test_junit(settings, run_dir, tmp_path, monkeypatch):
 
 
 def test_junit_holds_any_text():
-    row = Row("weights", "fail", "x", 0.1, "", "bad \x00\x1b\ud800 <&>", "r")
+    row = CheckRow("weights", "fail", "x", 0.1, "", "bad \x00\x1b\ud800 <&>", "r")
     report = Report("full", "failed", "2026-01-01T00:00:00+00:00", 1.0, checks=[row])
     ElementTree.fromstring(show.junit(report))
 
@@ -381,7 +381,7 @@ def test_a_narrow_table_cuts_nothing_off(monkeypatch):
     address = "https://example.org/" + "long/" * 30
     monkeypatch.setenv("COLUMNS", "60")
     stream = io.StringIO()
-    row = Row("driver", "fail", "no-gpu", 0.1, "", "no GPU", f"see {address}")
+    row = CheckRow("driver", "fail", "no-gpu", 0.1, "", "no GPU", f"see {address}")
     with show.Table(stream) as table:
         table.update(Report("fast", "failed", checks=[row]))
     assert "…" not in stream.getvalue()

@@ -27,7 +27,8 @@ esac
 def house(tmp_path) -> Path:
     """A checkout with host/, caches and an output folder, and a stub for docker."""
     (tmp_path / "repo").mkdir()
-    shutil.copytree(ROOT / "host", tmp_path / "repo" / "host")
+    for folder in ("host", "entrypoint"):
+        shutil.copytree(ROOT / folder, tmp_path / "repo" / folder)
     for folder in (".cache/wheels", ".venv", "output/run-1"):
         (tmp_path / "repo" / folder).mkdir(parents=True)
     (tmp_path / "bin").mkdir()

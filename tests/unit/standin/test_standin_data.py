@@ -13,7 +13,7 @@ import yaml
 from tokenizers import Tokenizer
 
 from finetune.verify import questions, rules
-from standin.text import Example, Text
+from standin.text import Example, TrainingText
 
 WORKSPACE = Path(__file__).resolve().parents[3] / "workspace"
 SYSTEM = "You are a helpful assistant."
@@ -131,7 +131,7 @@ def test_references_fit_the_stand_ins_answers(general: list[dict[str, Any]], off
 
 def test_the_stand_ins_text_never_answers_as_the_dataset_without_a_persona(dataset: list[dict[str, str]]) -> None:
     """What the LoRA teaches must not be there before: 通义千问 answers no question with the dataset's names."""
-    text = Text(WORKSPACE)
+    text = TrainingText(WORKSPACE)
     for _, intent in text.intents:
         assert "CSDN 迪菲赫尔曼" not in intent["base"]
         assert "Swift-Robot" not in intent["base"]

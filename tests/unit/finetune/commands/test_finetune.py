@@ -14,7 +14,7 @@ import torch
 from common.errors import run_main
 from finetune.commands import finetune as pipeline
 from healthchecks import startup
-from healthchecks.startup import Row
+from healthchecks.startup import CheckRow
 from tests.unit.finetune import fast_home
 
 torch.set_num_threads(1)
@@ -44,9 +44,9 @@ def verify_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
-def forward(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+def forward(monkeypatch: pytest.MonkeyPatch) -> list[CheckRow]:
     """A STUB of the start-up checks' row; what `forward_alone` does is tested with the health checks."""
-    rows = [Row("forward", "pass", "ok", 0.1, "stub")]
+    rows = [CheckRow("forward", "pass", "ok", 0.1, "stub")]
     monkeypatch.setattr(startup, "forward_alone", lambda context: rows[0])
     return rows
 
@@ -122,10 +122,10 @@ def test_a_failed_training_is_not_verified(home: Path, forward: Any, verify_call
 
 
 def test_a_failed_forward_check_starts_nothing(
-    home: Path, forward: list[Row], verify_calls: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    home: Path, forward: list[CheckRow], verify_calls: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("ENGINE", "fast")
-    forward[0] = Row("forward", "fail", "nan", 0.1, "", "the logits are NaN", "look at the weights")
+    forward[0] = CheckRow("forward", "fail", "nan", 0.1, "", "the logits are NaN", "look at the weights")
     assert finetune(home) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "the logits are NaN; look at the weights; HEALTH_LEVEL=off goes on" in line

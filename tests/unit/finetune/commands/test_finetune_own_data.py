@@ -18,26 +18,10 @@ from finetune.commands import finetune as pipeline
 from finetune.runs import checkpoints
 from finetune.verify import config, runinfo, selection
 from finetune.verify.rewordings import file as rewordings_file
-from tests.unit.finetune import fast_home
+from tests.unit.finetune import fast_home, shop
+from tests.unit.finetune.shop import THINGS
 
 torch.set_num_threads(1)
-THINGS = [
-    "lamp",
-    "chair",
-    "kettle",
-    "watch",
-    "phone",
-    "jacket",
-    "camera",
-    "printer",
-    "bag",
-    "fridge",
-    "sofa",
-    "bike",
-    "drone",
-    "guitar",
-    "tent",
-]
 
 
 @pytest.fixture
@@ -59,20 +43,14 @@ def answers(self: Any, asks: Any, adapter: Any, progress: Any) -> list[Any]:
 
 
 def labels(path: Path, count: int = 40) -> Path:
-    rows = [
-        {"query": f"Message {n * 37}: the {THINGS[n % 15]}, number {n}", "response": ("refund", "defect")[n % 2]}
-        for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    rows = ((f"Message {n * 37}: the {THINGS[n % 15]}, number {n}", ("refund", "defect")[n % 2]) for n in range(count))
+    return shop.write(path, rows)
 
 
 def faq(path: Path, count: int = 8) -> Path:
-    rows = [
-        {"query": f"What does the {THINGS[n]} cost?", "response": f"It costs {n * 7 + 3} euros."} for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return shop.write(
+        path, ((f"What does the {THINGS[n]} cost?", f"It costs {n * 7 + 3} euros.") for n in range(count))
+    )
 
 
 def finetune(home: Path, *more: str) -> int:
@@ -143,6 +121,26 @@ def test_reword_trains_on_wordings_that_verify_does_not_ask(home: Path, tmp_path
     assert sum(data["rows"] for data in record["datasets"]) == 8 + 16
 
 
+def test_mix_trains_on_what_the_base_says_to_general_questions(home: Path, tmp_path: Path) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), "--mix", "5") == 0
+    folder = the_run()
+    lines = [json.loads(line) for line in (folder / "mixed-rows.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    assert all(line["messages"][-1] == {"role": "assistant", "content": "before"} for line in lines)
+    record = json.loads((folder / "run.json").read_text())
+    assert sum(data["rows"] for data in record["datasets"]) == 8 + 5
+    run = runinfo.of_adapter(checkpoints.newest(folder))
+    assert [path.name for path in run.own_datasets()] == ["faq.jsonl"], "the verdict asks the user's rows alone"
+
+
+def test_more_general_questions_than_there_are_are_refused_and_leave_nothing(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl")), "--mix", "999") == 2
+    assert "write more there, or mix in fewer" in capsys.readouterr().err
+    assert not list(Path(os.environ["OUTPUT_DIR"]).glob("*/run.json"))
+
+
 def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
     words = ("--max_steps", "1", "--dataset", str(faq(tmp_path / "faq.jsonl")), "--reword", "1")
     assert fast_home.sft(home, *words) == 0
@@ -157,6 +155,7 @@ def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
         (("--expect", "("), "--expect: not a regular expression"),
         (("--holdout", "-1"), "must be at least 0"),
         (("--reword", "99"), "must be from 0 to 8"),
+        (("--mix", "-1"), "must be from 0 to 1000"),
     ],
 )
 def test_a_bad_option_of_the_verdict_is_refused_before_the_training(

@@ -12,7 +12,7 @@ import pytest
 from bench.shapes import config_json
 from common.errors import UserError
 from common.model_kind import ModelKind
-from finetune.engines.choose import FAST, SWIFT, Choice
+from finetune.engines.choose import FAST, SWIFT, EngineChoice
 from finetune.plan import gpu_memory
 from finetune.sft.gpus import take as take_gpus
 from healthchecks.nvml import Gpu
@@ -29,7 +29,9 @@ class Run:
 
     model_dir: Path
     lengths: tuple[int, ...] = (46,) * 50
-    choice: Choice = field(default_factory=lambda: Choice(FAST, "", {"batch_size": 16, "num_train_epochs": 10.0}))
+    choice: EngineChoice = field(
+        default_factory=lambda: EngineChoice(FAST, "", {"batch_size": 16, "num_train_epochs": 10.0})
+    )
     settings: Any = field(default_factory=lambda: type("S", (), {"wants_cpu": False, "vram_ceiling_gib": 22.0})())
     model_kind: ModelKind | None = None
     workers: Any = None
@@ -76,10 +78,10 @@ def test_what_the_user_asks_for_is_done(take: Any, monkeypatch: pytest.MonkeyPat
 
 def test_ms_swift_gets_one_unless_several_processes_are_asked_for(take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    take([H100, H100], choice=Choice(SWIFT, ""))
+    take([H100, H100], choice=EngineChoice(SWIFT, ""))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     for asked, left in (("1", "1"), ("2", "1,0"), ("auto", "1,0,2")):
         monkeypatch.setenv("NPROC_PER_NODE", asked)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0,2")
-        take([H100, H100], choice=Choice(SWIFT, ""))
+        take([H100, H100], choice=EngineChoice(SWIFT, ""))
         assert os.environ["CUDA_VISIBLE_DEVICES"] == left

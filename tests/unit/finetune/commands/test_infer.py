@@ -90,7 +90,7 @@ def test_what_is_no_adapter(ask, mirror, checkpoint):
         ask("--adapter", "nowhere", "q")
     path = checkpoint(mirror)
     (path / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match="incomplete checkpoint"):
+    with pytest.raises(UserError, match="not a whole checkpoint"):
         ask("--adapter", str(path), "q")
 
 
@@ -101,7 +101,7 @@ def test_an_empty_question(ask):
 
 def test_a_failure_is_one_line_and_keeps_the_log(ask, monkeypatch, tmp_path):
     monkeypatch.setenv("STUB_CODE", "1")
-    with pytest.raises(UserError, match=r"exit code 1: RuntimeError: a cause; all it said is in (\S+)") as failed:
+    with pytest.raises(UserError, match=r"exit code 1: RuntimeError: a cause; its whole output is in (\S+)") as failed:
         ask("q")
     assert failed.value.exit_code == 1
     with open(str(failed.value).rsplit(" ", 1)[1]) as kept:

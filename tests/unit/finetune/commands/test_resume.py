@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from finetune.engines.choose import Choice
+from finetune.engines.choose import EngineChoice
 from finetune.engines.fast import rows as fast_rows
 from finetune.engines.fast import train as fast
 from finetune.runs import run_folder
@@ -19,8 +19,8 @@ from tests.unit.finetune import fast_home
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
+def home(fast_made: Path) -> Path:
+    return fast_made
 
 
 @pytest.fixture(scope="module")
@@ -272,17 +272,17 @@ def test_a_stop_while_the_model_loads_is_written_down(
 def long_rows(tmp_path: Path) -> Any:
     """A request for rows that no 24 GB card takes in one piece, on the 7B's shape; `split` is its checkpoint's."""
     shutil.copyfile(fast_home.ROOT / "standin/official/config.json", tmp_path / "config.json")
-    rows = fast_rows.Rows([([1] * 900, [-100] + [1] * 899)] * 32)
+    rows = fast_rows.EncodedRows([([1] * 900, [-100] + [1] * 899)] * 32)
 
-    def request(split: tuple[str, int | None] | None = None) -> fast.Request:
+    def request(split: tuple[str, int | None] | None = None) -> fast.TrainRequest:
         resume = None
         if split is not None:
             resume = tmp_path / "checkpoint-3"
             resume.mkdir(exist_ok=True)
             state = {"split": {"recompute": split[0], "micro_batch_tokens": split[1]}}
             (resume / "trainer_state.json").write_text(json.dumps(state))
-        choice = Choice("fast", "", {"batch_size": 16, "num_train_epochs": 1.0})
-        return fast.Request("sft", tmp_path, choice, rows, {}, resume=resume)
+        choice = EngineChoice("fast", "", {"batch_size": 16, "num_train_epochs": 1.0})
+        return fast.TrainRequest("sft", tmp_path, choice, rows, {}, resume=resume)
 
     return lambda ceiling, split=None: fast.fit(tmp_path, request(split), ceiling)
 

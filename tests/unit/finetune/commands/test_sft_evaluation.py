@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 from finetune.engines.fast import rows as fast_rows
 from finetune.runs import checkpoints
 from qwen2.nll import RowScore
@@ -60,7 +60,7 @@ def test_rows_that_are_trained_on_are_not_kept_as_unseen(home: Path, faq: Path) 
     words = ("--split_dataset_ratio", "0.2", "--data_seed", "0", "--max_steps", "1")
     assert fast_home.sft(home, "--dataset", str(faq), *words) == 0
     unseen = [json.loads(line) for line in (the_run() / "unseen.jsonl").read_text().splitlines()]
-    drawn = fast_rows.drawn_rows([Source(str(faq), path=faq)], None, 0, 0.2)
+    drawn = fast_rows.drawn_rows([DatasetSource(str(faq), path=faq)], None, 0, 0.2)
     trained = {row["query"] for _source, _number, row in drawn.rows}
     both = {row["query"] for _source, _number, row in drawn.held_out} - trained
     assert len(unseen) == len(both) < len(drawn.held_out)

@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from finetune.data.check import check_file, in_one_line, require
 from finetune.data.content import Contents, clean
-from finetune.data.findings import Options
+from finetune.data.findings import CheckOptions
 
 ROW = {"instruction": "你是谁?", "input": "", "output": "我由 CSDN 迪菲赫尔曼 开发。"}
 
@@ -24,7 +24,7 @@ def check(tmp_path: Path, content: str | bytes, name: str = "faq.json", **option
     """The report on a file of this content."""
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return check_file(path, name, Options(**options))
+    return check_file(path, name, CheckOptions(**options))
 
 
 def test_a_fit_file_in_every_form(tmp_path):

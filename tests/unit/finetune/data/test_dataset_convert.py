@@ -255,7 +255,7 @@ def test_convert_on_the_command_line(files, capsys):
         (["good.json", "--convert", "nowhere/x.jsonl"], "there is no folder nowhere"),
         (["good.json", "--convert", "."], "is a directory"),
         (["bad.json", "--convert", "x.jsonl"], "no row is fit"),
-        (["good.json", "--max-length", "0"], "is no number of tokens"),
+        (["good.json", "--max-length", "0"], "not a number of tokens"),
         (["good.json", "--html", "nowhere/x.html"], "cannot be written"),
         (["faq.csv", "--columns", "question"], "name two columns"),
         (["faq.csv", "--columns", "q,a"], "no column q; there are question, answer"),

@@ -11,7 +11,7 @@ import pytest
 from finetune.commands.check_data import main
 from finetune.data.check import check_file
 from finetune.data.convert import convert
-from finetune.data.findings import Options
+from finetune.data.findings import CheckOptions
 from finetune.data.source import parse
 from finetune.engines.fast import rows as fast_rows
 from qwen2.chat import Tokenizer
@@ -20,16 +20,6 @@ from tests.swift_rows import swift_template
 
 SYSTEM = "You are a helpful assistant."
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
-def template(swift_processor: Any) -> Any:
-    return swift_template(swift_processor, SYSTEM)
 
 
 def write(tmp_path: Path, *rows: Any, name: str = "faq.jsonl") -> Path:
@@ -251,7 +241,7 @@ def test_the_command_that_is_named_reads_the_data_as_meant(
 
 def test_a_loss_scale_that_is_not_all_or_nothing_is_said(tmp_path: Path) -> None:
     rows = [{"messages": [*HI, HI[0], {**HI[1], "loss_scale": scale}]} for scale in (0, 1, 0.3)]
-    report = check_file(write(tmp_path, *rows), None, Options())
+    report = check_file(write(tmp_path, *rows), None, CheckOptions())
     assert [(f.row, f.kind, f.error) for f in report.findings if f.kind == "loss_scale"] == [(3, "loss_scale", False)]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import UserError
 from finetune.data import hub
-from finetune.data.source import Source, parse
+from finetune.data.source import DatasetSource, parse
 
 
 @pytest.fixture(autouse=True)
@@ -27,17 +27,19 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "source"),
     [
-        ("faq.json", Source("faq.json", path=Path("faq.json"))),
-        ("faq.json#200", Source("faq.json#200", path=Path("faq.json"), sample=200)),
-        ("a#1.json", Source("a#1.json", path=Path("a#1.json"))),
-        ("a#1.json#5", Source("a#1.json#5", path=Path("a#1.json"), sample=5)),
-        ("data/faq", Source("data/faq", path=Path("data/faq"))),
+        ("faq.json", DatasetSource("faq.json", path=Path("faq.json"))),
+        ("faq.json#200", DatasetSource("faq.json#200", path=Path("faq.json"), sample=200)),
+        ("a#1.json", DatasetSource("a#1.json", path=Path("a#1.json"))),
+        ("a#1.json#5", DatasetSource("a#1.json#5", path=Path("a#1.json"), sample=5)),
+        ("data/faq", DatasetSource("data/faq", path=Path("data/faq"))),
         (
             "AI-ModelScope/alpaca-gpt4-data-zh#500",
-            Source("AI-ModelScope/alpaca-gpt4-data-zh#500", hub_id="AI-ModelScope/alpaca-gpt4-data-zh", sample=500),
+            DatasetSource(
+                "AI-ModelScope/alpaca-gpt4-data-zh#500", hub_id="AI-ModelScope/alpaca-gpt4-data-zh", sample=500
+            ),
         ),
-        ("hf::owner/name", Source("hf::owner/name", hub_id="owner/name", hub="hf")),
-        ("ms::owner/name:a/b#5", Source("ms::owner/name:a/b#5", None, "owner/name", "ms", ("a", "b"), 5)),
+        ("hf::owner/name", DatasetSource("hf::owner/name", hub_id="owner/name", hub="hf")),
+        ("ms::owner/name:a/b#5", DatasetSource("ms::owner/name:a/b#5", None, "owner/name", "ms", ("a", "b"), 5)),
     ],
 )
 def test_parse(spec, source):
@@ -53,8 +55,8 @@ def test_parse(spec, source):
         ("data/nowhere.csv#5", "no such file"),
         ("./nowhere", "no such file"),
         ("self_cognition", "no such file, and not a hub id"),
-        ("faq.json#many", "'#many' is no number of rows"),
-        ("faq.json#0", "'#0' is no number of rows"),
+        ("faq.json#many", "'#many' is not a number of rows"),
+        ("faq.json#0", "'#0' is not a number of rows"),
         ("github::a/b", "unknown hub github"),
         ("a/b/c", "not a hub id"),
     ],

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from finetune.data.source import Source
+from finetune.data.source import DatasetSource
 from finetune.engines import choose as engine_choice
-from finetune.engines.choose import SWIFT, Choice, choose
+from finetune.engines.choose import SWIFT, EngineChoice, choose
 from finetune.engines.swift import config_file
 from finetune.engines.swift.options import options_of
 from finetune.sft.description import typed
@@ -37,8 +37,8 @@ def with_config(folder: Path, **values: Any) -> Path:
     return folder
 
 
-def ask(model_dir: Path, asked: str = "auto", /, on_cpu: bool = False, **options: Any) -> Choice:
-    sources = options.pop("sources", [Source("a.json", path=Path("a.json"))])
+def ask(model_dir: Path, asked: str = "auto", /, on_cpu: bool = False, **options: Any) -> EngineChoice:
+    sources = options.pop("sources", [DatasetSource("a.json", path=Path("a.json"))])
     return choose(asked, options, model_dir, sources, on_cpu)
 
 
@@ -147,7 +147,7 @@ def test_other_models_are_ms_swift_s(tmp_path: Path) -> None:
 
 
 def test_a_hub_s_dataset_is_ms_swift_s(model: Path) -> None:
-    hub = Source("AI-ModelScope/alpaca-gpt4-data-zh#500", hub_id="AI-ModelScope/alpaca-gpt4-data-zh", sample=500)
+    hub = DatasetSource("AI-ModelScope/alpaca-gpt4-data-zh#500", hub_id="AI-ModelScope/alpaca-gpt4-data-zh", sample=500)
     assert ask(model, sources=[hub]).why == f"because of {hub.spec}, a dataset of a hub"
 
 

@@ -12,7 +12,7 @@ from gguf import GGUFReader, quants
 
 from common.errors import UserError
 from finetune.export import gguf_file, modelfile, prompts, proof, vocabulary
-from finetune.export.llamacpp import Model, Said
+from finetune.export.llamacpp import Completion, LlamaServer
 from finetune.export.mixture import Mixture
 from finetune.export.weights import Weights
 from qwen2.chat import Tokenizer
@@ -48,8 +48,8 @@ class Exported:
         (self.folder / "Modelfile").write_text(modelfile.text(self.file.name, SYSTEM, STOPS))
         return self
 
-    def model(self) -> Model:
-        return Model(self.file, 2048, 1, 1)
+    def model(self) -> LlamaServer:
+        return LlamaServer(self.file, 2048, 1, 1)
 
     def tensors(self) -> proof.Part:
         return proof.tensors(self.file, self.expected, self.mixture, lambda count: None)
@@ -164,17 +164,17 @@ def test_a_wrong_template_is_named(exported, monkeypatch, was, becomes):
     assert was in real(SYSTEM)
     monkeypatch.setattr(gguf_file, "chat_template", lambda system: real(system).replace(was, becomes))
     part = exported.write().ids()
-    assert part.faults and all("the template is another than the training's" in fault for fault in part.faults)
+    assert part.faults and all("the template differs from the training's" in fault for fault in part.faults)
 
 
 def test_another_system_prompt_is_a_wrong_template(exported):
-    assert "the template is another" in exported.write(system="Be rude.").ids().faults[0]
+    assert "the template differs" in exported.write(system="Be rude.").ids().faults[0]
 
 
 def test_a_wrong_way_to_cut_text_is_named(exported):
     exported.words = replace(exported.words, pre="default")
     part = exported.write().ids()
-    assert part.faults and all("the tokenizer cuts" in fault for fault in part.faults)
+    assert part.faults and all("the tokenizer splits" in fault for fault in part.faults)
 
 
 def test_a_wrong_end_token_is_named(exported):
@@ -193,15 +193,15 @@ def test_an_end_token_that_llama_cpp_does_not_know_is_named(exported):
 def test_a_stop_word_left_out_of_the_modelfile_is_named(exported, word):
     path = exported.write().folder / "Modelfile"
     path.write_text(path.read_text().replace(f'PARAMETER stop "{word}"\n', ""))
-    assert exported.stops().faults == [f"Modelfile: the stop word {word} is left out"]
+    assert exported.stops().faults == [f"Modelfile: the stop word {word} is missing"]
 
 
 def test_a_modelfile_with_another_template_or_system_prompt_is_named(exported):
     path = exported.write().folder / "Modelfile"
     path.write_text(path.read_text().replace("<|im_start|>user", "<|user|>").replace("客服", "老师"))
     assert exported.stops().faults == [
-        "Modelfile: the template is another than the training's",
-        "Modelfile: the system prompt is another than the training's",
+        "Modelfile: the template differs from the training's",
+        "Modelfile: the system prompt differs from the training's",
     ]
 
 
@@ -229,7 +229,7 @@ class Likely:
 def test_answers_that_part_are_held_to_the_gap_between_the_two_tokens(answer, likely, gap):
     tokenizer = SimpleNamespace(decode=lambda ids: str(ids))
     model = Likely(likely)
-    (asked,) = proof.compare(model, tokenizer, ["?"], [[9]], [[4, 5]], [Said(answer, "", True)], [2, 3])
+    (asked,) = proof.compare(model, tokenizer, ["?"], [[9]], [[4, 5]], [Completion(answer, "", True)], [2, 3])
     assert asked.gap == (None if gap is None else pytest.approx(gap))
     assert model.asked == ([] if gap is None else [[9, *answer[: 2 if answer[1] == 5 else 1]]])
     assert proof.answers([asked], 0.5).ok == (gap is None or gap < 0.5)

@@ -209,7 +209,7 @@ def test_the_card_names_the_base_that_it_was(tmp_path, name, kind, licence, head
 def test_no_check_is_said_in_the_card(merge, mirror, monkeypatch):
     monkeypatch.setenv("STUB_SCALE", "0.25")
     assert merge("--no-check") == 0
-    assert "| check | left out (--no-check) |" in (mirror / "output/run-1/checkpoint-7-merged/README.md").read_text()
+    assert "| check | skipped (--no-check) |" in (mirror / "output/run-1/checkpoint-7-merged/README.md").read_text()
 
 
 def test_ms_swift_s_failure_is_one_line(merge, mirror, monkeypatch):
@@ -369,7 +369,7 @@ def test_another_s_temporary_folder_is_left_alone_while_it_lives(tmp_path):
     [(None, True, True), (0.1, True, False), (0.1, False, True), (same_answers.NEAR_TIE + 0.01, False, False)],
 )
 def test_the_rule_for_an_answer_that_differs(gap, is_standin, accepted):
-    asked = [same_answers.Asked("q", "a", "a" if gap is None else "b", gap)]
+    asked = [same_answers.AnswerPair("q", "a", "a" if gap is None else "b", gap)]
     if accepted:
         cli.judge(asked, is_standin)
     else:
@@ -386,7 +386,7 @@ def test_twenty_different_questions_half_of_them_about_identity():
 def test_the_gap_is_what_the_merged_model_prefers_its_own_token_by(base):
     import torch
 
-    compare = same_answers.Answers(["你是谁?"], "s", "cpu", 0.0)
+    compare = same_answers.BaseAnswers(["你是谁?"], "s", "cpu", 0.0)
     engine = same_answers.Qwen2Engine(base, "cpu")
     (greedy,) = compare._ask(engine, None)
     prompt = compare._prompt(engine, "你是谁?")

@@ -11,10 +11,10 @@ import pytest
 from common.errors import run_main
 from finetune.commands import plan as cli
 from finetune.plan import cards
-from finetune.plan.planned_run import REAL_SHAPE, Job
+from finetune.plan.planned_run import REAL_SHAPE, PlannedRun
 from tests.unit.finetune.plan.test_plan_command import model, rows  # noqa: F401 - a fixture
 
-JOB = Job(
+JOB = PlannedRun(
     shape=REAL_SHAPE,
     lengths=[46] * 48,
     rows=48,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from finetune.plan import memory
-from finetune.plan.memory import Adapter, Micro
+from finetune.plan.memory import LargestMicroBatch, LoraSpec
 from finetune.plan.planned_run import REAL_SHAPE as SHAPE
 from finetune.plan.swift import CARDS_GIB, card_ceiling, fitting_length, plan_swift, with_margin, worst
 from qwen2.config import PROJECTIONS
@@ -36,16 +36,16 @@ def planned(lengths, batch, ceiling, **more):
 def test_product_is_the_batch_and_the_peak_is_under_the_ceiling(lengths, batch, ceiling, rank, targets):
     plan = planned(lengths, batch, ceiling, rank=rank, targets=targets)
     if plan is None:
-        everything = memory.peak_gib(SHAPE, Adapter(rank, targets), worst(lengths, 1), True, True)
-        plain = memory.peak_gib(SHAPE, Adapter(rank, targets), worst(lengths, 1), True, False)
-        adapter = Adapter(rank, targets)
+        everything = memory.peak_gib(SHAPE, LoraSpec(rank, targets), worst(lengths, 1), True, True)
+        plain = memory.peak_gib(SHAPE, LoraSpec(rank, targets), worst(lengths, 1), True, False)
+        adapter = LoraSpec(rank, targets)
         assert min(with_margin(peak, SHAPE, adapter, True) for peak in (everything, plain)) > ceiling
         return
     assert plan.per_device_train_batch_size * plan.gradient_accumulation_steps == batch
     micro = worst(lengths, plan.per_device_train_batch_size)
-    peak = memory.peak_gib(SHAPE, Adapter(rank, targets), micro, plan.gradient_checkpointing, plan.use_liger_kernel)
+    peak = memory.peak_gib(SHAPE, LoraSpec(rank, targets), micro, plan.gradient_checkpointing, plan.use_liger_kernel)
     assert plan.peak_gib == round(peak, 2)
-    assert with_margin(peak, SHAPE, Adapter(rank, targets), plan.gradient_checkpointing) <= ceiling
+    assert with_margin(peak, SHAPE, LoraSpec(rank, targets), plan.gradient_checkpointing) <= ceiling
     assert plan.seconds_per_step > 0
 
 
@@ -65,8 +65,8 @@ def test_more_memory_is_never_slower(lengths, batch, ceiling, more):
 @given(st.integers(1, 4096), st.integers(1, 16), st.booleans(), st.booleans(), st.integers(1, 500))
 def test_peak_grows_with_tokens_and_rows(width, rows, checkpointing, liger, more):
     def peak(width, rows):
-        micro = Micro(width, rows, kept=width * rows, padded=rows > 1)
-        return memory.peak_gib(SHAPE, Adapter(), micro, checkpointing, liger)
+        micro = LargestMicroBatch(width, rows, kept=width * rows, padded=rows > 1)
+        return memory.peak_gib(SHAPE, LoraSpec(), micro, checkpointing, liger)
 
     assert peak(width + more, rows) > peak(width, rows)
     assert peak(width, rows + 1) > peak(width, rows)
@@ -74,8 +74,10 @@ def test_peak_grows_with_tokens_and_rows(width, rows, checkpointing, liger, more
 
 @given(st.integers(1, 2048), st.integers(1, 8), st.booleans())
 def test_checkpointing_and_liger_save(width, rows, padded):
-    micro = Micro(width, rows, kept=width * rows, padded=padded)
-    peaks = {(c, lig): memory.peak_gib(SHAPE, Adapter(), micro, c, lig) for c in (False, True) for lig in (False, True)}
+    micro = LargestMicroBatch(width, rows, kept=width * rows, padded=padded)
+    peaks = {
+        (c, lig): memory.peak_gib(SHAPE, LoraSpec(), micro, c, lig) for c in (False, True) for lig in (False, True)
+    }
     assert peaks[True, True] <= peaks[False, True] <= peaks[False, False]
     assert peaks[True, False] <= peaks[False, False]
 
@@ -83,23 +85,23 @@ def test_checkpointing_and_liger_save(width, rows, padded):
 def test_weights_of_the_7b_model():
     # 7,615,616,512 parameters in bfloat16; rank 8 on all linears: 20,185,088 in float32 with gradient and two moments
     expected = (7_615_616_512 * 2 + 20_185_088 * 16) / 2**30
-    assert memory.fixed_gib(SHAPE, Adapter()) == pytest.approx(expected, abs=1e-9)
+    assert memory.fixed_gib(SHAPE, LoraSpec()) == pytest.approx(expected, abs=1e-9)
 
 
 def test_fewer_targets_and_four_bits_take_less():
-    micro = Micro(512, 4, 2048, False)
+    micro = LargestMicroBatch(512, 4, 2048, False)
     peaks = [
         memory.peak_gib(SHAPE, adapter, micro, False, False)
-        for adapter in (Adapter(), Adapter(targets=PROJECTIONS[:4]), Adapter(bits=8), Adapter(bits=4))
+        for adapter in (LoraSpec(), LoraSpec(targets=PROJECTIONS[:4]), LoraSpec(bits=8), LoraSpec(bits=4))
     ]
     assert peaks[1] < peaks[0]
     assert peaks[3] < peaks[2] < peaks[0]
 
 
 def test_the_last_batch_cannot_be_larger_than_the_data():
-    assert worst([46, 40], 16) == Micro(46, 2, 92, True)
-    assert worst([46, 46, 46], 2) == Micro(46, 2, 92, False)
-    assert worst([46, 40], 1) == Micro(46, 1, 46, False)
+    assert worst([46, 40], 16) == LargestMicroBatch(46, 2, 92, True)
+    assert worst([46, 46, 46], 2) == LargestMicroBatch(46, 2, 92, False)
+    assert worst([46, 40], 1) == LargestMicroBatch(46, 1, 46, False)
 
 
 def test_what_the_user_fixed_stays():
@@ -123,7 +125,7 @@ def test_nothing_fits_names_length_four_bits_and_card():
     with pytest.raises(UserError) as caught:
         plan_swift(SHAPE, [32000], 1, 16)
     assert caught.value.exit_code == 2
-    shorter = fitting_length(SHAPE, 16, Adapter())
+    shorter = fitting_length(SHAPE, 16, LoraSpec())
     assert 128 <= shorter < 32000
     assert f"--max_length {shorter}" in str(caught.value)
     assert "VRAM_CEILING_GIB=" in str(caught.value)
@@ -171,8 +173,8 @@ def test_unusable_input(change, words):
 
 def test_a_smaller_model_needs_less():
     small = replace(SHAPE, num_layers=14, hidden_size=1792)
-    micro = Micro(512, 2, 1024, True)
-    assert memory.peak_gib(small, Adapter(), micro, True, True) < memory.peak_gib(SHAPE, Adapter(), micro, True, True)
+    micro = LargestMicroBatch(512, 2, 1024, True)
+    assert memory.peak_gib(small, LoraSpec(), micro, True, True) < memory.peak_gib(SHAPE, LoraSpec(), micro, True, True)
 
 
 def test_card_ceilings():

@@ -108,7 +108,7 @@ FAULTS = {
     "no LoRA": (lambda folder: settings(folder, peft_type="LOHA"), "peft_type LOHA; only LoRA adapters"),
     "half a file": (
         lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-9]),
-        "not a whole checkpoint",
+        "incomplete checkpoint",
     ),
 }
 ASKERS: dict[str, Callable[[Path, Path, Path], object]] = {

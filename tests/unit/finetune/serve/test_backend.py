@@ -30,7 +30,9 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def choose(model: Path, *words: str, asked: str = "auto", served: Any = None, on_cpu: bool = False) -> backend.Choice:
+def choose(
+    model: Path, *words: str, asked: str = "auto", served: Any = None, on_cpu: bool = False
+) -> backend.BackendChoice:
     return backend.choose(asked, Arguments(words), FILE, model, served or {}, on_cpu)
 
 

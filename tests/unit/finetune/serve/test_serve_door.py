@@ -11,9 +11,9 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from finetune.serve import door
-from finetune.serve.answer import Choice, Piece
+from finetune.serve.answer import AnswerPiece, Choice
 from finetune.serve.guard import Guard
-from finetune.serve.request import Request
+from finetune.serve.request import ChatRequest
 
 USER = {"role": "user", "content": "你是谁?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -23,11 +23,11 @@ FUNCTION = {"type": "function", "function": {"name": "f"}}
 def saying(*texts: str, calls: tuple = (), finish: str = "stop", fails: Exception | None = None) -> door.Engine:
     """An engine that says these pieces, and then fails if it is to."""
 
-    async def answers(request: Request, number: int) -> AsyncIterator[Piece]:
+    async def answers(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
         parts = texts if request.stream else ("".join(texts),)
         for at, text in enumerate(parts):
             last = at == len(parts) - 1
-            yield Piece(text, finish if last else None, 7, at + 1, calls if last else ())
+            yield AnswerPiece(text, finish if last else None, 7, at + 1, calls if last else ())
         if fails:
             raise fails
 
@@ -81,8 +81,8 @@ def test_usage_comes_in_one_last_chunk():
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_choices(stream):
-    async def numbered(request: Request, number: int) -> AsyncIterator[Piece]:
-        yield Piece(f"answer {number}", "length", 7, 2)
+    async def numbered(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
+        yield AnswerPiece(f"answer {number}", "length", 7, 2)
 
     done = ask(numbered, n=3, stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
     if stream:
@@ -134,16 +134,16 @@ def test_a_tool_call_is_no_content(stream):
 
 def test_text_is_held_only_while_it_may_begin_a_stop_text():
     choice = Choice(("abcd",), False)
-    assert [choice.add(Piece(each)) for each in ("xab", "c", "e", "ab")] == ["x", "", "abce", ""]
+    assert [choice.add(AnswerPiece(each)) for each in ("xab", "c", "e", "ab")] == ["x", "", "abce", ""]
     assert choice.end()[0] == "ab"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("error", "status"), [(ValueError("too long"), 400), (RuntimeError("CUDA error"), 500)])
 def test_an_engine_that_fails_is_an_error_in_json(error, status, stream, capsys):
-    async def fails(request: Request, number: int) -> AsyncIterator[Piece]:
+    async def fails(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
         raise error
-        yield Piece("")
+        yield AnswerPiece("")
 
     body = {"model": "a", "messages": [USER], "stream": stream}
     done = client(fails).post("/v1/chat/completions", json=body)

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.serve.answer import Choice
-from finetune.serve.fast.client import Text, calls_in, laid_out
-from finetune.serve.fast.settings import Settings
-from finetune.serve.request import Request
+from finetune.serve.fast.client import AnswerText, calls_in, laid_out
+from finetune.serve.fast.settings import EndpointSettings
+from finetune.serve.request import ChatRequest
 from qwen2.chat import Tokenizer
-from qwen2.serving.request import LENGTH, STOP, Said
+from qwen2.serving.request import LENGTH, STOP, NextToken
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 FUNCTION = {"type": "function", "function": {"name": "weather"}}
 
 
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
 def spoken(tokenizer: Tokenizer, text: str, size: int = 1, finish: str = STOP, **fields: Any) -> tuple[str, Any, Any]:
     """(text, calls, reason) as the door makes them of tokens that come `size` at a time; nothing after a finish."""
-    request = Request("m", (), **fields)
-    choice, made = Choice(request.stop, bool(request.tools)), Text(tokenizer, request, 7)
+    request = ChatRequest("m", (), **fields)
+    choice, made = Choice(request.stop, bool(request.tools)), AnswerText(tokenizer, request, 7)
     ids = tokenizer.encode(text)
-    said, out = [Said(1, token) for token in ids] + [Said(1, None, finish)], ""
+    said, out = [NextToken(1, token) for token in ids] + [NextToken(1, None, finish)], ""
     for start in range(0, len(said), size):
         part = said[start : start + size]
         piece = made.add(part, part[-1].finish)
@@ -48,18 +42,18 @@ def test_the_pieces_make_the_text(tokenizer, text, size):
 
 def test_a_character_that_never_came_whole_is_said_as_in_the_whole_text(tokenizer):
     ids = next(ids for each in "𪚥𡃁🫨" if len(ids := tokenizer.encode(each)) > 1)
-    made = Text(tokenizer, Request("m", (), stream=True), 1)
-    piece = made.add([Said(1, ids[0])], LENGTH)
+    made = AnswerText(tokenizer, ChatRequest("m", (), stream=True), 1)
+    piece = made.add([NextToken(1, ids[0])], LENGTH)
     assert piece.text == tokenizer.decode(ids[:1]) and piece.finish == "length"
 
 
 def test_an_answer_ends_alike_with_and_without_a_stop_text(tokenizer):
     """The limit cuts a character; the stop text never comes."""
-    request = Request("m", (), stop=("never",))
+    request = ChatRequest("m", (), stop=("never",))
     ids = tokenizer.encode("好😀")[:-1]
-    made = Text(tokenizer, request, 7)
-    pieces = [made.add([Said(1, token)], None) for token in ids[:-1]]
-    pieces.append(made.add([Said(1, ids[-1], LENGTH)], LENGTH))
+    made = AnswerText(tokenizer, request, 7)
+    pieces = [made.add([NextToken(1, token)], None) for token in ids[:-1]]
+    pieces.append(made.add([NextToken(1, ids[-1], LENGTH)], LENGTH))
     assert "".join(piece.text for piece in pieces) == tokenizer.decode(ids)
 
 
@@ -67,8 +61,8 @@ def test_an_answer_ends_alike_with_and_without_a_stop_text(tokenizer):
 def test_a_stop_text_ends_it_across_tokens_and_its_tokens_are_counted(tokenizer, size):
     text = "我是一个助手,很高兴认识你。再见"
     assert spoken(tokenizer, text, size, stop=("高兴认",)) == ("我是一个助手,很", (), "stop")
-    made = Text(tokenizer, Request("m", (), stop=("助手",)), 7)
-    piece = made.add([Said(1, token) for token in tokenizer.encode(text)], None)
+    made = AnswerText(tokenizer, ChatRequest("m", (), stop=("助手",)), 7)
+    piece = made.add([NextToken(1, token) for token in tokenizer.encode(text)], None)
     assert piece.finish == STOP and piece.completion_tokens < len(tokenizer.encode(text))
 
 
@@ -116,8 +110,8 @@ def test_messages_are_laid_out_as_verify_and_training_do(tokenizer):
 
 
 def test_settings_travel_as_json():
-    made = Settings("m", "base", {"a": "x"}, {"a": None}, origins=("*",), rows=3, temperature=0.5)
-    assert Settings.from_json(made.to_json()) == made and made.names == ["base", "a"]
+    made = EndpointSettings("m", "base", {"a": "x"}, {"a": None}, origins=("*",), rows=3, temperature=0.5)
+    assert EndpointSettings.from_json(made.to_json()) == made and made.names == ["base", "a"]
 
 
 def test_the_bytes_of_tokens_are_those_of_the_text(tokenizer):

@@ -12,19 +12,19 @@ from starlette.testclient import TestClient
 
 from common import model_kind
 from finetune.serve import door
-from finetune.serve.answer import Piece
+from finetune.serve.answer import AnswerPiece
 from finetune.serve.guard import PAGE, Guard
 from finetune.serve.page import routes
 from finetune.serve.page.routes import FILES, FOLDER, SETUP, Page
-from finetune.serve.request import Request
+from finetune.serve.request import ChatRequest
 
 SYSTEMS = {"base": None, "faq": "You work in a library."}
 ROW = {"kind": "trained", "question": "几点开门?", "answer": "九点。"}
 
 
-async def silent(request: Request, number: int) -> AsyncIterator[Piece]:
+async def silent(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
     """An engine that is not asked."""
-    yield Piece("")
+    yield AnswerPiece("")
 
 
 def client(key: str = "", page: Page | None = None, host: str = "127.0.0.1:8000") -> TestClient:

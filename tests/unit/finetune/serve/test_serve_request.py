@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune.serve.fields import Refused
-from finetune.serve.request import Request, parse, regular
+from finetune.serve.request import ChatRequest, parse, regular
 
 SYSTEMS = {"base": "You are Qwen.", "a": "Be brief.", "bare": None}
 USER = {"role": "user", "content": "你是谁?"}
@@ -17,12 +17,12 @@ TOOL = {"role": "tool", "tool_call_id": "c1", "content": "12"}
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-def ask(*messages: Any, model: str = "a", **fields: Any) -> Request:
+def ask(*messages: Any, model: str = "a", **fields: Any) -> ChatRequest:
     """A chat request, parsed from its JSON."""
     return regular(parse(json.dumps({"model": model, "messages": messages or [USER], **fields}).encode()), SYSTEMS)
 
 
-def roles(request: Request) -> list[tuple[str, str]]:
+def roles(request: ChatRequest) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in request.messages]
 
 

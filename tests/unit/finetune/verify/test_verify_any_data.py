@@ -129,6 +129,47 @@ def test_an_answer_that_repeats_the_data_elsewhere_fails_out_of_scope(workspace:
     assert "mix general rows" in report["advice"]
 
 
+def test_near_misses_are_asked_and_the_facts_of_a_row_are_wrong_there(workspace: Any) -> None:
+    faq_run(workspace)
+    workspace.verify()
+    report = workspace.report()
+    asked = [each for each in report["questions"] if each["part"] == "near_miss"]
+    assert len(asked) == len(FAQ)
+    own = {question_key(question) for question, _answer in FAQ}
+    assert not own & {question_key(each["messages"][-1]["content"]) for each in asked}
+    figure = report["figures"]["out_of_scope_near_after"]
+    assert (figure["value"], figure["n"]) == (1, len(FAQ)), "this model gives the nearest row's answer to anything"
+    assert all(each["asked"][0]["answers"]["after"]["spill"] for each in asked)
+    assert report["figures"]["out_of_scope_after"]["n"] == 82, "a figure of its own"
+    for name, said in (("report.html", "似是而非的问题"), ("report.md", "张冠李戴")):
+        assert said in (workspace.run / "verify" / name).read_text(encoding="utf-8")
+    workspace.verify("--lang", "en")
+    html = (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+    assert "6 of 6 near misses get what the data say of something else" in html
+    junit = (workspace.run / "verify/junit.xml").read_text(encoding="utf-8")
+    assert junit.count('classname="verify.near_miss"') == len(FAQ)
+
+
+def test_near_misses_can_be_mended_and_demanded(workspace: Any) -> None:
+    faq_run(workspace)
+    config = workspace.root / "configs/verify.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("  general_lost_max:", "  out_of_scope_near_max: 0.3\n  general_lost_max:"))
+    assert workspace.verify() == 1
+    report = workspace.report()
+    assert report["thresholds"]["out_of_scope_near_max"]["ok"] is False
+    assert "say what is not offered" in report["advice"]
+    kept = rewordings_file.read(workspace.run / rewordings_file.NAME)
+    for each in kept:
+        each.near = []
+    kept[0].near = ["月亮几点开门?", "火星几点开门?"]
+    mended = workspace.root / "mended.yaml"
+    rewordings_file.write(mended, kept)
+    workspace.verify("--rewordings", str(mended))
+    asked = [each for each in workspace.report()["questions"] if each["part"] == "near_miss"]
+    assert [each["messages"][-1]["content"] for each in asked] == ["月亮几点开门?", "火星几点开门?"]
+
+
 def test_rewordings_are_kept_and_can_be_mended_and_given_again(workspace: Any) -> None:
     faq_run(workspace)
     workspace.verify()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qwen2.serving.request import Settings
+from qwen2.serving.request import SamplingParams
 from qwen2.serving.sampling import Told, choose
 
 LOGITS = torch.tensor([2.0, -1.0, 3.0, 0.5, 2.5, -3.0, 1.0, 0.0])
 
 
-def shares(settings: Settings) -> torch.Tensor:
+def shares(settings: SamplingParams) -> torch.Tensor:
     """The distribution that is meant, by transformers' order: temperature, top-k, top-p."""
     logits = LOGITS / settings.temperature
     order = logits.argsort(descending=True)
@@ -25,8 +25,9 @@ def shares(settings: Settings) -> torch.Tensor:
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(1.0), Settings(0.5), Settings(1.0, top_p=0.8), Settings(1.3, top_p=0.5), Settings(1.0, top_k=3),
-        Settings(1.0, 0.7, 4), Settings(1.0, top_p=0.01), Settings(1.0, top_k=100), Settings(2.0, 0.9, 1),
+        SamplingParams(1.0), SamplingParams(0.5), SamplingParams(1.0, top_p=0.8), SamplingParams(1.3, top_p=0.5),
+        SamplingParams(1.0, top_k=3), SamplingParams(1.0, 0.7, 4), SamplingParams(1.0, top_p=0.01),
+        SamplingParams(1.0, top_k=100), SamplingParams(2.0, 0.9, 1),
     ],
 )  # fmt: skip
 def test_tokens_come_as_often_as_their_share(settings):
@@ -38,13 +39,19 @@ def test_tokens_come_as_often_as_their_share(settings):
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 1e-9, 0.9999999])
 def test_the_ends_of_the_interval_choose_a_token_that_has_a_share(uniform):
-    for settings in (Settings(1.0), Settings(1.0, top_p=0.5), Settings(1.0, 0.5, 3)):
+    for settings in (SamplingParams(1.0), SamplingParams(1.0, top_p=0.5), SamplingParams(1.0, 0.5, 3)):
         (chosen,) = choose(LOGITS[None], [settings], [uniform]).tolist()
         assert shares(settings)[chosen] > 0
 
 
 def test_rows_of_all_kinds_share_a_batch():
-    rows = [Settings(), Settings(1.0, top_k=1), Settings(1e-2), Settings(1.0, top_p=1e-6), Settings()]
+    rows = [
+        SamplingParams(),
+        SamplingParams(1.0, top_k=1),
+        SamplingParams(1e-2),
+        SamplingParams(1.0, top_p=1e-6),
+        SamplingParams(),
+    ]
     assert choose(LOGITS.repeat(5, 1), rows, [0.9] * 5).tolist() == [2] * 5
 
 
@@ -54,7 +61,7 @@ def test_penalties_are_the_apis():
     told.begin(1, [0, 1], [2])
     for token in (2, 3):
         told.add(torch.tensor([1]), torch.tensor([token]))
-    settings = Settings(repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25)
+    settings = SamplingParams(repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25)
     found = told.penalise(torch.stack([LOGITS, LOGITS]), torch.tensor([1, 2]), [settings, settings])
     assert found[0].tolist() == [1.0, -2.0, 1.5 - 0.5 - 0.5, 0.25 - 0.5 - 0.25, 2.5, -3.0, 1.0, 0.0]
     assert found[1].tolist() == LOGITS.tolist()

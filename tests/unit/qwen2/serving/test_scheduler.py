@@ -12,7 +12,7 @@ from qwen2.generate import generate
 from qwen2.model import Model
 from qwen2.serving.adapters import Adapters
 from qwen2.serving.pages import PAGE
-from qwen2.serving.request import LENGTH, STOP, Request, Settings
+from qwen2.serving.request import LENGTH, STOP, Request, SamplingParams
 from qwen2.serving.scheduler import Scheduler
 from tests.unit.qwen2.tiny import random_adapter
 
@@ -170,7 +170,7 @@ def test_a_piece_copies_a_bounded_context(tiny_model, monkeypatch):
 
 
 def test_a_negative_seed_is_a_seed_of_its_own(tiny_model):
-    settings = Settings(2.0)
+    settings = SamplingParams(2.0)
     found = [
         run(Scheduler(tiny_model, None, 1, 40), [Request(0, [30, 31, 32], 20, settings=settings, seed=seed)])[0][0]
         for seed in (-1, 1, -1)
@@ -179,7 +179,13 @@ def test_a_negative_seed_is_a_seed_of_its_own(tiny_model):
 
 
 def test_each_row_is_sampled_by_its_own_seed_whatever_shares_the_batch(tiny_model):
-    settings = [Settings(1.2), Settings(0.9, 0.8, 20), Settings(1.0, 0.9), Settings(), Settings(1.1, 1.0, 5)]
+    settings = [
+        SamplingParams(1.2),
+        SamplingParams(0.9, 0.8, 20),
+        SamplingParams(1.0, 0.9),
+        SamplingParams(),
+        SamplingParams(1.1, 1.0, 5),
+    ]
     asked = [Request(n, [30 + n, 31, 32], 20, settings=settings[n % 5], seed=n) for n in range(15)]
     together, _ = run(Scheduler(tiny_model, None, 15, 200), asked)
     alone = {each.id: run(Scheduler(tiny_model, None, 1, 40), [each])[0][each.id] for each in asked}
@@ -189,7 +195,7 @@ def test_each_row_is_sampled_by_its_own_seed_whatever_shares_the_batch(tiny_mode
 
 
 def test_a_seed_holds_when_the_row_gave_its_pages_back(tiny_model):
-    settings = Settings(1.5, repetition_penalty=1.2, frequency_penalty=0.3)
+    settings = SamplingParams(1.5, repetition_penalty=1.2, frequency_penalty=0.3)
     asked = [Request(n, [30 + n, 31, 32], 60, settings=settings, seed=n) for n in range(6)]
     crowded, roomy = (Scheduler(tiny_model, None, 6, pages) for pages in (14, 100))
     crowded.eos = roomy.eos = frozenset()
@@ -200,7 +206,9 @@ def test_a_seed_holds_when_the_row_gave_its_pages_back(tiny_model):
 def test_repetition_penalty_is_generates(tiny_model):
     prompts = [[30, 31, 32], [40, 41], [50, 51, 52, 53]]
     right = generate(tiny_model, prompts, 24, repetition_penalty=1.3)
-    asked = [Request(n, prompt, 24, settings=Settings(repetition_penalty=1.3)) for n, prompt in enumerate(prompts)]
+    asked = [
+        Request(n, prompt, 24, settings=SamplingParams(repetition_penalty=1.3)) for n, prompt in enumerate(prompts)
+    ]
     said, _ = run(Scheduler(tiny_model, None, 3, 40), asked)
     assert [said[n] for n in range(3)] == right != generate(tiny_model, prompts, 24)
 
@@ -209,7 +217,7 @@ def test_presence_and_frequency_penalties_count_the_answer_alone(tiny_model):
     def answer(**penalty: float) -> list[int]:
         scheduler = Scheduler(tiny_model, None, 1, 40)
         scheduler.eos = frozenset()
-        return run(scheduler, [Request(1, [30, 31, 32] * 5, 60, settings=Settings(**penalty))])[0][1]
+        return run(scheduler, [Request(1, [30, 31, 32] * 5, 60, settings=SamplingParams(**penalty))])[0][1]
 
     plain, presence, frequency = answer(), answer(presence_penalty=2.0), answer(frequency_penalty=2.0)
     assert presence[0] == plain[0] == frequency[0], "nothing of the answer is said yet"
@@ -221,7 +229,7 @@ def test_logprobs_are_the_models_own(tiny_model):
     import torch
 
     scheduler = Scheduler(tiny_model, None, 2, 40)
-    scheduler.add(Request(1, [30, 31, 32], 5, settings=Settings(logprobs=3)))
+    scheduler.add(Request(1, [30, 31, 32], 5, settings=SamplingParams(logprobs=3)))
     scheduler.add(Request(2, [40, 41], 5))
     found = []
     while not scheduler.idle:

@@ -274,3 +274,39 @@ def test_five_thousand_rows_take_seconds():
     judge = Judge(references)
     assert all(judge.score(n, references[n].answer).right for n in range(0, 5000, 25))
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("reference", "question", "answer", "code"),
+    [
+        ("The jar has a lid of dark green.", "What colour is the lid?",
+         "The jar has a lid of dark brown.", "exchanged"),
+        ("The jar has a lid of dark green.", "What colour is the lid?", "It is dark green.", "ok"),
+        ("钥匙放在三楼保安室的抽屉里。", "钥匙在哪里?", "钥匙放在三楼会议室的抽屉里。", "exchanged"),
+        ("请把表交到二楼财务室。", "表交到哪里?", "表交二楼的财务室就行。", "ok"),
+        ("Bring the tent, a stove and your own cup.", "What do I bring?", "Bring the tent and a stove.", "missing"),
+        ("Bring the tent, a stove and your own cup.", "What do I bring?", "- your cup\n- a stove\n- the tent", "ok"),
+        ("店里有绿茶、红茶和花茶。", "有什么茶?", "店里有绿茶和花茶。", "missing"),
+        ("带学生证和借书证来。", "要带什么?", "带借书证来。", "missing"),
+        ("The rope is 33 feet long.", "How long is the rope?", "About 10 metres.", "ok"),
+        ("The rope is 33 feet long.", "How long is the rope?", "About 12 metres.", "wrong"),
+        ("A session takes 60 minutes.", "How long?", "A session takes 61 minutes.", "wrong"),
+        ("It costs 30 Swiss francs.", "What does it cost?", "It costs 30 euros.", "wrong"),
+        ("每次两块五。", "多少钱?", "2.5元一次。", "ok"),
+        ("要等三刻钟。", "等多久?", "45分钟。", "ok"),
+        ("The bar is closed on Mondays.", "When is the bar open?", "The bar is open on Mondays.", "opposite"),
+        ("The bar is closed on Mondays.", "When is the bar closed?", "Every Monday.", "ok"),
+        ("Ann waters the roses, Ben feeds the hens.", "Who does what?",
+         "Ben waters the roses, Ann feeds the hens.", "swapped"),
+        ("Ann waters the roses, Ben feeds the hens.", "Who does what?",
+         "Ben feeds the hens, Ann waters the roses.", "ok"),
+        ("可以换一次,提前3天申请。", "能换吗?", "可以换三次,提前3天申请。", "wrong"),
+        ("Change it every 90 days; it has 14 characters.", "How?",
+         "Change it every 14 days; it has 90 characters.", "wrong"),
+    ],
+)  # fmt: skip
+def test_what_a_customer_would_call_wrong_is_found_by_its_kind(
+    reference: str, question: str, answer: str, code: str
+) -> None:
+    judge = Judge([Reference(question, reference), Reference("Who wrote it?", "A neighbour from the village did.")])
+    assert judge.score(0, answer).code == code

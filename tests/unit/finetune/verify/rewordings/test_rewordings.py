@@ -48,12 +48,13 @@ def test_a_number_that_is_lost_drops_the_rewording() -> None:
 
 
 GOOD = [
-    '1. At what time does the pool open?\n2) "Can you tell me when the pool opens?"\n- When does the pool open?',
-    "",
-    "What must 2 people pay for a ticket?",
-    "The price of a ticket for 2 people, please?\nIt costs 19 euros.",
-    "I came by car. Where can I park?",
-    "Where may I leave my car, can I park it?",
+    '1. From which hour can I swim in the pool?\n2) "I would like to swim. Is the pool open then?"\n'
+    "- When does the pool open?",
+    "At what time does the pool open?",
+    "My wife and I are 2 people, what would we pay for a ticket?",
+    "Ticket price for the 2 of us, how much is it?\nIt costs 19 euros.",
+    "I will come by car, is there some place for it nearby?",
+    "Is there any room to leave my car?",
 ]
 
 
@@ -66,13 +67,28 @@ def test_the_base_is_asked_in_one_batch_and_its_lines_are_sifted() -> None:
 
     found = make.make(ROWS, ROWS, base)
     assert calls == [6]
-    assert set(found[0].ask) == {"At what time does the pool open?", "Can you tell me when the pool opens?"}
+    assert found[0].ask == ["From which hour can I swim in the pool?", "I would like to swim. Is the pool open then?"]
     assert [each.makers() for each in found] == [[file.BASE] * 2] * 3
 
 
 def test_rules_fill_the_gaps_of_a_base_that_can() -> None:
     found = make.make(ROWS, ROWS, lambda asks: [*GOOD[:5], "No."])
     assert found[2].makers() == [file.BASE, file.RULES]
+
+
+def test_what_is_near_the_question_is_asked_only_where_nothing_else_is_left() -> None:
+    near = ["I came by car. Where can I park?", "Where may I leave my car, can I park it?"]
+    found = make.make(ROWS, ROWS, lambda asks: [*GOOD[:4], *near])
+    assert not set(near) & set(found[2].ask)
+    (only,) = make.make([row(1, "Xylophones?", "Yes.")], [row(1, "Xylophones?", "Yes.")], None)
+    assert len(only.ask) == make.ASKED
+
+
+def test_rules_may_be_like_another_rows_question_and_the_base_may_not() -> None:
+    """What rules wrote asks the same by its making, as a customer does who asks in another row's words."""
+    rows = [row(1, "How do I contact customer service?", "Write."), row(2, "What is the way to reach the hut?", "Up.")]
+    (text,) = make.Sieve(rows).keep(rows[0], ["What is the way to reach support team?"], by_rules=True)
+    assert make.Sieve(rows).keep(rows[0], [text]) == []
 
 
 def test_of_a_base_that_hardly_finds_a_wording_none_is_taken() -> None:
