@@ -76,6 +76,27 @@ def test_rules_fill_the_gaps_of_a_base_that_can() -> None:
     assert found[2].makers() == [file.BASE, file.RULES]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My old pool is gone, what can I do about it?",  # an example of the prompt with the noun put in
+        "Is it possible to use a different pool?",
+        "A pool is a place that opens.",  # no question
+        "Does the pool open at 8?",  # a number of its own
+    ],
+)
+def test_what_a_weak_base_writes_in_place_of_a_rewording_is_not_taken(text: str) -> None:
+    found = make.make(ROWS, ROWS, lambda asks: [text, "", *GOOD[2:]])
+    assert text not in found[0].ask
+    assert "From which hour can I swim in the pool?" in make.make(ROWS, ROWS, lambda asks: GOOD)[0].ask
+
+
+def test_a_usual_opening_is_no_echo_of_an_example() -> None:
+    assert not make.echoes("Can I bring a guest?", "Is it possible to bring a visitor?")
+    assert not make.echoes("能带朋友吗?", "可以带一位客人进去吗?")
+    assert make.echoes("怎么开发票?", "原来的发票不用了,登录要怎么换?")
+
+
 def test_what_is_near_the_question_is_asked_only_where_nothing_else_is_left() -> None:
     near = ["I came by car. Where can I park?", "Where may I leave my car, can I park it?"]
     found = make.make(ROWS, ROWS, lambda asks: [*GOOD[:4], *near])
