@@ -61,10 +61,12 @@ EXAMPLES = {
     ),
 }
 SYSTEM = "You are a helpful assistant."
-LINE_HEAD = re.compile(r"^\s*(?:[-*•·]|\(?\d{1,2}[.)、:]|[①-⑩]|(?:说法|问题|question|version)\s*\d*\s*[::])\s*", re.I)
+LINE_HEAD = re.compile(
+    r"^\s*(?:[-*•·]|[(（]?\d{1,2}[.)．）、:：](?!\d)|[①-⑩]|(?:说法|问题|question|version)\s*\d*\s*[:：])\s*", re.I
+)
 QUOTES = "\"'“”‘’「」『』`* "
 KEPT = re.compile(r"\d+(?:[.,:]\d+)*|[A-Z][A-Za-z]*\d[\w-]*")  # numbers and codes, which a rewording must keep
-ASKS = re.compile(r"[??吗呢]|什么|怎|如何|哪|谁|多少|几|是否|能不能|可以|告诉|想|请"
+ASKS = re.compile(r"[?？吗呢]|什么|怎|如何|哪|谁|多少|几|是否|能不能|可以|告诉|想|请"
                   r"|\b(?:what|how|when|where|who|whom|whose|which|why|can|could|may|do|does|did|is|are|was|will|would|"
                   r"should|tell|know|wonder|want|need|like|explain|give|looking|help)\b", re.I)  # fmt: skip
 

@@ -137,6 +137,27 @@ def test_rules_give_different_wordings_of_anything(question: str) -> None:
     assert question not in found
 
 
+@pytest.mark.parametrize("question", ["能打印吗{}", "可以退货{}", "怎么办理借书证{}", "周末开门吗{}"])
+def test_the_full_width_question_mark_counts_as_the_half_width_one(question: str) -> None:
+    full, half = (rules.reword(question.format(mark)) for mark in "？?")
+    assert full[:2] == half[:2]  # other first words, with nothing of the mark left in the middle
+    assert not any("？," in wording or "？?" in wording for wording in full)
+
+
+def test_a_word_before_an_apostrophe_keeps_its_form() -> None:
+    assert all("kids's" not in wording for wording in rules.reword("Where are the children's books?"))
+    assert any("kids" in wording for wording in rules.reword("Where do the children play?"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["1）周末几点开门？", "（2）周末几点开门？", "问题：周末几点开门？", "说法 3：周末几点开门？", "1：周末几点开门？"],
+)
+def test_the_number_of_a_line_goes_in_full_width_too(line: str) -> None:
+    assert make.lines(line) == ["周末几点开门？"]
+    assert make.lines("9：30 开门吗？") == ["9：30 开门吗？"]  # a time, no number of a line
+
+
 def test_the_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     kept = [
         Rewording("几点开门?", ["何时开门?", "开门时间?"], ["早上几点开?"], [file.BASE, file.RULES]),
