@@ -165,7 +165,11 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
     resources.require_target(target)
     system = options.system if options.system is not None else _system(base, run)
     weights = resources.weights_bytes(base)
-    device, _other = ("cpu", "") if options.device == "cpu" else resources.choose_device(settings.wants_cpu, weights)
+    device, _other = (
+        ("cpu", "")
+        if options.device == "cpu"
+        else resources.choose_device(settings.wants_cpu, weights, settings.vram_ceiling_gib)
+    )
     if options.device == "cuda" and device == "cpu":
         raise UserError(_("export: --device cuda: no GPU with room for the base answers; leave --device out"), FAILED)
     if device == "cpu" and (options.imatrix or not options.no_check):
