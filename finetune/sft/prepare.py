@@ -294,8 +294,8 @@ def _check_evaluation(run: SftRun, reword: int, mix: int) -> None:
     if mix and splits:
         raise UserError(
             _(
-                "--mix: --split_dataset_ratio would hold general answers out in place of your rows; hold rows of another "
-                "file out, with --val_dataset FILE"
+                "--mix: --split_dataset_ratio would hold general answers out in place of your rows; hold rows of "
+                "another file out, with --val_dataset FILE"
             )
         )
     if reword and splits:
