@@ -229,7 +229,7 @@ def test_the_command_line(files, capsys):
     captured = capsys.readouterr()
     fit, verdict = captured.out.splitlines()
     assert fit == "good.json: 1 rows (utf-8), fit"
-    assert verdict.startswith("verdict: none; one row alone gives no verdict")
+    assert verdict.startswith("verdict: none; a single row gives no verdict")
     assert "tokens are not counted" in captured.err
     assert main(["faq.csv", "good.json"]) == 2
     captured = capsys.readouterr()
