@@ -56,14 +56,14 @@ def line(
         )
     if "general_lost_max" in failed:
         return Said(
-            "train for fewer epochs, or mix general rows in (sft_mixed.sh shows how): {share} of the general tasks are "
-            "lost",
+            "mix general rows in (sft.sh --mix 40, make finetune MIX=40), or train for fewer epochs: {share} of the "
+            "general tasks are lost",
             share=percent("general_lost"),
         )
     if "out_of_scope_max" in failed:
         return Said(
-            "mix general rows into the data (sft_mixed.sh shows how): {share} of the answers to something else repeat "
-            "the data",
+            "mix general rows in (sft.sh --mix 40, make finetune MIX=40): {share} of the answers to something else "
+            "repeat the data",
             share=percent("out_of_scope_after"),
         )
     if "reworded_min" in failed:
@@ -89,7 +89,10 @@ def line(
             points=100 * figures["unseen_over_majority"]["value"],
         )
     if {"bleu_drop_max", "rules_lost_max"} & set(failed):
-        return Said("mix general rows in (sft_mixed.sh), or train for fewer epochs: general answers got worse")
+        return Said(
+            "mix general rows in (sft.sh --mix 40, make finetune MIX=40), or train for fewer epochs: general answers "
+            "got worse"
+        )
     return Said(
         "train for more epochs, or add rows that say who the model is: the new identity is not sure in {count} figures",
         count=len(failed),
