@@ -119,7 +119,7 @@ def test_an_adapter_with_a_flipped_byte(box: Container, command: tuple[str, ...]
 
 @pytest.mark.parametrize("engine", SLOW_SWIFT)
 def test_a_killed_container(container: Callable[..., Container], run: Any, output: Path, engine: str) -> None:
-    """Meanwhile a second container on the same output folder: it may not go on with that run, but start one."""
+    """Meanwhile a second container on the same output folder: it may not continue with that run, but start one."""
     flags = [*OFF, "-e", f"ENGINE={engine}", "-v", f"{output}:/root/output"]
     first = container("sft", "--max_steps", "40", "--save_steps", "2", flags=flags)
     first.wait_until(lambda: any(output.glob("*/checkpoint-2/trainer_state.json")), 120, "checkpoint-2")

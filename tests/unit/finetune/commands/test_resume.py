@@ -25,7 +25,7 @@ def home(fast_made: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody stopped."""
+    """The folder of a run that no one stopped."""
     output = tmp_path_factory.mktemp("straight") / "output"
     done = fast_home.command(home, output, ENGINE="fast")
     assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def test_sigterm_saves_that_step_and_resume_goes_on(home: Path, output: Path, st
 def test_sigkill_and_resume(home: Path, output: Path, straight: Path, at: int, since: int) -> None:
     assert fast_home.signalled(home, output, at, signal.SIGKILL).returncode == -signal.SIGKILL
     folder = fast_home.the_run(output)
-    assert fast_home.record(folder)["status"] == "running"  # nobody could write that it was killed
+    assert fast_home.record(folder)["status"] == "running"  # no one could write that it was killed
     done = fast_home.command(home, output, "--resume", ENGINE="swift")  # the run's own engine counts
     assert done.returncode == 0, done.stderr
     assert f"note: {folder}: was killed at step {at}" in done.stderr  # the next start says what happened

@@ -343,7 +343,7 @@ def test_reports_hold_what_utf_8_cannot_write(tmp_path, flags):
 
 
 def test_parquet_text_that_is_no_utf_8(tmp_path):
-    """Parquet says that a column is text; nobody holds a writer to it. Found by tests/fuzz."""
+    """Parquet says that a column is text, but writers need not keep to it. Found by tests/fuzz."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

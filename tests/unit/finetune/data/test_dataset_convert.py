@@ -166,7 +166,7 @@ def can_be_written(form: str, table: list[tuple[str, str]]) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-# A form that cannot write every text passes over those that it cannot, and a busy machine is slow.
+# A form that cannot write every text skips those that it cannot, and a busy machine is slow.
 @settings(
     max_examples=40,
     deadline=None,

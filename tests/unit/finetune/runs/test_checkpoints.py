@@ -1,4 +1,4 @@
-"""The newest whole checkpoint: which one it is, and which are passed over."""
+"""The newest complete checkpoint: which one it is, and which are skipped."""
 
 from __future__ import annotations
 
