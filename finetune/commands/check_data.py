@@ -124,10 +124,11 @@ def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | Non
             ) from error
     first = next((finding for r in reports for finding in r.findings if finding.error), None)
     if first and not args.convert:
-        more = sum(r.errors for r in reports) - 1
+        count = sum(r.errors for r in reports)
         print(
             _("error: {first}{rest}").format(
-                first=host.shown(first), rest=_(" (and {count} more errors, above)").format(count=more) if more else ""
+                first=host.shown(first),
+                rest=_(" (the first of {count} errors, above)").format(count=count) if count > 1 else "",
             ),
             file=sys.stderr,
         )

@@ -240,7 +240,7 @@ def run(work: Export) -> int:
             print(f"  {each}")
     print(
         _("export: {target}: {size:.2f} GiB, {quant}").format(
-            target=work.target / work.file, size=size / resources.GIB, quant=work.quant.upper()
+            target=host.shown(work.target / work.file), size=size / resources.GIB, quant=work.quant.upper()
         )
     )
     return DONE if all(part.ok for part in parts) else FAILED

@@ -169,7 +169,7 @@ def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: 
     command = [swift_launcher.find_real(), "infer", *words]
     if options.verbose:
         return run("infer", command, options.wait, [], 0)
-    print(_("Talking to {who}; exit, clear").format(who=named(who)), file=sys.stderr)
+    print(_("Talking to {who}; exit leaves, clear forgets what was said").format(who=named(who)), file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="infer-") as name:
         log = Path(name, "log")
         code = run("infer", ["sh", "-c", 'exec "$@" 2>"$0"', str(log), *command], options.wait, [], 0)

@@ -299,12 +299,11 @@ def require(
         report = check_file(source.path, None, options) if source.path else None
         if report and report.errors:
             first = next(finding for finding in report.findings if finding.error)
-            more = report.errors - 1
             rest = (
-                _(" (and {more} more errors: {command})").format(
-                    more=more, command=host.call("check-data", dataset=source.path)
+                _(" (the first of {count} errors: {command})").format(
+                    count=report.errors, command=host.call("check-data", dataset=source.path)
                 )
-                if more
+                if report.errors > 1
                 else ""
             )
             raise UserError(f"{first}{rest}")

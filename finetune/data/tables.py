@@ -6,11 +6,13 @@ import contextlib
 import csv
 import itertools
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from common import host
 from common.errors import UserError
 from common.i18n import N_, _
 from finetune.data.items import Broken, Note, Remember, Row
@@ -248,17 +250,32 @@ def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> 
     for name in columns or ():
         if name not in heading and plain(name) not in names:
             raise UserError(_("{path}: no column {name}; there are {there}").format(path=path, name=name, there=there))
-    for role, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+    for role, known in ((N_("question"), QUESTIONS), (N_("answer"), ANSWERS)):
         if not columns and not any(name in names for name in known):
             raise UserError(
                 _(
-                    "{path}: no column looks like the {role} (there are {there}); name both with --columns "
-                    "QUESTION,ANSWER"
-                ).format(path=path, role=role, there=there)
+                    "{path}: no column looks like the {role} (there are {there}); name the question's and the "
+                    "answer's, for example {option}"
+                ).format(path=path, role=_(role), there=there, option=_option(heading))
             )
     raise UserError(
         _("{path}: one column cannot be both question and answer; name two with --columns").format(path=path)
     )
+
+
+def _option(heading: list[Any]) -> str:
+    """`--columns` with the names of this file, as one gives it where one is: known headings, else in order."""
+    cells = [str(cell).strip() for cell in heading if _filled(cell)]
+    known = [next((cell for cell in cells if plain(cell) in names), None) for names in (QUESTIONS, ANSWERS)]
+    others = [cell for cell in cells if cell not in known]
+    pair = [
+        each or (others.pop(0) if others else word) for each, word in zip(known, ("QUESTION", "ANSWER"), strict=True)
+    ]
+    if any("," in each for each in pair):
+        pair = ["QUESTION", "ANSWER"]
+    names = ",".join(pair)
+    option = "--columns " + (names if re.fullmatch(r"[\w,.:-]+", names) else shlex.quote(names))
+    return f"ARGS={shlex.quote(option)}" if host.via_make() else option
 
 
 def plain(name: Any) -> str:

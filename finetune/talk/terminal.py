@@ -21,7 +21,7 @@ def converse(who: str, answer: Answerer) -> None:
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() then edits lines and remembers them
-    print(_("Talking to {who}; exit, clear").format(who=who), file=sys.stderr)
+    print(_("Talking to {who}; exit leaves, clear forgets what was said").format(who=who), file=sys.stderr)
     said: list[Message] = []
     while True:
         try:

@@ -13,7 +13,11 @@ HOPELESS = 3.0  # NLL of the data's answers, in nats a token, that no training w
 
 
 def line(
-    failed: Mapping[str, Any], figures: Mapping[str, Any], run: Mapping[str, Any], rewordings_trained: bool
+    failed: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    run: Mapping[str, Any],
+    rewordings_trained: bool,
+    standin: bool = False,
 ) -> Said | None:
     """The advice for the gravest threshold that fell short; None where none did.
 
@@ -22,6 +26,7 @@ def line(
         figures: Figures of the report.
         run: The run's settings and losses, as the report has them.
         rewordings_trained: Whether the training was given rewordings.
+        standin: Whether the model is the stand-in, which knows few words and learns no other.
     """
     if not failed:
         return None
@@ -32,6 +37,13 @@ def line(
     epochs = _number(run["settings"].get("num_train_epochs"))
     rate = _number(run["settings"].get("learning_rate"))
     losses = [loss for _, loss in run["losses"]]
+    if standin and "learned_min" in failed and losses and losses[-1] >= HOPELESS:
+        return Said(
+            "take another model: the stand-in does not know the words of these data (the training loss stayed at "
+            "{loss:.1f}) and no setting teaches it them; without a GPU: make finetune MODEL_SOURCE=smollm2, a small "
+            "real model, in English",
+            loss=losses[-1],
+        )
     if "general_lost_max" in failed and _is_broken(figures, losses):
         return Said(
             "lower the learning rate (--learning_rate {rate:.0e}): {share} of the general tasks are lost",

@@ -48,7 +48,11 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "schema_version": SCHEMA_VERSION,
         **parts,
         "advice": advice.line(
-            failed, parts["figures"], shown | {"losses": run.losses_of_adapter}, bool(selected.trained_on)
+            failed,
+            parts["figures"],
+            shown | {"losses": run.losses_of_adapter},
+            bool(selected.trained_on),
+            job.kind is STANDIN,
         ),
         "language": selected.language,
         "data": about_data(job),
