@@ -90,7 +90,7 @@ def test_what_is_no_adapter(ask, mirror, checkpoint):
         ask("--adapter", "nowhere", "q")
     path = checkpoint(mirror)
     (path / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="incomplete checkpoint"):
         ask("--adapter", str(path), "q")
 
 
