@@ -49,10 +49,9 @@ def inside(name: str | Path, environ: Mapping[str, str] | None = None) -> Path:
     return next((each for each in tried if each.exists()), path)
 
 
-def output(environ: Mapping[str, str] | None = None) -> str:
+def output() -> str:
     """The output folder by the name that a person gave it."""
-    env = os.environ if environ is None else environ
-    return shown(_output_dir(env), env)
+    return shown(_output_dir(os.environ))
 
 
 def call(
@@ -89,9 +88,9 @@ def call(
     return " ".join([f"{verb}.sh" if verb in SCRIPTS else verb, *named, *more])
 
 
-def via_make(environ: Mapping[str, str] | None = None) -> bool:
+def via_make() -> bool:
     """Whether the command was called by a verb of the Makefile."""
-    return (os.environ if environ is None else environ).get("MIRROR_VIA") == "make"
+    return os.environ.get("MIRROR_VIA") == "make"
 
 
 def _output_dir(env: Mapping[str, str]) -> Path:

@@ -21,16 +21,27 @@ from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
+TORCH_SETS = {"CUDA_MODULE_LOADING": "LAZY"}  # as torch does, up to 2.11 at least, when CUDA is first used
+
 
 def begin_import(device: str) -> None:
     """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
     if device == "cpu":
         spare_the_cores()
-    # What is set later: a new name may move the environment, which torch's and CUDA's threads read meanwhile. For all
-    # three, empty means unset.
+    name_variables()
+    early_torch.begin()
+
+
+def name_variables() -> None:
+    """Put all names into the environment that are set later, before a thread is started that reads it.
+
+    A new name may move the environment, which torch's and CUDA's threads read meanwhile: such a process ends with a
+    segmentation fault, now and then. For our names, empty means unset; TORCH_SETS are names that torch sets by itself.
+    """
     for name in (PARENT, *LOOPBACK):
         os.environ.setdefault(name, "")
-    early_torch.begin()
+    for name, value in TORCH_SETS.items():
+        os.environ.setdefault(name, value)
 
 
 class Lane:
@@ -40,9 +51,11 @@ class Lane:
         """`workers`: train or answer with several processes; this node's others are started now."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
         self.seconds = 0.0  # that loading took
+        self.fewest = shared.FEWEST[device]  # questions for each process; fewer are asked of the first alone
         self.asks_later = False  # whether the others stay after a training, to answer
         self._tokenizer: Any = None
         self._model: Any = None
+        name_variables()
         if device == "cuda":
             early_cuda.start_cuda()
         begin_import(device)
@@ -136,7 +149,7 @@ class Lane:
     def sharing(self, pieces: int) -> int:
         """How many processes share this many questions; those of other nodes do not."""
         workers = self.crew.workers if self.crew else Workers()
-        return workers.size if workers.nodes == 1 and pieces >= shared.FEWEST * workers.size else 1
+        return workers.size if workers.nodes == 1 and pieces >= self.fewest * workers.size else 1
 
     def answer(
         self,
