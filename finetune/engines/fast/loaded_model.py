@@ -22,14 +22,30 @@ from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
 
-def begin_import(device: str) -> None:
-    """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
+# Names that are put into the environment later, with the value that means the same as none: ours; those that numpy sets
+# while it is imported; and the one that torch sets when it starts CUDA.
+RESERVED = dict.fromkeys((PARENT, *LOOPBACK), "") | {
+    "OPENBLAS_MAIN_FREE": "1",
+    "GOTOBLAS_MAIN_FREE": "1",
+    "CUDA_MODULE_LOADING": "LAZY",
+}
+
+
+def reserve_names(device: str) -> None:
+    """Put the names of RESERVED into the environment, before a thread is started that reads it.
+
+    A new name moves C's list of names, and the CUDA driver, which starts in a thread of its own, may be reading it:
+    about one start in ten of several processes ended with a segmentation fault.
+    """
     if device == "cpu":
         spare_the_cores()
-    # What is set later: a new name may move the environment, which torch's and CUDA's threads read meanwhile. For all
-    # three, empty means unset.
-    for name in (PARENT, *LOOPBACK):
-        os.environ.setdefault(name, "")
+    for name, value in RESERVED.items():
+        os.environ.setdefault(name, value)
+
+
+def begin_import(device: str) -> None:
+    """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
+    reserve_names(device)
     early_torch.begin()
 
 
@@ -43,6 +59,7 @@ class Lane:
         self.asks_later = False  # whether the others stay after a training, to answer
         self._tokenizer: Any = None
         self._model: Any = None
+        reserve_names(device)
         if device == "cuda":
             early_cuda.start_cuda()
         begin_import(device)
