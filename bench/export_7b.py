@@ -1,4 +1,4 @@
-"""Times the export of a model folder with a random adapter: seconds, memory beside the page cache, size of the file.
+"""Times the export of a model folder with a random adapter: seconds, memory besides the page cache, size of the file.
 
     python bench/random_weights.py /tmp/7b --tokenizer DIR      # 15 GB, the shape of 7B
     python bench/export_7b.py /tmp/7b [--quant q4_k_m] [--threads 16] [--out /tmp/7b.gguf] [--json FILE]

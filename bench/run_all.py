@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# name -> the words behind `python bench/`; {model} and {out} are filled in
+# name -> the words after `python bench/`; {model} and {out} are filled in
 PARTS = {
     "peers": "peers.py {model} --tuned= --repeat {repeat} --once article --out {out}/peers",
     "floor": "fast_lane.py {model} --floor --ceiling 70 --tokens 736",

@@ -111,7 +111,7 @@ def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, flo
 def measure(
     pool: Any, url: str, clients: int, models: list[str], words: list[int], rounds: int, tokens: int
 ) -> dict[str, Any]:
-    """All clients at once; what came of it."""
+    """All clients at once; the result."""
     start = time.time() + 0.3
     shares = [list(range(clients))[number::PROCESSES] for number in range(PROCESSES)]
     work = [(url, share, models, words, rounds, tokens, start) for share in shares if share]

@@ -49,7 +49,7 @@ def steps(batch: Batch, context: int, times: int) -> None:
     """Milliseconds a step; every row has `context` tokens."""
     need = pages_for(context + times + 2)
     for slot in range(batch.rows):
-        pages = batch.keys.shape[1] - 1  # rows may share them here: nobody reads what is said
+        pages = batch.keys.shape[1] - 1  # rows may share them here: no one reads what is said
         batch.begin(slot, slot % 3, [1 + (slot * need + each) % pages for each in range(need)])
     for lora in (False, True):
         found = {}

@@ -1,1 +1,1 @@
-"""What every package of the mirror shares; it needs the standard library alone and imports nothing of ours."""
+"""What every package of the mirror shares; it needs only the standard library and imports nothing of ours."""

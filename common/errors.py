@@ -72,6 +72,11 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
     """
     exec_home.ensure()
     gpu_order.settle()
+    return exit_code(main, *args)
+
+
+def exit_code(main: Callable[..., int | None], *args: object) -> int:
+    """What run_main does, without making HOME and the order of the GPUs right first: a probe needs neither."""
     try:
         take_language()
         return main(*args) or DONE

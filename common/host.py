@@ -1,4 +1,4 @@
-"""Where a person is: on a host behind make or compose, or in the container; messages name the paths and verbs of there.
+"""Whether a person works on the host (make, compose) or in the container; messages name the paths and verbs of there.
 
 The Makefile and docker-compose.yml hand in MIRROR_VIA (make, compose), MIRROR_HOST_OUTPUT (the host's folder that is
 mounted at OUTPUT_DIR), MIRROR_HOST_DATASET (the file behind /data/NAME) and MIRROR_HOST_DIR (where relative names
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SCRIPTS = frozenset(["sft", "sft_mixed", "finetune", "verify", "infer", "merge", "export", "serve"])
-# Verbs of the Makefile that are called otherwise, or that take the place of two.
+# Verbs of the Makefile with another name, or that replace two.
 MAKE = {"sft": "finetune", "sft_mixed": "mixed"}
 TAKES_OPTION = frozenset(["infer", "serve"])  # whose adapter is --adapter DIR; for the others DIR is enough
 
@@ -49,10 +49,9 @@ def inside(name: str | Path, environ: Mapping[str, str] | None = None) -> Path:
     return next((each for each in tried if each.exists()), path)
 
 
-def output(environ: Mapping[str, str] | None = None) -> str:
+def output() -> str:
     """The output folder by the name that a person gave it."""
-    env = os.environ if environ is None else environ
-    return shown(_output_dir(env), env)
+    return shown(_output_dir(os.environ))
 
 
 def call(
@@ -89,9 +88,9 @@ def call(
     return " ".join([f"{verb}.sh" if verb in SCRIPTS else verb, *named, *more])
 
 
-def via_make(environ: Mapping[str, str] | None = None) -> bool:
+def via_make() -> bool:
     """Whether the command was called by a verb of the Makefile."""
-    return (os.environ if environ is None else environ).get("MIRROR_VIA") == "make"
+    return os.environ.get("MIRROR_VIA") == "make"
 
 
 def _output_dir(env: Mapping[str, str]) -> Path:

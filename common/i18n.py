@@ -2,7 +2,7 @@
 
 The language is `--lang`, else the first of MIRROR_LANG, LC_ALL, LC_MESSAGES and LANG that is set: Chinese for zh,
 English for all else. The catalogue, common/locale/zh.po, is read at the first message in Chinese; in English nothing is
-read. It is read as it lies there: a source tree, a mounted folder and the image need no compiled copy that may be old.
+read. It is read as text: a source tree, a mounted folder and the image need no compiled copy, which could be stale.
 An entry is two lines, a msgid and a msgstr; `make messages` adds what is missing and takes out what is stale.
 
     _("no adapter in {folder}").format(folder=folder)    a message; values are put in after the look-up

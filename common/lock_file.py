@@ -1,6 +1,6 @@
 """The lock that says who uses the GPU: held by a job (finetune/runs/gpu_lock.py) and by checks that touch the GPU.
 
-It is flock on a file of the run folder, so that the kernel lets go of it whatever happens to its holder.
+It is flock on a file of the run folder, so that the kernel releases it whatever happens to its holder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from common import state
 
 
 def opened(folder: str) -> int:
-    """A descriptor of the lock file in a run folder; closing it lets go of the lock.
+    """A descriptor of the lock file in a run folder; closing it releases the lock.
 
     Raises OSError if it cannot be made.
     """

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.i18n import _
 
 DEVICES = ("auto", "cuda", "cpu")
-# What the driver puts into a container: the control device of Linux, or the one of WSL2.
+# What the driver puts into a container: the control device of Linux or of WSL2.
 GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
 
 

@@ -23,17 +23,29 @@ def write(folder: Path) -> Path:
     return folder / NAME
 
 
+def read(path: Path) -> dict[str, str]:
+    """{file name: sha256} of a list in `sha256sum` form; empty when there is none that can be read."""
+    try:
+        return _parsed(path)
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
 def changed(folder: Path, names: Iterable[str]) -> str | None:
     """The first of these files whose bytes are not those of its sum; None where all are, or none has a sum.
 
     Raises OSError if a file cannot be read.
     """
     try:
-        lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+        sums = _parsed(folder / NAME)
     except (FileNotFoundError, UnicodeDecodeError):
         return None
-    sums = {name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
     return next((name for name in names if name in sums and digest(folder / name) != sums[name]), None)
+
+
+def _parsed(path: Path) -> dict[str, str]:
+    pairs = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+    return {pair[1].lstrip("*"): pair[0].lower() for pair in pairs if len(pair) == 2}
 
 
 def digest(path: Path) -> str:

@@ -41,7 +41,7 @@ def candidates() -> list[str]:
 
 
 def run_dir() -> str:
-    """The first run folder that can be written, made if need be. Raises OSError if there is none."""
+    """The first run folder that can be written, made if needed. Raises OSError if there is none."""
     for folder in candidates():
         try:
             os.makedirs(folder, exist_ok=True)
@@ -55,7 +55,7 @@ def run_dir() -> str:
 def load(name: str) -> dict | None:
     """The state file of that name that belongs to this start of the container; None when there is none.
 
-    Unreadable when a file is there and is broken: whose it was can then not be told.
+    Raises Unreadable if the file is damaged: its owner is then unknown.
     """
     for folder in candidates():
         try:
@@ -137,5 +137,5 @@ def container_start() -> str:
 
 
 def now() -> float:
-    """Seconds on a clock that every process shares and that nobody can set back (time.monotonic)."""
+    """Seconds on a clock that every process shares and that no one can set back (time.monotonic)."""
     return time.monotonic()

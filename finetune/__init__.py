@@ -1,1 +1,1 @@
-"""Behind the workspace scripts: settings, datasets, checkpoints, launching an engine, and verifying what came of it."""
+"""Behind the workspace scripts: settings, datasets, checkpoints, launching an engine, and verifying the result."""

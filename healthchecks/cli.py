@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from common import exec_home, gpu_order, state
-from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, take_language
+from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, exit_code
 from common.i18n import _
 from common.state import State
 from healthchecks import gpu_in_use, probe, show, startup
@@ -51,25 +51,18 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
-    try:
-        take_language()
-        options = parser().parse_args(arguments)
-        if options.verb == "probe":
-            return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
-        if options.verb == "report":
-            return _report(options)
-        exec_home.ensure()
-        gpu_order.settle()
-        return _startup(options)
-    except UserError as error:
-        print(_("error: {message}").format(message=error), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(_("interrupted"), file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return exit_code(_run, arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
+    options = parser().parse_args(arguments)
+    if options.verb == "probe":
+        return probe.main([name for name in ("--json", "--checked", "--live") if getattr(options, name[2:])])
+    if options.verb == "report":
+        return _report(options)
+    exec_home.ensure()
+    gpu_order.settle()
+    return _startup(options)
 
 
 def _startup(options: argparse.Namespace) -> int:

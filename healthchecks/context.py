@@ -49,7 +49,7 @@ class Context:
     checksum: bool = False
     lock_file: Path = ROOT / "requirements" / "image.lock"
     official_sums: Path = ROOT / "weights" / "SHA256SUMS"
-    torch_spec: str = ""  # what the build put in place of the lock's torch, if anything
+    torch_spec: str = ""  # what the build put instead of the lock's torch, if anything
     shm_dir: Path = Path("/dev/shm")
     system_root: Path = Path("/")  # where /proc, /sys and /dev are: tests lay out machines of their own
     cuda_visible_devices: str | None = None

@@ -52,7 +52,10 @@ def running_job() -> str | None:
 
 
 def forget_dead_job() -> None:
-    """Remove the record of a job that was killed. Only under the lock, so that no job that begins now loses its own."""
+    """Remove the record of a job that was killed.
+
+    Only under the lock, so that a job that starts now does not lose its own.
+    """
     for folder in state.candidates():
         try:
             descriptor = lock_file.opened(folder)

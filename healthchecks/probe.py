@@ -1,6 +1,6 @@
 """`healthcheck probe`: the container's state in one line, for HEALTHCHECK and Kubernetes, from two files and no GPU.
 
-It runs every few seconds beside a training run, so it imports the standard library alone, reads two small files and
+It runs every few seconds during a training run, so it imports only the standard library, reads two small files and
 ends itself after LIMIT_S: Docker leaves a probe that timed out running.
 """
 
@@ -24,7 +24,7 @@ def status() -> dict:
 
     state is starting, ready, busy or failed. Nothing that cannot be read counts as healthy. `checked`: the start-up
     checks are over, whatever they found. `live` is False only where a restart is the remedy: a job that is stuck. A
-    failed check is no reason to restart, and least of all a lost GPU.
+    failed check is not a reason to restart, and least of all a lost GPU.
     """
     health, problem = _load(state.HEALTH_FILE)
     result = _failed(problem, f"{RERUN}; it writes the file anew") if problem else _judge(health)
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         # One line whatever a broken file put into it.
         line = " ".join(f"{result['state']}: {result['message']}".split())
-    # No output of ours may fail on a lone surrogate; \udXXX is how JSON writes one, too.
+    # Output must not fail on a lone surrogate; \udXXX is how JSON writes one, too.
     print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     signal.setitimer(signal.ITIMER_REAL, 0)
     good = result["state"] in (State.READY, State.BUSY)

@@ -20,7 +20,7 @@ STYLES = {"pass": "green", "warn": "yellow", "skip": "dim", "fail": "bold red"}
 
 
 def verdict(report: Report) -> str:
-    """The last line: what came out, and how long it took."""
+    """The last line: the result, and how long it took."""
     if report.level == "off":
         return _("ready: not checked (HEALTH_LEVEL=off)")
     failed = [row.name for row in report.checks if row.status == "fail"]

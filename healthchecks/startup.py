@@ -22,7 +22,7 @@ from healthchecks.context import Context, Failure, Outcome
 SCHEMA = 1
 LEVELS = ("full", "fast", "off")
 ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
-ON_GPU = ("vram-free", "forward", "vram-ceiling")  # what a job must not run beside
+ON_GPU = ("vram-free", "forward", "vram-ceiling")  # checks that no job may run beside
 # What must not have failed before a check makes sense.
 NEEDS = {
     "vram-free": ("driver",),
@@ -88,8 +88,8 @@ def run(
 ) -> Report:
     """Run the checks; `listener(report)` is called before the first and after every change.
 
-    `busy` names a job that holds the GPU: what would take memory beside it is then left out. `hold_gpu` is entered
-    before the first check that touches the GPU, so that no job begins beside it, and gives the name of one that has
+    `busy` names a job that holds the GPU: what would take memory next to it is then left out. `hold_gpu` is entered
+    before the first check that touches the GPU, so that no job begins next to it, and gives the name of one that has
     begun since. No check raises: what it did not foresee becomes the failure `internal`, with the traceback in a file.
     """
     with contextlib.ExitStack() as stack:
@@ -128,7 +128,7 @@ def _run(
 def forward_alone(context: Context) -> CheckRow:
     """Check 7 by itself, after a run at level fast, and its row added to health.json; `finetune` calls it.
 
-    With `context.model`, the model that the caller goes on with is the one that is looked at.
+    With `context.model`, the model that the caller continues with is the one that is looked at.
     """
     from healthchecks.checks import driver, forward, weights
 

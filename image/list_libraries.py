@@ -4,7 +4,7 @@
 
 torch maps 5 GB of libraries, and its import touches a tenth of them: on a cold disk thousands of small reads, one
 after the other. Read ahead they are a few large ones. OUT has a line `offset length path` for each run of touched
-blocks and for each module of Python, then a line `-`, behind which come the libraries whose other parts a GPU will ask
+blocks and for each module of Python, then a line `-`, after which come the libraries whose other parts a GPU will ask
 for later. Blocks of BLOCK bytes, so that two builds write the same list.
 """
 

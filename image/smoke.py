@@ -1,7 +1,7 @@
 """The last check of the packages' layers, at build time: what requirements/unused.txt took away is not missed.
 
 Called by the Dockerfile. Exit code 1, and a line for each fault, when a library of torch cannot be resolved, a package
-cannot be imported, or Triton cannot compile. Needs no GPU; what the CPU build has not is passed over there.
+cannot be imported, or Triton cannot compile. Needs no GPU; what the CPU build has not is skipped there.
 """
 
 from __future__ import annotations

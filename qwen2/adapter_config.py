@@ -1,6 +1,6 @@
 """What adapter_config.json says of a PEFT LoRA; lora.py reads weights by it, finetune checks adapters by it.
 
-Standard library alone: a command that only looks an adapter up must not wait for torch.
+Only the standard library: a command that only looks an adapter up must not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Causal attention over rows packed one after the other, with its backward pass; called by backprop.
 
-On a GPU from Ampere on this is PyTorch's own FlashAttention-2 for variable lengths: no padding, no mask, and the
+On Ampere GPUs and newer this is PyTorch's own FlashAttention-2 for variable lengths: no padding, no mask, and the
 lengths stay on the device, so that a captured graph serves any batch of its size. Elsewhere each row is computed
 on its own.
 """
@@ -42,7 +42,7 @@ def _heads(qkv: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
-    """(out [T, q_size], what `backward` needs beside it). qkv [T, q_size + 2 kv_size], already rotated."""
+    """(out [T, q_size], what `backward` needs next to it). qkv [T, q_size + 2 kv_size], already rotated."""
     q, k, v = _heads(qkv, config)
     if has_flash(qkv.device, qkv.dtype):
         out, normaliser, state, unused, _ = torch.ops.aten._flash_attention_forward(

@@ -13,7 +13,7 @@ import threading
 
 @functools.cache
 def start_cuda() -> threading.Thread:
-    """Begin in the background, once; nothing happens where there is no driver. Nobody needs to wait for the thread."""
+    """Begin in the background, once; nothing happens where there is no driver. The thread need not be waited for."""
     thread = threading.Thread(target=_retain_primary_context, name="cuda-start", daemon=True)
     thread.start()
     return thread

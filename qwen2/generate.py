@@ -1,8 +1,8 @@
 """Batched greedy and sampled decoding with a static key/value cache; called by finetune (answers, verdict) and bench.
 
-The cache has a slot for each of so many sequences. Where answers have ended, prompts that wait take their slots while
-the others go on, so that short answers and long ones share the same steps. Every row keeps its own position: its answer
-does not depend on its neighbours. On a GPU one decoding step is captured as a CUDA graph and replayed.
+The cache has a fixed number of slots. When an answer has ended, a waiting prompt takes its slot while
+the others continue, so that short answers and long ones share the same steps. Every row keeps its own position: its
+answer does not depend on its neighbours. On a GPU one decoding step is captured as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Decoder:
         self.eos = torch.tensor(config.eos_ids, dtype=torch.int64, device=device)
         # Of each row: its newest token, that token's position, tokens it has of its answer, and how many it may have.
         self.token, self.position, self.count, self.limit = torch.zeros(4, rows, dtype=torch.int64, device=device)
-        self.done = torch.ones(rows, dtype=torch.bool, device=device)  # ended, or a slot that nobody has
+        self.done = torch.ones(rows, dtype=torch.bool, device=device)  # ended, or an unused slot
         self.out = torch.zeros(rows, new_tokens + 1, dtype=torch.int64, device=device)  # what ended rows say goes last
         self.uniform = torch.zeros(rows, new_tokens + 1, dtype=torch.float32, device=device)
         self.seen = None
@@ -256,7 +256,7 @@ class Decoder:
     def _decode(self, reach: int) -> None:
         """One token for every row, from self.token at self.position, all of them under `reach`; nothing is waited for.
 
-        Rows that have ended do the same again, at the same place, and write it where nobody reads it.
+        Rows that have ended repeat the same work at the same position, and write where it is not read.
         """
         model, config = self.model, self.model.config
         x = model.embed(self.token)

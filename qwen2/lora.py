@@ -55,9 +55,10 @@ class Block:
 
 
 class Layout:
-    """Where each A and B lies. Per layer and matmul: A of its targets stacked and padded to [columns, K], then each B.
+    """The position of each A and B.
 
-    The rows that pad A are zero and stay zero: no gradient reaches them.
+    Per layer and matmul: A of its targets stacked and padded to [columns, K], then each B. The rows that pad A are zero
+    and stay zero: no gradient reaches them.
     """
 
     def __init__(self, config: Config, rank: int, targets: Sequence[str]) -> None:
@@ -86,7 +87,7 @@ class Layout:
         self.size = offset
 
     def columns(self, group: str) -> int:
-        """Columns of h that this matmul has (0 when it is no target)."""
+        """Columns of h that this matmul has (0 when it is not a target)."""
         return padded_columns(self.rank * len(self.groups.get(group, ())))
 
     def a_rows(self, group: str, name: str) -> slice:
@@ -144,7 +145,7 @@ class Adapter:
         return {group: self.layout.columns(group) for group in self.layout.groups}
 
     def touch(self) -> None:
-        """Say that `flat` has changed, so that a model takes it up anew."""
+        """Mark `flat` as changed, so that a model reloads it."""
         self.version += 1
 
     def a(self, layer: int, group: str) -> Tensor:
@@ -214,7 +215,7 @@ class Adapter:
     # ---- PEFT's folder
 
     def save(self, folder: str | Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors (fp32) into `folder`, which is made if need be."""
+        """Write adapter_config.json and adapter_model.safetensors (fp32) into `folder`, which is made if needed."""
         from safetensors.torch import save_file
 
         path = Path(folder)
@@ -297,7 +298,7 @@ class Adapter:
 
 
 def _target(file: Path, key: str) -> str:
-    """The linear that a key of the weights belongs to. Raises ValueError if it is none of the seven."""
+    """The linear that a key of the weights belongs to. Raises ValueError if it is not one of the seven."""
     match = _KEY.fullmatch(key)
     if match is None or _PATHS.get(match[3]) != f"{match[2]}.{match[3]}":
         raise ValueError(

@@ -218,7 +218,7 @@ class Model:
     ) -> Model:
         """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
 
-        Raises ValueError with a sentence for the user when the folder is not a whole Qwen2ForCausalLM, torch's own
+        Raises ValueError with a sentence for the user when the folder is not a complete Qwen2ForCausalLM, torch's own
         Raises OutOfMemoryError if the device is too small, and RuntimeError for other faults of the GPU.
         """
         folder = Path(model_dir)
@@ -280,7 +280,7 @@ class Model:
                 wider[:, : linear.inputs].copy_(linear.weight)
                 linear.storage = wider
                 self._installed = None
-                if wider.is_cuda:  # else every old weight would stay reserved beside its successor
+                if wider.is_cuda:  # else every old weight would stay reserved besides its successor
                     torch.cuda.empty_cache()
 
     @torch.no_grad()

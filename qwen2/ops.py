@@ -1,4 +1,4 @@
-"""The pieces of the decoder beside its matmuls: Triton on a GPU, plain torch elsewhere; for model, backprop, generate.
+"""Every decoder operation except the matmuls: Triton on a GPU, plain torch elsewhere; for model, backprop, generate.
 
 The elementwise ones compute in float32 and round once, which is nearer the truth than rounding after every operation.
 Arguments named `out`, and inputs that say so, may be views with a row stride: they are the left part of a wider buffer.

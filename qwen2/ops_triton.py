@@ -1,4 +1,4 @@
-"""Triton versions of qwen2.ops for NVIDIA GPUs; imported by qwen2.ops alone, and only on a GPU."""
+"""Triton versions of qwen2.ops for NVIDIA GPUs; imported only by qwen2.ops, and only on a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qwen2 import kernel_cache
+from qwen2.attention_triton import add_block, begin_softmax, keep_new, rotated, rotated_queries, this_program
 from qwen2.config import Config
 from qwen2.dropout_triton import dropout, dropout_backward_
 
@@ -20,13 +21,19 @@ kernel_cache.use()
 
 
 @triton.jit
-def _rms_norm(x, weight, out, out_stride, rounded, size, eps, COPY: tl.constexpr, BLOCK: tl.constexpr):
+def _row_of(x, weight, size, eps, BLOCK: tl.constexpr):
+    """(row, columns, which of them are there, their values, 1 / root mean square, weight) of this program."""
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
     keep = col < size
     value = tl.load(x + row * size + col, mask=keep, other=0.0).to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / size + eps)
-    w = tl.load(weight + col, mask=keep, other=0.0).to(tl.float32)
+    return row, col, keep, value, scale, tl.load(weight + col, mask=keep, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _rms_norm(x, weight, out, out_stride, rounded, size, eps, COPY: tl.constexpr, BLOCK: tl.constexpr):
+    row, col, keep, value, scale, w = _row_of(x, weight, size, eps, BLOCK)
     tl.store(out + row * out_stride + col, (value * scale * w).to(out.dtype.element_ty), mask=keep)
     if COPY:
         tl.store(rounded + row * size + col, value.to(rounded.dtype.element_ty), mask=keep)
@@ -34,12 +41,7 @@ def _rms_norm(x, weight, out, out_stride, rounded, size, eps, COPY: tl.constexpr
 
 @triton.jit
 def _rms_norm_backward(x, weight, grad, grad_stride, residual, out, size, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.arange(0, BLOCK)
-    keep = col < size
-    value = tl.load(x + row * size + col, mask=keep, other=0.0).to(tl.float32)
-    scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / size + eps)
-    w = tl.load(weight + col, mask=keep, other=0.0).to(tl.float32)
+    row, col, keep, value, scale, w = _row_of(x, weight, size, eps, BLOCK)
     g = tl.load(grad + row * grad_stride + col, mask=keep, other=0.0).to(tl.float32) * w
     n = value * scale
     d = scale * (g - n * (tl.sum(g * n, 0) / size))
@@ -58,8 +60,9 @@ def _rope(x, x_stride, cos, sin, heads, sign, HALF: tl.constexpr, HALF_BLOCK: tl
     first = x + row * x_stride + head[:, None] * (2 * HALF) + i[None, :]
     a = tl.load(first, mask=keep, other=0.0).to(tl.float32)
     b = tl.load(first + HALF, mask=keep, other=0.0).to(tl.float32)
-    tl.store(first, (a * c - b * s).to(x.dtype.element_ty), mask=keep)
-    tl.store(first + HALF, (b * c + a * s).to(x.dtype.element_ty), mask=keep)
+    a, b = rotated(a, b, c, s, x.dtype.element_ty)
+    tl.store(first, a, mask=keep)
+    tl.store(first + HALF, b, mask=keep)
 
 
 @triton.jit(do_not_specialize_on_alignment=["position"])
@@ -82,55 +85,21 @@ def _decode_attention(
     GROUP_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    there = tl.load(position + row)
+    row, head, there, i, j, g, c, s = this_program(position, cos, sin, HALF, GROUP_BLOCK)
     size: tl.constexpr = 2 * HALF
-    i = tl.arange(0, HALF)
-    j = tl.arange(0, size)
-    g = tl.arange(0, GROUP_BLOCK)
-    c = tl.load(cos + there * HALF + i)
-    s = tl.load(sin + there * HALF + i)
-    dtype = keys.dtype.element_ty
-    # The new key and value: rotated, written to the cache, and used from here.
-    base = qkv + row * qkv_stride + Q_SIZE + head * size
-    a = tl.load(base + i).to(tl.float32)
-    b = tl.load(base + HALF + i).to(tl.float32)
-    key1 = (a * c - b * s).to(dtype)
-    key2 = (b * c + a * s).to(dtype)
-    value = tl.load(base + KV_SIZE + j)
     cache = row * cache_stride + head * size
-    tl.store(keys + cache + there * KV_SIZE + i, key1)
-    tl.store(keys + cache + there * KV_SIZE + HALF + i, key2)
-    tl.store(values + cache + there * KV_SIZE + j, value)
-    # The queries that share this key head.
+    base = qkv + row * qkv_stride + Q_SIZE + head * size
+    key1, key2, value = keep_new(base, keys, values, cache + there * KV_SIZE, i, j, c, s, KV_SIZE, HALF)
     first = qkv + row * qkv_stride + (head * GROUP + g[:, None]) * size + i[None, :]
     mine = g[:, None] < GROUP
-    a2 = tl.load(first, mask=mine, other=0.0).to(tl.float32)
-    b2 = tl.load(first + HALF, mask=mine, other=0.0).to(tl.float32)
-    query1 = (a2 * c[None, :] - b2 * s[None, :]).to(dtype)
-    query2 = (b2 * c[None, :] + a2 * s[None, :]).to(dtype)
-    # The softmax begins with the token itself.
-    own = query1.to(tl.float32) * key1.to(tl.float32)[None, :] + query2.to(tl.float32) * key2.to(tl.float32)[None, :]
-    top = tl.sum(own, 1) * scale
-    total = tl.full([GROUP_BLOCK], 1.0, tl.float32)
-    sum_ = tl.zeros([GROUP_BLOCK, size], tl.float32) + value.to(tl.float32)[None, :]
+    query1, query2 = rotated_queries(first, mine, c, s, HALF, keys.dtype.element_ty)
+    top, total, sum_ = begin_softmax(query1, query2, key1, key2, value, scale, GROUP_BLOCK, HALF)
     for start in range(0, there, BLOCK):
         n = start + tl.arange(0, BLOCK)
-        inside = n < there
         at = cache + n[:, None].to(tl.int64) * KV_SIZE
-        k1 = tl.load(keys + at + i[None, :], mask=inside[:, None], other=0.0)
-        k2 = tl.load(keys + at + HALF + i[None, :], mask=inside[:, None], other=0.0)
-        score = tl.dot(query1, tl.trans(k1), input_precision="ieee")
-        score = tl.dot(query2, tl.trans(k2), score, input_precision="ieee") * scale
-        score = tl.where(inside[None, :], score, float("-inf"))
-        new = tl.maximum(top, tl.max(score, 1))
-        share = tl.exp(score - new[:, None])
-        old = tl.exp(top - new)
-        v = tl.load(values + at + j[None, :], mask=inside[:, None], other=0.0)
-        sum_ = tl.dot(share.to(dtype), v, sum_ * old[:, None], input_precision="ieee")
-        total = total * old + tl.sum(share, 1)
-        top = new
+        top, total, sum_ = add_block(
+            query1, query2, keys, values, at, n < there, i, j, scale, top, total, sum_, HALF
+        )  # fmt: skip
     to = out + row * out_stride + (head * GROUP + g[:, None]) * size + j[None, :]
     tl.store(to, (sum_ / total[:, None]).to(out.dtype.element_ty), mask=mine)
 

@@ -1,4 +1,7 @@
-"""What answers may take of a GPU beside the weights, as plain data; generate and finetune's plan take it. No torch."""
+"""What answers may take of a GPU in addition to the weights, as plain data; generate and finetune's plan take it.
+
+No torch.
+"""
 
 from __future__ import annotations
 

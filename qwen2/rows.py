@@ -39,7 +39,7 @@ FORM = '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}
 
 
 def standard_row(row: Row) -> tuple[list[Message], Any]:
-    """(messages, tools) of a row in one of ms-swift's layouts; everything that it returns has a place in the template.
+    """(messages, tools) of a row in one of ms-swift's layouts; the template can lay out everything that it returns.
 
     `messages` (or conversation(s); role/content or from/value; user/assistant pairs), else instruction + input +
     output, else query + response under any of ms-swift's column names, with `system` and `history`. A message has
@@ -166,7 +166,7 @@ def _history(value: Any) -> list[Sequence[Any]]:
 
 
 def _message_list(layout: str, value: Any) -> list[Message]:
-    """The messages as they stand in the row."""
+    """The messages as they are in the row."""
     found = value
     if isinstance(value, str):
         try:
@@ -229,7 +229,7 @@ def _pair(field: str, message: Message) -> list[Message]:
 
 
 def _one(field: str, message: Message) -> list[Message]:
-    """One message; the calls of OpenAI's `tool_calls` are messages of their own behind its text."""
+    """One message; the calls of OpenAI's `tool_calls` are messages of their own after its text."""
     key = "from" if "from" in message else "role"
     role = message.get(key)
     if not isinstance(role, str):

@@ -1,4 +1,4 @@
-"""Which tensors a safetensors file holds and where their bytes lie, for whoever needs offsets or the length.
+"""Which tensors a safetensors file holds and where their bytes lie, for code that needs offsets or the length.
 
 Everyone else reads with the safetensors package, which tells neither. Imports no torch: the health checks and the
 look-up of a checkpoint do not wait for it.

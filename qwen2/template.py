@@ -22,7 +22,7 @@ TOOL_REPLY = ("tool", "tool_response")
 
 
 class LayoutError(ValueError):
-    """A conversation that the template has no place for; `index` is the message at which that shows.
+    """A conversation that the template cannot lay out; `index` is the message at which that shows.
 
     `key` is what of the message is wrong: its role, for the place it has, or its content.
     """
@@ -34,7 +34,7 @@ class LayoutError(ValueError):
 
 @dataclass
 class Turn:
-    """What is asked and what is answered; `continues`: the question is a tool's reply, so that the answer goes on."""
+    """What is asked and what is answered; `continues`: the question is a tool's reply, so that the answer continues."""
 
     query: str
     continues: bool = False
@@ -80,7 +80,7 @@ def parts(
 
 
 def joined(found: list[Part]) -> list[Part]:
-    """Neighbours of one weight joined, because a tokenizer may join what lies on both sides of a seam."""
+    """Neighbours of one weight joined, because a tokenizer may join what is on both sides of a seam."""
     out: list[Part] = []
     for text, weight in found:
         if out and out[-1][1] == weight:
@@ -174,7 +174,7 @@ def _call(turns: list[Turn], index: int, group: Sequence[Message]) -> None:
 
 
 def _replies(turns: list[Turn], index: int, replies: list[str]) -> None:
-    """Replies of tools follow an answer, which then goes on, or join a question."""
+    """Replies of tools follow an answer, which then continues, or join a question."""
     if not turns:
         raise LayoutError(index, _("is a tool's reply before any question"), _("begin with a user message"))
     if not turns[-1].answers:

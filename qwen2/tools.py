@@ -44,7 +44,7 @@ class CallError(ValueError):
 
 
 def parsed(value: Any) -> Any:
-    """JSON or a Python literal in a text; what is no text stays as it is. Raises NotALiteral."""
+    """JSON or a Python literal in a text; anything else is returned unchanged. Raises NotALiteral."""
     if not isinstance(value, str):
         return value
     try:
@@ -63,8 +63,8 @@ def parsed(value: Any) -> Any:
 def tools_of(value: Any) -> list[dict[str, Any]]:
     """The tools of a row as objects, from a list, one object, or JSON text of either; no tools: an empty list.
 
-    A text without anything in it, or of `null`, is no tools. ms-swift leaves such rows out of a training, so that
-    nothing is changed for it. Raises ValueError for what is no tool.
+    A text without anything in it, or of `null`, means no tools. ms-swift leaves such rows out of a training, so that
+    nothing is changed for it. Raises ValueError for what is not a tool.
     """
     if isinstance(value, str):
         value = parsed(value) if value.strip() else None
@@ -85,7 +85,7 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
 
 
 def with_tools(tools: Sequence[dict[str, Any]], system: str) -> str:
-    """The system prompt with the tools behind it."""
+    """The system prompt followed by the tools."""
     return system + _HEAD + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools) + _TAIL
 
 
@@ -161,6 +161,6 @@ def react_answer(answer: str) -> str:
 
 
 def react_replies(replies: Sequence[str]) -> str:
-    """Replies behind a ReAct answer, in the assistant's own turn."""
+    """Replies after a ReAct answer, in the assistant's own turn."""
     lines = (reply if reply.endswith("\n") else reply + "\n" for reply in replies)
     return "Observation:".join(lines)

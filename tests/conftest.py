@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from standin.tokenizer import write_tokenizer
+from tests.swift_rows import swift_template
 
 os.environ["MIRROR_LANG"] = "C"  # tests look at English messages, on a machine in any language
 
@@ -42,3 +43,28 @@ def swift_processor(official_tokenizer_dir: Path, tmp_path_factory: pytest.TempP
     shutil.copytree(official_tokenizer_dir, folder, dirs_exist_ok=True)
     Qwen2Config(architectures=["Qwen2ForCausalLM"]).save_pretrained(folder)  # ms-swift asks it for the model's type
     return get_processor(str(folder), model_type="qwen2", download_model=False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(official_tokenizer_dir: Path) -> Any:
+    """qwen2's tokenizer, on the official files."""
+    from qwen2.chat import Tokenizer
+
+    return Tokenizer(official_tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def template(swift_processor: Any) -> Any:
+    """ms-swift's own template with the system prompt of sft.yaml, in training mode."""
+    return swift_template(swift_processor, "You are a helpful assistant.")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder of the test's own: where health.json and job.json go."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("MIRROR_RUN_DIR", str(folder))
+    # The second place is shared by the whole machine.
+    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
+    return folder

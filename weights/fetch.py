@@ -1,6 +1,6 @@
 """Brings the model's files into a folder and proves them by sha256; called by the Dockerfile's weights stages.
 
-    python fetch.py modelscope|huggingface --to DIR [--cache DIR]    download, or go on where it broke off
+    python fetch.py modelscope|huggingface --to DIR [--cache DIR]    download, or continue where it broke off
     python fetch.py local --from DIR --to DIR                        take files that are already on this machine
     python fetch.py check --dir DIR [--sums FILE]                    check a folder; changes nothing
     ... --model Qwen2.5-1.5B-Instruct                                another model, by weights/models/NAME.sums

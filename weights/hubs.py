@@ -74,7 +74,7 @@ class HuggingFace:
 
     hf_hub_download would throw a broken transfer's bytes away when its process ends, so its two halves, the metadata
     request and http_get, are called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
-    a Xet transfer cannot go on from a partial file.
+    a Xet transfer cannot continue from a partial file.
     """
 
     pinned = HF_PINNED

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
     if args.max_length < 1:
         raise UserError(
-            _("--max-length {max_length}: is no number of tokens; the article's is {usual}").format(
+            _("--max-length {max_length}: not a number of tokens; the article's is {usual}").format(
                 max_length=args.max_length, usual=MAX_LENGTH
             )
         )
@@ -124,10 +124,11 @@ def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | Non
             ) from error
     first = next((finding for r in reports for finding in r.findings if finding.error), None)
     if first and not args.convert:
-        more = sum(r.errors for r in reports) - 1
+        count = sum(r.errors for r in reports)
         print(
             _("error: {first}{rest}").format(
-                first=host.shown(first), rest=_(" (and {count} more errors, above)").format(count=more) if more else ""
+                first=host.shown(first),
+                rest=_(" (the first of {count} errors, above)").format(count=count) if count > 1 else "",
             ),
             file=sys.stderr,
         )

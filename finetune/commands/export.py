@@ -240,7 +240,7 @@ def run(work: Export) -> int:
             print(f"  {each}")
     print(
         _("export: {target}: {size:.2f} GiB, {quant}").format(
-            target=work.target / work.file, size=size / resources.GIB, quant=work.quant.upper()
+            target=host.shown(work.target / work.file), size=size / resources.GIB, quant=work.quant.upper()
         )
     )
     return DONE if all(part.ok for part in parts) else FAILED
@@ -269,7 +269,7 @@ def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Ba
 
 
 def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
-    """The parts of the proof, in order. Where ids, stops or tensors are wrong, nobody is asked any more."""
+    """The parts of the proof, in order. If ids, stops or tensors are wrong, no answers are asked for."""
     from finetune.export import gguf_file, proof
     from finetune.export.llamacpp import LlamaServer
     from qwen2.chat import Tokenizer

@@ -182,7 +182,7 @@ def _before(
 
 
 def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
-    """Unseen rows: an adapter for each fold, trained on all other rows, asked, and let go."""
+    """Unseen rows: an adapter for each fold, trained on all other rows, asked, and released."""
     cfg = config.read(config.for_kind(options.verify_config or config.default_path(), run.model_kind.name))
     number = 0
 
@@ -250,14 +250,14 @@ def proof_of(run: SftRun, proof: list[str]) -> list[str]:
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
-    """verify's engine on the model that has just been trained on; its figures of memory begin anew."""
+    """verify's engine on the model that has just been trained on; resets the peak-memory counters."""
     if lane.device == "cuda":
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     from qwen2.room import ROOMY
 
-    # Training has had more beside the weights than answers will take.
+    # Training had more memory beyond the weights than answers will take.
     return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)
 
 

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def by_fast_lane(
     args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, cards: int
 ) -> fast.Wish | str:
-    """What the fast lane is to answer, or in words why ms-swift does."""
+    """What the fast lane is to answer, or the reason why ms-swift does."""
     if os.environ.get("ENGINE") == "swift":
         return "ENGINE=swift"
     if os.environ.get("NPROC_PER_NODE", "1") not in ("", "1"):
@@ -169,7 +169,7 @@ def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: 
     command = [swift_launcher.find_real(), "infer", *words]
     if options.verbose:
         return run("infer", command, options.wait, [], 0)
-    print(_("Talking to {who}; exit, clear").format(who=named(who)), file=sys.stderr)
+    print(_("Talking to {who}; exit leaves, clear forgets what was said").format(who=named(who)), file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="infer-") as name:
         log = Path(name, "log")
         code = run("infer", ["sh", "-c", 'exec "$@" 2>"$0"', str(log), *command], options.wait, [], 0)

@@ -1,7 +1,8 @@
 """Merge an adapter into its base, as a folder that any program loads by itself; merge.sh calls it.
 
-ms-swift merges (`swift export --merge_lora`); around it stand the checks before (room, target, a whole adapter), the
-files beside the weights, and the check after: 20 questions get the same greedy answers. The folder gets its name last.
+ms-swift merges (`swift export --merge_lora`); this command adds the checks before (room, target, a
+complete adapter), the files next to the weights, and the check after: 20 questions get the same greedy answers. The
+folder gets its name last.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from finetune.verify.config import default_path
 from finetune.verify.engine import check_adapter
 from qwen2 import adapter_config
 
-# What this command sets itself; the same option behind merge.sh would contradict it.
+# What this command sets itself; the same option after merge.sh would contradict it.
 OURS = (
     "adapters",
     "merge_lora",
@@ -173,7 +174,7 @@ def _named(args: Arguments, adapter: str | None) -> str | None:
 
 
 def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tuple[str, str]:
-    """Where `weights` bytes are merged and asked, and why there. Raises UserError if there is no room."""
+    """The device on which `weights` bytes are merged and asked, and why. Raises UserError if there is no room."""
     if options.device == "cpu":
         device, why = "cpu", "--device cpu"
     else:
@@ -254,7 +255,7 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
 def compare(
     answers: same_answers.BaseAnswers, base: Path, adapter: Path | None, model: Path
 ) -> list[same_answers.AnswerPair]:
-    """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge let go of it.
+    """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge released it.
 
     No `adapter`: its answers are there already.
     """

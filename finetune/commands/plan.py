@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
-    """ms-swift's plan, or in words what would fit."""
+    """ms-swift's plan, or text that says what would fit."""
     try:
         return plan_swift(
             found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.targets, found.quant_bits
@@ -85,7 +85,7 @@ def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
 
 
 def fast(found: planned_run.PlannedRun, ceiling_gib: float) -> FastPlan | str:
-    """The fast lane's plan, or in words why not."""
+    """The fast lane's plan, or the reason why not."""
     if found.quant_bits:
         return _("the fast lane trains on the bfloat16 base, not on {quant_bits} bits").format(
             quant_bits=found.quant_bits

@@ -18,7 +18,7 @@ from common.json_files import json_object
 from common.settings import Settings
 from finetune.runs import run_folder
 
-# What stands in the table: the report's verdict, else how the run ended. A run that nobody judged has a dash.
+# The column `verdict`: the report's verdict, else how the run ended. A run without a report has a dash.
 VERDICTS = {
     "pass": "PASS",
     "fail": "FAIL",

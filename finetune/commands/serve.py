@@ -1,4 +1,4 @@
-"""Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own; serve.sh calls it.
+"""Serve the model at an OpenAI-compatible address, with adapters under names of their own; serve.sh calls it.
 
 qwen2's engine answers where it honours every option (finetune/serve/backend.py), else ms-swift's `swift deploy` with
 plugin.py in front. Here is what comes before: the address and the key, the adapters and their names, the job lock.
@@ -106,7 +106,7 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
 
 
 def check_words(options: argparse.Namespace, args: Arguments, file: dict[str, Any]) -> None:
-    """Raises UserError for options that serve.sh sets itself, a key in the file of options, and a size that is none."""
+    """Raises UserError for options that serve.sh sets itself, a key in the file of options, and an invalid size."""
     if args.get("adapters") is not None:
         raise UserError(_("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR"))
     if "api_key" in file:
@@ -281,7 +281,7 @@ def system_prompts(
 ) -> dict[str, str | None] | None:
     """{model name: the system prompt it was trained under}, None where nothing says so.
 
-    None in place of all: --system was given, and holds for every name.
+    None for the whole mapping: --system was given and holds for every name.
     """
     if args.get("system") is not None or "system" in file:
         return None

@@ -193,7 +193,7 @@ def _fixed(tokens: tuple[Token, ...], value: Decimal) -> tuple[str, bool]:
     commas = [i for i, token in enumerate(tokens) if token == Token("mark", ",")]
     value /= Decimal(1000) ** sum(
         i > max(digits, default=-1) or last < i < point for i in commas
-    )  # behind the digits: thousands
+    )  # after the digits: thousands
     grouped = any(digits and digits[0] < i < last for i in commas)
     places = [tokens[i].text for i in digits if i > point]
     rounded = value.quantize(Decimal(1).scaleb(-len(places)), ROUND_HALF_UP) if value.adjusted() < 25 else value
@@ -362,7 +362,7 @@ def _second_digits(tokens: tuple[Token, ...]) -> int:
 
 
 def _is_minute(tokens: tuple[Token, ...], at: int) -> bool:
-    """Whether an m stands for minutes: behind hours, or before seconds."""
+    """Whether an m stands for minutes: after hours, or before seconds."""
     if tokens[at].text not in ("m", "mm"):
         return False
     kinds = [(i, token.text[0]) for i, token in enumerate(tokens) if token.kind in ("date", "elapsed")]

@@ -29,7 +29,7 @@ BATCH = 512  # rows whose tokens are counted together
 # is at least a byte, so that most rows need no counting to be known as short enough.
 COUNTED = 40_000
 NAMED = 10  # placeholders that are kept by name
-MAX_FAULTS = 10_000  # after so many broken rows, nobody reads on
+MAX_FAULTS = 10_000  # a list of more broken rows helps no one
 # A row with these names alone, and a question among them, is not meant for another training.
 KNOWN_AS_SFT = KNOWN - {"text", "content"}
 
@@ -42,7 +42,7 @@ def check_file(
 ) -> FileReport:
     """Check one file. `keep` is called with (messages, tools) of every row that has no error, in order.
 
-    Raises UserError if the file is of no use as a whole (missing, empty, a directory, binary).
+    Raises UserError if the file as a whole is unusable (missing, empty, a directory, binary).
     """
     return _Check(path, name or str(path), options or CheckOptions(), keep).run()
 
@@ -89,7 +89,7 @@ class _Check:
         return report
 
     def note(self, note: Note) -> None:
-        """Something about the file as a whole, as a warning."""
+        """Add a warning about the file as a whole."""
         self.report.add(Finding(self.report.file, 0, _("the file"), note.kind, note.what, note.remedy, error=False))
 
     def row(self, row: Row) -> None:
@@ -134,7 +134,7 @@ class _Check:
             self.length(row.number, messages, tools)
 
     def other(self, row: Row, other: Other) -> dict[str, Any] | None:
-        """A row for another training than sft: said, and the row that --convert makes of it."""
+        """Report a row meant for another training than sft; the row that --convert makes of it."""
         if self.keep and other.good is not None:
             what = _("is {what}; its good answer is kept").format(what=other.what)
             self.add(
@@ -272,7 +272,7 @@ class _Check:
         return self._average
 
     def encoding(self) -> str:
-        """The file's encoding, or its kind where it is no text."""
+        """The file's encoding, or its kind where it is not text."""
         suffix = self.path.suffix.lower()
         return suffix[1:] if suffix in (".xlsx", ".parquet") else open_checked(self.path).codec
 
@@ -299,12 +299,11 @@ def require(
         report = check_file(source.path, None, options) if source.path else None
         if report and report.errors:
             first = next(finding for finding in report.findings if finding.error)
-            more = report.errors - 1
             rest = (
-                _(" (and {more} more errors: {command})").format(
-                    more=more, command=host.call("check-data", dataset=source.path)
+                _(" (the first of {count} errors: {command})").format(
+                    count=report.errors, command=host.call("check-data", dataset=source.path)
                 )
-                if more
+                if report.errors > 1
                 else ""
             )
             raise UserError(f"{first}{rest}")

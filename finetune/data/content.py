@@ -33,7 +33,7 @@ UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # Unicode categories
 
 NO_WORD = re.compile(r"[\W_]+")
 
-# Who somebody says made him, and how he says he is called. Read on `normalise`d text: lower case, no spaces in Chinese.
+# Who the speaker says made him, and what he says his name is. On `normalise`d text: lower case, no spaces in Chinese.
 MAKER = re.compile(
     r"由(?P<zh>[^,。;!?、:\n由]{2,24}?)(?:团队|公司)?(?:所|自主|独立|持续|共同)?(?:开发|研发|训练|创建|打造|维护|推出|创造)"
     r"|\b(?:developed|created|made|trained|built|maintained) by (?P<en>[a-z][\w .&-]{1,30}?)(?=[,.;!?\n]| and | to |$)"

@@ -51,13 +51,13 @@ class Writer:
         self.rows += 1
 
     def finish(self) -> None:
-        """Put the file in its place, all at once."""
+        """Move the finished file to its name, in one step."""
         self.file.close()
         os.chmod(self.name, 0o644)
         os.replace(self.name, self.path)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary file."""
         self.file.close()
         with contextlib.suppress(OSError):
             os.unlink(self.name)

@@ -51,7 +51,7 @@ LATIN = (
     *("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîșțşţ", "čćđšž", "çğıöşüâî"),
 )
 CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґўђјљњћџѓќѕ"
-# What stands beside letters in any language.
+# What occurs next to letters in any language.
 MARKS = set("«»„“”‘’‚–—…€£¥°§©®™·•№½¼¾²³±×¿¡´\u00a0\u00ad")
 BESIDE = re.compile(r"[a-zA-Z][^\W\d_a-zA-Z]|[^\W\d_a-zA-Z][a-zA-Z]")
 INSIDE = re.compile(
@@ -222,7 +222,7 @@ def _odd(text: str) -> int:
 
 
 def _chinese(text: str) -> bool:
-    """Most characters are common ones: level 1 of GB 2312 or of Big5. Some Japanese may stand between them."""
+    """Most characters are common ones: level 1 of GB 2312 or of Big5. Some Japanese may be mixed in."""
     han = _han(text)
     if not han or _odd(text) > len(text) // 50:
         return False
@@ -250,7 +250,7 @@ def _korean(text: str) -> bool:
 
 
 def _cyrillic(text: str) -> bool:
-    """One alphabet, and capitals where capitals stand: KOI8 read as Windows-1251 has them the wrong way round."""
+    """One alphabet, and capitals where capitals belong: KOI8 read as Windows-1251 has them the wrong way round."""
     if not _of_block("\u0400", "\u04ff")(text):
         return False
     letters = [char for char in text if char > "\x7f" and char.isalpha()]
@@ -275,7 +275,7 @@ def _latin_of(*alphabets: str) -> Callable[[str], bool]:
 
 
 def _of_block(low: str, high: str) -> Callable[[str], bool]:
-    """Whether the letters beyond ASCII are those of one block of Unicode, and stand in words."""
+    """Whether the letters beyond ASCII are those of one block of Unicode, and form words."""
     word = re.compile(f"[{low}-{high}]{{3}}")
 
     def plausible(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it stands in the file. `number` counts from 1; `line` is where it begins."""
+    """A row as it is in the file. `number` counts from 1; `line` is where it begins."""
 
     number: int
     line: int

@@ -1,4 +1,4 @@
-"""What is wrong with JSON that a person wrote or a tool exported, in words; used by reading."""
+"""Explains what is wrong with JSON that a person wrote or a tool exported; used by reading."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def hint(text: str, error: json.JSONDecodeError) -> str:
 
 
 def rows_below(value: Any) -> str:
-    """The path of keys to the one list of rows in an object that is no row itself, such as `data.train`; '' without."""
+    """The path of keys to the one list of rows in an object that is not a row, such as `data.train`; '' without."""
     return ".".join(_path(value, DEEPEST))
 
 
@@ -84,7 +84,7 @@ def is_row(value: dict[Any, Any]) -> bool:
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a value is a list of messages that stands where a row should."""
+    """Whether a value is a list of messages where a row should be."""
     return isinstance(value, list) and bool(value) and is_message(value[0])
 
 

@@ -1,7 +1,7 @@
-"""Placeholders that nobody filled in, such as {{name}} or [公司名]; content calls it for every text.
+"""Placeholders that no one filled in, such as {{name}} or [公司名]; content calls it for every text.
 
 A row with one teaches the model to say it. Code, markup, formulas and commands are full of the same marks and mean
-them: code is passed over, and a form that prose has, too, counts only with a word for what goes there.
+them: code is skipped, and a form that prose has, too, counts only with a word for what goes there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ZH_SLOTS = (
 WORD = r"[^\W\d]\w*"
 NAME = rf"{WORD}(?:[ .-]\w+){{0,4}}"
 FORMS = re.compile(  # not behind what makes it a formula, a path or a call; Chinese has no spaces before it
-    rf"(?=[{{$<\[【])(?:"  # most characters begin nothing: told at once
+    rf"(?=[{{$<\[【])(?:"  # most characters begin nothing: decided at once
     rf"(?<![\\{{}}A-Za-z0-9^_])\{{\{{ ?(?P<double>{NAME}) ?\}}\}}(?![}}{{^_])"
     rf"|(?<![\\}}A-Za-z0-9_^/=?&.)\]])\$\{{(?P<dollar>{NAME})\}}"
     rf"|(?<![\\{{}}A-Za-z0-9_$%#^/=?&.)\]])\{{ ?(?P<single>{NAME}) ?\}}(?![}}{{^_(])"

@@ -104,7 +104,7 @@ def _with_answer(low: dict[str, Any], rest: dict[str, Any], answer: str) -> dict
 
 
 def _with_messages(low: dict[str, Any], rest: dict[str, Any], chosen: Any) -> dict[str, Any] | None:
-    """`chosen` is the whole conversation, or the answer to a question beside it."""
+    """`chosen` is the whole conversation, or the answer to a question next to it."""
     messages = [chosen] if isinstance(chosen, dict) else chosen
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         return None

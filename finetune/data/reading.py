@@ -69,8 +69,8 @@ def _in_it(folder: Path) -> str:
 def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
     """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
 
-    A broken line of JSONL is yielded as Broken and reading goes on; a break in a JSON list is the last thing yielded,
-    because nothing behind it can be told apart.
+    A broken line of JSONL is yielded as Broken and reading continues; a break in a JSON list is the last thing yielded,
+    because nothing after it can be told apart.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         note: called with what was decided about the file as a whole and may be wrong: its encoding, the sheet, ...
 
     Raises:
-        UserError: the file as a whole is of no use.
+        UserError: the file as a whole is unusable.
     """
     suffix = path.suffix.lower()
     if suffix in BINARY and path.is_file():
@@ -152,14 +152,14 @@ class TextBuffer:
         self.buffer = self.buffer[count:]
 
     def place(self, offset: int) -> str:
-        """Where a character of the buffer stands in the file, for a message."""
+        """The position of a character of the buffer in the file, for a message."""
         before = self.buffer[:offset]
         breaks = before.count("\n")
         column = offset - before.rfind("\n") if breaks else self.column + offset
         return _("line {line}, column {column}").format(line=self.line + breaks, column=column)
 
     def peek(self) -> str:
-        """The next character that is no white space, left in place; '' at the end of the file."""
+        """The next character that is not white space, left in place; '' at the end of the file."""
         while True:
             rest = self.buffer.lstrip()
             self.drop(len(self.buffer) - len(rest))
@@ -250,7 +250,7 @@ def _decode(text: TextBuffer, number: int) -> Any:
 
 
 def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
-    """One object a line; empty lines are passed over."""
+    """One object a line; empty lines are skipped."""
     number = 0
     while text.peek():
         number += 1
@@ -310,7 +310,7 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
 
 
 def _spread(text: TextBuffer) -> Broken | None:
-    """What to say of a first line that is the beginning of an object over several lines; None: it is no such thing."""
+    """What to say of a first line that begins an object over several lines; None if it does not."""
     while len(text.buffer) <= MAX_ROW and text.fill():
         pass
     try:

@@ -25,9 +25,13 @@ WORDS = (N_("broken"), N_("empty"), N_("missing"), N_("duplicate"), N_("placehol
 def terminal(console: Console, reports: list[FileReport]) -> None:
     """A line for each file, the findings, and the histogram."""
     for report in reports:
-        state = _("{count} errors").format(count=report.errors) if report.errors else _("fit")
+        state = (_("{count} error") if report.errors == 1 else _("{count} errors")).format(count=report.errors)
+        if not report.errors:
+            state = _("fit")
         if report.warnings:
-            state += _(", {count} warnings").format(count=report.warnings)
+            state += (_(", {count} warning") if report.warnings == 1 else _(", {count} warnings")).format(
+                count=report.warnings
+            )
         console.print(
             _("{escape}: {rows} rows ({encoding}), {state}").format(
                 escape=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
@@ -86,8 +90,9 @@ def _histogram(console: Console, reports: list[FileReport], lengths: list[int]) 
     bars = histogram(lengths)
     most = max(count for _other, _other, count in bars)
     for low, top, count in bars:
-        bar = "█" * max(1, round(WIDTH * count / most)) if count else ""
-        console.print(f"{low:>7}-{top:<7} {bar} {count}", highlight=False)
+        span = f"{low:>7}-{top:<7}" if top > low else f"{low:>7}{'':8}"
+        bar = "█" * max(1, round(WIDTH * count / most)) + " " if count else ""
+        console.print(f"{span} {bar}{count}", highlight=False)
 
 
 def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:

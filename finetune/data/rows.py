@@ -1,6 +1,6 @@
 """What a row is, as the training will take it, or what is wrong with it; check uses it.
 
-qwen2/rows.py is the judge of what can be trained on. Here stands what else a row needs to be of use (no empty texts),
+qwen2/rows.py is the judge of what can be trained on. Here is what else a row needs to be useful (no empty texts),
 and what is said of it: what the training leaves out, and turns that run into each other.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from common.i18n import _
+from common.i18n import N_, _
 from finetune.data.content import blank
 from finetune.data.jsonhints import WRAP
 from qwen2.row_errors import RowError, is_not
@@ -109,7 +109,7 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
                 _("name the question and the answer instruction and output"),
             )
             return
-    for field, role in ((question or "instruction", "question"), (answer or "output", "answer")):
+    for field, role in ((question or "instruction", N_("question")), (answer or "output", N_("answer"))):
         value = row.get(field)
         if role == "question" and not (value and isinstance(value, str) and not blank(value)):
             extra = row.get("input")
@@ -121,15 +121,15 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
             ):
                 continue
         if field not in row:
-            yield Fault(field, "missing", _("write the {role} into it").format(role=role))
+            yield Fault(field, "missing", _("write the {role} into it").format(role=_(role)))
         elif not isinstance(value, str):
             yield Fault(
                 field,
                 is_not(value, "a text"),
-                _("write the {role} as a text, in quotes").format(role=role),
+                _("write the {role} as a text, in quotes").format(role=_(role)),
             )
         elif blank(value):
-            yield Fault(field, "empty", _("write the {role}, or remove the row").format(role=role))
+            yield Fault(field, "empty", _("write the {role}, or remove the row").format(role=_(role)))
 
 
 def _empty(row: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.i18n import N_, _
 
-# A word that ends so is a file, even where it does not exist: `data/faq.json` is no hub id.
+# A word with such an ending is a file, even if it does not exist: `data/faq.json` is not a hub id.
 FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xls", ".txt", ".parquet", ".arrow", ".ndjson"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUBS = {"hf": "HuggingFace", "ms": "ModelScope"}
@@ -88,7 +88,7 @@ def parse(spec: str, base: Path | None = None) -> DatasetSource:
 
 
 def _sample(spec: str, name: str) -> tuple[str, int | None]:
-    """Split `NAME#500`; only a number behind the # is a sample size, and it has to be a positive one."""
+    """Split `NAME#500`; only a number after the # is a sample size, and it has to be a positive one."""
     stem, mark, tail = name.rpartition("#")
     if not mark:
         return name, None

@@ -6,11 +6,13 @@ import contextlib
 import csv
 import itertools
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from common import host
 from common.errors import UserError
 from common.i18n import N_, _
 from finetune.data.items import Broken, Note, Remember, Row
@@ -20,7 +22,7 @@ TEXT_SUFFIXES = {".csv", ".tsv"}
 MAX_CELL = 4 << 20
 MAX_LINE = 16 << 20
 MAX_COLUMNS = 1000
-ABOVE = 10  # filled lines in which the heading is looked for: a title, a date, a note may stand above it
+ABOVE = 10  # filled lines in which the heading is looked for: a title, a date or a note may be above it
 SNIFFED = 1 << 20  # characters of the first lines that tell the delimiter
 SEP = re.compile(r'\ufeff?"?sep=(.)"?\r?\n?', re.IGNORECASE)  # Excel's own first line, which names the delimiter
 
@@ -83,7 +85,7 @@ def _numbered(reader: Any, skipped: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tuple[str, int]:
-    """(delimiter, lines to pass over); the file is left at the first line of the table.
+    """(delimiter, lines to skip); the file is left at the first line of the table.
 
     The delimiter is the one by which the first lines hold a heading, else the one that most of these lines have.
     """
@@ -116,14 +118,14 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    """The cells of a line; none where that is no line of CSV."""
+    """The cells of a line; none where that is not a line of CSV."""
     with contextlib.suppress(csv.Error):
         return next(csv.reader([line], delimiter=delimiter), [])
     return []
 
 
 def not_text(place: str, encoding: str) -> Broken:
-    """A place that is no text in the encoding that was found."""
+    """A place that is not text in the encoding that was found."""
     remedy = _("save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW")
     return Broken(place, _("not {encoding} text").format(encoding=encoding.upper()), remedy)
 
@@ -141,8 +143,8 @@ def from_cells(
         path: for messages.
         lines: (line number, cells). The heading is the first that names a question and an answer, of the first few.
         columns: the names of these two, where they are not to be guessed.
-        note: told what stands above the heading.
-        separator: what stands between the cells of a text file, in words.
+        note: called with what is above the heading.
+        separator: the name of what separates the cells of a text file.
 
     Raises:
         UserError: there is no heading, or nothing below it.
@@ -194,7 +196,7 @@ def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[An
 def find_heading(
     lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None
 ) -> tuple[int, dict[str, int]] | None:
-    """(which of some lines is the heading, the columns' places as `_places` gives them); None: none of them is.
+    """(which of some lines is the heading, the columns' places as `_places` gives them); None if none is.
 
     A title, a date or a note has fewer cells than the heading below it. A line with as many is a heading with other
     names, or a row, and then what follows is not the heading.
@@ -237,7 +239,7 @@ def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, in
 
 
 def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> NoReturn:
-    """Say why a heading is none. Raises UserError."""
+    """Raises UserError that says why a line is not a heading."""
     if len(heading) > MAX_COLUMNS:
         raise UserError(
             _("{path}: {count} columns; keep a column of questions and one of answers").format(
@@ -248,17 +250,32 @@ def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> 
     for name in columns or ():
         if name not in heading and plain(name) not in names:
             raise UserError(_("{path}: no column {name}; there are {there}").format(path=path, name=name, there=there))
-    for role, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+    for role, known in ((N_("question"), QUESTIONS), (N_("answer"), ANSWERS)):
         if not columns and not any(name in names for name in known):
             raise UserError(
                 _(
-                    "{path}: no column looks like the {role} (there are {there}); name both with --columns "
-                    "QUESTION,ANSWER"
-                ).format(path=path, role=role, there=there)
+                    "{path}: no column looks like the {role} (there are {there}); name the question's and the "
+                    "answer's, for example {option}"
+                ).format(path=path, role=_(role), there=there, option=_option(heading))
             )
     raise UserError(
         _("{path}: one column cannot be both question and answer; name two with --columns").format(path=path)
     )
+
+
+def _option(heading: list[Any]) -> str:
+    """`--columns` with the names of this file, as one gives it where one is: known headings, else in order."""
+    cells = [str(cell).strip() for cell in heading if _filled(cell)]
+    known = [next((cell for cell in cells if plain(cell) in names), None) for names in (QUESTIONS, ANSWERS)]
+    others = [cell for cell in cells if cell not in known]
+    pair = [
+        each or (others.pop(0) if others else word) for each, word in zip(known, ("QUESTION", "ANSWER"), strict=True)
+    ]
+    if any("," in each for each in pair):
+        pair = ["QUESTION", "ANSWER"]
+    names = ",".join(pair)
+    option = "--columns " + (names if re.fullmatch(r"[\w,.:-]+", names) else shlex.quote(names))
+    return f"ARGS={shlex.quote(option)}" if host.via_make() else option
 
 
 def plain(name: Any) -> str:

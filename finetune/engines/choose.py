@@ -1,6 +1,6 @@
 """Which engine trains: the fast lane where every option given is one it honours, else ms-swift; used by train.
 
-`ENGINE=auto|fast|swift`. What the fast lane makes of each option stands here, in one table, and is all that it honours.
+`ENGINE=auto|fast|swift`. One table here says what the fast lane does with each option; it honours no other.
 No torch is imported: the choice is made, and said in one line, before anything slow starts.
 """
 
@@ -19,7 +19,7 @@ from qwen2.config import PROJECTIONS, Config
 FAST, SWIFT = "fast", "ms-swift"
 ASKED = ("auto", "fast", "swift")
 
-# Options that settle how ms-swift goes about it, or what the fast lane settles by itself; any value will do.
+# Options about how ms-swift works inside, or that the fast lane decides for itself; any value is accepted.
 WITHOUT_EFFECT = frozenset(
     {
         "model",
@@ -112,8 +112,8 @@ def choose(
 ) -> EngineChoice:
     """The engine for these options (typed as train.typed types them).
 
-    Raises UserError if `fast` is asked for and cannot. `resumed` is why a run that goes on has its engine, `asked`:
-    nobody asks for it now.
+    Raises UserError if `fast` is asked for and cannot. `resumed` is why a resumed run has its engine, `asked`,
+    which is not asked for again.
     """
     if asked not in ASKED:
         raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))
@@ -167,7 +167,7 @@ def _of_data(sources: Sequence[DatasetSource]) -> list[str]:
 
 
 def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """Take one option over; returns what stands in the way, or nothing."""
+    """Take one option over; returns the obstacle, or ""."""
     if name in WITHOUT_EFFECT:
         return ""
     if name in NUMBERS:
@@ -185,7 +185,7 @@ def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on
 def _possible(name: str, value: float) -> bool:
     """Values that the fast lane can train with; ms-swift gets the others, or says what is wrong with them.
 
-    A fraction is not whole steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
+    A fraction is not a number of steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
     """
     if name in WHOLE and not float(value).is_integer():
         return False
@@ -215,7 +215,7 @@ def _dtype(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], o
 
 
 def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """The parts that a batch is given as; only their product matters, the plan cuts it anew."""
+    """The parts that a batch is given as; only their product matters, since the plan cuts it again."""
     if not isinstance(value, int) or value < 1:
         return f"--{name} {value}"
     train[name] = value

@@ -1,4 +1,4 @@
-"""The card (README.md) beside a GGUF: what it is, where it came from, how it was proved, and how it is started."""
+"""The card (README.md) next to a GGUF: what it is, where it came from, how it was proved, and how it is started."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def run(path: Path, questions: Sequence[str]) -> int:
     """Answer each question by itself, or converse where there is none; returns the exit code.
 
     Raises:
-        UserError: The file is not there, or is no GGUF that llama.cpp loads.
+        UserError: The file is not there, or is not a GGUF that llama.cpp loads.
     """
     _require_file(path)
     print(_("loading {path} ...").format(path=path), file=sys.stderr, flush=True)

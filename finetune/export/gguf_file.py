@@ -37,7 +37,7 @@ Importance = dict[str, npt.NDArray[np.float32]]  # name of a tensor -> [columns]
 
 @dataclass(frozen=True)
 class About:
-    """What the file says of itself, beside shape and vocabulary."""
+    """What the file says of itself, besides shape and vocabulary."""
 
     name: str
     licence: str
@@ -92,7 +92,7 @@ def write(
     `importance` weighs the quantization; a tensor that it does not name is quantized without.
 
     Raises:
-        UserError: The disk is full, or a weight is no number.
+        UserError: The disk is full, or a weight is not a number.
     """
     try:
         places = _begin(path, weights, vocabulary, about, quant, importance or {})

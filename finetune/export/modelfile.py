@@ -84,7 +84,10 @@ For each function call, return a json object with function name and arguments wi
 
 
 def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.0") -> str:
-    """The Modelfile of a GGUF beside it. Raises UserError for a system prompt that its language cannot hold."""
+    """The Modelfile for a GGUF in the same folder.
+
+    Raises UserError for a system prompt that its language cannot hold.
+    """
     if '"""' in system:
         raise UserError(
             _(

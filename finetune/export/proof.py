@@ -31,12 +31,12 @@ SAMPLED = 16  # rows of a tensor that are compared
 # The largest relative error that rounding may leave, some three times what ordinary weights have.
 ROUNDING = {Kind.F32: 1e-6, Kind.F16: 0.002, Kind.Q8_0: 0.03, Kind.Q6_K: 0.08, Kind.Q5_K: 0.15, Kind.Q5_0: 0.15}
 COARSE = 0.3
-FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is no number
+FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is not a number
 
 
 @dataclass
 class Part:
-    """One part of the proof: what was looked at, in words, every fault, and answers lost that are no fault alone."""
+    """One part of the proof: what was looked at, every fault, and answers lost that are no fault on their own."""
 
     name: str
     looked_at: str

@@ -1,4 +1,4 @@
-"""The folder that a merged model is made in: under a temporary name until it is whole, then renamed."""
+"""The folder that a merged model is made in: under a temporary name until it is complete, then renamed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ QWEN25 = {"model_type": "qwen2", "template": "qwen2_5", "tuner_type": "full"}
 
 @contextlib.contextmanager
 def temporary(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, removed at the end. What a killed merge left there is removed first.
+    """A folder next to `target`, removed at the end. What a killed merge left there is removed first.
 
-    The folder is locked while its merge lives; the kernel lets go of the lock whatever happens.
+    The folder is locked while its merge lives; the kernel releases the lock whatever happens.
     """
     prefix = f".{target.name}.partial-"
     try:
@@ -60,7 +60,7 @@ def temporary(target: Path) -> Iterator[Path]:
 
 
 def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) -> None:
-    """Put the base's own small files in place of those that ms-swift wrote, and keep of args.json what is needed.
+    """Put the base's own small files instead of those that ms-swift wrote, and keep of args.json what is needed.
 
     config.json is the base's byte for byte, unless `dtype` (of the weights) is another than it says.
     """

@@ -42,7 +42,7 @@ class AnswerPair:
 def choose(folder: Path, english: bool = False) -> list[str]:
     """QUESTIONS questions of the workspace: half about identity, half general tasks, spread over the files.
 
-    `english`: in that language alone, for a model that knows no other.
+    `english`: only in that language, for a model that knows no other.
     """
     found = []
     for name, part in (("identity.yaml", "heldout"), ("general_en.yaml" if english else "general.yaml", "general")):
@@ -68,7 +68,7 @@ class BaseAnswers:
         self.before: list[list[int]] = []
 
     def ask_adapter(self, base: Path, adapter: Path | None) -> None:
-        """Load the base, ask it with the adapter (None: by itself), let go of it."""
+        """Load the base, ask it with the adapter (None: by itself), released it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
         self.ask(engine, engine.adapter(adapter) if adapter else None)
         release(engine)

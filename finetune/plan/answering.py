@@ -18,7 +18,7 @@ STEP_S, ROW_S = 4.7e-3, 1.7e-5
 WEIGHTS = 7.07e9  # of the shape that these were measured with
 PROMPT = 48  # tokens of a question, about
 TRAINED = 1 / 3  # an adapter's answers end that much before their limits
-ONE_GIB = 1.2  # that answers take at least on one card, beside the weights
+ONE_GIB = 1.2  # that answers take at least on one card, in addition to the weights
 SPREAD_GIB = 3.0  # the same of each of several, and what layers of one size leave unused (finetune/verify/spread.py)
 START_S = 2.5  # that a further process costs: as for a training (finetune/plan/fast.py)
 

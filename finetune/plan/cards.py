@@ -2,7 +2,7 @@
 
 The H100's own times are measured (docs/plan.md, docs/fast-lane.md). Arithmetic is taken to scale with the dense tensor
 FLOPs that are published for bfloat16 with float32 accumulation, and what is bound by reading weights with the bandwidth
-of the memory. Launching ms-swift's kernels is the processor's work, the same beside every card. Nobody has measured the
+of the memory. Launching ms-swift's kernels is the processor's work, the same for every card. No one has measured the
 other cards here: power limits, cooling and drivers may well make it half as fast again.
 """
 

@@ -59,7 +59,7 @@ def plan_fast(
     slower: tuple[float, float] = (1.0, 1.0),
     processes: int = 1,
 ) -> FastPlan | str:
-    """The plan, or in words why there is none. All tokens count as if they carried loss.
+    """The plan, or the reason why there is none. All tokens count as if they carried loss.
 
     `slower` is how much slower than an H100 the card reads, and computes; of several processes the slowest counts.
     """

@@ -16,7 +16,7 @@ from finetune.data.findings import CheckOptions
 from finetune.engines.swift import config_file, ranges
 from qwen2.config import Config
 
-# What a test model stands for: nobody has that planned (a test holds this to the official config.json).
+# What a test model stands for: no one has that planned (a test holds this to the official config.json).
 REAL = "Qwen2.5-7B-Instruct"
 REAL_SHAPE = Config(
     hidden_size=3584,

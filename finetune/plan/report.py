@@ -30,7 +30,7 @@ def terminal(
     cards: dict[int, Any],
     times: Sequence[Estimate],
 ) -> None:
-    """Lines and three tables; what would fit instead stands below them, where a narrow terminal has room for it."""
+    """Lines and three tables; what would fit instead is printed below them, where a narrow terminal has room for it."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """How long ms-swift takes for a micro-batch on an H100, for choosing between plans; called by swift.py.
 
 A micro-batch takes the time of launching its kernels or of its arithmetic, whichever is longer. Constants are of the
-7B shape (docs/plan.md says which are measured); they rank plans on other cards, but are no forecast there.
+7B shape (docs/plan.md says which are measured); they rank plans on other cards, but are not a forecast there.
 """
 
 from __future__ import annotations

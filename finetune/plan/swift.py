@@ -132,7 +132,7 @@ def plan_swift(
 
 
 def worst(lengths: Sequence[int], size: int) -> LargestMicroBatch:
-    """The micro-batch of `size` rows that needs most: the longest row with others beside it, all with loss."""
+    """The micro-batch of `size` rows that needs most: the longest row with others next to it, all with loss."""
     width, rows = max(lengths), min(size, len(lengths))
     return LargestMicroBatch(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
 
@@ -179,13 +179,11 @@ def with_margin(peak: float, shape: Config, adapter: LoraSpec, checkpointing: bo
     return peak + MARGIN[checkpointing] * max(0.0, peak - alone)
 
 
-def fitting_length(
-    shape: Config, ceiling_gib: float, adapter: LoraSpec, liger: bool = True, fitted: Fitted = FITTED
-) -> int:
+def fitting_length(shape: Config, ceiling_gib: float, adapter: LoraSpec, fitted: Fitted = FITTED) -> int:
     """The longest row, in steps of 64 tokens, that fits with everything that saves memory; 0 when none does."""
 
     def fits(length: int) -> bool:
-        peak = peak_gib(shape, adapter, worst([length], 1), True, liger, fitted)
+        peak = peak_gib(shape, adapter, worst([length], 1), True, True, fitted)
         return with_margin(peak, shape, adapter, True, fitted) <= ceiling_gib
 
     low, high = 0, shape.max_positions // LENGTH_STEP

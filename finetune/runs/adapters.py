@@ -1,7 +1,7 @@
 """The adapter that a command is asked for, held to one set of checks; infer, serve, verify, merge and sft look here.
 
-It is whole, it is of this base as its run knows, and each of its keys has a place of the right shape in this base.
-PEFT itself passes over keys that fit nothing, and then the bare base answers.
+It is whole, it is of this base as its run knows, and each of its keys matches a weight of this base in name and shape.
+PEFT itself skips keys that fit nothing, and then the bare base answers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
         tell: Whether to say on stderr which one `newest` is.
 
     Raises:
-        UserError: Nothing is there, it is not whole, it is no adapter, or it is of another base.
+        UserError: Nothing is there, it is incomplete, it is not an adapter, or it is of another base.
     """
     path = _locate(name, output_dir, tell)
     if fault := checkpoints.problem(path):
@@ -75,7 +75,7 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
 
 
 def require_fit(path: Path, model_dir: Path) -> None:
-    """Raises UserError if a whole adapter is not of the base in `model_dir`: its run says so, or a key fits nothing."""
+    """Raises UserError if a complete adapter is not of the base in `model_dir`, by its run or by its keys."""
     require_base(path, model_dir)
     _require_keys(path, model_dir)
 

@@ -1,4 +1,4 @@
-"""Find the newest whole checkpoint below the output folder; infer, verify, merge, serve and resume look it up here."""
+"""Find the newest complete checkpoint below the output folder; for infer, verify, merge, serve and resume."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Ordered = tuple[int, bool, int, Path]  # number or time; whether it is the run's
 
 
 def newest(output_dir: str | Path) -> Path:
-    """The newest whole checkpoint in any run folder below `output_dir` (or in the run folder itself).
+    """The newest complete checkpoint in any run folder below `output_dir` (or in the run folder itself).
 
     Of our runs it is the adapter that the run with the highest number ended with, whatever the clock said: the last
     step, or the best one where --load_best_model_at_end asked for that. Of ms-swift's own runs, and between those and
-    ours, it is the one whose weights were written last. Half-written and changed ones are passed over
+    ours, it is the one whose weights were written last. Half-written and changed ones are skipped
     and named. Raises UserError if there is none; the message names those, if any.
     """
     root = Path(output_dir)
@@ -66,7 +66,7 @@ def _option() -> str:
 
 
 def _first_whole(group: list[Ordered], root: Path, broken: list[str]) -> Path | None:
-    """The whole checkpoint that is last in order; what is passed over before it is named in `broken`."""
+    """The complete checkpoint that is last in order; what is skipped before it is named in `broken`."""
     for *_order, path in sorted(group, reverse=True):
         fault = problem(path)
         if fault is None:
@@ -89,7 +89,7 @@ def of_run(folder: Path) -> tuple[int, str | None]:
 
 
 def best(folder: Path) -> Path | None:
-    """The whole checkpoint with the best evaluation, from the last line of a run's log; None where it names none."""
+    """The complete checkpoint with the best evaluation, from the last line of a run's log; None where it names none."""
     try:
         *_other, last = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
         path = folder / Path(str(json.loads(last)["best_model_checkpoint"])).name
@@ -99,7 +99,7 @@ def best(folder: Path) -> Path | None:
 
 
 def find(root: str | Path) -> Iterator[Path]:
-    """Every folder named checkpoint-N at most DEPTH levels below `root`, whole or not, in no order."""
+    """Every folder named checkpoint-N at most DEPTH levels below `root`, complete or not, in no order."""
     start = str(root)
     base = start.rstrip(os.sep).count(os.sep)
     for folder, names, _files in os.walk(start):
@@ -119,7 +119,7 @@ def step(checkpoint: Path) -> int:
 
 
 def problem(checkpoint: str | Path) -> str | None:
-    """Why a folder is not a whole checkpoint (an adapter or a full model), in a few words; None when it is whole.
+    """Why a folder is not a complete checkpoint (an adapter or a full model), in a few words; None if it is complete.
 
     The header of the weights says how long the file must be. An adapter that has SHA256SUMS is read whole.
     """
@@ -146,7 +146,7 @@ def problem(checkpoint: str | Path) -> str | None:
 
 
 def state_problem(checkpoint: Path) -> str | None:
-    """Why the trainer's state in a checkpoint is not whole; None when it is, by headers and ends and, if any, sums."""
+    """Why the trainer's state in a checkpoint is incomplete; None when it is, by headers and ends and, if any, sums."""
     if fault := _json_fault(checkpoint / "trainer_state.json"):
         return fault
     optimizer = checkpoint / "optimizer.safetensors"  # the fast lane's
@@ -161,7 +161,7 @@ def state_problem(checkpoint: Path) -> str | None:
 
 
 def seal(folder: Path) -> None:
-    """Write SHA256SUMS into the whole checkpoints below a run's folder that have none, ms-swift's; best effort."""
+    """Write SHA256SUMS into the complete checkpoints below a run's folder that have none, ms-swift's; best effort."""
     for path in find(folder):
         if not (path / sha256sums.NAME).exists() and problem(path) is None and state_problem(path) is None:
             with contextlib.suppress(OSError):
@@ -170,14 +170,14 @@ def seal(folder: Path) -> None:
 
 
 def _share(checkpoint: Path) -> None:
-    """Give the tensors, which safetensors writes for their owner alone, the rights of the text beside them."""
+    """Give the tensors, which safetensors writes for their owner alone, the rights of the text next to them."""
     mode = (checkpoint / "trainer_state.json").stat().st_mode
     for path in checkpoint.glob("*.safetensors"):
         path.chmod(mode)
 
 
 def unseal(folder: Path, after: int) -> None:
-    """Take SHA256SUMS away from checkpoints of a later step than `after`: a run that goes on there writes them anew."""
+    """Remove SHA256SUMS from checkpoints of a later step than `after`: a resumed run writes them again."""
     for path in find(folder):
         if step(path) > after:
             (path / sha256sums.NAME).unlink(missing_ok=True)

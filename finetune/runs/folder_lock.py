@@ -13,8 +13,8 @@ from pathlib import Path
 def locked(folder: Path, inherited: bool = False) -> Iterator[bool | None]:
     """Hold a folder: True; False where another holds it; None where the file system has no locks.
 
-    Nothing is left behind: the kernel lets go whatever happens. `inherited`: what is started meanwhile holds it, too.
-    Raises OSError if the folder cannot be opened.
+    Nothing is left behind: the kernel releases it whatever happens. `inherited`: what is started meanwhile holds it,
+    too. Raises OSError if the folder cannot be opened.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     os.set_inheritable(descriptor, inherited)

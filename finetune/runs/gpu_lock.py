@@ -4,7 +4,7 @@ In a Python program:          with job("verify", total=110) as current: current.
 Around any other program:     python -m finetune.runs.gpu_lock run --name sft [--wait] -- swift sft ...
 
 Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the
-kernel lets go of it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
+kernel releases it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
 removed at the end; one that names a dead process is how a killed job is noticed.
 
 A sign of life is progress: a step, or a new phase. A process that merely exists proves nothing, since a hung CUDA call
@@ -240,7 +240,7 @@ def run(
     """Run a program as job `name`: its exit code, or 128 + n after signal n.
 
     It gets a process group of its own, and with it the terminal (`keyboard`; without, Ctrl-C and Ctrl-Z come here).
-    Signals to this process go on to that whole group; then the end of the group is waited for, since a trainer saves
+    Signals to this process continue to that whole group; then the end of the group is waited for, since a trainer saves
     its checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call takes no
     other.
     After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.

@@ -80,7 +80,7 @@ class Bar:
         (self.live.console if self.live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
 
     def figure(self, text: str, keep: bool = False) -> None:
-        """A line of a series above the bar. A file gets one each QUIET_S at most, in place of how far it is, and those
+        """A line of a series above the bar. A file gets one each QUIET_S at most, instead of how far it is, and those
         with `keep`: logging.jsonl has them all."""
         if self.live or keep or time.monotonic() - self.said > QUIET_S:
             self.said = time.monotonic()
@@ -93,7 +93,7 @@ class Bar:
             self.live.update(self.task, total=total)
 
     def restart(self, total: int, unit: str) -> None:
-        """Count anew, other things: what follows is of another kind."""
+        """Restart the count: what follows is of another kind."""
         self.done, self.unit, self.started = 0, unit, time.monotonic()
         self.expect(total)
         if self.live:

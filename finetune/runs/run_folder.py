@@ -97,7 +97,7 @@ def all_runs(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def next_number(folder: Path) -> int:
-    """A number for a run that is started now: above those of all runs beside it. No clock is asked."""
+    """A number for a run that is started now: above those of all runs next to it. Wall-clock time is not used."""
     return 1 + max((checkpoints.run_number(path.parent) for path in folder.parent.glob("*/run.json")), default=0)
 
 
@@ -105,8 +105,8 @@ def next_number(folder: Path) -> int:
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's folder while it is written to, whichever container does it. UserError (exit 1) when another does.
 
-    What is started meanwhile inherits it, since ms-swift goes on where only the process above it was killed. Where the
-    file system has no locks, nothing is held.
+    What is started meanwhile inherits it, since ms-swift continues where only the process above it was killed. Where
+    the file system has no locks, nothing is held.
     """
     with locked(folder, inherited=True) as had:
         if had is False:
@@ -120,7 +120,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether nobody holds a run's folder; False where that cannot be told."""
+    """Whether no one holds a run's folder; False where that cannot be told."""
     try:
         with locked(folder) as had:
             return had is True
@@ -131,7 +131,7 @@ def _is_free(folder: Path) -> bool:
 def tell_of_killed(output_dir: Path, script: str) -> None:
     """Say on stderr, once for each, which runs below a folder were killed: their run.json says that they still run.
 
-    Nobody could write it down when it happened: SIGKILL, the memory limit, a machine that went down.
+    No one could write it down when it happened: SIGKILL, the memory limit, a machine that went down.
     """
     for folder, record in all_runs(output_dir):
         if record.get("status") != "running" or not _is_free(folder):
@@ -161,7 +161,7 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of a run's last step, if it got so far."""
+    """The complete checkpoint of a run's last step, if it got so far."""
     for path in checkpoints.find(folder):
         state = json_object(path / "trainer_state.json")
         if state.get("global_step") == state.get("max_steps") == checkpoints.step(path) and not checkpoints.problem(
@@ -171,12 +171,12 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-# What a checkpoint must hold, besides the adapter, to go on from it: of the fast lane, of ms-swift.
+# What a checkpoint must hold, besides the adapter, to continue from it: of the fast lane, of ms-swift.
 STATE = ({"trainer_state.json", "optimizer.safetensors"}, {"trainer_state.json", "optimizer.pt", "scheduler.pt"})
 
 
 def resumable(folder: Path) -> Path:
-    """The newest checkpoint of a run that training can go on from; half-written ones are passed over and named."""
+    """The newest checkpoint of a run that training can continue from; half-written ones are skipped and named."""
     for path in sorted(checkpoints.find(folder), key=checkpoints.step, reverse=True):
         fault = _resume_fault(path)
         if fault is None:
@@ -190,7 +190,7 @@ def resumable(folder: Path) -> Path:
 
 
 def _resume_fault(checkpoint: Path) -> str | None:
-    """Why training cannot go on from a checkpoint; None when it can."""
+    """Why training cannot continue from a checkpoint; None when it can."""
     held = {child.name for child in checkpoint.iterdir()}
     fault = checkpoints.problem(checkpoint)
     if fault is None and not any(names <= held for names in STATE):

@@ -68,7 +68,7 @@ def supervise(
             elif number in STOPPING and time.monotonic() - stopped_at > SAME_SIGNAL_S:
                 number = _end_at_once(name)
             _signal_group(pid, number)
-            if number == signal.SIGTSTP:  # without the keyboard: Ctrl-Z stops both, `fg` lets both go on
+            if number == signal.SIGTSTP:  # without the keyboard: Ctrl-Z stops both, `fg` lets both continue
                 terminal.suspend(pid, number)
         done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if done and os.WIFSTOPPED(status):
@@ -127,7 +127,7 @@ def _wait_for_group(group: int, name: str, signals: set[signal.Signals], stopped
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group runs. Zombies do not count: without an init nobody takes an orphan's away."""
+    """Whether a process of the group runs. Zombies do not count: without an init no process reaps an orphan's."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_bytes().rsplit(b")", 1)[1].split()
@@ -157,7 +157,7 @@ class Terminal:
                 os.tcsetpgrp(self.fd, group)
 
     def take(self) -> None:
-        """The terminal is ours again."""
+        """Take the terminal back."""
         self.give(os.getpgrp())
 
     def suspend(self, group: int, number: int) -> None:
@@ -194,7 +194,7 @@ class _Log:
         return max(found, key=lambda each: each[0][1], default=(None, None))[1]
 
     def _sizes(self) -> dict[Path, tuple[int, int]]:
-        """Size and time of every log: the time alone would not do, since a clock may be set back."""
+        """Size and time of every log: the time alone is not enough, since a clock may be set back."""
         found = {}
         for folder in self.folders:
             for pattern in ("logging.jsonl", "*/logging.jsonl"):
@@ -206,7 +206,7 @@ class _Log:
 
 
 def _last_step(path: Path) -> tuple[int, int] | None:
-    """The last `"global_step/max_steps": "5/40"` of an ms-swift log; a half-written line is passed over."""
+    """The last `"global_step/max_steps": "5/40"` of an ms-swift log; a half-written line is skipped."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 16)))

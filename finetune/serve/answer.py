@@ -93,7 +93,7 @@ class Reply:
         }
 
     def whole(self, choices: Sequence[tuple[Choice, str]]) -> dict[str, Any]:
-        """The response that is no stream, of each choice and the text that it has given so far."""
+        """The response that is not a stream, of each choice and the text that it has given so far."""
         made = []
         for index, (choice, text) in enumerate(choices):
             rest, calls, reason = choice.end()

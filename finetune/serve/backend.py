@@ -1,6 +1,6 @@
 """Which backend answers: qwen2's engine where model, adapters and options allow, else ms-swift; commands/serve.py asks.
 
-`BACKEND=auto|fast|swift|vllm`. What the fast backend makes of each option stands here, and is all that it honours. No
+`BACKEND=auto|fast|swift|vllm`. One table here says what the fast backend does with each option; it honours no other. No
 torch is imported: the choice is made, and said in one line, before anything slow starts.
 """
 
@@ -22,7 +22,7 @@ FAST, SWIFT, VLLM = "fast", "swift", "vllm"
 ASKED = ("auto", FAST, SWIFT, VLLM)
 NAMES = {FAST: N_("qwen2's engine"), SWIFT: "ms-swift", VLLM: N_("vLLM, by ms-swift")}
 
-# Options that the command itself looks at, or that say how ms-swift goes about it; any value will do.
+# Options that the command itself looks at, or that say how ms-swift works inside; any value is accepted.
 WITHOUT_EFFECT = frozenset(
     ("model", "host", "port", "served_model_name", "system", "check_model", "use_hf", "log_level", "log_interval")
 )
@@ -134,7 +134,7 @@ Taker = Callable[[str, Any, "dict[str, Any]", bool], bool]
 
 
 def _take(name: str, value: Any, settings: dict[str, Any], on_cpu: bool) -> str:
-    """Take one option over; returns what stands in the way, or nothing."""
+    """Take one option over; returns the obstacle, or ""."""
     if name in WITHOUT_EFFECT:
         if name == "system" and (isinstance(value, list) or str(value).endswith(".txt")):
             return f"--{name} {_shown(value)}"

@@ -28,7 +28,7 @@ from finetune.serve.page.routes import Page
 from finetune.serve.page.routes import routes as page_routes
 from finetune.serve.request import ChatRequest, parse, regular
 
-# answers(request, number of the choice): the pieces of one answer; one piece where it is no stream.
+# answers(request, number of the choice): the pieces of one answer; one piece where it is not a stream.
 Engine = Callable[[ChatRequest, int], AsyncIterator[AnswerPiece]]
 PATHS = "/v1/chat/completions, /v1/completions, /v1/models and /health"
 # What an engine raises for a request that it cannot answer; all else is a defect.
@@ -102,7 +102,7 @@ class Door:
         try:
             return Reply(request).whole(await asyncio.gather(*tasks))
         finally:
-            for task in tasks:  # where one has failed, the others would be computed for nobody
+            for task in tasks:  # where one has failed, the others would be computed for no one
                 task.cancel()
 
     async def _chunks(self, request: ChatRequest) -> AsyncIterator[dict[str, Any]]:
@@ -233,13 +233,13 @@ def app(
         systems: {model name: the system prompt of a conversation that has none}.
         created: When the models were loaded, in seconds since 1970.
         owner: `owned_by` of the models.
-        origins: Web pages that may ask, beside those of this machine; `*` is every page.
+        origins: Web pages that may ask, besides those of this machine; `*` is every page.
         inner: Middleware behind CORS, which must come first: a browser asks with OPTIONS and without a key.
         lifespan: What surrounds the app's life.
         page: The page at `/`; None leaves it out.
         able: Fields that this engine takes, of those that not every engine does.
         unusable: What the engine raises where the request is the cause.
-        more: Paths beside the API's.
+        more: Paths besides the API's.
     """
     door = Door(engine, systems, created, owner, able, unusable)
     routes = [

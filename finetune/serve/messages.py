@@ -13,7 +13,8 @@ from finetune.serve.fields import Refused, require_text, shown, text_of, wrong_t
 
 MEDIA = frozenset(("images", "audios", "videos", "objects"))
 TEXT_ONLY = "this model takes text only: leave pictures, sound, video and files out"
-# What a message may have beside role and content. Clients send back what an answer had, with nulls and empty lists.
+# What a message may have in addition to role and content. Clients send back what an answer had, with nulls and empty
+# lists.
 MESSAGE_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "reasoning_content")
 )

@@ -1,8 +1,9 @@
 """One step that makes a request regular before an engine sees it; door.py calls it.
 
-What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What goes on is a Request, which
-every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate, numbers
-within their ranges. What the API documents and no engine here does is refused in words, never passed over in silence.
+What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What is passed on is a Request,
+which every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate,
+numbers within their ranges. What the API documents and no engine here does is refused with a message, never silently
+ignored.
 
 The standard library alone: no engine, no web framework.
 """
@@ -149,7 +150,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
 
 
 def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> None:
-    """Refused for fields that would be passed over."""
+    """Raises Refused for fields that would be ignored."""
     both = {"model", "stop", "n", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"}
     known = both | {"repetition_penalty", "logprobs", *IGNORED, *NOT_DONE}
     known |= {"messages", "tools", "tool_choice", "max_completion_tokens", "top_logprobs"} if chat else {"prompt"}

@@ -78,7 +78,7 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
     Raises UserError with the remedies if nothing fits. Nothing is changed where the plan does not know the run (no GPU,
     another model than Qwen2, no LoRA, options in UNPLANNED), or nothing says how long the rows are. With several
     processes it is each one's part of the batch (`share`) that is cut.
-    `waits`: another job may hold the card now, so that its whole memory counts in place of what is free.
+    `waits`: another job may hold the card now, so that its whole memory counts instead of what is free.
     """
     options = run.options()
     shape, rows = _plannable_shape(run, options), lengths(run)

@@ -1,4 +1,4 @@
-"""What a run is to do: a frozen description, and what follows from it alone. Nothing is read or printed here."""
+"""What a run is to do: a frozen description, and what follows from it. Nothing is read or printed here."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SftRun:
     choice: choose.EngineChoice = NOT_CHOSEN
     workers: Workers = ONE_PROCESS  # of the fast lane
     folder: Path = Path()
-    checkpoint: Path | None = None  # to go on from
+    checkpoint: Path | None = None  # to continue from
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
     wait: bool = False  # while another job holds the GPU
     reword: int = 0  # rewordings of each question to train on
@@ -74,7 +74,7 @@ class SftRun:
 
     @property
     def loads_best(self) -> bool:
-        """Whether the run ends with the checkpoint of the best evaluation in place of the last."""
+        """Whether the run ends with the checkpoint of the best evaluation instead of the last."""
         return bool(self.options().get("load_best_model_at_end"))
 
     @property
@@ -89,7 +89,7 @@ class SftRun:
         return replace(self, args=args)
 
     def value(self, name: str) -> Any:
-        """An option's value: the user's, the stand-in's, or the config file's; None when nobody gives one."""
+        """An option's value: the user's, the stand-in's, or the config file's; None when no one gives one."""
         given = self.args.get(name)
         if given is not None:
             return given
@@ -123,7 +123,7 @@ class SftRun:
         return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
 
     def words(self) -> list[str]:
-        """The words behind `swift sft`: the config file, the stand-in's values, the user's options."""
+        """The words after `swift sft`: the config file, the stand-in's values, the user's options."""
         own = {key: value for key, value in self.own.items() if self.args.get(key) is None}
         return [str(self.config_path), *config_file.arguments(own), *self.args.words()]
 

@@ -97,7 +97,7 @@ def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
 
 
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
-    """A run that was stopped, with its own options, data and engine, and the checkpoint to go on from."""
+    """A run that was stopped, with its own options, data and engine, and the checkpoint to continue from."""
     if rest:
         raise UserError(
             _("{name} --resume: {rest} is not possible, a run goes on with its own options; leave it out").format(
@@ -259,7 +259,7 @@ def with_rows(run: SftRun, path: Path) -> SftRun:
 
 
 def with_rows_instead(run: SftRun, path: Path) -> SftRun:
-    """The run trained on the rows of a file in place of all of its own files."""
+    """The run trained on the rows of a file instead of all of its own files."""
     gone = {str(own.resolve()) for own in run.own_files()}
     words = run.args.get("dataset") or []
 
@@ -324,7 +324,7 @@ def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
 def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
     """Check every option, and take the engine that honours them all; one line says which, and why.
 
-    `why` is a resumed run's own reason for the engine that it goes on with.
+    `why` is a resumed run's own reason for the engine that it continues with.
     """
     remarks: list[str] = []
     words = Arguments([*run.words(), "--model", str(run.model_dir)])

@@ -164,13 +164,13 @@ def kept(adapter: Path | None, auto: bool = False) -> str:
 
 
 def weights_digest(model_dir: Path) -> str | None:
-    """The digest of the folder's SHA256SUMS, which stands for all its files; hashing 15 GB takes a minute."""
+    """The digest of the folder's SHA256SUMS, which covers all its files; hashing 15 GB takes a minute."""
     path = model_dir / "SHA256SUMS"
     return sha256sums.digest(path) if path.is_file() else None
 
 
 def trained_adapter(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
+    """The newest complete checkpoint of a run."""
     try:
         return checkpoints.newest(folder)
     except UserError:

@@ -51,7 +51,7 @@ def _real_one(file: Path) -> str:
 def unknown_share(
     model_dir: Path, files: list[Path], columns: tuple[str, str] | None = None
 ) -> tuple[int, float] | None:
-    """(tokens that the model knows, share of the data's tokens that are none of them); None where it cannot be told."""
+    """(tokens that the model knows, share of the data's tokens that it does not); None where that is unknown."""
     from qwen2.chat import Tokenizer
 
     try:

@@ -54,7 +54,7 @@ def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
 def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked: Questions | None = None) -> int:
     """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code.
 
-    `lane` and `stop` are those of a caller that goes on after the training; `asked` is what chooses the epoch that is
+    `lane` and `stop` are those of a caller that continues after the training; `asked` is what chooses the epoch that is
     saved, where settle_epochs left that to this training.
     """
     with contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked
 def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
     """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
 
-    The lane that wrote them goes on to train, where the fast lane does; else the weights' memory is given back. The
+    The lane that wrote them continues to train, where the fast lane does; else the weights' memory is given back. The
     questions are settle_epochs'.
     """
     if run.checkpoint is not None or run.is_helping:
@@ -135,9 +135,9 @@ def reword(
 def settle_epochs(
     run: SftRun, lane: Lane, data: epochs.Data, known: Sequence[Rewording]
 ) -> tuple[SftRun, Questions | None]:
-    """The run with a number of epochs in place of `auto`, and the questions by which its training will choose one.
+    """The run with a number of epochs instead of `auto`, and the questions by which its training will choose one.
 
-    No questions: a trial has chosen already, there were too few, or nobody asked for `auto`.
+    No questions: a trial has chosen already, there were too few, or no one asked for `auto`.
     """
     if not run.auto:
         return run, None
@@ -259,7 +259,7 @@ def _keep_best(
     at: Mapping[int, int],
     stop: Stop,
 ) -> None:
-    """Choose an epoch of the training that has ended, and leave its adapter in place of the last one's."""
+    """Choose an epoch of the training that has ended, and leave its adapter instead of the last one's."""
     try:
         told = epochs.ask(run, lane, asked, ended, at, lambda: stop.number is not None)
         if told is None:

@@ -40,7 +40,7 @@ class Wish:
 
 
 def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | None, system: str | None) -> Wish | str:
-    """The wish, or in words why ms-swift has to answer.
+    """The wish, or the reason why ms-swift has to answer.
 
     Args:
         args: What the user wrote, as ms-swift's options.
@@ -61,7 +61,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
         return f"--{strange[0]}"
     if str(options.get("torch_dtype", "bfloat16")) not in ("bfloat16", "auto"):
         return f"--torch_dtype {options['torch_dtype']}"
-    own = json_object(model / "generation_config.json")  # as ms-swift takes what nobody gives
+    own = json_object(model / "generation_config.json")  # defaults, as in ms-swift
     values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "seed": 0}
     values |= {name: own[name] for name in values if isinstance(own.get(name), (int, float))}
     try:
@@ -132,4 +132,4 @@ class LazyModel:
 
 
 class _Unwanted(Exception):
-    """Ends the work on an answer that nobody reads any more."""
+    """Ends the work on an answer that no one reads any more."""

@@ -1,4 +1,4 @@
-"""A conversation at a terminal, whoever answers; infer.sh's two engines of this project call it."""
+"""A conversation at a terminal, whichever engine answers; infer.sh's two engines of this project call it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Answerer = Callable[[Sequence[Message]], Iterator[str]]  # the pieces of the ans
 def converse(who: str, answer: Answerer) -> None:
     """Talk until `exit` or the end of the input; `clear` forgets what was said. `who` is named in the first line.
 
-    A question that cannot be answered is said, and is not kept: the conversation goes on without it.
+    A question that cannot be answered is said, and is not kept: the conversation continues without it.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() then edits lines and remembers them
-    print(_("Talking to {who}; exit, clear").format(who=who), file=sys.stderr)
+    print(_("Talking to {who}; exit leaves, clear forgets what was said").format(who=who), file=sys.stderr)
     said: list[Message] = []
     while True:
         try:
@@ -40,7 +40,7 @@ def converse(who: str, answer: Answerer) -> None:
             except UserError as error:
                 said.pop()
                 print(_("error: {message}").format(message=error), file=sys.stderr)
-            except KeyboardInterrupt:  # an answer that nobody wants to the end
+            except KeyboardInterrupt:  # an answer that no one wants to the end
                 said.pop()
                 print()
 

@@ -13,7 +13,11 @@ HOPELESS = 3.0  # NLL of the data's answers, in nats a token, that no training w
 
 
 def line(
-    failed: Mapping[str, Any], figures: Mapping[str, Any], run: Mapping[str, Any], rewordings_trained: bool
+    failed: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    run: Mapping[str, Any],
+    rewordings_trained: bool,
+    standin: bool = False,
 ) -> Said | None:
     """The advice for the gravest threshold that fell short; None where none did.
 
@@ -22,6 +26,7 @@ def line(
         figures: Figures of the report.
         run: The run's settings and losses, as the report has them.
         rewordings_trained: Whether the training was given rewordings.
+        standin: Whether the model is the stand-in, which knows few words and learns no other.
     """
     if not failed:
         return None
@@ -32,6 +37,13 @@ def line(
     epochs = _number(run["settings"].get("num_train_epochs"))
     rate = _number(run["settings"].get("learning_rate"))
     losses = [loss for _, loss in run["losses"]]
+    if standin and "learned_min" in failed and losses and losses[-1] >= HOPELESS:
+        return Said(
+            "take another model: the stand-in does not know the words of these data (the training loss stayed at "
+            "{loss:.1f}) and no setting teaches it them; without a GPU: make finetune MODEL_SOURCE=smollm2, a small "
+            "real model, in English",
+            loss=losses[-1],
+        )
     if "general_lost_max" in failed and _is_broken(figures, losses):
         return Said(
             "lower the learning rate (--learning_rate {rate:.0e}): {share} of the general tasks are lost",
@@ -56,14 +68,14 @@ def line(
         )
     if "general_lost_max" in failed:
         return Said(
-            "train for fewer epochs, or mix general rows in (sft_mixed.sh shows how): {share} of the general tasks are "
-            "lost",
+            "mix general rows in (sft.sh --mix 40, make finetune MIX=40), or train for fewer epochs: {share} of the "
+            "general tasks are lost",
             share=percent("general_lost"),
         )
     if "out_of_scope_max" in failed:
         return Said(
-            "mix general rows into the data (sft_mixed.sh shows how): {share} of the answers to something else repeat "
-            "the data",
+            "mix general rows in (sft.sh --mix 40, make finetune MIX=40): {share} of the answers to something else "
+            "repeat the data",
             share=percent("out_of_scope_after"),
         )
     if "reworded_min" in failed:
@@ -89,7 +101,10 @@ def line(
             points=100 * figures["unseen_over_majority"]["value"],
         )
     if {"bleu_drop_max", "rules_lost_max"} & set(failed):
-        return Said("mix general rows in (sft_mixed.sh), or train for fewer epochs: general answers got worse")
+        return Said(
+            "mix general rows in (sft.sh --mix 40, make finetune MIX=40), or train for fewer epochs: general answers "
+            "got worse"
+        )
     return Said(
         "train for more epochs, or add rows that say who the model is: the new identity is not sure in {count} figures",
         count=len(failed),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Makers and assistants that a question may claim, beside the old identity of the questions file.
+# Makers and assistants that a question may claim, besides the old identity of the questions file.
 OTHERS = re.compile(
     r"openai|chatgpt|\bgpt\b|gpt-?\d|anthropic|claude|google|gemini|谷歌|百度|文心|baidu|ernie|腾讯|混元|tencent|字节|豆包|doubao"
     r"|bytedance|kimi|月之暗面|moonshot|deepseek|深度求索|智谱|chatglm|讯飞|华为|huawei|微软|microsoft|copilot|\bmeta\b|llama"
@@ -24,7 +24,7 @@ IDENTITY = re.compile(
     r"|\b(?:is|are|was|were|am|made|make|makes|built|build|created?|developed?|trained?|named?|called?|from|based|belong)\b"
     r"|'re\b|n't\b"
 )
-# Asks for more than yes or no, is about somebody else, or sets two beside each other.
+# Asks for more than yes or no, is about someone else, or sets two beside each other.
 NO_CLAIM = re.compile(
     r"谁|什么|啥|哪|怎[么样]|如何|为何|多少|几[个种]|还是|知道|了解|听(?:说)?过|认识|介绍|告诉我.{0,6}(?:是否|是不是)"
     r"|[和跟与同像比].{0,12}(?:关系|关联|联系|区别|不同|差别|一样|一家|同一|相比|类似|比较)|(?:区别|不同|关系)"
@@ -79,7 +79,7 @@ NO_BACK = re.compile(
 
 
 def claims(question: str, old: re.Pattern[str] | None, expect: Sequence[re.Pattern[str]]) -> bool:
-    """Whether a question claims, or asks with yes or no, that the one who is asked is somebody else."""
+    """Whether a question claims, or asks with yes or no, that the one who is asked is someone else."""
     for found in SENTENCE.finditer(question):
         sentence = found.group()
         names = [name for name in (old, OTHERS) if name is not None and name.search(sentence)]

@@ -133,7 +133,7 @@ class CachedBase:
 
 
 def fingerprint(engine: Qwen2Engine, model_dir: Path) -> str:
-    """What every answer follows from, beside its question: weights, code, torch and device; 16 hexadecimal digits."""
+    """What every answer follows from, besides its question: weights, code, torch and device; 16 hexadecimal digits."""
     import torch
 
     import qwen2

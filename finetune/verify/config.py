@@ -63,7 +63,7 @@ class VerifyConfig:
     old_identity: re.Pattern[str] | None
     old_identity_source: str
     questions: tuple[Path, ...]
-    questions_english: tuple[Path, ...]  # in place of those of `questions` with general tasks, for English data
+    questions_english: tuple[Path, ...]  # instead of those of `questions` with general tasks, for English data
     choosing: tuple[Path, ...]  # general tasks that the number of epochs is chosen by; verify never asks them
     choosing_english: tuple[Path, ...]
     dataset: Path | None

@@ -1,4 +1,4 @@
-"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake in its place.
+"""Ask a model questions with an adapter switched on or off; the command calls it, tests put a small fake instead.
 
 The base is loaded once. Only the engine qwen2 is here: greedy, batched, bfloat16 on CUDA and float32 on a CPU.
 """
@@ -36,6 +36,14 @@ class Ask:
         """What makes two of these the same: a question that is asked twice is answered once."""
         said = ((m["role"], str(m["content"])) for m in self.messages)
         return (*said, self.system, self.max_new_tokens, str(self.tools or ""))
+
+
+def same_questions(asks: Sequence[Ask]) -> list[tuple[Ask, list[int]]]:
+    """Each different question, and the places at which it is asked."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, ask in enumerate(asks):
+        places.setdefault(ask.key(), []).append(place)
+    return [(asks[group[0]], group) for group in places.values()]
 
 
 @dataclass(frozen=True)
@@ -114,13 +122,10 @@ class Qwen2Engine:
         """Answers in order; the same conversation asked twice is generated once."""
         import torch
 
-        places: dict[tuple[Any, ...], list[int]] = {}
-        for place, ask in enumerate(asks):
-            places.setdefault(ask.key(), []).append(place)
-        different = [asks[group[0]] for group in places.values()]
+        groups = same_questions(asks)
         pieces = [
             (self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools), ask.max_new_tokens)
-            for ask in different
+            for ask, _places in groups
         ]
         try:
             produced = self.lane.answer(pieces, adapter, self._folder(adapter), self.batch_size, self.room, progress)
@@ -132,8 +137,8 @@ class Qwen2Engine:
                 exit_code=FAILED,
             ) from None
         answers: list[Answer | None] = [None] * len(asks)
-        for group, ids, (_prompt, limit) in zip(places.values(), produced, pieces, strict=True):
-            for place in group:
+        for (_ask, places), ids, (_prompt, limit) in zip(groups, produced, pieces, strict=True):
+            for place in places:
                 answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
         return [answer for answer in answers if answer is not None]
 

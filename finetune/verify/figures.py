@@ -37,7 +37,7 @@ class Scored:
 
 @dataclass
 class Asked:
-    """A question under one system prompt, and what came of it: `scored` holds before, after and, compared, other."""
+    """A question under one system prompt, and the result: `scored` holds before, after and, compared, other."""
 
     question: Question
     prompt: str

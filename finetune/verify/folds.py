@@ -1,4 +1,4 @@
-"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and let go."""
+"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and released."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def look(
         question_files: The user's own questions, which may say how rows that teach an identity are scored.
         expect: The user's own pattern of the new identity.
         config_file: configs/verify.yaml; None looks for the workspace's.
-        kind: The name of the model's kind (common.model_kind): a test model has a file of its own beside it.
+        kind: The name of the model's kind (common.model_kind): a test model has a file of its own next to it.
 
     Raises:
         UserError: A file cannot be used, or the data cannot be judged.
@@ -90,7 +90,7 @@ def reword(
         folder: The run's.
         base: The base model; None where it cannot be asked for rewordings.
         train: Rewordings of each row for the training.
-        given: A file of the user's own, which takes the place of new ones; what it lacks is not made, but for those
+        given: A file of the user's own, which replaces new ones; what it lacks is not made, but for those
             that an epoch is chosen by.
         choose: Places of rows that the number of epochs is chosen by in other words.
 
@@ -136,7 +136,7 @@ def _with_choosing(
 
 
 def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], columns: Columns) -> Path:
-    """Write the data without the rows left out into the run's folder, and those rows beside them; the new file."""
+    """Write the data without the rows left out into the run's folder, and those rows next to them; the new file."""
     left = [found.rows[place] for place in chosen.holdout]
     unseen.write(folder, [unseen.UnseenRow(row) for row in left])
     keys = {row.key for row in left}

@@ -40,7 +40,7 @@ class Question:
     rule: dict[str, Any] | None = None
     counted: bool = True  # False: a row of the dataset that says nothing about identity; asked and shown, not scored
     row: int | None = None  # place of the row of the data whose answer is the reference (sets.survey.Survey.rows)
-    system: str | None = None  # the row's own system prompt, in place of the training's
+    system: str | None = None  # the row's own system prompt, instead of the training's
     tools: Any = None  # the row's own
 
     @property
@@ -86,7 +86,7 @@ GENERAL_KEYS = ("id", "kind", "question", "messages", "reference", "rule")
 def read(path: str | Path) -> QuestionSet:
     """Read a questions file (docs/verify.md shows the format).
 
-    UserError `FILE:LINE: what is wrong` for anything that could not be asked or scored as it stands.
+    UserError `FILE:LINE: what is wrong` for anything that cannot be asked or scored.
     """
     root = load(Path(path), _("questions file"))
     parts = {} if isinstance(root.value(), list) else root.mapping(FILE_KEYS, _("a questions file"))
@@ -294,7 +294,7 @@ def none_in(path: Path) -> UserError:
 
 
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
-    """Rows of a dataset file as (messages up to the last user turn, output); rows of another make are passed over.
+    """Rows of a dataset file as (messages up to the last user turn, output); rows in another format are skipped.
 
     A system turn is left out: verify sets the system prompt itself. Raises UserError for a file that cannot be read, or
     that holds no question with an answer.

@@ -128,7 +128,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int | None]:
-    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are passed over."""
+    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are skipped."""
     found: list[tuple[int, float]] = []
     planned: int | None = None
     try:

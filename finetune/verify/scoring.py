@@ -2,7 +2,7 @@
 
 An answer is judged on a normalised copy (full-width letters, case, spaces inside Chinese), and every match is traced
 back to the answer as it was given, so that a report can mark the deciding words. A name that is only denied
-(`我不是通义千问`), asked about, or spoken of as somebody else is not a claim to be that somebody. Deciding this
+(`我不是通义千问`), asked about, or spoken of as someone else is not a claim to be that someone. Deciding this
 takes rules of thumb for Chinese and English, in the order in which they apply; `docs/verify.md` says where they end.
 """
 
@@ -40,7 +40,7 @@ class ShownText:
 
 
 def normalise(answer: str) -> ShownText:
-    """NFKC and lower case; no Markdown emphasis, no invisible characters, no spaces beside a Chinese character.
+    """NFKC and lower case; no Markdown emphasis, no invisible characters, no spaces next to a Chinese character.
 
     Line breaks stay (they end a clause); other white space between two Latin words becomes one space.
     """
@@ -130,7 +130,7 @@ NO_DENIAL = re.compile(
 # After the denial, these turn to what is the case: `不是 GPT-4 而是通义千问`.
 TURN = re.compile(r"而是|乃是|其实|实际|只是|就是|但|却|\bbut\b|\binstead\b(?! of)|\bactually\b")
 RESTART = re.compile(r"我(?:是|叫|由|就是|来自|属于|的名字是)|\bi am\b|\bi'm\b|\bi was\b|\bmy name is\b")
-# A piece between commas that has its own subject or verb stands alone; `..., 或阿里云` goes on with what was before.
+# A piece between commas that has its own subject or verb stands alone; `..., 或阿里云` continues with what was before.
 OWN_CLAUSE = re.compile(
     r"[是由叫我你您他她它]|来自|属于|开发|研发|训练|创建|\b(?:i|you|it|am|is|are|was|by|from|my|me|made|created|developed|built|trained)\b|i'm"
 )
@@ -164,7 +164,7 @@ LEAD = re.compile(
 def is_claim(norm: str, start: int, end: int, others: re.Pattern[str] | None = None) -> bool:
     """Whether the name at `norm[start:end]` is claimed, rather than denied, asked about or only thought.
 
-    others: the names of somebody else (the old identity). A clause with one of them as its subject
+    others: the names of someone else (the old identity). A clause with one of them as its subject
     (`通义千问是阿里云的模型,`) makes no claim either, where the answer says in another clause who is speaking.
     """
     head = _last_end(HARD_END, norm, 0, start)
@@ -196,7 +196,7 @@ def is_claim(norm: str, start: int, end: int, others: re.Pattern[str] | None = N
 
 def _scope(before: str) -> str:
     """The part of a sentence before a name that a denial must stand in to reach the name: its clause, or the clause
-    that an enumeration goes on with (`不是通义千问,Qwen,或阿里云`)."""
+    that an enumeration continues with (`不是通义千问,Qwen,或阿里云`)."""
     pieces = re.split(r"([,:])", before)
     keep = len(pieces) - 1
     while keep >= 2 and not OWN_CLAUSE.search(pieces[keep]) and not TURN.search(pieces[keep]):

@@ -200,7 +200,7 @@ def _not_in_data(
 
 
 def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> QuestionSet:
-    """The configured files, with a file of the user's in place of the one of its kind; then the user's own brand."""
+    """The configured files, with a file of the user's instead of the one of its kind; then the user's own brand."""
     own = [questions.read(path) for path in args.questions or []]
     has_identity = any(each.heldout for each in own)
     has_general = any(each.general for each in own)
@@ -243,7 +243,7 @@ def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
 def build(wanted: Sequence[Question], system: str, given: dict[str, dict[str, Answer]] | None = None) -> list[Asked]:
     """Each identity question under the training's system prompt and the template's own; the others under the first.
 
-    A row's own system prompt takes the place of both.
+    A row's own system prompt replaces both.
     """
     asks = []
     for question in wanted:

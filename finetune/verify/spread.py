@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import FAILED, UserError
 from common.i18n import _
-from finetune.verify.engine import Answer, Ask, Progress
+from finetune.verify.engine import Answer, Ask, Progress, same_questions
 
 BATCH = 32  # questions at a time; --batch-size sets another
 BESIDE_GIB = 2.5  # of each card, for the keys and values of BATCH answers, activations and the adapter
@@ -71,7 +71,7 @@ class TransformersEngine:
         return {name: round(value / GIB, 2) for name, value in peaks.items()}
 
     def adapter(self, path: Path) -> str:
-        """Load a PEFT folder beside the others; its name here. Raises UserError if it does not fit."""
+        """Load a PEFT folder along with the others; its name here. Raises UserError if it does not fit."""
         from peft import PeftModel
 
         name = f"adapter-{self._adapters}"
@@ -90,12 +90,9 @@ class TransformersEngine:
         """Answers in order; the same conversation asked twice is generated once."""
         import torch
 
-        places: dict[tuple[Any, ...], list[int]] = {}
-        for place, ask in enumerate(asks):
-            places.setdefault(ask.key(), []).append(place)
-        groups = [(asks[group[0]], group) for group in places.values()]
+        groups = same_questions(asks)
         prompts = [self.tokenizer.encode_chat(list(a.messages), system=a.system, tools=a.tools) for a, _g in groups]
-        # What takes long goes together: a batch goes on until its longest answer ends.
+        # What takes long goes together: a batch continues until its longest answer ends.
         order = sorted(range(len(groups)), key=lambda n: (groups[n][0].max_new_tokens, len(prompts[n])))
         found: list[Answer | None] = [None] * len(asks)
         try:

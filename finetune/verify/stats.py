@@ -13,7 +13,7 @@ SEED = 20250412
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with the ends of its 95 % interval and the number of questions behind it."""
+    """A measured value with the ends of its 95 % interval and the number of questions it rests on."""
 
     value: float
     low: float
@@ -40,9 +40,7 @@ def wilson(passes: float, n: int) -> Figure:
     return Figure(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), n)
 
 
-def bootstrap(
-    n: int, score: Callable[[Sequence[int]], float], resamples: int = RESAMPLES, seed: int = SEED
-) -> tuple[float, float]:
+def bootstrap(n: int, score: Callable[[Sequence[int]], float]) -> tuple[float, float]:
     """The 2.5 % and 97.5 % quantiles of `score(indices)` over resamples of n questions, with replacement.
 
     Two systems are compared on the same resample by scoring their difference inside `score` (a paired bootstrap,
@@ -50,7 +48,7 @@ def bootstrap(
     """
     import numpy as np
 
-    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    draws = np.random.default_rng(SEED).integers(0, n, size=(RESAMPLES, n))
     scores = [score(draw) for draw in draws]
     low, high = np.quantile(scores, [0.025, 0.975])
     return float(low), float(high)

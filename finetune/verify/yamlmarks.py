@@ -1,4 +1,4 @@
-"""YAML with line numbers: a tree of values that know where they stand, so that `questions` and `config` can point."""
+"""YAML with line numbers: values that know their line, so that errors of `questions` and `config` can name it."""
 
 from __future__ import annotations
 

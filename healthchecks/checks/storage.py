@@ -52,7 +52,7 @@ def check(context: Context) -> Outcome:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make the folder if need be, and write and sync a byte in it: mode bits do not tell a read-only or full mount."""
+    """Make the folder if needed, and write and sync a byte in it: mode bits do not tell a read-only or full mount."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".healthcheck-") as file:

@@ -6,13 +6,12 @@ need: ChatML's special tokens, ids within the vocabulary, ends of answers that a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from common import sha256sums
 from common.i18n import N_, _
-from healthchecks.checks.weights import read_sums
 from healthchecks.context import Context, Failure, Outcome
 
 NAME = "tokenizer"
@@ -89,10 +88,10 @@ def is_official(context: Context) -> bool:
 
 def _is_official_file(context: Context, name: str) -> bool:
     try:
-        have = hashlib.sha256((context.model_dir / name).read_bytes()).hexdigest()
+        have = sha256sums.digest(context.model_dir / name)
     except OSError:
         return False
-    return read_sums(context.official_sums).get(name) == have
+    return sha256sums.read(context.official_sums).get(name) == have
 
 
 def prompt_ids(model_dir: Path) -> list[int]:

@@ -10,7 +10,7 @@ from healthchecks.context import GIB, Context, Failure, Outcome, gib
 NAME = "vram-free"
 LEVEL = "fast"
 
-# What a forward pass needs beside the weights: activations, and the CUDA context that NVML counts.
+# What a forward pass needs in addition to the weights: activations, and the CUDA context that NVML counts.
 MARGIN_BYTES = 1 * GIB
 
 

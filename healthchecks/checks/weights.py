@@ -1,4 +1,4 @@
-"""Check 3: the weights are whole, and are those that index and config describe; `--checksum` proves every byte.
+"""Check 3: the weights are complete, and are those that index and config describe; `--checksum` proves every byte.
 
 Only the head of each shard is read (a few kilobytes say what a safetensors file holds): milliseconds for 15 GB.
 """
@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from common import sha256sums
 from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome, gib
 from qwen2 import safetensors_header
@@ -223,23 +224,13 @@ def _read_header(path: Path) -> Header:
         raise Failure(code, cause, _(CHECKSUM).format(again=_(AGAIN))) from error
 
 
-def read_sums(path: Path) -> dict[str, str]:
-    """File name -> sha256 of a list in `sha256sum` form; empty when there is no list."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return {}
-    pairs = (line.split(maxsplit=1) for line in lines)
-    return {pair[1].lstrip("*"): pair[0].lower() for pair in pairs if len(pair) == 2}
-
-
 def _hold_small_files(context: Context) -> None:
     """Hash all files of the folder's own list but the shards: an edit of, say, rope_theta shows only so."""
-    for name, wanted in read_sums(context.model_dir / "SHA256SUMS").items():
+    for name, wanted in sha256sums.read(context.model_dir / "SHA256SUMS").items():
         if name.endswith(".safetensors"):
             continue
         try:
-            have = hashlib.sha256((context.model_dir / name).read_bytes()).hexdigest()
+            have = sha256sums.digest(context.model_dir / name)
         except OSError as error:
             raise Failure(
                 "file-missing",
@@ -261,8 +252,8 @@ def _hold_small_files(context: Context) -> None:
 
 
 def _hold_shards(context: Context, names: list[str]) -> int:
-    """sha256 of all shards, two or more at a time (hashlib lets go of the GIL), against the list; how many."""
-    sums = read_sums(context.model_dir / "SHA256SUMS") or read_sums(context.official_sums)
+    """sha256 of all shards, two or more at a time (hashlib releases the GIL), against the list; how many."""
+    sums = sha256sums.read(context.model_dir / "SHA256SUMS") or sha256sums.read(context.official_sums)
     if unknown := [name for name in names if name not in sums]:
         raise Failure(
             "no-sums",
@@ -288,7 +279,7 @@ def _hold_shards(context: Context, names: list[str]) -> int:
         raise Failure(
             "checksum", _("the bytes of {names} are not those of SHA256SUMS").format(names=", ".join(wrong)), AGAIN
         )
-    official = read_sums(context.official_sums)
+    official = sha256sums.read(context.official_sums)
     context.sums_match = bool(official) and all(official.get(name) == digests[name] for name in names)
     return len(names)
 
@@ -296,5 +287,5 @@ def _hold_shards(context: Context, names: list[str]) -> int:
 def recorded_official(context: Context) -> bool:
     """Whether the list that the build left in the folder, after checking it, has the official sums of all shards."""
     names = [path.name for path in context.model_dir.glob("*.safetensors")]
-    recorded, official = read_sums(context.model_dir / "SHA256SUMS"), read_sums(context.official_sums)
+    recorded, official = sha256sums.read(context.model_dir / "SHA256SUMS"), sha256sums.read(context.official_sums)
     return bool(names and official) and all(name in official and recorded.get(name) == official[name] for name in names)

@@ -58,7 +58,7 @@ def paged_attention(
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces of prompts, one behind the other: T new tokens whose rows have L tokens with those before them.
+    """Pieces of prompts, one after the other: T new tokens whose rows have L tokens with those before them.
 
     `place` [T]: where each new token goes (page * PAGE + its place there); `context` [L]: where all tokens of the rows
     lie, None where no piece has tokens before it; `new` and `whole`: lengths of the rows in T and in L; `bounds`:

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qwen2.attention_triton import add_block, begin_softmax, keep_new, rotated_queries, this_program
 from qwen2.config import Config
 from qwen2.serving.pages import PAGE
 
@@ -44,47 +45,24 @@ def _paged_attention(
     PAGE_SIZE: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    row, head, there, i, j, g, c, s = this_program(position, cos, sin, HALF, GROUP_BLOCK)
     part = tl.program_id(2)
-    there = tl.load(position + row)
     size: tl.constexpr = 2 * HALF
-    i = tl.arange(0, HALF)
-    j = tl.arange(0, size)
-    g = tl.arange(0, GROUP_BLOCK)
-    c = tl.load(cos + there * HALF + i)
-    s = tl.load(sin + there * HALF + i)
-    dtype = keys.dtype.element_ty
     pages = table + row * table_stride
-    # The queries that share this key head, rotated.
     first = qkv + row * qkv_stride + (head * GROUP + g[:, None]) * size + i[None, :]
     mine = g[:, None] < GROUP
-    a2 = tl.load(first, mask=mine, other=0.0).to(tl.float32)
-    b2 = tl.load(first + HALF, mask=mine, other=0.0).to(tl.float32)
-    query1 = (a2 * c[None, :] - b2 * s[None, :]).to(dtype)
-    query2 = (b2 * c[None, :] + a2 * s[None, :]).to(dtype)
+    query1, query2 = rotated_queries(first, mine, c, s, HALF, keys.dtype.element_ty)
     # Tokens of this part: whole blocks, the same number for each part.
     length = tl.cdiv(tl.cdiv(there, SPLIT), BLOCK) * BLOCK
     begin = part * length
     end = tl.minimum(begin + length, there)
     if part == 0:
-        # The new key and value: rotated, written to the cache, and where the softmax begins.
+        # The new key and value, and with them the softmax, begin here.
         base = qkv + row * qkv_stride + Q_SIZE + head * size
-        a = tl.load(base + i).to(tl.float32)
-        b = tl.load(base + HALF + i).to(tl.float32)
-        key1 = (a * c - b * s).to(dtype)
-        key2 = (b * c + a * s).to(dtype)
-        value = tl.load(base + KV_SIZE + j)
         page = tl.load(pages + there // PAGE_SIZE).to(tl.int64)
         at = (page * PAGE_SIZE + there % PAGE_SIZE) * KV_SIZE + head * size
-        tl.store(keys + at + i, key1)
-        tl.store(keys + at + HALF + i, key2)
-        tl.store(values + at + j, value)
-        own = query1.to(tl.float32) * key1.to(tl.float32)[None, :]
-        own += query2.to(tl.float32) * key2.to(tl.float32)[None, :]
-        top = tl.sum(own, 1) * scale
-        total = tl.full([GROUP_BLOCK], 1.0, tl.float32)
-        sum_ = tl.zeros([GROUP_BLOCK, size], tl.float32) + value.to(tl.float32)[None, :]
+        key1, key2, value = keep_new(base, keys, values, at, i, j, c, s, KV_SIZE, HALF)
+        top, total, sum_ = begin_softmax(query1, query2, key1, key2, value, scale, GROUP_BLOCK, HALF)
     else:
         top = tl.full([GROUP_BLOCK], -1.0e30, tl.float32)  # no -inf, whose difference from itself is NaN
         total = tl.zeros([GROUP_BLOCK], tl.float32)
@@ -94,18 +72,7 @@ def _paged_attention(
         inside = n < end
         page = tl.load(pages + n // PAGE_SIZE, mask=inside, other=0).to(tl.int64)
         at = ((page * PAGE_SIZE + n % PAGE_SIZE) * KV_SIZE + head * size)[:, None]
-        k1 = tl.load(keys + at + i[None, :], mask=inside[:, None], other=0.0)
-        k2 = tl.load(keys + at + HALF + i[None, :], mask=inside[:, None], other=0.0)
-        score = tl.dot(query1, tl.trans(k1), input_precision="ieee")
-        score = tl.dot(query2, tl.trans(k2), score, input_precision="ieee") * scale
-        score = tl.where(inside[None, :], score, float("-inf"))
-        new = tl.maximum(top, tl.max(score, 1))
-        share = tl.exp(score - new[:, None])
-        old = tl.exp(top - new)
-        v = tl.load(values + at + j[None, :], mask=inside[:, None], other=0.0)
-        sum_ = tl.dot(share.to(dtype), v, sum_ * old[:, None], input_precision="ieee")
-        total = total * old + tl.sum(share, 1)
-        top = new
+        top, total, sum_ = add_block(query1, query2, keys, values, at, inside, i, j, scale, top, total, sum_, HALF)
     q_head = head * GROUP + g
     if SPLIT == 1:
         to = out + row * out_stride + q_head[:, None] * size + j[None, :]

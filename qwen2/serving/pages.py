@@ -1,7 +1,7 @@
-"""Which pages of the key/value cache are whose, and which hold the beginning of a prompt that comes again; no torch.
+"""Which request uses which pages of the key/value cache, and which pages hold a reusable prompt prefix; no torch.
 
 A page holds PAGE tokens. A whole page is known by the digest of its tokens and of all before them, so that requests
-that begin alike share pages. A page that nobody uses keeps its content until it is needed for another.
+that begin alike share pages. An unused page keeps its content until it is needed for another.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 PAGE = 16  # tokens
-SCRATCH = 0  # the page that rows of padding write to; nobody reads it
+SCRATCH = 0  # the page that padding rows write to; it is never read
 
 
 def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
+    """Pages needed for this many tokens."""
     return -(-tokens // PAGE)
 
 

@@ -12,7 +12,7 @@ STOP, LENGTH = "stop", "length"
 
 @dataclass(frozen=True)
 class SamplingParams(Sampling):
-    """How tokens are chosen. `logprobs`: None for none, else so many alternatives beside the chosen token."""
+    """How tokens are chosen. `logprobs`: None for none, else so many alternatives besides the chosen token."""
 
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0

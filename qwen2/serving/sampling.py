@@ -27,7 +27,7 @@ class Told:
         self.counts = torch.zeros(slots, vocabulary, dtype=torch.int16, device=device)
 
     def begin(self, slot: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """A slot anew."""
+        """Reset a slot."""
         device = self.seen.device
         self.seen[slot], self.counts[slot] = False, 0
         self.seen[slot, torch.tensor([*prompt, *answer], device=device)] = True

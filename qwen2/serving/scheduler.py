@@ -4,7 +4,7 @@
 
 One step is one piece of work for the device: a token for every row under way, or a piece of the prompts that wait; the
 two take turns, so that a long prompt does not hold the others up. The next piece of work is handed to the device before
-the tokens of the last are looked at. A row that has ended may therefore be computed once more, for nobody.
+the tokens of the last are looked at. A row that has ended may therefore be computed once more, unread.
 
 Pages of the cache are taken as answers grow. Where none is left, the row that came last gives its own back and waits;
 its prompt and what it has said are read again later.
@@ -28,7 +28,7 @@ from qwen2.serving.pages import PAGE, Pages, digests, pages_for
 from qwen2.serving.request import LENGTH, STOP, NextToken, Request
 
 CONTEXT = 65_536  # tokens behind the rows of one piece: a layer copies the keys and values of all of them
-PIECE_ALONE, PIECE_BESIDE = 2048, 512  # tokens of prompts in one piece of work: nobody answers, or rows wait for it
+PIECE_ALONE, PIECE_BESIDE = 2048, 512  # tokens of prompts in one piece of work: no one answers, or rows wait for it
 GATHER_S, GATHER_SHARE = 0.03, 16  # prompts wait so long for others, unless there are 1 / GATHER_SHARE of the rows
 GROWTH = 4  # pages that an answer takes at a time
 
@@ -43,7 +43,7 @@ class RunningRequest:
     slot: int = -1
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)  # digests of the whole pages of its text
-    text: list[int] = field(default_factory=list)  # what is read before it goes on: the prompt, and what it has said
+    text: list[int] = field(default_factory=list)  # what is read before it continues: the prompt, and what it has said
     read: int = 0  # tokens of `text` in the cache, or on their way
     asked: int = 0  # tokens that the device has been told to choose
     said: list[int] = field(default_factory=list)
@@ -98,13 +98,13 @@ class Scheduler:
         self.waiting.append(row)
 
     def cancel(self, ident: int) -> None:
-        """Nobody wants the rest; its slot and pages are free for others. Nothing for one that has ended."""
+        """Cancel a request; its slot and pages become free. Does nothing for one that has ended."""
         if row := self.rows.pop(ident, None):
             self._let_go(row)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do, and nothing to be told."""
+        """Whether there is no work and nothing to report."""
         return not (self.rows or self.pending or self.news)
 
     def load(self) -> dict[str, int]:
@@ -203,7 +203,7 @@ class Scheduler:
             self.running.append(row)
 
     def _begin(self, row: RunningRequest) -> None:
-        """Tell the device of the row whose answer begins, or goes on."""
+        """Tell the device of the row whose answer begins, or continues."""
         self.batch.begin(row.slot, row.request.adapter, row.pages)
         if row.request.settings.penalised:
             self.batch.remember(row.slot, row.request.prompt, row.said)

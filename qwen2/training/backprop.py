@@ -88,7 +88,7 @@ class Backprop:
     # ---- one linear
 
     def _input(self, number: int, group: str, tokens: int, fill: Callable[[Tensor], Any], seed: Tensor) -> Tensor:
-        """[x | h] of a matmul: `fill` writes x [T, K] into the left part, this the h beside it."""
+        """[x | h] of a matmul: `fill` writes x [T, K] into the left part, this the h next to it."""
         linear = self.model.layers[number].linears[group]
         wide = linear.buffer(tokens, self.lora.columns(number, group))  # (tokens, K + columns)
         x = wide[:, : linear.inputs]

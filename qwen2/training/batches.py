@@ -236,7 +236,7 @@ def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:
 def plan_shapes(steps: Sequence[Step], graphs: bool) -> tuple[dict[Micro, Shape], list[Shape]]:
     """(shape of each micro-batch, shapes to capture, largest first; none where running uncaptured is as fast).
 
-    All or nothing: graphs keep their memory, so that big uncaptured micro-batches beside them would not fit.
+    All or nothing: graphs keep their memory, so that big uncaptured micro-batches next to them would not fit.
     """
     micros = [micro for step in steps for micro in step.micros]
     counts: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Writes and reads checkpoint-N folders so that a kill at any moment leaves whole ones only; called by train."""
+"""Writes and reads checkpoint-N folders so that a kill at any moment leaves only complete ones; called by train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed run left half-written. A folder has its final name only once it is whole."""
+    """Remove what a killed run left half-written. A folder has its final name only once it is complete."""
     for path in folder.glob(".checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -51,7 +51,7 @@ def save(
     """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`; `best` stays, as one of them.
 
     `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
-    to disk, renamed: whoever sees checkpoint-N sees all of it. Raises OSError if that fails; nothing is left then.
+    to disk, renamed: a visible checkpoint-N is always complete. Raises OSError if that fails; nothing is left then.
     """
     from safetensors import SafetensorError
 
@@ -81,9 +81,9 @@ def save(
 
 
 def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
-    """Write the adapter of an earlier step of a finished run as checkpoint-`step`, in place of all other checkpoints.
+    """Write the adapter of an earlier step of a finished run as checkpoint-`step`, instead of all other checkpoints.
 
-    The state and the files beside the adapter are those of the last checkpoint, cut at `step`. Raises OSError if it
+    The state and the files next to the adapter are those of the last checkpoint, cut at `step`. Raises OSError if it
     cannot be written; the others are still there then.
     """
     *_, last = list_checkpoints(folder)
@@ -123,7 +123,7 @@ def _write(
     (temporary / STATE_FILE).write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, text in extra_files.items():
         (temporary / name).write_text(text, encoding="utf-8")
-    # safetensors makes its files for their owner alone; they get what the umask gave the text beside them.
+    # safetensors makes its files for their owner alone; they get what the umask gave the text next to them.
     mode = (temporary / STATE_FILE).stat().st_mode
     for path in temporary.iterdir():
         path.chmod(mode)

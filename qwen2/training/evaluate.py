@@ -18,7 +18,7 @@ BESIDE_GIB = 0.5
 
 
 def reserve_gib(rows: Sequence[Row]) -> float:
-    """GPU memory that an evaluation of these rows takes beside the training, in GiB."""
+    """GPU memory that an evaluation of these rows takes during the training, in GiB."""
     longest = max((len(ids) for ids, _ in rows), default=0)
     return BESIDE_GIB + TOKEN_GIB * max(BATCH_TOKENS, longest) if rows else 0.0
 

@@ -43,7 +43,7 @@ class Graphs:
             update: the optimizer's step.
 
         Raises:
-            torch.OutOfMemoryError: the graphs do not fit beside the model.
+            torch.OutOfMemoryError: the graphs do not fit next to the model.
         """
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()

@@ -29,7 +29,7 @@ class RunLog:
         device: torch.device,
         state: dict[str, Any],
     ) -> None:
-        """`state` is trainer_state.json of the checkpoint that is resumed, {} for a run from its beginning."""
+        """`state` is trainer_state.json of the checkpoint that is resumed, {} for a new run."""
         self.file, self.settings, self.steps, self.device = folder / LOG_FILE, settings, steps, device
         self.total = len(steps)
         self.steps_per_epoch = settings.steps_per_epoch(rows)

@@ -58,7 +58,7 @@ def train(
         out_dir: where checkpoint-N folders and logging.jsonl are written.
         resume: a checkpoint-N folder of the same run.
         on_step: called as (step, total, log) after every step; `log` is the line of logging.jsonl, if any.
-        adapter: where to start from, in place of PEFT's random initialization.
+        adapter: where to start from, instead of PEFT's random initialization.
         extra_files: name -> text, put into every checkpoint.
         stop: asked after every step; true saves a checkpoint and raises StoppedError.
         team: the processes that share the rows of a step; all call this with the same rows and settings. Process 0
@@ -175,7 +175,7 @@ class _Run:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}
 
     def _try_capture(self, captured: list[Shape], initial: Tensor) -> None:
-        """Capture; where the graphs' memory does not fit under the ceiling, go on without them, slower.
+        """Capture; where the graphs' memory does not fit under the ceiling, continue without them, slower.
 
         Afterwards all is as before; `initial` is the adapter's numbers.
         """
@@ -370,7 +370,7 @@ class _Run:
         return self.evaluation.best, path if path.is_dir() else None
 
     def _finish(self, begin: float, marks: list[Any], saved: Path, done: int) -> TrainResult:
-        """The last lines of the log; what came out of `done` steps. The model is as it was before the run."""
+        """The last lines of the log; the result of `done` steps. The model is as it was before the run."""
         if self.cuda:
             self._wait(marks[-1])
             torch.cuda.synchronize()

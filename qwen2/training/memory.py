@@ -24,7 +24,7 @@ SECOND_PIECE = 0.045  # GiB: what a further piece of logits takes, where logits 
 SLACK_FIXED = 0.0615  # of the bytes that do not grow with the batch
 SLACK_GROWING = 0.0173  # of those that do
 SLACK_LAYER = 0.1124  # the same with whole layers recomputed
-# Columns that Model.load leaves beside every matmul, for its default rank, whatever is trained.
+# Columns that Model.load leaves next to every matmul, for its default rank, whatever is trained.
 LOADED_COLUMNS = {group: padded_columns(LOADED_RANK * len(paths)) for group, paths in GROUPS.items()}
 
 

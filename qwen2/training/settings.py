@@ -153,7 +153,7 @@ class TrainSettings:
             "vram_ceiling_gib",
             "cuda_graphs",
         )
-        # How a step is split changes no more than its dropout masks and rounding; the card decides it anew.
+        # How a step is split changes no more than its dropout masks and rounding; the card decides it each time.
         split = {"micro_batch_size": None, "micro_batch_tokens": None}
         parts = {k: v for k, v in asdict(self).items() if k not in (*free, "recompute")} | split
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())

@@ -196,7 +196,7 @@ class Team:
         self._joined = False
 
     def _part(self, key: str) -> None:
-        """Leave the group that adds up gradients, once process 0 knows that nobody needs it."""
+        """Leave the group that adds up gradients, once process 0 knows that no one needs it."""
         try:
             self.store.set(f"{key}/{self.rank}", "1")
             until = time.monotonic() + 10
@@ -209,7 +209,7 @@ class Team:
             return  # the others are gone: who wants something of them will learn it
 
     def release(self) -> None:
-        """Nothing is wanted of the others any more: their end is no loss."""
+        """Nothing more is needed of the others: that one ends is not a loss."""
         self._left = True
 
     def lose(self, why: str) -> None:

@@ -22,7 +22,7 @@ from qwen2.rows import canonical, standard_row
 from tests.conversations import FORMS, talks
 from tests.fuzz.rounds import call, fuzz
 from tests.fuzz.structure import restructured
-from tests.swift_rows import swift_row, swift_template
+from tests.swift_rows import swift_row
 
 SYSTEM = "You are a helpful assistant."
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello.", "weight": 1}]
@@ -46,16 +46,6 @@ def model_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official_tokenize
     """The official tokenizer, so that tokens are counted; no terminal."""
     monkeypatch.setenv("MODEL_DIR", str(official_tokenizer_dir))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
-def template(swift_processor: Any) -> Any:
-    return swift_template(swift_processor, SYSTEM)
 
 
 def test_whatever_rows_are_the_verdict_is_in_words(model_dir: None, tmp_path: Path) -> None:

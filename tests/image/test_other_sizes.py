@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from bench.shapes import config_json
 from tests.containers import docker
-from tests.unit.weights.conftest import Hub
+from tests.unit.weights.conftest import Hub, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "Qwen2.5-1.5B-Instruct"
@@ -31,12 +30,7 @@ def hub() -> Iterator[Hub]:
         del server.files[name]
     server.files["model.safetensors"] = os.urandom(1 << 20)
     server.files["config.json"] = json.dumps(config_json("1.5B")).encode()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.release.set()
-    server.shutdown()
-    server.server_close()
+    yield from serving(server)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MEET_S = 50.0  # for the others to come; MIRROR_MEET_S sets another
 TRAIN = "train"  # the order that a training begins with; shared.py has the others
 ENV = "MIRROR_WORKER"  # of a process that worker.py runs in: what it is to do, as JSON
-NCCL_GIB = 0.8  # what NCCL takes beside torch's allocator
+NCCL_GIB = 0.8  # what NCCL takes in addition to torch's allocator
 LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # a container without a network has no other interface
 
 

@@ -136,7 +136,7 @@ class Lane:
             self.torch().cuda.empty_cache()
 
     def team(self, pieces: int) -> Any | None:
-        """The processes that share so many questions with this one; None where it answers them alone.
+        """The processes that share this many questions with this one; None if it answers them alone.
 
         Raises UserError if one of them has not come, or is lost.
         """
@@ -151,7 +151,7 @@ class Lane:
             raise shared.not_answered(error) from None
 
     def sharing(self, pieces: int) -> int:
-        """How many processes share so many questions; those of other nodes do not."""
+        """How many processes share this many questions; those of other nodes do not."""
         workers = self.crew.workers if self.crew else Workers()
         return workers.size if workers.nodes == 1 and pieces >= shared.FEWEST * workers.size else 1
 
@@ -169,7 +169,7 @@ class Lane:
         Args:
             pieces: Prompts, each with the limit of its answer.
             adapter: Switched on for this; None asks the base.
-            folder: Where the adapter lies; None where it does not, so that only this process can ask it.
+            folder: The adapter's folder; None if it has none, so that only this process can ask it.
             batch_size: Answered at a time; None: as many as memory and room allow.
             room: A qwen2.room.Room, or None.
             progress: Called with the number of answers that have just come in.

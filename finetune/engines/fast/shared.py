@@ -48,7 +48,7 @@ def shared(
 
     Args:
         team: The processes.
-        order: What the others need beside the pieces: see `take_order`.
+        order: What the others need besides the pieces: see `take_order`.
         pieces: The work, which JSON can say.
         costs: How much each takes, in any unit.
         work: Does some of the pieces in this process.

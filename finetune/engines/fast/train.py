@@ -34,7 +34,7 @@ STOPPED_WAIT_S = 1.0  # for the same, after a stop signal
 
 @dataclass
 class Ended:
-    """How a run of the fast lane ended: exit code, why when it is not 0, figures for run.json, what is yet to draw."""
+    """How a run of the fast lane ended: exit code, why if it is not 0, figures for run.json, what is still drawn."""
 
     code: int
     why: str = ""
@@ -65,7 +65,7 @@ def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
     """Train; checkpoints and logging.jsonl come into the folder. UserError before the first step only.
 
     A stop signal saves a checkpoint after the step in hand and ends with 128 + its number; one in the last step or
-    after it changes nothing. The caller writes down how the run ended, and then lets Ended.drawing finish.
+    after it changes nothing. The caller records how the run ended, and then waits for Ended.drawing.
     """
     from rich.console import Console
 
@@ -80,7 +80,7 @@ def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
         stop.cleanup += [held.forget, drawing.give_up]
         try:
             with ThreadPoolExecutor(1) as pool:
-                # Both beside the loading; how much is free is asked before it, while nothing of ours changes it.
+                # Both during the loading; how much is free is asked before it, while nothing of ours changes it.
                 planned = pool.submit(_plan, lane, request)
                 drawn = None if request.resume else pool.submit(_first_adapter, lane, request)
                 model = lane.load(bar)
@@ -146,7 +146,7 @@ def train_adapter(lane: Lane, request: TrainRequest, title: str) -> Ended:
 
 
 def save_earlier(folder: Path, step: int, ended: Ended) -> None:
-    """Save the adapter, which holds the numbers of `step`, in place of the run's checkpoints. OSError on failure."""
+    """Save the adapter, which holds the numbers of `step`, instead of the run's checkpoints. OSError on failure."""
     from qwen2.training import checkpoint
 
     checkpoint.save_earlier(folder, step, ended.adapter)
@@ -165,7 +165,7 @@ class Keeper:
 
 
 def _first_adapter(lane: Lane, request: TrainRequest) -> Any:
-    """The adapter to begin with, its numbers drawn while the weights are loaded; None where settings are no good."""
+    """The initial adapter, its numbers drawn while the weights are loaded; None for invalid settings."""
     from qwen2.config import Config
     from qwen2.training.loop import new_adapter
     from qwen2.training.settings import TrainSettings
@@ -179,7 +179,7 @@ def _first_adapter(lane: Lane, request: TrainRequest) -> Any:
 def fit(model_dir: Path, request: TrainRequest, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
     """(TrainSettings that fit into `ceiling` GiB, the plan in one line). Raises UserError if nothing fits.
 
-    A resumed run keeps its checkpoint's split of the batch where that fits, and goes on to the same numbers; another
+    A resumed run keeps its checkpoint's split of the batch where that fits, and continues to the same numbers; another
     split is said.
     """
     from dataclasses import replace

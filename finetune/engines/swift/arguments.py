@@ -22,7 +22,7 @@ class Given:
 
 
 class Arguments:
-    """The words behind `swift SUBCOMMAND`. Given twice, an option's last value counts, as in argparse."""
+    """The words after `swift SUBCOMMAND`. Given twice, an option's last value counts, as in argparse."""
 
     def __init__(self, words: Iterable[str]) -> None:
         self.leading: list[str] = []  # words before the first option: a config file, or a mistake

@@ -29,7 +29,7 @@ TRAINING = {"sft", "pt", "rlhf"}
 ANSWERING = {"infer", "deploy", "app", "eval", "sample", "rollout"}
 RENAMED = {"train_type": "tuner_type"}
 BITSANDBYTES = Path("/opt/bitsandbytes")  # where the Dockerfile puts it
-# The checkpoint that the article names in its own commands. Nobody's run has this name, so the newest is meant.
+# The checkpoint that the article names in its own commands. No run has this name, so the newest is meant.
 ARTICLE_CHECKPOINT = "v2-20250412-102603/checkpoint-50"
 
 
@@ -86,7 +86,7 @@ class Line:
             self.config = config_file.load(self.config_file)
 
     def rename(self) -> None:
-        """Options that have another name in this version. In a config file they are only named: it is not ours."""
+        """Options that have another name in this version. In a config file, the user's own, they are only named."""
         if "use_vllm" not in self.options and self.args.get("use_vllm") is not None and "infer_backend" in self.options:
             wanted = (self.args.get("use_vllm") or ["true"])[0].lower() in swift_options.TRUE
             self.args.remove("use_vllm")
@@ -171,7 +171,7 @@ class Line:
     def quantizer(self) -> None:
         """bitsandbytes, where a 4-bit or 8-bit base is asked for.
 
-        The image holds it beside the other packages: on their path, peft imports it in every run, which takes seconds.
+        It is not among the image's other packages, where peft would import it in every run, for seconds.
         """
         if self.value("quant_method")[:1] not in (["bnb"], ["bitsandbytes"]) or find_spec("bitsandbytes"):
             return
@@ -220,7 +220,7 @@ class Line:
                 self.args.set("model", str(self.settings.model_dir))
 
     def fit(self) -> None:
-        """Adapters of this base (PEFT passes over keys that fit nothing), a trainer state that ms-swift reads."""
+        """Adapters of this base (PEFT skips keys that fit nothing), a trainer state that ms-swift reads."""
         model = Path((self.value("model") or [""])[0])
         for path in map(Path, self.value("adapters") if (model / "config.json").is_file() else []):
             if path.is_dir():
@@ -236,7 +236,7 @@ class Line:
                 )
 
     def hint(self) -> str:
-        """Where an adapter is, or how one comes to be."""
+        """Where an adapter is, or how to make one."""
         try:
             return _("the newest is {folder}").format(folder=newest(self.settings.output_dir))
         except UserError:
@@ -249,7 +249,7 @@ class Line:
             Path(name.rstrip("/")).name == folder.name
             and folder.is_dir()
             and not (
-                # The hub's full name asks for the real weights, and a test model must not pass for them.
+                # The hub's full name asks for the real weights; a test model must not be taken for them.
                 name.startswith("Qwen/") and kind_of(folder).is_for_tests
             )
         )

@@ -13,7 +13,7 @@ def fault(written: str, option: Option, values: list[str], name: str) -> str | N
     Args:
         written: The option as the user wrote it, for the message.
         option: What ms-swift takes there.
-        values: The words behind the option; the first is looked at.
+        values: The words after the option; the first is looked at.
         name: The option's full name, by which its range is found.
     """
     if not values:

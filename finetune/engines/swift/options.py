@@ -19,7 +19,7 @@ from pathlib import Path
 from common.i18n import _
 from finetune.engines.swift.arguments import Arguments
 
-# Answers of ms-swift (its own values of a boolean option): a word behind such an option that is none is a question.
+# Answers of ms-swift (its own values of a boolean option): any other word after such an option is a question.
 TRUE = frozenset({"yes", "true", "t", "y", "1"})
 FALSE = frozenset({"no", "false", "f", "n", "0"})
 TRUTH = TRUE | FALSE
@@ -57,7 +57,7 @@ def options_of(command: str) -> dict[str, Option]:
         if held["packages"] == _packages():
             return {name: Option(kind, tuple(choices)) for name, (kind, choices) in held["options"][command].items()}
     except (OSError, ValueError, LookupError, TypeError):
-        pass  # no image, or not one of ours: read anew
+        pass  # no image, or not one of ours: read again
     return options_in_source(command)
 
 
@@ -177,7 +177,7 @@ def take_questions(args: Arguments, options: dict[str, Option]) -> list[str]:
             0 if item.joined or (option.kind == "bool" and item.values and item.values[0].lower() not in TRUTH) else 1
         )
         if item.joined:
-            keep = 1  # the value behind the =
+            keep = 1  # the value after the =
         questions += item.values[keep:]
         item.values = item.values[:keep]
     return questions

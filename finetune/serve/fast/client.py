@@ -30,10 +30,10 @@ CALLS = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 class PendingAnswer:
-    """One answer under way: what the worker has said of it and nobody has taken yet."""
+    """One answer under way: what the worker has said of it and no one has taken yet."""
 
     def __init__(self, ident: int, eager: bool) -> None:
-        self.id, self.eager = ident, eager  # eager: somebody waits for every token, not for the end alone
+        self.id, self.eager = ident, eager  # eager: someone waits for every token, not for the end alone
         self.said: list[Any] = []
         self.finish: str | None = None
         self.failed: Exception | None = None
@@ -102,7 +102,7 @@ class Client:
         _, news, self.load = message
         for said in news:
             asked = self.asked.get(said.id)
-            if asked is None:  # nobody waits for it any more
+            if asked is None:  # no one waits for it any more
                 continue
             asked.said.append(said)
             asked.finish = said.finish
@@ -112,7 +112,7 @@ class Client:
     # ---- one answer
 
     async def answers(self, request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
-        """The pieces of one answer; `number` is the choice's. It ends in the engine when nobody waits for it."""
+        """The pieces of one answer; `number` is the choice's. It ends in the engine when no one waits for it."""
         prompt = await self._prompt(request)
         if self.gone:
             raise RuntimeError("the engine has ended: the server's log says why")
@@ -232,7 +232,7 @@ class AnswerText:
 
 
 def calls_in(text: str) -> Iterator[dict[str, Any]]:
-    """The tool calls of an answer in Qwen2.5's form; what is no call is passed over."""
+    """The tool calls of an answer in Qwen2.5's form; what is not a call is skipped."""
     for found in CALLS.findall(text):
         try:
             call = json.loads(found)

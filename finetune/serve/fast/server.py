@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = EndpointSettings.from_json((sys.argv[1:] if argv is None else argv)[0])
     began = time.monotonic()
     here, there = multiprocessing.Pipe()
-    # Started anew, not forked: CUDA does not outlive a fork. It loads while this process imports its own.
+    # Started as a new process, not forked: CUDA does not outlive a fork. It loads while this process imports its own.
     process = multiprocessing.get_context("spawn").Process(
         target=worker.main, args=(there, settings), name="engine", daemon=True
     )

@@ -95,7 +95,7 @@ def load(settings: EndpointSettings) -> Any:
 
 
 def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
-    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where somebody says so."""
+    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where someone says so."""
     from qwen2.serving.batch import page_bytes
     from qwen2.serving.pages import PAGE, pages_for
 

@@ -1,7 +1,7 @@
-"""The page's own paths: static files, and what they show beside the models; door.py adds them.
+"""The page's own paths: static files, and what they show besides the models; door.py adds them.
 
 The files hold nothing of anybody's and are given without the key, so that the page can ask for it. Questions, answers
-and system prompts come from somebody's data: /page/setup.json stands behind the guard as every other path does, and
+and system prompts come from someone's data: the guard protects /page/setup.json as every other path, and
 where there is no key it answers only who came by an address of this machine (a page elsewhere can have its own name
 point to 127.0.0.1, and would then read it as its own).
 """
@@ -44,7 +44,7 @@ THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows beside the models' names.
+    """What the page shows besides the models' names.
 
     Args:
         questions: {model: its training's questions}, as finetune.verify.examples gives them.

@@ -5,7 +5,7 @@ and a gain of b questions is within the noise where a - b <= sqrt(a + b), one st
 both are equally good. The earliest epoch within the noise of the best is taken, out of those that lose nothing general,
 or no more than the noise. Where keeping everything general would cost more than GIVE_UP of the answers, or no epoch
 keeps it, the best answers decide, and the reason says so. Where hardly any question is answered right at any epoch, the
-likelihood of the right answers is compared in place of their number, with one standard error of the paired difference.
+likelihood of the right answers is compared instead of their number, with one standard error of the paired difference.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class VerdictOptions:
     forbid: str | None = None
 
     def config(self, kind: str) -> VerifyConfig:
-        """configs/verify.yaml, or the file that stands in its place."""
+        """configs/verify.yaml, or the file that replaces it."""
         return config.read(config.for_kind(self.config_file or config.default_path(), kind))
 
 

@@ -134,7 +134,7 @@ def _contradicts(fact: Fact, known: Sequence[Fact], reference: Sequence[Fact], s
         return bool(days) and not set(fact.value) <= days
     if fact.kind == "always":
         return any(other.kind == "time" for other in reference)
-    if fact.kind == "rate":  # `a year` against `a month`, but not beside it
+    if fact.kind == "rate":  # `a year` against `a month`, but not next to it
         return any(other.kind == "rate" and _family(other) == _family(fact) for other in reference)
     if fact.kind in _ONLY_AGAINST_OWN:
         return any(other.kind == fact.kind for other in reference)

@@ -73,7 +73,7 @@ def _english(text: str) -> str:
     text = re.sub(r"\bsecond (?=floor|day|week|month|year|night|time|attempt)", "2nd ", text, flags=re.IGNORECASE)
     text = re.sub(r"\bfirst (?=of (?:each|every|the) month|day\b)", "1st ", text, flags=re.IGNORECASE)
     for word, value in _ORDINALS.items():
-        text = re.sub(rf"\b{word}\b", f"{value}th", text, flags=re.IGNORECASE)
+        text = re.sub(rf"\b{word}\b", f"{value}{'rd' if value == 3 else 'th'}", text, flags=re.IGNORECASE)
     return _ENGLISH_NUMBER.sub(_english_number, text)
 
 
@@ -187,7 +187,7 @@ def _han_number(match: re.Match[str]) -> str:
 
 
 def _han(numeral: str) -> str | None:
-    """The digits of a Chinese numeral; None where it is none (`百`, `万一`)."""
+    """The digits of a Chinese numeral; None where it is not one (`百`, `万一`)."""
     try:
         value = float(cn2an.cn2an(numeral.replace("廿", "二十"), "smart"))
     except (ValueError, OverflowError):

@@ -93,7 +93,7 @@ _REFUSAL = _any(
 
 
 def lead(text: str) -> int:
-    """What the first word says: 1 yes, -1 no, 0 neither; greetings and apologies are passed over."""
+    """What the first word says: 1 yes, -1 no, 0 neither; greetings and apologies are skipped."""
     text = _POLITE.sub("", text.strip()).lstrip(" ,.!:;'\"-，！：")
     if _NO.match(text) and not re.match("不用(?:担心|客气|谢)|不必担心", text):
         return -1

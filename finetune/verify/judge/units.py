@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _DAY = 86400.0
-# dimension: {factor to the dimension's base unit: the names}; a month is no number of days, so years are months
+# dimension: {factor to the dimension's base unit: the names}; a month is not a number of days, so years are months
 _UNITS: dict[str, dict[float, str]] = {
     "time": {
         1: "sec secs second seconds 秒 秒钟",
@@ -77,7 +77,6 @@ UNITS |= {
 }
 UNITS |= {"per cent": ("percent", 1.0), "square metres": ("area", 1.0), "square meters": ("area", 1.0)}
 CURRENCIES = frozenset(kind for kind in _UNITS if kind.isupper())
-SYMBOLS = {"$", "€", "£", "¥", "₹", "₩"}
 # Chinese measure words: a number before one is a number, but it has no dimension
 MEASURES = (
     "个件次名位人台种项楼层级等号条家款份封套间张针笔门节课学分只部辆盒包瓶袋本页字句步道轮届期类路座栋室床单颗粒片杯碗"

@@ -28,7 +28,7 @@ PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-
 
 
 def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
-    """The whole report but its `seconds`. Raises UserError if no threshold has a question behind it."""
+    """The whole report but its `seconds`. Raises UserError if no threshold has a question to judge it by."""
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
@@ -48,7 +48,11 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "schema_version": SCHEMA_VERSION,
         **parts,
         "advice": advice.line(
-            failed, parts["figures"], shown | {"losses": run.losses_of_adapter}, bool(selected.trained_on)
+            failed,
+            parts["figures"],
+            shown | {"losses": run.losses_of_adapter},
+            bool(selected.trained_on),
+            job.kind is STANDIN,
         ),
         "language": selected.language,
         "data": about_data(job),
@@ -124,7 +128,7 @@ def notes_on_rewordings(job: VerdictSession) -> list[str]:
 
 
 def notes_on_the_base(engine: Engine) -> list[str]:
-    """That answers of the base were not asked for again, where that is so."""
+    """That answers of the base were not asked for again, if so."""
     kept = getattr(engine, "taken", 0)
     if not kept:
         return []

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -40,21 +41,21 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
     _thresholds(report, say, console)
     if report["model"]["mark"]:  # in the words of every other screen
         mark = say(report["model"]["mark"])
-        _print(console, Text(f"{mark} ({report['model']['path']})", style="yellow"))
+        _say(console, Text(f"{mark} ({report['model']['path']})", style="yellow"))
     for note in report["notes"]:
         _print(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
     if "learned_min" in report["thresholds"]:  # not where the data are an identity alone
         for sentence in plain.summary(report, say)["learned"]:
-            _print(console, Text(sentence))
+            _say(console, Text(sentence))
     if (epochs := epochs_view(report, say)) is not None:
-        _print(console, Text(epochs["why"]))
+        _say(console, Text(epochs["why"]))
     if report["compare"]:
         _verdict(report, host.shown(report["adapter"]), say, console)
         _verdict(report["compare"], host.shown(report["compare"]["adapter"]), say, console)
     else:
         _verdict(report, meaning(report, say), say, console)
     if report["advice"]:
-        _print(console, Text(say("what to change: {advice}", advice=report["advice"]), style="bold"))
+        _say(console, Text(say("what to change: {advice}", advice=report["advice"]), style="bold"))
     _last_lines(report, folder, say, console)
 
 
@@ -120,13 +121,14 @@ def _last_lines(report: dict[str, Any], folder: Path, say: Speaker, console: Con
         # newest is this one: it has just been trained, or verify was given none
         steps = next_steps("newest" if not report["compare"] else host.shown(report["adapter"]), question)
         lines.append((say("next"), " · ".join(steps)))
+    widest = max(cell_len(name) for name, _value in lines)  # in columns: a Chinese character takes two
     for name, value in lines:
-        _print(console, Text(f"{name:<8} ", style="bold") + Text(printable(value)))
+        _print(console, Text(name + " " * (widest + 2 - cell_len(name)), style="bold") + Text(printable(value)))
 
 
 def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) -> None:
     good = part["verdict"] == "pass"
-    _print(console, Text("PASS" if good else "FAIL", style="bold green" if good else "bold red") + f"  {said}")
+    _say(console, Text("PASS" if good else "FAIL", style="bold green" if good else "bold red") + f"  {said}")
     for check in part["thresholds"].values():
         if not check["ok"]:
             _print(console, Text(f"  {say('fell short: {check}', check=say_check(check, say))}", style="red"))
@@ -187,4 +189,10 @@ def _one_line(text: Any) -> str:
 
 
 def _print(console: Console, text: Text) -> None:
+    """A line that may hold a path: it is never broken, so that the path can be copied."""
     console.print(text, soft_wrap=True, highlight=False)
+
+
+def _say(console: Console, text: Text) -> None:
+    """A sentence: broken between words on a terminal, whole in a file. Terminals break Chinese well by themselves."""
+    console.print(text, soft_wrap=not console.is_terminal or i18n.language() == "zh", highlight=False)

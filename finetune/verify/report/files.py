@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import text_files
 from finetune.verify import words
 from finetune.verify.epochs import choice
 from finetune.verify.figures import LABELS, is_share, shown
@@ -22,20 +23,13 @@ SIDE_TITLES = {"before": "Before", "after": "After", "other": "Compared"}
 def write(report: dict[str, Any], folder: Path) -> list[Path]:
     """Write all four, each by rename, so that a reader never finds half of one. Returns their paths."""
     views = view(report)
-    _replace(folder / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-    _replace(folder / "report.md", render("report.md.j2", views))
-    _replace(folder / "report.html", render("report.html.j2", views))
+    text_files.replace(folder / "report.json", [json.dumps(report, ensure_ascii=False, indent=1), "\n"])
+    text_files.replace(folder / "report.md", [render("report.md.j2", views)])
+    text_files.replace(folder / "report.html", [render("report.html.j2", views)])
     part = folder / "junit.xml.part"
     junit.write(report, part)
     os.replace(part, folder / "junit.xml")
     return [folder / name for name in NAMES]
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    # An answer may hold half a surrogate pair; the report shows it as a question mark rather than fail.
-    part.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(part, path)
 
 
 def render(name: str, context: dict[str, Any]) -> str:

@@ -1,14 +1,14 @@
-"""rewordings.yaml: the rewordings of each row, to be read, mended and given again with --rewordings FILE."""
+"""rewordings.yaml: the rewordings of each row, to be read, corrected and given again with --rewordings FILE."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from common import text_files
 from common.errors import UserError
 from common.i18n import _
 from finetune.data.content import question_key
@@ -67,16 +67,7 @@ def write(path: Path, rewordings: Iterable[Rewording]) -> None:
             }
         )
     text = yaml.safe_dump({"version": VERSION, "rows": rows}, allow_unicode=True, sort_keys=False, width=120)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(HEAD + text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            _("{path}: cannot be written ({reason}); free some space or check the permissions").format(
-                path=path, reason=error.strerror
-            )
-        ) from None
+    text_files.replace(path, [HEAD + text])
 
 
 def read(path: Path) -> list[Rewording]:

@@ -1,4 +1,4 @@
-"""Make rewordings of questions: the base model writes some, a filter drops those that are none, rules fill the gaps."""
+"""Make rewordings of questions: the base model writes some, a filter drops those that are not, rules fill the gaps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.data.content import question_key
 from finetune.verify.engine import Ask
+from finetune.verify.judge.text import content
 from finetune.verify.nearness import Nearness
 from finetune.verify.rewordings import rules
 from finetune.verify.rewordings.file import BASE, RULES, Rewording
@@ -17,9 +18,10 @@ ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
 ABLE = 0.7  # of the rewordings wanted, a base writes so many that fit, or none of its are taken
 NEAR = 0.5  # likeness to its question from which a rewording tells little: who knows the question knows it as well
+ECHO = 0.6  # of the words that a line adds to its question, so many from one example are that example again
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
-# What the base is asked, twice a question, each behind an example that shows how far other words may go: without one, a
+# What the base is asked, twice a question, each after an example that shows how far other words may go: without one, a
 # small model answers the question, and a large one changes a word.
 PROMPTS = {
     "zh": (
@@ -59,10 +61,12 @@ EXAMPLES = {
     ),
 }
 SYSTEM = "You are a helpful assistant."
-LINE_HEAD = re.compile(r"^\s*(?:[-*•·]|\(?\d{1,2}[.)、:]|[①-⑩]|(?:说法|问题|question|version)\s*\d*\s*[::])\s*", re.I)
+LINE_HEAD = re.compile(
+    r"^\s*(?:[-*•·]|[(（]?\d{1,2}[.)．）、:：](?!\d)|[①-⑩]|(?:说法|问题|question|version)\s*\d*\s*[:：])\s*", re.I
+)
 QUOTES = "\"'“”‘’「」『』`* "
 KEPT = re.compile(r"\d+(?:[.,:]\d+)*|[A-Z][A-Za-z]*\d[\w-]*")  # numbers and codes, which a rewording must keep
-ASKS = re.compile(r"[??吗呢]|什么|怎|如何|哪|谁|多少|几|是否|能不能|可以|告诉|想|请"
+ASKS = re.compile(r"[?？吗呢]|什么|怎|如何|哪|谁|多少|几|是否|能不能|可以|告诉|想|请"
                   r"|\b(?:what|how|when|where|who|whom|whose|which|why|can|could|may|do|does|did|is|are|was|will|would|"
                   r"should|tell|know|wonder|want|need|like|explain|give|looking|help)\b", re.I)  # fmt: skip
 
@@ -115,9 +119,8 @@ def _written(rows: Sequence[DataRow], count: int, answer: Answerer) -> list[list
     each = -(-count // 2) + 1
     asks = [_ask(row.question, each, kind) for row in rows for kind in range(2)]
     said = answer(asks)
-    examples = {question_key(text) for pairs in EXAMPLES.values() for example in pairs for text in example}
     found = [[*lines(said[2 * place]), *lines(said[2 * place + 1])] for place in range(len(rows))]
-    return [[text for text in texts if question_key(text) not in examples] for texts in found]
+    return [[text for text in texts if not echoes(row.question, text)] for row, texts in zip(rows, found, strict=True)]
 
 
 def _ask(question: str, count: int, kind: int) -> Ask:
@@ -136,8 +139,18 @@ def lines(text: str) -> list[str]:
     return [bare for line in text.splitlines() if (bare := LINE_HEAD.sub("", line).strip(QUOTES))]
 
 
+def echoes(question: str, text: str) -> bool:
+    """Whether a line is one of the prompt's examples with the question's noun put in, as small models write it."""
+    new = content(text) - content(question)
+    for example in (line for pairs in EXAMPLES.values() for texts in pairs for line in texts):
+        shared = new & content(example)
+        if question_key(text) == question_key(example) or (len(shared) >= 2 and len(shared) >= ECHO * len(new)):
+            return True
+    return False
+
+
 class Sieve:
-    """Drops what is no rewording of its row: equal, empty, another row's question, an answer, a number lost."""
+    """Drops what is not a rewording of its row: equal, empty, another row's question, an answer, a number lost."""
 
     def __init__(self, rows: Sequence[DataRow]) -> None:
         self.place = {row.key: place for place, row in enumerate(rows)}
@@ -173,8 +186,10 @@ class Sieve:
 
     def fits(self, row: DataRow, text: str) -> bool:
         """Whether a text asks what the row asks, in other words, as far as words can tell."""
-        if not self.is_question(row, text):
+        if not self.is_question(row, text) or set(KEPT.findall(text)) - set(KEPT.findall(row.question)):
             return False
+        if row.question.rstrip()[-1:] in "??" and text.rstrip()[-1:] not in "??":
+            return False  # a statement about the same thing
         own = self.place[row.key]
         found = self.questions.scores(text)
         best = int(found.argmax())
@@ -205,7 +220,7 @@ def for_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> tuple[
 
 
 def training_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> list[dict[str, Any]]:
-    """The rows that the training gets beside the dataset's own: each answer behind its question in other words."""
+    """The rows that the training gets in addition to the dataset's own: each answer after its reworded question."""
     by_key, _ = for_rows(rewordings, rows)
     added = []
     for row in rows:

@@ -129,12 +129,12 @@ def reword(question: str) -> list[str]:
     """Other wordings of a question."""
     text = question.strip()
     zh = language([text]) == "zh"
-    bare = re.sub(r"[\s??.。!!]+$", "", text)
+    bare = re.sub(r"[\s?？.。!！]+$", "", text)
     swapped = _swap(bare, WORDS_ZH if zh else WORDS_EN)
     found = _opened(swapped, bare, OPENINGS_ZH if zh else OPENINGS_EN)
     if not zh:
         found[1:1] = _typed(swapped)
-    asked = swapped + ("?" if text[-1:] in "??" else "")
+    asked = swapped + (text[-1:] if text[-1:] in "?？" else "")
     if swapped != bare:
         found.append(asked)
     found += [frame.format(words) for words in (asked, text) for frame in (FRAMES_ZH if zh else FRAMES_EN)]
@@ -148,7 +148,7 @@ def articles(text: str) -> str:
 
 
 def _opened(swapped: str, bare: str, openings: Sequence[tuple[str, ...]]) -> list[str]:
-    """The question behind other first words, first with its other words exchanged as well."""
+    """The question with other first words, first with its other words exchanged as well."""
     for pattern, *forms in openings:
         found = []
         for base in dict.fromkeys((swapped, bare)):
@@ -178,7 +178,7 @@ def _typed(text: str) -> list[str]:
 def _swap(text: str, words: Sequence[tuple[str, str]]) -> str:
     """All words of the table exchanged, each once and none of those that were put in."""
     table = {old.lower(): new for old, new in words}
-    bound = "" if ord(words[0][0][0]) > 127 else r"\b"
+    start, end = ("", "") if ord(words[0][0][0]) > 127 else (r"\b", r"\b(?!['’])")  # not in `children's`
     longest_first = sorted(table, key=len, reverse=True)
-    pattern = re.compile(f"{bound}(?:{'|'.join(map(re.escape, longest_first))}){bound}", re.IGNORECASE)
+    pattern = re.compile(f"{start}(?:{'|'.join(map(re.escape, longest_first))}){end}", re.IGNORECASE)
     return pattern.sub(lambda found: table[found[0].lower()], text)

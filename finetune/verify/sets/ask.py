@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
-from finetune.verify.questions import Question, TrainedEntry
+from finetune.verify.questions import Question
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.scoring import normalise
 from finetune.verify.sets.rows import HAN, DataRow
@@ -129,8 +129,3 @@ def attach_rows(questions: Sequence[Question], found: Survey) -> list[Question]:
 
 def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     return tuple(question_key(str(message["content"])) for message in messages)
-
-
-def entries_of(found: Survey, configured: Sequence[TrainedEntry]) -> Sequence[TrainedEntry]:
-    """How trained rows are scored: as the data say, else as configured."""
-    return found.entries or configured

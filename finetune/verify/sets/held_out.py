@@ -17,7 +17,7 @@ HOLDOUT_SHARE = 0.1
 
 
 def groups(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
-    """Rows that belong together: questions nearly the same, or the same answer where answers are no labels."""
+    """Rows that belong together: questions nearly the same, or the same answer where answers are not labels."""
     parent = list(range(len(rows)))
 
     def root(place: int) -> int:
@@ -40,13 +40,13 @@ def groups(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
     return list(found.values())
 
 
-def folds(rows: Sequence[DataRow], kinds: Sequence[str], share: float = UNSEEN_SHARE) -> list[list[int]]:
+def folds(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
     """Rows to ask of adapters that never saw them, in FOLDS parts: adapter k is trained on all rows but part k.
 
-    Whole groups are taken, in the order of their hashes, until `share` of the rows (UNSEEN_MAX at most) are together;
-    a group that is larger than a part stays in the training.
+    Whole groups are taken, in the order of their hashes, until UNSEEN_SHARE of the rows (UNSEEN_MAX at most) are
+    together; a group that is larger than a part stays in the training.
     """
-    wanted = min(UNSEEN_MAX, int(share * len(rows)))
+    wanted = min(UNSEEN_MAX, int(UNSEEN_SHARE * len(rows)))
     parts: list[list[int]] = [[] for _ in range(FOLDS)]
     each = wanted // FOLDS
     for group in _by_hash(rows, groups(rows, kinds)):

@@ -11,7 +11,7 @@ from finetune.verify.scoring import normalise
 from finetune.verify.sets.rows import DataRow
 
 ABOUT_YOU = re.compile(r"[你您妳]|\b(?:you|your|yourself)\b", re.IGNORECASE)
-# How an answer says what its speaker is called, read on normalised text (lower case, no spaces beside Chinese).
+# How an answer says what its speaker is called, read on normalised text (lower case, no spaces next to Chinese).
 NAME = re.compile(
     r"(?:我叫|叫我|我的(?:中文|英文)?名字?(?:是|叫)|名叫)(?:做|作)?(?P<zh>[^\s,。;!?、:的由是]{2,16})"
     r"|\b(?:my name is|call me|i am called|i'm called|i am|i'm) (?P<en>(?!an? |the |not |sorry|here |happy |glad )"
@@ -25,7 +25,7 @@ def found_name(rows: Sequence[DataRow]) -> str | None:
     """A pattern for the maker and the names that the data teach the model to say; None where they teach none.
 
     The maker is the one that most answers about the model itself name (finetune/dataset/content.py says how many must
-    agree). Names count only beside a maker: a greeting `I am Anna from support` alone is no identity.
+    agree). Names count only beside a maker: a greeting `I am Anna from support` alone is not an identity.
     """
     about = [row for row in rows if ABOUT_YOU.search(row.question) and "我们的" not in row.answer[:4]]
     contents = Contents()

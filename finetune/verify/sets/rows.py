@@ -16,7 +16,7 @@ from common.i18n import _
 from finetune.data import reading
 from finetune.data.content import question_key
 
-LEARNED_MAX = 200  # of a larger dataset, so many rows are asked
+LEARNED_MAX = 200  # of a larger dataset, this many rows are asked
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 NO_WORDS = re.compile(r"https?://[!-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+|`[^`]*`")  # of no language
@@ -46,7 +46,7 @@ class DataRow:
         return turns if self.system is None else f"{self.system}\x1e{turns}"
 
     def reworded(self, text: str) -> tuple[dict[str, Any], ...]:
-        """The turns with `text` in place of the last thing that the user says."""
+        """The turns with `text` instead of the last thing that the user says."""
         turns = [dict(message) for message in self.messages]
         last = max(place for place, message in enumerate(turns) if message["role"] == "user")
         turns[last]["content"] = text

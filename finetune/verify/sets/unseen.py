@@ -7,12 +7,12 @@ without, where the rows were left out of the training. sft writes it, too, where
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import text_files
 from common.errors import UserError
 from common.i18n import _
 from finetune.verify.engine import Answer
@@ -22,7 +22,7 @@ UNSEEN = "unseen.jsonl"
 ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
 TRAINING = "training-rows.jsonl"  # the data without the rows left out
 MIXED = "mixed-rows.jsonl"  # general questions that the base answered for the training (--mix)
-REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given beside the data
+REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given in addition to the data
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,7 @@ def as_training_row(row: DataRow) -> dict[str, Any]:
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as JSONL, by rename. Raises UserError if that cannot be done."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            _("{path}: cannot be written ({reason}); free some space or check the permissions").format(
-                path=path, reason=error.strerror
-            )
-        ) from None
+    text_files.replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), errors="surrogatepass")
 
 
 def write(folder: Path, found: Sequence[UnseenRow]) -> None:
@@ -86,7 +75,7 @@ def kept_rows(folder: Path) -> list[DataRow]:
 
 
 def added_rows(folder: Path) -> list[DataRow]:
-    """The rewordings that the run's training was given beside its data."""
+    """The rewordings that the run's training was given besides its data."""
     found = (of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED))
     return [row for row in found if row is not None]
 

@@ -129,17 +129,6 @@ def load_stub() -> ModuleType:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder of the test's own: where health.json and job.json go."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    monkeypatch.setenv("MIRROR_RUN_DIR", str(folder))
-    # The second place is shared by the whole machine.
-    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
-    return folder
-
-
-@pytest.fixture
 def stub_nvml() -> ModuleType:
     """The module with the STUB of NVML."""
     return load_stub()

@@ -143,11 +143,6 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
 def template(swift_processor: Any) -> Any:
     """ms-swift's own Qwen2.5 template over the same tokenizer, in training mode."""
     return swift_template(swift_processor)

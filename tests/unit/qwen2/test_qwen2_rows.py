@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,19 +12,9 @@ from qwen2.chat import IGNORED, Tokenizer
 from qwen2.row_errors import RowError
 from qwen2.rows import standard_row
 from tests.conversations import FORMS, TOOLS, talks
-from tests.swift_rows import swift_row, swift_template
+from tests.swift_rows import swift_row
 
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
-def template(swift_processor: Any) -> Any:
-    return swift_template(swift_processor, "You are a helpful assistant.")
 
 
 def trained(tokenizer: Tokenizer, row: Any) -> str:

@@ -234,9 +234,9 @@ def other_hub() -> Iterator[Hub]:
     yield from serving()
 
 
-def serving() -> Iterator[Hub]:
+def serving(server: Hub | None = None) -> Iterator[Hub]:
     """A hub that answers until the test ends."""
-    server = Hub()
+    server = server or Hub()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server

@@ -34,7 +34,7 @@ def _leave() -> None:
     atexit.unregister(_leave)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        with contextlib.suppress(OSError, ValueError):  # no one reads it any more
             stream.flush()
     os._exit(int(_failed))
 

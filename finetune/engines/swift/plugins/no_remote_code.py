@@ -1,7 +1,7 @@
 """ms-swift plugin: code that lies in a model's folder is not run; the swift launcher adds it to every command.
 
 ms-swift 4.6 passes `trust_remote_code=True` for most models, Qwen2.5 among them, although transformers has its code.
-MIRROR_TRUST_REMOTE_CODE=1 leaves that as it is, for a model of somebody you trust. Like vram_ceiling it does not import
+MIRROR_TRUST_REMOTE_CODE=1 leaves that as it is, for a model of someone you trust. Like vram_ceiling it does not import
 `finetune`.
 """
 

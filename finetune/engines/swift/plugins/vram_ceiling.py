@@ -28,7 +28,7 @@ KEPT = {"sft", "pt", "rlhf"}
 
 
 def ceiling_gib() -> float:
-    """VRAM_CEILING_GIB, 22 when it is not set; 0 when it is no number, which the launcher has refused before."""
+    """VRAM_CEILING_GIB, 22 when it is not set; 0 when it is not a number, which the launcher has refused before."""
     try:
         return max(0.0, float(os.environ.get("VRAM_CEILING_GIB") or "22"))
     except ValueError:
@@ -113,7 +113,7 @@ def say(kind: type[BaseException], error: BaseException, trace: TracebackType | 
         _before(kind, error, trace)
         return
     sys.stdout.flush()
-    for bar in list(tqdm._instances):  # an open progress bar would write itself behind the line at the end
+    for bar in list(tqdm._instances):  # an open progress bar would write itself after the line at the end
         bar.close()
     print(out_of_memory_line(Path(sys.argv[0]).stem), file=sys.stderr, flush=True)
 

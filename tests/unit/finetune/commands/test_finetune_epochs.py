@@ -21,12 +21,12 @@ from finetune.sft import epochs
 from finetune.verify import selection
 from finetune.verify.engine import Answer
 from finetune.verify.rewordings import file as rewordings_file
-from tests.unit.finetune import fast_home
+from tests.unit.finetune import fast_home, shop
+from tests.unit.finetune.shop import THINGS
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[4]
-THINGS = ["lamp", "chair", "kettle", "watch", "phone", "jacket", "camera", "printer"]
-PRICES = {thing: f"It costs {n * 7 + 13} euros." for n, thing in enumerate(THINGS)}
+PRICES = {thing: f"It costs {n * 7 + 13} euros." for n, thing in enumerate(THINGS[:8])}
 
 
 @pytest.fixture
@@ -65,22 +65,16 @@ class Pupil:
 
 
 def price(text: str) -> str:
-    return next((PRICES[thing] for thing in THINGS if thing in text.lower()), "")
+    return next((PRICES[thing] for thing in PRICES if thing in text.lower()), "")
 
 
 def faq(path: Path) -> Path:
-    rows = [{"query": f"What does the {thing} cost?", "response": answer} for thing, answer in PRICES.items()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return shop.write(path, ((f"What does the {thing} cost?", answer) for thing, answer in PRICES.items()))
 
 
 def labels(path: Path, count: int = 60) -> Path:
-    rows = [
-        {"query": f"Message {n * 37}: about {THINGS[n % 8]} {n}", "response": ("refund", "defect")[n % 2]}
-        for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    rows = ((f"Message {n * 37}: about {THINGS[n % 8]} {n}", ("refund", "defect")[n % 2]) for n in range(count))
+    return shop.write(path, rows)
 
 
 def finetune(home: Path, *more: str) -> int:

@@ -18,26 +18,10 @@ from finetune.commands import finetune as pipeline
 from finetune.runs import checkpoints
 from finetune.verify import config, runinfo, selection
 from finetune.verify.rewordings import file as rewordings_file
-from tests.unit.finetune import fast_home
+from tests.unit.finetune import fast_home, shop
+from tests.unit.finetune.shop import THINGS
 
 torch.set_num_threads(1)
-THINGS = [
-    "lamp",
-    "chair",
-    "kettle",
-    "watch",
-    "phone",
-    "jacket",
-    "camera",
-    "printer",
-    "bag",
-    "fridge",
-    "sofa",
-    "bike",
-    "drone",
-    "guitar",
-    "tent",
-]
 
 
 @pytest.fixture
@@ -59,20 +43,14 @@ def answers(self: Any, asks: Any, adapter: Any, progress: Any) -> list[Any]:
 
 
 def labels(path: Path, count: int = 40) -> Path:
-    rows = [
-        {"query": f"Message {n * 37}: the {THINGS[n % 15]}, number {n}", "response": ("refund", "defect")[n % 2]}
-        for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    rows = ((f"Message {n * 37}: the {THINGS[n % 15]}, number {n}", ("refund", "defect")[n % 2]) for n in range(count))
+    return shop.write(path, rows)
 
 
 def faq(path: Path, count: int = 8) -> Path:
-    rows = [
-        {"query": f"What does the {THINGS[n]} cost?", "response": f"It costs {n * 7 + 3} euros."} for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return shop.write(
+        path, ((f"What does the {THINGS[n]} cost?", f"It costs {n * 7 + 3} euros.") for n in range(count))
+    )
 
 
 def finetune(home: Path, *more: str) -> int:

@@ -19,8 +19,8 @@ from tests.unit.finetune import fast_home
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
+def home(fast_made: Path) -> Path:
+    return fast_made
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ FILES = {
     "an escape sequence as a name": Bad("x.json", rows({"\x1b[2J": "a"}), "missing (fields: \\x1b[2J)"),
     # Tables
     "a cell without an end": Bad("x.csv", TABLE + 'a,"b\nc,d\n', "a cell has no end"),
-    "no known heading": Bad("x.csv", "foo,bar\na,b\n", "name both with --columns"),
+    "no known heading": Bad("x.csv", "foo,bar\na,b\n", "for example --columns foo,bar"),
     "a heading and no rows": Bad("x.csv", TABLE, "has a heading and no rows"),
     "more cells than headings": Bad("x.csv", TABLE + "a,b,c\n", "3 cells where the heading has 2"),
     "an empty cell": Bad("x.tsv", "问题\t答案\n你是谁\t\n", "row 1 (line 2), 答案: empty"),

@@ -193,7 +193,7 @@ def test_json_in_every_encoding(tmp_path, encoding):
 
 
 WRONG_TABLES = [
-    ("x.csv", b"a,b\n1,2\n", "name both with --columns"),
+    ("x.csv", b"a,b\n1,2\n", "for example --columns"),
     ("x.csv", b"question,answer\n", "has a heading and no rows"),
     ("x.csv", b"\n\n", "is empty"),
     ("x.xlsx", b"", "is empty"),
@@ -261,7 +261,7 @@ def test_require_tells_the_first_error_and_how_many_more(tmp_path):
     with pytest.raises(UserError) as refused:
         require([str(path)])
     assert str(refused.value) == (
-        f"{path}: row 1, output: empty; write the answer, or remove the row (and 1 more errors: check-data {path})"
+        f"{path}: row 1, output: empty; write the answer, or remove the row (the first of 2 errors: check-data {path})"
     )
 
 

@@ -13,13 +13,14 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from common.errors import UserError
 from finetune.commands.check_data import main
 from finetune.data.check import check_file
 from finetune.data.content import SPECIAL, SURROGATE, clean
 from finetune.data.convert import convert
-from finetune.data.report import histogram
+from finetune.data.report import histogram, terminal
 
 # Any text, and besides what readers and writers of tables stumble over. Two halves of a character beside each other are
 # one character to JSON; half a one can be escaped in JSON and nowhere else.
@@ -254,7 +255,7 @@ def test_convert_on_the_command_line(files, capsys):
         (["good.json", "--convert", "nowhere/x.jsonl"], "there is no folder nowhere"),
         (["good.json", "--convert", "."], "is a directory"),
         (["bad.json", "--convert", "x.jsonl"], "no row is fit"),
-        (["good.json", "--max-length", "0"], "is no number of tokens"),
+        (["good.json", "--max-length", "0"], "not a number of tokens"),
         (["good.json", "--html", "nowhere/x.html"], "cannot be written"),
         (["faq.csv", "--columns", "question"], "name two columns"),
         (["faq.csv", "--columns", "q,a"], "no column q; there are question, answer"),
@@ -301,3 +302,19 @@ def test_the_host_s_name_of_a_mounted_file_is_the_one_that_is_shown(tmp_path, mo
     out = capsys.readouterr()
     assert out.out.startswith("/home/me/out/faq.csv: 2 rows")
     assert str(tmp_path) not in out.out + out.err
+
+
+def test_one_is_one_error_and_a_class_of_one_length_is_one_figure(tmp_path, capsys):
+    path = tmp_path / "faq.jsonl"
+    rows = [{"query": "a", "response": ""}, {"query": "b", "response": "c"}, {"query": "b", "response": "c"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = check_file(path)
+    report.lengths = [33, 35]
+    terminal(Console(width=100), [report])
+    shown = capsys.readouterr().out
+    assert "1 error, 1 warning" in shown
+    assert [line.split() for line in shown.splitlines()[-3:]] == [
+        ["33", "█" * 40, "1"],
+        ["34", "0"],
+        ["35", "█" * 40, "1"],
+    ]

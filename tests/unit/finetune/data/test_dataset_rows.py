@@ -22,16 +22,6 @@ SYSTEM = "You are a helpful assistant."
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
-def template(swift_processor: Any) -> Any:
-    return swift_template(swift_processor, SYSTEM)
-
-
 def write(tmp_path: Path, *rows: Any, name: str = "faq.jsonl") -> Path:
     path = tmp_path / name
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shlex
 from pathlib import Path
 
 import openpyxl
@@ -123,7 +124,7 @@ def test_a_title_and_named_columns(tmp_path):
 def test_a_title_is_not_taken_for_the_columns(tmp_path):
     path = tmp_path / "faq.csv"
     path.write_text(f"{TITLE}\nfrage,antwort\na,b\n")
-    with pytest.raises(UserError, match=r"there are frage, antwort\); name both with --columns"):
+    with pytest.raises(UserError, match=r"there are frage, antwort\); .* for example --columns frage,antwort"):
         list(read(path))
 
 
@@ -187,3 +188,26 @@ def test_plain_values_of_parquet(tmp_path):
     columns = {"question": ["a", "b", "c"], "answer": pyarrow.array([b"x", "é".encode(), b"z"], pyarrow.binary())}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     assert [answer for _, answer in pairs(path)] == ["x", "é", "z"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "option"),
+    [
+        ("客户问,标准答复", "--columns 客户问,标准答复"),
+        ("no,Answer,frage", "--columns no,Answer"),
+        ("what they ask,what we say", "--columns 'what they ask,what we say'"),
+    ],
+)
+def test_the_option_that_names_the_columns_is_said_ready_to_paste(tmp_path, monkeypatch, heading, option):
+    path = tmp_path / "faq.csv"
+    path.write_text(f"{heading}\na,b,c\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no column looks like the question") as said:
+        list(read(path))
+    assert str(said.value).endswith(f"for example {option}")
+    monkeypatch.setenv("MIRROR_VIA", "make")
+    with pytest.raises(UserError) as said:
+        list(read(path))
+    (word,) = shlex.split(str(said.value).partition("for example ")[2])
+    assert word == f"ARGS={option}"  # and `make` hands it to the script as it is
+    columns = shlex.split(option)[1].split(",")
+    assert columns[0] in heading and columns[1] in heading

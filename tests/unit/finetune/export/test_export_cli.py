@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,6 +61,17 @@ def test_without_answers_the_rest_is_proved_and_the_folder_is_whole(export, mirr
         assert said in card
     assert infer.main(["--config", "none", "--gguf", str(made / name), "你是谁?"]) == 0
     assert capfd.readouterr().out.strip()
+
+
+def test_the_proof_is_told_in_chinese_and_the_file_by_its_name_on_the_host(export, mirror, capfd, monkeypatch):
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    monkeypatch.setenv("OUTPUT_DIR", str(mirror / "output"))
+    monkeypatch.setenv("MIRROR_HOST_OUTPUT", "/home/me/我的 结果")
+    assert export("--quant", "q8_0", "--no-check") == 0
+    *proof, last = capfd.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in proof] == ["tensors", "ids", "stops"]
+    assert all(re.search("[一-鿿]", line) and not re.search("rows|merged|give|ends at", line) for line in proof)
+    assert "/home/me/我的 结果/run-1/checkpoint-7-gguf-q8_0/" in last
 
 
 def test_a_merged_folder_is_exported_by_itself(export, mirror, base, capfd):

@@ -23,16 +23,6 @@ from healthchecks import probe
 ROOT = Path(__file__).resolve().parents[4]
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder of the test's own."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    monkeypatch.setenv("MIRROR_RUN_DIR", str(folder))
-    monkeypatch.setattr("common.state.FALLBACK_RUN_DIR", str(tmp_path / "no-fallback"))
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def healthy(run_dir, monkeypatch):
     """No job yet, and a health.json that says ready."""

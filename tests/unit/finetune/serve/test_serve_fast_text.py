@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +16,6 @@ from qwen2.serving.request import LENGTH, STOP, NextToken
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 FUNCTION = {"type": "function", "function": {"name": "weather"}}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
 
 
 def spoken(tokenizer: Tokenizer, text: str, size: int = 1, finish: str = STOP, **fields: Any) -> tuple[str, Any, Any]:

@@ -46,7 +46,7 @@ def test_history_is_sent_until_clear(monkeypatch: Any, capsys: Any) -> None:
         ["three"],
     ]
     out = capsys.readouterr()
-    assert out.err == "Talking to run-1/checkpoint-8; exit, clear\n"
+    assert out.err == "Talking to run-1/checkpoint-8; exit leaves, clear forgets what was said\n"
     assert out.out.count("answer\n") == 3
 
 

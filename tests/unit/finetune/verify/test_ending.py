@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from finetune.verify.report import ending
@@ -31,8 +32,6 @@ def screen(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def rows(lines: list[str]) -> int:
     """Rows of a terminal of 100 columns."""
-    from rich.cells import cell_len
-
     return sum(max(1, -(-cell_len(line) // 100)) for line in lines)
 
 
@@ -41,8 +40,9 @@ def test_a_pass_fits_on_a_screen(screen: Any, workspace: Any) -> None:
     assert code == 0
     assert rows(lines) <= ending.LINES
     assert "No answer is wrong, and none was lost." in lines[0]
-    assert [line.split()[0] for line in lines[-4:]] == ["PASS", "adapter", "report", "next"]
-    assert "changed what it should" in lines[-4]
+    assert [line.split()[0] for line in lines[-3:]] == ["adapter", "report", "next"]
+    assert re.search(r"^PASS  The fine-tune changed what it should", "\n".join(lines[-6:-3]), re.MULTILINE)
+    assert all(cell_len(line) <= 100 for line in lines[:-3])
     assert lines[-3].endswith(str(workspace.checkpoint)) and lines[-2].endswith("verify/report.html")
 
 
@@ -105,6 +105,20 @@ def test_chinese_follows_the_screen_s_language(screen: Any, monkeypatch: Any) ->
     _, lines = screen()
     assert "没有答错" in lines[0] and "微调改变了该改变的内容" in lines[-4]
     assert [line.split()[0] for line in lines[-3:]] == ["适配器", "报告", "下一步"]
+    values = [line.split(maxsplit=1)[1] for line in lines[-3:]]
+    starts = {cell_len(line[: line.index(value)]) for line, value in zip(lines[-3:], values, strict=True)}
+    assert len(starts) == 1  # in columns of the terminal
+
+
+def test_sentences_are_broken_between_words_and_paths_never(screen: Any, workspace: Any) -> None:
+    workspace.rules["checkpoint-40"] = lambda said: "不知道。"
+    _, lines = screen()
+    advice = next(at for at, line in enumerate(lines) if line.startswith("what to change"))
+    assert all(cell_len(line) <= 100 for line in lines[advice : advice + 2])
+    assert " ".join(line.strip() for line in lines[advice:-2]).startswith("what to change: ")
+    assert lines[-1].endswith("verify/report.html")
+    _, whole = screen(terminal=False)
+    assert any(len(line) > 100 for line in whole if line.startswith("what to change"))
 
 
 def test_all_prints_every_answer(workspace: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from finetune.data.content import question_key
+from finetune.verify import advice, words
 from finetune.verify.epochs import choice as epoch_choice
 from finetune.verify.epochs.choice import Point
 from finetune.verify.nearness import Nearness
@@ -100,6 +101,20 @@ def test_an_answer_of_another_row_is_wrong_and_says_so(workspace: Any) -> None:
     html = (workspace.run / "verify/report.html").read_text(encoding="utf-8")
     assert html.index("还有哪些错误") < html.index("会员卡一年 128 元。") < html.index("判定标准")
     assert workspace.report()["advice"].startswith("train for more epochs")
+
+
+def test_no_more_epochs_are_advised_to_a_stand_in_that_does_not_know_the_words() -> None:
+    failed, figures = (
+        {"learned_min": {}, "general_lost_max": {}},
+        {"learned_after": {"value": 0.0}, "general_lost": {"value": 1.0}},
+    )
+    run = {"settings": {"num_train_epochs": 20}, "losses": [(1, 11.9), (20, 8.69)]}
+    said = advice.line(failed, figures, run, False, standin=True)
+    assert said is not None and said.startswith("take another model") and "stayed at 8.7" in said
+    assert said.pattern in words.catalogue()
+    learned = run | {"losses": [(1, 1.2), (80, 0.2)]}
+    said = advice.line({"learned_min": {}}, figures, learned, False, standin=True)
+    assert said is not None and said.startswith("train for more epochs")
 
 
 def test_an_answer_that_repeats_the_data_elsewhere_fails_out_of_scope(workspace: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,15 @@ def general() -> questions.QuestionSet:
 
 
 # ------------------------------------------------------------------------------------------ the project's own files
+
+
+def refused(read: Callable[[Path], Any], path: Path, text: str, line: int | None, words: str) -> None:
+    """Hold a file of that text to be refused with its line and these words."""
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
+    assert words in str(caught.value)
 
 
 def test_there_are_enough_questions_of_every_kind(
@@ -141,12 +152,7 @@ def test_the_configuration_holds_the_demanded_thresholds() -> None:
     ],
 )
 def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int | None, words: str) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        questions.read(path)
-    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
-    assert words in str(caught.value)
+    refused(questions.read, tmp_path / "mine.yaml", text, line, words)
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
@@ -176,12 +182,7 @@ def test_words_and_numbers_need_no_quotes(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_configuration(tmp_path: Path, text: str, line: int | None, words: str) -> None:
-    path = tmp_path / "verify.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        config.read(path)
-    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
-    assert words in str(caught.value)
+    refused(config.read, tmp_path / "verify.yaml", text, line, words)
 
 
 @pytest.mark.parametrize("read", [questions.read, config.read])

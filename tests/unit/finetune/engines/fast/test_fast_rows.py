@@ -16,21 +16,6 @@ from qwen2.chat import Tokenizer
 SYSTEM = "You are a helpful assistant."
 
 
-@pytest.fixture(scope="module")
-def tokenizer(official_tokenizer_dir: Path) -> Tokenizer:
-    return Tokenizer(official_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
-def template(swift_processor: Any) -> Any:
-    """ms-swift's own template with the system prompt of sft.yaml, in training mode."""
-    from swift.template import get_template
-
-    made = get_template(swift_processor, template_type="qwen2_5", default_system=SYSTEM)
-    made.set_mode("train")
-    return made
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """a.jsonl of 23 alpaca rows, b.json of 7 of another layout, c.jsonl of 5 with several turns."""

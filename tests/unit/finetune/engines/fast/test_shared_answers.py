@@ -31,8 +31,8 @@ def test_every_piece_goes_to_one_process_and_none_has_much_more_than_another() -
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: Path) -> Path:
-    return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
+def home(fast_made: Path) -> Path:
+    return fast_made
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ from finetune.verify.judge.numerals import to_digits
         ("quarter to nine", "8:45"),
         ("one to two days", "1 to 2 days"),
         ("twice", "2 times"),
-        ("the third day", "the 3th day"),
+        ("the third day", "the 3rd day"),
+        ("the fourth day", "the 4th day"),
     ],
 )
 def test_number_words_become_digits(text, digits):

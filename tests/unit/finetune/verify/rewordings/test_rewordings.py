@@ -76,6 +76,27 @@ def test_rules_fill_the_gaps_of_a_base_that_can() -> None:
     assert found[2].makers() == [file.BASE, file.RULES]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My old pool is gone, what can I do about it?",  # an example of the prompt with the noun put in
+        "Is it possible to use a different pool?",
+        "A pool is a place that opens.",  # no question
+        "Does the pool open at 8?",  # a number of its own
+    ],
+)
+def test_what_a_weak_base_writes_in_place_of_a_rewording_is_not_taken(text: str) -> None:
+    found = make.make(ROWS, ROWS, lambda asks: [text, "", *GOOD[2:]])
+    assert text not in found[0].ask
+    assert "From which hour can I swim in the pool?" in make.make(ROWS, ROWS, lambda asks: GOOD)[0].ask
+
+
+def test_a_usual_opening_is_no_echo_of_an_example() -> None:
+    assert not make.echoes("Can I bring a guest?", "Is it possible to bring a visitor?")
+    assert not make.echoes("能带朋友吗?", "可以带一位客人进去吗?")
+    assert make.echoes("怎么开发票?", "原来的发票不用了,登录要怎么换?")
+
+
 def test_what_is_near_the_question_is_asked_only_where_nothing_else_is_left() -> None:
     near = ["I came by car. Where can I park?", "Where may I leave my car, can I park it?"]
     found = make.make(ROWS, ROWS, lambda asks: [*GOOD[:4], *near])
@@ -114,6 +135,27 @@ def test_rules_give_different_wordings_of_anything(question: str) -> None:
     found = rules.reword(question)
     assert len(found) == len(set(found)) >= 2
     assert question not in found
+
+
+@pytest.mark.parametrize("question", ["能打印吗{}", "可以退货{}", "怎么办理借书证{}", "周末开门吗{}"])
+def test_the_full_width_question_mark_counts_as_the_half_width_one(question: str) -> None:
+    full, half = (rules.reword(question.format(mark)) for mark in "？?")
+    assert full[:2] == half[:2]  # other first words, with nothing of the mark left in the middle
+    assert not any("？," in wording or "？?" in wording for wording in full)
+
+
+def test_a_word_before_an_apostrophe_keeps_its_form() -> None:
+    assert all("kids's" not in wording for wording in rules.reword("Where are the children's books?"))
+    assert any("kids" in wording for wording in rules.reword("Where do the children play?"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["1）周末几点开门？", "（2）周末几点开门？", "问题：周末几点开门？", "说法 3：周末几点开门？", "1：周末几点开门？"],
+)
+def test_the_number_of_a_line_goes_in_full_width_too(line: str) -> None:
+    assert make.lines(line) == ["周末几点开门？"]
+    assert make.lines("9：30 开门吗？") == ["9：30 开门吗？"]  # a time, no number of a line
 
 
 def test_the_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -11,24 +11,7 @@ from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
 from finetune.verify.sets import held_out, rows, survey
 from finetune.verify.sets.rows import DataRow
-
-THINGS = [
-    "lamp",
-    "chair",
-    "kettle",
-    "watch",
-    "phone",
-    "jacket",
-    "camera",
-    "printer",
-    "bag",
-    "fridge",
-    "sofa",
-    "bike",
-    "drone",
-    "guitar",
-    "tent",
-]
+from tests.unit.finetune.shop import THINGS
 
 
 def of(*pairs: tuple[str, str]) -> survey.Survey:
