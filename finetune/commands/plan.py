@@ -14,8 +14,9 @@ from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
 from finetune.plan import cards as known
-from finetune.plan import gpu_memory, planned_run
+from finetune.plan import gpu_memory, planned_run, sharded
 from finetune.plan.fast import FastPlan, plan_fast
+from finetune.plan.memory import LoraSpec
 from finetune.plan.swift import CARDS_GIB, SwiftPlan, card_ceiling, named, plan_swift
 from finetune.verify.config import default_path
 
@@ -59,15 +60,16 @@ def main(argv: list[str] | None = None) -> int:
         engines["fast lane"] = fast(found, on.ceiling_gib)
     cards = {size: swift(found, card_ceiling(size)) for size in CARDS_GIB}
     wanted = [name for name in (known.FAST, known.SWIFT, known.FOUR_BIT) if name in engines or name == known.FOUR_BIT]
+    shares = [] if found.quant_bits or not found.lengths else several(found, on.ceiling_gib)
     times = known.estimates(found, wanted if args.engine != "fast" else [known.FAST])
     if args.json:
-        print(json.dumps(as_data(found, on, engines, cards, times), ensure_ascii=False, indent=2))
+        print(json.dumps(as_data(found, on, engines, cards, times, shares), ensure_ascii=False, indent=2))
     else:
         from rich.console import Console
 
         from finetune.plan import report
 
-        report.terminal(Console(), found, on, engines, cards, times)
+        report.terminal(Console(), found, on, engines, cards, times, shares)
     if any(not isinstance(plan, str) for plan in engines.values()):
         return DONE
     print(_("error: {next}").format(next=next(iter(engines.values()))), file=sys.stderr)
@@ -82,6 +84,14 @@ def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
         )
     except UserError as error:
         return str(error)
+
+
+def several(found: planned_run.PlannedRun, ceiling_gib: float) -> list[sharded.Share]:
+    """What each GPU takes where FSDP cuts the base among several."""
+    adapter = LoraSpec(found.rank, named(found.targets))
+    return [
+        sharded.fitting(found.shape, adapter, found.lengths, cards, found.batch, ceiling_gib) for cards in sharded.CARDS
+    ]
 
 
 def fast(found: planned_run.PlannedRun, ceiling_gib: float) -> FastPlan | str:
@@ -100,6 +110,7 @@ def as_data(
     engines: dict[str, Any],
     cards: dict[int, Any],
     times: list[known.Estimate],
+    shares: list[sharded.Share],
 ) -> dict[str, Any]:
     """Everything for a program."""
 
@@ -120,6 +131,7 @@ def as_data(
         "card": asdict(on),
         "engines": {name: plan(value) for name, value in engines.items()},
         "cards": {str(size): {"ceiling_gib": card_ceiling(size), **plan(value)} for size, value in cards.items()},
+        "fsdp": [asdict(each) | {"fits": each.peak_gib <= on.ceiling_gib} for each in shares],
         "known_cards": [asdict(each) | {"measured": each.card == known.H100} for each in times],
     }
 

@@ -22,6 +22,7 @@ from common.settings import Settings
 from finetune.data.source import parse_columns
 from finetune.engines.fast import workers
 from finetune.engines.fast.loaded_model import Lane, spare_the_cores
+from finetune.engines.fast.shared import ASKED_FOR
 from finetune.plan import answering, gpu_memory
 from finetune.runs import adapters
 from finetune.runs.progress_bar import Bar
@@ -216,7 +217,9 @@ def _lane(job: VerdictSession) -> Lane:
             shape, ceiling = Shape.from_dir(job.model_dir), job.settings.vram_ceiling_gib
             count = answering.fastest(shape, limits, 3 if job.other else 2, ceiling)
         several = workers.from_env(gpu_memory.devices(gpu_memory.visible(), count), count, {})
-    return Lane(job.model_dir, job.device, job.settings.vram_ceiling_gib, several)
+    lane = Lane(job.model_dir, job.device, job.settings.vram_ceiling_gib, several)
+    lane.fewest = ASKED_FOR
+    return lane
 
 
 def _check_questions(found: QuestionSet) -> int:

@@ -15,6 +15,7 @@ from finetune.plan.cards import Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
 from finetune.plan.planned_run import PlannedRun
+from finetune.plan.sharded import Share
 from finetune.plan.swift import SwiftPlan, card_ceiling
 
 FIGURES = (N_("ceiling, GiB"), N_("peak, GiB"), N_("minutes, H100"))
@@ -29,6 +30,7 @@ def terminal(
     engines: dict[str, Any],
     cards: dict[int, Any],
     times: Sequence[Estimate],
+    shares: Sequence[Share] = (),
 ) -> None:
     """Lines and three tables; what would fit instead is printed below them, where a narrow terminal has room for it."""
 
@@ -55,6 +57,9 @@ def terminal(
     for name, plan in engines.items():
         if isinstance(plan, str):
             say(_("{what}: {why}").format(what=_(name), why=escape(_remedy(plan))))
+    if shares:
+        each = ", ".join(_("{cards} GPUs: {peak:.1f}").format(cards=one.cards, peak=one.peak_gib) for one in shares)
+        say(_("the base cut among GPUs by FSDP (configs/fsdp2.json), GiB on each: {each}").format(each=each))
     table = _table(N_("ms-swift on"), FIGURES[0], N_("batch"), N_("saved by"), *FIGURES[1:])
     for size, plan in cards.items():
         table.add_row(f"{size} GB", f"{card_ceiling(size):g}", *_cells(found, plan))

@@ -6,14 +6,17 @@ import math
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.i18n import _
+from common.json_files import json_object
 from common.model_kind import STANDIN
 from common.settings import Settings
-from finetune.plan import gpu_memory
-from finetune.plan.swift import plan_swift
+from finetune.plan import gpu_memory, sharded
+from finetune.plan.memory import LoraSpec
+from finetune.plan.swift import named, plan_swift
 from finetune.sft.description import SftRun, listed
 from qwen2.config import PROJECTIONS, Config
 
@@ -83,6 +86,7 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
     options = run.options()
     shape, rows = _plannable_shape(run, options), lengths(run)
     if shape is None or rows is None:
+        _tell_of_fsdp(run, options, rows)
         return run
     size = int(options.get("per_device_train_batch_size", 1))
     cut = any(run.args.get(name) is not None for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
@@ -100,6 +104,43 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
     )
     print(plan.in_one_line(), file=sys.stderr)
     return replace(run, own=run.own | plan.options())
+
+
+def _tell_of_fsdp(run: SftRun, options: dict[str, Any], rows: list[int] | None) -> None:
+    """What each GPU takes where FSDP cuts the base, in a line; the batch stays as it was given."""
+    shape = _plannable_shape(run, {name: value for name, value in options.items() if name != "fsdp"})
+    cards = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
+    if not options.get("fsdp") or shape is None or rows is None or cards < 2:
+        return
+    size = int(options.get("per_device_train_batch_size", 1))
+    adapter = LoraSpec(int(options.get("lora_rank", 8)), named(listed(options.get("target_modules", "all-linear"))))
+    file = json_object(Path(str(options["fsdp"]))).get("fsdp_config")
+    again = bool(options.get("gradient_checkpointing")) or bool(
+        isinstance(file, dict) and file.get("activation_checkpointing")
+    )
+    found, ceiling = sharded.share(shape, adapter, rows, cards, size, again), ceiling_gib(run.settings, False)
+    print(
+        _(
+            "plan: FSDP over {cards} GPUs, {rows} rows at a time: about {peak:.1f} of {ceiling:g} GiB on each "
+            "({part:.1f} its part of the weights, {gathered:.1f} gathered)"
+        ).format(
+            cards=cards,
+            rows=size,
+            peak=found.peak_gib,
+            ceiling=ceiling,
+            part=found.part_gib,
+            gathered=found.gathered_gib,
+        ),
+        file=sys.stderr,
+    )
+    if found.peak_gib > ceiling:
+        print(
+            _(
+                "note: that is more than there is: take more GPUs (NPROC_PER_NODE), a smaller "
+                "--per_device_train_batch_size or --max_length, or raise VRAM_CEILING_GIB on a larger card"
+            ),
+            file=sys.stderr,
+        )
 
 
 def _plannable_shape(run: SftRun, options: dict[str, Any]) -> Config | None:

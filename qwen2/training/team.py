@@ -50,7 +50,7 @@ class Team:
         self.store, self._beats = open_store(), None if rank == 0 else open_store()
         self._open_store = open_store
         self._shared = self._gathered = 0
-        self._left = self._settled = self._joined = False
+        self._left = self._settled = self._joined = self._gave_up = False
         self.store.set(f"name/{rank}", name)
         self.store.set(f"beat/{rank}", "0")
         threading.Thread(target=self._watch, name="team", daemon=True).start()
@@ -163,9 +163,9 @@ class Team:
             time.sleep(2e-4)
 
     def check(self) -> None:
-        """Raises LostError if another process is lost."""
-        if self.fault:
-            raise LostError(self.fault)
+        """Raises LostError if another process is lost, or if this one has given up waiting."""
+        if self.fault or self._gave_up:
+            raise LostError(self.fault or "it was stopped")
 
     def _collective(self, run: Callable[[], Any]) -> None:
         self.check()
@@ -220,6 +220,10 @@ class Team:
                 self.store.set("fault", f"{self.name}: {why}")
         except RuntimeError:
             return
+
+    def give_up(self) -> None:
+        """End what another thread of this process waits for."""
+        self._gave_up = True
 
     def settle(self) -> None:
         """The main thread has seen the fault, and ends by itself."""

@@ -60,6 +60,7 @@ class Crew:
         self.workers = replace(workers, port=port)
         self._team: Team | None = None
         self._error: Exception | None = None
+        self._gave_up = False
         self.processes: list[subprocess.Popen[bytes]] = []
         self.stays = False  # the others wait for questions, now that the training is done
         for local in range(1, workers.local):
@@ -104,7 +105,8 @@ class Crew:
 
         Raises UserError, which names who did not come, and LostError if one is lost.
         """
-        self._meeting.join()
+        while self._meeting.is_alive() and not self._gave_up:
+            self._meeting.join(0.1)
         if self._team is None:
             w = self.workers
             why = " ".join(str(self._error).split())[:120]
@@ -126,6 +128,12 @@ class Crew:
     def met(self) -> Team | None:
         """The team as far as it is here, without waiting; None before this node has met node 0."""
         return self._team
+
+    def give_up(self) -> None:
+        """End what another thread waits for in `team` and after: this process was stopped."""
+        self._gave_up = True
+        if self._team is not None:
+            self._team.give_up()
 
     def _dead(self) -> str:
         """Which of this node's processes has ended, and how; "" while all run."""

@@ -35,7 +35,7 @@ def reserve_names(device: str) -> None:
     """Put the names of RESERVED into the environment, before a thread is started that reads it.
 
     A new name moves C's list of names, and the CUDA driver, which starts in a thread of its own, may be reading it:
-    about one start in ten of several processes ended with a segmentation fault.
+    two of some thirty starts on two GPUs ended with a segmentation fault.
     """
     if device == "cpu":
         spare_the_cores()
@@ -56,6 +56,7 @@ class Lane:
         """`workers`: train or answer with several processes; this node's others are started now."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
         self.seconds = 0.0  # that loading took
+        self.fewest = shared.FEWEST[device]  # questions for each process; fewer are asked of the first alone
         self.asks_later = False  # whether the others stay after a training, to answer
         self._tokenizer: Any = None
         self._model: Any = None
@@ -153,7 +154,7 @@ class Lane:
     def sharing(self, pieces: int) -> int:
         """How many processes share this many questions; those of other nodes do not."""
         workers = self.crew.workers if self.crew else Workers()
-        return workers.size if workers.nodes == 1 and pieces >= shared.FEWEST * workers.size else 1
+        return workers.size if workers.nodes == 1 and pieces >= self.fewest * workers.size else 1
 
     def answer(
         self,

@@ -18,7 +18,10 @@ from common.i18n import _
 if TYPE_CHECKING:
     from qwen2.training.team import Team
 
-FEWEST = 4  # pieces of work for each process; fewer are done by the first alone
+# Pieces of work for each of the processes that are there; fewer are done by the first alone. A GPU answers some 200 at
+# a time, and half of those take it nearly as long: docs/performance.md has 318 questions on two.
+FEWEST = {"cpu": 4, "cuda": 256}
+ASKED_FOR = 4  # where processes were started for the answers
 READ_AS_ONE = 64  # tokens of a prompt that take as long as one of an answer, roughly
 ANSWER, WEIGH = "answer", "weigh"
 

@@ -74,6 +74,17 @@ def trained(lane: Lane, team: Any) -> None:
     lane.crew.stays = True
 
 
+@contextlib.contextmanager
+def not_waiting(lane: Lane) -> Iterator[None]:
+    """A thread that waits for the others ends where this one fails, or is stopped."""
+    try:
+        yield
+    except BaseException:
+        if lane.crew is not None:
+            lane.crew.give_up()
+        raise
+
+
 def tell(lane: Lane, error: BaseException) -> None:
     """The other processes end, too, where this one fails before the first step."""
     if lane.crew is None:
@@ -81,9 +92,10 @@ def tell(lane: Lane, error: BaseException) -> None:
     team = lane.crew.met()
     if team is None:
         return
+    why = " ".join(str(error).split())[:200] or type(error).__name__
     with contextlib.suppress(UserError, RuntimeError):
         team.settle()
-        team.lose(" ".join(str(error).split())[:200] or type(error).__name__)
+        team.lose("it was stopped" if isinstance(error, SystemExit) else why)
 
 
 def take_part(lane: Lane, request: TrainRequest, stop: Stop) -> tuple[int, str]:

@@ -79,7 +79,7 @@ def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
         drawing = Drawing(request.folder, request.choice.tensorboard)
         stop.cleanup += [held.forget, drawing.give_up]
         try:
-            with ThreadPoolExecutor(1) as pool:
+            with ThreadPoolExecutor(1) as pool, together.not_waiting(lane):
                 # Both during the loading; how much is free is asked before it, while nothing of ours changes it.
                 planned = pool.submit(_plan, lane, request)
                 drawn = None if request.resume else pool.submit(_first_adapter, lane, request)

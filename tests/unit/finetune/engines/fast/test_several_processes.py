@@ -185,3 +185,29 @@ def test_a_node_that_does_not_answer_is_named_within_a_minute(home: Path, tmp_pa
     assert second.returncode == 1
     assert f"node 0 (127.0.0.1:{port}) did not answer within 6 s" in second.stderr
     assert "Traceback" not in first.stderr + second.stderr
+
+
+@pytest.mark.parametrize("node", ["0", "1"])
+def test_a_node_that_waits_for_the_others_ends_at_once_when_it_is_stopped(
+    home: Path, tmp_path: Path, node: str
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    more = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "MIRROR_MEET_S": "200", "NODE_RANK": node}
+    with start(home, tmp_path / "output", "--run", "job", **more) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("loading" if node == "0" else "engine:"):
+                break
+        time.sleep(6)  # it waits for the other node by now
+        process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        try:
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 143 and time.monotonic() - begun < 10
+    assert "sft: stopped before the first step, so nothing is lost" in said and "Traceback" not in said
+    if node == "0":  # which writes
+        assert load(tmp_path / "output/job")["status"] == "stopped"
