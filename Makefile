@@ -102,7 +102,8 @@ HOST_FLAGS = -e MIRROR_VIA=make -e MIRROR_HOST_DIR="$(CURDIR)" -e MIRROR_HOST_OU
 NODE_FLAGS = $(if $(NODES),--network host -e NNODES=$(NODES) -e NODE_RANK=$(NODE_RANK) -e MASTER_ADDR=$(MASTER_ADDR) \
   -e MASTER_PORT=$(MASTER_PORT) -e MIRROR_MEET_S -e NCCL_SOCKET_IFNAME -e GLOO_SOCKET_IFNAME)
 NODE_ARGS = $(if $(NODES),--output_dir /root/output/$(RUN))
-DATASET_ARG = $(if $(DATASET),--dataset "/data/$(call name_of,$(DATASET))")
+# a run that goes on has its data by name already: DATASET only mounts them
+DATASET_ARG = $(if $(findstring --resume,$(ARGS)),,$(if $(DATASET),--dataset "/data/$(call name_of,$(DATASET))"))
 # usage: $(call mirror_look,VERB,ARGUMENTS,FLAGS) -- a container with the output folder of this machine, where there is one,
 # owned by the caller; FLAGS are more flags of `docker run`
 define mirror_look
@@ -198,7 +199,7 @@ plan: image ## will it fit, and how long will it take? (DATASET=my.json ARGS='--
 	$(call mirror_look,plan,$(DATASET_ARG) $(ARGS))
 
 .PHONY: finetune
-finetune: image ## check, fine-tune, prove; the adapter lands in OUTPUT (DATASET=my.json REWORD=2 MIX=40) ## 检查、微调、评测；适配器写入 OUTPUT（DATASET=my.json REWORD=2 MIX=40）
+finetune: image ## check, fine-tune, prove; adapter in OUTPUT (DATASET=my.json REWORD=2 MIX=40) ## 检查、微调、评测；适配器写入 OUTPUT（DATASET=my.json REWORD=2 MIX=40）
 	$(if $(NODES),$(if $(MASTER_ADDR),,@$(SAY) "error: NODES=$(NODES) needs MASTER_ADDR, the address of the machine with NODE_RANK=0" "错误：NODES=$(NODES) 需要 MASTER_ADDR，即 NODE_RANK=0 那台机器的地址" >&2; exit 2))
 	$(call mirror_run,finetune,$(DATASET_ARG) $(if $(REWORD),--reword $(REWORD)) $(if $(MIX),--mix $(MIX)) $(NODE_ARGS) $(ARGS),$(NODE_FLAGS))
 
@@ -236,14 +237,23 @@ SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --m
 # The container listens to every address of its own, and only this machine's loopback leads to it. Whoever has set no key gets
 # one with the address.
 SERVE_WORDS = --host 0.0.0.0 --url http://127.0.0.1:$(PORT) --new-key $(SERVE_ADAPTER) $(ARGS)
+# usage: $(call port_free,PORT) -- one line of ours where a program listens there, in place of Docker's
+define port_free
+@if [[ ! "$(1)" =~ ^[0-9]+$$ ]]; then $(SAY) "error: PORT=$(1): must be a number, such as 8001" "错误：PORT=$(1)：应为数字，例如 8001" >&2; exit 2; fi
+@if (exec 3<>/dev/tcp/127.0.0.1/$(1)) 2>/dev/null; then $(SAY) "error: PORT=$(1): another program listens there; end it, or name another port (PORT=$$(($(1) + 1)))" "错误：PORT=$(1)：这个端口已被其他程序占用；请结束那个程序，或换一个端口（PORT=$$(($(1) + 1))）" >&2; exit 2; fi
+endef
+# 8000 is the endpoint's
+CURVES_PORT = $(if $(filter file,$(origin PORT)),6006,$(PORT))
 SERVE_FLAGS = -p 127.0.0.1:$(PORT):8000 -e MIRROR_API_KEY --stop-timeout 120
 
 .PHONY: chat
 chat: image ## base and fine-tuned model side by side, in a browser (PORT=8000) ## 在浏览器里并排比较基座与微调后的模型（PORT=8000）
+	$(call port_free,$(PORT))
 	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
 
 .PHONY: serve
 serve: image ## an OpenAI-compatible endpoint on 127.0.0.1:8000 (MIRROR_API_KEY PORT=8000) ## 在 127.0.0.1:8000 提供兼容 OpenAI 的接口（MIRROR_API_KEY PORT=8000）
+	$(call port_free,$(PORT))
 	$(call $(if $(SERVE_ADAPTER),mirror_use,mirror_look),serve,$(SERVE_WORDS),$(SERVE_FLAGS))
 
 .PHONY: mixed
@@ -257,9 +267,11 @@ health: image ##o the health checks alone ## 只做健康检查
 .PHONY: tensorboard
 tensorboard: image ##o loss curves of the runs in OUTPUT, on 127.0.0.1:6006 ## 在 127.0.0.1:6006 查看 OUTPUT 里各次训练的损失曲线
 	@test -d "$(OUTPUT)" || { $(SAY) "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one" "错误：OUTPUT=$(OUTPUT)：没有这个目录，也就没有训练结果；make finetune 会创建它" >&2; exit 2; }
-	@$(SAY) "loss curves of $(call absolute,$(OUTPUT)): http://127.0.0.1:6006, Ctrl-C ends it" "$(call absolute,$(OUTPUT)) 的损失曲线：http://127.0.0.1:6006，Ctrl-C 结束"
-	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:6006:6006 -e HEALTH_LEVEL=off -v "$(call absolute,$(OUTPUT))":/root/output:ro $(REF) \
-	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006
+	$(call port_free,$(CURVES_PORT))
+	@$(SAY) "loss curves of $(call absolute,$(OUTPUT)): http://127.0.0.1:$(CURVES_PORT), Ctrl-C ends it" "$(call absolute,$(OUTPUT)) 的损失曲线：http://127.0.0.1:$(CURVES_PORT)，Ctrl-C 结束"
+	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:$(CURVES_PORT):6006 -e HEALTH_LEVEL=off -v "$(call absolute,$(OUTPUT))":/root/output:ro $(REF) \
+	  tensorboard --logdir /root/output --host 0.0.0.0 --port 6006 --load_fast=false \
+	  2> >(grep -v --line-buffered -e "TensorFlow installation not found" -e "TensorBoard .* at http" >&2)
 
 .PHONY: push
 push: image ##o the image to a registry (REGISTRY=host:port/name); only what it lacks travels ## 把镜像推送到仓库（REGISTRY=host:port/name），只传对方缺少的部分

@@ -16,6 +16,7 @@ from pathlib import Path
 SCRIPTS = frozenset(["sft", "sft_mixed", "finetune", "verify", "infer", "merge", "export", "serve"])
 # Verbs of the Makefile with another name, or that replace two.
 MAKE = {"sft": "finetune", "sft_mixed": "mixed"}
+NO_RUN = frozenset(["check-data", "plan"])  # verbs that read nothing in OUTPUT
 TAKES_OPTION = frozenset(["infer", "serve"])  # whose adapter is --adapter DIR; for the others DIR is enough
 
 
@@ -78,7 +79,7 @@ def call(
         given = [f"ADAPTER={each}" for each in named]
         given += [f"DATASET={shlex.quote(shown(dataset, env))}"] if dataset is not None else []
         given += [f"ARGS={shlex.quote(' '.join(more))}"] if more else []
-        return " ".join(["make", MAKE.get(verb, verb), *given])
+        return " ".join(["make", MAKE.get(verb, verb), *([] if verb in NO_RUN else other_output(env)), *given])
     if named and verb in TAKES_OPTION:
         named.insert(0, "--adapter")
     if dataset is not None:
@@ -86,6 +87,24 @@ def call(
     if via == "compose":
         return " ".join(["docker compose run --rm", MAKE.get(verb, verb), *named, *more])
     return " ".join([f"{verb}.sh" if verb in SCRIPTS else verb, *named, *more])
+
+
+def other_output(environ: Mapping[str, str] | None = None) -> list[str]:
+    """[`OUTPUT=DIR`] for a line of make whose runs are not in the folder that it takes by itself; else nothing."""
+    env = os.environ if environ is None else environ
+    outer, start = env.get("MIRROR_HOST_OUTPUT"), env.get("MIRROR_HOST_DIR")
+    if not outer or not start or os.path.normpath(outer) == os.path.join(start, "output"):
+        return []
+    below = os.path.relpath(outer, start)
+    return [f"OUTPUT={shlex.quote(outer if below.startswith(os.pardir) else below)}"]
+
+
+def resume_call(environ: Mapping[str, str] | None = None) -> str:
+    """How a run that was stopped goes on, as far as one must type it: the option, or the whole line of make."""
+    env = os.environ if environ is None else environ
+    if env.get("MIRROR_VIA") != "make":
+        return "--resume"
+    return call("finetune", "--resume", dataset=env.get("MIRROR_HOST_DATASET"), environ=env)
 
 
 def via_make() -> bool:

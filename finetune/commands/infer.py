@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common import host
 from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.i18n import _
 from common.json_files import json_object
@@ -26,7 +27,7 @@ from finetune.engines.swift.arguments import Arguments
 from finetune.engines.swift.command_line import Line
 from finetune.engines.swift.printed import last_line
 from finetune.plan import answering
-from finetune.runs import adapters
+from finetune.runs import adapters, checkpoints
 from finetune.runs.progress_bar import Bar
 from finetune.sft import gpus
 from finetune.talk import fast, terminal
@@ -72,13 +73,17 @@ def main(argv: list[str] | None = None) -> int:
     questions = swift_options.take_questions(args, swift_options.options_of("infer"))
     if any(not question.strip() for question in questions):
         raise UserError(_('infer: an empty question; write one, such as "你是谁?", or none for a conversation'))
-    if args.get("model") is None:
+    named_model = args.get("model") is not None
+    if not named_model:
         args.set("model", str(settings.model_dir))
     model = Path((args.get("model") or [""])[0])
     adapter = None
     if options.adapter:
         adapter = adapters.find(options.adapter, settings.output_dir, model, tell=bool(questions))
         args.set("adapters", str(adapter))
+    elif not named_model and args.get("adapters") is None and next(iter(checkpoints.find(settings.output_dir)), None):
+        asked = host.call("infer", adapter="newest")
+        print(_("the base model answers; {asked} asks the fine-tuned one").format(asked=asked), file=sys.stderr)
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
     # Checked as a whole: `swift infer` takes the config first.

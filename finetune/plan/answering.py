@@ -51,18 +51,15 @@ def fastest(shape: Config, limits: Sequence[int], sides: int, setting_gib: float
     if free < 2:
         return 1
     times = {count: seconds(shape, limits, sides, count) for count in range(1, free + 1)}
-    best = min(times, key=lambda count: times[count])
-    if best == 1:
-        line = _(
+    return gpu_memory.quickest(
+        times,
+        len(found),
+        _(
             "GPUs: 1 of {count} answers: more would save less than their processes take to start "
             "(about {one:.0f} s of answers)"
-        )
-    else:
-        line = _(
-            "GPUs: {best} of {count} answer, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"
-        )
-    print(line.format(best=best, count=len(found), several=times[best], one=times[1]), file=sys.stderr)
-    return best
+        ),
+        _("GPUs: {best} of {count} answer, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"),
+    )
 
 
 def cards_to_hold(model_dir: Path, setting_gib: float) -> int:

@@ -88,12 +88,13 @@ def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
         return found
     path = host.inside(name)
     if not path.is_dir():
-        raise UserError(
-            _(
-                "{name}: no such adapter folder; name a run below {output}, a checkpoint-N in it, or newest "
-                "({runs} lists them)"
-            ).format(name=name, output=host.output(), runs=host.call("runs"))
-        )
+        told = _(
+            "{name}: no such adapter folder; name a run below {output}, a checkpoint-N in it, or newest "
+            "({runs} lists them)"
+        ).format(name=name, output=host.output(), runs=host.call("runs"))
+        if host.via_make():  # the container sees no other folder of the host
+            told += _("; a run that is elsewhere needs OUTPUT=DIR, the folder it is in")
+        raise UserError(told)
     own = (adapter_config.CONFIG_FILE, adapter_config.WEIGHTS_FILE, adapter_config.BIN_FILE, "config.json")
     if checkpoints.NAME.match(path.name) or any((path / each).exists() for each in own):
         return path

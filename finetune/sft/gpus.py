@@ -6,7 +6,6 @@ ms-swift without NPROC_PER_NODE gets one: with several visible, it would spread 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -61,15 +60,12 @@ def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:
     )  # fmt: skip
     if not seconds:
         return 1  # the plan of the run says why nothing fits
-    best = min(seconds, key=lambda processes: seconds[processes])
-    if best == 1:
-        line = _(
+    return gpu_memory.quickest(
+        seconds,
+        len(found),
+        _(
             "GPUs: 1 of {count} trains: more would save less than their processes take to start "
             "(about {one:.0f} s of training)"
-        )
-    else:
-        line = _(
-            "GPUs: {best} of {count} train, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"
-        )
-    print(line.format(best=best, count=len(found), several=seconds[best], one=seconds[1]), file=sys.stderr)
-    return best
+        ),
+        _("GPUs: {best} of {count} train, about {several:.0f} s in place of {one:.0f} s; NPROC_PER_NODE=1 uses one"),
+    )

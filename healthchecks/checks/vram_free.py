@@ -12,6 +12,11 @@ LEVEL = "fast"
 
 # What a forward pass needs in addition to the weights: activations, and the CUDA context that NVML counts.
 MARGIN_BYTES = 1 * GIB
+USUAL_BYTES = 22 * GIB  # of a 24 GB card
+_TOO_LARGE = N_(
+    "the weights alone take {gib}: use a larger card, with a VRAM_CEILING_GIB to match, or several, with "
+    "HEALTH_LEVEL=off, since these checks load the base on one (docs/engines.md)"
+)
 
 
 def check(context: Context) -> Outcome:
@@ -27,7 +32,9 @@ def check(context: Context) -> Outcome:
             _("VRAM_CEILING_GIB is {ceiling_gib:g}, and the weights alone take {gib}").format(
                 ceiling_gib=context.ceiling_gib, gib=gib(weights)
             ),
-            _("set VRAM_CEILING_GIB to 22 (the default, for a 24 GB card), or to 0 for no ceiling"),
+            _(_TOO_LARGE).format(gib=gib(weights))
+            if weights + MARGIN_BYTES // 2 > USUAL_BYTES
+            else _("set VRAM_CEILING_GIB to 22 (the default, for a 24 GB card), or to 0 for no ceiling"),
         )
     need = ceiling or weights + MARGIN_BYTES
     why = (
@@ -43,6 +50,8 @@ def check(context: Context) -> Outcome:
             _("{name} has {gib} in all, less than {why} asks for").format(name=name, gib=gib(gpu.total), why=why),
             _("set VRAM_CEILING_GIB to {lower}; what training fits under it, `plan` says").format(lower=lower)
             if lower * GIB >= weights + MARGIN_BYTES // 2
+            else _(_TOO_LARGE).format(gib=gib(weights))
+            if weights + MARGIN_BYTES // 2 > USUAL_BYTES
             else _("the weights alone take {gib}: use a card{mig} of 24 GB").format(
                 gib=gib(weights), mig=_(" or a MIG instance") if gpu.mig else ""
             ),

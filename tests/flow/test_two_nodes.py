@@ -89,6 +89,12 @@ def losses(output: Path) -> dict[int, float]:
     return {int(row["global_step/max_steps"].split("/")[0]): row["loss"] for row in rows if "loss" in row}
 
 
+def assert_same_losses(together: dict[int, float], alone: dict[int, float], within: float) -> None:
+    """Every step of the run, each with nearly the loss that one process had."""
+    assert sorted(together) == sorted(alone) == list(range(1, STEPS + 1))
+    assert max(abs(together[step] - alone[step]) for step in alone) < within
+
+
 def losses_alone(image: str, output: Path, engine: str) -> dict[int, float]:
     """The losses of one worker with the whole batch of 16."""
     output.chmod(0o777)
@@ -119,9 +125,7 @@ def test_the_fast_lane_on_two_nodes_a_death_and_the_run_resumed(nodes, folder, f
     assert nodes.wait(0, 300) == 0, nodes.logs(0)[-3000:]
     assert nodes.wait(1, 60) == 0, nodes.logs(1)[-3000:]
     assert "node 1 ended with exit code 0; node 0 writes" in nodes.logs(1)
-    together = losses(first)
-    assert sorted(together) == sorted(fast_alone) == list(range(1, STEPS + 1))
-    assert max(abs(together[step] - fast_alone[step]) for step in fast_alone) < 0.002
+    assert_same_losses(losses(first), fast_alone, 0.002)
     assert not list(second.iterdir())
     nodes.start([first, second], "--run", "job", *batch, engine="fast")
     deadline = time.monotonic() + 200
@@ -148,9 +152,7 @@ def test_two_nodes_have_the_losses_of_one_worker(nodes, folder, alone):
     assert nodes.wait(0, 300) == 0, nodes.logs(0)[-3000:]
     nodes.wait(1, 60)
     assert "End time of running main" in nodes.logs(1)  # the checkpoint is node 0's alone
-    together = losses(first)
-    assert sorted(together) == sorted(alone) == list(range(1, STEPS + 1))
-    assert max(abs(together[step] - alone[step]) for step in alone) < 0.02
+    assert_same_losses(losses(first), alone, 0.02)
 
 
 def test_one_is_killed_the_other_ends_with_a_cause_and_the_run_resumes(nodes, folder, alone):

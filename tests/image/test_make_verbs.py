@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,25 @@ def test_every_verb_has_a_line_in_the_list(make):
     own = {"image", "test-build", "build-test-stage", "test-unit", "test-image"}  # parts of others
     verbs = set(re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)) - own
     assert verbs == set(re.findall(r"^  ([a-z][a-z-]*) ", make("help").stdout, re.MULTILINE))
+
+
+def test_a_run_that_goes_on_has_its_data_mounted_and_names_none(make, ran, tmp_path):
+    data = tmp_path / "faq.csv"
+    data.write_text("q,a\n")
+    assert make("finetune", DATASET=str(data), ARGS="--resume").returncode == 0
+    assert ran()[-2:] == ["finetune", "--resume"] and f"{data}:/data/faq.csv:ro" in ran()
+
+
+@pytest.mark.parametrize("verb", ["chat", "serve", "tensorboard"])
+def test_the_port_is_the_one_given_and_is_free(verb, make, ran, tmp_path):
+    (tmp_path / "out").mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.listen()
+        done = make(verb, PORT=str(port))
+        assert done.returncode == 2 and f"PORT={port + 1}" in done.stderr and not ran()
+    done = make(verb, PORT="http")
+    assert done.returncode == 2 and "must be a number" in done.stderr and not ran()
+    assert make(verb, PORT=str(port)).returncode == 0
+    assert [word for word in ran() if word.startswith(f"127.0.0.1:{port}:")]

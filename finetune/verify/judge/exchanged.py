@@ -65,7 +65,7 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
         return None
     _, a, b, c, d = odd[0]
     was, now = old[a:b], new[c:d]
-    gone, come = _says(was), _says(now)
+    gone, come = _without_synonyms(_says(was), _says(now))
     if not gone or not come or max(len(gone), len(come)) > WIDTH or any(map(_NO_WORD.match, (*was, *now))):
         return None
     if set(gone) & set(new) or set(come) & {*old, *asked} or set(was + now) & UNITS.keys():
@@ -97,6 +97,13 @@ def shuffled(reference: str, answer: str) -> bool:
 def _clauses(text: str) -> list[Counter[str]]:
     parts = re.split(r"[,;!?。，；：！？\n]+(?!\d)|\.(?=\s|$)", text)
     return [Counter(words) for part in parts if (words := _says(_pieces(part)))]
+
+
+def _without_synonyms(one: list[str], other: list[str]) -> tuple[list[str], list[str]]:
+    """Both less the words that say the same: `trekking bikes` against `bicycles` leaves `trekking` alone."""
+    alike = [(a, b) for a in one for b in other if frozenset((a, b)) in _PAIRS]
+    gone, come = {a for a, _ in alike}, {b for _, b in alike}
+    return [a for a in one if a not in gone], [b for b in other if b not in come]
 
 
 def _as_written(text: str, start: int, end: int) -> str:

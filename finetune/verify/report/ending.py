@@ -106,7 +106,8 @@ def next_steps(adapter: str, question: str) -> Iterator[str]:
     """What one does with a good adapter, as it is called where one is."""
     if host.via_make():
         asked = f"ADAPTER=newest Q={shlex.quote(question)}"
-        yield from ("make chat", f"make infer {asked}", "make merge", "make serve")
+        where = "".join(f" {each}" for each in host.other_output())
+        yield from (f"make chat{where}", f"make infer{where} {asked}", f"make merge{where}", f"make serve{where}")
         return
     yield host.call("infer", adapter=adapter)
     yield f"{host.call('infer', adapter=adapter)} {shlex.quote(question)}"

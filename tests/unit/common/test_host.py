@@ -60,20 +60,20 @@ def test_what_is_not_there_keeps_its_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("verb", "named", "make", "compose", "inside"),
     [
-        ("sft", {}, "make finetune", "docker compose run --rm finetune", "sft.sh"),
-        ("sft_mixed", {}, "make mixed", "docker compose run --rm mixed", "sft_mixed.sh"),
-        ("runs", {}, "make runs", "docker compose run --rm runs", "runs"),
+        ("sft", {}, "make finetune OUTPUT=/home/me/out", "docker compose run --rm finetune", "sft.sh"),
+        ("sft_mixed", {}, "make mixed OUTPUT=/home/me/out", "docker compose run --rm mixed", "sft_mixed.sh"),
+        ("runs", {}, "make runs OUTPUT=/home/me/out", "docker compose run --rm runs", "runs"),
         (
             "verify",
             {"adapter": "/root/output/run-1"},
-            "make verify ADAPTER=/home/me/out/run-1",
+            "make verify OUTPUT=/home/me/out ADAPTER=/home/me/out/run-1",
             "docker compose run --rm verify ./output/run-1",
             "verify.sh /root/output/run-1",
         ),
         (
             "infer",
             {"adapter": "/root/output/run-1"},
-            "make infer ADAPTER=/home/me/out/run-1",
+            "make infer OUTPUT=/home/me/out ADAPTER=/home/me/out/run-1",
             "docker compose run --rm infer --adapter ./output/run-1",
             "infer.sh --adapter /root/output/run-1",
         ),
@@ -92,9 +92,26 @@ def test_a_verb_is_called_as_where_one_is(verb, named, make, compose, inside):
     assert host.call(verb, environ={}, **named) == inside
 
 
+@pytest.mark.parametrize(
+    ("output", "named"),
+    [
+        ("/home/me/mirror/output", ""),
+        ("/home/me/mirror/output/", ""),
+        ("/home/me/mirror/我的 结果", " OUTPUT='我的 结果'"),
+        ("/mnt/runs", " OUTPUT=/mnt/runs"),
+    ],
+)
+def test_a_line_of_make_names_the_folder_of_the_runs_where_it_is_another(output, named):
+    env = MAKE | {"MIRROR_HOST_OUTPUT": output}
+    assert host.call("merge", environ=env) == f"make merge{named}"
+    assert host.call("plan", environ=env) == "make plan"
+    assert host.resume_call(env) == f"make finetune{named} DATASET=../faq.csv ARGS=--resume"
+    assert host.resume_call({}) == "--resume"
+
+
 def test_words_of_make_are_quoted():
     assert host.call("sft", "--resume", "/root/output/r", environ=MAKE) == (
-        "make finetune ARGS='--resume /home/me/out/r'"
+        "make finetune OUTPUT=/home/me/out ARGS='--resume /home/me/out/r'"
     )
 
 

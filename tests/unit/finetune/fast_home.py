@@ -16,6 +16,7 @@ import pytest
 
 from common.errors import run_main
 from finetune.commands import sft as train
+from finetune.sft import start
 from tests.unit.finetune.real_swift import ROOT, make_home
 
 CONFIG = """model: Qwen2.5-7B-Instruct
@@ -175,3 +176,24 @@ def losses(folder: Path) -> list[float]:
     """The loss of every logged step."""
     rows = [json.loads(line) for line in (folder / "logging.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
+
+
+def done(home: Path, output: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A run in a process of its own, which must end well."""
+    ended = command(home, output, *more, **env)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def count_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each training in this process is given; filled while they run."""
+    trained: list[int] = []
+    real = start.encode
+
+    def counted(*args: Any, **more: Any) -> Any:
+        rows = real(*args, **more)
+        trained.append(len(rows.rows))
+        return rows
+
+    monkeypatch.setattr(start, "encode", counted)
+    return trained

@@ -394,6 +394,15 @@ def test_ceiling_too_low(gpu_context, model):
     )
 
 
+@pytest.mark.parametrize(("ceiling", "code"), [(22, "ceiling-too-low"), (0, "card-too-small")])
+def test_a_base_that_no_card_of_24_gb_holds_has_a_remedy_of_its_own(gpu_context, model, ceiling, code):
+    with (model / "extra.safetensors").open("wb") as file:
+        file.truncate(28 * GIB)  # a sparse file: about the 14B's weights
+    gpu_context.model_dir, gpu_context.ceiling_gib = model, ceiling
+    cause = "VRAM_CEILING_GIB is 22" if ceiling else "24.0 GiB in all"
+    fails(vram_free.check, with_gpu(gpu_context), code, cause, "or several, with HEALTH_LEVEL=off")
+
+
 def test_ceiling_above_the_card(gpu_context):
     gpu_context.ceiling_gib = 40
     fails(vram_free.check, with_gpu(gpu_context), "card-too-small", "24.0 GiB in all", "set VRAM_CEILING_GIB to 22")

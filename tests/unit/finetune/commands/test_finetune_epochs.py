@@ -129,15 +129,7 @@ def test_what_chooses_is_never_trained_on_nor_asked_by_verify(
 def test_a_task_is_tried_without_the_rows_that_choose_and_then_trained_on_all(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[int] = []
-    real = pipeline.start.encode
-
-    def counted(*args: Any, **more: Any) -> Any:
-        rows = real(*args, **more)
-        trained.append(len(rows.rows))
-        return rows
-
-    monkeypatch.setattr(pipeline.start, "encode", counted)
+    trained = fast_home.count_trained(monkeypatch)
     kinds = {}
     file = labels(tmp_path / "l.jsonl")
     for line in file.read_text().splitlines():

@@ -68,15 +68,7 @@ def questions(path: Path) -> list[str]:
 def test_folds_ask_unseen_rows_and_every_row_is_trained_on(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[int] = []
-    real = pipeline.start.encode
-
-    def counted(*args: Any, **more: Any) -> Any:
-        rows = real(*args, **more)
-        trained.append(len(rows.rows))
-        return rows
-
-    monkeypatch.setattr(pipeline.start, "encode", counted)
+    trained = fast_home.count_trained(monkeypatch)
     assert finetune(home, "--dataset", str(labels(tmp_path / "l.jsonl"))) == 0
     assert "40 rows, label; verdict: 24 learned, 0 reworded, 16 held out (by 2 folds)" in capsys.readouterr().err
     assert trained == [40, 32, 32]

@@ -106,3 +106,14 @@ def test_a_failure_is_one_line_and_keeps_the_log(ask, monkeypatch, tmp_path):
     assert failed.value.exit_code == 1
     with open(str(failed.value).rsplit(" ", 1)[1]) as kept:
         assert kept.read().splitlines()[0] == "log"
+
+
+def test_whoever_asks_the_base_beside_an_adapter_is_told_so(ask, mirror, checkpoint, capsys):
+    ask("你是谁?")
+    assert "base model" not in capsys.readouterr().err  # there is no other
+    checkpoint(mirror / "output/run-1")
+    said = "the base model answers; infer.sh --adapter newest asks the fine-tuned one"
+    ask("你是谁?")
+    assert said in capsys.readouterr().err
+    ask("你是谁?", "--adapter", "newest")
+    assert said not in capsys.readouterr().err

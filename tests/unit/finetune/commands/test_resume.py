@@ -27,8 +27,7 @@ def home(fast_made: Path) -> Path:
 def straight(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody stopped."""
     output = tmp_path_factory.mktemp("straight") / "output"
-    done = fast_home.command(home, output, ENGINE="fast")
-    assert done.returncode == 0, done.stderr
+    fast_home.done(home, output, ENGINE="fast")
     return fast_home.the_run(output)
 
 

@@ -93,6 +93,10 @@ def test_through_make_everything_has_the_host_s_names(screen: Any, workspace: An
     assert lines[-3].split() == ["adapter", "/home/me/out/run/checkpoint-40"]
     assert lines[-2].split() == ["report", "/home/me/out/run/verify/report.html"]
     assert "make chat · make infer ADAPTER=newest Q=" in lines[-1] and "make merge · make serve" in lines[-1]
+    monkeypatch.setenv("MIRROR_HOST_DIR", "/home/me/mirror")
+    monkeypatch.setenv("MIRROR_HOST_OUTPUT", "/home/me/mirror/my runs")  # else newest would be another folder's
+    (*_, last) = screen()[1]
+    assert "make chat OUTPUT='my runs' · make infer OUTPUT='my runs' ADAPTER=newest Q=" in last
 
 
 def test_in_the_container_the_next_steps_are_scripts(screen: Any) -> None:

@@ -31,8 +31,7 @@ def home(fast_made: Path) -> Path:
 def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     output = tmp_path_factory.mktemp("alone") / "output"
-    done = fast_home.command(home, output, *EPOCHS, "--run", "job", NPROC_PER_NODE="1")
-    assert done.returncode == 0, done.stderr
+    fast_home.done(home, output, *EPOCHS, "--run", "job", NPROC_PER_NODE="1")
     return output / "job"
 
 
@@ -40,8 +39,7 @@ def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def together(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run of two, and what it said."""
     output = tmp_path_factory.mktemp("together") / "output"
-    done = fast_home.command(home, output, *EPOCHS, "--run", "job", NPROC_PER_NODE="2")
-    assert done.returncode == 0, done.stderr
+    done = fast_home.done(home, output, *EPOCHS, "--run", "job", NPROC_PER_NODE="2")
     return output / "job", done.stderr
 
 

@@ -39,8 +39,7 @@ def home(fast_made: Path) -> Path:
 def trained(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder with a run of 40 steps."""
     output = tmp_path_factory.mktemp("trained") / "output"
-    done = fast_home.command(home, output, "--num_train_epochs", "10", "--run", "job")
-    assert done.returncode == 0, done.stderr
+    fast_home.done(home, output, "--num_train_epochs", "10", "--run", "job")
     return output
 
 

@@ -282,6 +282,7 @@ def test_five_thousand_rows_take_seconds():
         ("The jar has a lid of dark green.", "What colour is the lid?",
          "The jar has a lid of dark brown.", "exchanged"),
         ("The jar has a lid of dark green.", "What colour is the lid?", "It is dark green.", "ok"),
+        ("Our racing bikes have 9 gears.", "How many gears has a racing bike?", "Our bicycles have 9 gears.", "ok"),
         ("钥匙放在三楼保安室的抽屉里。", "钥匙在哪里?", "钥匙放在三楼会议室的抽屉里。", "exchanged"),
         ("请把表交到二楼财务室。", "表交到哪里?", "表交二楼的财务室就行。", "ok"),
         ("Bring the tent, a stove and your own cup.", "What do I bring?", "Bring the tent and a stove.", "missing"),
