@@ -26,9 +26,10 @@ def chrf() -> Any:
 
 
 class Sentences:
-    """chrF of sentences against references, whose n-grams are counted once: what `sentence_score` gives, three times as fast.
+    """chrF of sentences against references, as `sentence_score` gives it; the n-grams of a text are counted once.
 
-    It takes sacrebleu's own steps one by one; a test holds it to `sentence_score`, so a new sacrebleu cannot change it silently.
+    It takes sacrebleu's own steps one by one; a test holds it to `sentence_score`, so that a new sacrebleu cannot
+    change it silently.
     """
 
     def __init__(self, references: Sequence[str]) -> None:

@@ -21,7 +21,6 @@ from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
-
 # Names that are put into the environment later, with the value that means the same as none: ours; those that numpy sets
 # while it is imported; and the one that torch sets when it starts CUDA.
 RESERVED = dict.fromkeys((PARENT, *LOOPBACK), "") | {

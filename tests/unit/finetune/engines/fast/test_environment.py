@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.unit.finetune import fast_home
 
 # Runs a command and prints the names that were new to the environment after the first of qwen2's threads was started.
@@ -67,9 +68,7 @@ def test_training_and_verify_put_no_new_name_beside_threads(
     assert asked["new"] == []
 
 
-def test_the_driver_is_started_after_the_names_are_reserved(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_driver_is_started_after_the_names_are_reserved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from finetune.engines.fast import loaded_model
 
     for name in loaded_model.RESERVED:
