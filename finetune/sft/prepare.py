@@ -68,7 +68,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
             )
         if options.reword:
             raise UserError(
-                _("{name} --resume: --reword is not possible, a run goes on with its own rows; leave it out").format(
+                _("{name} --resume: --reword is not possible, a run continues with its own rows; leave it out").format(
                     name=name
                 )
             )
@@ -100,7 +100,7 @@ def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: 
     """A run that was stopped, with its own options, data and engine, and the checkpoint to continue from."""
     if rest:
         raise UserError(
-            _("{name} --resume: {rest} is not possible, a run goes on with its own options; leave it out").format(
+            _("{name} --resume: {rest} is not possible, a run continues with its own options; leave it out").format(
                 name=name, rest=rest[0]
             )
         )

@@ -217,5 +217,5 @@ def test_rows_held_out_by_a_split_are_asked_as_unseen(
 
 def test_one_row_is_refused_before_the_training(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl", 1))) == 2
-    assert "one row alone gives no verdict" in capsys.readouterr().err
+    assert "a single row gives no verdict" in capsys.readouterr().err
     assert not list(Path(os.environ["OUTPUT_DIR"]).glob("run*"))
