@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, but `--option=--` is refused: argparse would take the `--` away and give an empty list."""
         words = sys.argv[1:] if args is None else list(args)
         if wrong := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
-            self.error(_("{word}: -- is no value").format(word=wrong))
+            self.error(_("{word}: -- is not a value").format(word=wrong))
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:

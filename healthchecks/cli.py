@@ -100,9 +100,7 @@ def _report(options: argparse.Namespace) -> int:
         health = state.load(state.HEALTH_FILE)
         report = _as_report(health) if health is not None else None
     except state.UnreadableState as error:
-        print(
-            _("error: {reason}; run `healthcheck startup`, which writes it anew").format(reason=error), file=sys.stderr
-        )
+        print(_("error: {reason}; run `healthcheck startup`, which rewrites it").format(reason=error), file=sys.stderr)
         return FAILED
     if report is None:
         print(_("error: the checks have not run since this start; run `healthcheck startup`"), file=sys.stderr)

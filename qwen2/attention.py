@@ -42,7 +42,16 @@ def _heads(qkv: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
-    """(out [T, q_size], what `backward` needs next to it). qkv [T, q_size + 2 kv_size], already rotated."""
+    """Causal attention over packed rows.
+
+    Args:
+        qkv: [T, q_size + 2 kv_size], queries and keys already rotated.
+        rows: The rows that the T tokens belong to.
+        config: The model's shape.
+
+    Returns:
+        out [T, q_size], and what `backward` needs besides it.
+    """
     q, k, v = _heads(qkv, config)
     if has_flash(qkv.device, qkv.dtype):
         out, normaliser, state, unused, _ = torch.ops.aten._flash_attention_forward(
@@ -54,7 +63,19 @@ def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
 
 
 def backward(grad: Tensor, qkv: Tensor, out: Tensor, context: Any, rows: Rows, config: Config) -> Tensor:
-    """d(loss)/d(qkv) [T, q_size + 2 kv_size] from grad = d(loss)/d(out) [T, q_size]; `out` may be row-strided."""
+    """The gradient of `forward`.
+
+    Args:
+        grad: d(loss)/d(out), [T, q_size].
+        qkv: What `forward` took.
+        out: What it returned; may be row-strided.
+        context: What it returned besides.
+        rows: The rows that the T tokens belong to.
+        config: The model's shape.
+
+    Returns:
+        d(loss)/d(qkv), [T, q_size + 2 kv_size].
+    """
     q, k, v = _heads(qkv, config)
     if has_flash(qkv.device, qkv.dtype):
         normaliser, state, unused = context

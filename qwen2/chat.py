@@ -104,8 +104,11 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of a conversation to be answered.
 
-        A system message in `messages` goes before `system`; None for both gives the template's default, "" none at all.
-        Without add_generation_prompt the text ends with the last message.
+        Args:
+            messages: The conversation; a system message in it wins over `system`.
+            system: The system prompt; None for both gives the template's default, "" none at all.
+            add_generation_prompt: Without it the text ends with the last message.
+            tools: Tools that the model may call, in any form that tools_of reads.
         """
         parts = template.parts(messages, tools, system, generation_prompt=add_generation_prompt)
         return self.encode("".join(text for text, _ in parts))

@@ -55,13 +55,28 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
-    """Continue every prompt (token ids) until an eos or max_new_tokens; the answers, in order, without the eos.
+    """Continue every prompt until an eos or max_new_tokens.
 
-    `max_new_tokens` is one limit, or one for each prompt. Greedy when temperature is 0. A sampled row depends on
-    (seed, its index), not on the batching. `batch_size` None takes what memory and `room` (None: Room()) allow.
-    `progress(done_rows, total_rows)` is called when rows have ended, `watch(ids)` with the first running row's answer
-    so far, after each step (on a GPU after CHECK_EVERY): for one prompt, shown while it is answered. Raises ValueError
-    for an empty prompt or one that, with its answer, is longer than the model's positions.
+    Args:
+        model: The base.
+        prompts: Token ids, one sequence a prompt.
+        max_new_tokens: One limit, or one for each prompt.
+        adapter: Added to the base; None asks the base alone.
+        temperature: 0 is greedy.
+        top_p: Share of the probability that may be drawn from, in (0, 1].
+        top_k: Number of tokens that may be drawn from; 0 is all.
+        repetition_penalty: Makes tokens that occurred less likely; 1 changes nothing.
+        seed: A sampled row depends on (seed, its index), not on the batching.
+        batch_size: Rows at a time; None takes what memory and `room` allow.
+        room: The memory that answers may take; None is Room().
+        progress: Called with (done_rows, total_rows) when rows have ended.
+        watch: Called with the first running row's answer so far, after each step (on a GPU after CHECK_EVERY).
+
+    Returns:
+        The answers as ids, in the order of the prompts, without the eos.
+
+    Raises:
+        ValueError: A prompt is empty, or longer, with its answer, than the model's positions.
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -84,7 +99,16 @@ def generate(
 
 
 def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Prompt]:
-    """The prompts that are to be continued. Raises ValueError for one that cannot be."""
+    """The prompts to continue.
+
+    Args:
+        model: The model that continues them.
+        prompts: Token ids.
+        limits: New tokens of each prompt.
+
+    Raises:
+        ValueError: A prompt cannot be continued.
+    """
     requests = [Prompt(*each) for each in zip(range(len(prompts)), prompts, limits, strict=True)]
     requests = [each for each in requests if each.limit >= 1]
     for each in requests:
@@ -111,7 +135,13 @@ def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:
 
 
 def fitting_rows(model: Model, length: int, room: Room) -> int:
-    """Rows of `length` tokens whose cache and logits fit in what is free, and into `room` (32 on a CPU)."""
+    """Rows whose cache and logits fit in free memory and in `room`; 32 on a CPU.
+
+    Args:
+        model: The loaded model.
+        length: Tokens of each row.
+        room: The memory that answers may take.
+    """
     if model.device.type != "cuda":
         return 32
     config = model.config

@@ -118,9 +118,15 @@ def causal_attention(
     sin: Tensor,
     keep: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Attend:
-    """Attention for `rows` sequences of the same padded `length`, tokens laid out row by row.
+    """Attention for sequences of the same padded length, tokens laid out row by row.
 
-    cos, sin [T, head_dim / 2] of each token's position; `keep(k, v)` gets the rotated keys and the values.
+    Args:
+        config: The model's shape.
+        rows: Number of sequences.
+        length: Padded tokens of each.
+        cos: [T, head_dim / 2], of each token's position.
+        sin: [T, head_dim / 2].
+        keep: Called with the rotated keys and the values.
     """
 
     def attend(qkv: Tensor, out: Tensor) -> None:
@@ -216,10 +222,19 @@ class Model:
         progress: weights.Progress | None = None,
         lora_rank: int = LOADED_RANK,
     ) -> Model:
-        """Load a model folder. `progress(done_bytes, total_bytes)`; `lora_rank`: the one that will be used, if known.
+        """Load a model folder.
 
-        Raises ValueError with a sentence for the user when the folder is not a complete Qwen2ForCausalLM, torch's own
-        Raises OutOfMemoryError if the device is too small, and RuntimeError for other faults of the GPU.
+        Args:
+            model_dir: The folder.
+            device: Where the weights go.
+            dtype: The number format they get.
+            progress: Called with (done_bytes, total_bytes).
+            lora_rank: The rank that will be used, if known.
+
+        Raises:
+            ValueError: The folder is not a complete Qwen2ForCausalLM; the message is fit for a user.
+            torch.OutOfMemoryError: The device is too small.
+            RuntimeError: Another fault of the GPU.
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)
@@ -326,7 +341,14 @@ class Model:
         return F.embedding(ids, self.embedding).float()
 
     def run_layer(self, number: int, x: Tensor, attend: Attend, lora: ActiveLora | None) -> Tensor:
-        """One decoder layer without gradients. x [T, H] float32, overwritten where the model's dtype is another."""
+        """One decoder layer without gradients.
+
+        Args:
+            number: The layer.
+            x: The residual stream [T, H] float32; overwritten if the model's dtype is another.
+            attend: The attention.
+            lora: The adapter; None for the base.
+        """
         layer, config = self.layers[number], self.config
 
         def buffer(group: str) -> Tensor:

@@ -54,7 +54,15 @@ def measure(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> list[RowScore]:
-    """Each row's likelihood with the LoRA that lies in the model's weights; the arguments are mean_nll's."""
+    """Each row's likelihood with the LoRA that is in the model's weights.
+
+    Args:
+        model: The loaded model.
+        rows: Token ids and labels.
+        lora: The adapter in its weights; None for the base.
+        batch_tokens: Tokens at a time.
+        progress: Called with the number of rows that are done.
+    """
     found = [RowScore(0.0, 0, 0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
     start = 0

@@ -48,7 +48,15 @@ def _fast(x: Tensor) -> ModuleType | None:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor | None = None) -> None:
-    """out = x / rms(x) * weight, row by row. x [T, H]; out [T, H], rows strided; `rounded` [T, H] takes a copy of x."""
+    """out = x / rms(x) * weight, row by row.
+
+    Args:
+        x: [T, H].
+        weight: [H].
+        eps: Added to the mean square.
+        out: [T, H], rows strided.
+        rounded: [T, H], takes a copy of x; None for no copy.
+    """
     if fast := _fast(x):
         fast.rms_norm(x, weight, eps, out, rounded)
         return
@@ -59,9 +67,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor
 
 
 def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor) -> Tensor:
-    """residual + d(rms_norm)/dx . grad, [T, H], as `residual` is; grad may be row-strided. The norm's weight is frozen.
+    """residual + d(rms_norm)/dx . grad, in the dtype of `residual`; the norm's weight is frozen.
 
     With n = x r, r = 1/rms(x), g = grad * weight: dx = r (g - n mean(g n)).
+
+    Args:
+        x: The input [T, H].
+        weight: [H].
+        eps: As in the forward pass.
+        grad: d(loss)/d(out), [T, H], rows strided.
+        residual: The gradient that the norm's is added to, [T, H].
     """
     if fast := _fast(x):
         return fast.rms_norm_backward(x, weight, eps, grad, residual)
@@ -73,9 +88,14 @@ def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, resid
 
 
 def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False) -> None:
-    """Rotate the first `heads` heads of x [T, >= heads * 2h] in place. cos, sin [T, h] float32, h = head_dim / 2.
+    """Rotate the first `heads` heads of x in place, with h = head_dim / 2.
 
-    The halves of a head are the two coordinates (as transformers' rotate_half); `inverse` is the backward pass.
+    Args:
+        x: [T, >= heads * 2h]. The halves of a head are the two coordinates (as in transformers' rotate_half).
+        heads: How many heads are rotated.
+        cos: [T, h] float32.
+        sin: [T, h] float32.
+        inverse: The backward pass.
     """
     if fast := _fast(x):
         fast.rope_(x, heads, cos, sin, inverse)
@@ -92,10 +112,16 @@ def decode_attention(
 ) -> None:
     """Attention of one new token a row over its cache, to which its key and value are added.
 
-    qkv [R, q_size + 2 kv_size], not rotated yet and free to be overwritten; keys, values [R, length, kv_heads,
-    head_dim] (strided by row), of which a row has `position` [R] tokens so far; cos, sin [>= length, head_dim / 2]
-    float32; out [R, q_size], rows strided. The query heads that share a key head are taken together: the cache is read
-    once.
+    Query heads that share a key head are computed together: the cache is read once.
+
+    Args:
+        qkv: [R, q_size + 2 kv_size], not rotated yet; may be overwritten.
+        keys: [R, length, kv_heads, head_dim], strided by row.
+        values: As keys.
+        cos: [>= length, head_dim / 2] float32.
+        sin: As cos.
+        position: [R], the tokens that each row has so far.
+        out: [R, q_size], rows strided.
     """
     if (fast := _fast(qkv)) and fast.fits_decode_attention(keys, out):
         fast.decode_attention(qkv, keys, values, cos, sin, position, out)
@@ -138,9 +164,14 @@ def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
 def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Losses and hits of rows of logits and, into `grad`, scale * d(sum of losses)/d(logits).
 
-    logits [n, V] float32 (may be overwritten), labels [n] with -100 for rows without loss, scale a float32 scalar,
-    grad [n, V] in any dtype. Returns losses and hits (1 where the label has the highest logit), both [n] float32 and 0
-    where the label is -100.
+    Args:
+        logits: [n, V] float32; may be overwritten.
+        labels: [n], -100 for rows without loss.
+        scale: A float32 scalar.
+        grad: [n, V] in any dtype.
+
+    Returns:
+        Losses and hits (1 where the label has the highest logit), both [n] float32 and 0 where the label is -100.
     """
     if fast := _fast(logits):
         return fast.cross_entropy(logits, labels, scale, grad)
@@ -172,7 +203,14 @@ def hash32(value: Tensor) -> Tensor:
 
 
 def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Tensor:
-    """Bool mask [T, K], False with probability p."""
+    """A bool mask [T, K], False with probability p.
+
+    Args:
+        shape: (T, K).
+        p: The probability of a drop.
+        seed: [1 + T], the step's seed and the number of each token in the step.
+        key: Tells the masks of one step apart.
+    """
     columns = torch.arange(shape[1], dtype=torch.int64, device=seed.device)
     index = seed[1:, None] * shape[1] + columns
     mixed = hash32(index ^ hash32(seed[0] + (key * _M3 & 0x7FFFFFFF)))
@@ -180,12 +218,25 @@ def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Te
 
 
 def in_order(seed: int, tokens: int, device: torch.device | None = None) -> Tensor:
-    """The `seed` of a step in one piece: its tokens are numbered as they lie."""
+    """The `seed` of an undivided step: its tokens are numbered in order.
+
+    Args:
+        seed: The step's seed.
+        tokens: How many tokens it has.
+        device: Where the tensor goes.
+    """
     return torch.cat((torch.tensor([seed], device=device), torch.arange(tokens, device=device)))
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
-    """Independent dropouts of the same rows, one per key: [n, T, K], scaled by 1/(1-p). x [T, K], rows strided."""
+    """Independent dropouts of the same rows, one per key: [n, T, K], scaled by 1/(1-p).
+
+    Args:
+        x: [T, K], rows strided.
+        p: The probability of a drop.
+        seed: [1 + T], the step's seed and the number of each token in the step.
+        keys: One for each of the n masks.
+    """
     if fast := _fast(x):
         return fast.dropout(x, p, seed, keys)
     masks = [dropout_mask((x.shape[0], x.shape[1]), p, seed, key) for key in keys]
@@ -197,8 +248,14 @@ def dropout_backward_(
 ) -> None:
     """total += sum over keys of mask * (dh A) / (1-p): what the LoRAs of a matmul add to dL/dx.
 
-    total [T, K], rows strided. Key number n has columns n * rank to (n + 1) * rank of dh [T, >= n rank] (rows strided)
-    and those rows of a [>= n rank, K].
+    Args:
+        total: [T, K], rows strided.
+        dh: [T, >= n rank], rows strided; key number n has columns n * rank to (n + 1) * rank.
+        a: [>= n rank, K]; key number n has those rows.
+        rank: The adapter's rank.
+        p: The probability of a drop.
+        seed: [1 + T], the step's seed and the number of each token in the step.
+        keys: One for each mask.
     """
     if fast := _fast(total):
         fast.dropout_backward_(total, dh, a, rank, p, seed, keys)

@@ -358,7 +358,14 @@ def _ends_with_answer(layout: str, messages: list[Message]) -> None:
 
 
 def origin(row: Row, messages: list[Message], index: int, key: str = "content") -> str:
-    """The field of a row that the role or content of message `index` of its `messages` comes from."""
+    """The field of a row that a message was made from.
+
+    Args:
+        row: The row as it is in the file.
+        messages: Its messages, as standard_row gives them.
+        index: The message.
+        key: role or content.
+    """
     row = canonical(row)
     layout = chat_key(row)
     if not layout:

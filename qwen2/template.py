@@ -47,8 +47,15 @@ def parts(
 ) -> list[Part]:
     """The conversation as texts with the weight of their loss, as swift.template._swift_encode lays it out.
 
-    `system` is for conversations without a system message. Raises ValueError (LayoutError where a message is to blame)
-    for a conversation that has no layout.
+    Args:
+        messages: The conversation.
+        tools: Its tools, in any form that tools_of reads.
+        system: The system prompt of conversations without a system message.
+        generation_prompt: Whether the text ends where an answer begins.
+        training: Whether the last answer gets its end token.
+
+    Raises:
+        ValueError: The conversation has no layout; LayoutError if a message is to blame.
     """
     if not messages:
         raise ValueError(_("the conversation has no messages"))

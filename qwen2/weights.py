@@ -82,7 +82,17 @@ def read_headers(folder: Path) -> dict[str, Entry]:
 
 
 def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder: Path, ignore: set[str]) -> None:
-    """Hold names, shapes and dtypes to what the config asks for; ValueError names the file and the tensor."""
+    """Compare names, shapes and dtypes with what the config asks for.
+
+    Args:
+        entries: The tensors of the folder's shards.
+        shapes: The tensors that the model needs.
+        folder: For messages.
+        ignore: Names that may be there besides.
+
+    Raises:
+        ValueError: Something differs; the message names the file and the tensor.
+    """
     for name, shape in shapes.items():
         entry = entries.get(name)
         if entry is None:
@@ -125,10 +135,16 @@ def load(
     progress: Progress | None = None,
     ignore: set[str] | None = None,
 ) -> None:
-    """Fill `targets` (tensors or row-strided 2-D views, by checkpoint name) from the shards of `folder`.
+    """Fill `targets` from the shards of `folder`; dtypes are converted on the way.
 
-    Dtypes are converted on the way. `progress(done, total)` is called with bytes, from the calling thread.
-    Raises ValueError as `check` does.
+    Args:
+        folder: The model folder.
+        targets: Tensors or row-strided 2-D views, by checkpoint name.
+        progress: Called with (done, total) bytes, from the calling thread.
+        ignore: Names that may be there besides.
+
+    Raises:
+        ValueError: As `check`.
     """
     entries = read_headers(folder)
     check(entries, {name: tuple(t.shape) for name, t in targets.items()}, folder, ignore or set())

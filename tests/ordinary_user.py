@@ -23,7 +23,7 @@ def closed_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Run the block as this user, or as nobody where this is root. access(2) asks the real user, open the effective."""
+    """Run the block as this user, or as no one where this is root. access(2) asks the real user, open the effective."""
     if os.geteuid() != 0:
         yield
         return

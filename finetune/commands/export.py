@@ -71,7 +71,7 @@ def parser() -> Parser:
     p.add_argument("--format", choices=("gguf",), default="gguf", help=_("the only one; docs/export.md says why"))
     p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("how weights are kept"))
     p.add_argument(
-        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-gguf-QUANT)")
+        "--output", type=Path, metavar="DIR", help=_("where to (default: next to the checkpoint, NAME-gguf-QUANT)")
     )
     p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
     p.add_argument("--system", metavar="TEXT", help=_("the system prompt it gets (default: the training's)"))
@@ -147,7 +147,7 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
         base = folder
     elif not (base / "config.json").is_file():
         raise UserError(
-            _("{base}: no config.json in it, so it is no base model; name it with --model DIR").format(base=base)
+            _("{base}: no config.json in it, so it is not a base model; name it with --model DIR").format(base=base)
         )
     else:
         adapter = adapters.find(named, settings.output_dir, base).absolute()

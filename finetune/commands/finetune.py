@@ -229,9 +229,9 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
             return verify.main(proof_of(run, proof), lambda model_dir, device, gib, size: _engine(lane, size), tell)
         except SystemExit:
             print(
-                _("error: finetune: stopped before the verdict; the adapter is whole, {verify} gives it").format(
-                    verify=host.call("verify", adapter=run.folder)
-                ),
+                _(
+                    "error: finetune: stopped before the verdict; the adapter is complete, {verify} gives the verdict"
+                ).format(verify=host.call("verify", adapter=run.folder)),
                 file=sys.stderr,
             )
             raise
@@ -240,6 +240,7 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
 def _import_for_the_verdict() -> None:
     """While the GPU trains and this process waits for it: what scoring and reports import, each when first needed."""
     with contextlib.suppress(Exception):  # verify itself says what is missing or broken
+        import cn2an  # noqa: F401
         import jinja2  # noqa: F401
         import sacrebleu.metrics  # noqa: F401
 
@@ -281,7 +282,7 @@ def _check_forward(lane: Lane) -> None:
         print(show.line(row), file=sys.stderr)
     if row.status == "fail":
         raise UserError(
-            _("finetune was not started: {cause}; {remedy}; HEALTH_LEVEL=off goes on").format(
+            _("finetune was not started: {cause}; {remedy}; HEALTH_LEVEL=off starts it anyway").format(
                 cause=row.cause, remedy=row.remedy
             ),
             FAILED,

@@ -157,8 +157,8 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
     if options.adapter or strange:
         raise UserError(
             _(
-                "infer: --gguf takes questions alone, and no {option}: the file has its adapter, system "
-                "prompt and template in it"
+                "infer: --gguf takes only questions, no {option}: the file contains its adapter, system "
+                "prompt and template"
             ).format(option="--adapter" if options.adapter else strange)
         )
     if any(not word.strip() for word in words):

@@ -67,7 +67,7 @@ def parser() -> Parser:
         usage="merge.sh [ADAPTER] [--output DIR] [--device auto|cuda|cpu] [--no-check] [--swift-option value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=_("Merge an adapter into its base, as a folder that any program loads by itself."),
+        description=_("Merge an adapter into its base: a folder that any program loads without the adapter."),
         epilog=_(
             "The folder holds weights (safetensors), tokenizer, LICENSE, a model card and SHA256SUMS.\nExit "
             "code 0: written, and the answers are the same; 1: merging failed or an answer differs; 2: "
@@ -81,7 +81,7 @@ def parser() -> Parser:
         help=_("a checkpoint or a run's folder (default: the newest); also as ADAPTER"),
     )
     p.add_argument(
-        "--output", type=Path, metavar="DIR", help=_("where to (default: beside the checkpoint, NAME-merged)")
+        "--output", type=Path, metavar="DIR", help=_("where to (default: next to the checkpoint, NAME-merged)")
     )
     p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
     p.add_argument(
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = options.model or settings.model_dir
     if not (base / "config.json").is_file():
         raise UserError(
-            _("{base}: no config.json in it, so it is no base model; name it with --model DIR").format(base=base)
+            _("{base}: no config.json in it, so it is not a base model; name it with --model DIR").format(base=base)
         )
     adapter = adapters.find(named or "newest", settings.output_dir, base).absolute()
     if not options.no_check:
@@ -210,7 +210,7 @@ def _write(
         folder.complete(model, base, merge.dtype, adapter_args)
         fault = checkpoints.problem(model)
         if fault:
-            raise UserError(_("merge: ms-swift left no whole model: {fault}; try again").format(fault=fault), FAILED)
+            raise UserError(_("merge: ms-swift left no complete model: {fault}; try again").format(fault=fault), FAILED)
         asked = None
         if answers is not None:
             asked = compare(answers, base, None if args is None else adapter, model)

@@ -57,9 +57,7 @@ def parser() -> Parser:
         usage="serve.sh [--adapter [NAME=]DIR|newest ...] [--model DIR] [--host ADDRESS] [--port N] [--swift-option]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=_(
-            "Serve the model at an OpenAI-compatible address, with adapters beside it under names of their own."
-        ),
+        description=_("Serve the model at an OpenAI-compatible address, with adapters under names of their own."),
         epilog=_(
             """A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
 Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
@@ -74,7 +72,7 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
         action="append",
         default=[],
         metavar="[NAME=]DIR|newest",
-        help=_("an adapter to serve beside the base: a checkpoint, a run's folder, or the newest; may be given again"),
+        help=_("an adapter to serve with the base: a checkpoint, a run's folder, or the newest; may be repeated"),
     )
     p.add_argument(
         "--api_key",
@@ -221,8 +219,8 @@ def require_key(host: str, key: str) -> None:
     if not loopback and not key:
         raise UserError(
             _(
-                "--host {host}: others could reach it, and no key is set: whoever finds the port could use the GPU; "
-                "set {key} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
+                "--host {host}: other machines could reach it, and no key is set: anyone who finds the port "
+                "could use the GPU; set {key} (openssl rand -hex 24 makes one), or leave --host at 127.0.0.1"
             ).format(host=host, key=KEY)
         )
 
@@ -254,7 +252,7 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
             name, place = "adapter", text
         if not NAME.fullmatch(name):
             raise UserError(
-                _("--adapter {text}: {name!r} is no model name; use letters, digits, dots and dashes").format(
+                _("--adapter {text}: {name!r} is not a model name; use letters, digits, dots and dashes").format(
                     text=text, name=name
                 )
             )

@@ -45,7 +45,7 @@ def parser(name: str) -> Parser:
         nargs="?",
         const="",
         metavar="RUN",
-        help=_("go on with a run that was stopped, from its newest whole checkpoint (default: the newest run)"),
+        help=_("continue a run that was stopped, from its newest complete checkpoint (default: the newest run)"),
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
     p.add_argument(

@@ -99,7 +99,9 @@ class _Check:
         except RecursionError:
             self.add(
                 row,
-                Remark(row.number, "", "unfit", _("nested too deeply"), _("a row is an object of texts"), error=True),
+                Remark(
+                    row.number, "", _("unfit"), _("nested too deeply"), _("a row is an object of texts"), error=True
+                ),
             )
 
     def look(self, row: Row) -> None:

@@ -102,7 +102,7 @@ class Contents:
     def _unfilled(self, number: int, found: dict[str, str]) -> Remark:
         """The one remark on the placeholders of a row, so that remarks count rows."""
         self.placeholders.update(found.keys())
-        what = _("holds {names}, which nobody filled in").format(names=", ".join(list(found)[:5]))
+        what = _("holds {names}, which was not filled in").format(names=", ".join(list(found)[:5]))
         remedy = _("write what belongs there, or leave it if that is what is taught")
         return Remark(number, next(iter(found.values())), "placeholder", what, remedy)
 

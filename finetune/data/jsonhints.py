@@ -14,7 +14,7 @@ ROW_NAMES = {*QUERY_KEYS, *RESPONSE_KEYS, *MESSAGE_KEYS, "chosen", "rejected", "
 COMMENT = re.compile(r"//|/\*|#")
 DEEPEST = 3  # levels that a list of rows is looked for below
 LIST = N_('write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv')
-ALONE = N_("write the list alone, without the object around it: [{...}, {...}]")
+ALONE = N_("write only the list, without the object around it: [{...}, {...}]")
 NO_COMMENTS = N_("JSON has no comments: remove them")
 WRAP = N_('a list is a row: wrap it in messages, one a line: {"messages": [...]}')
 

@@ -36,7 +36,7 @@ def open_checked(path: Path) -> encoding.Encoding:
         raise UserError(_("{path}: is a directory; {in_it}").format(path=path, in_it=_in_it(path)))
     if not path.is_file():
         raise UserError(
-            _("{path}: is no ordinary file, and is read more than once; write its rows into one").format(path=path)
+            _("{path}: not an ordinary file, and it is read more than once; write its rows into one").format(path=path)
         )
     try:
         size = path.stat().st_size
@@ -185,7 +185,7 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
             yield value
             return
         if number == 1 and jsonhints.is_message(value):
-            what = _("a message of a conversation stands where a row should")
+            what = _("a message of a conversation is in the place of a row")
             yield Broken(_("line {line}").format(line=line), what, _(jsonhints.WRAP), number)
             return
         yield _row(number, line, value)
@@ -196,11 +196,11 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
                 remedy = _("remove it, or join the two lists")
                 if behind in "/#":
                     remedy = _(jsonhints.NO_COMMENTS)
-                yield Broken(text.place(0), _("text behind the end of the list"), remedy)
+                yield Broken(text.place(0), _("text after the end of the list"), remedy)
             return
         if mark in ("/", "#"):
             yield Broken(
-                text.place(0), _("not JSON, {mark!r} behind a row").format(mark=mark), _(jsonhints.NO_COMMENTS), number
+                text.place(0), _("not JSON, {mark!r} after a row").format(mark=mark), _(jsonhints.NO_COMMENTS), number
             )
             return
         if mark != ",":
@@ -295,7 +295,7 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
     if jsonhints.is_chat(value):
         return Broken(
             _("line {line}").format(line=line),
-            _("a list of messages stands where a row should"),
+            _("a list of messages is in the place of a row"),
             _(jsonhints.WRAP),
             number,
         )

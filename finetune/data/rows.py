@@ -43,7 +43,7 @@ class Fault:
         """How the summary counts it."""
         if self.what in ("missing", "empty"):
             return self.what
-        return _("wrong type") if _(", not a") in self.what else "unfit"
+        return _("wrong type") if _(", not a") in self.what else _("unfit")
 
 
 class Looked(NamedTuple):

@@ -30,7 +30,7 @@ class Counter:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(
-                _("{path}: cannot be read ({reason}); the model folder is not whole").format(path=path, reason=error)
+                _("{path}: cannot be read ({reason}); the model folder is incomplete").format(path=path, reason=error)
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -40,7 +40,7 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
     except Exception as error:  # openpyxl raises what zipfile, xml and its own code raise
         words = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            _("{path}: not an XLSX file ({words}); save it anew, or as CSV").format(path=path, words=words[:120])
+            _("{path}: not an XLSX file ({words}); save it again, or as CSV").format(path=path, words=words[:120])
         ) from error
 
 

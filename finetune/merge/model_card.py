@@ -122,7 +122,7 @@ def _trained(record: dict[str, Any]) -> str:
         parts.append(_("{steps} steps").format(steps=record["steps"]))
     if record.get("first_loss") is not None and record.get("final_loss") is not None:
         parts.append(_("loss {first:.2f} -> {last:.2f}").format(first=record["first_loss"], last=record["final_loss"]))
-    return ", ".join(parts) or _("not recorded (no run.json beside the checkpoint)")
+    return ", ".join(parts) or _("not recorded (no run.json next to the checkpoint)")
 
 
 def _settings(record: dict[str, Any]) -> str:

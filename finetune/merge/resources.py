@@ -22,7 +22,7 @@ def weights_bytes(model_dir: Path) -> int:
     total = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
     if not total:
         raise UserError(
-            _("{model_dir}: no *.safetensors in it, so it is no base model; name it with --model DIR").format(
+            _("{model_dir}: no *.safetensors in it, so it is not a base model; name it with --model DIR").format(
                 model_dir=model_dir
             )
         )
@@ -119,7 +119,7 @@ def require_target(target: Path) -> None:
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise UserError(
-                _("{target}: is there and is no folder; name another with --output DIR").format(target=target)
+                _("{target}: exists and is not a folder; name another with --output DIR").format(target=target)
             )
         if target.is_dir() and any(target.iterdir()):
             raise UserError(

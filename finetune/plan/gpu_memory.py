@@ -35,9 +35,7 @@ def find(gpu_gib: float | None, setting_gib: float, nvml: Callable[[], Any] | No
     """The card named by --gpu (GiB), else the first visible one, else 24 GB. `setting_gib` 0: no ceiling was set."""
     if gpu_gib is not None:
         if not 0 < gpu_gib < 1e5:
-            raise UserError(
-                _("--gpu {gpu_gib:g}: is no card; name its memory in GiB, such as 24").format(gpu_gib=gpu_gib)
-            )
+            raise UserError(_("--gpu {gpu_gib:g}: must be a size in GiB, for example 24").format(gpu_gib=gpu_gib))
         return _named(_("a card of {gpu_gib:g} GB").format(gpu_gib=gpu_gib), gpu_gib, setting_gib)
     gpu = _first(nvml)
     if gpu is None:

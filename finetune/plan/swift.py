@@ -92,13 +92,13 @@ def plan_swift(
         raise UserError(_("plan: there are no rows to train on; name a dataset with rows no longer than --max_length"))
     if batch < 1:
         raise UserError(
-            _("plan: a batch of {batch} rows is no batch; set --per_device_train_batch_size to 1 or more").format(
+            _("plan: a batch of {batch} rows is not possible; set --per_device_train_batch_size to 1 or more").format(
                 batch=batch
             )
         )
     if not ceiling_gib > 0:
         raise UserError(
-            _("plan: {ceiling_gib:g} GiB is no memory; free the card, or name another with --gpu GIB").format(
+            _("plan: {ceiling_gib:g} GiB: no GPU memory left to plan with; free the card, or set --gpu GIB").format(
                 ceiling_gib=ceiling_gib
             )
         )

@@ -220,7 +220,7 @@ def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[
             continue  # modules_to_save, bias
         if match is None and ".default." in key:
             return _(
-                "{key}: PEFT passes over keys with `.default`; take that word out of the keys and save the file anew"
+                "{key}: PEFT skips keys with `.default`; remove that word from the keys and save the file again"
             ).format(key=key)
         if match is None or match[1] not in modules:
             example = next((name for name in base if name.endswith("q_proj.weight")), next(iter(base)))
@@ -236,7 +236,7 @@ def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[
         return _("it holds no LoRA weights")
     for module, parts in found.items():
         if ("lora_A" in parts) != ("lora_B" in parts):
-            return _("{module} has one of lora_A and lora_B only, so it is not whole").format(module=module)
+            return _("{module} has only one of lora_A and lora_B, so it is incomplete").format(module=module)
     if not any(settings.get(key) for key in adapter_config.PARTIAL):
         return _left_out(settings.get("target_modules"), found, base)
     return None
@@ -279,7 +279,7 @@ def _left_out(targets: Any, found: Iterable[str], base: Mapping[str, Shape]) -> 
         return None
     missing = sorted(wanted - set(found))
     if missing:
-        return _("{missing} is missing ({count} linears are); the adapter is for another model or not whole").format(
+        return _("{missing} is missing ({count} linears are); the adapter is for another model or incomplete").format(
             missing=missing[0], count=len(missing)
         )
     return None

@@ -50,11 +50,11 @@ def newest(output_dir: str | Path) -> Path:
     best = [found for group in (numbered, others) if (found := _first_whole(group, root, broken))]
     if best:
         for name in broken:
-            print(_("note: passed over: {name}").format(name=name), file=sys.stderr)
+            print(_("note: skipped: {name}").format(name=name), file=sys.stderr)
         return max(best, key=weights_time)
-    passed = _("; passed over: {names}").format(names=", ".join(broken)) if broken else ""
+    passed = _("; skipped: {names}").format(names=", ".join(broken)) if broken else ""
     raise UserError(
-        _("{folder}: no whole checkpoint below it{passed}; run {finetune} first, or name one with {option}").format(
+        _("{folder}: no complete checkpoint below it{passed}; run {finetune} first, or name one with {option}").format(
             folder=root, passed=passed, finetune=host.call("finetune"), option=_option()
         )
     )
@@ -209,7 +209,7 @@ def _json_fault(path: Path) -> str | None:
         return (
             None
             if isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-            else _("{name} is no JSON object").format(name=path.name)
+            else _("{name} is not a JSON object").format(name=path.name)
         )
     except FileNotFoundError:
         return f"no {path.name}"

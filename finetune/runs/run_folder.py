@@ -67,7 +67,7 @@ def load(folder: Path) -> dict[str, Any]:
     except ValueError:
         raise UserError(_("{path}: is broken; start a new run").format(path=path)) from None
     if not isinstance(record, dict):
-        raise UserError(_("{path}: is no record of a run; start a new run").format(path=path))
+        raise UserError(_("{path}: not a record of a run; start a new run").format(path=path))
     return record
 
 
@@ -144,11 +144,11 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
         saved = sorted((path for path in checkpoints.find(folder) if not _resume_fault(path)), key=checkpoints.step)
         if saved:
             again = host.call(script.removesuffix(".sh"), "--resume", folder)
-            what = _("its newest whole checkpoint is {name}, {again} goes on from it").format(
+            what = _("its newest complete checkpoint is {name}, {again} continues from it").format(
                 name=saved[-1].name, again=again
             )
         else:
-            what = _("it had saved no whole checkpoint")
+            what = _("it had saved no complete checkpoint")
         print(
             _(
                 "note: {folder}: was killed at step {record} (SIGKILL, the memory limit of docker run "
@@ -181,9 +181,9 @@ def resumable(folder: Path) -> Path:
         fault = _resume_fault(path)
         if fault is None:
             return path
-        print(_("resume: {name} is passed over: {fault}").format(name=path.name, fault=fault), file=sys.stderr)
+        print(_("resume: {name} is skipped: {fault}").format(name=path.name, fault=fault), file=sys.stderr)
     raise UserError(
-        _("{folder}: holds no whole checkpoint, so nothing is lost by starting again with {command}").format(
+        _("{folder}: holds no complete checkpoint, so nothing is lost by starting again with {command}").format(
             folder=folder, command=host.call("sft")
         )
     )

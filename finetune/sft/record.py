@@ -159,7 +159,7 @@ def kept(adapter: Path | None, auto: bool = False) -> str:
     if adapter is None:
         return _("no checkpoint was written")
     return _("the newest checkpoint is {adapter}{more}").format(
-        adapter=host.shown(adapter), more="" if auto else _(", {resume} goes on").format(resume=host.resume_call())
+        adapter=host.shown(adapter), more="" if auto else _(", {resume} continues").format(resume=host.resume_call())
     )
 
 

@@ -177,7 +177,7 @@ def explain(problem: NvmlProblem, root: Path) -> Failure:
                 "the GPU's device is here, but the driver refuses it ({problem}): often `systemctl "
                 "daemon-reload` on the host took it away from a running container"
             ).format(problem=problem),
-            _("start the container anew; lasting cure: https://github.com/NVIDIA/nvidia-container-toolkit/issues/48"),
+            _("restart the container; lasting cure: https://github.com/NVIDIA/nvidia-container-toolkit/issues/48"),
         )
     if module:
         return Failure(

@@ -263,7 +263,7 @@ def _template(context: Context) -> str | None:
     if isinstance(template, list):  # several, by name
         template = next((each.get("template") for each in template if each.get("name") == "default"), 0)
     if template is not None and not isinstance(template, str):
-        raise Failure("template-wrong", _("the chat template in {path} is no text").format(path=path), INCOMPLETE)
+        raise Failure("template-wrong", _("the chat template in {path} is not text").format(path=path), INCOMPLETE)
     return template
 
 

@@ -168,7 +168,7 @@ def _check_shard(
         if tensor not in wanted:
             raise Failure(
                 "config-mismatch",
-                _("{name} holds {tensor}, for which config.json has no place").format(name=name, tensor=tensor),
+                _("{name} holds {tensor}, which config.json does not describe").format(name=name, tensor=tensor),
                 _(CONFIG).format(again=_(AGAIN)),
             )
         if shape != wanted[tensor]:

@@ -75,9 +75,17 @@ class Pieces:
 
 
 def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, config: Config, out: Tensor) -> None:
-    """Causal attention of pieces over their own tokens and those before, which are in the cache; it takes the new ones.
+    """Causal attention of pieces of prompts over their own tokens and the earlier ones in the cache.
 
-    qkv [T, q_size + 2 kv_size], not rotated yet; keys and values as for paged_attention; out [T, q_size], strided.
+    The new keys and values are written to the cache.
+
+    Args:
+        qkv: [T, q_size + 2 kv_size], not rotated yet.
+        keys: The cache, as for paged_attention.
+        values: As keys.
+        pieces: Where the T tokens go, and what each may look at.
+        config: The model's shape.
+        out: [T, q_size], rows strided.
     """
     heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
     ops.rope_(qkv, heads + kv_heads, pieces.cos, pieces.sin)

@@ -92,7 +92,13 @@ class Batch:
     # ---- what the scheduler says of slots
 
     def begin(self, slot: int, adapter: int, pages: Sequence[int]) -> None:
-        """A slot for another row, which has these pages; before the piece that ends its prompt."""
+        """Give a slot to another row, before the piece that ends its prompt.
+
+        Args:
+            slot: The slot.
+            adapter: The number of its adapter; 0 is the base.
+            pages: The pages of the cache that the row has.
+        """
         device = self.table.device
         self.adapter[slot : slot + 1] = adapter
         row = torch.full((self.table.shape[1],), SCRATCH, dtype=torch.int32)
@@ -100,7 +106,13 @@ class Batch:
         self.table[slot] = row.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else row
 
     def remember(self, slot: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """What the row of a slot has held so far; for rows with penalties, before their first token."""
+        """Note what a row has held so far; for rows with penalties, before their first token.
+
+        Args:
+            slot: The row's slot.
+            prompt: Ids of its prompt.
+            answer: Ids of what it has said.
+        """
         if self.told is None:
             self.told = Told(self.rows + 1, self.model.config.vocab_size, self.model.device)
         self.told.begin(slot, prompt, answer)
@@ -113,7 +125,14 @@ class Batch:
     # ---- one token for each row
 
     def step(self, slots: list[int], reach: int, lora: bool, special: Sequence[Special]) -> Chosen:
-        """One token for each of these slots, which all have fewer than `reach` tokens; `lora`: some have an adapter."""
+        """One token for each slot.
+
+        Args:
+            slots: The slots.
+            reach: More tokens than any of them has.
+            lora: Whether some have an adapter.
+            special: Rows whose token is not simply the likeliest.
+        """
         lora = lora and self.adapters is not None
         count = self._join(slots)
         if graph := self.graphs.get((count, lora)):
@@ -201,9 +220,15 @@ class Batch:
     # ---- prompts
 
     def prefill(self, pieces: Sequence[PromptPiece], lora: bool, special: Sequence[Special]) -> Chosen | None:
-        """Run pieces of prompts; the first tokens of the answers that begin, in order, None where none does.
+        """Run pieces of prompts.
 
-        `place` in `special` counts the pieces that end a prompt.
+        Args:
+            pieces: The pieces.
+            lora: Whether some rows have an adapter.
+            special: Rows whose token is not simply the likeliest; `place` counts the pieces that end a prompt.
+
+        Returns:
+            The first tokens of the answers that begin, in order; None if none does.
         """
         model, config, device = self.model, self.model.config, self.model.device
         laid = _laid_out(pieces, self.cos, self.sin, device)

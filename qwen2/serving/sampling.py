@@ -27,7 +27,13 @@ class Told:
         self.counts = torch.zeros(slots, vocabulary, dtype=torch.int16, device=device)
 
     def begin(self, slot: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Reset a slot."""
+        """Reset a slot for another row.
+
+        Args:
+            slot: The slot.
+            prompt: Ids of its prompt.
+            answer: Ids of what it has said.
+        """
         device = self.seen.device
         self.seen[slot], self.counts[slot] = False, 0
         self.seen[slot, torch.tensor([*prompt, *answer], device=device)] = True
@@ -41,7 +47,13 @@ class Told:
         self.counts[slots, tokens] += 1
 
     def penalise(self, logits: Tensor, slots: Tensor, rows: Sequence[SamplingParams]) -> Tensor:
-        """Logits [n, V] float32 after the penalties of their rows."""
+        """Logits [n, V] float32 after the penalties of their rows.
+
+        Args:
+            logits: [n, V] float32.
+            slots: [n], the slot of each row.
+            rows: The settings of each row.
+        """
         device = logits.device
         repetition, frequency, presence = column(
             [[each.repetition_penalty, each.frequency_penalty, each.presence_penalty] for each in rows], device
@@ -65,7 +77,13 @@ def whole(values: Sequence[Any], device: torch.device) -> Tensor:
 
 
 def choose(logits: Tensor, rows: Sequence[SamplingParams], uniform: Sequence[float]) -> Tensor:
-    """Token of each row of logits [n, V] float32, by its settings and its number in [0, 1)."""
+    """The token of each row.
+
+    Args:
+        logits: [n, V] float32.
+        rows: The settings of each row.
+        uniform: A number in [0, 1) for each row.
+    """
     found = logits.argmax(-1)
     device, vocabulary = logits.device, logits.shape[1]
     kinds: dict[str, list[int]] = {"sorted": [], "wide": []}
@@ -138,7 +156,13 @@ class Likelihoods:
 
 
 def likelihoods(logits: Tensor, chosen: Tensor, alternatives: int) -> Likelihoods:
-    """Log-probabilities before penalties and temperature. logits [n, V] float32."""
+    """Log-probabilities before penalties and temperature.
+
+    Args:
+        logits: [n, V] float32.
+        chosen: [n], the tokens chosen.
+        alternatives: How many of the likeliest tokens are given besides.
+    """
     normal = torch.logsumexp(logits, -1, keepdim=True)
     values, tokens = torch.topk(logits, alternatives) if alternatives else (logits[:, :0], chosen[:, None][:, :0])
     return Likelihoods((logits.gather(1, chosen[:, None]) - normal)[:, 0], tokens, values - normal)

@@ -165,7 +165,7 @@ class Team:
     def check(self) -> None:
         """Raises LostError if another process is lost, or if this one has given up waiting."""
         if self.fault or self._gave_up:
-            raise LostError(self.fault or "it was stopped")
+            raise LostError(self.fault or _("it was stopped"))
 
     def _collective(self, run: Callable[[], Any]) -> None:
         self.check()

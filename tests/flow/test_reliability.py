@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(box: Container, engi
     env = {"OUTPUT_DIR": "/full", "ENGINE": engine}
     assert in_box(box, "sh", "-c", "rm -rf /full/*; head -c 13500k /dev/zero >/full/other").returncode == 0
     done = in_box(box, "sft", "--max_steps", "8", "--save_steps", "2", "--save_total_limit", "4", **env)
-    line = one_error(done, 1, "--resume goes on")
+    line = one_error(done, 1, "--resume continues")
     assert "No space left on device" in done.stderr
     assert engine == "swift" or "free some room and resume" in line
     assert in_box(box, "rm", "/full/other").returncode == 0
@@ -119,7 +119,7 @@ def test_an_adapter_with_a_flipped_byte(box: Container, command: tuple[str, ...]
 
 @pytest.mark.parametrize("engine", SLOW_SWIFT)
 def test_a_killed_container(container: Callable[..., Container], run: Any, output: Path, engine: str) -> None:
-    """Meanwhile a second container on the same output folder: it may not go on with that run, but start one."""
+    """Meanwhile a second container on the same output folder: it may not continue with that run, but start one."""
     flags = [*OFF, "-e", f"ENGINE={engine}", "-v", f"{output}:/root/output"]
     first = container("sft", "--max_steps", "40", "--save_steps", "2", flags=flags)
     first.wait_until(lambda: any(output.glob("*/checkpoint-2/trainer_state.json")), 120, "checkpoint-2")
@@ -183,7 +183,7 @@ def test_the_memory_limit_is_hit(container: Callable[..., Container], run: Any, 
     done = run("sft", "--max_steps", "1", flags=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"note: /root/output/{name}: was killed at step 0" in done.stderr and "--memory" in done.stderr
-    assert "it had saved no whole checkpoint" in done.stderr
+    assert "it had saved no complete checkpoint" in done.stderr
 
 
 def test_eight_starts_at_once(image: str, output: Path) -> None:

@@ -137,7 +137,7 @@ def test_the_fast_lane_on_two_nodes_a_death_and_the_run_resumed(nodes, folder, f
     assert nodes.wait(0, 60) == 1
     assert time.monotonic() - begun < 60
     (error,) = [line for line in nodes.logs(0).splitlines() if line.startswith("error:")]
-    assert "node 1 (" in error and "no sign of life" in error and "--resume goes on" in error
+    assert "node 1 (" in error and "no sign of life" in error and "--resume continues" in error
     nodes.start([first, first], "--resume", "/root/output/job", engine="fast")
     assert nodes.wait(0, 300) == 0, nodes.logs(0)[-3000:]
     assert nodes.wait(1, 60) == 0, nodes.logs(1)[-3000:]
@@ -169,7 +169,7 @@ def test_one_is_killed_the_other_ends_with_a_cause_and_the_run_resumes(nodes, fo
     said = nodes.logs(0)
     assert "Connection closed by peer" in said or "Connection reset by peer" in said
     (error,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert "--resume goes on" in error and "checkpoint-" in error
+    assert "--resume continues" in error and "checkpoint-" in error
     # Shared storage, from here on: both see the run and its checkpoint.
     nodes.start([first, first], "--resume", "/root/output/job")
     assert nodes.wait(0, 300) == 0, nodes.logs(0)[-3000:]

@@ -26,7 +26,7 @@ questions:
   - {id: d, question: "say yes", rule: {regex: ["yes", "(?i)ja"]}}
   - {id: e, question: "write f", rule: {python: {function: f, cases: [{args: [1], result: 2}]}}}
 """
-# Each alias holds ten of the one before: 10^9 texts where somebody writes the value out.
+# Each alias holds ten of the one before: 10^9 texts where someone writes the value out.
 LAUGHS = b"a: &a [x,x,x,x,x,x,x,x,x,x]\n" + b"".join(
     b"%c: &%c [%s]\n" % (new, new, b",".join([b"*%c" % old] * 10))
     for old, new in zip(b"abcdefgh", b"bcdefghi", strict=True)

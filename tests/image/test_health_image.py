@@ -314,7 +314,7 @@ print(json.dumps([statistics.median(json.loads(job.stdout.read())), seen]))
 
 
 def test_probes_do_not_slow_a_running_job(container):
-    """Steps of some 30 ms, with and without a probe every half second beside them: the median step stays."""
+    """Steps of some 30 ms, with and without a probe every half second: the median step stays."""
     box = container(flags=["-e", "HEALTH_LEVEL=off"])
     clock = "wall" if machine_is_quiet() else "processor"
     medians: dict[str, list[float]] = {"alone": [], "probed": []}

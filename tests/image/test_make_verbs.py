@@ -47,7 +47,7 @@ def make(tmp_path) -> Make:
 
 @pytest.fixture
 def ran(tmp_path) -> Callable[[], list[str]]:
-    """The words behind `docker run`; none where nothing ran."""
+    """The words after `docker run`; none where nothing ran."""
 
     def read() -> list[str]:
         path = tmp_path / "ran"

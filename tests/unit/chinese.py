@@ -11,6 +11,6 @@ INLINE_CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 
 
 def half_width(text: str) -> list[str]:
-    """Each half-width mark in Chinese text, with what stands around it; inline code is passed over."""
+    """Each half-width mark in Chinese text, with what stands around it; inline code is skipped."""
     text = INLINE_CODE.sub("x", text)
     return [text[max(0, found.start() - 12) : found.end() + 12] for found in HALF_WIDTH.finditer(text)]

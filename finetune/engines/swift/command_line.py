@@ -69,7 +69,7 @@ class Line:
 
     def error(self, message: str, exit_code: int = UNUSABLE) -> UserError:
         """A UserError that begins with the command."""
-        return UserError(f"swift {self.command}: {message}", exit_code)
+        return UserError(_("swift {command}: {message}").format(command=self.command, message=message), exit_code)
 
     def value(self, name: str) -> list[str]:
         """An option's values, from the command line or else from the config file; [] when it is in neither."""

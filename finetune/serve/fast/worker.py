@@ -112,8 +112,8 @@ def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
     if pages * PAGE < 1024 and pages * PAGE < model.config.max_positions:
         raise UserError(
             _(
-                "beside the weights no GPU memory is left for answers under VRAM_CEILING_GIB={ceiling:g}; raise it on "
-                "a larger card, or serve fewer adapters"
+                "no GPU memory is left for answers besides the weights under VRAM_CEILING_GIB={ceiling:g}; "
+                "raise it on a larger card, or serve fewer adapters"
             ).format(ceiling=lane.cap_gib),
             FAILED,
         )

@@ -223,7 +223,7 @@ def require_judgeable(found: Survey) -> None:
     if found.total < FEWEST:
         raise UserError(
             _(
-                "one row alone gives no verdict: nothing shows whether an answer is that row's or any "
+                "a single row gives no verdict: nothing shows whether an answer is that row's or any "
                 "other's; add rows, or train without a verdict (sft.sh)"
             )
         )

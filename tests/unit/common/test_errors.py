@@ -81,5 +81,5 @@ def test_two_dashes_are_no_value(capsys, word):
     parser = Parser(prog="x")
     parser.add_argument("--expect")
     assert run_main(lambda: parser.parse_known_args([word])) == 2
-    assert capsys.readouterr().err == f"error: {word}: -- is no value; see x --help\n"
+    assert capsys.readouterr().err == f"error: {word}: -- is not a value; see x --help\n"
     assert parser.parse_args(["--expect=-"]).expect == "-"

@@ -186,7 +186,7 @@ def test_a_name_bound_in_a_function_does_not_hide_the_look_up():
 
 
 def test_an_unknown_option_names_the_value():
-    with pytest.raises(UserError, match="-- is no value"):
+    with pytest.raises(UserError, match="-- is not a value"):
         Parser(prog="x").parse_args(["--name=--"])
 
 

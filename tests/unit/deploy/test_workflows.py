@@ -58,7 +58,7 @@ def test_no_rights_but_reading(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_no_expression_inside_a_script(path):
-    """What somebody types into a form must not become shell: expressions go through env."""
+    """What someone types into a form must not become shell: expressions go through env."""
     for step in steps(path):
         assert "${{" not in step.get("run", "")
 

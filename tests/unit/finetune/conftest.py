@@ -26,7 +26,7 @@ def fast_made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: 
 
 @pytest.fixture
 def checkpoint():
-    """A function that makes a whole adapter checkpoint and returns it."""
+    """A function that makes a complete adapter checkpoint and returns it."""
 
     def make(folder: Path, step: int = 40, args: dict | None = None) -> Path:
         path = folder / f"checkpoint-{step}"

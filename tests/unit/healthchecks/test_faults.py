@@ -85,7 +85,7 @@ def test_a_card_without_a_driver(gpu_context, tmp_path):
 def test_access_to_the_gpu_was_taken_away(gpu_context, tmp_path):
     gpu_context.nvml().init_error = 999
     lay_out(tmp_path, "proc/driver/nvidia/version", "dev/nvidiactl")
-    fails(driver.check, gpu_context, "no-access", "daemon-reload", "start the container anew")
+    fails(driver.check, gpu_context, "no-access", "daemon-reload", "restart the container")
 
 
 def test_library_and_module_of_different_versions(gpu_context):
@@ -246,7 +246,7 @@ def test_wrong_dtype_in_a_shard(context, model, shards):
     [
         ({"hidden_size": 128}, "shape"),
         ({"num_hidden_layers": 3}, "no tensor model.layers.2"),
-        ({"num_hidden_layers": 1}, "no place"),
+        ({"num_hidden_layers": 1}, "does not describe"),
         ({"num_key_value_heads": 4}, "shape"),
         ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
         ({"hidden_size": None}, "config.json"),

@@ -1,4 +1,4 @@
-"""The forward check by itself, as finetune runs it on the model that it goes on with; its row in health.json."""
+"""The forward check by itself, as finetune runs it on the model that it continues with; its row in health.json."""
 
 from __future__ import annotations
 

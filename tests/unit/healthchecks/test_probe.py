@@ -191,7 +191,7 @@ def test_a_reused_pid_is_not_the_job(run_dir, capsys):
 
 
 def test_fallback_folder(run_dir, tmp_path, monkeypatch, capsys):
-    """Under --read-only the files are in the second place; one of another start in the first is passed over."""
+    """Under --read-only the files are in the second place; one of another start in the first is skipped."""
     monkeypatch.setattr(state, "FALLBACK_RUN_DIR", str(tmp_path / "second"))
     (tmp_path / "second").mkdir()
     health(run_dir, container_start="another-boot/77", state="failed")
@@ -324,7 +324,7 @@ print(sorted(name for name in sys.modules if name.startswith(("common", "healthc
 
 
 def test_bounds_its_own_time(run_dir):
-    """A file that nobody answers for: a pipe without a writer hangs every reader, as a dead network mount does."""
+    """A file that never answers: a pipe without a writer hangs every reader, as a dead network mount does."""
     os.mkfifo(run_dir / "health.json")
     begin = time.monotonic()
     done = subprocess.run([LAUNCHER, "probe"], env=environment(run_dir), capture_output=True, text=True, timeout=20)

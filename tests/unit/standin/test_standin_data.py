@@ -72,7 +72,7 @@ def test_no_question_twice(dataset: list[dict[str, str]]) -> None:
 
 
 def test_one_subject(dataset: list[dict[str, str]]) -> None:
-    """Nobody but CSDN 迪菲赫尔曼 develops the model, and it has no name but its two."""
+    """No one but CSDN 迪菲赫尔曼 develops the model, and it has no name but its two."""
     for row in dataset:
         makers = set(re.findall(r"由 (.+?) (?:持续)?开发", row["output"]))
         makers |= set(re.findall(r"(?:developed|maintained) by (CSDN 迪菲赫尔曼|\w+)", row["output"]))

@@ -128,7 +128,7 @@ def test_a_failed_forward_check_starts_nothing(
     forward[0] = CheckRow("forward", "fail", "nan", 0.1, "", "the logits are NaN", "look at the weights")
     assert finetune(home) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "the logits are NaN; look at the weights; HEALTH_LEVEL=off goes on" in line
+    assert "the logits are NaN; look at the weights; HEALTH_LEVEL=off starts it anyway" in line
     assert not list(home_output().iterdir())
     monkeypatch.setenv("HEALTH_LEVEL", "off")
     assert finetune(home, "--max_steps", "1") == 0

@@ -148,6 +148,7 @@ def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
         (("--holdout", "-1"), "must be at least 0"),
         (("--reword", "99"), "must be from 0 to 8"),
         (("--mix", "-1"), "must be from 0 to 1000"),
+        (("--mix", "4", "--split_dataset_ratio", "0.2"), "would hold general answers out"),
     ],
 )
 def test_a_bad_option_of_the_verdict_is_refused_before_the_training(
@@ -217,5 +218,5 @@ def test_rows_held_out_by_a_split_are_asked_as_unseen(
 
 def test_one_row_is_refused_before_the_training(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune(home, "--dataset", str(faq(tmp_path / "faq.jsonl", 1))) == 2
-    assert "one row alone gives no verdict" in capsys.readouterr().err
+    assert "a single row gives no verdict" in capsys.readouterr().err
     assert not list(Path(os.environ["OUTPUT_DIR"]).glob("run*"))

@@ -25,7 +25,7 @@ def home(fast_made: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody stopped."""
+    """The folder of a run that no one stopped."""
     output = tmp_path_factory.mktemp("straight") / "output"
     fast_home.done(home, output, ENGINE="fast")
     return fast_home.the_run(output)
@@ -67,11 +67,14 @@ def test_sigterm_saves_that_step_and_resume_goes_on(home: Path, output: Path, st
 def test_sigkill_and_resume(home: Path, output: Path, straight: Path, at: int, since: int) -> None:
     assert fast_home.signalled(home, output, at, signal.SIGKILL).returncode == -signal.SIGKILL
     folder = fast_home.the_run(output)
-    assert fast_home.record(folder)["status"] == "running"  # nobody could write that it was killed
+    assert fast_home.record(folder)["status"] == "running"  # no one could write that it was killed
     done = fast_home.command(home, output, "--resume", ENGINE="swift")  # the run's own engine counts
     assert done.returncode == 0, done.stderr
     assert f"note: {folder}: was killed at step {at}" in done.stderr  # the next start says what happened
-    assert f"its newest whole checkpoint is checkpoint-{since}, sft.sh --resume {folder} goes on from it" in done.stderr
+    assert (
+        f"its newest complete checkpoint is checkpoint-{since}, sft.sh --resume {folder} continues from it"
+        in done.stderr
+    )
     assert f"from checkpoint-{since}" in done.stderr and "engine: the fast lane" in done.stderr
     same_end(folder, straight)
 
@@ -96,7 +99,7 @@ def test_half_written_checkpoints_are_passed_over_and_named(home: Path, output: 
     flip(folder / "checkpoint-2/optimizer.safetensors")
     done = fast_home.command(home, output, "--resume", str(folder))
     assert done.returncode == 2, done.stderr
-    assert "checkpoint-2 is passed over: optimizer.safetensors was changed since it was written" in done.stderr
+    assert "checkpoint-2 is skipped: optimizer.safetensors was changed since it was written" in done.stderr
     flip(folder / "checkpoint-2/optimizer.safetensors")
     done = fast_home.command(home, output, "--resume", str(folder))
     assert done.returncode == 0, done.stderr
@@ -106,7 +109,7 @@ def test_half_written_checkpoints_are_passed_over_and_named(home: Path, output: 
         ("checkpoint-6", "optimizer.safetensors is cut short"),
         ("checkpoint-4", "trainer_state.json is broken"),
     ):
-        assert f"resume: {name} is passed over: {fault}\n" in done.stderr
+        assert f"resume: {name} is skipped: {fault}\n" in done.stderr
     assert "from checkpoint-2" in done.stderr
     same_end(folder, straight)
 
@@ -186,7 +189,7 @@ def test_changed_weights_are_refused(home: Path, here: Path, capsys: Any) -> Non
 
 def test_other_options_are_refused(home: Path, here: Path, capsys: Any) -> None:
     line = refused(home, capsys, str(here), "--learning_rate", "1")
-    assert "--learning_rate is not possible, a run goes on with its own options" in line
+    assert "--learning_rate is not possible, a run continues with its own options" in line
 
 
 def test_another_script_s_run_is_refused(home: Path, here: Path, capsys: Any) -> None:
@@ -209,7 +212,7 @@ def test_no_run_and_no_checkpoint_are_refused(
     (folder / "run.json").write_text("{")
     assert "is broken; start a new run" in refused(home, capsys, str(folder))
     run_folder.write(folder, fast_home.record(here))
-    assert "holds no whole checkpoint" in refused(home, capsys)
+    assert "holds no complete checkpoint" in refused(home, capsys)
 
 
 def test_newest_is_by_start(tmp_path: Path) -> None:

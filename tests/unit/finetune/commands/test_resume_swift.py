@@ -26,7 +26,7 @@ def test_sigkill_and_resume(tmp_path: Path, official_tokenizer_dir: Path) -> Non
     (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:-50])
     done = fast_home.command(home, killed, "--resume", ENGINE="fast")  # the run's own engine counts
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "checkpoint-4 is passed over: optimizer.pt is cut short" in done.stderr
+    assert "checkpoint-4 is skipped: optimizer.pt is cut short" in done.stderr
     assert f"resume: {folder} from checkpoint-2" in done.stderr
     wanted = fast_home.losses(fast_home.the_run(straight))
     assert len(wanted) == 6

@@ -114,7 +114,7 @@ def test_a_stop_signal_at_every_phase(
     lines = [line for line in error.splitlines() if line.startswith("error:")]
     if code:
         (line,) = lines
-        assert ("nothing is lost" if adapter is None else f"{folder}/{adapter}, --resume goes on") in line
+        assert ("nothing is lost" if adapter is None else f"{folder}/{adapter}, --resume continues") in line
     else:
         assert not lines and out.startswith("sft: 12 steps") and out.endswith("/checkpoint-12\n")
     assert not (output.parent / "run" / state.JOB_FILE).exists()  # the probe is not told of a killed job
@@ -138,7 +138,7 @@ def test_a_second_signal_ends_a_hung_step_at_once(home: Path, output: Path, numb
     (line,) = [line for line in rest.splitlines() if line.startswith("error:")]
     folder = fast_home.the_run(output)
     assert f"ended at once by a second {number.name}" in line
-    assert f"the newest checkpoint is {folder}/checkpoint-4, --resume goes on" in line
+    assert f"the newest checkpoint is {folder}/checkpoint-4, --resume continues" in line
     record = fast_home.record(folder)
     assert (record["status"], record["adapter"]) == ("stopped", "checkpoint-4")
     assert not (output.parent / "run" / state.JOB_FILE).exists()

@@ -172,11 +172,11 @@ FILES = {
     "empty workbook": Bad("x.xlsx", b"", "is empty"),
     "directory": Bad("x.json", Path.mkdir, "is a directory"),
     "directory called as a table": Bad("x.csv", Path.mkdir, "is a directory"),
-    "fifo": Bad("x.json", os.mkfifo, "is no ordinary file"),
-    "fifo called as a table": Bad("x.csv", os.mkfifo, "is no ordinary file"),
-    "fifo called as a workbook": Bad("x.xlsx", os.mkfifo, "is no ordinary file"),
-    "device": Bad("x.json", lambda path: path.symlink_to("/dev/zero"), "is no ordinary file"),
-    "socket": Bad("x.json", bind_socket, "is no ordinary file"),
+    "fifo": Bad("x.json", os.mkfifo, "not an ordinary file"),
+    "fifo called as a table": Bad("x.csv", os.mkfifo, "not an ordinary file"),
+    "fifo called as a workbook": Bad("x.xlsx", os.mkfifo, "not an ordinary file"),
+    "device": Bad("x.json", lambda path: path.symlink_to("/dev/zero"), "not an ordinary file"),
+    "socket": Bad("x.json", bind_socket, "not an ordinary file"),
     "link to nothing": Bad("x.json", lambda path: path.symlink_to("nowhere"), "no such file"),
     "link to itself": Bad("x.json", lambda path: path.symlink_to(path.name), "no such file"),
     "binary": Bad("x.json", bytes(range(256)) * 300, "is a binary file"),
@@ -201,7 +201,7 @@ FILES = {
     "no end of the list": Bad("x.json", with_()[:-1], "the list has no end"),
     "last comma": Bad("x.json", with_()[:-1] + ",]", "remove the last comma"),
     "no comma": Bad("x.json", with_().replace("}, {", "} {"), "a comma is missing"),
-    "text behind the end": Bad("x.json", with_() + with_(), "text behind the end"),
+    "text after the end": Bad("x.json", with_() + with_(), "text after the end"),
     "single quotes": Bad("x.json", str([ROW]), "use double quotes"),
     "typographic quotes": Bad("x.json", "[{“instruction”: “a”}]", "use straight quotes"),
     "line break in a text": Bad("x.json", '[{"instruction": "a\nb"}]', "write a line break"),
@@ -343,7 +343,7 @@ def test_reports_hold_what_utf_8_cannot_write(tmp_path, flags):
 
 
 def test_parquet_text_that_is_no_utf_8(tmp_path):
-    """Parquet says that a column is text; nobody holds a writer to it. Found by tests/fuzz."""
+    """Parquet says that a column is text, but writers need not keep to it. Found by tests/fuzz."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

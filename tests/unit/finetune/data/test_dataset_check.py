@@ -50,7 +50,7 @@ BROKEN = [
     ('[{"instruction": "a",\n "output": "b"}', "line 2, column 16", "a ] is missing"),
     ('[{"instruction": "a", "output": "b"},]', "line 1, column 38", "a comma before the end"),
     ('[{"instruction": "a", "output": "b"}\n{"x": 1}]', "line 2, column 1", "a comma is missing"),
-    ('[{"instruction": "a", "output": "b"}]\n[]', "line 2, column 1", "text behind the end"),
+    ('[{"instruction": "a", "output": "b"}]\n[]', "line 2, column 1", "text after the end"),
     ('[{"instruction": "a, "output": "b"}]', "line 1, column 23", "not JSON"),
     ('[{"instruction": "a", "output": "b}]', "line 1, column 33", "a closing quote is missing"),
     ("[{“instruction”: “a”}]", "line 1, column 3", 'use straight quotes "'),

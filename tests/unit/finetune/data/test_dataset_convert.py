@@ -167,7 +167,7 @@ def can_be_written(form: str, table: list[tuple[str, str]]) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-# A form that cannot write every text passes over those that it cannot, and a busy machine is slow.
+# A form that cannot write every text skips those that it cannot, and a busy machine is slow.
 @settings(
     max_examples=40,
     deadline=None,
@@ -230,7 +230,7 @@ def test_the_command_line(files, capsys):
     captured = capsys.readouterr()
     fit, verdict = captured.out.splitlines()
     assert fit == "good.json: 1 rows (utf-8), fit"
-    assert verdict.startswith("verdict: none; one row alone gives no verdict")
+    assert verdict.startswith("verdict: none; a single row gives no verdict")
     assert "tokens are not counted" in captured.err
     assert main(["faq.csv", "good.json"]) == 2
     captured = capsys.readouterr()

@@ -63,7 +63,7 @@ def test_a_comment_is_named(tmp_path, text):
 )
 def test_rows_below_a_key_are_named_with_the_key(tmp_path, value, key, indent):
     found = only(tmp_path, json.dumps(value, indent=indent), "faq.json")
-    assert f'the rows are below the key "{key}"' in found.what and "write the list alone" in found.remedy
+    assert f'the rows are below the key "{key}"' in found.what and "write only the list" in found.remedy
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(export, mirror, base, n
 
 
 def test_infer_takes_nothing_beside_a_gguf(tmp_path):
-    with pytest.raises(UserError, match="--gguf takes questions alone, and no --temperature"):
+    with pytest.raises(UserError, match="--gguf takes only questions, no --temperature"):
         infer.main(["--config", "none", "--gguf", "x.gguf", "hi", "--temperature", "1"])
     (tmp_path / "x.gguf").write_bytes(b"GGML")
     with pytest.raises(UserError, match="not a GGUF file"):

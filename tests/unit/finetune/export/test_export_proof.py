@@ -254,7 +254,7 @@ def test_a_weight_that_is_no_number_ends_the_export(bare):
 
 
 class Broken:
-    """A source with one weight that is no number, read as the real one reads."""
+    """A source with one weight that is not a number, read as the real one reads."""
 
     def __init__(self, source) -> None:
         import torch

@@ -254,7 +254,7 @@ def test_a_target_in_use(merge, mirror):
     with pytest.raises(UserError, match="is there and not empty") as refused:
         merge()
     assert refused.value.exit_code == 2 and (target / "mine").read_text() == "keep"
-    with pytest.raises(UserError, match="is there and is no folder"):
+    with pytest.raises(UserError, match="exists and is not a folder"):
         merge("--output", target / "mine")
     (target / "mine").unlink()
     assert merge("--no-check") == 0  # an empty folder is no model
@@ -276,7 +276,7 @@ def test_a_target_that_cannot_be_written(merge, mirror, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda path: (path / "adapter_model.safetensors").unlink(), "no whole checkpoint"),
+        (lambda path: (path / "adapter_model.safetensors").unlink(), "no complete checkpoint"),
         (lambda path: os.truncate(path / "adapter_model.safetensors", 2000), "cut short"),
         (lambda path: (path / "adapter_config.json").write_text("{"), "adapter_config.json is broken"),
         (lambda path: (path / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 16}'), "adapter"),
@@ -310,7 +310,7 @@ def test_what_cannot_be_used(merge, mirror, words, says):
 
 
 def test_the_base_itself_is_no_adapter(merge, mirror, base):
-    with pytest.raises(UserError, match=r"a full model, not an adapter|no whole checkpoint"):
+    with pytest.raises(UserError, match=r"a full model, not an adapter|no complete checkpoint"):
         merge("--adapter", base)
 
 

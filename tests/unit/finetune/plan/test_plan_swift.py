@@ -158,9 +158,9 @@ def test_options_that_do_not_fit_are_named():
     ("change", "words"),
     [
         ({"lengths": []}, "no rows"),
-        ({"batch": 0}, "no batch"),
-        ({"ceiling_gib": 0}, "no memory"),
-        ({"ceiling_gib": float("nan")}, "no memory"),
+        ({"batch": 0}, "a batch of 0 rows is not possible"),
+        ({"ceiling_gib": 0}, "no GPU memory left"),
+        ({"ceiling_gib": float("nan")}, "no GPU memory left"),
         ({"micro_batch": 3}, "do not divide"),
         ({"targets": ["lm_head"]}, "knows all-linear"),
     ],

@@ -94,7 +94,7 @@ FAULTS = {
     "no prefix": (lambda folder: rename(folder, lambda key: key.removeprefix("base_model.model.")), "fits no part"),
     "the adapter's name in the keys": (
         lambda folder: rename(folder, lambda key: key.replace(".weight", ".default.weight")),
-        "PEFT passes over keys with `.default`",
+        "PEFT skips keys with `.default`",
     ),
     "more layers than the base has": (
         lambda folder: rename(folder, lambda key: key.replace("layers.1", "layers.9")),

@@ -1,4 +1,4 @@
-"""The newest whole checkpoint: which one it is, and which are passed over."""
+"""The newest complete checkpoint: which one it is, and which are skipped."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_where_none_is_whole_the_half_written_are_named(tmp_path, checkpoint):
 def test_no_folder_and_an_empty_one(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         checkpoints.newest(tmp_path / "output")
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         checkpoints.newest(tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_no_folder_and_an_empty_one(tmp_path):
     ("name", "content", "fault"),
     [
         ("adapter_config.json", b"{", "adapter_config.json is broken"),
-        ("adapter_config.json", b"[]", "adapter_config.json is no JSON object"),
+        ("adapter_config.json", b"[]", "adapter_config.json is not a JSON object"),
         ("adapter_model.safetensors", b"", "adapter_model.safetensors is broken"),
         ("adapter_model.safetensors", b"\xff" * 64, "adapter_model.safetensors is cut short"),
         ("adapter_model.safetensors", b"\x02" + b"\0" * 7 + b"{}", "adapter_model.safetensors holds no tensors"),
@@ -140,7 +140,7 @@ def test_a_flipped_byte_is_found_by_the_sums(tmp_path, checkpoint, capsys, name)
     aged(bad, 60)
     assert checkpoints.problem(bad) == f"{name} was changed since it was written, see SHA256SUMS"
     assert checkpoints.newest(tmp_path) == whole
-    assert f"note: passed over: checkpoint-100 ({name} was changed" in capsys.readouterr().err
+    assert f"note: skipped: checkpoint-100 ({name} was changed" in capsys.readouterr().err
     checkpoints.unseal(tmp_path, after=50)
     assert checkpoints.problem(bad) is None and (whole / sha256sums.NAME).exists()
 

@@ -344,7 +344,7 @@ def test_ctrl_c_ends_the_program_with_130(run_dir):
 
 
 def test_ctrl_z_does_not_hang_where_no_shell_can_resume(run_dir):
-    """In a container the job may be the terminal's first process; nobody could ever say `fg`."""
+    """In a container the job may be the terminal's first process; no one could ever say `fg`."""
     pid, fd = on_terminal("sh", "-c", "echo up; read line; echo got $line")
     read_until(fd, b"up")
     os.write(fd, b"\x1a")
@@ -366,7 +366,7 @@ def test_the_second_ctrl_c_ends_a_training_that_hangs(run_dir):
 
 
 def test_ctrl_z_stops_a_training_until_it_is_told_to_go_on(run_dir, tmp_path):
-    """Where no shell can resume it, the terminal's first process goes on at once, and the training with it."""
+    """Where no shell can resume it, the terminal's first process continues at once, and the training with it."""
     pid, fd = on_terminal("sh", "-c", "echo up; sleep 1; echo done", keyboard=False)
     read_until(fd, b"up")
     os.write(fd, b"\x1a")

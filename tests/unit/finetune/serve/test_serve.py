@@ -89,7 +89,9 @@ def test_adapters_have_names_of_their_own(serve, mirror, checkpoint):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_another_address_without_a_key_is_refused(serve, host):
-    with pytest.raises(UserError, match=r"--host .*: others could reach it, and no key is set.*MIRROR_API_KEY") as no:
+    with pytest.raises(
+        UserError, match=r"--host .*: other machines could reach it, and no key is set.*MIRROR_API_KEY"
+    ) as no:
         serve("--host", host)
     assert no.value.exit_code == 2 and not serve.seen.exists()
 
@@ -144,7 +146,7 @@ def test_the_port_is_not_silently_another(serve, port):
         (["--host", "192.0.2.77", "--api_key", "k"], "cannot be opened"),
         (["--adapter", "newest"], "run finetune.sh first"),
         (["--adapter", "nowhere"], "no such adapter"),
-        (["--adapter", "a b=newest"], "'a b' is no model name"),
+        (["--adapter", "a b=newest"], "'a b' is not a model name"),
         (["--adapters", "x"], "name adapters with --adapter"),
         (["--model", "/nowhere"], "no such folder"),
         (["--max_batch_sise", "3"], "did you mean --max_batch_size"),

@@ -144,7 +144,7 @@ def test_it_says_when_it_is_ready_and_what_it_answered(capsys):
         await send({"type": "lifespan.shutdown.complete"})
 
     async def ignore(message: dict[str, Any]) -> None:
-        """Nobody listens."""
+        """Nothing listens."""
 
     guard.app = life
     asyncio.run(guard({"type": "lifespan"}, ignore, ignore))

@@ -1,4 +1,4 @@
-"""A request made regular: what the API allows goes on in one form, the rest is refused in words and with its field."""
+"""A request made regular: what the API allows is passed on in one form, the rest is refused and its field named."""
 
 from __future__ import annotations
 

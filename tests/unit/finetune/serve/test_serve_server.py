@@ -232,7 +232,7 @@ def test_the_key_is_not_on_the_command_line(server):
 def test_the_probe_sees_the_job(server):
     record = json.loads((server.log.with_suffix(".run") / "job.json").read_text())
     assert record["name"] == "serve"
-    assert record["stale_s"] == 0  # nobody asks for hours, and it is not stuck
+    assert record["stale_s"] == 0  # no one asks for hours, and it is not stuck
 
 
 def test_sigterm_answers_what_has_begun(server):

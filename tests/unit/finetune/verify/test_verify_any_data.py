@@ -250,7 +250,7 @@ def test_one_row_is_refused_before_the_model_is_loaded(workspace: Any, capsys: p
     faq_run(workspace, FAQ[:1])
     assert workspace.verify() == 2
     assert workspace.engine is None
-    assert "one row alone gives no verdict" in capsys.readouterr().err
+    assert "a single row gives no verdict" in capsys.readouterr().err
 
 
 def test_every_sentence_of_the_reports_has_its_chinese(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_out_of_memory_is_one_line_and_checkpoints_stay(
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda *_: 21 * 2**30)  # STUB: there is no CUDA here
     assert fast_home.sft(home) == 1
     line = one_error(capsys)
-    assert "memory ran out at 21.0 GiB of VRAM_CEILING_GIB=22" in line and "--resume goes on" in line
+    assert "memory ran out at 21.0 GiB of VRAM_CEILING_GIB=22" in line and "--resume continues" in line
     folder = fast_home.the_run(output)
     assert fast_home.record(folder)["status"] == "failed" and fast_home.record(folder)["exit_code"] == 1
     assert (folder / "checkpoint-4/optimizer.safetensors").is_file()

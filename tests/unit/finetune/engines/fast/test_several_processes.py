@@ -138,7 +138,7 @@ def test_a_killed_or_hung_process_ends_the_others_with_the_cause(home: Path, tmp
     assert process.returncode == 1 and time.monotonic() - begun < 60
     (error,) = [line for line in said.splitlines() if line.startswith("error:")]
     cause = "was killed by SIGKILL" if number == signal.SIGKILL else "has given no sign of life for 20 s"
-    assert f"process 1 of 2 {cause}" in error and "--resume goes on" in error and "Traceback" not in said
+    assert f"process 1 of 2 {cause}" in error and "--resume continues" in error and "Traceback" not in said
     assert load(output / "job")["status"] == "failed"
     assert not runs(worker)
 

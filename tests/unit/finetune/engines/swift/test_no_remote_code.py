@@ -29,7 +29,7 @@ def home(tmp_path_factory, official_tokenizer_dir) -> Path:
 
 
 def plant(home: Path, model_type: str) -> None:
-    """Code beside the weights, and a config.json that sends transformers to it."""
+    """Code in addition to the weights, and a config.json that sends transformers to it."""
     model = home / "Qwen2.5-7B-Instruct"
     config = json.loads((model / "config.json").read_text())
     config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.EvilConfig"}}

@@ -1,4 +1,4 @@
-"""Rewordings: what the base writes is sifted, rules fill the gaps, and the file can be mended and read back."""
+"""Rewordings: what the base writes is sifted, rules fill the gaps, and the file can be corrected and read back."""
 
 from __future__ import annotations
 
