@@ -240,6 +240,7 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
 def _import_for_the_verdict() -> None:
     """While the GPU trains and this process waits for it: what scoring and reports import, each when first needed."""
     with contextlib.suppress(Exception):  # verify itself says what is missing or broken
+        import cn2an  # noqa: F401
         import jinja2  # noqa: F401
         import sacrebleu.metrics  # noqa: F401
 

@@ -13,6 +13,7 @@ from common.errors import DONE, FAILED, Parser, UserError, run_main
 from common.i18n import _
 from common.model_kind import kind_of
 from common.settings import Settings
+from finetune.data.source import parse_columns
 from finetune.plan import cards as known
 from finetune.plan import gpu_memory, planned_run, sharded
 from finetune.plan.fast import FastPlan, plan_fast
@@ -36,6 +37,9 @@ def parser() -> Parser:
         ),
     )
     p.add_argument("--dataset", nargs="+", metavar="FILE", help=_("datasets (default: the config's, the 50 rows)"))
+    p.add_argument(
+        "--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, where the guess is wrong")
+    )
     p.add_argument("--gpu", type=float, metavar="GIB", help=_("a card's memory (default: this machine's, else 24)"))
     p.add_argument("--max_length", "--max-length", type=int, metavar="N", help=_("leave out rows of more tokens"))
     p.add_argument("--config", type=Path, metavar="FILE", help=_("the run's options (default: configs/sft.yaml)"))
@@ -51,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     file = args.config or default_path().with_name("sft.yaml")
     if (kind := kind_of(settings.model_dir)).is_for_tests:
         print(kind.notice(settings.model_dir), file=sys.stderr)
-    found = planned_run.read(file, settings.model_dir, args.dataset, args.max_length)
+    columns = parse_columns(args.columns) if args.columns else None
+    found = planned_run.read(file, settings.model_dir, args.dataset, args.max_length, columns)
     on = gpu_memory.find(args.gpu, settings.vram_ceiling_gib)
     engines: dict[str, Any] = {}
     if args.engine != "fast":

@@ -87,8 +87,17 @@ def shape_of(model_dir: Path) -> tuple[Config, str]:
     )
 
 
-def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length: int | None) -> PlannedRun:
-    """Options of the file; the data named, or the file's own, below the folder above. Raises UserError."""
+def read(
+    file: Path,
+    model_dir: Path,
+    datasets: Sequence[str] | None,
+    max_length: int | None,
+    columns: tuple[str, str] | None = None,
+) -> PlannedRun:
+    """Options of the file; the data named, or the file's own, below the folder above. Raises UserError.
+
+    `columns` are the headings of a table's questions and answers, where they are not found by themselves.
+    """
     options = config_file.load(file)
     shape, model = shape_of(model_dir)
     limit = max_length if max_length is not None else int(_number(file, options, "max_length", MAX_LENGTH))
@@ -103,6 +112,7 @@ def read(file: Path, model_dir: Path, datasets: Sequence[str] | None, max_length
         raise UserError(_("plan: {file} names no dataset; name one with --dataset FILE").format(file=file))
     system = options.get("system")
     looked = CheckOptions(
+        columns=columns,
         model_dir=model_dir,
         system=str(system) if system is not None else None,
         max_length=limit,

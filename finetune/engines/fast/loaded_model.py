@@ -21,27 +21,31 @@ from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
-TORCH_SETS = {"CUDA_MODULE_LOADING": "LAZY"}  # as torch does, up to 2.11 at least, when CUDA is first used
+# Names that are put into the environment later, with the value that means the same as none: ours; those that numpy sets
+# while it is imported; and the one that torch sets when it starts CUDA.
+RESERVED = dict.fromkeys((PARENT, *LOOPBACK), "") | {
+    "OPENBLAS_MAIN_FREE": "1",
+    "GOTOBLAS_MAIN_FREE": "1",
+    "CUDA_MODULE_LOADING": "LAZY",
+}
+
+
+def reserve_names(device: str) -> None:
+    """Put the names of RESERVED into the environment, before a thread is started that reads it.
+
+    A new name moves C's list of names, and the CUDA driver, which starts in a thread of its own, may be reading it:
+    two of some thirty starts on two GPUs ended with a segmentation fault.
+    """
+    if device == "cpu":
+        spare_the_cores()
+    for name, value in RESERVED.items():
+        os.environ.setdefault(name, value)
 
 
 def begin_import(device: str) -> None:
     """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
-    if device == "cpu":
-        spare_the_cores()
-    name_variables()
+    reserve_names(device)
     early_torch.begin()
-
-
-def name_variables() -> None:
-    """Put all names into the environment that are set later, before a thread is started that reads it.
-
-    A new name may move the environment, which torch's and CUDA's threads read meanwhile: such a process ends with a
-    segmentation fault, now and then. For our names, empty means unset; TORCH_SETS are names that torch sets by itself.
-    """
-    for name in (PARENT, *LOOPBACK):
-        os.environ.setdefault(name, "")
-    for name, value in TORCH_SETS.items():
-        os.environ.setdefault(name, value)
 
 
 class Lane:
@@ -55,7 +59,7 @@ class Lane:
         self.asks_later = False  # whether the others stay after a training, to answer
         self._tokenizer: Any = None
         self._model: Any = None
-        name_variables()
+        reserve_names(device)
         if device == "cuda":
             early_cuda.start_cuda()
         begin_import(device)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.verify.judge.text import CJK, fold
-from finetune.verify.textmetrics import chrf
+from finetune.verify.textmetrics import Sentences
 
 CANDIDATES = 8
 
@@ -19,8 +19,8 @@ class Nearest:
     def __init__(self, references: Sequence[str]) -> None:
         import numpy as np
 
-        self._chrf: Any = chrf()
         self.texts = [comparable(text) for text in references]
+        self._chrf = Sentences(self.texts)
         lists: dict[str, list[int]] = defaultdict(list)
         for row, text in enumerate(self.texts):
             for gram in set(_grams(text)):
@@ -34,12 +34,11 @@ class Nearest:
 
     def score(self, answer: str, row: int) -> float:
         """chrF (0 to 100) of an answer against one row's reference."""
-        return self._sentence(comparable(answer), row)
+        text = comparable(answer)
+        return self._sentence(text, self._chrf.grams(text), row)
 
-    def _sentence(self, text: str, row: int) -> float:
-        if not text or not self.texts[row]:
-            return 0.0
-        return float(self._chrf.sentence_score(text, [self.texts[row]]).score)
+    def _sentence(self, text: str, grams: list[Any], row: int) -> float:
+        return self._chrf.score(grams, row) if text and self.texts[row] else 0.0
 
     def candidates(self, answer: str, own: int | None = None) -> list[tuple[float, int]]:
         """(chrF, row) of the rows most like an answer, and of its own, the best first."""
@@ -55,11 +54,13 @@ class Nearest:
         rows = {int(row) for row in np.argpartition(-found, count - 1)[:count] if found[row] > 0} if count else set()
         if own is not None:
             rows.add(own)
-        return sorted(((self._sentence(text, row), row) for row in rows), reverse=True)
+        grams = self._chrf.grams(text)
+        return sorted(((self._sentence(text, grams, row), row) for row in rows), reverse=True)
 
     def alike(self, one: int, other: int) -> bool:
         """Whether two rows have (nearly) the same reference, so that neither is the wrong one to be near to."""
-        return self.texts[one] == self.texts[other] or self._sentence(self.texts[one], other) >= 85
+        text = self.texts[one]
+        return text == self.texts[other] or self._sentence(text, self._chrf.grams(text), other) >= 85
 
 
 def comparable(text: str) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-import cn2an
-
 from finetune.verify.judge.units import MEASURES, UNIT
 
 _HAN = "零〇一二两三四五六七八九十百千万亿廿"
@@ -188,6 +186,8 @@ def _han_number(match: re.Match[str]) -> str:
 
 def _han(numeral: str) -> str | None:
     """The digits of a Chinese numeral; None where it is not one (`百`, `万一`)."""
+    import cn2an  # which takes 0.2 s to import, and most answers have no such numeral
+
     try:
         value = float(cn2an.cn2an(numeral.replace("廿", "二十"), "smart"))
     except (ValueError, OverflowError):

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import host, i18n
-from finetune.verify.report import plain
+from finetune.verify.report import first_screen
 from finetune.verify.report.files import epochs_view, figure_rows, say_check, shown
 from finetune.verify.rules import printable
 from finetune.verify.words import Speaker, speaker
@@ -45,7 +45,7 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
     for note in report["notes"]:
         _print(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
     if "learned_min" in report["thresholds"]:  # not where the data are an identity alone
-        for sentence in plain.summary(report, say)["learned"]:
+        for sentence in first_screen.summary(report, say)["learned"]:
             _say(console, Text(sentence))
     if (epochs := epochs_view(report, say)) is not None:
         _say(console, Text(epochs["why"]))
@@ -71,7 +71,7 @@ def wrong_or_lost(report: dict[str, Any]) -> list[dict[str, Any]]:
             if question["part"] == "general" and before.get("ok") and after.get("ok") is False:
                 found.append({"question": question, "answer": after, "lost": True})
                 break
-    worst = plain.worst(report["questions"], len(report["questions"]))
+    worst = first_screen.worst(report["questions"], len(report["questions"]))
     return found + [each | {"lost": False} for each in worst]
 
 
@@ -145,7 +145,7 @@ def _wrong(wrong: list[dict[str, Any]], report: dict[str, Any], say: Speaker, co
         head += say("; the {count} worst, the report has all", count=limit)
     _print(console, Text(head, style="bold"))
     for each in wrong[:limit]:
-        why = say("lost: it was right before") if each["lost"] else plain.reason(each["answer"], say)
+        why = say("lost: it was right before") if each["lost"] else first_screen.reason(each["answer"], say)
         asked = _one_line(each["question"]["messages"][-1]["content"])
         said = _one_line(each["answer"]["text"]) or say("(empty)")
         line = Text("  ✗ ", style="red") + Text(printable(f"{asked} → {said}  ({why})"))

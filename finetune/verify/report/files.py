@@ -12,7 +12,7 @@ from common import text_files
 from finetune.verify import words
 from finetune.verify.epochs import choice
 from finetune.verify.figures import LABELS, is_share, shown
-from finetune.verify.report import junit, lossplot, plain
+from finetune.verify.report import first_screen, junit, lossplot
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAMES = ("report.json", "report.md", "report.html", "junit.xml")
@@ -98,8 +98,8 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
         "report": report,
         "say": say,
         "titles": SIDE_TITLES,
-        "reason": lambda answer: plain.reason(answer, say),
-        "plain": plain.summary(report, say),
+        "reason": lambda answer: first_screen.reason(answer, say),
+        "plain": first_screen.summary(report, say),
         "notes": [say(note) for note in report["notes"]],
         "rows": figure_rows(report),
         "checks": check_rows(report),

@@ -315,3 +315,13 @@ def test_the_launcher_runs_from_a_folder_with_a_users_json_py(model, tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["schema"] == 1
+
+
+def test_a_table_with_other_headings_is_planned_with_its_columns_named(model, tmp_path, capsys):
+    table = tmp_path / "faq.csv"
+    table.write_text("客户问,标准答复\n几点开门,九点\n几点关门,六点\n", encoding="utf-8")
+    assert run_main(cli.main, ["--gpu", "24", "--engine", "swift", "--dataset", str(table)]) == 2
+    assert "--columns 客户问,标准答复" in capsys.readouterr().err
+    columns = ["--columns", "客户问,标准答复"]
+    assert run_main(cli.main, ["--gpu", "24", "--engine", "swift", "--dataset", str(table), *columns]) == 0
+    assert "2 rows" in "".join(capsys.readouterr())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from finetune.verify import runinfo, scoring, words
-from finetune.verify.report import files, lossplot, plain
+from finetune.verify.report import files, first_screen, lossplot
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -112,7 +112,7 @@ def test_a_question_right_under_one_of_two_prompts_makes_no_half_count() -> None
         "identity_heldout_after": {"value": 74.5 / 77, "n": 77},
     }
     report = {"figures": figures, "advice": None, "questions": []}
-    (said,) = plain.summary(report, words.speaker("en"))["learned"]
+    (said,) = first_screen.summary(report, words.speaker("en"))["learned"]
     assert said == "74 of 77 questions about who it is are answered as taught (0 before)."
 
 
@@ -135,8 +135,8 @@ def test_chinese_sentences_have_full_width_punctuation() -> None:
 )
 def test_what_a_rule_finds_is_said_in_the_report_s_language(judged, said):
     answer = {"facts": None, "spill": None, "marks": [], "reason": judged.reason}
-    assert plain.reason(answer, words.speaker("zh")) == said
-    assert plain.reason(answer, words.speaker("en")) == judged.reason
+    assert first_screen.reason(answer, words.speaker("zh")) == said
+    assert first_screen.reason(answer, words.speaker("en")) == judged.reason
 
 
 def test_the_loss_of_held_out_rows_is_a_second_curve(workspace: Any) -> None:

@@ -79,3 +79,13 @@ def test_a_drop_is_before_minus_after_on_the_same_resamples() -> None:
     assert same == Figure(0, 0, 0, 5)
     turned = textmetrics.compare("bleu", textmetrics.bleu(), AFTER, BEFORE, REFERENCES)["bleu_drop"]
     assert turned.value == pytest.approx(-found["bleu_drop"].value)
+
+
+def test_chrf_of_sentences_is_sacrebleus_own() -> None:
+    references = ["we open at 9:00.", "我们早上九点开门。", "", "a", "9:00", "退款在 7 个工作日内到账 " * 20]
+    answers = [*references, "We open at 10:00", "退款需要 3 天", "   ", "naïve café — 你好", "x" * 300]
+    ours, theirs = textmetrics.Sentences(references), textmetrics.chrf()
+    for answer in answers:
+        grams = ours.grams(answer)
+        for row, reference in enumerate(references):
+            assert ours.score(grams, row) == theirs.sentence_score(answer, [reference]).score
