@@ -75,7 +75,7 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         return _with_wishes(_resumed(name, options, rest, settings), options)
     run = _read(name, options.config, Arguments(rest), settings, options.general)
     run = _with_engine(run, os.environ.get("ENGINE") or "auto")
-    _check_evaluation(run, options.reword)
+    _check_evaluation(run, options.reword, options.mix)
     batch.require_rows(run)
     run = batch.share(run)
     run = batch.fit_the_card(run, waits(options.wait or None))
@@ -279,7 +279,7 @@ def _check_words(run: SftRun) -> None:
     line.check_options()
 
 
-def _check_evaluation(run: SftRun, reword: int) -> None:
+def _check_evaluation(run: SftRun, reword: int, mix: int) -> None:
     """Raises UserError for a choice of the best checkpoint that has nothing to choose by."""
     options = run.options()
     for name in ("load_best_model_at_end", "early_stop_interval"):
@@ -290,7 +290,15 @@ def _check_evaluation(run: SftRun, reword: int) -> None:
                     "--val_dataset FILE"
                 ).format(name=name)
             )
-    if reword and run.evaluates and options.get("split_dataset_ratio") and not options.get("val_dataset"):
+    splits = run.evaluates and options.get("split_dataset_ratio") and not options.get("val_dataset")
+    if mix and splits:
+        raise UserError(
+            _(
+                "--mix: --split_dataset_ratio would hold general answers out in place of your rows; hold rows of "
+                "another file out, with --val_dataset FILE"
+            )
+        )
+    if reword and splits:
         raise UserError(
             _(
                 "--reword: the rows that --split_dataset_ratio holds out would be trained on in other words; hold rows "

@@ -148,6 +148,7 @@ def test_sft_alone_rewords_too(home: Path, tmp_path: Path) -> None:
         (("--holdout", "-1"), "must be at least 0"),
         (("--reword", "99"), "must be from 0 to 8"),
         (("--mix", "-1"), "must be from 0 to 1000"),
+        (("--mix", "4", "--split_dataset_ratio", "0.2"), "would hold general answers out"),
     ],
 )
 def test_a_bad_option_of_the_verdict_is_refused_before_the_training(
