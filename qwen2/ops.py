@@ -43,7 +43,8 @@ def warm_up(config: Config) -> None:
         fast.warm_up(config)
 
 
-def _fast(x: Tensor) -> ModuleType | None:
+def kernels_for(x: Tensor) -> ModuleType | None:
+    """The Triton versions for a tensor on a GPU; None for plain torch."""
     return triton_kernels() if x.is_cuda else None
 
 
@@ -57,7 +58,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor
         out: [T, H], rows strided.
         rounded: [T, H], takes a copy of x; None for no copy.
     """
-    if fast := _fast(x):
+    if fast := kernels_for(x):
         fast.rms_norm(x, weight, eps, out, rounded)
         return
     if rounded is not None:
@@ -78,7 +79,7 @@ def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, resid
         grad: d(loss)/d(out), [T, H], rows strided.
         residual: The gradient that the norm's is added to, [T, H].
     """
-    if fast := _fast(x):
+    if fast := kernels_for(x):
         return fast.rms_norm_backward(x, weight, eps, grad, residual)
     x32 = x.float()
     r = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
@@ -97,7 +98,7 @@ def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False
         sin: [T, h] float32.
         inverse: The backward pass.
     """
-    if fast := _fast(x):
+    if fast := kernels_for(x):
         fast.rope_(x, heads, cos, sin, inverse)
         return
     half = cos.shape[1]
@@ -123,7 +124,7 @@ def decode_attention(
         position: [R], the tokens that each row has so far.
         out: [R, q_size], rows strided.
     """
-    if (fast := _fast(qkv)) and fast.fits_decode_attention(keys, out):
+    if (fast := kernels_for(qkv)) and fast.fits_decode_attention(keys, out):
         fast.decode_attention(qkv, keys, values, cos, sin, position, out)
         return
     rows, length, kv_heads, head_dim = keys.shape
@@ -142,7 +143,7 @@ def decode_attention(
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
     """out = silu(gate) * up. gate_up [T, 2I] holds gate then up; out [T, I], rows strided."""
-    if fast := _fast(gate_up):
+    if fast := kernels_for(gate_up):
         fast.swiglu(gate_up, out)
         return
     gate, up = gate_up.float().chunk(2, 1)
@@ -151,7 +152,7 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
 
 def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
     """Overwrite gate_up [T, 2I] by its gradient; grad [T, I], rows strided."""
-    if fast := _fast(gate_up):
+    if fast := kernels_for(gate_up):
         fast.swiglu_backward_(gate_up, grad)
         return
     gate, up = gate_up.float().chunk(2, 1)
@@ -173,7 +174,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -
     Returns:
         Losses and hits (1 where the label has the highest logit), both [n] float32 and 0 where the label is -100.
     """
-    if fast := _fast(logits):
+    if fast := kernels_for(logits):
         return fast.cross_entropy(logits, labels, scale, grad)
     kept = labels >= 0
     index = labels.clamp(min=0)[:, None]
@@ -185,82 +186,3 @@ def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -
     probability.scatter_add_(1, index, -torch.ones_like(normal))
     grad.copy_(probability.mul_((kept * scale)[:, None]))
     return loss, hit.float()
-
-
-# Dropout masks are a function of (seed, step, layer, linear, element), not of a generator's state: they need no memory,
-# come out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU. A token
-# counts by its number in the whole step: how a step is cut, and among how many processes, changes no mask.
-# `seed` is [1 + T] int64 on the device: the step's seed, then the number of each token.
-_M1, _M2, _M3 = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
-
-
-def hash32(value: Tensor) -> Tensor:
-    """A 32-bit integer hash (C. Wellons' `lowbias32`) of int64 values below 2^32, elementwise."""
-    x = value & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * _M1) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * _M2) & 0xFFFFFFFF
-    return x ^ (x >> 16)
-
-
-def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Tensor:
-    """A bool mask [T, K], False with probability p.
-
-    Args:
-        shape: (T, K).
-        p: The probability of a drop.
-        seed: [1 + T], the step's seed and the number of each token in the step.
-        key: Tells the masks of one step apart.
-    """
-    columns = torch.arange(shape[1], dtype=torch.int64, device=seed.device)
-    index = seed[1:, None] * shape[1] + columns
-    mixed = hash32(index ^ hash32(seed[0] + (key * _M3 & 0x7FFFFFFF)))
-    return mixed >= int(p * 2**32)
-
-
-def in_order(seed: int, tokens: int, device: torch.device | None = None) -> Tensor:
-    """The `seed` of an undivided step: its tokens are numbered in order.
-
-    Args:
-        seed: The step's seed.
-        tokens: How many tokens it has.
-        device: Where the tensor goes.
-    """
-    return torch.cat((torch.tensor([seed], device=device), torch.arange(tokens, device=device)))
-
-
-def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
-    """Independent dropouts of the same rows, one per key: [n, T, K], scaled by 1/(1-p).
-
-    Args:
-        x: [T, K], rows strided.
-        p: The probability of a drop.
-        seed: [1 + T], the step's seed and the number of each token in the step.
-        keys: One for each of the n masks.
-    """
-    if fast := _fast(x):
-        return fast.dropout(x, p, seed, keys)
-    masks = [dropout_mask((x.shape[0], x.shape[1]), p, seed, key) for key in keys]
-    return torch.stack([x * mask * (1 / (1 - p)) for mask in masks])
-
-
-def dropout_backward_(
-    total: Tensor, dh: Tensor, a: Tensor, rank: int, p: float, seed: Tensor, keys: tuple[int, ...]
-) -> None:
-    """total += sum over keys of mask * (dh A) / (1-p): what the LoRAs of a matmul add to dL/dx.
-
-    Args:
-        total: [T, K], rows strided.
-        dh: [T, >= n rank], rows strided; key number n has columns n * rank to (n + 1) * rank.
-        a: [>= n rank, K]; key number n has those rows.
-        rank: The adapter's rank.
-        p: The probability of a drop.
-        seed: [1 + T], the step's seed and the number of each token in the step.
-        keys: One for each mask.
-    """
-    if fast := _fast(total):
-        fast.dropout_backward_(total, dh, a, rank, p, seed, keys)
-        return
-    for number, key in enumerate(keys):
-        part = slice(number * rank, (number + 1) * rank)
-        mask = dropout_mask((total.shape[0], total.shape[1]), p, seed, key)
-        total.add_((dh[:, part] @ a[part]) * mask * (1 / (1 - p)))

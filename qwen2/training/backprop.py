@@ -20,6 +20,7 @@ from torch import Tensor
 from qwen2 import attention, ops
 from qwen2.attention import Rows
 from qwen2.config import PROJECTIONS
+from qwen2.dropout import dropout, dropout_backward_
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model, add_matmul
 
@@ -98,7 +99,7 @@ class Backprop:
             if self.dropout == 0:
                 torch.mm(x, a.t(), out=wide[:, linear.inputs :])
             else:
-                dropped = ops.dropout(x, self.dropout, seed, self._keys(number, group))
+                dropped = dropout(x, self.dropout, seed, self._keys(number, group))
                 for rows, part in zip(self._a_rows(group, a), dropped, strict=True):
                     torch.mm(part, a[rows].t(), out=wide[:, linear.inputs :][:, rows])
         return wide
@@ -139,12 +140,12 @@ class Backprop:
                 dx.addmm_(dh, a)
             return dx
         keys = self._keys(number, group)
-        dropped = ops.dropout(wide[:, :k], self.dropout, seed, keys)
+        dropped = dropout(wide[:, :k], self.dropout, seed, keys)
         for position, rows in enumerate(self._a_rows(group, a)):
             add_matmul(grad_a[rows], dh[:, rows].t(), dropped[position])
         del dropped
         if need_input:
-            ops.dropout_backward_(dx, dh, a, layout.rank, self.dropout, seed, keys)
+            dropout_backward_(dx, dh, a, layout.rank, self.dropout, seed, keys)
         return dx
 
     # ---- one layer

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from qwen2 import ops
+from qwen2 import dropout, ops
 from qwen2.config import Config
 from qwen2.generate import generate
 from qwen2.lora import Adapter
@@ -110,8 +110,8 @@ def test_triton_kernels_are_used_and_equal_torch() -> None:
     close(gloss, loss, 1e-5)
     close(ggrad, grad, 3e-3)
     assert torch.equal(ghit.cpu(), hit)
-    seed = ops.in_order(2**31 - 9, gx.shape[0])
-    close(ops.dropout(gx, 0.3, seed.cuda(), (1, 9, 190)), ops.dropout(gx.cpu(), 0.3, seed, (1, 9, 190)), 3e-3)
+    seed = dropout.in_order(2**31 - 9, gx.shape[0])
+    close(dropout.dropout(gx, 0.3, seed.cuda(), (1, 9, 190)), dropout.dropout(gx.cpu(), 0.3, seed, (1, 9, 190)), 3e-3)
 
 
 def test_a_norm_of_the_float32_stream_leaves_it_rounded() -> None:
@@ -153,9 +153,9 @@ def test_dropout_backward_equals_torch(rank: int, keys: tuple[int, ...]) -> None
     generator = torch.Generator().manual_seed(0)
     both, a = torch.randn(70, 300 + 200, generator=generator), torch.randn(200, 300, generator=generator)
     both, a = both.to(torch.bfloat16), a.to(torch.bfloat16)
-    seed, exact, ours = ops.in_order(2**31 - 9, 70), both.float(), both.cuda()
-    ops.dropout_backward_(exact[:, :300], exact[:, 300:], a.float(), rank, 0.3, seed, keys)
-    ops.dropout_backward_(ours[:, :300], ours[:, 300:], a.cuda(), rank, 0.3, seed.cuda(), keys)
+    seed, exact, ours = dropout.in_order(2**31 - 9, 70), both.float(), both.cuda()
+    dropout.dropout_backward_(exact[:, :300], exact[:, 300:], a.float(), rank, 0.3, seed, keys)
+    dropout.dropout_backward_(ours[:, :300], ours[:, 300:], a.cuda(), rank, 0.3, seed.cuda(), keys)
     close(ours, exact, 3e-3)
 
 

@@ -13,7 +13,7 @@ PARAPHRASE = 0.6  # likeness of two questions from which one gives the other awa
 UNSEEN_SHARE = 0.4  # of the rows are asked by folds; the others are asked as learned
 UNSEEN_MAX = 200
 FOLDS = 2
-HOLDOUT_SHARE = 0.1
+HOLDOUT_SHARE, HOLDOUT_MAX = 0.1, 200  # of the rows, where folds cost too much
 
 
 def groups(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 JUDGED_MAX = 5000  # rows that answers are compared with; of more, those with the lowest hashes
 FOLDED_MAX = 1000  # rows that folds can be trained on in seconds each; with more, some are left out of the training
-HOLDOUT = 200  # rows at most that are left out where folds cost too much
 TAUGHT_SHARE = 0.5  # of the rows say who the model is: the data are about that, as the article's are
 FEWEST = 2  # with one row alone, no answer could be nearer to another
 
@@ -139,7 +138,7 @@ def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Se
     elif not why and can_fold and found.total <= FOLDED_MAX:
         folds = held_out.folds(found.rows, found.judge.kinds)
     elif not why and holdout is None:
-        left = held_out.holdout(found.rows, found.judge.kinds, HOLDOUT)
+        left = held_out.holdout(found.rows, found.judge.kinds, held_out.HOLDOUT_MAX)
     elif not why:
         why = Said("--holdout 0 leaves no row out")
     if not (folds or left or why):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwen2 import ops
+from qwen2 import dropout, ops
 from qwen2.attention import Rows
 from qwen2.config import PROJECTIONS
 from qwen2.lora import Adapter
@@ -160,20 +160,20 @@ def test_dropout_gradient_is_that_of_the_masked_function(tiny_model: Model, reco
 
 def test_dropout_masks_have_the_rate_and_are_independent() -> None:
     x = torch.ones(300, 200)
-    seed = ops.in_order(123, 300)
-    first, second = ops.dropout(x, 0.2, seed, (1, 2))
+    seed = dropout.in_order(123, 300)
+    first, second = dropout.dropout(x, 0.2, seed, (1, 2))
     for mask in (first, second):
         assert set(mask.unique().tolist()) == {0.0, 1.25}
         assert (mask == 0).float().mean() == pytest.approx(0.2, abs=0.01)
         assert (mask == 0).float().mean(0).max() < 0.35 and (mask == 0).float().mean(1).max() < 0.35
     assert ((first == 0) & (second == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
-    assert torch.equal(ops.dropout(x, 0.2, seed, (2,))[0], second)
-    other = ops.dropout(x, 0.2, ops.in_order(124, 300), (1,))[0]
+    assert torch.equal(dropout.dropout(x, 0.2, seed, (2,))[0], second)
+    other = dropout.dropout(x, 0.2, dropout.in_order(124, 300), (1,))[0]
     assert ((first == 0) & (other == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
     total = torch.full((300, 200), 3.0)
     generator = torch.Generator().manual_seed(0)
     dh, a = torch.randn(300, 16, generator=generator), torch.randn(16, 200, generator=generator)
-    ops.dropout_backward_(total, dh, a, 5, 0.2, seed, (1, 2))
+    dropout.dropout_backward_(total, dh, a, 5, 0.2, seed, (1, 2))
     torch.testing.assert_close(total, 3 + first * (dh[:, :5] @ a[:5]) + second * (dh[:, 5:10] @ a[5:10]))
 
 
