@@ -24,7 +24,7 @@ PARTIAL = ("layers_to_transform", "exclude_modules")
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The settings in `folder`/adapter_config.json. Raises ValueError (the message is for the user) if there are none."""
+    """The settings in `folder`/adapter_config.json. Raises ValueError, with a message for the user, if it has none."""
     file = folder / CONFIG_FILE
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))

@@ -114,7 +114,7 @@ class Tokenizer:
         return self.encode("".join(text for text, _ in parts))
 
     def encode_row(self, row: Row, system: str | None = None) -> tuple[list[int], list[int]]:
-        """(ids, labels) of a training row in any of ms-swift's layouts (see rows.standard_row); labels match ms-swift's.
+        """(ids, labels) of a training row in any of ms-swift's layouts (see rows.standard_row), equal to ms-swift's.
 
         `system` is for rows that have none of their own. Raises RowError if the row has no answer or is malformed.
         """

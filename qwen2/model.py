@@ -1,8 +1,8 @@
 """The Qwen2 decoder with fused qkv and gate/up and LoRA inside the matmul; used by generate, train, healthchecks.
 
-A linear with a LoRA is y = [x | h] . [W | s B]^T + b with h = x A^T: one matmul, one rounding. Every weight is therefore
-stored with a few spare columns on its right. Without an adapter the same storage is read as W, so switching an adapter
-on or off copies only B. Adding s h B^T to an already rounded y, as PEFT does, loses most of a small adapter's effect to
+A linear with a LoRA is y = [x | h] . [W | s B]^T + b with h = x A^T: one matmul, one rounding. Every weight therefore
+has a few spare columns on its right. Without an adapter the same storage is read as W, so switching an adapter on or
+off copies only B. Adding s h B^T to an already rounded y, as PEFT does, loses most of a small adapter's effect to
 bfloat16 rounding.
 """
 
@@ -26,8 +26,8 @@ from qwen2.config import EMBEDDING, GROUPS, HEAD, Config
 if TYPE_CHECKING:
     from qwen2.lora import Adapter
 
-# Columns of h and s B come in this unit: rows stay 32-byte aligned, which the kernels rely on. Rows of whole cache lines
-# (units of 64) brought no measurable gain and cost 0.15 GiB at 7B (docs/fast-lane.md).
+# Columns of h and s B come in this unit: rows stay 32-byte aligned, which the kernels rely on. Rows of whole cache
+# lines (units of 64) brought no measurable gain and cost 0.15 GiB at 7B (docs/fast-lane.md).
 COLUMN_UNIT = 16
 LOADED_RANK = 8  # space for an adapter of this rank is reserved at loading; a higher rank copies the weights
 
@@ -98,7 +98,7 @@ class ActiveLora:
         return 0 if a is None else a.shape[0]
 
     def down(self, layer: int, group: str, x: Tensor, h: Tensor) -> None:
-        """h = x A^T. x [T, K] and h [T, columns], rows strided. Serving overrides it for rows with different adapters."""
+        """h = x A^T. x [T, K] and h [T, columns], rows strided. Serving overrides it: its rows have different adapters."""
         torch.mm(x, self.a[layer][group].t(), out=h)
 
 

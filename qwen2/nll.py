@@ -19,7 +19,7 @@ Row = tuple[Sequence[int], Sequence[int]]  # ids and labels, of the same length;
 
 @dataclass(frozen=True)
 class RowScore:
-    """Negative log-likelihood of a row's labelled tokens in nats, their number, and how many of them were most likely."""
+    """Negative log-likelihood of a row's labelled tokens in nats, their number, and how many were the most likely."""
 
     nll: float
     labels: int

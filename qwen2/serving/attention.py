@@ -60,8 +60,8 @@ def paged_attention(
 class Pieces:
     """Chunks of prompts, concatenated: T new tokens, in rows that have L tokens including the earlier ones.
 
-    `place` [T]: the cache slot of each new token (page * PAGE + its offset there). `context` [L]: the cache slots of all
-    tokens of the rows, None if no chunk has earlier tokens. `new` and `whole`: lengths of the rows in T and in L.
+    `place` [T]: the cache slot of each new token (page * PAGE + its offset there). `context` [L]: the cache slots of
+    all tokens of the rows, None if no chunk has earlier tokens. `new` and `whole`: lengths of the rows in T and in L.
     `bounds`: their int32 cumulative sums on the device, from 0.
     """
 
@@ -97,7 +97,7 @@ def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, c
     if pieces.context is not None:
         k, v = keys.index_select(0, pieces.context), values.index_select(0, pieces.context)
     if has_flash(qkv.device, qkv.dtype):
-        # With fewer queries than keys, FlashAttention-2 aligns the diagonal at the bottom right: the last query sees all.
+        # With fewer queries than keys, FlashAttention-2 aligns the diagonal at the bottom right: the last one sees all.
         found = torch.ops.aten._flash_attention_forward(
             q, k, v, pieces.bounds[0], pieces.bounds[1], max(pieces.new), max(pieces.whole), 0.0, True, False
         )[0]
