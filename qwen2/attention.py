@@ -18,7 +18,7 @@ from qwen2.config import Config
 
 @dataclass(frozen=True)
 class Rows:
-    """How the T tokens of a batch divide into rows. `bounds` [rows + 1] int32, from 0 to T; `lengths`: its host copy."""
+    """How the T tokens of a batch divide into rows. `bounds` [rows + 1] int32, 0 to T; `lengths` is its host copy."""
 
     bounds: Tensor
     longest: int

@@ -98,7 +98,7 @@ class ActiveLora:
         return 0 if a is None else a.shape[0]
 
     def down(self, layer: int, group: str, x: Tensor, h: Tensor) -> None:
-        """h = x A^T. x [T, K] and h [T, columns], rows strided. Serving overrides it: its rows have different adapters."""
+        """h = x A^T. x [T, K] and h [T, columns], rows strided. Serving overrides it for rows with several adapters."""
         torch.mm(x, self.a[layer][group].t(), out=h)
 
 

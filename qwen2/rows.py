@@ -42,8 +42,8 @@ def standard_row(row: Row) -> tuple[list[Message], Any]:
     """(messages, tools) of a row in one of ms-swift's layouts. The template accepts everything that it returns.
 
     Layouts: `messages` (or conversation(s); role/content or from/value; user/assistant pairs), else instruction + input
-    + output, else query + response under any of ms-swift's column names, with `system` and `history`. A message has role
-    and content, and `loss` or `loss_scale` if the row sets it. Raises RowError.
+    + output, else query + response under any of ms-swift's column names, with `system` and `history`. A message has
+    role and content, and `loss` or `loss_scale` if the row sets it. Raises RowError.
     """
     if not isinstance(row, dict):
         raise RowError(

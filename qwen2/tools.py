@@ -63,8 +63,8 @@ def parsed(value: Any) -> Any:
 def tools_of(value: Any) -> list[dict[str, Any]]:
     """The tools of a row as objects, from a list, one object, or JSON text of either; no tools gives an empty list.
 
-    An empty text, or `null`, means no tools. ms-swift leaves such rows out of training, so accepting them changes nothing
-    for it. Raises ValueError for anything that is not a tool.
+    An empty text, or `null`, means no tools. ms-swift leaves such rows out of training, so accepting them changes
+    nothing for it. Raises ValueError for anything that is not a tool.
     """
     if isinstance(value, str):
         value = parsed(value) if value.strip() else None

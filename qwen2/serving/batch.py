@@ -153,7 +153,7 @@ class Batch:
         return count
 
     def _step(self, count: int, pages: int, lora: bool) -> None:
-        """The forward pass of `count` rows: writes `logits`, and the most likely tokens to `out` and each row's slot."""
+        """The forward pass of `count` rows: fills `logits`; the most likely tokens go to `out` and the rows' slots."""
         model = self.model
         slots = self.index[:count]
         position, table = self.position[slots], self.table[slots, :pages]

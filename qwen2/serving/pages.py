@@ -21,7 +21,7 @@ def pages_for(tokens: int) -> int:
 
 
 def digests(root: bytes, tokens: Sequence[int]) -> list[bytes]:
-    """One digest for each full page of `tokens`. `root` stands for anything else that changes the cache (the adapter)."""
+    """One digest for each full page of `tokens`. `root` stands for what else changes the cache (the adapter)."""
     found, before = [], root
     for start in range(0, len(tokens) - PAGE + 1, PAGE):
         words = array.array("q", tokens[start : start + PAGE]).tobytes()

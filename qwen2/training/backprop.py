@@ -156,7 +156,7 @@ class Backprop:
         return self._input(number, group, x.shape[0], lambda out: ops.rms_norm(x, norm, eps, out, rounded), seed)
 
     def _room(self, stream: Tensor) -> Tensor | None:
-        """A buffer for the norm's input in the model's dtype, for the backward pass; None if it already has that dtype."""
+        """A buffer for the norm's input in the model's dtype, for the backward pass; None if it has that dtype."""
         return None if stream.dtype == self.model.dtype else torch.empty_like(stream, dtype=self.model.dtype)
 
     def _down_input(self, number: int, gate_up: Tensor, seed: Tensor) -> Tensor:

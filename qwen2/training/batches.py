@@ -21,8 +21,8 @@ from qwen2.config import Config
 Row = tuple[Sequence[int], Sequence[int]]
 TOKEN_UNIT, LABEL_UNIT = 64, 64
 
-# Rough costs on an H100 at the 7B shape, for choosing buckets only. Below some 350 tokens a step is bound by reading the
-# weights; above, it grows in tiles of 256 tokens (768 tokens 47 ms, 832 60 ms; docs/fast-lane.md).
+# Rough costs on an H100 at the 7B shape, for choosing buckets only. Below some 350 tokens a step is bound by reading
+# the weights; above, it grows in tiles of 256 tokens (768 tokens 47 ms, 832 60 ms; docs/fast-lane.md).
 # A capture costs as much as a few steps.
 MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE, TILE = 20.0, 0.061, 250.0, 256
 MS_LAUNCH = 140.0  # launch time of an uncaptured micro-batch's kernels: its minimum duration
@@ -160,7 +160,7 @@ def largest_batch(lengths: Sequence[int], total: int, batch_size: int, data_seed
 def share(members: Sequence[int], tokens: Sequence[int], size: int) -> list[list[int]]:
     """Divide the rows of a step among `size` processes, with tokens as even as possible; each in the step's order.
 
-    Long rows first, each to the process with the fewest tokens so far: no process exceeds the mean by more than one row.
+    Long rows first, each to the process with the fewest tokens so far: none exceeds the mean by more than one row.
     """
     found: list[list[int]] = [[] for _ in range(size)]
     load = [0] * size
@@ -176,7 +176,7 @@ def split(
 ) -> list[list[int]]:
     """Divide a batch into micro-batches of at most micro_rows rows and micro_tokens tokens (unless one row is longer).
 
-    Long rows first, each into the first micro-batch with room (first-fit decreasing), so micro-batches are few and full.
+    Long rows first, each into the first micro-batch with room (first-fit decreasing), so they are few and full.
     """
     if micro_tokens is None:
         size = micro_rows or len(members)
@@ -275,8 +275,8 @@ def exact_shape(micro: Micro) -> Shape:
 def lay_out(micro: Micro, rows: Sequence[Row], shape: Shape, scale: float, seed: int, pad: int) -> Tensor:
     """A micro-batch as int64 words on the CPU (see `views`).
 
-    Padding tokens form separate rows, no longer than the longest row, so that every token belongs to a row and no undefined
-    value is used.
+    Padding tokens form separate rows, no longer than the longest row, so that every token belongs to a row and no
+    undefined value is used.
     """
     words = torch.zeros(shape.words, dtype=torch.int64)
     ids, positions, pick, labels, bounds, scale_at, seed_at = views(words, shape)

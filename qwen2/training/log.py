@@ -57,7 +57,7 @@ class RunLog:
         return count % self.settings.logging_steps == 0 or (count == 1 and self.settings.logging_first_step)
 
     def step(self, count: int, figures: list[list[float]]) -> dict[str, Any]:
-        """Write and return the line for the steps since the last one; `figures` are those of the first `count` steps."""
+        """Write and return the line for the steps since the last one; `figures` are those of the first `count`."""
         window = range(self.logged_until, count)
         line: dict[str, Any] = {
             "loss": round(sum(figures[n][0] for n in window) / len(window), 8),
