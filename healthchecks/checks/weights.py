@@ -252,7 +252,7 @@ def _hold_small_files(context: Context) -> None:
 
 
 def _hold_shards(context: Context, names: list[str]) -> int:
-    """Compare the sha256 of all shards with the list, several at a time (hashlib releases the GIL); returns how many."""
+    """Compare the sha256 of all shards with the list, several at a time (hashlib releases the GIL); their number."""
     sums = sha256sums.read(context.model_dir / "SHA256SUMS") or sha256sums.read(context.official_sums)
     if unknown := [name for name in names if name not in sums]:
         raise Failure(
