@@ -73,7 +73,7 @@ class HuggingFace:
     """huggingface_hub's HTTP transport; HF_ENDPOINT names a mirror.
 
     hf_hub_download would discard a broken transfer's bytes when its process ends. Its two halves, the metadata request
-    and http_get, are therefore called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
+    and http_get, are called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
     a Xet transfer cannot resume from a partial file.
     """
 
@@ -89,7 +89,7 @@ class HuggingFace:
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers
 
-        # The client writes whole chunks only; with its 10 MiB, a line that breaks every few seconds never makes progress.
+        # The client writes whole chunks only; with its 10 MiB, a line that breaks every few seconds would never advance.
         constants.DOWNLOAD_CHUNK_SIZE = 1 << 20
         self._repo, self._token = repo, token
         # Compressed responses have neither a length nor ranges.

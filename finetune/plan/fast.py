@@ -17,7 +17,7 @@ SAMPLE = 4096  # rows used for planning; a run plans with all of its rows
 
 @dataclass(frozen=True)
 class FastPlan:
-    """The choice of qwen2.training.memory. `micro_batch_tokens` None: batches are not split. Step seconds on an H100."""
+    """The choice of qwen2.training.memory. `micro_batch_tokens` None: batches are not split. Step seconds: H100."""
 
     recompute: str
     micro_batch_tokens: int | None

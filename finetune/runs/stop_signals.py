@@ -26,7 +26,7 @@ class Stop:
 
     Attributes:
         number: the first signal; None if there was none.
-        at_steps: set from the first step on. A signal then only sets `number`; before, SystemExit(128 + number) follows.
+        at_steps: set from the first step on. A signal then only sets `number`; before, it raises SystemExit(128 + n).
         plan: the effect of the first signal, for the screen; "" prints nothing.
         at_once: called with the number when a second signal ends the process; returns the line for the screen.
         cleanup: called before that happens.
