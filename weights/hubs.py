@@ -89,7 +89,7 @@ class HuggingFace:
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers
 
-        # The client writes whole chunks only; with its 10 MiB, a line that breaks every few seconds would never advance.
+        # The client writes whole chunks only; with its 10 MiB, a line that breaks every few seconds makes no progress.
         constants.DOWNLOAD_CHUNK_SIZE = 1 << 20
         self._repo, self._token = repo, token
         # Compressed responses have neither a length nor ranges.
