@@ -76,7 +76,7 @@ class TrainingText:
         return words
 
     def identity(self, rng: random.Random, persona: bool) -> tuple[str, str, str]:
-        """A (system prompt, question, answer) about identity: 通义千问's, or that of the persona in the system prompt."""
+        """A (system prompt, question, answer) on identity: 通义千问's, or that of a persona in the system prompt."""
         data = self.data
         question, intent = rng.choice(self.intents)
         slots = {
