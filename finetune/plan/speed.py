@@ -19,7 +19,7 @@ LAYERS, WEIGHTS = 28, 7.07e9  # of that shape: launch time and arithmetic scale 
 
 
 def micro_batch_seconds(shape: Config, tokens: int, checkpointing: bool, liger: bool, slower: float = 1.0) -> float:
-    """Seconds of forward and backward for that many tokens, padding included; the arithmetic takes `slower` times."""
+    """Seconds of forward and backward for that many tokens, padding included; `slower` scales the arithmetic."""
     launching, micros = MEASURED[checkpointing, liger]
     weights = shape.linear_parameters + shape.vocab_size * shape.hidden_size
     return max(launching * shape.num_layers / LAYERS, micros * slower * 1e-6 * tokens * weights / WEIGHTS)

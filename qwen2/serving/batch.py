@@ -38,7 +38,7 @@ class PromptPiece:
 
 @dataclass(frozen=True)
 class Special:
-    """A row whose token is not simply the most likely: its index in the batch, slot, settings and random number."""
+    """A row that is not decoded greedily: its index in the batch, slot, settings and random number."""
 
     place: int
     slot: int
@@ -131,7 +131,7 @@ class Batch:
             slots: The slots.
             reach: An upper limit of the slots' lengths, in tokens.
             lora: Whether some rows use an adapter.
-            special: Rows whose token is not simply the most likely.
+            special: Rows that are not decoded greedily.
         """
         lora = lora and self.adapters is not None
         count = self._join(slots)
@@ -225,7 +225,7 @@ class Batch:
         Args:
             pieces: The chunks.
             lora: Whether some rows use an adapter.
-            special: Rows whose token is not simply the most likely; `place` counts the chunks that end a prompt.
+            special: Rows that are not decoded greedily; `place` counts the chunks that end a prompt.
 
         Returns:
             The first tokens of the answers that start, in order; None if none does.

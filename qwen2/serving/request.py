@@ -20,12 +20,12 @@ class SamplingParams(Sampling):
 
     @property
     def penalised(self) -> bool:
-        """Whether a penalty depends on earlier tokens."""
+        """Whether a penalty is set, which makes earlier tokens count."""
         return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
     @property
     def plain(self) -> bool:
-        """Whether it is plain greedy decoding."""
+        """Whether it is greedy decoding without penalties and log-probabilities."""
         return self.temperature == 0 and not self.penalised and self.logprobs is None
 
 

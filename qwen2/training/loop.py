@@ -259,7 +259,7 @@ class _Run:
             count = number + 1
             is_logged, is_saved = self.log.is_due(count), self.settings.is_save_due(count, len(self.rows), self.total)
             if self.cuda and self.team and (is_logged or is_saved):
-                self._wait(marks[-1])  # the host reads figures now, and could not notice a loss while waiting for them
+                self._wait(marks[-1])  # the host reads figures now; while it waits it could not notice a lost process
             line = self.log.step(count, finite(self.update.history[:count])) if is_logged else None
             must_save, is_over = self._judge(count)
             if must_save:

@@ -23,7 +23,7 @@ from common.i18n import _
 
 BEAT_S = 1.0  # between two heartbeats
 SILENT_S = 20.0  # without a heartbeat, a process is lost
-SETTLE_S = 10.0  # time for the main thread to notice a loss; a hung collective never does
+SETTLE_S = 10.0  # time for the main thread to notice a lost process; a hung collective never does
 CHUNK = 16 << 20  # bytes per value in the store
 POLL_S = 0.02
 
@@ -209,7 +209,7 @@ class Team:
             return  # the others are gone: a process that still needs them will find out
 
     def release(self) -> None:
-        """Nothing more is needed from the others: a process that ends is no longer a loss."""
+        """Nothing more is needed from the others: a process that ends no longer counts as lost."""
         self._left = True
 
     def lose(self, why: str) -> None:
