@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CHUNK = 16 << 20
-STEP = 128 << 10  # on every disk, the kernel reads no more than this ahead per request
+STEP = 128 << 10  # on some disks, the kernel reads no more than this ahead per request
 THREADS = 4  # a network disk needs several reads in flight; a local one is no slower with them
 RESERVE = 5 << 30  # for the job itself: torch, pinned buffers, data, and some slack
 LIST = Path(__file__).resolve().parent / "read_ahead.txt"  # lines `offset length path`; `-` stands for the weights
