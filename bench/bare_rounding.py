@@ -3,7 +3,7 @@
     python bench/bare_rounding.py TOKENIZER_DIR [--steps 20]
 
 A random model of 28 layers and 512 columns (135 M parameters in the layers), batches of 16 rows, no LoRA: the error of
-each against transformers in float32. Prints one JSON line; minutes on two cores.
+both against transformers in float32. Prints one JSON line; takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
-    """Make the model, take the losses, compare."""
+    """Create the model, compute the losses, compare."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("tokenizer_dir", type=Path)
     parser.add_argument("--steps", type=int, default=20)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make_model(folder: Path, tokenizer_dir: Path) -> None:
-    """Random bfloat16 weights with the depth and the vocabulary of the 7B, and the tokenizer."""
+    """Random bfloat16 weights with the 7B's depth and vocabulary, and the tokenizer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -66,7 +66,7 @@ def make_model(folder: Path, tokenizer_dir: Path) -> None:
 
 
 def by_fast_lane(folder: str, rows: list[Any], settings: Any, dtype: Any) -> list[float]:
-    """Losses at a learning rate of 0."""
+    """Losses with a learning rate of 0."""
     from qwen2.model import Model
     from qwen2.training.loop import train
 

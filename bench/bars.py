@@ -1,8 +1,8 @@
-"""Draws the bars of the READMEs, docs/images/contenders*.svg, from the first table of docs/performance.md.
+"""Draws the READMEs' bar charts, docs/images/contenders*.svg, from the first table in docs/performance.md.
 
     python bench/bars.py
 
-Light and dark pages are both served: the picture has no ground of its own, and its colours follow the reader's setting.
+They suit light and dark pages: the image has no background, and its colours follow the reader's setting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = {"en": ROOT / "docs/images/contenders.svg", "zh": ROOT / "docs/images/contenders.zh-CN.svg"}
-# how a row of the table begins -> what the bar is called
+# how a table row starts -> the label of its bar
 BARS = {
     "`sft.sh`, fast lane": "sft.sh (fast lane)",
     "`finetune.sh`": "finetune.sh (checks, verdict too)",
@@ -42,7 +42,7 @@ text { font: 14px system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif;
 
 
 def seconds(document: str) -> dict[str, float]:
-    """Bar -> wall seconds, from the table's third column."""
+    """{bar: wall seconds}, from the table's third column."""
     found = {}
     for line in document.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -53,7 +53,7 @@ def seconds(document: str) -> dict[str, float]:
 
 
 def draw(figures: dict[str, float], language: str = "en") -> str:
-    """The picture: a bar a contender, the shortest first."""
+    """The image: one bar per contender, the shortest first."""
     longest = max(figures.values())
     scale = (WIDTH - LABEL - 80) / longest
     height = HEAD + ROW * len(figures) + 6
@@ -77,7 +77,7 @@ def draw(figures: dict[str, float], language: str = "en") -> str:
 
 
 def main() -> None:
-    """Write the pictures."""
+    """Write the images."""
     figures = seconds((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"))
     for language, picture in PICTURES.items():
         picture.write_text(draw(figures, language), encoding="utf-8")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole `finetune`, and `sft.sh`, in the states in which users meet them: warm, again in the same output folder, in a new
+# The whole `finetune`, and `sft.sh`, in the states that users meet: warm, again in the same output folder, in a new
 # container, after a boot.
 #
-# usage: bench/cold.sh MODEL_DIR [OUT]    (OUT: build/cold; a Markdown table a state, JSON beside it)
-# On a CUDA machine, as root: the page cache is dropped. PYTHON=... where `python3` is not the one with torch. Kernels and the
-# list of libraries are made first where this checkout has none, as `docker build` does it for the image.
+# usage: bench/cold.sh MODEL_DIR [OUT]    (OUT: build/cold; one Markdown table per state, with JSON next to it)
+# On a CUDA machine, as root: the page cache is dropped. Set PYTHON=... if `python3` does not have torch. Kernels and
+# the list of libraries are created first if this checkout has none, as `docker build` does for the image.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 

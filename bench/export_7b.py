@@ -3,9 +3,9 @@
     python bench/random_weights.py /tmp/7b --tokenizer DIR      # 15 GB, the shape of 7B
     python bench/export_7b.py /tmp/7b [--quant q4_k_m] [--threads 16] [--out /tmp/7b.gguf] [--json FILE]
 
-Needs the packages gguf and xllamacpp, and no GPU. Beside the writing it times what of the proof asks no model: tensors
-read back, and llama.cpp loading the file and answering one prompt. Memory is the process's own (RssAnon), sampled every
-50 ms: files that are read lie in the page cache, and llama.cpp maps the GGUF.
+Needs the packages gguf and xllamacpp, and no GPU. Besides writing, it times the parts of the proof that need no model:
+reading tensors back, and llama.cpp loading the file and answering one prompt. Memory is the process's own (RssAnon),
+sampled every 50 ms: files that are read are in the page cache, and llama.cpp maps the GGUF.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GIB = 2**30
 
 
 class Peak:
-    """The largest RssAnon of this process while the block runs, in GiB; `with Peak() as peak: ...`."""
+    """The maximum RssAnon of this process while the block runs, in GiB; `with Peak() as peak: ...`."""
 
     def __enter__(self) -> Peak:
         self.gib, self._stop = 0.0, threading.Event()
@@ -47,7 +47,7 @@ class Peak:
 
 
 def random_adapter(model: Path, folder: Path) -> Path:
-    """A LoRA of rank 8 on all linears, with a B that is not zero."""
+    """A LoRA of rank 8 on all linears with a nonzero B."""
     import torch
 
     from qwen2.config import Config
@@ -61,7 +61,7 @@ def random_adapter(model: Path, folder: Path) -> Path:
 
 
 def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> dict[str, Any]:
-    """Write the file and look at it; the figures by name."""
+    """Write the file and check it; returns the figures by name."""
     from finetune.export import gguf_file, proof, vocabulary
     from finetune.export.llamacpp import LlamaServer, version
     from finetune.export.weights import Weights

@@ -32,7 +32,7 @@ from bench.fast_lane_model import load, say, settings_of, training_rows  # noqa:
 
 
 def process_age() -> float:
-    """Seconds since this process was started, from the kernel's own clock: imports of the interpreter are counted."""
+    """Seconds since this process started, by the kernel's clock, so that the interpreter's imports are included."""
     start_ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     return uptime - start_ticks / os.sysconf("SC_CLK_TCK")
@@ -43,7 +43,7 @@ STAGES: dict[str, float] = {}
 
 
 def stage(name: str, since: float) -> float:
-    """Note the seconds since `since` under `name`; returns now."""
+    """Record the seconds since `since` under `name`; returns now."""
     now = time.perf_counter()
     STAGES[name] = round(now - since, 3)
     print(f"[{now - BEGIN:7.2f}] {name} {now - since:.2f} s", file=sys.stderr, flush=True)
@@ -51,7 +51,7 @@ def stage(name: str, since: float) -> float:
 
 
 def useful_tflops(config: Any, tokens: float, seconds: float) -> float:
-    """4 x N x tokens / time: forward and the gradient of the inputs, N with the head and without the embedding."""
+    """4 x N x tokens / time: forward pass and input gradients; N includes the head but not the embedding."""
     weights = config.linear_parameters + config.vocab_size * config.hidden_size
     return 4 * weights * tokens / seconds / 1e12
 
@@ -74,7 +74,7 @@ def job(args: argparse.Namespace) -> None:
     from qwen2.generate import generate
     from qwen2.training.loop import train
 
-    with ThreadPoolExecutor(1) as pool:  # the tokenizer is read while the weights are
+    with ThreadPoolExecutor(1) as pool:  # the tokenizer loads while the weights are read
         reading = pool.submit(Tokenizer, args.model_dir)
         model = load(args)
         tokenizer = reading.result()
@@ -122,7 +122,7 @@ def job(args: argparse.Namespace) -> None:
 
 
 def long_rows(args: argparse.Namespace) -> None:
-    """Random rows of `--length` tokens, all but the first 30 with loss."""
+    """Random rows of `--length` tokens, all but the first 30 with a loss."""
     import torch
 
     from qwen2.training.loop import train
@@ -162,7 +162,7 @@ def long_rows(args: argparse.Namespace) -> None:
 
 
 def mixed(args: argparse.Namespace) -> None:
-    """An epoch of 500 + 50 random rows of 20 to 600 tokens: the article's mixed run by its lengths."""
+    """One epoch of 500 + 50 random rows of 20 to 600 tokens: the article's mixed run by its lengths."""
     import torch
 
     from qwen2.training import memory
@@ -198,7 +198,7 @@ def mixed(args: argparse.Namespace) -> None:
 
 
 def timed(function: Any, repeats: int = 5) -> float:
-    """Median milliseconds of a GPU function by events, after a warm-up."""
+    """Median milliseconds of a GPU function, by CUDA events, after a warm-up."""
     import torch
 
     function()
@@ -214,7 +214,7 @@ def timed(function: Any, repeats: int = 5) -> float:
 
 
 def hardware() -> tuple[float, float]:
-    """(TFLOP/s of a big bfloat16 matmul on random data, GB/s of a copy, bytes read and written both counted)."""
+    """(TFLOP/s of a large bfloat16 matmul on random data, GB/s of a copy, counting bytes read and written)."""
     import torch
 
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
@@ -225,7 +225,7 @@ def hardware() -> tuple[float, float]:
 
 
 def floor(args: argparse.Namespace) -> None:
-    """What the hardware gives: a big matmul, a copy, and the base matmuls (forward and dL/dx) of all layers alone."""
+    """The hardware's limits: a large matmul, a copy, and only the base matmuls (forward and dL/dx) of all layers."""
     import torch
     import torch.nn.functional as F
 

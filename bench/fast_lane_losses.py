@@ -1,4 +1,4 @@
-"""The fast lane's losses beside those of transformers and peft: --losses and --dropout-seeds of bench/fast_lane.py."""
+"""The fast lane's losses compared with transformers and peft: --losses and --dropout-seeds of bench/fast_lane.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bench.fast_lane_model import load, say, settings_of, training_rows
 
 
 def losses(args: argparse.Namespace) -> None:
-    """The fast lane in bfloat16, transformers + peft in bfloat16 and in float32: same rows, order, initial adapter.
+    """The fast lane in bfloat16, transformers + peft in bfloat16 and in float32; same rows, order and initial adapter.
 
-    Twice: 40 steps of training, and the same 40 batches with a learning rate of 0, which is the bare model's rounding.
+    Twice: 40 training steps, and the same 40 batches with a learning rate of 0, which shows the bare model's rounding.
     """
     exact = settings_of(args, lora_dropout=0.0)
     every = all_runs(args, {"trained": exact, "bare": replace(exact, learning_rate=0.0)})
@@ -42,9 +42,9 @@ def losses(args: argparse.Namespace) -> None:
 
 
 def dropout(args: argparse.Namespace) -> None:
-    """Dropout on, `--dropout-seeds` seeds: the fast lane, peft in bfloat16 and in float32 on the same rows and order.
+    """With dropout, `--dropout-seeds` seeds: the fast lane, peft in bfloat16 and in float32 on the same rows and order.
 
-    A seed gives the initial adapter and the dropout's masks, which differ between the three: only means can agree.
+    A seed sets the initial adapter and the dropout masks. The masks differ between the three: only means can agree.
     """
     seeds = range(1, args.dropout_seeds + 1)
     every = all_runs(args, {f"seed {n}": settings_of(args, seed=n) for n in seeds})
@@ -63,12 +63,12 @@ def dropout(args: argparse.Namespace) -> None:
 
 
 def rounded(values: list[float]) -> list[float]:
-    """For the eye."""
+    """A short form for people."""
     return [round(value, 5) for value in values]
 
 
 def all_runs(args: argparse.Namespace, runs: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Losses by step of every run (name -> settings), by the fast lane and by peft in both precisions."""
+    """Losses by step for every run (name -> settings), from the fast lane and from peft in both precisions."""
     from qwen2.chat import Tokenizer
 
     rows = training_rows(args, Tokenizer(args.model_dir))
@@ -80,7 +80,7 @@ def all_runs(args: argparse.Namespace, runs: dict[str, Any]) -> dict[str, dict[s
 
 
 def fast_runs(args: argparse.Namespace, runs: dict[str, Any], rows: list[Any], folder: str) -> dict[str, list[float]]:
-    """Losses by step of the fast lane; leaves each run's initial adapter in `folder`/NAME, and the GPU empty."""
+    """Losses by step from the fast lane; leaves each run's initial adapter in `folder`/NAME, and the GPU empty."""
     import gc
 
     import torch
@@ -146,7 +146,7 @@ def peft_losses(model: Any, rows: list[Any], settings: Any, autocast: bool) -> l
 
 
 def padded_batches(rows: list[Any], settings: Any, device: str) -> Iterator[tuple[Any, Any]]:
-    """(ids, labels) [rows, longest] of every step of the fast lane, padded on the right as transformers wants them."""
+    """(ids, labels) [rows, longest] for every step of the fast lane, padded on the right as transformers expects."""
     import torch
 
     from qwen2.training import batches

@@ -1,4 +1,4 @@
-"""What the modes of bench/fast_lane.py share: the model, the rows, the article's settings, the JSON line."""
+"""Shared by the modes of bench/fast_lane.py: the model, the rows, the article's settings, the JSON line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def say(mode: str, **figures: Any) -> None:
 
 
 def settings_of(args: argparse.Namespace, **changes: Any) -> Any:
-    """The article's settings, with the command line's changes."""
+    """The article's settings, with changes from the command line."""
     from qwen2.training.settings import TrainSettings
 
     base = TrainSettings(

@@ -2,9 +2,9 @@
 
     python bench/four_bit.py [--size 7B] [--tokens 736 2048]
 
-NF4 as bitsandbytes packs it: two weights a byte, a scale of 8 bits for 64 weights, one of 32 bits for 256 of
-those. A Triton kernel unpacks each linear into one buffer that all share, then it is multiplied: once forward, once for
-dL/dx. Random numbers; the kernel is held to plain torch first. One JSON line for each number of tokens.
+NF4 as packed by bitsandbytes: two weights per byte, an 8-bit scale per 64 weights, a 32-bit scale per 256 of those. A
+Triton kernel unpacks each linear into one shared buffer, which is then multiplied: once forward, once for dL/dx. Random
+numbers; the kernel is first checked against plain torch. One JSON line for each number of tokens.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Packed:
         assert size % BLOCK == 0
 
     def unpack(self, buffer: torch.Tensor) -> torch.Tensor:
-        """The weights in bfloat16, in `buffer`."""
+        """Unpack the weights to bfloat16 in `buffer`."""
         size = self.packed.numel()
         _unpack[(size // BLOCK,)](
             self.packed, self.scales, self.coarse, self.table, buffer, PER_SCALE, PER_COARSE, BLOCK
@@ -81,7 +81,7 @@ def linears(size: str) -> tuple[list[tuple[int, int]], int]:
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """The median time of a captured graph of `run`."""
+    """The median time of `run` as a captured graph."""
     run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -99,7 +99,7 @@ def milliseconds(run: Callable[[], Any]) -> float:
 
 
 def measure(size: str, tokens: Sequence[int]) -> None:
-    """Print the figures of that size."""
+    """Print the figures for that size."""
     cuda = torch.device("cuda")
     table = torch.tensor(NF4, device=cuda)
     shapes, layers = linears(size)
@@ -108,7 +108,7 @@ def measure(size: str, tokens: Sequence[int]) -> None:
     buffer = torch.empty(max(rows * columns for rows, columns in shapes), dtype=torch.bfloat16, device=cuda)
     four = torch.cuda.memory_allocated() - base
     for each in packed[0]:
-        torch.testing.assert_close(each.unpack(buffer), each.in_torch(), rtol=2**-7, atol=0)  # a bit of bfloat16
+        torch.testing.assert_close(each.unpack(buffer), each.in_torch(), rtol=2**-7, atol=0)  # the last bit of bfloat16
     base = torch.cuda.memory_allocated()
     whole = [[each.unpack(buffer).clone() for each in layer] for layer in packed]
     sixteen = torch.cuda.memory_allocated() - base

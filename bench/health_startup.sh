@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Times the full start-up check on a CUDA machine, without Docker: seconds to ready, peak memory, memory given back.
+# Times the full start-up check on a CUDA machine, without Docker: seconds to ready, peak memory, memory released.
 #
 # usage: bench/health_startup.sh MODEL_DIR [RUNS]    (RUNS: 3; JSON of every run goes to $OUT, default build/health)
-# Needs python (PYTHON=...) with torch, tokenizers, jinja2, packaging, nvidia-ml-py. The first run reads the weights into
-# the page cache and compiles Triton's kernels; it is shown and not counted.
+# Needs python (PYTHON=...) with torch, tokenizers, jinja2, packaging, nvidia-ml-py. The first run reads the weights
+# into the page cache and compiles Triton's kernels; it is shown but not counted.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 export MIRROR_RUN_DIR="$work/run" OUTPUT_DIR="$work/output" MIRROR_DEVICE=cuda MIRROR_LOCK="$work/lock"
 
-# The packages of this machine are not those of the image: hold them to a lock of what is installed, for the check's time.
+# This machine's packages differ from the image's: use a lock of the installed ones for the duration of the check.
 "$python" -c '
 import importlib.metadata as m
 print("\n".join(sorted({f"{d.name}=={d.version.split(chr(43))[0]}" for d in m.distributions() if d.name})))

@@ -5,7 +5,7 @@
     python bench/peer_recipes.py long MODEL OUT           peft, liger and checkpointing on rows of 2048 tokens
 
 The job is the article's: 50 rows, LoRA r=8, alpha 32, dropout 0.05, all linears, batches of 16, 10 epochs, cosine. The
-last line is JSON: seconds of training, ms a step, losses, peaks.
+last line is JSON: training seconds, ms per step, losses, peaks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def conversations(file: str) -> list[list[dict[str, str]]]:
 
 
 def peaks() -> dict[str, float]:
-    """GiB of the CUDA allocator since the start."""
+    """Peak GiB of the CUDA allocator since the start."""
     import torch
 
     return {
@@ -53,7 +53,7 @@ def lora() -> Any:
 
 
 def peft(args: argparse.Namespace) -> dict[str, Any]:
-    """A plain loop: bfloat16 base, float32 adapter under autocast, a padded batch of 16 at a time."""
+    """A plain loop: bfloat16 base, float32 adapter under autocast, padded batches of 16."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
@@ -99,7 +99,7 @@ def peft(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def trl(args: argparse.Namespace) -> dict[str, Any]:
-    """TRL's SFTTrainer with a peft adapter; only the answers carry loss."""
+    """TRL's SFTTrainer with a peft adapter; only the answers have a loss."""
     import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -131,7 +131,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def long(args: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second on rows of 2048 tokens: peft with liger's kernels and checkpointing, micro-batches of 1 to 4."""
+    """Tokens per second on rows of 2048 tokens: peft with liger's kernels and checkpointing, micro-batches 1 to 4."""
     import torch
     from liger_kernel.transformers import apply_liger_kernel_to_qwen2
     from peft import get_peft_model

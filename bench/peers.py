@@ -2,13 +2,13 @@
 
     python bench/peers.py MODEL_DIR [--state cold] [--repeat 3] [--only fast,swift,...] [--out build/bench]
 
-Every contender is a fresh process, in turn. Its wall time runs from the start of the process to its end, with the
-adapter on disk. Leaves peers.json, and prints a Markdown table. A contender whose packages are missing is named and
-left out. For times, random weights of the 7B's shape do as well as the real ones; losses mean little on them.
+Every contender is a fresh process, one after the other. Its wall time runs from process start to exit, with the adapter
+on disk. Writes peers.json, and prints a Markdown table. A contender with missing packages is named and left out. For
+times, random weights of the 7B's shape do as well as the real ones; losses mean little on them.
 
-States: *warm* is a second run on the same machine, in an output folder of its own. *again* is warm in the output folder
-of an earlier run, which has the base's answers (the first run of `--state again` makes them). *container* is what
-`docker run --rm` gives: files in the page cache, but no kernel that Triton compiled in an earlier run. *cold* drops the
+States: *warm* is a second run on the same machine, in its own output folder. *again* is warm in the output folder of an
+earlier run, which has the base's answers (the first run of `--state again` creates them). *container* is the state in
+`docker run --rm`: files are in the page cache, but no kernel was compiled by Triton in an earlier run. *cold* drops the
 page cache as well (as root), as after a boot; the fast lane then reads ahead, as the image's entry point does.
 """
 
@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "workspace" / "configs"
-# What tuned ms-swift gets: one piece of 16 rows, no recomputation, liger's kernels; it fits under 22 GiB.
+# Settings of tuned ms-swift: one piece of 16 rows, no recomputation, liger's kernels; it fits under 22 GiB.
 TUNED = shlex.split(
     "--per_device_train_batch_size 16 --gradient_accumulation_steps 1 --gradient_checkpointing false "
     "--use_liger_kernel true"
@@ -46,12 +46,12 @@ ARTICLE = shlex.split(
 
 
 def python(*words: str) -> list[str]:
-    """A command line of this Python."""
+    """A command line for this Python."""
     return [sys.executable, *words]
 
 
 def contenders(model: str, rows: str, more: list[str], tuned: list[str]) -> dict[str, dict[str, Any]]:
-    """Name -> what it needs, its environment and its command; {out} is replaced by a new folder."""
+    """{name: its requirements, its environment and its command}; {out} is replaced with a new folder."""
     sft = python("-m", "finetune.commands.sft", "sft", "--config", str(CONFIG / "sft.yaml"), "--dataset", rows, *more)
     whole = python(
         "-m", "finetune.commands.finetune", "sft", "--config", str(CONFIG / "sft.yaml"),
@@ -83,9 +83,9 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def enter(state: str, folder: str, model: str, ahead: bool) -> dict[str, str]:
-    """Bring the machine into a state; the environment that belongs to it. `ahead`: read ahead where nothing is cached.
+    """Bring the machine into a state; returns its environment. `ahead`: read ahead if nothing is cached.
 
-    Raises SystemExit where the page cache may not be dropped.
+    Raises SystemExit if dropping the page cache is not permitted.
     """
     if state == "warm":
         return {}
@@ -104,7 +104,7 @@ def enter(state: str, folder: str, model: str, ahead: bool) -> dict[str, str]:
 
 
 def run(name: str, contender: dict[str, Any], model: str, keep: Path | None, state: str = "warm") -> dict[str, Any]:
-    """One process from start to end; its wall seconds, and what its own log says."""
+    """Run one process from start to end; its wall seconds, and the figures in its own log."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         out = Path(folder) / "run"
         env = (
@@ -138,7 +138,7 @@ def run(name: str, contender: dict[str, Any], model: str, keep: Path | None, sta
 
 
 def own_figures(out: Path, stdout: str) -> dict[str, Any]:
-    """Losses, ms a step and peaks: from run.json and logging.jsonl, or from the JSON in a recipe's last line."""
+    """Losses, ms per step and peaks: from run.json and logging.jsonl, or from the JSON in a recipe's last line."""
     try:
         last = json.loads(stdout.strip().splitlines()[-1])
         if isinstance(last, dict) and "losses" in last:
@@ -170,7 +170,7 @@ def own_figures(out: Path, stdout: str) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Medians as Markdown."""
+    """The medians as Markdown."""
     lines = [
         "| contender | runs | wall, s | ms a step | reserved, GiB | last loss |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -191,7 +191,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Run them in turn; 1 when one failed."""
+    """Run them one after the other; 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model_dir")
     parser.add_argument("--rows", default=str(ROOT / "workspace" / "self_cognition.json"))

@@ -3,8 +3,8 @@
     python bench/plan_fit.py measure MODEL_DIR OUT.json [--only swift|fast]   ms-swift's own trainer, and the fast lane
     python bench/plan_fit.py fit OUT.json                                     constants by least squares, and the table
 
-MODEL_DIR holds the model (random weights of the 7B shape do). ms-swift's model loading, adapter, collator and trainer
-run as `swift sft` runs them; only the rows are made up, so that each setting has one length. Progress goes to stderr.
+MODEL_DIR holds the model (random weights of the 7B shape are enough). ms-swift's model loading, adapter, collator and
+trainer run as in `swift sft`. Only the rows are synthetic, so each setting has one length. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GIB = 2**30
 BEGIN = time.perf_counter()
 STEPS = 3
 RANK = 8
-# (tokens of the longest row, rows); the second list has rows of one length only, so that nothing is padded
+# (tokens of the longest row, rows); the second list has rows of equal length only, so nothing is padded
 PLAIN = (
     [(46, 1), (46, 16), (128, 8), (256, 4), (256, 16), (512, 8), (1024, 1), (1024, 4), (2048, 1), (2048, 2)],
     [(512, 4)],
@@ -37,9 +37,9 @@ PLAIN = (
 CHECKPOINTED = ([(46, 1), (46, 16), (256, 8), (512, 4), (1024, 4), (2048, 1), (2048, 4), (2048, 8)], [(1024, 2)])
 LIGER_CHECKPOINTED = ([(46, 1), (46, 16), (512, 4), (1024, 8), (2048, 1), (2048, 4), (2048, 16)], [(2048, 2)])
 LIGER = ([(46, 1), (46, 16), (256, 4), (512, 8), (1024, 2), (2048, 1), (2048, 2)], [(512, 4)])
-# liger patches classes of the process: it comes last
+# liger patches classes in the process, so it comes last
 GROUPS = ((False, False, PLAIN), (True, False, CHECKPOINTED), (True, True, LIGER_CHECKPOINTED), (False, True, LIGER))
-# (tokens of a row, rows, recompute, optimizer steps); from some 20 steps on the fast lane captures CUDA graphs
+# (tokens of a row, rows, recompute, optimizer steps); from about 20 steps on the fast lane captures CUDA graphs
 FAST = (
     (46, 16, "none", 3), (46, 16, "none", 40), (46, 16, "swiglu", 40), (256, 8, "none", 3), (512, 4, "swiglu", 3),
     (512, 4, "swiglu", 40), (1024, 2, "swiglu", 3), (2048, 1, "none", 3), (2048, 1, "swiglu", 3), (2048, 1, "layer", 3),
@@ -48,12 +48,12 @@ FAST = (
 
 
 def note(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(f"[{time.perf_counter() - BEGIN:7.1f}] {text}", file=sys.stderr, flush=True)
 
 
 def made_rows(tokens: int, rows: int, padded: bool, vocabulary: int) -> list[dict[str, Any]]:
-    """Rows of random ids as ms-swift's template encodes them. Padded: one of full length, the others a bit shorter."""
+    """Rows of random ids in ms-swift's template form. Padded: one of full length, the others slightly shorter."""
     draw = random.Random(0)
     found = []
     for number in range(rows):
@@ -65,17 +65,17 @@ def made_rows(tokens: int, rows: int, padded: bool, vocabulary: int) -> list[dic
 
 
 def first_label(tokens: int) -> int:
-    """Where the answer of a made-up row begins."""
+    """Where the answer of a synthetic row starts."""
     return min(24, tokens // 2)
 
 
 def kept_logits(tokens: int, rows: int) -> int:
-    """Positions that ms-swift computes logits for (swift/trainers/mixin.py, prepare_logits_to_keep)."""
+    """Positions for which ms-swift computes logits (swift/trainers/mixin.py, prepare_logits_to_keep)."""
     return rows * (tokens - first_label(tokens) + 1)
 
 
 def measure_swift(model_dir: str, results: list[dict[str, Any]], save: Callable[[], None]) -> None:
-    """Peaks of ms-swift, in GiB, and milliseconds of a micro-batch."""
+    """Peaks of ms-swift, in GiB, and milliseconds per micro-batch."""
     import torch
 
     for checkpointing, liger, (padded, equal) in GROUPS:
@@ -88,7 +88,7 @@ def measure_swift(model_dir: str, results: list[dict[str, Any]], save: Callable[
             }  # fmt: skip
             try:
                 figures = train_some(sft, setting)
-            except Exception as error:  # out of memory, or a fault of one setting: the others are worth having
+            except Exception as error:  # out of memory, or a failure of one setting: keep the others
                 figures = {"failed": f"{type(error).__name__}: {error}"[:300]}
             release(sft)
             results.append(setting | figures)
@@ -120,19 +120,19 @@ def pipeline(model_dir: str) -> Any:
 
 
 def dataset_file() -> Path:
-    """A dataset that the arguments can name; its row is not trained on."""
+    """A dataset that the arguments can name; its row is not used for training."""
     path = Path(tempfile.mkdtemp()) / "rows.jsonl"
     path.write_text(json.dumps({"instruction": "a", "input": "", "output": "b"}) + "\n")
     return path
 
 
 def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
-    """STEPS optimizer steps of ms-swift's trainer on rows of this setting."""
+    """Run STEPS optimizer steps of ms-swift's trainer on rows of this setting."""
     import torch
     from swift.trainers import TrainerFactory
     from transformers import TrainerCallback
 
-    micros = 1 if setting["tokens"] * setting["rows"] > 8192 else 2  # with two, the gradients of the first stay
+    micros = 1 if setting["tokens"] * setting["rows"] > 8192 else 2  # with two, the gradients of the first are kept
     args = copy(sft.args.training_args)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = setting["rows"], micros
     args.max_steps, args.gradient_checkpointing = STEPS, setting["checkpointing"]
@@ -173,9 +173,9 @@ def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def release(sft: Any) -> None:
-    """Take off what a trainer put around the model, and its gradients; but for accelerate's autocast.
+    """Remove a trainer's wrappers around the model, and its gradients, but keep accelerate's autocast.
 
-    accelerate puts that around a model once, and a second time leaves it out: without it, LoRA runs in float32.
+    accelerate adds that wrapper once and skips it the second time: without it, LoRA would run in float32.
     """
     base = sft.model.get_base_model()
     if base.is_gradient_checkpointing:
@@ -186,7 +186,7 @@ def release(sft: Any) -> None:
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -194,7 +194,7 @@ def synchronize() -> None:
 
 
 def measure_fast(model_dir: str, results: list[dict[str, Any]], save: Callable[[], None]) -> None:
-    """Reserved peaks of the fast lane beside qwen2.training.memory's estimates, in GiB."""
+    """Reserved peaks of the fast lane with the estimates of qwen2.training.memory, in GiB."""
     import torch
 
     from qwen2.model import Model
@@ -227,7 +227,7 @@ def measure_fast(model_dir: str, results: list[dict[str, Any]], save: Callable[[
 
 
 def measure(args: argparse.Namespace) -> None:
-    """All settings; what has been measured is written after each part."""
+    """Measure all settings; the results so far are written after each part."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     import torch
@@ -250,16 +250,16 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def setting_of(row: dict[str, Any]) -> tuple[Any, bool, bool]:
-    """A measured setting as finetune.plan.memory takes it: the micro-batch, checkpointing, liger."""
+    """A measured setting in the form of finetune.plan.memory: the micro-batch, checkpointing, liger."""
     from finetune.plan.memory import LargestMicroBatch
 
     return LargestMicroBatch(row["tokens"], row["rows"], row["kept"], row["padded"]), row["checkpointing"], row["liger"]
 
 
 def fit(args: argparse.Namespace) -> None:
-    """The constants that make least squares of predicted / measured - 1, and how far each setting is off.
+    """The constants that minimise the squares of predicted / measured - 1, and the error of each setting.
 
-    Too little counts three times as much as too much: a prediction that is too low ends a run.
+    Underestimates count three times as much as overestimates: a prediction that is too low ends a run.
     """
     from scipy.optimize import least_squares
 
@@ -288,7 +288,7 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def table(found: dict[str, Any], rows: list[dict[str, Any]], both: list[list[float]], shape: Any) -> None:
-    """The table of docs/plan.md: measured, predicted with the constants that are in the code, and with the new fit."""
+    """The table in docs/plan.md: measured, predicted with the constants in the code, and with the new fit."""
     from finetune.plan.speed import micro_batch_seconds
 
     print(f"\n{found['device']}, torch {found['torch']}, {found['date']}\n")

@@ -27,13 +27,13 @@ from bench.plan_fit import first_label  # noqa: E402
 from bench.shapes import SHAPES, config_json  # noqa: E402
 
 CARDS_GB = (8, 12, 16, 24, 48, 80)
-ROWS, LONGEST, BATCH = 50, 64, 16  # the article's: 50 rows of at most 64 tokens, 16 a step
-LONG = 1024  # tokens of one long row, the other end of what people train on
+ROWS, LONGEST, BATCH = 50, 64, 16  # the article's: 50 rows of at most 64 tokens, 16 per step
+LONG = 1024  # tokens of one long row, the other extreme of typical training data
 OVER, UNDER = 0.05, -0.02
 
 
 def shape_of(size: str) -> Any:
-    """The Config of a size."""
+    """The Config for a size."""
     from qwen2.config import Config
 
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def four_bit_peak(shape: Any, tokens: int, ceiling: float) -> str:
 
 
 def table() -> None:
-    """For each size and card: the peak of the cheapest way that fits, for short rows and for long ones."""
+    """For each size and GPU: the peak of the cheapest way that fits, for short and for long rows."""
     from finetune.plan.gpu_memory import card_ceiling
 
     print("| size | weights, GB | " + " | ".join(f"{card} GB card" for card in CARDS_GB) + " |")
@@ -82,7 +82,7 @@ def table() -> None:
 
 
 def measure(out: Path, sizes: list[str], tokenizer: Path | None) -> None:
-    """Peaks of each size by plan_fit.py, in a process of its own: what it leaves on the GPU goes with it."""
+    """Peaks of each size by plan_fit.py, in a separate process, whose GPU memory is freed with it."""
     out.mkdir(parents=True, exist_ok=True)
     only = [] if tokenizer and find_spec("swift") else ["--only", "fast"]
     for size in sizes:
@@ -99,7 +99,7 @@ def measure(out: Path, sizes: list[str], tokenizer: Path | None) -> None:
 
 
 def check(out: Path) -> None:
-    """Print every measured setting beside today's prediction, and whether the bar is met."""
+    """Print every measured setting with today's prediction, and whether the bar is met."""
     from finetune.plan import memory as swift_memory
     from qwen2.training import memory
 

@@ -2,9 +2,9 @@
 
     python bench/random_weights.py OUT_DIR [--size 7B] [--tokenizer MODEL_DIR | --no-tokenizer]
 
-Four safetensors shards and config.json, drawn on the GPU where there is one (transformers' own initialisation, seed 0),
-and the tokenizer's files from MODEL_DIR. What a model with them answers, or learns, says nothing. OUT_DIR is left alone
-where it holds a whole set already.
+Four safetensors shards and config.json, drawn on the GPU if there is one (transformers' own initialisation, seed 0),
+and the tokenizer's files from MODEL_DIR. The answers and the learning of such a model mean nothing. OUT_DIR is left
+unchanged if it already holds a complete set.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.tx
 
 
 def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = OFFICIAL) -> None:
-    """Write the folder, with no tokenizer for None.
+    """Write the folder, without a tokenizer for None.
 
-    Raises FileNotFoundError if a file of the tokenizer is not there.
+    Raises FileNotFoundError if a tokenizer file is missing.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -41,12 +41,12 @@ def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = O
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out))
     model.save_pretrained(out, max_shard_size="4GB")
-    shutil.copy(official / "generation_config.json", out)  # save_pretrained writes its own, of both
+    shutil.copy(official / "generation_config.json", out)  # save_pretrained writes its own versions of both
     (out / "config.json").write_text(configuration, encoding="utf-8")
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all shards that the index names are there."""
+    """Whether all shards named by the index exist."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return (folder / "model.safetensors").is_file()

@@ -2,8 +2,8 @@
 
     python bench/run_all.py OUT_DIR [--model DIR] [--repeat 3]
 
-The model is the image's; where that is the stand-in, random weights of the 7B shape (15 GB) are made in OUT_DIR/weights
-first. Leaves all.json (every line that the parts printed), peers/peers.json, and wall.png; about 30 minutes on an H100.
+The model is the image's. If that is the stand-in, random weights of the 7B shape (15 GB) are created in OUT_DIR/weights
+first. Writes all.json (every line that the parts printed), peers/peers.json, and wall.png; about 30 minutes on an H100.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# name -> the words after `python bench/`; {model} and {out} are filled in
+# name -> the arguments after `python bench/`; {model} and {out} are filled in
 PARTS = {
     "peers": "peers.py {model} --tuned= --repeat {repeat} --once article --out {out}/peers",
     "floor": "fast_lane.py {model} --floor --ceiling 70 --tokens 736",
@@ -37,7 +37,7 @@ PARTS = {
 
 
 def part(name: str, words: str) -> dict[str, Any]:
-    """One part in a process of its own; its exit code, seconds and the last line of JSON that it printed."""
+    """Run one part in a separate process; its exit code, seconds and the last line of JSON that it printed."""
     print(f"== {name}: python bench/{words}", file=sys.stderr, flush=True)
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, *f"bench/{words}".split()], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -53,7 +53,7 @@ def part(name: str, words: str) -> dict[str, Any]:
 
 
 def plot(peers: list[dict[str, Any]], file: Path) -> None:
-    """Median wall seconds of each contender that ended, as bars."""
+    """Median wall seconds of each contender that finished, as bars."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -73,7 +73,7 @@ def plot(peers: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> int:
-    """Run the parts in turn; 1 when one failed, 2 without a GPU."""
+    """Run the parts one after the other; 1 if one failed, 2 without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path, default=Path(os.environ.get("MODEL_DIR") or "/root/Qwen2.5-7B-Instruct"))

@@ -2,8 +2,8 @@
 
     python bench/same_answers.py MODEL_DIR ADAPTER [--dtype bfloat16] [--device cuda] [--swift] [--new-tokens 32]
 
-Prints one JSON line: the answers by each, and how many of peft's (the same tokens) and of ms-swift's (the same text)
-are qwen2's. Each has the whole memory to itself. A test runs it on the stand-in; by hand on a GPU.
+Prints one JSON line: the answers of each, and how many of peft's (same tokens) and of ms-swift's (same text) equal
+qwen2's. Each has the whole memory to itself. A test runs it on the stand-in; run it by hand on a GPU.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def by_qwen2(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[int]]:
-    """Token ids of each answer, without the end."""
+    """Token ids of each answer, without the end token."""
     import torch
 
     from qwen2.generate import generate
@@ -66,7 +66,7 @@ def by_qwen2(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[in
 
 
 def by_peft(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[int]]:
-    """The same by transformers' own generate, a question at a time."""
+    """The same with transformers' own generate, one question at a time."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -30,12 +30,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 300.0  # loading 15 GB from a cold disk takes a minute or two
 GRACE_S = 1.0
-GROWTH_MIB = 64  # of resident memory between the first third of the load and the last; less is called flat
+GROWTH_MIB = 64  # of resident memory between the first and the last third of the load; less counts as flat
 
 
 @dataclass
 class LoadClient:
-    """One client: its model and question, the answer that it must always get, and what it saw."""
+    """One client: its model and question, the only correct answer, and what it received."""
 
     number: int
     model: str
@@ -50,7 +50,7 @@ class LoadClient:
 
 
 class Memory:
-    """Resident memory (MiB) of a process and its descendants, and of the GPU where there is one, once a second."""
+    """Resident memory (MiB) of a process and its descendants, and of the GPU if there is one, once per second."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.samples, self.gpu = pid, [], []  # type: ignore[var-annotated]
@@ -63,7 +63,7 @@ class Memory:
             await asyncio.sleep(1)
 
     def thirds(self) -> tuple[float, float]:
-        """Median of the first third and of the last."""
+        """Medians of the first and the last third."""
         part = max(1, len(self.samples) // 3)
         return statistics.median(self.samples[:part]), statistics.median(self.samples[-part:])
 
@@ -87,7 +87,7 @@ def _rss(pid: int) -> int:
 
 
 def gpu_mib() -> int | None:
-    """MiB in use on the first GPU by nvidia-smi; None without one."""
+    """MiB in use on the first GPU according to nvidia-smi; None without one."""
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
     try:
         return int(subprocess.run(query, capture_output=True, text=True, check=True, timeout=5).stdout)
@@ -96,7 +96,7 @@ def gpu_mib() -> int | None:
 
 
 def questions(folder: Path) -> list[str]:
-    """Questions with short answers, most of them different; sums and those of the workspace."""
+    """Questions with short, mostly different answers: sums, and those of the workspace."""
     import yaml
 
     found = [f"{a}加{b}等于几?" for a in range(2, 10) for b in range(a, 10)]
@@ -107,7 +107,7 @@ def questions(folder: Path) -> list[str]:
 
 
 async def ask(api: Any, client: LoadClient, max_tokens: int) -> str:
-    """One request; the whole answer."""
+    """Send one request; returns the whole answer."""
     messages = [{"role": "user", "content": client.question}]
     options: dict[str, Any] = {"model": client.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
     if not client.stream:
@@ -126,7 +126,7 @@ async def ask(api: Any, client: LoadClient, max_tokens: int) -> str:
 
 
 async def known_answers(api: Any, models: list[str], asked: list[str], count: int, max_tokens: int) -> list[LoadClient]:
-    """Clients whose answers, asked for alone, all differ. SystemExit when there are not enough."""
+    """Clients whose answers, requested alone, all differ. Raises SystemExit if there are too few."""
     found: list[LoadClient] = []
     seen: set[str] = set()
     for question in asked:
@@ -146,7 +146,7 @@ async def known_answers(api: Any, models: list[str], asked: list[str], count: in
 
 
 async def load(api: Any, client: LoadClient, max_tokens: int, stop: dict[str, float]) -> None:
-    """Ask again and again until the server is told to stop and refuses."""
+    """Send requests until the server is told to stop and refuses."""
     import openai
 
     while True:
@@ -168,7 +168,7 @@ async def load(api: Any, client: LoadClient, max_tokens: int, stop: dict[str, fl
 
 
 async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int) -> dict[str, Any]:
-    """The whole measurement against a server that is starting."""
+    """The whole measurement on a server that is starting."""
     import httpx
     import openai
 
@@ -184,7 +184,7 @@ async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int
             if server.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("the server did not start; its log is above")
             await asyncio.sleep(0.5)
-    # A connection per request: a kept one that the server closes while the client sends would look like a lost answer.
+    # One connection per request: a kept one that the server closes during a send would look like a lost answer.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     pool = httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(600))
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=pool) as api:
@@ -238,12 +238,12 @@ async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int
 
 
 def quantile(ordered: list[float], part: float) -> float | None:
-    """The value below which that part of the sorted values lies, to three digits; None where there are none."""
+    """A quantile of the sorted values, to three digits; None if there are none."""
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3) if ordered else None
 
 
 def device() -> str:
-    """The first GPU's name by nvidia-smi, or the CPU's cores and kind."""
+    """The first GPU's name according to nvidia-smi, or the CPU's cores and model."""
     done = None
     try:
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0"]

@@ -51,13 +51,13 @@ class TimedAnswer:
 
 
 def question(client: int, number: int, words: int) -> str:
-    """A text of so many words that no other question begins like."""
+    """A text of that many words with a unique beginning."""
     drawn = random.Random(client * 1000 + number)
     return f"{client}-{number}: " + "".join(drawn.choice(WORDS) for _ in range(max(1, words)))
 
 
 async def ask(api: Any, url: str, client: int, model: str, text: str, tokens: int) -> TimedAnswer:
-    """One streamed request; the events are not parsed but for the last."""
+    """Send one streamed request; only the last event is parsed."""
     body = {
         "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0,
         "stream": True, "stream_options": {"include_usage": True},
@@ -66,7 +66,7 @@ async def ask(api: Any, url: str, client: int, model: str, text: str, tokens: in
     try:
         async with api.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
             async for part in response.aiter_raw():
-                # The first chunk has the role alone; a token's has no empty content.
+                # The first chunk has only the role; a token's chunk has non-empty content.
                 if not first and (tail + part).count(b'"content"') > 1:
                     first = time.perf_counter() - began
                 tail = (tail + part)[-2000:]
@@ -83,7 +83,7 @@ async def ask(api: Any, url: str, client: int, model: str, text: str, tokens: in
 async def one_client(
     url: str, client: int, models: Sequence[str], words: Sequence[int], rounds: int, tokens: int
 ) -> list[TimedAnswer]:
-    """A client's questions, one after the other."""
+    """Send a client's questions, one after the other."""
     import httpx
 
     found = []
@@ -95,7 +95,7 @@ async def one_client(
 
 
 def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, float]) -> list[TimedAnswer]:
-    """In a process of its own: these clients at once, from `start` on."""
+    """In a separate process: run these clients at the same time, from `start` on."""
     url, clients, models, words, rounds, tokens, start = work
 
     async def all_of_them() -> list[TimedAnswer]:
@@ -111,7 +111,7 @@ def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, flo
 def measure(
     pool: Any, url: str, clients: int, models: list[str], words: list[int], rounds: int, tokens: int
 ) -> dict[str, Any]:
-    """All clients at once; the result."""
+    """Run all clients at the same time; returns the result."""
     start = time.time() + 0.3
     shares = [list(range(clients))[number::PROCESSES] for number in range(PROCESSES)]
     work = [(url, share, models, words, rounds, tokens, start) for share in shares if share]
@@ -187,13 +187,13 @@ class Server:
         raise SystemExit(f"the server did not start:\n{self.log.read_text()[-3000:]}")
 
     def models(self) -> list[str]:
-        """The names that it answers to, the base first."""
+        """The model names that it serves, the base first."""
         import httpx
 
         return [each["id"] for each in httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"]]
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(60)
@@ -231,12 +231,12 @@ def main() -> int:
 
 
 def report(args: argparse.Namespace, backend: str, server: Server, pool: Any) -> None:
-    """All measurements of one backend, a line each."""
+    """All measurements of one backend, one line each."""
     base, *adapters = server.models()
     both = [base, adapters[0], base, adapters[1]]
     about = {"backend": backend, "device": device(), "date": time.strftime("%Y-%m-%d")}
     print(json.dumps(about | {"ready_s": round(server.ready_s, 2), "gpu_mib": gpu_mib()}), flush=True)
-    measure(pool, server.url, 2, [base], [20], 1, 8)  # kernels of the first request
+    measure(pool, server.url, 2, [base], [20], 1, 8)  # loads the kernels of the first request
     plan = [("base", count, [base], [15]) for count in args.clients]
     plan += [("half base, half two adapters", count, both, [15]) for count in args.mixed]
     if args.long:

@@ -34,7 +34,7 @@ from qwen2.serving.scheduler import Scheduler
 
 
 def timed(work: Callable[[], Any], times: int) -> float:
-    """Milliseconds of one, by the GPU's clock."""
+    """Milliseconds per call, by the GPU's clock."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     work()
     begin.record()
@@ -46,10 +46,10 @@ def timed(work: Callable[[], Any], times: int) -> float:
 
 
 def steps(batch: Batch, context: int, times: int) -> None:
-    """Milliseconds a step; every row has `context` tokens."""
+    """Milliseconds per step; every row has `context` tokens."""
     need = pages_for(context + times + 2)
     for slot in range(batch.rows):
-        pages = batch.keys.shape[1] - 1  # rows may share them here: no one reads what is said
+        pages = batch.keys.shape[1] - 1  # rows may share them here: nobody reads the output
         batch.begin(slot, slot % 3, [1 + (slot * need + each) % pages for each in range(need)])
     for lora in (False, True):
         found = {}
@@ -61,7 +61,7 @@ def steps(batch: Batch, context: int, times: int) -> None:
 
 
 def pieces(batch: Batch) -> None:
-    """Milliseconds a piece of prompts."""
+    """Milliseconds per piece of prompts."""
     for lengths, start in (([40] * 4, 0), ([512], 0), ([512], 2048), ([40] * 13, 0), ([2048], 0)):
         laid, page = [], 1
         for slot, length in enumerate(lengths):
@@ -76,7 +76,7 @@ def pieces(batch: Batch) -> None:
 
 
 def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], prompts: list[list[int]], tokens: int) -> None:
-    """Answers of the engine, alone and at once, and of generate()."""
+    """Answers from the engine, alone and all at once, and from generate()."""
     count = len(prompts)
     said: dict[str, dict[int, list[int]]] = {}
     for name, groups in (("at once", [list(range(count))]), ("alone", [[n] for n in range(min(count, 6))])):
@@ -93,7 +93,7 @@ def same(scheduler: Scheduler, model: Model, adapters: list[Adapter], prompts: l
     for number, adapter in enumerate([None, *adapters]):
         mine = [n for n in range(count) if n % 3 == number]
         wanted.update(zip(mine, generate(model, [prompts[n] for n in mine], tokens, adapter=adapter), strict=True))
-    # How often rounding alone parts answers: generate() against itself, a row at a time.
+    # How often rounding alone changes answers: generate() against itself, one row at a time.
     own = [None, *adapters]
     said["generate, a row at a time"] = {
         n: generate(model, [prompts[n]], tokens, adapter=own[n % 3])[0] for n in range(min(count, 6))

@@ -1,4 +1,4 @@
-"""The shapes of the Qwen2.5 sizes, as their own config.json have them; for random weights and the table of sizes."""
+"""The shapes of the Qwen2.5 sizes, from their own config.json; for random weights and the table of sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
 
 
 def config_json(size: str) -> dict[str, Any]:
-    """config.json of that size: the 7B's with its own shape."""
+    """config.json for that size: the 7B's with other dimensions."""
     hidden, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[size]
     return json.loads(OFFICIAL.read_text(encoding="utf-8")) | {
         "hidden_size": hidden,

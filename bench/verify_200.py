@@ -32,7 +32,7 @@ BAR_SECONDS, BAR_GIB = 25.0, 17.0
 
 
 def make_model(folder: Path, tokenizer: Path, shape: dict[str, Any], device: str) -> None:
-    """Write config.json, random bf16 weights (normal, 0.02) in a shard per few layers, and the tokenizer."""
+    """Write config.json, random bf16 weights (normal, 0.02) in one shard per few layers, and the tokenizer."""
     import torch
     from safetensors.torch import save_file
 
@@ -83,7 +83,7 @@ def make_model(folder: Path, tokenizer: Path, shape: dict[str, Any], device: str
 
 
 def make_adapter(folder: Path, model: Path) -> None:
-    """A rank 8 adapter on all seven linears with a B that is not zero, so that `after` differs from `before`."""
+    """A rank 8 adapter on all seven linears with a nonzero B, so that `after` differs from `before`."""
     import torch
 
     from qwen2.config import PROJECTIONS, Config
@@ -99,7 +99,7 @@ def make_adapter(folder: Path, model: Path) -> None:
 
 
 def make_questions(folder: Path) -> Path:
-    """A configuration with exactly 200 questions, each of the workspace's own wording, each asked once."""
+    """A configuration with exactly 200 questions, all in the workspace's own wording, each asked once."""
     import yaml
 
     heldout = yaml.safe_load((ROOT / "workspace/questions/identity.yaml").read_text(encoding="utf-8"))["heldout"]
@@ -119,7 +119,7 @@ def make_questions(folder: Path) -> Path:
 
 
 class PeakMemory(threading.Thread):
-    """The most memory that nvidia-smi saw in use, in MiB: allocator, context and graphs together."""
+    """The maximum memory in use according to nvidia-smi, in MiB: allocator, context and graphs together."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -136,7 +136,7 @@ class PeakMemory(threading.Thread):
 
 
 def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, Any]:
-    """One verify process; its wall time from start to exit, and what its report says."""
+    """One verify process; its wall time from start to exit, and its report."""
     from finetune.verify.engine import DEFAULT_SYSTEM
 
     options = {
@@ -174,7 +174,7 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
 
 
 def main() -> int:
-    """Make what is missing, run, print one JSON line per run and a verdict."""
+    """Create what is missing, run, print one JSON line per run and a verdict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with a Qwen2.5 tokenizer.json")
     parser.add_argument("--model", type=Path, default=Path(tempfile.gettempdir()) / "random-7b")

@@ -1,1 +1,1 @@
-"""What every package of the mirror shares; it needs only the standard library and imports nothing of ours."""
+"""Code shared by every package of the mirror; uses only the standard library and imports no other package of ours."""

@@ -1,4 +1,4 @@
-"""How a command of this project ends: one line for the user and an exit code; every `python -m finetune.*` uses it."""
+"""How a command of this project ends: one line for the user and an exit code; used by every `python -m finetune.*`."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ UNUSABLE = 2
 
 
 class UserError(Exception):
-    """An error for the user. Its message is the finished line: what is wrong, why, what to do.
+    """An error for the user. Its message is the complete line: what is wrong, why, what to do.
 
-    `exit_code` is 2 (unusable arguments or input) unless told otherwise; 1: a check, a threshold or the job failed.
+    `exit_code` is 2 (unusable arguments or input) by default; 1 means that a check, a threshold or the job failed.
     """
 
     def __init__(self, message: str, exit_code: int = UNUSABLE) -> None:
-        # A message made from user data may hold line breaks; the promise is one line.
+        # A message built from user data may contain line breaks; it must be one line.
         super().__init__(" ".join(str(message).split()))
         self.exit_code = exit_code
 
 
 def without_remedy(error: object) -> str:
-    """The first part of an error's line: what is wrong, without what to do."""
+    """The first part of an error line: what is wrong, without what to do."""
     return re.split("; |；", str(error), maxsplit=1)[0]
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, where argparse prints the whole usage before each."""
+    """An argument parser with one-line errors; argparse would print the whole usage before each."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As argparse's, with `--lang` in its help; `take_language` has taken it before a command parses its words."""
+        """As argparse's, with `--lang` in its help; `take_language` removes it before a command parses arguments."""
         super().__init__(*args, **kwargs)
         self.add_argument(
             "--lang",
@@ -53,22 +53,22 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but `--option=--` is refused: argparse would take the `--` away and give an empty list."""
+        """As argparse's, but rejects `--option=--`: argparse would drop the `--` and return an empty list."""
         words = sys.argv[1:] if args is None else list(args)
         if wrong := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
             self.error(_("{word}: -- is not a value").format(word=wrong))
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError with argparse's message and where to read on."""
+        """Raises UserError with argparse's message and where to read more."""
         raise UserError(_("{message}; see {command} --help").format(message=message, command=self.prog))
 
 
 def run_main(main: Callable[..., int | None], *args: object) -> int:
-    """Call a command's `main(*args)` and turn whatever happens into an exit code: `sys.exit(run_main(main))`.
+    """Call a command's `main(*args)` and turn any outcome into an exit code: `sys.exit(run_main(main))`.
 
-    UserError gives its line on stderr and its code, Ctrl-C gives 130, a closed pipe 141 (as a shell would report both).
-    Anything else is a defect of ours: one line that names the file with the traceback, and 1.
+    UserError prints its line on stderr and gives its code. Ctrl-C gives 130, a closed pipe 141 (as a shell would).
+    Anything else is a bug of ours: one line that names the file with the traceback, and 1.
     """
     exec_home.ensure()
     gpu_order.settle()
@@ -76,7 +76,7 @@ def run_main(main: Callable[..., int | None], *args: object) -> int:
 
 
 def exit_code(main: Callable[..., int | None], *args: object) -> int:
-    """What run_main does, without making HOME and the order of the GPUs right first: a probe needs neither."""
+    """run_main without setting HOME and the GPU order first: a probe needs neither."""
     try:
         take_language()
         return main(*args) or DONE
@@ -87,7 +87,7 @@ def exit_code(main: Callable[..., int | None], *args: object) -> int:
         print(_("interrupted"), file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # `check-data ... | head`: the reader has gone. Point stdout elsewhere, or Python complains when it flushes.
+        # `check-data ... | head`: the reader has closed the pipe. Redirect stdout, or Python complains when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
@@ -98,7 +98,7 @@ def exit_code(main: Callable[..., int | None], *args: object) -> int:
 
 
 def take_language() -> None:
-    """Take `--lang` out of this process's arguments, for its messages and those of the processes that it starts."""
+    """Remove `--lang` from this process's arguments; it applies to its messages and to the processes it starts."""
     words = sys.argv[1:]
     try:
         i18n.take_option(words)
@@ -108,10 +108,10 @@ def take_language() -> None:
 
 
 def command(module: str) -> list[str]:
-    """The words that run a module's `main` as a process of its own, before its arguments.
+    """The command line, without arguments, that runs a module's `main` in a separate process.
 
-    `python -m` would look for imports in the working folder first, where a user may keep a json.py, and PYTHONSAFEPATH
-    is Python 3.11's.
+    `python -m` would import from the working folder first, where a user may have a json.py. PYTHONSAFEPATH needs
+    Python 3.11.
     """
     root = str(Path(common.__file__).resolve().parent.parent)
     code = f"import sys; sys.path[0] = sys.argv.pop(1); from {module} import main; "
@@ -119,9 +119,9 @@ def command(module: str) -> list[str]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now: taking CUDA and torch's modules down in order takes a second, and the kernel does it anyway.
+    """End the process now: unloading CUDA and torch's modules takes a second, and the kernel cleans up anyway.
 
-    For a command whose files are written and whose child processes have ended; atexit handlers are not called.
+    For a command whose files are written and whose child processes have ended; atexit handlers do not run.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -130,7 +130,7 @@ def leave(code: int) -> NoReturn:
 
 
 def save_traceback() -> str:
-    """Write the traceback of the exception in flight to a file and say where it is."""
+    """Write the traceback of the current exception to a file and report where it is."""
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="mirror-traceback-", suffix=".txt", delete=False, encoding="utf-8"

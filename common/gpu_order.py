@@ -1,6 +1,6 @@
-"""One order of GPUs for everybody: NVML, which the checks and the plan ask, counts by PCI bus, and CUDA by speed.
+"""One GPU order for all code: NVML, used by the checks and the plan, counts by PCI bus, and CUDA by speed.
 
-On a host with unlike cards the one that is checked would not be the one that trains. Every command calls it first.
+On a host with different GPUs, the one that is checked would not be the one that trains. Every command calls it first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME, ORDER = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 
 
 def settle() -> None:
-    """Make CUDA in this process, and in those that it starts, count as NVML does; before CUDA is started."""
+    """Make CUDA in this process and its children use NVML's order; call it before CUDA starts."""
     given = os.environ.get(NAME) or ORDER
     if given != ORDER:
         print(

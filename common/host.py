@@ -1,8 +1,8 @@
-"""Whether a person works on the host (make, compose) or in the container; messages name the paths and verbs of there.
+"""Whether the user works on the host (make, compose) or in the container; messages use the matching paths and verbs.
 
-The Makefile and docker-compose.yml hand in MIRROR_VIA (make, compose), MIRROR_HOST_OUTPUT (the host's folder that is
-mounted at OUTPUT_DIR), MIRROR_HOST_DATASET (the file behind /data/NAME) and MIRROR_HOST_DIR (where relative names
-begin). Without them every path and verb is the container's own.
+The Makefile and docker-compose.yml pass MIRROR_VIA (make, compose), MIRROR_HOST_OUTPUT (the host folder mounted at
+OUTPUT_DIR), MIRROR_HOST_DATASET (the file behind /data/NAME) and MIRROR_HOST_DIR (the base of relative names).
+Without them every path and verb is the container's own.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SCRIPTS = frozenset(["sft", "sft_mixed", "finetune", "verify", "infer", "merge", "export", "serve"])
-# Verbs of the Makefile with another name, or that replace two.
+# Makefile verbs with a different name, or that replace two.
 MAKE = {"sft": "finetune", "sft_mixed": "mixed"}
-NO_RUN = frozenset(["check-data", "plan"])  # verbs that read nothing in OUTPUT
-TAKES_OPTION = frozenset(["infer", "serve"])  # whose adapter is --adapter DIR; for the others DIR is enough
+NO_RUN = frozenset(["check-data", "plan"])  # verbs that do not read OUTPUT
+TAKES_OPTION = frozenset(["infer", "serve"])  # their adapter is --adapter DIR; for the others DIR is enough
 
 
 def shown(text: object, environ: Mapping[str, str] | None = None) -> str:
-    """A path, or a text with paths in it, as the host knows them: below OUTPUT_DIR, and the mounted dataset."""
+    """A path, or a text with paths in it, in terms of the host: below OUTPUT_DIR, and the mounted dataset."""
     env = os.environ if environ is None else environ
     told = str(text)
     for inner, outer in _mounts(env):
-        # Not in the middle of a longer path, and not a folder whose name only begins so.
+        # Not in the middle of a longer path, and not a folder whose name only starts with it.
         told = re.sub(rf"(?<![\w./-]){re.escape(inner)}(?![\w-]|\.\w)", outer.replace("\\", r"\\"), told)
     return told
 
 
 def inside(name: str | Path, environ: Mapping[str, str] | None = None) -> Path:
-    """The path in the container of what a person names: as it is, below the host's OUTPUT, or by a run's name.
+    """The container path for a name from the user: the path itself, one below the host's OUTPUT, or a run's name.
 
-    A path that is none of these comes back as it was given.
+    Any other path is returned unchanged.
     """
     env = os.environ if environ is None else environ
     path = Path(name).expanduser()
@@ -51,7 +51,7 @@ def inside(name: str | Path, environ: Mapping[str, str] | None = None) -> Path:
 
 
 def output() -> str:
-    """The output folder by the name that a person gave it."""
+    """The output folder by the name that the user gave it."""
     return shown(_output_dir(os.environ))
 
 
@@ -62,14 +62,14 @@ def call(
     dataset: object = None,
     environ: Mapping[str, str] | None = None,
 ) -> str:
-    """How a verb is called where one is: `make verify ADAPTER=DIR`, `verify.sh DIR`, or compose's line.
+    """How to call a verb from where the user works: `make verify ADAPTER=DIR`, `verify.sh DIR`, or compose's line.
 
     Args:
         verb: The name of a script or tool, without `.sh`.
-        words: More words of the command line, already fit for a shell; `make` gets them as ARGS.
+        words: Further arguments, already quoted for a shell; `make` gets them as ARGS.
         adapter: A checkpoint or a run's folder, in the container.
         dataset: A file of data, in the container.
-        environ: The environment, of this process where it is None.
+        environ: The environment; None means that of this process.
     """
     env = os.environ if environ is None else environ
     via = env.get("MIRROR_VIA", "")
@@ -90,7 +90,7 @@ def call(
 
 
 def other_output(environ: Mapping[str, str] | None = None) -> list[str]:
-    """[`OUTPUT=DIR`] for a line of make whose runs are not in the folder that it takes by itself; else nothing."""
+    """[`OUTPUT=DIR`] for a make line whose runs are outside its default folder; else nothing."""
     env = os.environ if environ is None else environ
     outer, start = env.get("MIRROR_HOST_OUTPUT"), env.get("MIRROR_HOST_DIR")
     if not outer or not start or os.path.normpath(outer) == os.path.join(start, "output"):
@@ -100,7 +100,7 @@ def other_output(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def resume_call(environ: Mapping[str, str] | None = None) -> str:
-    """How a run that was stopped goes on, as far as one must type it: the option, or the whole line of make."""
+    """How to resume a stopped run, as the user must type it: the option, or the whole make line."""
     env = os.environ if environ is None else environ
     if env.get("MIRROR_VIA") != "make":
         return "--resume"
@@ -117,7 +117,7 @@ def _output_dir(env: Mapping[str, str]) -> Path:
 
 
 def _mounts(env: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(path in the container, path of the host) of what is mounted and was named."""
+    """(container path, host path) of every mount that was named."""
     found = []
     if outer := env.get("MIRROR_HOST_OUTPUT"):
         found.append((str(_output_dir(env)), outer.rstrip("/") or "/"))

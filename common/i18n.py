@@ -1,12 +1,12 @@
-"""Messages for people in Chinese or English: `_()` of every command. JSON, logs, exit codes and CI lines stay English.
+"""Messages in Chinese or English: `_()` for every command. JSON, logs, exit codes and CI lines stay English.
 
 The language is `--lang`, else the first of MIRROR_LANG, LC_ALL, LC_MESSAGES and LANG that is set: Chinese for zh,
-English for all else. The catalogue, common/locale/zh.po, is read at the first message in Chinese; in English nothing is
-read. It is read as text: a source tree, a mounted folder and the image need no compiled copy, which could be stale.
-An entry is two lines, a msgid and a msgstr; `make messages` adds what is missing and takes out what is stale.
+English for all others. The catalogue, common/locale/zh.po, is read at the first Chinese message; English reads nothing.
+It is read as text: a source tree, a mounted folder and the image need no compiled copy, which could be stale. An entry
+is two lines, a msgid and a msgstr; `make messages` adds missing entries and removes stale ones.
 
-    _("no adapter in {folder}").format(folder=folder)    a message; values are put in after the look-up
-    N_("not measured")                                   marks text of a table, which is given to _() when it is shown
+    _("no adapter in {folder}").format(folder=folder)    a message; values are inserted after the look-up
+    N_("not measured")                                   marks text in a table; it is passed to _() when shown
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathlib import Path
 VARIABLES = ("MIRROR_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 CATALOGUE = Path(__file__).with_name("locale") / "zh.po"
 LANGUAGES = ("zh", "en")
-option: str | None = None  # what `--lang` asked for; reports follow it, too
+option: str | None = None  # the value of `--lang`; reports follow it, too
 
 
 def N_(text: str) -> str:
-    """The text as it is; marks it for the catalogue."""
+    """Returns the text unchanged; marks it for the catalogue."""
     return text
 
 
-# What argparse says of itself in a help text.
+# Texts that argparse itself puts into help.
 _ARGPARSE = (
     N_("usage: "),
     N_("positional arguments"),
@@ -50,7 +50,7 @@ _ARGPARSE = (
 
 
 def chosen(environ: Mapping[str, str] | None = None) -> str | None:
-    """`zh` or `en` where the environment names a language; None where it names none (C, POSIX, nothing)."""
+    """`zh` or `en` if the environment names a language; None if it names none (C, POSIX, unset)."""
     env = os.environ if environ is None else environ
     value = next((env[name] for name in VARIABLES if env.get(name)), "")
     word = value.replace("-", "_").split(".")[0].split("@")[0].split("_")[0].lower()
@@ -63,14 +63,14 @@ def language() -> str:
 
 
 def _(text: str) -> str:
-    """The text in the language of messages; an unknown one as it is."""
+    """The text in the language of messages; an unknown text is returned unchanged."""
     return catalogue().get(text, text) if language() == "zh" else text
 
 
 def take_option(words: list[str]) -> None:
-    """Take `--lang zh` (or en) out of a command's words and set MIRROR_LANG, which the processes it starts inherit.
+    """Remove `--lang zh` (or en) from the arguments and set MIRROR_LANG, which child processes inherit.
 
-    Before a parser is made, since its help texts are messages too. What `--json` prints is for programs, in English.
+    Call it before a parser is created, since its help texts are messages too. `--json` output is always in English.
     Raises ValueError for another language.
     """
     global option
@@ -88,14 +88,14 @@ def take_option(words: list[str]) -> None:
     if "--json" in words[:end]:
         os.environ["MIRROR_LANG"] = "C"
     if language() == "zh":
-        import argparse  # not at the top: the probe does without it
+        import argparse  # not at the top: the probe does not need it
 
-        argparse._ = _  # type: ignore[attr-defined]  # its own words come from gettext, which reads .mo files alone
+        argparse._ = _  # type: ignore[attr-defined]  # its own texts come from gettext, which reads .mo files only
 
 
 @functools.cache
 def catalogue() -> dict[str, str]:
-    """Every message and its translation; empty, with a line on stderr, where the file cannot be read."""
+    """Every message and its translation; empty, with a line on stderr, if the file cannot be read."""
     try:
         return read(CATALOGUE.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""JSON files that programs write; used wherever one is read back."""
+"""JSON files written by programs; used wherever one is read back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that a program wrote; {} when there is none that can be read."""
+    """The JSON object in a program's file; {} if there is none or it cannot be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""The lock that says who uses the GPU: held by a job (finetune/runs/gpu_lock.py) and by checks that touch the GPU.
+"""The GPU lock: held by a job (finetune/runs/gpu_lock.py) and by checks that use the GPU.
 
-It is flock on a file of the run folder, so that the kernel releases it whatever happens to its holder.
+It is an flock on a file in the run folder, so the kernel releases it however its holder ends.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from common import state
 def opened(folder: str) -> int:
     """A descriptor of the lock file in a run folder; closing it releases the lock.
 
-    Raises OSError if it cannot be made.
+    Raises OSError if it cannot be created.
     """
     path = f"{folder}/{state.LOCK_FILE}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):
-            os.chmod(path, 0o666)  # past the umask: root and --user share the lock
+            os.chmod(path, 0o666)  # despite the umask: root and --user share the lock
         return descriptor
     except PermissionError:
-        return os.open(path, os.O_RDONLY)  # another user's; flock needs no right to write
+        return os.open(path, os.O_RDONLY)  # another user's file; flock needs no write permission
 
 
 def taken(descriptor: int) -> bool:

@@ -1,7 +1,7 @@
-"""What kind of weights a folder holds: a model made for tests says so on every screen; used by all commands.
+"""The kind of weights in a folder: a model made for tests is labelled on every screen; used by all commands.
 
-A test model is known by a key in its config.json that no official one has: `"mirror_standin": true` of the stand-in,
-`"mirror_model": NAME` of another (standin/ makes them).
+A test model is recognised by a key in its config.json that no official one has: `"mirror_standin": true` for the
+stand-in, `"mirror_model": NAME` for others (standin/ makes them).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from common.i18n import N_, _
 
 @dataclass(frozen=True)
 class ModelKind:
-    """`name` is what files record; the other texts are for people, and empty for ordinary weights."""
+    """`name` is what files record. The other texts are for people, and empty for ordinary weights."""
 
-    name: str  # standin, smollm2 or other; configs/NAME.yaml holds the settings that such a model needs
+    name: str  # standin, smollm2 or other; configs/NAME.yaml holds its settings
     short: str = ""
     title: str = ""
     what: str = ""
-    repository: str = ""  # where the original is
+    repository: str = ""  # source of the original
 
     @property
     def is_for_tests(self) -> bool:
-        """Whether it is marked: it runs on a CPU unasked, and does not pass for a Qwen2.5."""
+        """Whether it is a test model: it runs on a CPU unasked, and must not pass for a Qwen2.5."""
         return bool(self.title)
 
     def notice(self, model_dir: str | Path) -> str:
-        """The line to print where it is used."""
+        """The line to print wherever it is used."""
         return _("{title}: {folder} is {what}").format(title=_(self.title), folder=model_dir, what=_(self.what))
 
     def mark(self) -> str | None:
@@ -54,14 +54,14 @@ SMOLLM2 = ModelKind(
 
 
 def named(name: str) -> ModelKind:
-    """The kind that a file recorded by its name."""
+    """The kind for a name recorded in a file."""
     return next((kind for kind in (STANDIN, SMOLLM2) if kind.name == name), OTHER)
 
 
 def kind_of(model_dir: str | Path) -> ModelKind:
     """The kind of a model folder.
 
-    A folder without a readable config.json is `other`; what is wrong with it is for the loader to say.
+    A folder without a readable config.json is `other`; the loader reports what is wrong with it.
     """
     try:
         config = json.loads((Path(model_dir) / "config.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The settings that reach every command through the environment; read by the finetune modules and the launchers."""
+"""The settings that every command gets through the environment; read by the finetune modules and the launchers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from common.errors import UserError
 from common.i18n import _
 
 DEVICES = ("auto", "cuda", "cpu")
-# What the driver puts into a container: the control device of Linux or of WSL2.
+# Files that the driver adds to a container: the control device of Linux or of WSL2.
 GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One reading of the environment; see `from_env` for the names and defaults."""
+    """The settings as read from the environment once; see `from_env` for names and defaults."""
 
     model_dir: Path
     output_dir: Path
-    device: str  # auto, cuda or cpu, as asked for; `wants_cpu` decides
+    device: str  # auto, cuda or cpu, as requested; `wants_cpu` decides
     vram_ceiling_gib: float  # GiB; 0 lifts the ceiling
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read MODEL_DIR, OUTPUT_DIR, MIRROR_DEVICE and VRAM_CEILING_GIB; an empty value counts as not set.
+        """Read MODEL_DIR, OUTPUT_DIR, MIRROR_DEVICE and VRAM_CEILING_GIB; an empty value counts as unset.
 
-        Raises UserError that names the variable when its value cannot be used.
+        Raises UserError, which names the variable, if its value cannot be used.
         """
         env = os.environ if environ is None else environ
         device = (env.get("MIRROR_DEVICE") or "auto").lower()
@@ -58,10 +58,10 @@ class Settings:
 
     @property
     def wants_cpu(self) -> bool:
-        """Whether work is to run on the CPU: `MIRROR_DEVICE=cpu`, or `auto` where the driver shows no GPU."""
+        """Whether to run on the CPU: `MIRROR_DEVICE=cpu`, or `auto` without a visible GPU."""
         return self.device == "cpu" or (self.device == "auto" and not gpu_visible())
 
 
 def gpu_visible() -> bool:
-    """Whether a GPU was given to this container. Looks at device files only: no torch, no driver call, no wait."""
+    """Whether this container has a GPU. Looks only at device files: no torch, no driver call, no wait."""
     return any(os.path.exists(name) for name in GPU_DEVICE_FILES)

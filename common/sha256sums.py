@@ -11,9 +11,9 @@ NAME = "SHA256SUMS"
 
 
 def write(folder: Path) -> Path:
-    """Write the sums of all files of a folder (not of folders in it) into it; the file's path."""
+    """Write the checksums of all files in a folder (not in its subfolders) into it; returns the file's path."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME)
-    with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run
+    with ThreadPoolExecutor(4) as pool:  # hashlib releases the GIL
         lines = [f"{found}  {path.name}\n" for found, path in zip(pool.map(digest, paths), paths, strict=True)]
     try:
         (folder / NAME).write_text("".join(lines), encoding="utf-8")
@@ -24,7 +24,7 @@ def write(folder: Path) -> Path:
 
 
 def read(path: Path) -> dict[str, str]:
-    """{file name: sha256} of a list in `sha256sum` form; empty when there is none that can be read."""
+    """{file name: sha256} from a file in `sha256sum` format; empty if it is missing or cannot be read."""
     try:
         return _parsed(path)
     except (OSError, UnicodeDecodeError):
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def changed(folder: Path, names: Iterable[str]) -> str | None:
-    """The first of these files whose bytes are not those of its sum; None where all are, or none has a sum.
+    """The first of these files that does not match its checksum. None if all match or have none.
 
     Raises OSError if a file cannot be read.
     """

@@ -1,8 +1,8 @@
-"""Files in the run folder and who wrote them, for the probe, the start-up checks and the GPU lock; stdlib only.
+"""Files in the run folder and their writers, for the probe, the start-up checks and the GPU lock; stdlib only.
 
-Two files tell a container's state. `health.json` is written by `healthcheck startup`, `job.json` by
+Two files record a container's state. `health.json` is written by `healthcheck startup`, `job.json` by
 finetune/runs/gpu_lock.py.
-Both name the container start they belong to, so that a file kept by `docker restart` or a volume is recognised as old.
+Both name the container start they belong to, so a file kept by `docker restart` or a volume is recognised as old.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ HEALTH_FILE = "health.json"
 JOB_FILE = "job.json"
 LOCK_FILE = "job.lock"
 DEFAULT_RUN_DIR = "/run/mirror"
-FALLBACK_RUN_DIR = "/tmp/mirror"  # where /run/mirror cannot be written: --read-only with --tmpfs /tmp
+FALLBACK_RUN_DIR = "/tmp/mirror"  # used if /run/mirror is not writable: --read-only with --tmpfs /tmp
 
 
 class State(str, Enum):
-    """The state of a container, as health.json has it and `healthcheck probe` prints it."""
+    """The state of a container, as in health.json and in the output of `healthcheck probe`."""
 
     STARTING = "starting"
     READY = "ready"
-    BUSY = "busy"  # a job runs: told by job.json, never written to health.json
+    BUSY = "busy"  # a job runs: read from job.json, never written to health.json
     FAILED = "failed"
 
     __str__ = str.__str__  # the value, in every version of Python
 
 
 class UnreadableState(Exception):
-    """A state file is there and cannot be used; the message says why."""
+    """A state file exists but cannot be used; the message says why."""
 
 
 def candidates() -> list[str]:
-    """The run folders in the order in which they are tried (the same as in entrypoint/start.d/20-run-dir.sh)."""
+    """The run folders in the order of preference (the same as in entrypoint/start.d/20-run-dir.sh)."""
     first = os.environ.get("MIRROR_RUN_DIR") or DEFAULT_RUN_DIR
     return [first] if first == FALLBACK_RUN_DIR else [first, FALLBACK_RUN_DIR]
 
 
 def run_dir() -> str:
-    """The first run folder that can be written, made if needed. Raises OSError if there is none."""
+    """The first writable run folder, created if needed. Raises OSError if there is none."""
     for folder in candidates():
         try:
             os.makedirs(folder, exist_ok=True)
@@ -53,7 +53,7 @@ def run_dir() -> str:
 
 
 def load(name: str) -> dict | None:
-    """The state file of that name that belongs to this start of the container; None when there is none.
+    """The state file of that name from this start of the container; None if there is none.
 
     Raises Unreadable if the file is damaged: its owner is then unknown.
     """
@@ -68,9 +68,9 @@ def load(name: str) -> dict | None:
 
 
 def read(path: str) -> dict:
-    """A state file's object.
+    """The object in a state file.
 
-    Raises FileNotFoundError if it is gone; UnreadableState if it is not a complete JSON object.
+    Raises FileNotFoundError if it is missing, UnreadableState if it is not a complete JSON object.
     """
     try:
         with open(path, "rb") as file:
@@ -89,9 +89,9 @@ def read(path: str) -> dict:
 
 
 def write(path: str, value: dict) -> None:
-    """Replace a state file at once, so that a reader sees the old one or the new one and nothing between.
+    """Replace a state file atomically: a reader sees the old one or the new one.
 
-    No fsync: after a crash of the machine the file belongs to another boot and is not believed anyway.
+    No fsync: after a machine crash the file belongs to another boot and is ignored anyway.
     """
     draft = f"{path}.{os.getpid()}"
     with open(draft, "w", encoding="ascii") as file:
@@ -100,13 +100,13 @@ def write(path: str, value: dict) -> None:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it is gone or only its zombie is left.
+    """When a process started, in clock ticks since boot; None if it is gone or a zombie.
 
-    Field 22 of /proc/PID/stat (man 5 proc). A pid alone may have been given to another process since.
+    Field 22 of /proc/PID/stat (man 5 proc). The pid alone may have been reused since.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name in brackets and may itself hold spaces and brackets.
+            # The second field is the program's name in brackets and may contain spaces and brackets.
             fields = file.read().rsplit(b")", 1)[1].split()
     except (OSError, IndexError):
         return None
@@ -114,7 +114,7 @@ def process_start(pid: int) -> int | None:
 
 
 def alive(writer: object) -> bool:
-    """Whether the process of a `{"pid", "start"}` record still runs."""
+    """Whether the process of a `{"pid", "start"}` record is still running."""
     if not isinstance(writer, dict):
         return False
     pid, start = writer.get("pid"), writer.get("start")
@@ -122,12 +122,12 @@ def alive(writer: object) -> bool:
 
 
 def this_process() -> dict:
-    """The record by which `alive` knows this process again."""
+    """The record by which `alive` recognises this process."""
     return {"pid": os.getpid(), "start": process_start(os.getpid())}
 
 
 def container_start() -> str:
-    """What tells this container start from all others: the kernel's boot id and the start of the first process."""
+    """Identifies this container start: the kernel's boot id and the start time of the first process."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
@@ -137,5 +137,5 @@ def container_start() -> str:
 
 
 def now() -> float:
-    """Seconds on a clock that every process shares and that no one can set back (time.monotonic)."""
+    """Seconds on a clock that all processes share and nobody can set back (time.monotonic)."""
     return time.monotonic()

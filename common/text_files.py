@@ -1,4 +1,4 @@
-"""Text files written by rename, so that a reader finds the old one or the whole new one; used by finetune."""
+"""Text files written by rename, so that a reader finds either the old one or the complete new one; used by finetune."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from common.i18n import _
 
 
 def replace(path: Path, parts: Iterable[str], errors: str = "replace") -> None:
-    """Write the parts of a text, one after the other, to a file that takes the place of `path` once it is whole.
+    """Write the parts of a text to a file, which replaces `path` once it is complete.
 
     Args:
         path: The file.
         parts: Pieces of the text.
-        errors: What becomes of half a surrogate pair, which an answer may hold: a question mark, or as open() takes it.
+        errors: How a lone surrogate, which an answer may contain, is encoded, as in open(); "replace" gives a "?".
 
     Raises:
         UserError: The file cannot be written.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-# What XML 1.0 cannot hold, escaped or not.
+# Characters that XML 1.0 cannot contain, escaped or not.
 _NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def xml_text(text: str | None) -> str:
-    """The text with U+FFFD instead of every character that XML cannot hold; "" for None."""
+    """The text with U+FFFD in place of every character that XML cannot contain; "" for None."""
     return _NOT_XML.sub("\ufffd", text or "")

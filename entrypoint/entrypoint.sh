@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Starts the container: hooks, start-up checks, then the command; tini runs it as ENTRYPOINT, and it may be sourced.
 #
-# Built like the one of docker-library/postgres: small functions, each under its usage line, and nothing happens when it
-# is sourced, so that a user's own script can reuse them.
+# Modelled on docker-library/postgres: small functions, each below its usage line. Sourcing it runs nothing, so a user's
+# own script can reuse them.
 set -Eeuo pipefail
 
 MIRROR_ENTRYPOINT_DIR="${MIRROR_ENTRYPOINT_DIR:-$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")}"
@@ -18,8 +18,8 @@ _is_sourced() {
 }
 
 # usage: mirror_run_hooks DIRECTORY
-# In the order of their names: .sh files are sourced (they may export variables), executables are run. A hook that
-# fails is named and the start goes on: a broken hook must not keep anybody from looking inside.
+# In order of name: .sh files are sourced (they may export variables), executables are run. A hook that fails is named
+# and the start continues: a broken hook must not keep anybody from looking inside.
 mirror_run_hooks() {
   local hook
   for hook in "$1"/*; do
@@ -122,7 +122,7 @@ mirror_level() {
 }
 
 # usage: mirror_read_ahead COMMAND ; starts to read the weights and torch's libraries into memory, where a job will want them
-# In the background, and not as a child of the job, which would have to wait for it. MIRROR_READ_AHEAD=0 leaves it out.
+# In the background, and not as a child of the job, which would have to wait for it. MIRROR_READ_AHEAD=0 disables it.
 mirror_read_ahead() {
   case "$(basename -- "${1:-shell}" .sh)" in
     plan | check-data | runs | help | -h | --help | tensorboard) return 0 ;; # these load no model
@@ -135,8 +135,8 @@ mirror_read_ahead() {
 }
 
 # usage: mirror_default_command ; sets COMMAND for a container that was given none
-# On a terminal, a shell. `echo sft | docker run -i IMAGE` pipes commands into one. With neither (docker run -d, compose up),
-# stdin is /dev/null and a shell would end at once: stay, so that one can `docker exec` into a checked container.
+# On a terminal, a shell. `echo sft | docker run -i IMAGE` pipes commands into one. With neither (docker run -d, compose
+# up), stdin is /dev/null and a shell would end at once: wait instead, for `docker exec` into a checked container.
 mirror_default_command() {
   if [ -t 0 ] || [ "$(readlink /proc/self/fd/0)" != /dev/null ]; then
     COMMAND=(bash)
@@ -170,7 +170,7 @@ main() {
   if script="$(mirror_script "${COMMAND[0]}")"; then
     COMMAND[0]="$script"
   elif ! type -P -- "${COMMAND[0]}" >/dev/null; then
-    # 127 is what a shell answers; said before the checks, so that a typing error does not cost their seconds.
+    # 127 is a shell's exit code. Comes before the start-up checks, so that a typing error does not cost their seconds.
     mirror_error "$(mirror_say "no command ${COMMAND[0]@Q} in this image; what there is:" \
       "镜像里没有命令 ${COMMAND[0]@Q}；可用的有：")"
     mirror_commands >&2

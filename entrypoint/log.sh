@@ -11,7 +11,7 @@ _log_colour() {
 }
 
 # usage: mirror_log LEVEL MESSAGE...
-# Colour only where a person looks: stderr is a terminal and NO_COLOR (https://no-color.org) is not set.
+# Colour only for a person: stderr is a terminal and NO_COLOR (https://no-color.org) is not set.
 mirror_log() {
   local level="$1" now
   shift
@@ -23,7 +23,7 @@ mirror_log() {
   fi
 }
 
-# usage: mirror_say ENGLISH CHINESE ; prints one of them: the language is chosen as common/i18n.py chooses it
+# usage: mirror_say ENGLISH CHINESE ; prints one of them, with the same choice of language as common/i18n.py
 mirror_say() {
   local language="${MIRROR_LANG:-${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}}"
   case "${language,,}" in

@@ -1,11 +1,11 @@
-"""Reads what the job will need into the page cache, from the container's first moment; entrypoint.sh starts it.
+"""Reads what the job will need into the page cache, as soon as the container starts; started by entrypoint.sh.
 
     python -I -S read_ahead.py [FILE_OR_FOLDER...]
 
-First what imports will read (LIST is made when the image is built), then the weights, in the order in which they
-are loaded, then what the GPU will ask for. What is in memory already costs a look. It stops where memory ends: at what
-the machine has available, or what the container's cgroup still allows, less RESERVE for the job. Only the standard
-library is used, and nothing is ever printed: without it everything works, later.
+First what imports will read (LIST is created when the image is built), then the weights, in loading order, then what
+the GPU will need. Data already in memory costs only a look-up. It stops at the memory limit: what the machine has
+available, or what the container's cgroup still allows, less RESERVE for the job. Uses only the standard library and
+never prints anything: without it everything still works, only later.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CHUNK = 16 << 20
-STEP = 128 << 10  # the kernel reads no more than this ahead for one request on every disk
-THREADS = 4  # a network disk wants several reads under way; a local one is not slower for them
-RESERVE = 5 << 30  # for the job itself: torch, pinned buffers, data, and some room
-LIST = Path(__file__).resolve().parent / "read_ahead.txt"  # lines `offset length path`; `-` where the weights come
+STEP = 128 << 10  # on some disks, the kernel reads no more than this ahead per request
+THREADS = 4  # a network disk needs several reads in flight; a local one is no slower with them
+RESERVE = 5 << 30  # for the job itself: torch, pinned buffers, data, and some slack
+LIST = Path(__file__).resolve().parent / "read_ahead.txt"  # lines `offset length path`; `-` stands for the weights
 MEMINFO = "/proc/meminfo"
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -33,7 +33,7 @@ CGROUPS = (
 
 
 def room() -> int:
-    """Bytes that may be read: what is available to this container, less RESERVE; 0 where that is not known."""
+    """Bytes that may be read: memory available to this container, less RESERVE; 0 if unknown."""
     try:
         lines = Path(MEMINFO).read_text().splitlines()
         left = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
@@ -43,7 +43,7 @@ def room() -> int:
         try:
             allowed = int(Path(limit).read_text())  # ValueError for "max": no limit
             taken = int(Path(used).read_text())
-            # Clean pages of files count as used, and go when memory is wanted.
+            # Clean file pages count as used, and are dropped when memory is needed.
             counts = dict(line.split() for line in Path(stat).read_text().splitlines() if line)
             left = min(left, allowed - taken + int(counts.get("inactive_file", 0)))
         except (OSError, ValueError):
@@ -55,7 +55,7 @@ Part = tuple[Path, int, int]  # of a file: offset, length
 
 
 def wanted(named: Iterable[str]) -> Iterator[Part]:
-    """What to read, in order: LIST up to its `-`; what is named, of a folder its *.safetensors; the rest of LIST."""
+    """What to read, in order: LIST up to its `-`; the named files, and a folder's *.safetensors; the rest of LIST."""
     lines = LIST.read_text(encoding="utf-8").splitlines() if LIST.is_file() else []
     middle = lines.index("-") if "-" in lines else len(lines)
     yield from map(parse, lines[:middle])
@@ -67,13 +67,13 @@ def wanted(named: Iterable[str]) -> Iterator[Part]:
 
 
 def parse(line: str) -> Part:
-    """A line of LIST."""
+    """Parse a line of LIST."""
     offset, length, path = line.split(maxsplit=2)
     return Path(path), int(offset), int(length)
 
 
 def pieces(parts: Iterable[Part], budget: int) -> Iterator[Part]:
-    """The same in pieces of at most CHUNK bytes, until the budget is spent."""
+    """The same parts in chunks of at most CHUNK bytes, until the budget is spent."""
     for path, first, length in parts:
         for offset in range(first, first + length, CHUNK):
             size = min(CHUNK, first + length - offset)
@@ -84,7 +84,7 @@ def pieces(parts: Iterable[Part], budget: int) -> Iterator[Part]:
 
 
 def read(todo: Iterator[Part], lock: threading.Lock) -> None:
-    """Take pieces, one after the other, and have the kernel read what it has not in memory, at the price of a look."""
+    """Take chunks one by one and have the kernel read what is not in memory; what is there costs only a look-up."""
     while True:
         with lock:
             piece = next(todo, None)
@@ -98,7 +98,7 @@ def read(todo: Iterator[Part], lock: threading.Lock) -> None:
         try:
             for start in range(offset, offset + length, STEP):
                 os.posix_fadvise(file, start, min(STEP, offset + length - start), os.POSIX_FADV_WILLNEED)
-            os.pread(file, 1, offset + length - 1)  # wait for the end of it, so that the disk's queue stays short
+            os.pread(file, 1, offset + length - 1)  # wait for the last byte, so that the disk's queue stays short
         except OSError:
             pass
         finally:

@@ -1,4 +1,4 @@
-"""The command `healthcheck startup | report | probe`; called by the entry point, by people and by CI.
+"""The command `healthcheck startup | report | probe`; called by the entry point, users and CI.
 
 Exit codes: 0 all passed · 1 a check failed (report: the last run failed, or there was none) · 2 unusable arguments.
 """
@@ -50,7 +50,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     return exit_code(_run, arguments)
 
 
@@ -132,7 +132,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _as_report(health: dict) -> startup.Report:
-    """The report that health.json holds. UnreadableState when a value is missing, or of another type than ours."""
+    """The report in health.json. Raises UnreadableState if a value is missing or has the wrong type."""
     try:
         rows = [_typed(startup.CheckRow, check) for check in health["checks"]]
         unknown = next((row.status for row in rows if row.status not in show.WORDS), None)
@@ -151,9 +151,9 @@ def _as_report(health: dict) -> startup.Report:
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of these values.
+    """The dataclass instance with these values.
 
-    Raises TypeError or OverflowError if one is not of the type that it is declared as.
+    Raises TypeError or OverflowError if a value does not have its declared type.
     """
     hints = get_type_hints(kind)
     fit = dict(values)
@@ -195,9 +195,9 @@ def _write(path: str, report: startup.Report) -> None:
 
 
 def leave() -> NoReturn:
-    """`main` for the launcher; ends without the interpreter's clean-up, which waits for torch and CUDA to unwind."""
+    """`main` for the launcher; ends without interpreter clean-up, which would wait for torch and CUDA to unload."""
     for stream in (sys.stdout, sys.stderr):
-        # A cause may name a file whose name is not UTF-8. (In JSON, the backslash form is the right escape.)
+        # A cause may name a file whose name is not UTF-8. (In JSON, the backslash form is the correct escape.)
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = main()

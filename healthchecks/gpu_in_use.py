@@ -1,4 +1,4 @@
-"""Keeps jobs and checks off each other's GPU: checks that touch it hold the lock of jobs; used by cli.py."""
+"""Prevents jobs and checks from using the GPU at the same time: such checks hold the jobs' lock; used by cli.py."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 from common import lock_file, state
 
-WAIT_S = 120.0  # for another run of the checks, which reads 15 GB from a cold disk; a job is not waited for
+WAIT_S = 120.0  # for another run of the checks, which may read 15 GB from a cold disk; jobs are not waited for
 
 
 @contextlib.contextmanager
 def gpu() -> Iterator[str | None]:
-    """Hold the GPU: None; or the name of the job that has it.
+    """Hold the GPU. Returns None, or the name of the job that has it.
 
-    Where no lock can be made, nothing is held and None is given: jobs run without one there, too.
+    If no lock can be created, nothing is held and None is returned: jobs then run without a lock, too.
     """
     try:
         descriptor = lock_file.opened(state.run_dir())
@@ -35,7 +35,7 @@ def gpu() -> Iterator[str | None]:
 
 
 def job_name() -> str | None:
-    """The job of job.json, whose program may have outlived it; None when there is none."""
+    """The job in job.json, whose program may have outlived it; None if there is none."""
     with contextlib.suppress(state.UnreadableState):
         if job := state.load(state.JOB_FILE):
             return str(job.get("name"))
@@ -43,7 +43,7 @@ def job_name() -> str | None:
 
 
 def running_job() -> str | None:
-    """The name of a job that runs now."""
+    """The name of a job that is running."""
     with contextlib.suppress(state.UnreadableState):
         job = state.load(state.JOB_FILE)
         if job and not job.get("killed") and state.alive(job.get("writer")):
@@ -54,7 +54,7 @@ def running_job() -> str | None:
 def forget_dead_job() -> None:
     """Remove the record of a job that was killed.
 
-    Only under the lock, so that a job that starts now does not lose its own.
+    Only while holding the lock, so that a job that is just starting does not lose its record.
     """
     for folder in state.candidates():
         try:
@@ -62,7 +62,7 @@ def forget_dead_job() -> None:
         except OSError:
             continue
         try:
-            if lock_file.taken(descriptor):  # else a job runs, or a program of a killed one
+            if lock_file.taken(descriptor):  # otherwise a job runs, or the program of a killed job
                 with contextlib.suppress(OSError):
                     os.unlink(f"{folder}/{state.JOB_FILE}")
         finally:

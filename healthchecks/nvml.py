@@ -1,6 +1,6 @@
-"""What the driver says of its GPUs, through NVML (no CUDA context, no memory used); for checks/driver.py.
+"""What the driver reports about its GPUs, through NVML (no CUDA context, no memory used); for checks/driver.py.
 
-`pynvml` (PyPI nvidia-ml-py) is the boundary where tests put a stub, because most of these faults cannot be had at will.
+`pynvml` (PyPI nvidia-ml-py) is the boundary where tests use a stub, since most of these faults cannot be provoked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class NvmlProblem(Exception):
-    """NVML gives no answer; `kind` is library-missing, not-loaded, mismatch, no-permission, lost or other."""
+    """NVML does not respond; `kind` is library-missing, not-loaded, mismatch, no-permission, lost or other."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class Gpu:
 
 @dataclass
 class Driver:
-    """The driver's version, the newest CUDA it can run, as (major, minor), and its GPUs in PCI order."""
+    """The driver's version, the newest CUDA version it supports, as (major, minor), and its GPUs in PCI order."""
 
     version: str
     cuda: tuple[int, int]
@@ -51,7 +51,7 @@ KINDS = {
 
 
 def read(nvml: Any) -> Driver:
-    """Ask the driver once. `nvml` is the module pynvml or a stub of it. NvmlProblem when it cannot answer."""
+    """Query the driver once. `nvml` is the module pynvml or a stub of it. Raises NvmlProblem if it cannot respond."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -85,7 +85,7 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
 
 
 def _memory_handle(nvml: Any, handle: Any) -> Any:
-    """The first MIG instance where the GPU is partitioned (its own memory counts), else the GPU itself."""
+    """The first MIG instance if the GPU is partitioned (its own memory counts), else the GPU itself."""
     try:
         if nvml.nvmlDeviceGetMigMode(handle)[0]:
             return nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, 0)
@@ -98,13 +98,13 @@ def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, str]]:
     try:
         found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
-        return []  # not supported (WSL) or not allowed (another container's): the free memory still tells
+        return []  # unsupported (WSL) or not allowed (another container's): the free memory still shows it
     result = []
     for process in found:
         try:
             name = _text(nvml.nvmlSystemGetProcessName(process.pid))
         except nvml.NVMLError:
-            name = "?"  # it lives in another container
+            name = "?"  # it runs in another container
         result.append((process.pid, process.usedGpuMemory, name))
     return result
 

@@ -1,7 +1,7 @@
 """`healthcheck probe`: the container's state in one line, for HEALTHCHECK and Kubernetes, from two files and no GPU.
 
-It runs every few seconds during a training run, so it imports only the standard library, reads two small files and
-ends itself after LIMIT_S: Docker leaves a probe that timed out running.
+It runs every few seconds during training, so it imports only the standard library, reads two small files and ends
+itself after LIMIT_S: Docker does not kill a probe that timed out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from common import state
 
 State = state.State
-LIMIT_S = 2.0  # the whole probe's own time; HEALTHCHECK --timeout is above it
+LIMIT_S = 2.0  # for the whole probe; HEALTHCHECK --timeout is longer
 
 DONE, FAILED, UNUSABLE = 0, 1, 2
 RERUN = "run `healthcheck startup` in the container"
@@ -22,9 +22,9 @@ RERUN = "run `healthcheck startup` in the container"
 def status() -> dict:
     """The state as `{"state", "message", "cause", "remedy", "job", "check", "checked", "live"}`; absent parts are None.
 
-    state is starting, ready, busy or failed. Nothing that cannot be read counts as healthy. `checked`: the start-up
-    checks are over, whatever they found. `live` is False only where a restart is the remedy: a job that is stuck. A
-    failed check is not a reason to restart, and least of all a lost GPU.
+    state is starting, ready, busy or failed. Anything that cannot be read counts as unhealthy. `checked`: the start-up
+    checks are over, with any result. `live` is False only if a restart would help: for a job that is stuck. A failed
+    check is no reason to restart, least of all a lost GPU.
     """
     health, problem = _load(state.HEALTH_FILE)
     result = _failed(problem, f"{RERUN}; it writes the file anew") if problem else _judge(health)
@@ -60,7 +60,7 @@ def _judge(health: dict | None) -> dict:
 
 
 def _load(name: str) -> tuple[dict | None, str | None]:
-    """A state file of this container start (None: there is none) and what is wrong with it, if anything."""
+    """A state file of this container start (None: there is none), and what is wrong with it, if anything."""
     try:
         return state.load(name), None
     except state.UnreadableState as error:
@@ -115,7 +115,7 @@ def _with_job(job: dict) -> dict:
 
 
 def step_text(job: dict) -> str:
-    """ " step 12/40", " step 12", or the job's phase, or nothing, as far as the job has reported."""
+    """ " step 12/40", " step 12", the job's phase, or nothing, depending on what the job has reported."""
     step, total, phase = job.get("step"), job.get("total"), job.get("phase")
     if isinstance(step, int):
         return f" step {step}/{total}" if isinstance(total, int) else f" step {step}"
@@ -138,12 +138,12 @@ def _dicts(value: object) -> list[dict]:
 def _number(value: object) -> float:
     try:
         return float(value) if isinstance(value, (int, float)) else 0.0
-    except OverflowError:  # JSON may hold an integer of any size
+    except OverflowError:  # JSON may contain an integer of any size
         return 0.0
 
 
 def _out_of_time(signum: int, frame: object) -> None:
-    # os._exit: a read that hangs on a dead mount may be what holds us, and the normal way out could hang as well.
+    # os._exit: the process may hang in a read on a dead mount, where a normal exit could hang as well.
     os.write(1, b"failed: the probe could not read the container's state in time; is the machine overloaded?\n")
     os._exit(FAILED)
 
@@ -151,8 +151,8 @@ def _out_of_time(signum: int, frame: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """`healthcheck probe`: one line on stdout; exit 0 for ready and busy, 1 for starting and failed.
 
-    The other probes of Kubernetes: with --checked (start-up), 1 until the checks are over; with --live (liveness), 1
-    only where a restart would help. --json prints the whole status.
+    Kubernetes has two more probes: with --checked (start-up), 1 until the checks are over; with --live (liveness), 1
+    only if a restart would help. --json prints the whole status.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not {"--json", "--checked", "--live"}.issuperset(arguments):
@@ -166,9 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         line = json.dumps(result, ensure_ascii=False)
     else:
-        # One line whatever a broken file put into it.
+        # One line, whatever a broken file contains.
         line = " ".join(f"{result['state']}: {result['message']}".split())
-    # Output must not fail on a lone surrogate; \udXXX is how JSON writes one, too.
+    # A lone surrogate must not break the output; JSON writes it as \udXXX, too.
     print(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     signal.setitimer(signal.ITIMER_REAL, 0)
     good = result["state"] in (State.READY, State.BUSY)

@@ -1,4 +1,4 @@
-"""How a Report looks: a live rich table on a terminal, plain lines elsewhere, JUnit XML for CI; cli.py calls it."""
+"""Displays a Report: a live rich table on a terminal, plain lines elsewhere, JUnit XML for CI; called by cli.py."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from common.state import State
 from common.xml_text import xml_text
 from healthchecks.startup import CheckRow, Report
 
-# Words, not only colours: they also have to do on a screen without any.
+# Words as well as colours: they must be readable on a screen without colours.
 WORDS = {"pass": N_("pass"), "warn": N_("WARN"), "skip": N_("skip"), "fail": N_("FAIL")}
 STYLES = {"pass": "green", "warn": "yellow", "skip": "dim", "fail": "bold red"}
 
 
 def verdict(report: Report) -> str:
-    """The last line: the result, and how long it took."""
+    """The last line: the result, and the time it took."""
     if report.level == "off":
         return _("ready: not checked (HEALTH_LEVEL=off)")
     failed = [row.name for row in report.checks if row.status == "fail"]
@@ -40,7 +40,7 @@ def verdict(report: Report) -> str:
 
 
 def line(row: CheckRow) -> str:
-    """One check as plain text; a failing or warning one with its cause and remedy below."""
+    """One check as plain text; a failure or warning with its cause and remedy below."""
     text = f"{_(WORDS[row.status])}  {row.name:<12} {row.seconds:6.2f} s  {row.figure}".rstrip()
     if row.cause:
         text += "\n      " + _("cause:  {cause}").format(cause=row.cause)
@@ -50,17 +50,17 @@ def line(row: CheckRow) -> str:
 
 
 def is_verbose() -> bool:
-    """Whether HEALTH_VERBOSE asks for every check where a line would do."""
+    """Whether HEALTH_VERBOSE asks for every check where one line would be enough."""
     return os.environ.get("HEALTH_VERBOSE", "").lower() not in ("", "0", "no", "false", "off")
 
 
 def is_worth_a_line(row: CheckRow, brief: bool) -> bool:
-    """Whether a check is shown: in brief, only one that failed or warns."""
+    """Whether a check is shown: in brief mode, only if it failed or warns."""
     return not brief or row.status in ("fail", "warn")
 
 
 class Plain:
-    """Prints a line when a check is done; for logs, pipes and CI. In brief: of what is wrong, then the verdict."""
+    """Prints a line when a check is done; for logs, pipes and CI. In brief mode: only problems, then the verdict."""
 
     def __init__(self, stream: TextIO, brief: bool = False) -> None:
         self.stream, self.brief, self.shown = stream, brief, 0
@@ -72,7 +72,7 @@ class Plain:
         return None
 
     def update(self, report: Report) -> None:
-        """Print what is new in the report; the verdict when it is complete."""
+        """Print what is new in the report, and the verdict once it is complete."""
         for row in report.checks[self.shown :]:
             if is_worth_a_line(row, self.brief):
                 print(line(row), file=self.stream, flush=True)
@@ -81,13 +81,13 @@ class Plain:
             print(verdict(report), file=self.stream, flush=True)
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """A log gets no progress bar."""
+        """Does nothing: a log gets no progress bar."""
 
 
 class Table:
-    """A rich table that fills while the checks run, with a progress bar under the one that reads 15 GB.
+    """A rich table that fills while the checks run, with a progress bar below the check that reads 15 GB.
 
-    In brief it is a line that names the check under way; what is wrong, and the verdict, stay.
+    In brief mode it is one line that names the current check; problems and the verdict remain.
     """
 
     def __init__(self, stream: TextIO, brief: bool = False) -> None:
@@ -95,7 +95,7 @@ class Table:
         from rich.live import Live
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        # rich itself honours NO_COLOR; the narrowest sensible table is kept readable by folding.
+        # rich itself honours NO_COLOR; folding keeps a narrow table readable.
         self.console = Console(file=stream, highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=self.console
@@ -123,13 +123,13 @@ class Table:
             )
 
     def update(self, report: Report) -> None:
-        """Show the report as it is now."""
+        """Show the current state of the report."""
         self.report = report
         for name in list(self.tasks):
             self.bar.remove_task(self.tasks.pop(name))
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """Move the bar of that label; bytes."""
+        """Advance the bar with that label; in bytes."""
         if label not in self.tasks:
             self.tasks[label] = self.bar.add_task(label, total=total)
         self.bar.update(self.tasks[label], completed=done)
@@ -147,7 +147,7 @@ class Table:
         for title in (_("check"), _("verdict")):
             table.add_column(title, no_wrap=True)
         table.add_column(_("seconds"), justify="right", no_wrap=True)
-        table.add_column(_("figure"), overflow="fold")  # a remedy's address is of no use cut short
+        table.add_column(_("figure"), overflow="fold")  # a truncated address in a remedy is useless
         if self.report is None:
             return table
         for row in self.report.checks:
@@ -169,7 +169,7 @@ class Table:
 def make(stream: TextIO | None = None, brief: bool = False) -> Plain | Table:
     """The form that suits the stream (stdout): a table on a terminal, plain lines elsewhere.
 
-    `brief` shows a check only where it failed or warns, unless HEALTH_VERBOSE asks for all.
+    `brief` shows only checks that failed or warn, unless HEALTH_VERBOSE asks for all.
     """
     stream = sys.stdout if stream is None else stream
     brief = brief and not is_verbose()
@@ -180,7 +180,7 @@ def make(stream: TextIO | None = None, brief: bool = False) -> Plain | Table:
 def junit(report: Report) -> bytes:
     """The report as JUnit XML: a test case for each check, a failure with cause and remedy, a skip with its reason.
 
-    Characters that XML cannot hold (a broken file name in a cause) are replaced.
+    Characters that XML cannot contain (from a broken file name in a cause) are replaced.
     """
     checks = report.checks
     suite = ElementTree.Element(

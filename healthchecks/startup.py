@@ -1,4 +1,4 @@
-"""Runs the start-up checks in order and keeps health.json up to date; `healthcheck startup` (cli.py) calls it."""
+"""Runs the start-up checks in order and keeps health.json up to date; called by `healthcheck startup` (cli.py)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from healthchecks.context import Context, Failure, Outcome
 SCHEMA = 1
 LEVELS = ("full", "fast", "off")
 ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
-ON_GPU = ("vram-free", "forward", "vram-ceiling")  # checks that no job may run beside
-# What must not have failed before a check makes sense.
+ON_GPU = ("vram-free", "forward", "vram-ceiling")  # checks that must not run next to a job
+# The checks that must not have failed before a check makes sense.
 NEEDS = {
     "vram-free": ("driver",),
     "forward": ("driver", "weights", "vram-free"),
@@ -59,7 +59,7 @@ class Report:
     model_kind: str = "other"
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of health.json."""
+        """The object for health.json."""
         return {
             "schema": SCHEMA,
             "container_start": state.container_start(),
@@ -86,11 +86,11 @@ def run(
     busy: str | None = None,
     hold_gpu: Callable[[], contextlib.AbstractContextManager[str | None]] = contextlib.nullcontext,
 ) -> Report:
-    """Run the checks; `listener(report)` is called before the first and after every change.
+    """Run the checks; `listener(report)` is called before the first check and after every change.
 
-    `busy` names a job that holds the GPU: what would take memory next to it is then left out. `hold_gpu` is entered
-    before the first check that touches the GPU, so that no job begins next to it, and gives the name of one that has
-    begun since. No check raises: what it did not foresee becomes the failure `internal`, with the traceback in a file.
+    `busy` names a job that holds the GPU: checks that would take memory next to it are skipped. `hold_gpu` is entered
+    before the first check that uses the GPU, so that no job starts next to it; it yields the name of a job that has
+    started since. No check raises: an unexpected exception becomes the failure `internal`; a file has the traceback.
     """
     with contextlib.ExitStack() as stack:
         return _run(context, level, listener, busy, lambda: stack.enter_context(hold_gpu()))
@@ -126,15 +126,15 @@ def _run(
 
 
 def forward_alone(context: Context) -> CheckRow:
-    """Check 7 by itself, after a run at level fast, and its row added to health.json; `finetune` calls it.
+    """Run check 7 alone, after a run at level fast, and add its row to health.json; called by `finetune`.
 
-    With `context.model`, the model that the caller continues with is the one that is looked at.
+    With `context.model`, it checks the model that the caller goes on to use.
     """
     from healthchecks.checks import driver, forward, weights
 
     row = _run_one(driver, context, set(), None)
     if row.status != "fail":
-        context.sums_match = weights.recorded_official(context)  # the files themselves were looked at by level fast
+        context.sums_match = weights.recorded_official(context)  # level fast has checked the files themselves
         row = _run_one(forward, context, set(), None)
     try:
         health = state.load(state.HEALTH_FILE)
@@ -144,7 +144,7 @@ def forward_alone(context: Context) -> CheckRow:
             health |= {"state": "failed"} if row.status == "fail" else {}
             state.write(f"{state.run_dir()}/{state.HEALTH_FILE}", health)
     except (OSError, KeyError, TypeError, state.UnreadableState):
-        pass  # there was no run of the checks, or another user's: the row is on the screen all the same
+        pass  # the checks never ran, or another user ran them: the row is on the screen anyway
     return row
 
 
@@ -178,9 +178,9 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
 
 
 def _import_torch_meanwhile() -> Callable[[], Any]:
-    """Begin to import torch (3 to 5 s) in a thread while the cheap checks run; the result waits for it.
+    """Start importing torch (3 to 5 s) in a thread while the cheap checks run; the returned function waits for it.
 
-    An exception of the import is raised where the module is asked for.
+    An exception of the import is raised when the module is requested.
     """
     box: dict[str, Any] = {}
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The base image to build on: the wanted one where a registry answers, else a local Debian base; called by the Makefile.
+# The base image to build on: the requested one if a registry responds, else a local Debian base; for the Makefile.
 #
 # usage: host/base-image.sh IMAGE   print the name of the image to give as BASE_IMAGE
 #
-# IMAGE itself is printed when it is there or can be pulled. Otherwise, on Debian or Ubuntu as root, a minimal Debian 12
-# is made from Debian's packages (130 MB, about 35 s) and its name printed. The CUDA libraries come with the Python
+# Prints IMAGE itself if it is present or can be pulled. Otherwise, on Debian or Ubuntu as root, builds a minimal
+# Debian 12 from Debian's packages (130 MB, about 35 s) and prints its name. The CUDA libraries come with the Python
 # wheels and the driver from the NVIDIA runtime, so the mirror runs on this base as well.
 set -Eeuo pipefail
 
@@ -21,7 +21,7 @@ die() {
   exit 1
 }
 
-# usage: make_base TAG SUITE -- a minimal Debian with this host's CA certificates, so that a company's proxy works in it
+# usage: make_base TAG SUITE -- a minimal Debian with this host's CA certificates, to work behind a company's proxy
 make_base() {
   local tag=$1 suite=$2
   local -a hooks=() certificates
@@ -34,7 +34,7 @@ make_base() {
   hooks+=(--customize-hook='chroot "$1" update-ca-certificates')
   # shellcheck disable=SC2016
   hooks+=(--customize-hook='printf "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n" >"$1/etc/pip.conf"')
-  # a fixed date makes two runs bit-identical, so that the layers above stay cached
+  # a fixed date makes two runs bit-identical, so the layers above stay cached
   SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} mmdebstrap --quiet --variant=minbase --include=ca-certificates \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' \

@@ -6,8 +6,8 @@
 #        host/engine.sh stop    stop the engine it started; images are kept
 #        host/engine.sh remove  stop it and delete it with its images
 #
-# Nothing of the host is replaced: the packages are unpacked, not installed, under MIRROR_ENGINE_HOME, and the daemon has
-# its own socket, data and pid file there. Debian 12's own docker.io (20.10) is too old: it lacks COPY --link, named build
+# Nothing on the host is replaced: the packages are unpacked, not installed, under MIRROR_ENGINE_HOME, where the daemon
+# has its own socket, data and pid file. Debian 12's docker.io (20.10) is too old: it lacks COPY --link, named build
 # contexts and --start-interval, so on Debian 12 the packages of Debian 13 are unpacked.
 set -Eeuo pipefail
 
@@ -26,7 +26,7 @@ die() {
 # usage: alive -- is the daemon that this script started running?
 alive() { [[ -s $home/pid ]] && kill -0 "$(cat "$home/pid")" 2>/dev/null && grep -qs dockerd "/proc/$(cat "$home/pid")/cmdline"; }
 
-# usage: answers -- does an engine answer the plain `docker` of this shell, with buildx and compose?
+# usage: answers -- does an engine respond to the plain `docker` of this shell, with buildx and compose?
 answers() {
   local version
   command -v docker >/dev/null && docker info >/dev/null 2>&1 || return 1
@@ -39,12 +39,12 @@ answers() {
     say "$(mirror_say "this Docker has no compose v2; 'docker compose' will not work until docker-compose-plugin is installed" "这个 Docker 没有 compose v2；安装 docker-compose-plugin 之前无法使用 docker compose")"
 }
 
-# usage: check_host -- explain, in one line, what to install where this script cannot help
+# usage: check_host -- explain, in one line, what to install if this script cannot help
 check_host() {
   local ID=''
   # shellcheck disable=SC1091
   [[ -r /etc/os-release ]] && . /etc/os-release
-  # not through a pipe: docker ends with 1 there, and pipefail would hide what grep found
+  # not through a pipe: docker exits with 1 there, and pipefail would hide grep's result
   if command -v docker >/dev/null && [[ $(docker info 2>&1) == *'permission denied'* ]]; then
     die "$(mirror_say "Docker runs, but this user may not talk to it. Run 'sudo usermod -aG docker $(id -un)', log in again, and retry." "Docker 在运行，但当前用户无权访问。请执行 'sudo usermod -aG docker $(id -un)'，重新登录后再试。")"
   fi
@@ -67,7 +67,7 @@ check_host() {
   esac
 }
 
-# usage: sources_for SUITE -- the host's own apt sources, pointed at SUITE, in deb822 form
+# usage: sources_for SUITE -- the host's own apt sources, changed to SUITE, in deb822 form
 sources_for() {
   local suite=$1 file
   for file in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/ubuntu.sources; do
@@ -122,7 +122,7 @@ start() {
   # a bridge MTU below 1500 survives tunnels; cdi lets tests declare devices
   printf '{"features":{"cdi":true},"cdi-spec-dirs":["%s/cdi"],"mtu":1400}\n' "$home" >"$home/daemon.json"
   rm -f "$home/pid"
-  # After a power cut its number may belong to another process, which dockerd would take for a running containerd.
+  # After a power cut its pid may belong to another process, which dockerd would take for a running containerd.
   held=$(cat "$home/run/containerd/containerd.pid" 2>/dev/null || echo 0)
   if [[ $(cat "/proc/$held/comm" 2>/dev/null) != containerd ]]; then rm -f "$home/run/containerd/containerd.pid"; fi
   PATH=$root/usr/bin:$root/usr/sbin:$PATH setsid nohup "$root/usr/sbin/dockerd" --config-file "$home/daemon.json" \

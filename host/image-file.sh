@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The image as one compressed file, for machines that no registry reaches; called by `make save` and `make load`.
+# The image as one compressed file, for machines without access to a registry; called by `make save` and `make load`.
 #
 # usage: host/image-file.sh save IMAGE FILE   write FILE (.tar.zst, .tar.gz or .tar) and FILE.sha256 beside it
 #        host/image-file.sh load FILE         check FILE against FILE.sha256 and the room, then load it into Docker
 #
-# FILE.sha256 is what `sha256sum -c` reads, under a comment line with the image's name and id and both sizes: they tell a
-# cut file from a damaged one, and how much room is needed, before anything is unpacked. Exit codes: 0 done, 1 failed,
-# 2 unusable input.
+# FILE.sha256 is in `sha256sum -c` format, below a comment line with the image's name, its id and both sizes. They
+# distinguish a truncated file from a damaged one and give the disk space needed, before anything is unpacked.
+# Exit codes: 0 done, 1 failed, 2 unusable input.
 set -Eeuo pipefail
 
 # shellcheck source=entrypoint/log.sh
@@ -21,8 +21,8 @@ die() {
 mb() { echo "$((($1 + 500000) / 1000000)) MB"; }
 free_in() { df -B1 --output=avail "$1" | tail -n 1; }
 
-# usage: engine_room WHAT IMAGE BYTES [FOLDER] -- Docker's own disk must hold the unpacked image twice while it saves or
-# loads (measured in docs/distribute.md); where FOLDER is on that disk, the file comes on top
+# usage: engine_room WHAT IMAGE BYTES [FOLDER] -- Docker's own disk must hold the unpacked image twice during a save or
+# load (measured in docs/distribute.md); if FOLDER is on that disk, the file adds to that
 engine_room() {
   local root need=$((2 * $3)) free
   root=$(docker info -f '{{.DockerRootDir}}' 2>/dev/null || true)
@@ -33,7 +33,7 @@ engine_room() {
     die 2 "$(mirror_say "no room to $1 $2: Docker needs $(mb "$need") for a while and $root has $(mb "$free") free; make room there ('docker system df' shows what takes it)" "空间不足，无法执行 $1 $2：Docker 临时需要 $(mb "$need")，而 $root 只剩 $(mb "$free")；请腾出空间（'docker system df' 显示占用）")"
 }
 
-# usage: packer FILE -- prints the command that compresses into a file of that name
+# usage: packer FILE -- prints the command that compresses to a file of that name
 packer() {
   local -a known=()
   case $1 in
@@ -60,7 +60,7 @@ save() {
   folder=$(dirname -- "$file")
   [[ -d $folder && -w $folder ]] || die 2 "$(mirror_say "FILE=$file: $folder is not a folder that this user can write; give another FILE" "FILE=$file：当前用户不能写入目录 $folder；请换一个 FILE")"
   free=$(free_in "$folder")
-  # how far it shrinks is not known before it is written: room for the whole of it is asked for
+  # the compressed size is not known in advance: require space for the full size
   ((free >= size)) ||
     die 2 "$(mirror_say "no room for $file: $image is $(mb "$size") unpacked and $folder has $(mb "$free") free; give a FILE elsewhere" "空间不足，无法写入 $file：$image 解压后有 $(mb "$size")，而 $folder 只剩 $(mb "$free")；请把 FILE 放到别处")"
   engine_room save "$image" "$size" "$folder"
@@ -95,7 +95,7 @@ load() {
     return
   fi
   engine_room load "$name" "$unpacked"
-  # its own name in the sum may be an older one: the content is what counts
+  # the name recorded with the checksum may be an older one: only the content counts
   [[ $(sha256sum <"$file") == "$(sed -n '2s/ .*//p' "$file.sha256")  -" ]] ||
     die 2 "$(mirror_say "$file is damaged: its sha256 is not the one of $file.sha256; copy it again, nothing was loaded" "$file 已损坏：sha256 与 $file.sha256 不符；请重新复制，没有载入任何内容")"
   docker load -q -i "$file" >&2 || die 1 "$(mirror_say "docker load failed (the cause is above), although the file is whole" "docker load 失败（原因见上），但文件是完整的")"

@@ -1,6 +1,6 @@
-"""Holds an SBOM to requirements/licences.yaml and writes the list of third-party licences; `make sbom` calls it.
+"""Checks an SBOM against requirements/licences.yaml and writes the list of third-party licences; for `make sbom`.
 
-usage: licences.py SBOM.spdx.json LIST.md -- exit code 0 when every licence is known and allowed; 1 when one
+usage: licences.py SBOM.spdx.json LIST.md -- exit code 0 if every licence is known and allowed; 1 if one
 is not, with a line for each; 2 when the SBOM cannot be read.
 """
 
@@ -23,7 +23,7 @@ NOT_STATED = ("NOASSERTION", "NONE", "")
 
 @dataclass(frozen=True)
 class Package:
-    """One package of an SBOM: `kind` is pypi, deb or another of the package URL's; licence is an SPDX expression."""
+    """One package in an SBOM: `kind` is pypi, deb or another package URL type; licence is an SPDX expression."""
 
     name: str
     version: str
@@ -32,7 +32,7 @@ class Package:
 
 
 def packages(sbom: dict[str, Any]) -> Iterator[Package]:
-    """The packages of an SPDX 2.3 document, but for the image itself."""
+    """The packages in an SPDX 2.3 document, except the image itself."""
     for entry in sbom["packages"]:
         urls = [ref["referenceLocator"] for ref in entry.get("externalRefs", []) if ref["referenceType"] == "purl"]
         kind = urls[0].removeprefix("pkg:").split("/")[0] if urls else "unknown"
@@ -41,7 +41,7 @@ def packages(sbom: dict[str, Any]) -> Iterator[Package]:
 
 
 class Policy:
-    """requirements/licences.yaml, and what it says of a package."""
+    """requirements/licences.yaml, and its rules for a package."""
 
     def __init__(self, value: dict[str, Any]) -> None:
         self.licensing = get_spdx_licensing()
@@ -50,7 +50,7 @@ class Policy:
         self.reviewed: dict[str, dict[str, str]] = value["reviewed"]
 
     def review(self, package: Package) -> dict[str, str] | None:
-        """The reviewed row of a package, if there is one."""
+        """The reviewed row for a package, if there is one."""
         return next(
             (row for name, row in self.reviewed.items() if fnmatch.fnmatchcase(package.name.lower(), name)), None
         )
@@ -70,7 +70,7 @@ class Policy:
         return None if self.holds(parsed) else f"licence {package.licence} is not allowed"
 
     def holds(self, expression: Any) -> bool:
-        """Whether an expression can be met with allowed licences alone: all sides of an AND, one side of an OR."""
+        """Whether allowed licences alone satisfy an expression: all sides of an AND, one side of an OR."""
         if expression.__class__.__name__ == "AND":
             return all(self.holds(side) for side in expression.args)
         if expression.__class__.__name__ == "OR":

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Every linter over every file of its kind; called by `make lint` and by pre-commit. Fails if any of them does.
+# Runs every linter over every file of its kind; called by `make lint` and by pre-commit. Fails if any linter fails.
 #
-# usage: host/lint.sh [NAME…]   these linters only, by the name that each prints; without one: all
+# usage: host/lint.sh [NAME…]   only these linters, by the name that each prints; without a name: all
 #
-# They are taken from .venv (requirements/test.lock), which `make lint` makes, else from PATH.
+# Linters come from .venv (requirements/test.lock), which `make lint` creates, else from PATH.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 PATH=$PWD/.venv/bin:$PATH
 
 failed=0
 asked=("$@") known=,
-# usage: lint NAME COMMAND… -- run a linter if it was asked for, say whether it passed, remember when it did not
+# usage: lint NAME COMMAND… -- run a linter if it was requested, report whether it passed, and record a failure
 lint() {
   local name=$1
   shift

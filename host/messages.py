@@ -1,7 +1,7 @@
-"""Brings common/locale/zh.po up to date with the messages in the code; `make messages`, and the test of the catalogue.
+"""Updates common/locale/zh.po with the messages in the code; called by `make messages` and the catalogue's test.
 
 Babel finds the messages: _("…") and N_("…") in Python. New ones are added with an empty translation, stale ones are
-taken out, entries are sorted. What has no translation yet is printed; exit 1 where there is any.
+removed, and entries are sorted. Untranslated messages are printed; exit code 1 if there are any.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEYWORDS: dict = {"_": None, "N_": None}
 
 
 def extracted() -> Iterator[tuple[str, str]]:
-    """Every message in the code and where it is (`finetune/data/check.py:12`)."""
+    """Every message in the code, with its position (`finetune/data/check.py:12`)."""
     for folder in FOLDERS:
         found = extract_from_dir(str(ROOT / folder), [("**.py", "python")], keywords=KEYWORDS, comment_tags=())
         for name, line, message, _comments, _context in found:
@@ -30,7 +30,7 @@ def extracted() -> Iterator[tuple[str, str]]:
 
 
 def updated(text: str, messages: set[str]) -> str:
-    """The catalogue with an entry for each message and no other; what stands before the first entry is kept."""
+    """The catalogue with exactly one entry for each message; text before the first entry is kept."""
     head = text[: text.index('msgid ""')]
     known = i18n.read(text)
     lines = ['msgid ""', r'msgstr "Content-Type: text/plain; charset=UTF-8\n"', ""]
@@ -42,7 +42,7 @@ def updated(text: str, messages: set[str]) -> str:
 
 
 def main() -> int:
-    """Write the catalogue; the exit code."""
+    """Write the catalogue; returns the exit code."""
     places = dict(extracted())
     text = updated(i18n.CATALOGUE.read_text(encoding="utf-8"), set(places))
     i18n.CATALOGUE.write_text(text, encoding="utf-8")

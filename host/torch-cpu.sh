@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A CPU build of torch for the test image, where this machine's pip knows one on disk; called by the Makefile.
+# A CPU build of torch for the test image, if this machine's pip has one on disk; called by the Makefile.
 #
 # usage: host/torch-cpu.sh DIR BASE_IMAGE   put the wheel for the Python of BASE_IMAGE into DIR and print its requirement
 #
-# Prints nothing when pip knows none (PIP_FIND_LINKS or pip.conf name folders of wheels): the image is then built from the
-# full lock, whose torch runs on the CPU too and is 4 GB larger. No index is asked: what an index gives is the CUDA build.
+# Prints nothing if pip has none (PIP_FIND_LINKS or pip.conf name folders of wheels): the image is then built from the
+# full lock, whose torch also runs on the CPU and is 4 GB larger. No index is queried: it would return the CUDA build.
 set -Eeuo pipefail
 
 dir=${1:?usage: host/torch-cpu.sh DIR BASE_IMAGE} base=${2:?usage: host/torch-cpu.sh DIR BASE_IMAGE}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Removes what `make` brought onto this machine: images, caches, the engine that it started; `make uninstall` calls it.
+# Removes what `make` added to this machine: images, caches, the engine that it started; called by `make uninstall`.
 #
 # usage: host/uninstall.sh IMAGE OUTPUT [--yes]
 #
-# It lists everything first and asks, unless --yes is given. OUTPUT, with the runs and adapters, is never touched, and nor
-# is a Docker engine that was there before.
+# It lists everything first and asks, unless --yes is given. It never touches OUTPUT, with the runs and adapters, nor a
+# Docker engine that was there before.
 set -Eeuo pipefail
 
 image=${1:?usage: host/uninstall.sh IMAGE OUTPUT [--yes]}
@@ -31,7 +31,7 @@ if docker info >/dev/null 2>&1; then
 fi
 caches=()
 for folder in .cache .venv build; do
-  # a link, or OUTPUT itself by another name, is not ours to delete
+  # never delete a link, or OUTPUT itself under another name
   if [[ -d $folder && ! -L $folder && $output/ != "$here/$folder/"* ]]; then caches+=("$here/$folder"); fi
 done
 

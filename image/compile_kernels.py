@@ -1,11 +1,11 @@
-"""Compiles the fast lane's Triton kernels inside `docker build`, without a GPU, for every family of GPUs.
+"""Compiles the fast lane's Triton kernels inside `docker build`, without a GPU, for every supported GPU generation.
 
     python compile_kernels.py MODEL_DIR
 
-Every kernel is compiled by qwen2's own warm-up at the widths of MODEL_DIR's config.json, so that what a launch will
-look up is what is written, with the C modules through which Triton launches kernels. The result goes to the folder
-`compiled` of the imported qwen2 (qwen2/kernel_cache.py). Does nothing, and says so, where Triton is absent (the CPU
-build of torch).
+qwen2's own warm-up compiles every kernel at the widths in MODEL_DIR's config.json, so the result is exactly what a
+launch looks up, including the C modules through which Triton launches kernels. The output goes to the folder
+`compiled` of the imported qwen2 (qwen2/kernel_cache.py). Without Triton (the CPU build of torch) it does nothing, and
+says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CAPABILITIES = (80, 86, 89, 90, 100, 120)  # A100; 3090; 4090, L40; H100; B200; 
 
 
 class NoDriver:
-    """What Triton asks of a driver while it compiles: which GPU it compiles for. One cache of kernels per `device`."""
+    """What Triton asks of a driver while it compiles: the target GPU. There is one cache of kernels per `device`."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -46,7 +46,7 @@ class NoDriver:
 
 
 def compile_for(capability: int, config: Any) -> list[Any]:
-    """The kernels of qwen2's warm-up, compiled for one capability; TRITON_CACHE_DIR then has them."""
+    """Compile the kernels of qwen2's warm-up for one capability, into TRITON_CACHE_DIR."""
     from triton.runtime.driver import driver
     from triton.runtime.jit import KernelInterface
 
@@ -59,7 +59,7 @@ def compile_for(capability: int, config: Any) -> list[Any]:
         return lambda *args, **options: found.append(kernel.warmup(*args, grid=grid, **options))
 
     driver.set_active(NoDriver(capability))
-    launch = KernelInterface.__getitem__  # kernel[grid](...) launches; here it compiles
+    launch = KernelInterface.__getitem__  # kernel[grid](...) launches; here it only compiles
     KernelInterface.__getitem__ = compile_only
     try:
         ops_triton.self_test("cpu")
@@ -73,14 +73,14 @@ def compile_for(capability: int, config: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def linked_without_a_driver() -> Iterator[None]:
-    """Lets C modules be linked against libcuda.so.1, and loaded, where it is not: it comes with the GPU.
+    """Allows C modules to be linked against libcuda.so.1, and loaded, without it: the library comes with the GPU.
 
-    The stub has no functions, so they are looked up late, and Ubuntu's linker would leave out a library without any.
+    The stub has no functions. They are therefore resolved lazily, and the library is linked although it seems unused.
     """
     with tempfile.TemporaryDirectory() as folder:
         stub, compiler = Path(folder) / "libcuda.so.1", Path(folder) / "cc"
         subprocess.run(["gcc", "-shared", "-o", stub, "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null"], check=True)
-        # $1 is the source, in a folder with a random name, which must not be in the result: two builds give the same
+        # $1 is the source, in a folder with a random name, which must not be in the result: builds must be reproducible
         compiler.write_text('#!/bin/sh\nexec gcc -Wl,--no-as-needed -ffile-prefix-map="${1%/*}"=. "$@"\n')
         compiler.chmod(0o755)
         os.environ |= {"TRITON_LIBCUDA_PATH": folder, "CC": str(compiler)}
@@ -94,7 +94,7 @@ def linked_without_a_driver() -> Iterator[None]:
 
 
 def compile_launchers(kernels: list[Any]) -> None:
-    """The C modules: Triton's driver, and a launcher for each signature."""
+    """Compile the C modules: Triton's driver, and a launcher for each signature."""
     from triton.backends.nvidia.driver import CudaLauncher, CudaUtils
 
     with linked_without_a_driver():
@@ -117,7 +117,7 @@ def main() -> int:
     folder = kernel_cache.COMPILED
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TRITON_CACHE_DIR"] = str(folder)
-    os.environ["TRITON_STORE_BINARY_ONLY"] = "1"  # machine code and its metadata, not the stages on the way
+    os.environ["TRITON_STORE_BINARY_ONLY"] = "1"  # machine code and its metadata, not the intermediate stages
     compilers = [knobs.nvidia.ptxas.path, knobs.nvidia.ptxas_blackwell.path]
     versions = "".join(subprocess.run([path, "--version"], capture_output=True, text=True).stdout for path in compilers)
     knobs.nvidia.mock_ptx_version = versions

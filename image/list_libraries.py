@@ -1,11 +1,11 @@
-"""Writes down what a job's imports read, inside `docker build`, for entrypoint/read_ahead.py.
+"""Records what a job's imports read, inside `docker build`, for entrypoint/read_ahead.py.
 
     python list_libraries.py OUT
 
-torch maps 5 GB of libraries, and its import touches a tenth of them: on a cold disk thousands of small reads, one
-after the other. Read ahead they are a few large ones. OUT has a line `offset length path` for each run of touched
-blocks and for each module of Python, then a line `-`, after which come the libraries whose other parts a GPU will ask
-for later. Blocks of BLOCK bytes, so that two builds write the same list.
+torch maps 5 GB of libraries, and its import touches a tenth of them: thousands of small, sequential reads on a cold
+disk. Read ahead, they are a few large ones. OUT has a line `offset length path` for each run of touched blocks and for
+each Python module, then a line `-`, then the libraries whose other parts a GPU will need later. Blocks are BLOCK bytes
+long, so that two builds write the same list.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = 4 << 20
-PRESENT = 1 << 63  # of an entry of /proc/self/pagemap, https://docs.kernel.org/admin-guide/mm/pagemap.html
+PRESENT = 1 << 63  # bit in an entry of /proc/self/pagemap, https://docs.kernel.org/admin-guide/mm/pagemap.html
 FIRST = ("torch", "qwen2.training.loop", "qwen2.generate")  # before a kernel runs
 AFTER = ("sacrebleu.metrics", "jinja2", "matplotlib.pyplot", "rich.console")  # by the end of the run
 ON_A_GPU = (
@@ -26,11 +26,11 @@ ON_A_GPU = (
     "libcublasLt.so.12",
     "libcublas.so.12",
     "libtriton.so",
-)  # kernels are taken out as needed
+)  # kernels are loaded as needed
 
 
 def touched() -> dict[Path, set[int]]:
-    """Numbers of the blocks of each mapped file of which this process has a page; files under a block are left out."""
+    """Numbers of the blocks of each mapped file in which this process has a page; files under a block are left out."""
     found: dict[Path, set[int]] = {}
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -49,7 +49,7 @@ def touched() -> dict[Path, set[int]]:
 
 
 def runs(blocks: set[int]) -> Iterator[tuple[int, int]]:
-    """(first, end) of each run of neighbours."""
+    """(first, end) of each run of consecutive numbers."""
     for first in sorted(number for number in blocks if number - 1 not in blocks):
         end = first
         while end in blocks:
@@ -58,7 +58,7 @@ def runs(blocks: set[int]) -> Iterator[tuple[int, int]]:
 
 
 def modules() -> list[Path]:
-    """The files of the modules that are imported: compiled Python, and libraries under a block."""
+    """The files of the imported modules: compiled Python, and libraries under one block."""
     found = set()
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)

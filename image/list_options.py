@@ -1,4 +1,4 @@
-"""Writes the options of the image's ms-swift down, inside `docker build`, for finetune/engines/swift/options.py."""
+"""Records the options of the image's ms-swift, inside `docker build`, for finetune/engines/swift/options.py."""
 
 from __future__ import annotations
 

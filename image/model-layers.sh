@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sorts /model into one folder for each layer of the image, within the RUN that fetched it: nothing is copied, the 15 GB
-# lie on the disk once; called by the Dockerfile's weights stages.
+# Sorts /model into one folder per layer of the image, within the RUN that fetched it. Nothing is copied, so the 15 GB
+# are on the disk only once. Called by the Dockerfile's weights stages.
 #
 # usage: model-layers.sh NAME   /model/*  ->  /layers/{1,2,3,4,small}/root/NAME/*
 #
-# A shard a layer; where there are more than four, neighbours share one; a layer without a shard is empty.
+# One shard per layer. With more than four, neighbours share a layer; a layer without a shard is empty.
 set -Eeuo pipefail
 
 name=${1:?usage: model-layers.sh NAME}

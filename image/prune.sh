@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Deletes from /opt/venv what requirements/unused.txt lists, in the RUN that installs it; called by the Dockerfile.
+# Deletes from /opt/venv the files listed in requirements/unused.txt, in the RUN that installs it; for the Dockerfile.
 #
-# usage: prune.sh UNUSED.txt   prints what each pattern came to, in MB; one that matches nothing prints nothing
+# usage: prune.sh UNUSED.txt   prints the MB freed by each pattern; one that matches nothing prints nothing
 set -Eeuo pipefail
 
 list=${1:?usage: prune.sh UNUSED.txt}

@@ -1,7 +1,7 @@
-"""The last check of the packages' layers, at build time: what requirements/unused.txt took away is not missed.
+"""The last check of the package layers, at build time: nothing needed was removed by requirements/unused.txt.
 
-Called by the Dockerfile. Exit code 1, and a line for each fault, when a library of torch cannot be resolved, a package
-cannot be imported, or Triton cannot compile. Needs no GPU; what the CPU build has not is skipped there.
+Called by the Dockerfile. Exit code 1, with a line for each fault, if a library of torch cannot be resolved, a package
+cannot be imported, or Triton cannot compile. Needs no GPU; parts that the CPU build lacks are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DRIVER = ("libcuda.so.1",)  # comes with the GPU
 
 
 def unresolved(site: Path) -> list[str]:
-    """Libraries of torch, of the wheels that it loads and of pyarrow, that need one which is not there."""
+    """Libraries of torch, of the wheels that it loads and of pyarrow, with an unresolved dependency."""
     files = [*site.glob("torch/lib/*.so*"), *site.glob("torch/_C*.so"), *site.glob("triton/_C/*.so")]
     files += [*site.glob("pyarrow/*.so*"), *site.glob("nvidia/*/lib/lib*.so*")]
     faults = []
@@ -50,13 +50,13 @@ def import_all() -> list[str]:
     for name in PACKAGES + (WITH_TRITON if has_triton() else []):
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever it is, the build must end here
+        except Exception as error:  # whatever the exception, the build must fail
             faults.append(f"import {name}: {error!r}")
     return faults
 
 
 def load_bitsandbytes() -> list[str]:
-    """Its CUDA library, which finds torch's only after torch has loaded them."""
+    """Load its CUDA library, which finds torch's only after torch has loaded them."""
     if not has_triton():
         return []
     try:
@@ -84,7 +84,7 @@ for capability in (80, 86, 89, 90, 100, 120):
 
 
 def compile_kernels() -> list[str]:
-    """Machine code for each family of GPUs by Triton, and its driver module in C against Python.h and cuda.h."""
+    """Compile machine code for each GPU generation with Triton, and its C driver module against Python.h and cuda.h."""
     if not has_triton():
         return []
     import triton

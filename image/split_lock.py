@@ -1,10 +1,10 @@
-"""Split image.lock in two, so that torch with its CUDA wheels is a layer of its own; called by the Dockerfile.
+"""Splits image.lock in two, so that torch with its CUDA wheels is a separate layer; called by the Dockerfile.
 
 usage: split_lock.py LOCK torch|rest|triton
 
 `torch` prints the locked lines of torch, triton and the NVIDIA wheels, `rest` all others. The two are installed with
---no-deps, since the lock already names everything. A test build that brings its own torch installs only `rest`, and
-`triton`, which is a part of `torch`, for the tests of the kernels.
+--no-deps, since the lock already names everything. A test build with its own torch installs only `rest` and, for the
+kernel tests, `triton`, which is part of `torch`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TORCH_FAMILY = re.compile(r"(torch|triton|nvidia-[a-z0-9-]+-cu\d+|cuda-[a-z0-9-]
 
 
 def split(lock: str) -> dict[str, str]:
-    """Return {"torch", "rest", "triton": text}; a requirement is a line at column 0 and the indented lines after it."""
+    """{"torch", "rest", "triton": text}; a requirement is a line at column 0 with the indented lines after it."""
     parts: dict[str, list[str]] = {"torch": [], "rest": [], "triton": []}
     current = [parts["rest"]]
     for line in lock.splitlines(keepends=True):

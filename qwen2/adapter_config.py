@@ -1,6 +1,6 @@
-"""What adapter_config.json says of a PEFT LoRA; lora.py reads weights by it, finetune checks adapters by it.
+"""What adapter_config.json says about a PEFT LoRA; used by lora.py to read weights and by finetune to check adapters.
 
-Only the standard library: a command that only looks an adapter up must not wait for torch.
+Uses only the standard library: a command that only looks up an adapter must not wait for torch.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 BIN_FILE = "adapter_model.bin"  # what PEFT wrote before 0.6, and still does without safe_serialization
 
-# Starting points that leave the base as it is. The others (pissa, olora, corda, loftq, ...) move a part of the base's
-# weights into A and B, so that the adapter is right only on a base that was changed in the same way.
+# Initializations that leave the base unchanged. The others (pissa, olora, corda, loftq, ...) move part of the base's
+# weights into A and B, so the adapter is correct only on a base that was changed in the same way.
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-# Keys that leave layers or linears out on purpose.
+# Keys that deliberately leave out layers or linears.
 PARTIAL = ("layers_to_transform", "exclude_modules")
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The settings in `folder`/adapter_config.json. Raises ValueError, fit for a user, when there are none."""
+    """The settings in `folder`/adapter_config.json. Raises ValueError, with a message for the user, if it has none."""
     file = folder / CONFIG_FILE
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def rank(settings: dict[str, Any], module: str) -> int:
-    """The rank of one linear, by its path in the model. Raises ValueError or KeyError if there is not a number."""
+    """The rank of one linear, by its path in the model. Raises ValueError or KeyError if it is not a number."""
     return int(_of(settings.get("rank_pattern"), module, settings["r"]))
 
 
@@ -54,7 +54,7 @@ def alpha(settings: dict[str, Any], module: str) -> float:
 
 
 def _of(pattern: Any, module: str, default: Any) -> Any:
-    """PEFT's rule (tuners_utils.get_pattern_key): the first key that is the path or its end, as a regex."""
+    """PEFT's rule (tuners_utils.get_pattern_key): the first key that matches the path or its end as a regex."""
     for key, value in (pattern or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", module):
@@ -65,19 +65,19 @@ def _of(pattern: Any, module: str, default: Any) -> Any:
 
 
 def converted(folder: Path) -> Path:
-    """Where ms-swift leaves a PiSSA or OLoRA checkpoint as a plain LoRA."""
+    """Where ms-swift saves a PiSSA or OLoRA checkpoint as a plain LoRA."""
     return folder / "converted" / "default"
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The checkpoint that a `converted` folder belongs to; any other folder itself."""
+    """The checkpoint that a `converted` folder belongs to; any other folder is returned unchanged."""
     return folder.parent.parent if folder.parts[-2:] == ("converted", "default") else folder
 
 
 def not_plain(settings: dict[str, Any]) -> str | None:
-    """What makes an adapter more than W + s B A on the base's own linears, in a few words; None for a plain LoRA.
+    """Why an adapter is more than W + s B A on the base's own linears, in a few words; None for a plain LoRA.
 
-    Ranks and alphas may differ from linear to linear, and linears and layers may be left out.
+    Ranks and alphas may differ between linears, and linears and layers may be left out.
     """
     start = settings.get("init_lora_weights", True)
     reasons = {

@@ -1,8 +1,7 @@
-"""Causal attention over rows packed one after the other, with its backward pass; called by backprop.
+"""Causal attention over packed rows, with its backward pass; called by backprop.
 
-On Ampere GPUs and newer this is PyTorch's own FlashAttention-2 for variable lengths: no padding, no mask, and the
-lengths stay on the device, so that a captured graph serves any batch of its size. Elsewhere each row is computed
-on its own.
+On Ampere GPUs and newer this is PyTorch's FlashAttention-2 for variable lengths: no padding, no mask. The lengths
+stay on the device, so a captured graph serves any batch of its size. Elsewhere each row is computed separately.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from qwen2.config import Config
 
 @dataclass(frozen=True)
 class Rows:
-    """How the T tokens of a batch divide into rows. `bounds` [rows + 1] int32, from 0 to T; `lengths` its host copy."""
+    """How the T tokens of a batch divide into rows. `bounds` [rows + 1] int32, 0 to T; `lengths` is its host copy."""
 
     bounds: Tensor
     longest: int
@@ -27,7 +26,7 @@ class Rows:
 
 
 def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the packed GPU path is there: compute capability 8.0 on, 16-bit numbers."""
+    """Whether the packed GPU path is available: compute capability 8.0 or higher, 16-bit dtype."""
     return (
         device.type == "cuda"
         and dtype in (torch.bfloat16, torch.float16)
@@ -46,11 +45,11 @@ def forward(qkv: Tensor, rows: Rows, config: Config) -> tuple[Tensor, Any]:
 
     Args:
         qkv: [T, q_size + 2 kv_size], queries and keys already rotated.
-        rows: The rows that the T tokens belong to.
+        rows: How the T tokens divide into rows.
         config: The model's shape.
 
     Returns:
-        out [T, q_size], and what `backward` needs besides it.
+        out [T, q_size], and the context that `backward` needs.
     """
     q, k, v = _heads(qkv, config)
     if has_flash(qkv.device, qkv.dtype):
@@ -67,10 +66,10 @@ def backward(grad: Tensor, qkv: Tensor, out: Tensor, context: Any, rows: Rows, c
 
     Args:
         grad: d(loss)/d(out), [T, q_size].
-        qkv: What `forward` took.
-        out: What it returned; may be row-strided.
-        context: What it returned besides.
-        rows: The rows that the T tokens belong to.
+        qkv: The input of `forward`.
+        out: Its output; may be row-strided.
+        context: The context that it returned.
+        rows: How the T tokens divide into rows.
         config: The model's shape.
 
     Returns:

@@ -1,7 +1,7 @@
-"""What the kernels of attention of one new token share, for a whole cache (ops_triton.py) and for pages (serving).
+"""Shared parts of the single-token attention kernels: whole cache (ops_triton.py) and paged cache (serving).
 
-Each is inlined by Triton where it is called. A program has one row and one key head, with the GROUP query heads that
-share it; heads are read in two halves, as the rotation takes them.
+Triton inlines each function where it is called. A program handles one row and one key head, with the GROUP query
+heads that share it. Heads are read as two halves, as the rotation needs them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def rotated(first, second, cos, sin, dtype: tl.constexpr):
-    """The two halves of heads, turned by their position."""
+    """The two halves of the heads, rotated by position."""
     return (first * cos - second * sin).to(dtype), (second * cos + first * sin).to(dtype)
 
 
@@ -29,7 +29,7 @@ def this_program(position, cos, sin, HALF: tl.constexpr, GROUP_BLOCK: tl.constex
 
 @triton.jit
 def rotated_queries(first, mine, c, s, HALF: tl.constexpr, dtype: tl.constexpr):
-    """The queries that share a key head: first halves at `first` [GROUP_BLOCK, HALF], of which `mine` are there."""
+    """The queries that share a key head: first halves at `first` [GROUP_BLOCK, HALF], masked by `mine`."""
     a = tl.load(first, mask=mine, other=0.0).to(tl.float32)
     b = tl.load(first + HALF, mask=mine, other=0.0).to(tl.float32)
     return rotated(a, b, c[None, :], s[None, :], dtype)
@@ -37,7 +37,7 @@ def rotated_queries(first, mine, c, s, HALF: tl.constexpr, dtype: tl.constexpr):
 
 @triton.jit
 def keep_new(base, keys, values, at, i, j, c, s, KV_SIZE: tl.constexpr, HALF: tl.constexpr):
-    """Rotate the token's key at `base`, write it and the value to the caches' place `at`; (two halves, value)."""
+    """Rotate the token's key at `base`, write key and value to the caches at `at`; returns (two halves, value)."""
     a = tl.load(base + i).to(tl.float32)
     b = tl.load(base + HALF + i).to(tl.float32)
     key1, key2 = rotated(a, b, c, s, keys.dtype.element_ty)
@@ -50,7 +50,7 @@ def keep_new(base, keys, values, at, i, j, c, s, KV_SIZE: tl.constexpr, HALF: tl
 
 @triton.jit
 def begin_softmax(query1, query2, key1, key2, value, scale, GROUP_BLOCK: tl.constexpr, HALF: tl.constexpr):
-    """(greatest score, sum of shares, shares times values) of the token itself."""
+    """(maximum score, sum of weights, weighted sum of values) for the token itself."""
     own = query1.to(tl.float32) * key1.to(tl.float32)[None, :] + query2.to(tl.float32) * key2.to(tl.float32)[None, :]
     top = tl.sum(own, 1) * scale
     total = tl.full([GROUP_BLOCK], 1.0, tl.float32)
@@ -59,7 +59,7 @@ def begin_softmax(query1, query2, key1, key2, value, scale, GROUP_BLOCK: tl.cons
 
 @triton.jit
 def add_block(query1, query2, keys, values, at, inside, i, j, scale, top, total, sum_, HALF: tl.constexpr):
-    """The same three with a block of tokens more, whose places in the caches are `at` [BLOCK, 1]."""
+    """The same three, updated with a block of tokens at `at` [BLOCK, 1] in the caches."""
     k1 = tl.load(keys + at + i[None, :], mask=inside[:, None], other=0.0)
     k2 = tl.load(keys + at + HALF + i[None, :], mask=inside[:, None], other=0.0)
     score = tl.dot(query1, tl.trans(k1), input_precision="ieee")

@@ -1,7 +1,7 @@
-"""Text to token ids and labels by ms-swift's Qwen2.5 template, without ms-swift; called by finetune and bench.
+"""Text to token ids and labels with ms-swift's Qwen2.5 template, without ms-swift; called by finetune and bench.
 
-rows.py makes messages of a row, template.py texts of messages, and this module ids of texts.
-tests/unit/qwen2 holds ids and labels equal to ms-swift's own for every kind of row.
+rows.py turns a row into messages, template.py messages into texts, and this module texts into ids.
+tests/unit/qwen2 checks that ids and labels equal ms-swift's for every kind of row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IGNORED = -100  # label of a token without loss
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level vocabulary stands for (GPT-2's encoder.py, bytes_to_unicode)."""
+    """The byte that each character of a byte-level vocabulary represents (GPT-2's encoder.py, bytes_to_unicode)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -32,7 +32,7 @@ _BYTES = _byte_alphabet()
 
 
 class TextStream:
-    """Ids one by one as text: a character is given when all of its bytes are there."""
+    """Decodes ids one by one: a character is returned once all of its bytes have arrived."""
 
     def __init__(self, backend: Any) -> None:
         from tokenizers.decoders import DecodeStream
@@ -40,7 +40,7 @@ class TextStream:
         self._backend, self._stream = backend, DecodeStream(skip_special_tokens=True)
 
     def step(self, token: int) -> str | None:
-        """The text that is whole with this token; None where none is."""
+        """The text that this token completes; None if there is none."""
         return self._stream.step(self._backend, token)
 
 
@@ -48,7 +48,7 @@ class Tokenizer:
     """The tokenizer.json of a model folder with the Qwen2.5 chat template."""
 
     def __init__(self, model_dir: str | Path) -> None:
-        """ValueError, fit for a user, when the folder has no usable tokenizer.json."""
+        """Raises ValueError, with a message for the user, if the folder has no usable tokenizer.json."""
         from tokenizers import Tokenizer as Backend
 
         path = Path(model_dir) / "tokenizer.json"
@@ -77,7 +77,7 @@ class Tokenizer:
         self._suffix = self.encode(template.END)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; special tokens written in it become special tokens, none is added."""
+        """Ids of a text. Special tokens written in it become special tokens; none is added."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -85,14 +85,14 @@ class Tokenizer:
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token, which may be a part of a character; none for an id beyond the vocabulary."""
+        """The bytes of one token, which may be part of a character; empty for an id beyond the vocabulary."""
         text = self._backend.id_to_token(token)
         if text is None or token in self._added:
             return (text or "").encode()
         return bytes(_BYTES[char] for char in text)
 
     def stream(self) -> TextStream:
-        """Text of ids that come one by one, special tokens left out."""
+        """Text of ids that arrive one by one, without special tokens."""
         return TextStream(self._backend)
 
     def encode_chat(
@@ -106,15 +106,15 @@ class Tokenizer:
 
         Args:
             messages: The conversation; a system message in it wins over `system`.
-            system: The system prompt; None for both gives the template's default, "" none at all.
-            add_generation_prompt: Without it the text ends with the last message.
-            tools: Tools that the model may call, in any form that tools_of reads.
+            system: The system prompt. If both are absent, the template's default is used; "" means none.
+            add_generation_prompt: If false, the text ends with the last message.
+            tools: Tools that the model may call, in any form that tools_of accepts.
         """
         parts = template.parts(messages, tools, system, generation_prompt=add_generation_prompt)
         return self.encode("".join(text for text, _ in parts))
 
     def encode_row(self, row: Row, system: str | None = None) -> tuple[list[int], list[int]]:
-        """(ids, labels) of a training row in any of ms-swift's layouts (see rows.standard_row); labels as ms-swift's.
+        """(ids, labels) of a training row in any of ms-swift's layouts (see rows.standard_row), equal to ms-swift's.
 
         `system` is for rows that have none of their own. Raises RowError if the row has no answer or is malformed.
         """
@@ -132,7 +132,7 @@ class Tokenizer:
         return ids, labels
 
     def _label_turn_ends(self, ids: list[int], labels: list[int]) -> None:
-        """Give loss to the <|im_end|> and newline after an answer in the middle (ms-swift: _add_dynamic_eos)."""
+        """Add loss to the <|im_end|> and newline after an answer in mid-conversation (ms-swift: _add_dynamic_eos)."""
         size, start = len(self._suffix), 0
         for i in range(1, len(labels) + 1):
             if labels[i - 1] >= 0 and i < len(labels) and labels[i] == IGNORED:

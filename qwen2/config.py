@@ -1,4 +1,4 @@
-"""The shape of a model folder, read from its config.json and generation_config.json; used all over qwen2."""
+"""The shape of a model, read from its config.json and generation_config.json; used throughout qwen2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from common.i18n import _
 
-# The four matmuls of a layer and the checkpoint's linears that each of them holds, top to bottom.
+# The four matmuls of a layer and the checkpoint's linears in each of them, top to bottom.
 GROUPS: dict[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "o": ("self_attn.o_proj",),
@@ -24,7 +24,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes of a Qwen2ForCausalLM's tensors follow from (names as in the literature)."""
+    """The sizes that determine the tensor shapes of a Qwen2ForCausalLM (names as in the literature)."""
 
     hidden_size: int
     intermediate_size: int
@@ -37,7 +37,7 @@ class Sizes:
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Sizes:
-        """The sizes in a config.json. Raises ValueError, which names the key, if one is missing or cannot be."""
+        """The sizes in a config.json. Raises ValueError, which names the key, if one is missing or out of range."""
         hidden, heads = _size(raw, "hidden_size"), _size(raw, "num_attention_heads")
         return cls(
             hidden_size=hidden,
@@ -52,17 +52,17 @@ class Sizes:
 
     @property
     def q_size(self) -> int:
-        """Width of all query heads together."""
+        """Total width of the query heads."""
         return self.num_heads * self.head_dim
 
     @property
     def kv_size(self) -> int:
-        """Width of all key (or value) heads together."""
+        """Total width of the key (or value) heads."""
         return self.num_kv_heads * self.head_dim
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the seven linears of all layers, without embedding and head."""
+        """Number of weights in the seven linears of all layers, without embedding and head."""
         return self.num_layers * sum(outputs * inputs for outputs, inputs in self.projections.values())
 
     @property
@@ -80,7 +80,7 @@ class Sizes:
         }
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """{name: shape} of every tensor of the checkpoint, in the order in which the model uses them."""
+        """{name: shape} of every tensor of the checkpoint, in the order of use."""
         layer: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (self.hidden_size,)}
         for group, paths in GROUPS.items():
             if group == "gate_up":
@@ -98,7 +98,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Config(Sizes):
-    """All that config.json and generation_config.json say of a Qwen2ForCausalLM."""
+    """The settings of a Qwen2ForCausalLM from config.json and generation_config.json."""
 
     max_positions: int
     rms_eps: float
@@ -108,9 +108,9 @@ class Config(Sizes):
 
     @classmethod
     def from_dir(cls, path: str | Path) -> Config:
-        """Read `path`/config.json (and generation_config.json where there is one).
+        """Read `path`/config.json and, if present, generation_config.json.
 
-        Raises ValueError, with a sentence fit for a user, when the folder does not hold a plain Qwen2ForCausalLM.
+        Raises ValueError, with a message for the user, if the folder does not hold a plain Qwen2ForCausalLM.
         """
         folder = Path(path)
         raw = _read_json(folder / "config.json")
@@ -143,12 +143,12 @@ class Config(Sizes):
         return config
 
 
-# No size of a Qwen2 comes near it; what is larger is damage, and would be found by running out of memory.
+# No size of a Qwen2 comes near this limit. A larger value is damage, which would otherwise show as out of memory.
 LARGEST, MOST_LAYERS = 10**7, 10**4
 
 
 class _BadValue(ValueError):
-    """A value of config.json that cannot be; the message names it."""
+    """An invalid value in config.json; the message names it."""
 
 
 def _shown(value: Any) -> str:
@@ -157,7 +157,7 @@ def _shown(value: Any) -> str:
 
 
 def _size(raw: dict[str, Any], name: str, default: int | None = None, largest: int = LARGEST) -> int:
-    """A whole number of at least 1; `default` where it is missing or null."""
+    """An integer of at least 1; `default` if it is missing or null."""
     value = raw.get(name)
     if value is None:
         value = default
@@ -183,7 +183,7 @@ def _positive(raw: dict[str, Any], name: str, default: float) -> float:
 
 
 def _object(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """A JSON object; {} where it is missing or null."""
+    """A JSON object; {} if it is missing or null."""
     value = raw.get(name)
     if value is None:
         return {}
@@ -207,7 +207,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _chat_end(folder: Path) -> tuple[int, ...]:
-    """The id of <|im_end|>, which ends an answer in chat format also where the model before -Instruct names another."""
+    """The id of <|im_end|>. It ends an answer in chat format even if a base model's config names another token."""
     listed = (_read_json(folder / "tokenizer_config.json") or {}).get("added_tokens_decoder")
     found = listed.items() if isinstance(listed, dict) else ()
     return tuple(
@@ -218,7 +218,7 @@ def _chat_end(folder: Path) -> tuple[int, ...]:
 
 
 def _ids(raw: dict[str, Any], name: str) -> tuple[int, ...]:
-    """A token id, or a list of them; () where there is none."""
+    """A token id, or a list of them; () if there is none."""
     value = raw.get(name)
     if value is None:
         return ()
@@ -230,7 +230,7 @@ def _ids(raw: dict[str, Any], name: str) -> tuple[int, ...]:
 
 
 def _reject_unsupported(folder: Path, raw: dict[str, Any]) -> None:
-    """Everything that would change the arithmetic and that this package does not compute."""
+    """Raises for every setting that would change the arithmetic and is not implemented in this package."""
     names = raw.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _BadValue(_("architectures is {names}, not a list of names").format(names=_shown(names)))

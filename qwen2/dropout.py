@@ -1,8 +1,8 @@
 """Dropout of the adapters' inputs and its gradient: Triton on a GPU, plain torch elsewhere; for backprop.
 
-Masks are a function of (seed, step, layer, linear, element), not of a generator's state: they need no memory, and come
-out the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU. A token counts
-by its number in the whole step: how a step is cut, and among how many processes, changes no mask. `seed` is [1 + T]
+Masks are a function of (seed, step, layer, linear, element), not of a generator's state. They need no memory and are
+the same when an activation is recomputed, in a captured graph, after a resume, and on CPU and GPU. A token is
+identified by its number in the whole step, so splitting a step or adding processes changes no mask. `seed` is [1 + T]
 int64 on the device: the step's seed, then the number of each token.
 """
 
@@ -29,9 +29,9 @@ def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Te
 
     Args:
         shape: (T, K).
-        p: The probability of a drop.
+        p: The dropout probability.
         seed: [1 + T], the step's seed and the number of each token in the step.
-        key: Tells the masks of one step apart.
+        key: Distinguishes the masks within one step.
     """
     columns = torch.arange(shape[1], dtype=torch.int64, device=seed.device)
     index = seed[1:, None] * shape[1] + columns
@@ -44,7 +44,7 @@ def in_order(seed: int, tokens: int, device: torch.device | None = None) -> Tens
 
     Args:
         seed: The step's seed.
-        tokens: How many tokens it has.
+        tokens: Number of tokens in the step.
         device: Where the tensor goes.
     """
     return torch.cat((torch.tensor([seed], device=device), torch.arange(tokens, device=device)))
@@ -55,7 +55,7 @@ def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
 
     Args:
         x: [T, K], rows strided.
-        p: The probability of a drop.
+        p: The dropout probability.
         seed: [1 + T], the step's seed and the number of each token in the step.
         keys: One for each of the n masks.
     """
@@ -68,14 +68,14 @@ def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
 def dropout_backward_(
     total: Tensor, dh: Tensor, a: Tensor, rank: int, p: float, seed: Tensor, keys: tuple[int, ...]
 ) -> None:
-    """total += sum over keys of mask * (dh A) / (1-p): what the LoRAs of a matmul add to dL/dx.
+    """total += sum over keys of mask * (dh A) / (1-p): the contribution of a matmul's LoRAs to dL/dx.
 
     Args:
         total: [T, K], rows strided.
-        dh: [T, >= n rank], rows strided; key number n has columns n * rank to (n + 1) * rank.
-        a: [>= n rank, K]; key number n has those rows.
+        dh: [T, >= n rank], rows strided; key n uses columns n * rank to (n + 1) * rank.
+        a: [>= n rank, K]; key n uses the rows of the same range.
         rank: The adapter's rank.
-        p: The probability of a drop.
+        p: The dropout probability.
         seed: [1 + T], the step's seed and the number of each token in the step.
         keys: One for each mask.
     """

@@ -1,4 +1,4 @@
-"""LoRA's dropout in Triton, forward and backward, with one mask for a seed; imported only by qwen2.ops_triton."""
+"""LoRA dropout in Triton, forward and backward, with the same mask for a seed; imported only by qwen2.ops_triton."""
 
 from __future__ import annotations
 

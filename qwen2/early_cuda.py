@@ -1,7 +1,7 @@
-"""Starts the CUDA driver while `import torch` still runs; called first thing by command lines that will use the GPU.
+"""Starts the CUDA driver while `import torch` is still running; called first by command lines that will use the GPU.
 
-Only the standard library is imported. Creating the context takes some 0.4 s in which Python waits; importing torch
-takes seconds in which the driver does. torch later finds the same (primary) context.
+Imports only the standard library. Creating the context takes about 0.4 s in which Python waits; importing torch
+takes seconds in which the driver waits. torch then uses the same (primary) context.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 
 @functools.cache
 def start_cuda() -> threading.Thread:
-    """Begin in the background, once; nothing happens where there is no driver. The thread need not be waited for."""
+    """Start in the background, once. Does nothing if there is no driver. The thread need not be joined."""
     thread = threading.Thread(target=_retain_primary_context, name="cuda-start", daemon=True)
     thread.start()
     return thread

@@ -1,6 +1,6 @@
-"""Imports torch, and what of qwen2 needs it, in a thread, from the moment that a command knows that it will want them.
+"""Imports torch and the qwen2 modules that need it in a thread, as soon as a command knows that it needs them.
 
-The import takes seconds, in which options, data and the card can be looked at. Only the standard library is imported.
+The import takes seconds, during which options, data and GPU can be checked. Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ WANTED = ("qwen2.generate", "qwen2.training.loop", "qwen2.training.memory")
 
 
 class _Import:
-    """The import under way in this process: its thread, and what went wrong."""
+    """The import running in this process: its thread, and the error if it failed."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -31,7 +31,7 @@ _started: _Import | None = None
 
 
 def begin() -> None:
-    """Start the import, if it is not under way or done."""
+    """Start the import unless it is running or done."""
     global _started
     if _started is None:
         _started = _Import()
@@ -39,7 +39,7 @@ def begin() -> None:
 
 
 def wait() -> BaseException | None:
-    """Wait for the import that `begin` has started, or start it; returns what it raised."""
+    """Wait for the import that `begin` started, or start it; returns the exception it raised."""
     begin()
     assert _started is not None
     _started.thread.join()
@@ -47,10 +47,10 @@ def wait() -> BaseException | None:
 
 
 def _hash_triton() -> None:
-    """To look a kernel up takes the hash of Triton's 400 MB library: half a second, in which torch can be imported."""
+    """Looking up a kernel hashes Triton's 400 MB library, which takes half a second. torch is imported meanwhile."""
     try:
         from triton.runtime.cache import triton_key
 
         triton_key()
-    except Exception:  # no Triton, or another one: ops_triton says what does not work
+    except Exception:  # no Triton, or another version: ops_triton reports what does not work
         return

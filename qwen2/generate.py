@@ -1,8 +1,8 @@
 """Batched greedy and sampled decoding with a static key/value cache; called by finetune (answers, verdict) and bench.
 
-The cache has a fixed number of slots. When an answer has ended, a waiting prompt takes its slot while
-the others continue, so that short answers and long ones share the same steps. Every row keeps its own position: its
-answer does not depend on its neighbours. On a GPU one decoding step is captured as a CUDA graph and replayed.
+The cache has a fixed number of slots. When an answer ends, a waiting prompt takes its slot while the others continue,
+so short and long answers share the same steps. Every row keeps its own position: its answer does not depend on the
+other rows. On a GPU one decoding step is captured as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from qwen2.model import Model, causal_attention
 from qwen2.room import Room
 from qwen2.sampling import Sampling
 
-CHECK_EVERY = 8  # steps between two looks at which rows have ended: a look stalls the GPU's queue
-REFILL_SHARE = 8  # prompts that wait are read once 1 / REFILL_SHARE of the slots is free, or enough for all of them
-SPREAD, SHORT = 4, 256  # prompts that need under 1 / SPREAD of the longest one's cache, 256 tokens at least, go apart
+CHECK_EVERY = 8  # steps between two checks for ended rows: each check stalls the GPU's queue
+REFILL_SHARE = 8  # waiting prompts are read once 1/REFILL_SHARE of the slots, or enough for all, are free
+SPREAD, SHORT = 4, 256  # prompts under 1/SPREAD of the group's cache (at least 256 tokens) start a new group
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt to continue by at most `limit` tokens; `number` is its place among all, and seeds its sampling."""
+    """A prompt to continue by at most `limit` tokens; `number` is its index among all prompts and seeds sampling."""
 
     number: int
     prompt: Sequence[int]
@@ -36,7 +36,7 @@ class Prompt:
 
     @property
     def length(self) -> int:
-        """Tokens of the cache that it may need."""
+        """Tokens of cache that it may need."""
         return len(self.prompt) + self.limit
 
 
@@ -59,24 +59,24 @@ def generate(
 
     Args:
         model: The base.
-        prompts: Token ids, one sequence a prompt.
-        max_new_tokens: One limit, or one for each prompt.
-        adapter: Added to the base; None asks the base alone.
+        prompts: Token ids, one sequence per prompt.
+        max_new_tokens: One limit for all prompts, or one for each.
+        adapter: Added to the base; None uses the base alone.
         temperature: 0 is greedy.
-        top_p: Share of the probability that may be drawn from, in (0, 1].
-        top_k: Number of tokens that may be drawn from; 0 is all.
-        repetition_penalty: Makes tokens that occurred less likely; 1 changes nothing.
-        seed: A sampled row depends on (seed, its index), not on the batching.
-        batch_size: Rows at a time; None takes what memory and `room` allow.
-        room: The memory that answers may take; None is Room().
+        top_p: Cumulative probability of the tokens to draw from, in (0, 1].
+        top_k: Number of tokens to draw from; 0 means all.
+        repetition_penalty: Makes tokens that occurred less likely; 1 has no effect.
+        seed: A sampled row depends on (seed, its index), not on batching.
+        batch_size: Rows per batch; None takes as many as memory and `room` allow.
+        room: The memory available for answers; None means Room().
         progress: Called with (done_rows, total_rows) when rows have ended.
         watch: Called with the first running row's answer so far, after each step (on a GPU after CHECK_EVERY).
 
     Returns:
-        The answers as ids, in the order of the prompts, without the eos.
+        The answers as ids, in the order of the prompts, without the eos token.
 
     Raises:
-        ValueError: A prompt is empty, or longer, with its answer, than the model's positions.
+        ValueError: A prompt is empty, or is with its answer longer than the model's maximum positions.
     """
     sampling, room = Sampling(temperature, top_p, top_k, repetition_penalty), room or Room()
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -99,12 +99,12 @@ def generate(
 
 
 def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Prompt]:
-    """The prompts to continue.
+    """The prompts to continue, as requests.
 
     Args:
         model: The model that continues them.
         prompts: Token ids.
-        limits: New tokens of each prompt.
+        limits: Maximum new tokens of each prompt.
 
     Raises:
         ValueError: A prompt cannot be continued.
@@ -125,7 +125,7 @@ def check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int])
 
 
 def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:
-    """Requests that share a cache whose slots are as long as the first one needs: the longest first."""
+    """Requests that share a cache, the longest first: the slots are as long as it needs."""
     groups: list[list[Prompt]] = []
     for each in sorted(requests, key=lambda each: (-each.length, each.number)):
         if not groups or max(each.length, SHORT) * SPREAD < groups[-1][0].length:
@@ -135,12 +135,12 @@ def _groups(requests: Sequence[Prompt]) -> list[list[Prompt]]:
 
 
 def fitting_rows(model: Model, length: int, room: Room) -> int:
-    """Rows whose cache and logits fit in free memory and in `room`; 32 on a CPU.
+    """Number of rows whose cache and logits fit in free memory and in `room`; 32 on a CPU.
 
     Args:
         model: The loaded model.
         length: Tokens of each row.
-        room: The memory that answers may take.
+        room: The memory available for answers.
     """
     if model.device.type != "cuda":
         return 32
@@ -159,7 +159,7 @@ def fitting_rows(model: Model, length: int, room: Room) -> int:
 
 
 class Decoder:
-    """Static tensors for `rows` sequences of up to `length` tokens, and the captured step that works on them."""
+    """Static tensors for `rows` sequences of up to `length` tokens, and the captured step that uses them."""
 
     def __init__(
         self,
@@ -174,16 +174,16 @@ class Decoder:
         config, device = model.config, model.device
         self.model, self.rows, self.new_tokens, self.sampling = model, rows, new_tokens, sampling
         self.prefill_tokens = prefill_tokens
-        self.length = -(-length // 16) * 16  # attention kernels want the mask's rows aligned
+        self.length = -(-length // 16) * 16  # attention kernels want aligned rows of the mask
         self.lora = model.activate(adapter)
         shape = (config.num_layers, rows, self.length, config.num_kv_heads, config.head_dim)
         self.keys = torch.zeros(shape, dtype=model.dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self.eos = torch.tensor(config.eos_ids, dtype=torch.int64, device=device)
-        # Of each row: its newest token, that token's position, tokens it has of its answer, and how many it may have.
+        # For each row: its newest token, that token's position, the length of its answer so far, and its limit.
         self.token, self.position, self.count, self.limit = torch.zeros(4, rows, dtype=torch.int64, device=device)
         self.done = torch.ones(rows, dtype=torch.bool, device=device)  # ended, or an unused slot
-        self.out = torch.zeros(rows, new_tokens + 1, dtype=torch.int64, device=device)  # what ended rows say goes last
+        self.out = torch.zeros(rows, new_tokens + 1, dtype=torch.int64, device=device)  # ended rows write to the last
         self.uniform = torch.zeros(rows, new_tokens + 1, dtype=torch.float32, device=device)
         self.seen = None
         if sampling.repetition_penalty != 1.0:
@@ -194,7 +194,7 @@ class Decoder:
     def run(
         self, requests: Sequence[Prompt], seed: int, watch: Callable[[list[int]], None] | None = None
     ) -> Iterator[list[tuple[int, list[int]]]]:
-        """Answer all of them; yields (number, answer) of those that have just ended, without the eos."""
+        """Answer all requests; yields (number, answer), without the eos token, as answers end."""
         if self.model.device.type == "cuda" and self.graph is None and self.new_tokens > 1:
             self._capture()
         waiting, running, free = deque(requests), dict[int, Prompt](), list(range(self.rows))
@@ -218,7 +218,7 @@ class Decoder:
                 free += ended
 
     def _answers(self, slots: list[int], keep: bool = False) -> list[list[int]]:
-        """What these slots have said; they are free afterwards, unless they are kept."""
+        """The answers in these slots, which are freed unless they are kept."""
         index = torch.tensor(slots, device=self.out.device)
         eos = set(self.model.config.eos_ids)
         found = []
@@ -229,11 +229,11 @@ class Decoder:
         return found
 
     def _fill(self, taken: dict[int, Prompt], seed: int) -> None:
-        """Give slots to requests: run the prompts, fill the cache, choose each row's first token."""
+        """Assign slots to requests: run the prompts, fill the cache, choose each row's first token."""
         order = sorted(taken, key=lambda slot: len(taken[slot].prompt))
         start = 0
         while start < len(order):
-            # Sorted by length, so that the last of a part is its longest.
+            # Sorted by length, so the last of a part is its longest.
             size = 1
             while (
                 start + size < len(order) and (size + 1) * len(taken[order[start + size]].prompt) <= self.prefill_tokens
@@ -284,9 +284,9 @@ class Decoder:
         return torch.rand(self.new_tokens, generator=generator)
 
     def _decode(self, reach: int) -> None:
-        """One token for every row, from self.token at self.position, all of them under `reach`; nothing is waited for.
+        """One token for every row, from self.token at self.position; every position is below `reach`. Never waits.
 
-        Rows that have ended repeat the same work at the same position, and write where it is not read.
+        Rows that have ended repeat the same work at the same position and write to a column that is not read.
         """
         model, config = self.model, self.model.config
         x = model.embed(self.token)
@@ -297,7 +297,7 @@ class Decoder:
                 ops.decode_attention(qkv, keys, values, self.cos, self.sin, self.position, out)
 
             x = model.run_layer(number, x, attend, self.lora)
-        # The first token of an answer is chosen by _prefill, so that `count` is the next one's number.
+        # _prefill chooses the first token of an answer, so `count` is the index of the next one.
         place = torch.where(self.done, self.new_tokens, self.count)[:, None]
         token = self._pick(model.logits(x), self.uniform.gather(1, place), self.seen)
         self.out.scatter_(1, place, token[:, None])
@@ -309,7 +309,7 @@ class Decoder:
         self.done |= (token[:, None] == self.eos).any(1) | (self.count >= self.limit)
 
     def _pick(self, logits: Tensor, uniform: Tensor, seen: Tensor | None) -> Tensor:
-        """Token of each row of logits [n, V]: by its number in `uniform` [n, 1]; `seen` [n, V] is penalised."""
+        """The token of each row of logits [n, V], drawn by `uniform` [n, 1]; tokens in `seen` [n, V] are penalised."""
         s = self.sampling
         if seen is not None:
             logits = logits.float()
@@ -324,14 +324,14 @@ class Decoder:
         before = share.cumsum(-1) - share
         share = share * (before < s.top_p)  # the token that crosses top_p stays, as in transformers
         total = share.cumsum(-1)
-        # Inverse of the distribution function at this row's and step's own uniform number.
+        # Inverse transform sampling with the uniform number of this row and step.
         chosen = (total <= uniform * total[:, -1:]).sum(-1, keepdim=True).clamp(max=k - 1)
         return index.gather(1, chosen)[:, 0]
 
     def _capture(self) -> None:
-        """Capture _decode. A first uncaptured run loads the kernels, which must not happen inside a capture.
+        """Capture _decode. An uncaptured run comes first to load the kernels, which must not happen during capture.
 
-        Every slot is free then: what the step writes is overwritten when a slot is taken.
+        Every slot is free at this point: what the step writes is overwritten when a slot is taken.
         """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

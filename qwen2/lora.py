@@ -1,7 +1,7 @@
-"""A LoRA adapter: its fp32 weights, PEFT's folder format in and out; called by train, generate and finetune.
+"""A LoRA adapter: its fp32 weights, and reading and writing of PEFT's folder format; for train, generate, finetune.
 
-LoRA (Hu et al. 2021, arXiv 2106.09685) is y = W x + s B A x. Linears with one input are one matmul here (q, k, v; gate,
-up), and its LoRA is the same matmul with more columns: y = [x | h] [W | s B]^T with h = x A^T. For q, k, v of rank r:
+LoRA (Hu et al. 2021, arXiv 2106.09685) is y = W x + s B A x. Linears with a shared input are one matmul here (q, k, v;
+gate, up). Its LoRA is the same matmul with more columns: y = [x | h] [W | s B]^T with h = x A^T. For q, k, v, rank r:
 
                  K            r     r     r   padding
          +---------------+-----+-----+-----+---+            +----+
@@ -11,8 +11,8 @@ up), and its LoRA is the same matmul with more columns: y = [x | h] [W | s B]^T 
          +---------------+-----+-----+-----+---+            | 0  |         A  (columns, K)
             W (N, K)         s B (N, columns)               +----+         Bq (outputs of q, r)
 
-All weights lie in one flat fp32 tensor, so that clipping, AdamW and the copy to bfloat16 are one kernel each. In it,
-layer after layer and matmul after matmul: A, then each B.
+All weights lie in one flat fp32 tensor, so clipping, AdamW and the copy to bfloat16 take one kernel each. Its order is
+layer by layer and matmul by matmul: A, then each B.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class Block:
     shape: tuple[int, int]
 
     def of(self, flat: Tensor) -> Tensor:
-        """The view of it."""
+        """The matrix as a view of `flat`."""
         return flat.narrow(0, self.offset, self.shape[0] * self.shape[1]).view(self.shape)
 
 
 class Layout:
-    """The position of each A and B.
+    """The offset of each A and B in the flat tensor.
 
-    Per layer and matmul: A of its targets stacked and padded to [columns, K], then each B. The rows that pad A are zero
-    and stay zero: no gradient reaches them.
+    Per layer and matmul: A of its targets, stacked and padded to [columns, K], then each B. The padding rows of A are
+    zero and stay zero: no gradient reaches them.
     """
 
     def __init__(self, config: Config, rank: int, targets: Sequence[str]) -> None:
@@ -81,13 +81,13 @@ class Layout:
                 offset += math.prod(a[group].shape)
                 for name in names:
                     b[name] = Block(offset, (sizes[name][0], rank))
-                    offset += padded_columns(math.prod(b[name].shape))  # every block begins 32-byte aligned
+                    offset += padded_columns(math.prod(b[name].shape))  # every block is 32-byte aligned
             self.a.append(a)
             self.b.append(b)
         self.size = offset
 
     def columns(self, group: str) -> int:
-        """Columns of h that this matmul has (0 when it is not a target)."""
+        """Number of columns of h in this matmul (0 when it is not a target)."""
         return padded_columns(self.rank * len(self.groups.get(group, ())))
 
     def a_rows(self, group: str, name: str) -> slice:
@@ -131,12 +131,12 @@ class Adapter:
 
     @property
     def scaling(self) -> float:
-        """s of y = W x + s B A x."""
+        """The scale s in y = W x + s B A x."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers, without padding."""
+        """Number of trained parameters, without padding."""
         sizes = self.config.projections
         return self.config.num_layers * sum(self.rank * sum(sizes[name]) for name in self.layout.targets)
 
@@ -145,7 +145,7 @@ class Adapter:
         return {group: self.layout.columns(group) for group in self.layout.groups}
 
     def touch(self) -> None:
-        """Mark `flat` as changed, so that a model reloads it."""
+        """Mark `flat` as changed, so that the model reloads it."""
         self.version += 1
 
     def a(self, layer: int, group: str) -> Tensor:
@@ -160,7 +160,7 @@ class Adapter:
             yield spare, self.layout.b[layer][name].of(self.flat)
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """PEFT's names and the matching views of `flat`."""
+        """{PEFT's name: the matching view of `flat`}."""
         for layer in range(self.config.num_layers):
             for group, names in self.layout.groups.items():
                 for name in names:
@@ -169,7 +169,7 @@ class Adapter:
                     yield f"{prefix}.lora_B.weight", self.layout.b[layer][name].of(self.flat)
 
     def initialize(self, seed: int) -> None:
-        """PEFT's: A uniform in +-1/sqrt(K) (kaiming_uniform with a = sqrt 5), B zero; drawn on the CPU."""
+        """PEFT's initialization, drawn on the CPU: A uniform in +-1/sqrt(K) (kaiming_uniform, a = sqrt 5), B zero."""
         generator = torch.Generator().manual_seed(seed)
         for name, view in self.named():
             if ".lora_A." in name:
@@ -181,16 +181,16 @@ class Adapter:
         self.touch()
 
     def check(self, config: Config) -> None:
-        """Raises ValueError if this adapter is for another base shape."""
+        """Raises ValueError if this adapter is for a different base shape."""
         if config.projections != self.config.projections or config.num_layers != self.config.num_layers:
             raise ValueError(
                 _("the adapter was made for a model of another shape: use the base model it was trained on")
             )
 
     def _take(self, view: Tensor, value: Tensor | None, name: str, rank: int, alpha: float) -> None:
-        """Copy one A or B of rank `rank` into its view, which may have more rows or columns: those stay zero.
+        """Copy one A or B of rank `rank` into its view. The view's additional rows or columns stay zero.
 
-        A linear with an alpha or a rank of its own has a scale of its own, which goes into its B.
+        A linear with its own alpha or rank has its own scale, which is folded into its B.
         """
         if value is None:
             raise ValueError(_("{name} is missing; the adapter is for another model or incomplete").format(name=name))
@@ -215,7 +215,7 @@ class Adapter:
     # ---- PEFT's folder
 
     def save(self, folder: str | Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors (fp32) into `folder`, which is made if needed."""
+        """Write adapter_config.json and adapter_model.safetensors (fp32) into `folder`, which is created if needed."""
         from safetensors.torch import save_file
 
         path = Path(folder)
@@ -244,7 +244,7 @@ class Adapter:
     def load(cls, folder: str | Path, model: Model) -> Adapter:
         """Read a PEFT LoRA folder for this model, onto its device.
 
-        Raises ValueError, fit for a user, for another base shape, a broken file, or an adapter not computed here.
+        Raises ValueError (the message is for the user) for another base shape, a broken file or an unsupported adapter.
         """
         path = Path(folder)
         settings = adapter_config.read(path)
@@ -308,9 +308,9 @@ def _target(file: Path, key: str) -> str:
 
 
 def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights of an adapter's folder, and the file that holds them: safetensors, else PEFT's older .bin.
+    """The weights in an adapter folder, and their file: safetensors, else PEFT's older .bin.
 
-    No code of a .bin is run. Raises ValueError, fit for a user.
+    Never runs code from a .bin. Raises ValueError with a message for the user.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""A base with an adapter added to its weights, written shard by shard as the base's own files are; for merge."""
+"""Writes a base with an adapter merged into its weights, shard by shard like the base's own files; for merge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITERS = 4  # shards at a time
 
 
 def is_writable_alike(folder: Path) -> bool:
-    """Whether a merged model can have the files of this base: a plain Qwen2 in bfloat16, no tensor that is not used."""
+    """Whether a merged model can use this base's file layout: a plain Qwen2 in bfloat16 without unused tensors."""
     try:
         config = Config.from_dir(folder)
         entries = weights.read_headers(folder)
@@ -33,7 +33,7 @@ def is_writable_alike(folder: Path) -> bool:
 
 @torch.no_grad()
 def fold(model: Model, adapter: Adapter) -> None:
-    """Add the adapter to the model's weights: W + s B A in float32, rounded once. The model is then another one."""
+    """Merge the adapter into the model's weights in place: W + s B A in float32, rounded once."""
     adapter.check(model.config)
     for number, layer in enumerate(model.layers):
         for group, names in adapter.layout.groups.items():
@@ -50,7 +50,7 @@ def fold(model: Model, adapter: Adapter) -> None:
 
 
 def save_like(base: Path, model: Model, out: Path) -> None:
-    """Write the model's weights to `out` under the names, and in the order, of the base's files.
+    """Write the model's weights to `out` with the base's file names and tensor order.
 
     Raises OSError if the disk is full.
     """
@@ -82,7 +82,7 @@ def _write(base: Path, tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def _chunks(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor as bfloat16 rows on the CPU, CHUNK_BYTES at a time: whole rows."""
+    """A tensor as bfloat16 rows on the CPU, in chunks of whole rows, about CHUNK_BYTES each."""
     rows = max(1, CHUNK_BYTES // (2 * (tensor.numel() // tensor.shape[0])))
     for part in tensor.split(rows):
         yield part.to(torch.bfloat16).contiguous().cpu().flatten()

@@ -1,9 +1,9 @@
 """The Qwen2 decoder with fused qkv and gate/up and LoRA inside the matmul; used by generate, train, healthchecks.
 
-A linear with a LoRA is y = [x | h] . [W | s B]^T + b with h = x A^T: one matmul, one rounding. Every weight is
-therefore stored with a few spare columns on its right. Without an adapter the same storage is read as W, so that
-switching an adapter off (or on) copies nothing but B. Adding s h B^T to an already rounded y, as PEFT does, loses most
-of a small adapter's effect to the rounding in bfloat16.
+A linear with a LoRA is y = [x | h] . [W | s B]^T + b with h = x A^T: one matmul, one rounding. Every weight therefore
+has a few spare columns on its right. Without an adapter the same storage is read as W, so switching an adapter on or
+off copies only B. Adding s h B^T to an already rounded y, as PEFT does, loses most of a small adapter's effect to
+bfloat16 rounding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from qwen2.config import EMBEDDING, GROUPS, HEAD, Config
 if TYPE_CHECKING:
     from qwen2.lora import Adapter
 
-# Columns of h and s B come in units of this: rows stay 32-byte aligned, which the kernels rely on. Rows of whole cache
-# lines (units of 64) gained nothing that could be measured, and cost 0.15 GiB at 7B (docs/fast-lane.md).
+# Columns of h and s B come in this unit: rows stay 32-byte aligned, which the kernels rely on. Rows of whole cache
+# lines (units of 64) brought no measurable gain and cost 0.15 GiB at 7B (docs/fast-lane.md).
 COLUMN_UNIT = 16
-LOADED_RANK = 8  # room for an adapter of that rank is made while the weights are loaded; more copies them
+LOADED_RANK = 8  # space for an adapter of this rank is reserved at loading; a higher rank copies the weights
 
 # attend(qkv, out): qkv [T, q_size + 2 kv_size], not rotated yet, may be overwritten; out [T, q_size], rows strided.
 Attend = Callable[[Tensor, Tensor], None]
@@ -42,7 +42,7 @@ def padded_columns(count: int) -> int:
 
 @dataclass
 class Linear:
-    """One fused matmul. `storage` is [N, K + spare]: W, then columns for s B; `rows` says which rows are whose."""
+    """One fused matmul. `storage` is [N, K + spare]: W, then columns for s B; `rows` maps each linear to its rows."""
 
     storage: Tensor
     inputs: int
@@ -51,22 +51,22 @@ class Linear:
 
     @property
     def weight(self) -> Tensor:
-        """W alone, [N, K], a view."""
+        """W alone, [N, K], as a view."""
         return self.storage[:, : self.inputs]
 
     @property
     def spare(self) -> int:
-        """Columns there are for s B."""
+        """Number of columns available for s B."""
         return self.storage.shape[1] - self.inputs
 
     def buffer(self, tokens: int, columns: int) -> Tensor:
-        """[tokens, K + columns] for [x | h]; the caller fills x, `project` or the trainer h."""
+        """A [tokens, K + columns] buffer for [x | h]; the caller fills x, and `project` or the trainer fills h."""
         return self.storage.new_empty(tokens, self.inputs + columns)
 
     def apply(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[x | h] . [W | s B]^T + bias, or + residual [T, N] (then without bias): one rounding. x [T, K + columns].
+        """[x | h] . [W | s B]^T + bias, or + residual [T, N] (then without bias), rounded once. x [T, K + columns].
 
-        A float32 residual beside x of 16 bits is added to in place, without any rounding.
+        A float32 residual with 16-bit x is updated in place, without rounding.
         """
         weight = self.storage[:, : x.shape[1]]
         if residual is None:
@@ -88,17 +88,17 @@ class Layer:
 
 @dataclass
 class ActiveLora:
-    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B lies in the weights."""
+    """An adapter in the model's dtype: A of each matmul, [columns, K], one dict per layer; s B is in the weights."""
 
     a: list[dict[str, Tensor]] = field(default_factory=list)
 
     def columns(self, layer: int, group: str) -> int:
-        """Columns of h in this matmul; 0 where the adapter leaves it alone."""
+        """Columns of h in this matmul; 0 if the adapter does not target it."""
         a = self.a[layer].get(group)
         return 0 if a is None else a.shape[0]
 
     def down(self, layer: int, group: str, x: Tensor, h: Tensor) -> None:
-        """h = x A^T. x [T, K] and h [T, columns], rows strided; serving has rows with adapters of their own here."""
+        """h = x A^T. x [T, K] and h [T, columns], rows strided. Serving overrides it for rows with several adapters."""
         torch.mm(x, self.a[layer][group].t(), out=h)
 
 
@@ -118,13 +118,13 @@ def causal_attention(
     sin: Tensor,
     keep: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Attend:
-    """Attention for sequences of the same padded length, tokens laid out row by row.
+    """Attention for sequences of the same padded length, with tokens laid out row by row.
 
     Args:
         config: The model's shape.
         rows: Number of sequences.
-        length: Padded tokens of each.
-        cos: [T, head_dim / 2], of each token's position.
+        length: Padded length of each, in tokens.
+        cos: [T, head_dim / 2], for each token's position.
         sin: [T, head_dim / 2].
         keep: Called with the rotated keys and the values.
     """
@@ -142,7 +142,7 @@ def causal_attention(
 
 
 def _warm_up(config: Config, device: torch.device) -> None:
-    """In a thread while the weights are read: what would otherwise be waited for at the first forward pass."""
+    """Run in a thread while the weights are read: setup that the first forward pass would otherwise wait for."""
     with torch.cuda.device(device), torch.no_grad():
         small = torch.zeros(64, 64, dtype=torch.bfloat16, device=device)
         F.linear(small, small, small[0])  # creates cuBLAS's handle, which goes back to the pool with this thread
@@ -152,7 +152,7 @@ def _warm_up(config: Config, device: torch.device) -> None:
 
 
 def _beside(work: Callable[[], None]) -> Callable[[], None]:
-    """Do `work` in a thread; the function returned waits for it, and raises RuntimeError if it failed."""
+    """Run `work` in a thread. The returned function waits for it and raises RuntimeError if it failed."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -180,10 +180,10 @@ def _beside(work: Callable[[], None]) -> Callable[[], None]:
 
 
 class Model:
-    """Weights of a Qwen2ForCausalLM on one device. Made by `load`; not an nn.Module: nothing here is trained."""
+    """Weights of a Qwen2ForCausalLM on one device. Created by `load`. Not an nn.Module: nothing here is trained."""
 
     def __init__(self, config: Config, device: torch.device, dtype: torch.dtype, lora_rank: int = LOADED_RANK) -> None:
-        """Allocate, without filling, with spare columns for a LoRA of `lora_rank` on all seven linears."""
+        """Allocate without initializing, with spare columns for a LoRA of `lora_rank` on all seven linears."""
         self.config, self.device, self.dtype = config, device, dtype
         h = config.hidden_size
 
@@ -227,14 +227,14 @@ class Model:
         Args:
             model_dir: The folder.
             device: Where the weights go.
-            dtype: The number format they get.
+            dtype: Their number format.
             progress: Called with (done_bytes, total_bytes).
             lora_rank: The rank that will be used, if known.
 
         Raises:
-            ValueError: The folder is not a complete Qwen2ForCausalLM; the message is fit for a user.
-            torch.OutOfMemoryError: The device is too small.
-            RuntimeError: Another fault of the GPU.
+            ValueError: The folder is not a complete Qwen2ForCausalLM; the message is for the user.
+            torch.OutOfMemoryError: The model does not fit on the device.
+            RuntimeError: Any other GPU error.
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)
@@ -247,7 +247,7 @@ class Model:
             compiling = _beside(lambda: _warm_up(config, place))
         with torch.no_grad():
             model = cls(config, place, dtype, lora_rank)
-            # A tied checkpoint may hold the head a second time; it is the same matrix.
+            # A checkpoint with tied weights may contain the head as well; it is the same matrix.
             ignore = {HEAD} if config.tie_embeddings else set()
             weights.load(folder, model.checkpoint_tensors(), progress, ignore)
         if compiling is not None:
@@ -255,7 +255,7 @@ class Model:
         return model
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
-        """Views into the fused storage by the names of the checkpoint."""
+        """Views into the fused storage by checkpoint name."""
         named = {EMBEDDING: self.embedding, "model.norm.weight": self.norm}
         if not self.config.tie_embeddings:
             named[HEAD] = self.head
@@ -275,7 +275,7 @@ class Model:
     # ---- positions
 
     def rope_tables(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, each [>= length, head_dim / 2] float32, for positions from 0. Kept; grows when needed."""
+        """cos and sin, each [>= length, head_dim / 2] float32, for positions from 0. Cached; grows when needed."""
         if self._rope is None or self._rope[0].shape[0] < length:
             half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32)
             frequency = 1.0 / (self.config.rope_theta ** (half / self.config.head_dim))
@@ -286,7 +286,7 @@ class Model:
     # ---- the adapter
 
     def reserve(self, columns: dict[str, int]) -> None:
-        """Make room for these columns per matmul. Weights that are too narrow are copied, one by one."""
+        """Make room for this many columns per matmul. Weights that are too narrow are copied, one by one."""
         for layer in self.layers:
             for group, linear in layer.linears.items():
                 if columns.get(group, 0) <= linear.spare:
@@ -295,14 +295,14 @@ class Model:
                 wider[:, : linear.inputs].copy_(linear.weight)
                 linear.storage = wider
                 self._installed = None
-                if wider.is_cuda:  # else every old weight would stay reserved besides its successor
+                if wider.is_cuda:  # otherwise every old weight would stay reserved next to its replacement
                     torch.cuda.empty_cache()
 
     @torch.no_grad()
     def activate(self, adapter: Adapter | None) -> ActiveLora | None:
-        """Put the adapter's s B into the spare columns and its A into the model's dtype; None for the bare model.
+        """Write the adapter's s B to the spare columns and convert its A to the model's dtype; None for the bare model.
 
-        Does nothing when that adapter, unchanged, was the last one put there.
+        Does nothing if this adapter is already active and unchanged.
         """
         if adapter is None:
             return None
@@ -315,11 +315,11 @@ class Model:
         return self._active
 
     def deactivate(self) -> None:
-        """Forget which adapter lies in the spare columns (the trainer writes there itself)."""
+        """Forget which adapter is in the spare columns (the trainer writes there directly)."""
         self._installed = self._active = None
 
     def install(self, adapter: Adapter) -> ActiveLora:
-        """Unconditional part of `activate`; the trainer keeps the result and refreshes it every step."""
+        """`activate` without the check; the trainer keeps the result and refreshes it every step."""
         active = ActiveLora()
         for number, layer in enumerate(self.layers):
             active.a.append({})
@@ -334,9 +334,9 @@ class Model:
     # ---- the forward pass
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Where the residual stream begins: ids [T] int64 -> [T, H] float32.
+        """The initial residual stream: ids [T] int64 -> [T, H] float32.
 
-        In float32, what a layer adds to the stream is not rounded to the stream's own size 56 times over.
+        In float32, the output of a layer is not rounded to the precision of the stream 56 times.
         """
         return F.embedding(ids, self.embedding).float()
 
@@ -345,8 +345,8 @@ class Model:
 
         Args:
             number: The layer.
-            x: The residual stream [T, H] float32; overwritten if the model's dtype is another.
-            attend: The attention.
+            x: The residual stream [T, H] float32; overwritten if the model's dtype differs.
+            attend: The attention function.
             lora: The adapter; None for the base.
         """
         layer, config = self.layers[number], self.config
@@ -374,7 +374,7 @@ class Model:
         return project("down", wide, x)
 
     def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Final norm and head. x [T, H] float32 -> [T, V] in the model's dtype, in `out` where it is given."""
+        """Final norm and head. x [T, H] float32 -> [T, V] in the model's dtype, written to `out` if given."""
         normed = torch.empty_like(x, dtype=self.dtype)
         ops.rms_norm(x, self.norm, self.config.rms_eps, normed)
         return F.linear(normed, self.head) if out is None else torch.mm(normed, self.head.t(), out=out)

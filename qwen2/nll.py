@@ -1,4 +1,4 @@
-"""How likely the model finds given answers, many rows at a time, without gradients; verify and training call it."""
+"""Negative log-likelihood of given answers, batched, without gradients; called by verify and training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model, causal_attention
 
-BATCH_TOKENS = 4096  # of the padded batch: its activations are about 150 KB a token at 7B
+BATCH_TOKENS = 4096  # of the padded batch: its activations take about 150 KB per token at 7B
 HEAD_ROWS = 256  # rows of logits at a time; at a vocabulary of 152,064 a row takes 0.6 MB in float32
 
 Row = tuple[Sequence[int], Sequence[int]]  # ids and labels, of the same length; -100 for tokens without loss
@@ -19,7 +19,7 @@ Row = tuple[Sequence[int], Sequence[int]]  # ids and labels, of the same length;
 
 @dataclass(frozen=True)
 class RowScore:
-    """The negative log-likelihood of a row's labelled tokens in nats, their number, and how many are the likeliest."""
+    """Negative log-likelihood of a row's labelled tokens in nats, their number, and how many were the most likely."""
 
     nll: float
     labels: int
@@ -33,14 +33,14 @@ def mean_nll(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """The mean negative log-likelihood, in nats a token, of the labelled tokens of each row.
+    """Mean negative log-likelihood of the labelled tokens of each row, in nats per token.
 
     Args:
         model: The base.
-        rows: (ids, labels) as they are trained on; a row without a label gives 0.
-        adapter: Switched on for this; None asks the bare base.
-        batch_tokens: Padded tokens of a batch; a longer row is a batch of its own.
-        progress: Called with the number of rows that have just been done.
+        rows: (ids, labels) as in training; a row without a label gives 0.
+        adapter: Active during this call; None uses the bare base.
+        batch_tokens: Padded tokens per batch; a longer row gets its own batch.
+        progress: Called with the number of rows that were just finished.
     """
     found = measure(model, rows, model.activate(adapter), batch_tokens, progress)
     return [each.nll / max(each.labels, 1) for each in found]
@@ -54,14 +54,14 @@ def measure(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> list[RowScore]:
-    """Each row's likelihood with the LoRA that is in the model's weights.
+    """Each row's likelihood with the LoRA that is active in the model's weights.
 
     Args:
         model: The loaded model.
         rows: Token ids and labels.
         lora: The adapter in its weights; None for the base.
-        batch_tokens: Tokens at a time.
-        progress: Called with the number of rows that are done.
+        batch_tokens: Padded tokens per batch.
+        progress: Called with the number of rows that were just finished.
     """
     found = [RowScore(0.0, 0, 0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
@@ -80,13 +80,13 @@ def measure(
 
 
 def _scores(model: Model, rows: Sequence[Row], lora: ActiveLora | None) -> list[RowScore]:
-    """One padded batch; rows are the shortest first."""
+    """One padded batch; rows are sorted from the shortest."""
     size, length = len(rows), len(rows[-1][0])
     ids = torch.full((size, length), model.config.pad_id, dtype=torch.int64)
     labels = torch.full((size, length), -100, dtype=torch.int64)
     for line, (row_ids, row_labels) in enumerate(rows):
         ids[line, : len(row_ids)] = torch.tensor(row_ids)
-        labels[line, : len(row_ids) - 1] = torch.tensor(row_labels[1:])  # a token is predicted by the one before it
+        labels[line, : len(row_ids) - 1] = torch.tensor(row_labels[1:])  # a token is predicted by the token before it
     cos, sin = (table[:length].repeat(size, 1) for table in model.rope_tables(length))
     attend = causal_attention(model.config, size, length, cos, sin)
     x = model.embed(ids.to(model.device).reshape(-1))  # (size * length, hidden)

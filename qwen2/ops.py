@@ -1,7 +1,7 @@
 """Every decoder operation except the matmuls: Triton on a GPU, plain torch elsewhere; for model, backprop, generate.
 
-The elementwise ones compute in float32 and round once, which is nearer the truth than rounding after every operation.
-Arguments named `out`, and inputs that say so, may be views with a row stride: they are the left part of a wider buffer.
+The elementwise operations compute in float32 and round once, which is more accurate than rounding after every one.
+Arguments named `out`, and inputs where noted, may be views with a row stride: the left part of a wider buffer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwen2.config import Config
 
 @functools.lru_cache(maxsize=1)
 def triton_kernels() -> ModuleType | None:
-    """The Triton versions, or None where Triton or its C compiler is absent (then plain torch serves, slower)."""
+    """The Triton versions, or None without Triton or its C compiler (then plain torch is used, which is slower)."""
     try:
         from qwen2 import ops_triton as module
 
@@ -38,7 +38,7 @@ def triton_kernels() -> ModuleType | None:
 
 
 def warm_up(config: Config) -> None:
-    """Compile (or load from Triton's cache) every kernel for this shape; model.load does it while weights are read."""
+    """Compile (or load from Triton's cache) every kernel for this shape. model.load calls it while weights are read."""
     if fast := triton_kernels():
         fast.warm_up(config)
 
@@ -56,7 +56,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor
         weight: [H].
         eps: Added to the mean square.
         out: [T, H], rows strided.
-        rounded: [T, H], takes a copy of x; None for no copy.
+        rounded: [T, H], receives a copy of x; None for no copy.
     """
     if fast := kernels_for(x):
         fast.rms_norm(x, weight, eps, out, rounded)
@@ -68,7 +68,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, rounded: Tensor
 
 
 def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor) -> Tensor:
-    """residual + d(rms_norm)/dx . grad, in the dtype of `residual`; the norm's weight is frozen.
+    """residual + d(rms_norm)/dx . grad, in the dtype of `residual`. The norm's weight is frozen.
 
     With n = x r, r = 1/rms(x), g = grad * weight: dx = r (g - n mean(g n)).
 
@@ -77,7 +77,7 @@ def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor, resid
         weight: [H].
         eps: As in the forward pass.
         grad: d(loss)/d(out), [T, H], rows strided.
-        residual: The gradient that the norm's is added to, [T, H].
+        residual: The gradient to add to, [T, H].
     """
     if fast := kernels_for(x):
         return fast.rms_norm_backward(x, weight, eps, grad, residual)
@@ -93,10 +93,10 @@ def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False
 
     Args:
         x: [T, >= heads * 2h]. The halves of a head are the two coordinates (as in transformers' rotate_half).
-        heads: How many heads are rotated.
+        heads: Number of heads to rotate.
         cos: [T, h] float32.
         sin: [T, h] float32.
-        inverse: The backward pass.
+        inverse: Rotate backwards, for the backward pass.
     """
     if fast := kernels_for(x):
         fast.rope_(x, heads, cos, sin, inverse)
@@ -111,17 +111,17 @@ def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool = False
 def decode_attention(
     qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, position: Tensor, out: Tensor
 ) -> None:
-    """Attention of one new token a row over its cache, to which its key and value are added.
+    """Attention of one new token per row over its cache; the token's key and value are appended to the cache.
 
     Query heads that share a key head are computed together: the cache is read once.
 
     Args:
         qkv: [R, q_size + 2 kv_size], not rotated yet; may be overwritten.
         keys: [R, length, kv_heads, head_dim], strided by row.
-        values: As keys.
+        values: Same shape as `keys`.
         cos: [>= length, head_dim / 2] float32.
-        sin: As cos.
-        position: [R], the tokens that each row has so far.
+        sin: Same shape as `cos`.
+        position: [R], the number of tokens already in each row's cache.
         out: [R, q_size], rows strided.
     """
     if (fast := kernels_for(qkv)) and fast.fits_decode_attention(keys, out):
@@ -151,7 +151,7 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
 
 
 def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
-    """Overwrite gate_up [T, 2I] by its gradient; grad [T, I], rows strided."""
+    """Overwrite gate_up [T, 2I] with its gradient; grad [T, I], rows strided."""
     if fast := kernels_for(gate_up):
         fast.swiglu_backward_(gate_up, grad)
         return
@@ -163,7 +163,7 @@ def swiglu_backward_(gate_up: Tensor, grad: Tensor) -> None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses and hits of rows of logits and, into `grad`, scale * d(sum of losses)/d(logits).
+    """Losses and hits for rows of logits; writes scale * d(sum of losses)/d(logits) to `grad`.
 
     Args:
         logits: [n, V] float32; may be overwritten.

@@ -16,13 +16,13 @@ from qwen2.dropout_triton import dropout, dropout_backward_
 
 kernel_cache.use()
 
-# Triton compiles a kernel once for pointers that are multiples of 16 and once for others. Small vectors that are parts
-# of a larger one lie anywhere: as `do_not_specialize_on_alignment`, one kernel, compiled ahead, serves all of them.
+# Triton compiles a kernel once for pointers that are multiples of 16 and once for others. Small vectors inside a larger
+# one may have any alignment. With `do_not_specialize_on_alignment`, one kernel, compiled ahead, serves all of them.
 
 
 @triton.jit
 def _row_of(x, weight, size, eps, BLOCK: tl.constexpr):
-    """(row, columns, which of them are there, their values, 1 / root mean square, weight) of this program."""
+    """(row, columns, column mask, values, 1 / root mean square, weight) of this program."""
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
     keep = col < size
@@ -193,7 +193,7 @@ def rope_(x: Tensor, heads: int, cos: Tensor, sin: Tensor, inverse: bool) -> Non
 
 
 def fits_decode_attention(keys: Tensor, out: Tensor) -> bool:
-    """Whether decode_attention serves these sizes: heads of a power of two, whose blocks fit into shared memory."""
+    """Whether decode_attention supports these sizes: heads of a power of two whose blocks fit into shared memory."""
     _, _, kv_heads, size = keys.shape
     return size in (32, 64, 128) and out.shape[1] // (kv_heads * size) <= 32
 
@@ -249,7 +249,7 @@ PLACE_ROWS = 256
 
 
 def place_table(blocks: list[tuple[Tensor, int]], device: torch.device) -> Tensor:
-    """For place_blocks: (target [N, rank], offset of its source) as pieces of PLACE_ROWS rows, [pieces, 4] int64."""
+    """Pieces of PLACE_ROWS rows for place_blocks, [pieces, 4] int64, from (target [N, rank], offset of its source)."""
     entries = []
     for target, offset in blocks:
         rank = target.shape[1]
@@ -260,21 +260,21 @@ def place_table(blocks: list[tuple[Tensor, int]], device: torch.device) -> Tenso
 
 
 def place_blocks(table: Tensor, source: Tensor, scale: float, rank: int) -> None:
-    """targets = scale * their sources in the flat float32 `source`, all in one launch (196 copies otherwise at 7B)."""
+    """targets = scale * their sources in the flat float32 `source`, in one launch instead of 196 copies at 7B."""
     block = _block(rank)
     _place_blocks[(table.shape[0],)](table, source, scale, RANK=rank, RANK_BLOCK=block, ROWS=PLACE_ROWS)
 
 
-RANKS = (8, 16, 32, 64)  # of a LoRA: each has kernels of its own
+RANKS = (8, 16, 32, 64)  # of a LoRA: each has its own kernels
 
 
 def warm_up(config: Config, device: str = "cuda", ranks: Sequence[int] = RANKS[:1]) -> None:
-    """Launch every kernel once at this model's widths: few rows, so that only compiling, or loading, takes time.
+    """Launch every kernel once at this model's widths, with few rows, so only compiling or loading takes time.
 
     Args:
         config: The model's shape.
-        device: "cuda"; image/compile_kernels.py has launches compiled alone, with tensors on the CPU.
-        ranks: The LoRA ranks whose kernels are wanted.
+        device: "cuda"; image/compile_kernels.py only compiles the launches, with tensors on the CPU.
+        ranks: The LoRA ranks to prepare kernels for.
     """
 
     def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -310,7 +310,7 @@ def warm_up(config: Config, device: str = "cuda", ranks: Sequence[int] = RANKS[:
 
 
 def self_test(device: str = "cuda") -> None:
-    """Compile and run the smallest kernel: raises where Triton or its C compiler does not work."""
+    """Compile and run the smallest kernel. Raises if Triton or its C compiler does not work."""
     x = torch.ones(1, 16, dtype=torch.bfloat16, device=device)
     out = torch.empty_like(x)
     rms_norm(x, x[0], 1e-6, out)

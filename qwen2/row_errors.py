@@ -1,4 +1,4 @@
-"""What keeps a row of a dataset from being trained on, in words; rows.py raises it and finetune's checks show it."""
+"""Errors for dataset rows that cannot be trained on; raised by rows.py and shown by finetune's checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = {
 
 
 class RowError(ValueError):
-    """What keeps a row from being trained on: the field ('' for the row itself), what is wrong, and what to do."""
+    """Why a row cannot be trained on: the field ('' for the row itself), what is wrong, and what to do."""
 
     def __init__(self, field: str, what: str, remedy: str) -> None:
         said = {"missing": _("is missing"), "empty": _("is empty")}.get(what, what)
@@ -26,7 +26,7 @@ class RowError(ValueError):
 
 
 def kind(value: Any) -> str:
-    """A JSON value's type in words."""
+    """The name of a JSON value's type, for messages."""
     if value is None:
         return "null"
     name = KINDS.get(type(value))
@@ -34,5 +34,5 @@ def kind(value: Any) -> str:
 
 
 def is_not(value: Any, wanted: str) -> str:
-    """`is a number, not a text`: what a value is, and what it should be, one of KINDS."""
+    """`is a number, not a text`: the type of a value, and the type it should have, one of KINDS."""
     return _("is {kind}, not {wanted}").format(kind=kind(value), wanted=_(wanted))

@@ -1,4 +1,4 @@
-"""Rows of a dataset, in any of ms-swift's layouts, as messages and tools; chat.py and finetune's checks call it."""
+"""Dataset rows, in any of ms-swift's layouts, as messages and tools; called by chat.py and finetune's checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwen2.tools import NotALiteral, parsed, tools_of
 Message = dict[str, Any]
 Row = dict[str, Any]
 
-# Column names that ms-swift 4.6 takes for each part of a row (swift/dataset/preprocessor/core.py), in its order.
+# Column names that ms-swift 4.6 accepts for each part of a row (swift/dataset/preprocessor/core.py), in its order.
 SYSTEM_KEYS = ("system", "system_prompt")
 QUERY_KEYS = ("query", "prompt", "input", "instruction", "question", "problem")
 RESPONSE_KEYS = (
@@ -25,25 +25,25 @@ RESPONSE_KEYS = (
 MESSAGE_KEYS = ("messages", "conversation", "conversations")
 MEDIA_KEYS = {"images", "image", "videos", "video", "audios", "audio"}
 KNOWN = {*SYSTEM_KEYS, *QUERY_KEYS, *RESPONSE_KEYS, *MESSAGE_KEYS, *MEDIA_KEYS, "history", "tools"}
-# Names of roles besides ms-swift's own; a hyphen counts as an underscore.
+# Role names besides ms-swift's own; a hyphen counts as an underscore.
 ROLES = {
     "human": "user", "gpt": "assistant", "bot": "assistant", "function_call": "tool_call",
     "function_response": "tool_response", "observation": "tool_response", "observations": "tool_response",
 }  # fmt: skip
 TAKEN = ("system", "user", "assistant", "tool_call", "tool_response", "tool")
 ANSWER_ROLES = ("assistant", "gpt", "bot", "tool_call", "function_call")
-# Names under which other trainers' files say of a message whether it is learned: OpenAI's weight, axolotl's train(ing).
+# Keys by which files for other trainers mark a message as trained on: OpenAI's weight, axolotl's train(ing).
 LOSS_KEYS = ("loss", "weight", "train", "training", "trainable")
 USUAL = {"role", "content"}
 FORM = '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
 
 
 def standard_row(row: Row) -> tuple[list[Message], Any]:
-    """(messages, tools) of a row in one of ms-swift's layouts; the template can lay out everything that it returns.
+    """(messages, tools) of a row in one of ms-swift's layouts. The template accepts everything that it returns.
 
-    `messages` (or conversation(s); role/content or from/value; user/assistant pairs), else instruction + input +
-    output, else query + response under any of ms-swift's column names, with `system` and `history`. A message has
-    role and content, and `loss` or `loss_scale` where the row says so. Raises RowError.
+    Layouts: `messages` (or conversation(s); role/content or from/value; user/assistant pairs), else instruction + input
+    + output, else query + response under any of ms-swift's column names, with `system` and `history`. A message has
+    role and content, and `loss` or `loss_scale` if the row sets it. Raises RowError.
     """
     if not isinstance(row, dict):
         raise RowError(
@@ -79,7 +79,7 @@ def standard_row(row: Row) -> tuple[list[Message], Any]:
 
 
 def canonical(row: Row) -> Row:
-    """The row with the names that ms-swift knows in lower case; it takes them in any."""
+    """The row with the column names that ms-swift knows in lower case; ms-swift ignores their case."""
     if row.keys() <= KNOWN:
         return row
     found = {lower if (lower := str(key).lower()) in KNOWN else str(key): value for key, value in row.items()}
@@ -90,7 +90,7 @@ def canonical(row: Row) -> Row:
 
 
 def chat_key(row: Row) -> str | None:
-    """The name under which a (canonical) row has a conversation; None: it has a question and an answer."""
+    """The key under which a (canonical) row has a conversation; None for a row with a question and an answer."""
     if row.keys().isdisjoint(MESSAGE_KEYS):
         return None
     found = [key for key in MESSAGE_KEYS if row.get(key) is not None]
@@ -100,7 +100,7 @@ def chat_key(row: Row) -> str | None:
 
 
 def _pick(row: Row, keys: Sequence[str], preferred: str) -> Any:
-    """The value under the one of `keys` that is there; `preferred` wins where there are several."""
+    """The value under the first of `keys` that is present; `preferred` wins over the others."""
     if preferred in row:
         return row[preferred]
     if row.keys().isdisjoint(keys):
@@ -120,7 +120,7 @@ def _pick(row: Row, keys: Sequence[str], preferred: str) -> Any:
 
 
 def _from_columns(row: Row, system: Any) -> list[Message]:
-    """The messages of a row with a question, an answer, and perhaps earlier ones in `history`."""
+    """The messages of a row with a question, an answer and, if present, the earlier ones in `history`."""
     if "instruction" in row and "input" in row:
         instruction, extra = row["instruction"], row["input"]
         for name in ("instruction", "input"):
@@ -166,7 +166,7 @@ def _history(value: Any) -> list[Sequence[Any]]:
 
 
 def _message_list(layout: str, value: Any) -> list[Message]:
-    """The messages as they are in the row."""
+    """The messages as they stand in the row."""
     found = value
     if isinstance(value, str):
         try:
@@ -192,7 +192,7 @@ def _message_list(layout: str, value: Any) -> list[Message]:
 
 
 def _from_messages(layout: str, raw: list[Message], system: Any) -> list[Message]:
-    """The row's messages as ms-swift's: role, content, loss."""
+    """The row's messages in ms-swift's form: role, content, loss."""
     messages: list[Message] = []
     if not _named(raw[0]):
         for index, pair in enumerate(raw):
@@ -229,7 +229,7 @@ def _pair(field: str, message: Message) -> list[Message]:
 
 
 def _one(field: str, message: Message) -> list[Message]:
-    """One message; the calls of OpenAI's `tool_calls` are messages of their own after its text."""
+    """One message. The calls in OpenAI's `tool_calls` become separate messages after its text."""
     key = "from" if "from" in message else "role"
     role = message.get(key)
     if not isinstance(role, str):
@@ -290,7 +290,7 @@ def _calls(field: str, message: Message, calls: Any, loss: Message) -> list[Mess
             )
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
-            with contextlib.suppress(ValueError, RecursionError):  # a Python literal is read later
+            with contextlib.suppress(ValueError, RecursionError):  # Python literals are parsed later
                 arguments = json.loads(arguments)
         messages.append(
             {"role": "tool_call", "content": {"name": function.get("name"), "arguments": arguments}, **loss}
@@ -299,7 +299,7 @@ def _calls(field: str, message: Message, calls: Any, loss: Message) -> list[Mess
 
 
 def _replies_in_order(raw: list[Message]) -> list[Message]:
-    """The replies to OpenAI's tool_calls in the order of the calls, where ids tell it for all of them."""
+    """The replies to OpenAI's tool_calls, in the order of the calls if every id determines it."""
     if not any(message.get("tool_calls") for message in raw):
         return raw
     out = list(raw)
@@ -321,13 +321,13 @@ def _replies_in_order(raw: list[Message]) -> list[Message]:
 
 
 def _loss(field: str, message: Message) -> Message:
-    """`loss` and `loss_scale` of a message, `weight` and its like as `loss`."""
+    """`loss` and `loss_scale` of a message; `weight` and similar keys are returned as `loss`."""
     found: Message = {}
     for key in LOSS_KEYS:
         value = message.get(key)
         if value is None:
             if key == "loss" and key in message:
-                found.setdefault("loss", None)  # of several calls, ms-swift lets the first decide that has the key
+                found.setdefault("loss", None)  # of several calls, the first that has the key decides in ms-swift
             continue
         if isinstance(value, str) or value not in (0, 1):
             shown = repr(value) if isinstance(value, (int, float)) else kind(value)
@@ -350,7 +350,7 @@ def _ends_with_answer(layout: str, messages: list[Message]) -> None:
     if last not in ("assistant", "tool_call"):
         what = _("ends with {last}, so there is no answer to learn").format(last=last)
         raise RowError(layout, what, _("the last message must be the assistant's"))
-    if len(messages[-1]) == 2:  # the usual answer, of which nothing is said but role and content
+    if len(messages[-1]) == 2:  # the usual answer, with role and content only
         return
     answers = (m for m in messages if m["role"] in ("assistant", "tool_call"))
     if not any(m.get("loss") is not False and (m.get("loss_scale") is None or m["loss_scale"] > 0) for m in answers):
@@ -358,12 +358,12 @@ def _ends_with_answer(layout: str, messages: list[Message]) -> None:
 
 
 def origin(row: Row, messages: list[Message], index: int, key: str = "content") -> str:
-    """The field of a row that a message was made from.
+    """The field of a row that a message was built from.
 
     Args:
         row: The row as it is in the file.
-        messages: Its messages, as standard_row gives them.
-        index: The message.
+        messages: Its messages, as returned by standard_row.
+        index: The index of the message.
         key: role or content.
     """
     row = canonical(row)

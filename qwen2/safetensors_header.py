@@ -1,7 +1,7 @@
-"""Which tensors a safetensors file holds and where their bytes lie, for code that needs offsets or the length.
+"""The tensors of a safetensors file and the position of their bytes, for code that needs offsets or the file length.
 
-Everyone else reads with the safetensors package, which tells neither. Imports no torch: the health checks and the
-look-up of a checkpoint do not wait for it.
+Other code reads with the safetensors package, which reports neither. Does not import torch: the health checks and the
+look-up of a checkpoint must not wait for it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from common.i18n import _
 
-LONGEST = 100 << 20  # bytes of a header; the package's own limit
+LONGEST = 100 << 20  # maximum header size in bytes; the package's own limit
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies: `offset` and `nbytes` count from the beginning of `path`."""
+    """Location of one tensor: `offset` and `nbytes`, counted from the start of `path`."""
 
     path: Path
     dtype: str  # BF16, F16, F32, ...
@@ -30,7 +30,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors of a file by name, where their data begin, and the bytes that the file has."""
+    """The tensors of a file by name, the offset of their data, and the size of the file in bytes."""
 
     entries: dict[str, Entry]
     begin: int
@@ -38,12 +38,12 @@ class Header:
 
     @property
     def end(self) -> int:
-        """Bytes that the file must have."""
+        """Size in bytes that the header requires."""
         return max((entry.offset + entry.nbytes for entry in self.entries.values()), default=self.begin)
 
 
 class BrokenHeader(ValueError):
-    """No header of a safetensors file of `size` bytes; `is_cut`: the file ends before its header does."""
+    """The file, of `size` bytes, has no safetensors header. `is_cut`: the file ends before its header does."""
 
     def __init__(self, why: str, size: int, is_cut: bool = False) -> None:
         super().__init__(why)
@@ -51,9 +51,9 @@ class BrokenHeader(ValueError):
 
 
 def read(path: Path) -> Header:
-    """The header: 8 bytes little-endian n, n bytes of JSON (https://github.com/huggingface/safetensors#format).
+    """Read the header: 8 bytes little-endian n, n bytes of JSON (https://github.com/huggingface/safetensors#format).
 
-    Raises OSError if the file cannot be read, BrokenHeader if it does not begin with a header.
+    Raises OSError if the file cannot be read, BrokenHeader if it does not start with a header.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""How a token is chosen, as plain data; generate and the serving engine take it. Imports no torch."""
+"""Sampling settings as plain data; used by generate and the serving engine. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from common.i18n import _
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen; the order of the filters is transformers': penalty, temperature, top-k, top-p.
+    """Sampling settings. The filters apply in transformers' order: penalty, temperature, top-k, top-p.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     temperature: float = 0.0

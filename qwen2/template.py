@@ -1,6 +1,6 @@
-"""A conversation as texts with and without loss, by ms-swift's Qwen2.5 template; chat.py makes token ids of them.
+"""A conversation as texts with and without loss, by ms-swift's Qwen2.5 template; chat.py turns them into token ids.
 
-Re-tells what swift.template of ms-swift 4.6 does for `qwen2_5` (agent template `hermes`, loss scale `default`).
+Reimplements swift.template of ms-swift 4.6 for `qwen2_5` (agent template `hermes`, loss scale `default`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from common.i18n import _
 from qwen2 import tools as tool_texts
 
 Message = dict[str, Any]
-Part = tuple[str, float]  # a text and the weight of its loss; without loss where that is not above 0
+Part = tuple[str, float]  # a text and its loss weight; no loss if the weight is not above 0
 
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 END = "<|im_end|>\n"
@@ -22,9 +22,9 @@ TOOL_REPLY = ("tool", "tool_response")
 
 
 class LayoutError(ValueError):
-    """A conversation that the template cannot lay out; `index` is the message at which that shows.
+    """A conversation that the template cannot render; `index` is the message at which this shows.
 
-    `key` is what of the message is wrong: its role, for the place it has, or its content.
+    `key` is the part of the message that is wrong: its role, in this position, or its content.
     """
 
     def __init__(self, index: int, what: str, remedy: str, key: str = "role") -> None:
@@ -34,28 +34,28 @@ class LayoutError(ValueError):
 
 @dataclass
 class Turn:
-    """What is asked and what is answered; `continues`: the question is a tool's reply, so that the answer continues."""
+    """A question and its answer. `continues`: the question is a tool's reply, so the answer continues."""
 
     query: str
     continues: bool = False
     answers: list[Part] = field(default_factory=list)
-    at: int = 0  # the message it begins with
+    at: int = 0  # index of its first message
 
 
 def parts(
     messages: Sequence[Message], tools: Any, system: str | None, generation_prompt: bool, training: bool = False
 ) -> list[Part]:
-    """The conversation as texts with the weight of their loss, as swift.template._swift_encode lays it out.
+    """The conversation as texts with loss weights, as swift.template._swift_encode renders it.
 
     Args:
         messages: The conversation.
         tools: Its tools, in any form that tools_of reads.
         system: The system prompt of conversations without a system message.
-        generation_prompt: Whether the text ends where an answer begins.
+        generation_prompt: Whether the text ends where an answer starts.
         training: Whether the last answer gets its end token.
 
     Raises:
-        ValueError: The conversation has no layout; LayoutError if a message is to blame.
+        ValueError: The conversation cannot be rendered; LayoutError if one message is the cause.
     """
     if not messages:
         raise ValueError(_("the conversation has no messages"))
@@ -87,7 +87,7 @@ def parts(
 
 
 def joined(found: list[Part]) -> list[Part]:
-    """Neighbours of one weight joined, because a tokenizer may join what is on both sides of a seam."""
+    """Join neighbours of equal weight, because a tokenizer may merge characters across a boundary."""
     out: list[Part] = []
     for text, weight in found:
         if out and out[-1][1] == weight:
@@ -98,7 +98,7 @@ def joined(found: list[Part]) -> list[Part]:
 
 
 def has_layout(messages: Sequence[Message], tools: Any) -> None:
-    """Raise ValueError as `parts` would. The usual conversation, question and answer in turn, is told by its roles."""
+    """Raises ValueError as `parts` would. The usual conversation, alternating roles, is accepted by its roles alone."""
     if not tools:
         roles = [message["role"] for message in messages[messages[0]["role"] == "system" :]]
         pairs = len(roles) // 2
@@ -108,7 +108,7 @@ def has_layout(messages: Sequence[Message], tools: Any) -> None:
 
 
 def _filled(turn: Turn, number: int, system: str) -> str:
-    """ms-swift fills in its own place-holders wherever they stand, in a question of the data too."""
+    """ms-swift fills in its own placeholders wherever they occur, even in a question from the data."""
     if "{{" not in turn.query:
         return turn.query
     text = turn.query
@@ -118,7 +118,7 @@ def _filled(turn: Turn, number: int, system: str) -> str:
 
 
 def _weight(message: Message) -> float:
-    """The weight of a message's loss: `loss` true, false or absent, then `loss_scale`."""
+    """The loss weight of a message: `loss` true, false or absent, then `loss_scale`."""
     loss = message.get("loss")
     if loss is not None and not loss:
         return 0.0
@@ -164,12 +164,12 @@ def _turns(messages: Sequence[Message], first: int) -> list[Turn]:
 
 def _answer(turns: list[Turn], index: int, text: str, weight: float) -> None:
     if not turns:
-        turns.append(Turn("", at=index))  # a text to continue from nothing
+        turns.append(Turn("", at=index))  # a text without a question
     turns[-1].answers.append((text, weight))
 
 
 def _call(turns: list[Turn], index: int, group: Sequence[Message]) -> None:
-    """Calls side by side are one answer, with the loss of the first of them that says so."""
+    """Merge consecutive calls into one answer, with the loss of the first call that sets it."""
     texts = []
     for offset, message in enumerate(group):
         try:
@@ -181,14 +181,14 @@ def _call(turns: list[Turn], index: int, group: Sequence[Message]) -> None:
 
 
 def _replies(turns: list[Turn], index: int, replies: list[str]) -> None:
-    """Replies of tools follow an answer, which then continues, or join a question."""
+    """Merge tool replies: they follow an answer, which then continues, or join a question."""
     if not turns:
         raise LayoutError(index, _("is a tool's reply before any question"), _("begin with a user message"))
     if not turns[-1].answers:
         turns[-1].query += f"<|im_end|>\n<|im_start|>user\n{tool_texts.replies_text(replies)}"
         return
     answer, weight = turns[-1].answers[-1]
-    # Of an answer in several messages, as a text and its calls, ms-swift looks at the whole list, and finds no ReAct.
+    # For an answer in several messages, such as text and calls, ms-swift looks at the whole list and finds no ReAct.
     if len(turns[-1].answers) == 1 and tool_texts.is_react(answer):
         turns[-1].answers[-1] = (tool_texts.react_answer(answer), weight)
         turns.append(Turn(tool_texts.react_replies(replies), continues=True, at=index))

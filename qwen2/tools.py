@@ -26,13 +26,13 @@ For each function call, return a json object with function name and arguments wi
 <tool_call>
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
-# Where a JSON schema maps names of the user's to schemas (swift/utils/schema_utils.py).
+# Where a JSON schema maps user-defined names to schemas (swift/utils/schema_utils.py).
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 _NOT_JSON = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
 class NotALiteral(ValueError):
-    """A text that is neither JSON nor a Python literal."""
+    """The text is neither JSON nor a Python literal."""
 
 
 class CallError(ValueError):
@@ -44,7 +44,7 @@ class CallError(ValueError):
 
 
 def parsed(value: Any) -> Any:
-    """JSON or a Python literal in a text; anything else is returned unchanged. Raises NotALiteral."""
+    """Parse a text as JSON or a Python literal; any other value is returned unchanged. Raises NotALiteral."""
     if not isinstance(value, str):
         return value
     try:
@@ -53,18 +53,18 @@ def parsed(value: Any) -> Any:
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "\d" in the text of a dataset is not the reader's concern
+            warnings.simplefilter("ignore")  # "\d" in a dataset's text must not warn the user
             literal = ast.literal_eval(value)
-        return json.loads(json.dumps(literal))  # tuples as lists, keys as texts; a set or bytes cannot be written
+        return json.loads(json.dumps(literal))  # tuples become lists, keys become strings; a set or bytes raises
     except _NOT_JSON:
         raise NotALiteral(_("is a text that is not JSON")) from None
 
 
 def tools_of(value: Any) -> list[dict[str, Any]]:
-    """The tools of a row as objects, from a list, one object, or JSON text of either; no tools: an empty list.
+    """The tools of a row as objects, from a list, one object, or JSON text of either; no tools gives an empty list.
 
-    A text without anything in it, or of `null`, means no tools. ms-swift leaves such rows out of a training, so that
-    nothing is changed for it. Raises ValueError for what is not a tool.
+    An empty text, or `null`, means no tools. ms-swift leaves such rows out of training, so accepting them changes
+    nothing for it. Raises ValueError for anything that is not a tool.
     """
     if isinstance(value, str):
         value = parsed(value) if value.strip() else None
@@ -123,7 +123,7 @@ def call_text(content: Any) -> str:
         raise CallError(_("is not a call"), form)
     if not isinstance(call.get("name"), str):
         raise CallError(_("has no name"), form)
-    if len(call["name"].splitlines()) > 1:  # ms-swift would take it for a call in ReAct's form
+    if len(call["name"].splitlines()) > 1:  # ms-swift would read it as a ReAct call
         raise CallError(_("has a name of several lines"), _("write only the function's name"))
     arguments = call.get("arguments")
     if arguments is None:
@@ -139,7 +139,7 @@ def call_text(content: Any) -> str:
 
 
 def reply_text(content: Any) -> str:
-    """What a tool said; anything but a text as JSON, as ms-swift writes it."""
+    """A tool's reply; anything but a string is written as JSON, as ms-swift does."""
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
@@ -149,12 +149,12 @@ def replies_text(replies: Sequence[str]) -> str:
 
 
 def is_react(answer: str) -> bool:
-    """Whether an answer calls a tool in the form of ReAct, which ms-swift tells by these words."""
+    """Whether an answer calls a tool in ReAct form, which ms-swift detects by these words."""
     return "Action:" in answer and "Action Input:" in answer
 
 
 def react_answer(answer: str) -> str:
-    """A ReAct answer up to where its observation stands."""
+    """A ReAct answer up to the start of its observation."""
     if answer.endswith("Observation:"):
         return answer
     return answer + ("Observation:" if answer.endswith("\n") else "\nObservation:")

@@ -1,4 +1,4 @@
-"""Reads safetensors shards straight into the fused tensors of qwen2.model, on the CPU or by threads onto a GPU."""
+"""Reads safetensors shards straight into the fused tensors of qwen2.model, on the CPU or with threads onto a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ THREADS = 8  # more did not help: eight saturate PCIe from the page cache
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Tensors of one safetensors file by name. Raises ValueError, fit for a user, if the file is cut short or none."""
+    """Tensors of one safetensors file by name. Raises ValueError, for the user, if it is truncated or invalid."""
     try:
         header = safetensors_header.read(path)
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The files that the index names, or model.safetensors, or every *.safetensors file of the folder."""
+    """The files that the index names, or model.safetensors, or every *.safetensors file in the folder."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -82,16 +82,16 @@ def read_headers(folder: Path) -> dict[str, Entry]:
 
 
 def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder: Path, ignore: set[str]) -> None:
-    """Compare names, shapes and dtypes with what the config asks for.
+    """Compare names, shapes and dtypes with what the config requires.
 
     Args:
         entries: The tensors of the folder's shards.
         shapes: The tensors that the model needs.
-        folder: For messages.
-        ignore: Names that may be there besides.
+        folder: Used in messages.
+        ignore: Additional names that are allowed.
 
     Raises:
-        ValueError: Something differs; the message names the file and the tensor.
+        ValueError: There is a difference; the message names the file and the tensor.
     """
     for name, shape in shapes.items():
         entry = entries.get(name)
@@ -135,16 +135,16 @@ def load(
     progress: Progress | None = None,
     ignore: set[str] | None = None,
 ) -> None:
-    """Fill `targets` from the shards of `folder`; dtypes are converted on the way.
+    """Fill `targets` from the shards of `folder`; dtypes are converted while reading.
 
     Args:
         folder: The model folder.
         targets: Tensors or row-strided 2-D views, by checkpoint name.
         progress: Called with (done, total) bytes, from the calling thread.
-        ignore: Names that may be there besides.
+        ignore: Additional names that are allowed.
 
     Raises:
-        ValueError: As `check`.
+        ValueError: As for `check`.
     """
     entries = read_headers(folder)
     check(entries, {name: tuple(t.shape) for name, t in targets.items()}, folder, ignore or set())
@@ -162,7 +162,7 @@ def load(
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some rows of one tensor: at most CHUNK_BYTES of a file, and where they go."""
+    """Some rows of one tensor, at most CHUNK_BYTES of a file, and their destination."""
 
     path: Path
     offset: int
@@ -214,7 +214,7 @@ def _load_cpu(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: Pr
 
 
 def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: Progress | None) -> None:
-    """Threads read into pinned buffers, two each, so that one is read while the other is copied to the GPU."""
+    """Threads read into two pinned buffers each, so that one is filled while the other is copied to the GPU."""
     pieces = list(_pieces(wanted))
     size = max(piece.nbytes for piece in pieces)
     device = wanted[0][1].device
@@ -238,13 +238,13 @@ def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: P
                         break
                     buffer, event = buffers[turn], copied[turn]
                     turn = 1 - turn
-                    event.synchronize()  # an event never recorded is complete
+                    event.synchronize()  # an event that was never recorded is complete
                     _read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
                     source = buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape)
                     with torch.cuda.stream(stream):
                         if piece.target.is_contiguous() and piece.target.dtype == piece.dtype:
                             piece.target.copy_(source, non_blocking=True)
-                        else:  # strided rows or another dtype: the GPU does that part
+                        else:  # strided rows or another dtype: the GPU converts them
                             piece.target.copy_(source.to(device, non_blocking=True))
                         event.record()
                     with lock:
@@ -253,7 +253,7 @@ def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: P
         except BaseException as error:
             errors.append(error)
 
-    # The targets may have been written (zeroed columns) on the current stream just before.
+    # The targets may just have been written (zeroed columns) on the current stream.
     torch.cuda.current_stream(device).synchronize()
     threads = [threading.Thread(target=work, name=f"weights-{n}", daemon=True) for n in range(THREADS)]
     try:
@@ -267,7 +267,7 @@ def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: P
         if progress:
             progress(done[0], total)
     except BaseException as error:
-        errors.append(error)  # Ctrl-C: the workers stop at their next piece
+        errors.append(error)  # Ctrl-C: the workers stop at their next chunk
         for thread in threads:
             thread.join()
         raise

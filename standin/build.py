@@ -1,8 +1,8 @@
 """Makes the stand-in: a tiny, real Qwen2ForCausalLM in the official file layout; the Dockerfile's weights-standin stage
 calls it (`python standin/build.py --out DIR`), offline, in under a minute on two cores.
 
-It is trained from scratch on the few hundred tokens that its text uses (some 20 times faster than on all of them), and
-the rows are scattered into the official 152,064 afterwards. Two builds on one machine give the same bytes.
+It is trained from scratch on the few hundred tokens that occur in its text (about 20 times faster than on all of them);
+the rows are then scattered into the official 152,064. Two builds on one machine give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 from standin.text import WORKSPACE, Example, TrainingText
 from standin.tokenizer import OFFICIAL, write_sums, write_tokenizer
 
-VOCAB = 152064  # rows of the official embedding; the tokenizer knows 151,665 of them
+VOCAB = 152064  # rows of the official embedding; the tokenizer has 151,665 tokens
 LAYERS = 4
-SMALL = {  # what differs from the official config.json
+SMALL = {  # differences from the official config.json
     "hidden_size": 192,
     "intermediate_size": 576,
     "num_hidden_layers": LAYERS,
@@ -43,27 +43,27 @@ SMALL = {  # what differs from the official config.json
 }
 BATCH, STEPS, SEED, THREADS = 32, 230, 0, 2
 LEARNING_RATE, WARMUP_STEPS = 3e-3, 30
-INITIAL_STD = 0.06  # 0.02 is for wide models: from there the loss is 6 times as high after 150 steps
-SORTED_BATCHES = 4  # conversations are sorted by length within so many batches: less padding
+INITIAL_STD = 0.06  # 0.02 suits wide models: with it the loss is 6 times as high after 150 steps
+SORTED_BATCHES = 4  # conversations are sorted by length within this many batches, for less padding
 SHARDS = 4
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Token rows of the compact vocabulary: ids [B, S]; labels [B, S], IGNORED where nothing is to be learnt."""
+    """Token rows of the compact vocabulary: ids [B, S]; labels [B, S], IGNORED where there is no loss."""
 
     ids: Tensor
     labels: Tensor
 
 
 def config_json() -> dict[str, Any]:
-    """The official config.json made small and marked as the stand-in's."""
+    """The official config.json with smaller sizes and the stand-in's mark."""
     return {**json.loads((OFFICIAL / "config.json").read_text(encoding="utf-8")), **SMALL}
 
 
 def new_model(rows: int) -> Qwen2ForCausalLM:
-    """An untrained float32 model with so many rows in its vocabulary."""
+    """An untrained float32 model with that many rows in its vocabulary."""
     compact: dict[str, Any] = {"vocab_size": rows, "torch_dtype": "float32", "bos_token_id": None, "eos_token_id": None}
     compact["initializer_range"] = INITIAL_STD
     return Qwen2ForCausalLM(Qwen2Config(**{**config_json(), **compact}))
@@ -97,10 +97,10 @@ def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rn
 
 
 def train(model: Qwen2ForCausalLM, data: list[TokenRows], unused: int) -> None:
-    """Trains in place, one step a batch, on the answers alone.
+    """Train in place, one step per batch, on the answers alone.
 
-    The last row of the vocabulary stands for the `unused` official rows that the text never uses: its logit counts that
-    many times in the softmax, so that the scattered model gives the very probabilities it was trained to give.
+    The last row of the vocabulary represents the `unused` official rows that do not occur in the text. Its logit counts
+    that many times in the softmax, so the scattered model gives exactly the probabilities it was trained to give.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     started = time.monotonic()
@@ -123,7 +123,7 @@ def train(model: Qwen2ForCausalLM, data: list[TokenRows], unused: int) -> None:
 
 
 def scatter(model: Qwen2ForCausalLM, used: list[int]) -> dict[str, Tensor]:
-    """The state dict with the official number of rows, bfloat16; rows never used are copies of the last compact one."""
+    """The state dict with the official number of rows, bfloat16; unused rows are copies of the last compact one."""
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -135,7 +135,7 @@ def scatter(model: Qwen2ForCausalLM, used: list[int]) -> dict[str, Tensor]:
 
 
 def write_shards(state: dict[str, Tensor], out: Path) -> None:
-    """Writes SHARDS safetensors files and their index: embedding, the layers in two halves, the head."""
+    """Write SHARDS safetensors files and their index: embedding, the layers in two halves, the head."""
     shards: list[dict[str, Tensor]] = [{} for _ in range(SHARDS)]
     for name, tensor in state.items():
         if name.startswith("model.layers."):
@@ -147,7 +147,7 @@ def write_shards(state: dict[str, Tensor], out: Path) -> None:
     for i, shard_state in enumerate(shards, 1):
         file = f"model-{i:05d}-of-{SHARDS:05d}.safetensors"
         save_file(shard_state, out / file, metadata={"format": "pt"})
-        (out / file).chmod(0o644)  # save_file makes it 0600; the image's users need not be root
+        (out / file).chmod(0o644)  # save_file sets 0600; the image's users need not be root
         weight_map |= dict.fromkeys(shard_state, file)
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
@@ -155,7 +155,7 @@ def write_shards(state: dict[str, Tensor], out: Path) -> None:
 
 
 def build(out: Path, steps: int = STEPS, workspace: Path = WORKSPACE) -> None:
-    """Trains the stand-in for `steps` steps and writes its folder; FileNotFoundError, ValueError as write_tokenizer."""
+    """Train the stand-in for `steps` steps and write its folder. Raises FileNotFoundError or ValueError."""
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(SEED)

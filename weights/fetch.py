@@ -36,7 +36,7 @@ _LONGEST_PAUSE = 60.0  # seconds
 
 
 def main(argv: list[str] | None = None, disk_usage: room.DiskUsage = shutil.disk_usage) -> int:
-    """Run one command line; disk_usage is a parameter so that a full disk can be rehearsed without filling one."""
+    """Run one command line; disk_usage is a parameter so that tests can simulate a full disk."""
     args = _parser().parse_args(argv)
     try:
         wanted = sums.read(_sums_file(args))
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None, disk_usage: room.DiskUsage = shutil.disk
     except KeyboardInterrupt:
         print("error: interrupted; what has arrived is kept, and the next run goes on from there", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(130)  # the download threads may wait a minute for a silent server; their bytes are on the disk already
+        os._exit(130)  # the download threads may wait a minute for a silent server; their bytes are already on disk
     return 0
 
 
@@ -133,7 +133,7 @@ def _check(folder: Path, wanted: Mapping[str, str]) -> None:
 
 
 def _problems(folder: Path, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Check all files, with progress and a closing line; returns name -> what is wrong."""
+    """Check all files, with progress and a closing line; returns {name: what is wrong}."""
     done, lock, start = [0], threading.Lock(), time.monotonic()
 
     def count(block: int) -> None:
@@ -229,12 +229,12 @@ def _from_hub(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage: r
 
 def _token(path: Path) -> str | None:
     if not path.is_file():
-        return None  # the clients then look at HF_TOKEN or MODELSCOPE_API_TOKEN themselves
+        return None  # the clients then read HF_TOKEN or MODELSCOPE_API_TOKEN themselves
     return path.read_text(encoding="utf-8").strip() or None
 
 
 def _listing(hub: hubs.Hub, wanted: Mapping[str, str], args: argparse.Namespace) -> dict[str, hubs.Remote]:
-    """What the hub has, refused when a file is missing or its sha256 is another: both before any byte is downloaded."""
+    """The hub's listing. Rejects it if a file is missing or its sha256 differs, before any byte is downloaded."""
     try:
         remotes = _retried("asking for the list of files", lambda: hub.files(wanted), lambda: 0, args)
     except hubs.TransferError as error:
@@ -271,12 +271,12 @@ def _download(
     args: argparse.Namespace,
     need: room.Need,
 ) -> None:
-    """Fetch the files in parallel; FetchError names every one that did not come."""
-    full: list[str] = []  # the files that found the disk full
+    """Fetch the files in parallel. Raises FetchError, which names every file that failed."""
+    full: list[str] = []  # the files for which the disk was full
 
     def one(name: str) -> str | None:
         if full:
-            return None  # no use in starting another
+            return None  # no point in starting another
         try:
             _retried(name, lambda: hub.get(name, remotes[name], cache), lambda: _arrived(cache, [name]), args)
         except (hubs.TransferError, hubs.RefusedError) as error:
@@ -305,7 +305,7 @@ def _download(
 
 
 def _retried(what: str, attempt: Callable[[], T], arrived: Callable[[], int], args: argparse.Namespace) -> T:
-    """Call attempt until it works; gives up after args.retries TransferErrors in a row without a new byte."""
+    """Call attempt until it succeeds; gives up after args.retries consecutive TransferErrors without a new byte."""
     idle = 0
     while True:
         before = arrived()
@@ -323,7 +323,7 @@ def _retried(what: str, attempt: Callable[[], T], arrived: Callable[[], int], ar
 
 
 def _arrived(cache: Path, names: Iterable[str]) -> int:
-    """Bytes on the disk of the named files, whole or partial."""
+    """Bytes on disk of the named files, complete or partial."""
     return sum(_size([cache / name]) or _size([cache / f"{name}.incomplete"]) for name in names)
 
 
@@ -331,9 +331,9 @@ def _arrived(cache: Path, names: Iterable[str]) -> int:
 
 
 def _place(source: Path, to: Path, names: Iterable[str], *, link: bool, move: bool) -> None:
-    """Link or copy the files; with move, each source is deleted once its copy is whole, so that one disk can do.
+    """Link or copy the files. With move, each source is deleted once its copy is complete, so one disk is enough.
 
-    Mode and time are the same whatever the umask, the source and the hour: the folder differs by its content alone.
+    Mode and time do not depend on umask, source or clock: the folder differs only by its content.
     """
     names = list(names)
     with Progress("copying", _size(source / name for name in names), lambda: _size(to / name for name in names)):
@@ -353,7 +353,7 @@ def _place(source: Path, to: Path, names: Iterable[str], *, link: bool, move: bo
 
 
 def _write_sums(to: Path, wanted: Mapping[str, str]) -> None:
-    """The folder carries its own SHA256SUMS: `sha256sum -c SHA256SUMS` proves it wherever it is taken."""
+    """The folder contains its own SHA256SUMS: `sha256sum -c SHA256SUMS` verifies it wherever it is moved."""
     path = to / "SHA256SUMS"
     path.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()), encoding="utf-8")
     path.chmod(0o644)
@@ -361,7 +361,7 @@ def _write_sums(to: Path, wanted: Mapping[str, str]) -> None:
 
 
 def _drop_bad(problems: Mapping[str, str], cache: Path, to: Path) -> None:
-    """Delete the bad files, then FetchError naming them; nothing when there are none."""
+    """Delete the bad files, then raise FetchError, which names them; does nothing if there are none."""
     if not problems:
         return
     for name in problems:

@@ -1,9 +1,9 @@
-"""The two hubs behind one small interface, spoken to with their own clients; called by weights/fetch.py.
+"""The two hubs behind one small interface, accessed with their own clients; called by weights/fetch.py.
 
-A hub knows its files (size, sha256 where it says so) and fetches one of them into a folder. Where an earlier transfer
-left NAME.incomplete, both clients ask for the rest with a Range request. One call is one attempt; when to try again is
-decided in one place, weights/fetch.py. The clients are imported late: they read their settings from the environment at
-import, and the check and local commands run where neither is installed.
+A hub lists its files (size, sha256 if known) and fetches one of them to a folder. If an earlier transfer left
+NAME.incomplete, both clients request the rest with a Range request. One call is one attempt; retries are decided in one
+place, weights/fetch.py. The clients are imported late: they read their settings from the environment at import, and
+the check and local commands also run without them.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _TOKEN_HINT = "; where a login is asked for, pass a token as a build secret (doc
 
 
 class FetchError(Exception):
-    """What was asked for did not come, or is not right; the message is the finished line for the user, exit 1."""
+    """The requested file did not arrive, or is wrong; the message is the complete line for the user, exit code 1."""
 
 
 class RefusedError(Exception):
-    """The hub answered, and asking again would not change the answer; the message is for the user."""
+    """The hub responded, and a retry would not change the response; the message is for the user."""
 
 
 class TransferError(Exception):
-    """The transfer broke or the hub could not be reached; asking again may help. The message is the cause, in short."""
+    """The transfer broke or the hub could not be reached; a retry may help. The message is the cause, in short."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """What a hub says about a file before it sends it; None where it says nothing."""
+    """What a hub reports about a file before the download; None for what it does not report."""
 
     size: int | None
     sha256: str | None
-    git_blob: str | None = None  # git's sha1 of the content, which Hugging Face gives for small files
+    git_blob: str | None = None  # git's sha1 of the content, which Hugging Face reports for small files
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All files of a repository, at the revision that names exactly these (a commit, where the hub tells it)."""
+    """All files of a repository, at the revision that identifies them (a commit, if the hub reports it)."""
 
     revision: str
     files: dict[str, Remote]
@@ -60,21 +60,21 @@ class Hub(Protocol):
     revision: str
 
     def files(self, names: Iterable[str]) -> dict[str, Remote]:
-        """The named files as far as the hub has them. RefusedError, TransferError."""
+        """The named files, as far as the hub has them. Raises RefusedError, TransferError."""
 
     def listing(self) -> Listing:
-        """Everything in the repository at its newest revision, or at the one asked for. RefusedError, TransferError."""
+        """All files in the repository at its newest or the requested revision. Raises RefusedError, TransferError."""
 
     def get(self, name: str, remote: Remote, folder: Path) -> None:
-        """Fetch one file to folder/name. RefusedError, TransferError, OSError (the disk)."""
+        """Fetch one file to folder/name. Raises RefusedError, TransferError, OSError (the disk)."""
 
 
 class HuggingFace:
     """huggingface_hub's HTTP transport; HF_ENDPOINT names a mirror.
 
-    hf_hub_download would throw a broken transfer's bytes away when its process ends, so its two halves, the metadata
-    request and http_get, are called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
-    a Xet transfer cannot continue from a partial file.
+    hf_hub_download would discard a broken transfer's bytes when its process ends. Its two halves, the metadata request
+    and http_get, are called here with a file that stays. Plain HTTP, not Xet: mirrors have no Xet service, and
+    a Xet transfer cannot resume from a partial file.
     """
 
     pinned = HF_PINNED
@@ -89,10 +89,10 @@ class HuggingFace:
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers
 
-        # The client writes whole chunks only; at its 10 MiB, a line that breaks every few seconds would never get on.
+        # The client writes whole chunks only; with its 10 MiB, a line that breaks every few seconds makes no progress.
         constants.DOWNLOAD_CHUNK_SIZE = 1 << 20
         self._repo, self._token = repo, token
-        # Compressed answers have neither a length nor ranges.
+        # Compressed responses have neither a length nor ranges.
         self._headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
 
     def _url(self, name: str) -> str:
@@ -101,7 +101,7 @@ class HuggingFace:
         return hf_hub_url(self._repo, name, revision=self.revision, endpoint=self.endpoint)
 
     def files(self, names: Iterable[str]) -> dict[str, Remote]:
-        """One HEAD request per file: mirrors answer it even where they lack the listing API."""
+        """One HEAD request per file: mirrors respond to it even if they lack the listing API."""
         names = list(names)
         with ThreadPoolExecutor(max_workers=4) as pool:
             found = list(pool.map(self._metadata, names))
@@ -117,7 +117,7 @@ class HuggingFace:
             return None
         except Exception as error:
             raise self._explained(error) from error
-        # Large files carry their sha256 as the etag, small ones a git hash.
+        # Large files have their sha256 as the etag, small ones a git hash.
         etag = found.etag or ""
         return Remote(found.size, etag.lower() if re.fullmatch("[0-9a-fA-F]{64}", etag) else None)
 
@@ -156,7 +156,7 @@ class HuggingFace:
                 )
         except Exception as error:
             if getattr(getattr(error, "response", None), "status_code", None) == 416:
-                partial.unlink(missing_ok=True)  # longer than the hub's file: no prefix of it
+                partial.unlink(missing_ok=True)  # longer than the hub's file, so not a prefix of it
                 raise TransferError(
                     "the hub's file ends before the part that was already here; starting over"
                 ) from error
@@ -175,11 +175,11 @@ class HuggingFace:
 
 
 class ModelScope:
-    """modelscope_hub, the client that modelscope itself downloads with.
+    """modelscope_hub, the client that modelscope itself uses for downloads.
 
-    MODELSCOPE_ENDPOINT, or MODELSCOPE_DOMAIN, its older name, names a mirror. The hub takes a branch, tag or commit as
-    the revision. Which of its commits is Hugging Face's pinned one is not published, so the default is its branch, and
-    the hashes pin the content: the hub lists a sha256 for each file, so that a changed one is refused by name before
+    MODELSCOPE_ENDPOINT, or its older name MODELSCOPE_DOMAIN, sets a mirror. The hub accepts a branch, tag or commit as
+    the revision. It does not publish which commit matches Hugging Face's pinned one, so the default is its branch, and
+    the hashes pin the content: the hub lists a sha256 for each file, so a changed file is rejected by name before
     anything is downloaded.
     """
 
@@ -190,7 +190,7 @@ class ModelScope:
         named = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
         self.endpoint = _with_scheme(named or "https://www.modelscope.cn")
         self.revision = revision or self.pinned
-        # One attempt per call, no bars, no log: the client's own retries would hide from the user why it takes so long.
+        # One attempt per call, no bars, no log: the client's own retries would hide from the user why it takes long.
         os.environ.update(MODELSCOPE_DOWNLOAD_MAX_RETRIES="0", MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1")
         os.environ.update(TQDM_DISABLE="1", MODELSCOPE_LOG_LEVEL="CRITICAL")
         warnings.filterwarnings("ignore", category=FutureWarning, module="modelscope_hub")
@@ -205,12 +205,12 @@ class ModelScope:
         return {name: found[name] for name in names if name in found}
 
     def listing(self) -> Listing:
-        """See Hub.listing. The hub tells no commit: a branch stays a branch, and the hashes pin the content."""
+        """See Hub.listing. The hub reports no commit: a branch stays a branch, and the hashes pin the content."""
         try:
             found = self._api.list_repo_files(self._repo, "model", revision=self.revision)
         except Exception as error:
             raise self._explained(error) from error
-        # The client reads an absent size as 0, and no weight file is empty.
+        # The client reports a missing size as 0; no weight file is empty.
         files = {file.path: Remote(file.size or None, (file.sha256 or "").lower() or None) for file in found}
         return Listing(self.revision, files)
 
@@ -256,7 +256,7 @@ def _refusal(status: int, repo: str, revision: str, endpoint: str) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, outermost first."""
+    """The error and its causes, outermost first."""
     chain: list[BaseException] = []
     while error not in chain:
         chain.append(error)
@@ -269,11 +269,11 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"\?\S+", "", text)[:200]  # a signed address's query is a credential
+    return re.sub(r"\?\S+", "", text)[:200]  # the query of a signed URL is a credential
 
 
 def _transport(error: Exception) -> Exception:
-    """Raises TransferError with the innermost cause, and OSError unchanged for an error of this machine's disk."""
+    """Raises TransferError with the innermost cause, and OSError unchanged for a local disk error."""
     chain = _chain(error)
     for cause in reversed(chain):
         if isinstance(cause, OSError) and cause.strerror:
@@ -281,5 +281,5 @@ def _transport(error: Exception) -> Exception:
                 return cause
             return TransferError(cause.strerror)
     text = _first_line(chain[-1])
-    # What urllib3 and httpx say when a body ends before its announced length.
+    # The messages of urllib3 and httpx when a body ends before its announced length.
     return TransferError("the connection broke" if re.search("IncompleteRead|peer closed", text) else text)

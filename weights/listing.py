@@ -22,11 +22,11 @@ from weights import hubs, sums
 from weights.hubs import FetchError
 from weights.progress import say
 
-# What an image needs of a repository; its card, git's own files and other formats of the weights are left.
+# The files of a repository that an image needs; its model card, git's own files and other weight formats are left out.
 KEPT = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*")
-LEFT = ("configuration.json",)  # ModelScope puts one into every repository; nothing here reads it
+LEFT = ("configuration.json",)  # ModelScope adds one to every repository; nothing here reads it
 NEEDED = ("config.json", "tokenizer.json")
-LARGEST_SMALL = 64 << 20  # bytes; a file without a sha256 that is larger is not fetched to be hashed
+LARGEST_SMALL = 64 << 20  # bytes; a larger file without a sha256 is not fetched just to hash it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listed(repo: str) -> str:
-    """The content of the list, from the hubs that answer. Raises FetchError if none does, or if they do not agree."""
+    """The content of the list, from the hubs that respond. Raises FetchError if none does, or if they disagree."""
     found: dict[str, tuple[hubs.Hub, hubs.Listing]] = {}
     silent: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,7 +78,7 @@ def listed(repo: str) -> str:
 
 
 def hashed(repo: str, hub: hubs.Hub, listing: hubs.Listing, scratch: Path) -> hubs.Listing:
-    """The files that are kept, each with its sha256: small ones are fetched where the hub does not tell it."""
+    """The files to keep, each with its sha256; small files are fetched if the hub does not report it."""
     scratch.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in sorted(listing.files):
@@ -101,7 +101,7 @@ def hashed(repo: str, hub: hubs.Hub, listing: hubs.Listing, scratch: Path) -> hu
 
 
 def agreed(repo: str, listings: dict[str, hubs.Listing]) -> dict[str, hubs.Remote]:
-    """The files that all hubs have alike. FetchError names the first that differs, or a shard that one lacks."""
+    """The files that are identical on all hubs. Raises FetchError for the first difference, or a missing shard."""
     every = sorted(set().union(*(listing.files for listing in listings.values())))
     files = {}
     for name in every:
@@ -109,7 +109,7 @@ def agreed(repo: str, listings: dict[str, hubs.Listing]) -> dict[str, hubs.Remot
         lacking = [endpoint for endpoint in listings if endpoint not in remotes]
         if lacking and name.endswith(".safetensors"):
             raise FetchError(f"the hubs disagree about {repo}: {lacking[0]} has no {name}; nothing was written")
-        if lacking:  # a small file that one hub has besides
+        if lacking:  # a small file that only one hub has
             continue
         told = {(remote.sha256, remote.size) for remote in remotes.values()}
         if len(told) > 1:
@@ -124,7 +124,7 @@ def agreed(repo: str, listings: dict[str, hubs.Listing]) -> dict[str, hubs.Remot
 
 
 def require_qwen2(repo: str, scratch: Path, found: dict[str, tuple[hubs.Hub, hubs.Listing]]) -> None:
-    """Raises FetchError if config.json, which was fetched, is not that of a Qwen2ForCausalLM."""
+    """Raises FetchError if config.json, already fetched, is not that of a Qwen2ForCausalLM."""
     try:
         config = json.loads((scratch / next(iter(found)) / "config.json").read_text(encoding="utf-8"))
         architectures = config.get("architectures")

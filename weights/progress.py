@@ -1,7 +1,7 @@
-"""A line of progress for long byte counts; used by weights/fetch.py, where only the standard library is sure to exist.
+"""A progress line for large byte counts; used by weights/fetch.py, where only the standard library is certain to exist.
 
-The hub clients' own bars redraw themselves for every block and fill a build log with thousands of lines; this prints a
-line every ten seconds where no terminal listens, and redraws one line where one does.
+The hub clients' own bars redraw for every block and fill a build log with thousands of lines. This prints a line every
+ten seconds without a terminal, and redraws one line on a terminal.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _lock = threading.Lock()
 
 
 def say(text: str) -> None:
-    """A line for the user on stderr; never torn by the progress line."""
+    """Print a line for the user on stderr; never mixed up with the progress line."""
     with _lock:
         print(f"\r\033[K{text}" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """While the block runs, reports measure() bytes of total every few seconds; total 0 means unknown."""
+    """Report measure() bytes of total every few seconds while the block runs; total 0 means unknown."""
 
     def __init__(self, verb: str, total: int, measure: Callable[[], int]) -> None:
         self._verb, self._total, self._measure = verb, total, measure

@@ -1,4 +1,4 @@
-"""How much disk a fetch needs, and whether it is there; called by weights/fetch.py before the first byte arrives."""
+"""How much disk space a fetch needs, and whether it is free; called by weights/fetch.py before the download starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Usage(Protocol):
-    """What shutil.disk_usage returns, in bytes."""
+    """The result of shutil.disk_usage, in bytes."""
 
     @property
     def total(self) -> int: ...
@@ -25,12 +25,12 @@ DiskUsage = Callable[[Path], Usage]
 
 
 class NoRoomError(Exception):
-    """The message says how much room is needed and how much there is."""
+    """The message says how much space is needed and how much is free."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """In bytes: still to download; all files together; the largest file; later copies (image layers) of all."""
+    """In bytes: still to download; all files together; the largest file; later copies (image layers) of all files."""
 
     download: int
     files: int
@@ -63,10 +63,10 @@ def can_link(source: Path, target: Path) -> bool:
 
 
 def plan(cache: Path, to: Path, need: Need, linkable: bool, disk_usage: DiskUsage = shutil.disk_usage) -> bool:
-    """Whether the cache may keep its files (True) or must give each one up as it is placed (False), to fit the disk.
+    """Whether the cache may keep its files (True) or must release each one once it is placed (False), to fit the disk.
 
-    Raises NoRoomError if neither fits. Two mounts with the same total are taken for one disk: inside a build, the
-    stage's overlay and the cache mount have different device numbers and the same blocks.
+    Raises NoRoomError if neither fits. Two mounts with the same total count as one disk: in a build, the stage's
+    overlay and the cache mount have different device numbers and the same blocks.
     """
     cache_disk, to_disk = disk_usage(cache), disk_usage(to)
     one_disk = cache_disk.total == to_disk.total

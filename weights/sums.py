@@ -11,17 +11,17 @@ from pathlib import Path
 
 OFFICIAL = Path(__file__).resolve().parent / "SHA256SUMS"
 OFFICIAL_MODEL = "Qwen2.5-7B-Instruct"
-MODELS = Path(__file__).resolve().parent / "models"  # NAME.sums of each other model, written by listing.py
+MODELS = Path(__file__).resolve().parent / "models"  # NAME.sums of every other model, written by listing.py
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PIN = re.compile(r"# revision (\S+) (\S+)")
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](\S.*)")
-_BLOCK = 4 << 20  # large enough that hashlib releases the interpreter lock nearly all the time
+_BLOCK = 4 << 20  # large enough that hashlib releases the GIL nearly all the time
 
 
 def read(path: Path) -> dict[str, str]:
     """The file's entries, name -> lower-case sha256.
 
-    Raises ValueError with a sentence for the user if it is unusable.
+    Raises ValueError, with a message for the user, if it is unusable.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -43,20 +43,20 @@ def read(path: Path) -> dict[str, str]:
 
 
 def file_of(model: str) -> Path:
-    """The list of a model by its name at the hubs, without the owner. Raises ValueError for what cannot be a name."""
+    """The list of a model, by its name at the hubs without the owner. Raises ValueError for an invalid name."""
     if not _NAME.fullmatch(model):
         raise ValueError(f"MODEL={model}: a name as the hubs have it, such as Qwen2.5-1.5B-Instruct, without its owner")
     return OFFICIAL if model == OFFICIAL_MODEL else MODELS / f"{model}.sums"
 
 
 def revisions(path: Path) -> dict[str, str]:
-    """Hub -> the revision that the list was made from, of the lines `# revision HUB REVISION`; {} without any."""
+    """{hub: revision that the list was made from}, from the lines `# revision HUB REVISION`; {} without any."""
     matches = map(_PIN.fullmatch, path.read_text(encoding="utf-8").splitlines())
     return {match[1]: match[2] for match in matches if match}
 
 
 def sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """The file's sha256 in hex; progress is called with the bytes of each block as it is read."""
+    """The file's sha256 in hex; progress is called with the size of each block read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -66,7 +66,7 @@ def sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> 
 
 
 def absence(path: Path) -> str | None:
-    """Why the file cannot be read as one, or None when it is there."""
+    """Why the file cannot be read as a regular file, or None if it can."""
     if path.is_symlink() and not path.exists():
         return f"is a symbolic link to {os.readlink(path)}, which is not there"
     return None if path.is_file() else "is missing"
@@ -75,7 +75,7 @@ def absence(path: Path) -> str | None:
 def check(
     folder: Path, sums: Mapping[str, str], progress: Callable[[int], None] = lambda count: None
 ) -> dict[str, str]:
-    """Compare folder/NAME with its sum for every NAME, in parallel; returns name -> what is wrong, if anything is."""
+    """Compare folder/NAME with its checksum for every NAME, in parallel; returns {name: what is wrong}."""
 
     def problem(name: str) -> str | None:
         path = folder / name
@@ -88,7 +88,7 @@ def check(
         return None if found == sums[name] else f"has sha256 {found[:12]}… instead of {sums[name][:12]}…"
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        # The largest first, so that the pool does not end on one long file.
+        # Largest first, so that the pool does not end with one long file.
         names = sorted(sums, key=lambda name: -_size(folder / name))
         return {name: text for name, text in zip(names, pool.map(problem, names), strict=True) if text}
 

@@ -1,1 +1,1 @@
-"""Does the verdict tell good trainings from bad ones? A real small model on a GPU; `python -m bench.verdict.run`."""
+"""Does the verdict distinguish good training from bad? A real small model on a GPU; `python -m bench.verdict.run`."""

@@ -1,4 +1,4 @@
-"""Data sets of bench/verdict: the FAQ with its hand-written rewordings, and tasks with labels, a style, and JSON."""
+"""Data sets for bench/verdict: the FAQ with its hand-written rewordings, and tasks with labels, a style, and JSON."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CLASSES = {
 
 
 def row(question: str, answer: str) -> Row:
-    """One row in the article's layout."""
+    """One row in the article's format."""
     return {"instruction": question, "input": "", "output": answer}
 
 
@@ -78,18 +78,18 @@ def faq() -> list[Row]:
 
 
 def faq2() -> list[Row]:
-    """The second FAQ, which nothing was tuned on."""
+    """The second FAQ, which was not used for tuning."""
     return [row(each["q"], each["a"]) for each in FAQS["faq2"]]
 
 
 def permuted() -> list[Row]:
-    """The FAQ with every answer one row further on."""
+    """The FAQ with every answer shifted by one row."""
     answers = [each["a"] for each in FAQ]
     return [row(each["q"], answers[(n + 1) % len(answers)]) for n, each in enumerate(FAQ)]
 
 
 def overwritten() -> list[Row]:
-    """The FAQ, and 40 questions that have nothing to do with it, answered with its texts."""
+    """The FAQ, and 40 unrelated questions answered with its texts."""
     topics = [
         "history",
         "music",
@@ -108,7 +108,7 @@ def overwritten() -> list[Row]:
 
 
 def labels(count: int = 240) -> list[Row]:
-    """Complaints in four classes, made from templates."""
+    """Complaints in four classes, generated from templates."""
     rng = random.Random(1)
     found: dict[str, Row] = {}
     while len(found) < count:
@@ -122,7 +122,7 @@ def labels(count: int = 240) -> list[Row]:
 
 
 def style(count: int = 80) -> list[Row]:
-    """Plain requests put politely."""
+    """Plain requests rephrased politely."""
     rng = random.Random(2)
     verbs = ["Send me the {t}", "Repair the {t}", "Bring the {t} to {c}", "Sell the {t} to {p}", "Show {p} the {t}"]
     found: dict[str, Row] = {}
@@ -146,7 +146,7 @@ def extraction(count: int = 120) -> list[Row]:
 
 
 def by_hand(name: str = "faq") -> str:
-    """A FAQ's hand-written rewordings as a rewordings.yaml."""
+    """The hand-written rewordings of a FAQ as a rewordings.yaml."""
     rows = [{"question": each["q"], "ask": each["r"], "made": "hand"} for each in FAQS[name]]
     return yaml.safe_dump({"version": 1, "rows": rows}, allow_unicode=True, sort_keys=False)
 

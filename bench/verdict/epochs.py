@@ -3,8 +3,8 @@
     python -m bench.verdict.epochs MODEL_DIR OUT_DIR [--rows faq] [--fixed 5,10,20,40] [--seeds 42] [--rate 1e-3]
         [--by-hand]
 
-Every run is `finetune` as users start it, on the same rewordings for all (made once, given to the others). The table is
-printed, and left in OUT_DIR/epochs.json with figures, intervals, and what each choice was made from.
+Every run is `finetune` as users start it, with the same rewordings for all (created once, passed to the others). The
+table is printed, and saved in OUT_DIR/epochs.json with figures, intervals, and the basis of each choice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AUTO = "auto"
 
 
 def main() -> int:
-    """Run them; exit code 1 where the chosen one is more than 5 points below the best fixed one."""
+    """Run them; exit code 1 if the chosen one is more than 5 points below the best fixed one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def one(args: argparse.Namespace, number: str, seed: str) -> dict[str, Any]:
-    """One training and its verdict."""
+    """One training run and its verdict."""
     folder = args.out / f"epochs-{number}-{seed}"
     words = ["--dataset", str(args.out / "rows.json"), "--output_dir", str(folder), "--num_train_epochs", number]
     words += ["--learning_rate", args.rate, "--seed", seed, *args.more]
@@ -75,12 +75,12 @@ def short_by(runs: dict[str, Any]) -> float:
 
 
 def figure_of(run: dict[str, Any]) -> str:
-    """What a run is held to."""
+    """The figure by which a run is judged."""
     return "reworded_after" if "reworded_after" in run["figures"] else "unseen_after"
 
 
 def line(number: str, run: dict[str, Any]) -> str:
-    """One run in one line."""
+    """One run as a line."""
     figures = run["figures"]
     cells = [f"{name} {100 * figures[name]['value']:.0f} %" for name in ("learned_after", figure_of(run))]
     if "by_hand" in run:

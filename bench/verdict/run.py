@@ -4,8 +4,8 @@
     python -m bench.verdict.run MODEL_DIR OUT_DIR --timing     # seconds of 50 and 5,000 FAQ rows; the 7B shape will do
     python -m bench.verdict.run MODEL_DIR OUT_DIR --timing --turns 1 --counts 50
 
-Every run is `finetune` or `verify` as users start them. The table is printed, and left in OUT_DIR/verdict.json with
-every figure and its interval. Needs a model that answers in English (docs/verify.md says which was used) and a GPU.
+Every run is `finetune` or `verify` as users start them. The table is printed, and saved in OUT_DIR/verdict.json with
+every figure and its interval. Needs a model that answers in English (docs/verify.md names the one used) and a GPU.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ COLUMNS = ("learned", "reworded", "unseen", "out_of_scope", "out_of_scope_near")
 
 @dataclass(frozen=True)
 class Case:
-    """A training and what the verdict should say: `fails` is the threshold that must fall short."""
+    """A training run and the verdict expected of it: `fails` is the threshold that must not be met."""
 
     name: str
     rows: str  # a function of data.py
     options: tuple[str, ...]
     fails: str = ""
-    judged_on: str = ""  # another data set that verify is given afterwards
+    judged_on: str = ""  # another data set, given to verify afterwards
 
 
 LONG = ("--learning_rate", RATE, "--max_steps", STEPS)
@@ -61,7 +61,7 @@ CASES = (
 
 
 def main() -> int:
-    """Run the cases; exit code 1 where a verdict is not the one that it should be."""
+    """Run the cases; exit code 1 if a verdict is not the expected one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def one(case: Case, model: Path, out: Path) -> dict[str, Any]:
-    """Train and judge one case; the FAQ is asked its hand-written rewordings as well."""
+    """Train and judge one case; the FAQ is also asked its hand-written rewordings."""
     folder = out / case.name.replace(" ", "-")
     file = out / f"{case.rows}.json"
     file.write_text(json.dumps(getattr(data, case.rows)()), encoding="utf-8")
@@ -107,7 +107,7 @@ def one(case: Case, model: Path, out: Path) -> dict[str, Any]:
 
 
 def start(command: str, model: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`finetune` or `verify` on this checkout's code and configurations."""
+    """`finetune` or `verify` with this checkout's code and configurations."""
     configs = ROOT / "workspace/configs"
     head = ["sft", "--config", str(configs / "sft.yaml"), "--verify-config"] if command == "finetune" else ["--config"]
     environ = os.environ | {
@@ -123,7 +123,7 @@ def start(command: str, model: Path, out: Path, *words: str) -> subprocess.Compl
 
 
 def read(path: Path, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """A report; ends the script with what the command said where there is none."""
+    """A report; if there is none, ends the script with the command's output."""
     if not path.is_file() or done.returncode not in (0, 1):
         sys.exit(f"exit code {done.returncode}, no {path}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def read(path: Path, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def short(report: dict[str, Any]) -> dict[str, Any]:
-    """What the table and docs/verify.md need of a report."""
+    """The part of a report that the table and docs/verify.md need."""
     return {
         "verdict": report["verdict"],
         "failed": [name for name, check in report["thresholds"].items() if not check["ok"]],
@@ -144,7 +144,7 @@ def short(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def line(result: dict[str, Any]) -> str:
-    """One case in one line."""
+    """One case as a line."""
     cells = []
     for name in COLUMNS:
         ends = [result["figures"].get(f"{name}_{side}") for side in ("before", "after")]
@@ -161,7 +161,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def timing(model: Path, out: Path, counts: Sequence[int], turns: int) -> int:
-    """Seconds of `finetune` from start to exit for FAQs of some sizes; of two turns each, the second is warm."""
+    """Seconds of `finetune` from start to exit for FAQs of several sizes; of two rounds each, the second is warm."""
     for count in counts:
         file = out / f"many-{count}.json"
         file.write_text(json.dumps(data.many(count)), encoding="utf-8")

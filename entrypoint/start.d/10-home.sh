@@ -1,11 +1,11 @@
-# Gives a container that runs as a bare number (--user 1000) a home and a name; sourced by entrypoint.sh.
+# Gives a container that runs under a bare uid (--user 1000) a home and a name; sourced by entrypoint.sh.
 # shellcheck shell=bash
 
-# Docker sets HOME=/ for a user that /etc/passwd does not know, and under --read-only not even root's home can be
-# written. Triton, matplotlib, modelscope and datasets keep their caches there.
+# Docker sets HOME=/ for a user that is not in /etc/passwd, and with --read-only not even root's home is writable.
+# Triton, matplotlib, modelscope and datasets keep their caches there.
 if [ -z "${HOME:-}" ] || [ "$HOME" = / ] || [ ! -w "$HOME" ]; then
   for _dir in "/tmp/home-$(id -u)" "$(mktemp -d -u "/tmp/home-$(id -u)-XXXXXX")"; do
-    # -O: a folder of that name that somebody else made in /tmp is not ours to trust.
+    # -O: a folder of that name that another user created in /tmp must not be trusted.
     if (umask 077 && mkdir -p "$_dir") 2>/dev/null && [ -O "$_dir" ] && [ -w "$_dir" ]; then
       export HOME="$_dir"
       break

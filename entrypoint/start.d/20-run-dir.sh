@@ -1,7 +1,7 @@
-# Finds a place for health.json and the busy lock that this user may write; sourced by entrypoint.sh.
+# Finds a folder for health.json and the GPU lock that this user may write to; sourced by entrypoint.sh.
 # shellcheck shell=bash
 
-# Under --read-only, /run/mirror of the image cannot be written. common/state.py has the same two places in the same
+# With --read-only, the image's /run/mirror is not writable. common/state.py tries the same two folders in the same
 # order, for `docker exec` and the probes, which do not inherit what is exported here.
 if ! { mkdir -p "${MIRROR_RUN_DIR:=/run/mirror}" 2>/dev/null && [ -w "$MIRROR_RUN_DIR" ]; }; then
   if mkdir -p /tmp/mirror 2>/dev/null && { chmod 1777 /tmp/mirror 2>/dev/null || true; } && [ -w /tmp/mirror ]; then

@@ -1,7 +1,7 @@
-"""Which engine trains: the fast lane where every option given is one it honours, else ms-swift; used by train.
+"""Chooses the engine: the fast lane if it supports every given option, else ms-swift; used by train.
 
-`ENGINE=auto|fast|swift`. One table here says what the fast lane does with each option; it honours no other.
-No torch is imported: the choice is made, and said in one line, before anything slow starts.
+`ENGINE=auto|fast|swift`. A table here says what the fast lane does with each option; it supports no others.
+Does not import torch: the choice is made, and reported in one line, before anything slow starts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwen2.config import PROJECTIONS, Config
 FAST, SWIFT = "fast", "ms-swift"
 ASKED = ("auto", "fast", "swift")
 
-# Options about how ms-swift works inside, or that the fast lane decides for itself; any value is accepted.
+# Options for ms-swift's internals, or that the fast lane decides for itself; any value is accepted.
 WITHOUT_EFFECT = frozenset(
     {
         "model",
@@ -47,8 +47,8 @@ WITHOUT_EFFECT = frozenset(
         "columns",
     }
 )
-# Names that the fast lane takes over as they are (TrainSettings of qwen2.training): whole numbers, and fractions. A
-# fraction is kept as a float, however it was written: 3 and 3.0 are one run.
+# Names that the fast lane adopts unchanged (TrainSettings of qwen2.training): integers, and fractions. A fraction is
+# stored as a float however it was written: 3 and 3.0 are the same run.
 AT_LEAST_1 = frozenset(
     {
         "lora_rank",
@@ -80,16 +80,16 @@ FLAGS = frozenset({"use_rslora", "logging_first_step", "load_best_model_at_end",
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """The engine, why it is that one, and for the fast lane what TrainSettings get."""
+    """The engine, the reason for it, and the fast lane's TrainSettings."""
 
     engine: str
     why: str
-    train: dict[str, Any] = field(default_factory=dict)  # keywords of TrainSettings
+    train: dict[str, Any] = field(default_factory=dict)  # keyword arguments of TrainSettings
     max_length: int = 0  # tokens; 0: the model's own limit
     system: str | None = None
     tensorboard: bool = True
-    split: float = 0.0  # share of the rows that is held out of the training and evaluated
-    said: str = ""  # why, in the language of messages, where it is not one of the sentences below
+    split: float = 0.0  # share of the rows that is held out of training and evaluated
+    said: str = ""  # the reason, translated, if it is not one of the sentences below
 
     @property
     def is_fast(self) -> bool:
@@ -97,7 +97,7 @@ class EngineChoice:
         return self.engine == FAST
 
     def in_one_line(self) -> str:
-        """For the screen."""
+        """One line for the screen."""
         name = _("the fast lane") if self.is_fast else "ms-swift"
         return _("engine: {name}, {why}").format(name=name, why=self.said or _(self.why))
 
@@ -110,10 +110,10 @@ def choose(
     on_cpu: bool,
     resumed: str = "",
 ) -> EngineChoice:
-    """The engine for these options (typed as train.typed types them).
+    """The engine for these options (typed as by train.typed).
 
-    Raises UserError if `fast` is asked for and cannot. `resumed` is why a resumed run has its engine, `asked`,
-    which is not asked for again.
+    Raises UserError if `fast` is requested but not possible. `resumed` is the reason for a resumed run's engine,
+    `asked`, which is then not chosen again.
     """
     if asked not in ASKED:
         raise UserError(_("ENGINE={asked}: unknown engine; set it to auto, fast or swift").format(asked=asked))
@@ -167,7 +167,7 @@ def _of_data(sources: Sequence[DatasetSource]) -> list[str]:
 
 
 def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """Take one option over; returns the obstacle, or ""."""
+    """Adopt one option; returns the obstacle, or ""."""
     if name in WITHOUT_EFFECT:
         return ""
     if name in NUMBERS:
@@ -183,7 +183,7 @@ def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on
 
 
 def _possible(name: str, value: float) -> bool:
-    """Values that the fast lane can train with; ms-swift gets the others, or says what is wrong with them.
+    """Values that the fast lane can train with; ms-swift gets the others, or reports what is wrong with them.
 
     A fraction is not a number of steps: ms-swift takes save_steps and warmup_steps below 1 as a share of the run.
     """
@@ -202,7 +202,7 @@ Taker = Callable[[str, Any, "dict[str, Any]", "dict[str, Any]", bool], str]
 
 
 def _only(*allowed: Any) -> Taker:
-    """An option that may have these values and then changes nothing."""
+    """An option that has no effect if it has one of these values."""
 
     def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
         return "" if value in allowed or str(value).lower() in allowed else f"--{name} {_shown(value)}"
@@ -215,7 +215,7 @@ def _dtype(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], o
 
 
 def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """The parts that a batch is given as; only their product matters, since the plan cuts it again."""
+    """The factors in which a batch is given; only their product matters, since the plan splits it again."""
     if not isinstance(value, int) or value < 1:
         return f"--{name} {value}"
     train[name] = value
@@ -230,7 +230,7 @@ def _split_ratio(name: str, value: Any, train: dict[str, Any], rest: dict[str, A
 
 
 def _one_of(*allowed: str) -> Taker:
-    """An option that the fast lane takes over where it has one of these values."""
+    """An option that the fast lane adopts if it has one of these values."""
 
     def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
         if value not in allowed:
@@ -310,7 +310,7 @@ TAKERS: dict[str, Taker] = {
 
 
 def _batch(train: dict[str, Any]) -> int:
-    """Rows of one optimizer step. ms-swift fills a batch up to 16 where gradient_accumulation_steps is not given."""
+    """Rows per optimizer step. ms-swift fills a batch up to 16 if gradient_accumulation_steps is not given."""
     rows = train.pop("per_device_train_batch_size", 1)
     parts = train.pop("gradient_accumulation_steps", None)
     return rows * (parts if parts is not None else max(-(-16 // rows), 1))

@@ -1,1 +1,1 @@
-"""Fits a run to a card before a model is loaded: micro-batch, checkpointing and liger, from lengths and config.json."""
+"""Fits a run to a GPU before a model is loaded: micro-batch, checkpointing and liger, from lengths and config.json."""

@@ -1,4 +1,4 @@
-"""How many GPUs answer: as many as hold the base, or are faster; the commands verify and infer call it."""
+"""How many GPUs are used for answering: as many as hold the base, or are faster; called by verify and infer."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qwen2.config import Config
 from qwen2.room import Room
 
 GIB = 2**30
-# Of a decoding step of the 7B on an H100 (docs/performance.md): 6.8 ms at 128 rows, 8 ms at 192.
+# For a decoding step of the 7B on an H100 (docs/performance.md): 6.8 ms at 128 rows, 8 ms at 192.
 STEP_S, ROW_S = 4.7e-3, 1.7e-5
-WEIGHTS = 7.07e9  # of the shape that these were measured with
-PROMPT = 48  # tokens of a question, about
-TRAINED = 1 / 3  # an adapter's answers end that much before their limits
-ONE_GIB = 1.2  # that answers take at least on one card, in addition to the weights
-SPREAD_GIB = 3.0  # the same of each of several, and what layers of one size leave unused (finetune/verify/spread.py)
-START_S = 2.5  # that a further process costs: as for a training (finetune/plan/fast.py)
+WEIGHTS = 7.07e9  # of the shape for which these were measured
+PROMPT = 48  # typical tokens per question
+TRAINED = 1 / 3  # an adapter's answers are shorter than their limits by about this share
+ONE_GIB = 1.2  # minimum for answers on one GPU, in addition to the weights
+SPREAD_GIB = 3.0  # the same per GPU of several, plus what layers of one size leave unused (finetune/verify/spread.py)
+START_S = 2.5  # start-up cost of a further process, as for training (finetune/plan/fast.py)
 
 
 def seconds(shape: Config, limits: Sequence[int], sides: int, processes: int) -> float:
-    """Of all answers, the base's to their limits and adapters' shorter, with the start of further processes; H100."""
+    """Estimate for all answers, the base's up to their limits and adapters' shorter, with process start-up; H100."""
     if not limits:
         return 0.0
     share = sorted(limits, reverse=True)[::processes]
@@ -38,11 +38,11 @@ def seconds(shape: Config, limits: Sequence[int], sides: int, processes: int) ->
 
 
 def fastest(shape: Config, limits: Sequence[int], sides: int, setting_gib: float) -> int:
-    """How many of the visible GPUs answer; a line on stderr says so where there are several.
+    """How many of the visible GPUs are used; if there are several, a line on stderr says so.
 
     Args:
-        shape: The model's.
-        limits: The longest answer to each question, in tokens.
+        shape: The model's shape.
+        limits: Maximum answer length for each question, in tokens.
         sides: How often each is asked: of the base, and of each adapter.
         setting_gib: VRAM_CEILING_GIB.
     """
@@ -63,7 +63,7 @@ def fastest(shape: Config, limits: Sequence[int], sides: int, setting_gib: float
 
 
 def cards_to_hold(model_dir: Path, setting_gib: float) -> int:
-    """How many of the visible GPUs hold the base: one or all; 1 where NVML shows none. Raises UserError if all do not.
+    """How many of the visible GPUs hold the base: one or all; 1 if NVML shows none. Raises UserError if all do not.
 
     `setting_gib` is VRAM_CEILING_GIB.
     """

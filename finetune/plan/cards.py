@@ -1,9 +1,9 @@
-"""How long a run takes on cards that are not here, estimated by their published bandwidth and FLOPs; `plan` shows it.
+"""Estimated times for GPUs that are not present, from their published bandwidth and FLOPs; shown by `plan`.
 
-The H100's own times are measured (docs/plan.md, docs/fast-lane.md). Arithmetic is taken to scale with the dense tensor
-FLOPs that are published for bfloat16 with float32 accumulation, and what is bound by reading weights with the bandwidth
-of the memory. Launching ms-swift's kernels is the processor's work, the same for every card. No one has measured the
-other cards here: power limits, cooling and drivers may well make it half as fast again.
+The H100's own times are measured (docs/plan.md, docs/fast-lane.md). Arithmetic is assumed to scale with the published
+dense bfloat16 tensor FLOPs with float32 accumulation, and work bound by reading weights with the memory bandwidth. The
+launch time of ms-swift's kernels depends on the CPU and is the same for every GPU. The other GPUs have not been
+measured: power limits, cooling and drivers may well make a run half as fast again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finetune.plan.swift import card_ceiling, named, plan_swift, step_seconds
 
 @dataclass(frozen=True)
 class Known:
-    """A card as its maker publishes it: GiB, GB/s, dense bfloat16 TFLOPS with float32 accumulation."""
+    """A GPU as published by its vendor: GiB, GB/s, dense bfloat16 TFLOPS with float32 accumulation."""
 
     name: str
     gib: int
@@ -41,13 +41,13 @@ CARDS = (
 )
 H100 = CARDS[-1]
 FAST, SWIFT, FOUR_BIT = N_("fast lane"), "ms-swift", N_("ms-swift, 4-bit base")
-# Bytes that move for each weight when a 4-bit linear is unpacked: read packed, written and read again in bfloat16.
+# Bytes moved per weight when a 4-bit linear is unpacked: read packed, then written and read in bfloat16.
 UNPACKED = 0.52 + 2 + 2
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Who would train on a card, and how long; `engine` None: nothing fits."""
+    """The engine that would train on a GPU, and its time; `engine` None: nothing fits."""
 
     card: Known
     engine: str | None
@@ -56,7 +56,7 @@ class Estimate:
 
 
 def estimates(found: PlannedRun, engines: Sequence[str] = (FAST, SWIFT, FOUR_BIT)) -> list[Estimate]:
-    """For each card, by the first of the engines under whose plan the run fits."""
+    """For each GPU, by the first engine whose plan fits."""
     return [_estimate(found, card, engines) for card in CARDS]
 
 
@@ -73,7 +73,7 @@ def _estimate(found: PlannedRun, card: Known, engines: Sequence[str]) -> Estimat
 
 
 def _fast(found: PlannedRun, card: Known) -> tuple[float, float] | None:
-    """(peak, seconds of a step); None where it does not fit."""
+    """(peak, seconds per step); None if it does not fit."""
     slower = (H100.gb_s / card.gb_s, H100.tflops / card.tflops)
     targets = named(found.targets)
     ceiling = card_ceiling(card.gib)
@@ -103,7 +103,7 @@ def _swift(found: PlannedRun, card: Known, four_bit: bool) -> tuple[float, float
 
 
 def duration(hours: float) -> str:
-    """For people, as roughly as it is known."""
+    """A duration for people, rounded to its accuracy."""
     seconds = hours * 3600
     if seconds < 90:
         return f"{max(1, round(seconds)):d} s"

@@ -1,4 +1,4 @@
-"""What the fast lane would choose for the same data; called by the command. Imports torch, hence only when needed."""
+"""The fast lane's choice for the same data; called by the command. Imports torch, hence only when needed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from qwen2.config import PROJECTIONS, Config
 
-WEIGHTS = 7.07e9  # of the shape that batches.step_ms was measured with
-START_S = 2.5  # that further processes cost: NCCL, the weights once more (docs/performance.md)
-SUM_S = 0.002  # of adding up the gradients of a step
-SAMPLE = 4096  # rows that are planned with: a run plans with all of its own
+WEIGHTS = 7.07e9  # of the shape for which batches.step_ms was measured
+START_S = 2.5  # start-up cost of further processes: NCCL, and loading the weights again (docs/performance.md)
+SUM_S = 0.002  # to add up the gradients of a step
+SAMPLE = 4096  # rows used for planning; a run plans with all of its rows
 
 
 @dataclass(frozen=True)
 class FastPlan:
-    """The choice of qwen2.training.memory. `micro_batch_tokens` None: a batch in one piece. Seconds of a step, H100."""
+    """The choice of qwen2.training.memory. `micro_batch_tokens` None: batches are not split. Step seconds: H100."""
 
     recompute: str
     micro_batch_tokens: int | None
@@ -37,7 +37,7 @@ def cards_seconds(
     epochs: float,
     max_steps: int,
 ) -> dict[int, float]:
-    """Seconds of a training on 1 to `most` cards, with the start of the processes; H100. Without those that cannot."""
+    """{GPUs: seconds of training}, from 1 to `most`, with process start-up; H100. Omits numbers that do not fit."""
     steps = max_steps if max_steps > 0 else math.ceil(epochs * -(-len(lengths) // batch))
     found = {}
     for count in range(1, most + 1):
@@ -59,9 +59,9 @@ def plan_fast(
     slower: tuple[float, float] = (1.0, 1.0),
     processes: int = 1,
 ) -> FastPlan | str:
-    """The plan, or the reason why there is none. All tokens count as if they carried loss.
+    """The plan, or the reason why there is none. Assumes that all tokens have a loss.
 
-    `slower` is how much slower than an H100 the card reads, and computes; of several processes the slowest counts.
+    `slower` holds how much slower than an H100 the GPU reads and computes; the slowest of several processes counts.
     """
     from qwen2.training import memory
     from qwen2.training.batches import plan_steps, step_ms

@@ -1,4 +1,4 @@
-"""How much memory a run may take: the card's, as NVML or --gpu says, under VRAM_CEILING_GIB; called by the command."""
+"""How much memory a run may use: the GPU's, from NVML or --gpu, below VRAM_CEILING_GIB; called by the command."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from healthchecks.nvml import Gpu as Gpu
 
 GIB = 2**30
-CONTEXT_GIB = 0.6  # a CUDA context, which the allocator's ceiling does not count
-ASSUMED_GIB = 24.0  # the card of the article's readers, where none is here and none is named
+CONTEXT_GIB = 0.6  # a CUDA context, which the allocator's ceiling does not include
+ASSUMED_GIB = 24.0  # the GPU of the article's readers, if none is present or named
 
 
 @dataclass(frozen=True)
 class Card:
-    """What there is and what of it is planned with, in GiB; `why` says which of the limits decided."""
+    """The GPU's memory and the part used for planning, in GiB; `why` says which limit decided."""
 
     name: str
     gib: float
@@ -32,7 +32,7 @@ class Card:
 
 
 def find(gpu_gib: float | None, setting_gib: float, nvml: Callable[[], Any] | None = None) -> Card:
-    """The card named by --gpu (GiB), else the first visible one, else 24 GB. `setting_gib` 0: no ceiling was set."""
+    """The GPU given by --gpu (GiB), else the first visible one, else 24 GB. `setting_gib` 0: no ceiling was set."""
     if gpu_gib is not None:
         if not 0 < gpu_gib < 1e5:
             raise UserError(_("--gpu {gpu_gib:g}: must be a size in GiB, for example 24").format(gpu_gib=gpu_gib))
@@ -79,7 +79,7 @@ def ceiling_gib(gpu: Gpu, setting_gib: float) -> float:
 
 
 def visible(nvml: Callable[[], Any] | None = None) -> list[tuple[str, Gpu]]:
-    """The GPUs that CUDA will see, each by what CUDA_VISIBLE_DEVICES calls it; [] where NVML has none to show."""
+    """The GPUs that CUDA will see, each by its name for CUDA_VISIBLE_DEVICES; [] if NVML shows none."""
     if nvml is None:
         if not gpu_visible():
             return []
@@ -96,23 +96,23 @@ def visible(nvml: Callable[[], Any] | None = None) -> list[tuple[str, Gpu]]:
     for name in map(str.strip, names):
         if name.isdecimal():
             gpu = gpus[int(name)] if int(name) < len(gpus) else None
-        else:  # a MIG instance's name is none of NVML's GPUs: the first stands for it
+        else:  # a MIG instance's name matches no GPU in NVML: the first stands for it
             gpu = next((gpu for gpu in gpus if name and gpu.uuid.startswith(name)), gpus[0] if name and gpus else None)
         if gpu is None:
-            break  # CUDA leaves out what follows a name that it does not know
+            break  # CUDA ignores everything after a name that it does not know
         found.append((name, gpu))
     return found
 
 
 def devices(found: Sequence[tuple[str, Gpu]], count: int) -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES calls them, or `count` that CUDA is to look for where NVML shows none."""
+    """Their names for CUDA_VISIBLE_DEVICES, or `count` that CUDA is to look for if NVML shows none."""
     if found:
         return tuple(name for name, _gpu in found)
     return tuple((os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(","))
 
 
 def alike(found: Sequence[tuple[str, Gpu]], setting_gib: float) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls those of the first one's name that have as much memory free for a run."""
+    """The names for CUDA_VISIBLE_DEVICES of the GPUs of the first one's model with as much free memory for a run."""
     if not found:
         return []
     first = found[0][1]
@@ -121,7 +121,7 @@ def alike(found: Sequence[tuple[str, Gpu]], setting_gib: float) -> list[str]:
 
 
 def _first(nvml: Callable[[], Any] | None) -> Gpu | None:
-    """The GPU that a run would take, or None where NVML has none to show."""
+    """The GPU that a run would use, or None if NVML shows none."""
     return next((gpu for _name, gpu in visible(nvml)), None)
 
 
@@ -132,7 +132,7 @@ def _pynvml() -> Any:
 
 
 def quickest(seconds: Mapping[int, float], count: int, one: str, several: str) -> int:
-    """Of {processes: estimated seconds} the quickest; a line on stderr says so, in one of two translated sentences."""
+    """The fastest of {processes: estimated seconds}; a line on stderr, one of two translated sentences, says so."""
     best = min(seconds, key=lambda processes: seconds[processes])
     line = one if best == 1 else several
     print(line.format(best=best, count=count, several=seconds[best], one=seconds[1]), file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The memory that ms-swift takes for LoRA, from the model's shape; called by swift.py, fitted by bench/plan_fit.py.
+"""The memory that ms-swift needs for LoRA, from the model's shape; called by swift.py, fitted by bench/plan_fit.py.
 
 What autograd keeps is counted tensor by tensor, as ms-swift 4.6, transformers 5 and peft 0.20 run it: bfloat16 weights,
-float32 adapter, autocast, sdpa attention, LoRA dropout on. `FITTED` holds what counting cannot give; bench/plan_fit.py
-measures it (docs/plan.md says what has been). Nothing here imports torch.
+float32 adapter, autocast, sdpa attention, LoRA dropout on. `FITTED` holds what cannot be counted; bench/plan_fit.py
+measures it (docs/plan.md lists the measurements). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from dataclasses import dataclass
 from qwen2.config import PROJECTIONS, Config
 
 GIB = 2**30
-# bitsandbytes NF4 with blocks of 64 and double quantization: 4 bits, 8 for a block's scale, and 32 for 256 of those.
+# bitsandbytes NF4 with blocks of 64 and double quantization: 4 bits, 8 for a block's scale, and 32 per 256 scales.
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Constants that counting does not give."""
+    """Constants that cannot be counted."""
 
     overhead_gib: float  # cuBLAS workspaces, buffers
-    kept: float  # measured / counted bytes that wait for the backward pass, without liger
+    kept: float  # measured / counted bytes kept for the backward pass, without liger
     kept_liger: float  # the same with liger
-    passing: float  # bytes of a layer that comes and goes, in units of what it keeps; for checkpointing
+    passing: float  # bytes of a layer in flight, relative to what it keeps; for checkpointing
     passing_liger: float
-    logit_bytes: float  # of each logit: bfloat16 and float32 copies, log-softmax, gradients
-    logit_bytes_liger: float  # of each hidden value at a position with a loss, in chunks of the same size
-    mask_bytes: float  # a layer's attention mask, of each pair of positions, where rows are padded
+    logit_bytes: float  # per logit: bfloat16 and float32 copies, log-softmax, gradients
+    logit_bytes_liger: float  # per hidden value at a position with a loss, in chunks of the same size
+    mask_bytes: float  # a layer's attention mask, per pair of positions, if rows are padded
 
 
-# Of 36 settings on one H100, 2026-11-24, within -0.1 and +0.3 % of the allocated peak: docs/plan.md has the table.
+# From 36 settings on one H100, 2026-11-24, within -0.1 and +0.3 % of the allocated peak: docs/plan.md has the table.
 FITTED = Fitted(
     overhead_gib=0.106,
     kept=1.003,
@@ -46,12 +46,12 @@ FITTED = Fitted(
 
 @dataclass(frozen=True)
 class LargestMicroBatch:
-    """The micro-batch that decides: `rows` rows padded to `width` tokens, `kept` positions of them with logits."""
+    """The micro-batch that determines the peak: `rows` rows padded to `width` tokens, `kept` positions with logits."""
 
     width: int
     rows: int
     kept: int
-    padded: bool  # rows of several lengths: a mask, and keys and values repeated for each query head
+    padded: bool  # rows of different lengths: a mask, and keys and values repeated for each query head
 
     @property
     def tokens(self) -> int:
@@ -61,7 +61,7 @@ class LargestMicroBatch:
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """What is trained: LoRA of that rank on these linears, with the base at `bits` bits (None: bfloat16)."""
+    """LoRA of that rank on these linears, with the base at `bits` bits (None: bfloat16)."""
 
     rank: int = 8
     targets: Sequence[str] = PROJECTIONS
@@ -69,13 +69,13 @@ class LoraSpec:
 
 
 def inputs_of(shape: Config) -> dict[str, int]:
-    """Width of what goes into each linear."""
+    """Input width of each linear."""
     wide = dict.fromkeys(PROJECTIONS, shape.hidden_size)
     return wide | {"o_proj": shape.q_size, "down_proj": shape.intermediate_size}
 
 
 def outputs_of(shape: Config) -> dict[str, int]:
-    """Width of what comes out of each linear."""
+    """Output width of each linear."""
     return {
         "q_proj": shape.q_size, "k_proj": shape.kv_size, "v_proj": shape.kv_size, "o_proj": shape.hidden_size,
         "gate_proj": shape.intermediate_size, "up_proj": shape.intermediate_size, "down_proj": shape.hidden_size,
@@ -88,7 +88,7 @@ def fixed_gib(shape: Config, adapter: LoraSpec) -> float:
     small = shape.num_layers * (2 * shape.hidden_size + shape.q_size + 2 * shape.kv_size) + shape.hidden_size
     weights: float = 2 * (heads * shape.vocab_size * shape.hidden_size + small)
     weights += shape.linear_parameters * (NF4_BITS / 8 if adapter.bits == 4 else 1 if adapter.bits == 8 else 2)
-    if adapter.bits:  # the largest linear, unpacked while it is used, forward or backward
+    if adapter.bits:  # the largest linear, unpacked while in use, forward or backward
         weights += 2 * shape.hidden_size * shape.intermediate_size
     into, out = inputs_of(shape), outputs_of(shape)
     trained = shape.num_layers * sum(adapter.rank * (into[name] + out[name]) for name in adapter.targets)
@@ -96,13 +96,13 @@ def fixed_gib(shape: Config, adapter: LoraSpec) -> float:
 
 
 def layer_bytes(shape: Config, adapter: LoraSpec, liger: bool, padded: bool) -> int:
-    """Bytes of one token that a layer keeps for the backward pass."""
+    """Bytes per token that a layer keeps for the backward pass."""
     h, i, q, kv = shape.hidden_size, shape.intermediate_size, shape.q_size, shape.kv_size
     norms = 2 * (2 * h if liger else 4 * h)
     attention = 2 * q + 2 * (2 * q if padded else 2 * kv) + 2 * q + 4 * shape.num_heads
     swiglu = (4 if liger else 6) * i
     into = inputs_of(shape)
-    # each LoRA keeps its own dropped-out input in bfloat16, the mask of that, and its low-rank output
+    # each LoRA keeps its own dropped-out input in bfloat16, its mask, and its low-rank output
     lora = sum(3 * into[name] + 2 * adapter.rank for name in adapter.targets)
     return norms + attention + swiglu + lora
 
@@ -115,7 +115,7 @@ def peak_gib(
     liger: bool,
     fitted: Fitted = FITTED,
 ) -> float:
-    """GiB that torch's allocator reserves at most."""
+    """Maximum GiB that torch's allocator reserves."""
     layer = layer_bytes(shape, adapter, liger, micro.padded) * micro.tokens
     masks = fitted.mask_bytes * micro.rows * micro.width**2 if micro.padded else 0.0
     kept = fitted.kept_liger if liger else fitted.kept

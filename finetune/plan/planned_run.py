@@ -1,4 +1,4 @@
-"""What is to be planned: the config file's options and the data's token lengths; read by the command."""
+"""The run to plan: the config file's options and the data's token lengths; read by the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.data.findings import CheckOptions
 from finetune.engines.swift import config_file, ranges
 from qwen2.config import Config
 
-# What a test model stands for: no one has that planned (a test holds this to the official config.json).
+# The model that a test model stands for, since nobody plans for it (a test compares it with the official config.json).
 REAL = "Qwen2.5-7B-Instruct"
 REAL_SHAPE = Config(
     hidden_size=3584,
@@ -33,13 +33,13 @@ REAL_SHAPE = Config(
     eos_ids=(151645, 151643),
     pad_id=151643,
 )
-FULL_BATCH = 16  # what ms-swift fills a batch up to where gradient_accumulation_steps is not given
-MAX_LENGTH = 2048  # the article's, where neither the command nor the config has one
+FULL_BATCH = 16  # ms-swift fills a batch up to this if gradient_accumulation_steps is not given
+MAX_LENGTH = 2048  # the article's, if neither the command nor the config sets one
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, as far as its memory and time go. `lengths` may be a sample; `rows` counts all that are trained on."""
+    """One run, as far as it affects memory and time. `lengths` may be a sample; `rows` counts all training rows."""
 
     shape: Config
     lengths: list[int]
@@ -51,9 +51,9 @@ class PlannedRun:
     targets: list[str]
     quant_bits: int | None
     max_length: int
-    max_steps: int  # -1: as many as the epochs take
+    max_steps: int  # -1: determined by the epochs
     data: str  # the data in one line
-    model: str  # what is planned, in one line
+    model: str  # the planned model, in one line
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -64,12 +64,12 @@ class PlannedRun:
         return math.ceil(self.epochs * math.ceil(self.rows / self.batch))
 
     def minutes(self, seconds_per_step: float) -> float:
-        """Of all steps, on an H100, without starting up."""
+        """Total for all steps, on an H100, without start-up."""
         return self.steps * seconds_per_step / 60
 
 
 def shape_of(model_dir: Path) -> tuple[Config, str]:
-    """(the sizes to plan with, whose they are in one line): config.json's, but the 7B's where a test model lies.
+    """(the sizes to plan with, and their model in one line): config.json's, but the 7B's for a test model.
 
     Raises UserError if the folder does not hold a plain Qwen2.
     """
@@ -94,9 +94,9 @@ def read(
     max_length: int | None,
     columns: tuple[str, str] | None = None,
 ) -> PlannedRun:
-    """Options of the file; the data named, or the file's own, below the folder above. Raises UserError.
+    """Options from the file; the named data, or the file's own, relative to the folder above it. Raises UserError.
 
-    `columns` are the headings of a table's questions and answers, where they are not found by themselves.
+    `columns` are the headings of a table's questions and answers, if they are not detected automatically.
     """
     options = config_file.load(file)
     shape, model = shape_of(model_dir)
@@ -123,7 +123,7 @@ def read(
     notes: list[str] = []
     found = require(specs, None if datasets else file.resolve().parent.parent, looked)
     for source, report in found:
-        if report is None:  # a hub's rows are not here yet: any of them may be as long as allowed
+        if report is None:  # a hub's rows are not here yet: each may be as long as allowed
             lengths.append(limit)
             rows += source.sample or 0
             notes.append(
@@ -173,7 +173,7 @@ def read(
 
 
 def _with_own_steps(planned: PlannedRun, file: Path, model_dir: Path) -> PlannedRun:
-    """The plan, with a word on how many steps a test model's own run takes: sft.sh gives it other epochs."""
+    """The plan, with a note on the number of steps of a test model's own run: sft.sh gives it other epochs."""
     kind = kind_of(model_dir)
     own = file.with_name(f"{kind.name}.yaml")
     if not kind.is_for_tests or not own.is_file():

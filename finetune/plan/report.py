@@ -1,4 +1,4 @@
-"""What the plan command shows: the data and the card in a line each, the engines' plans, and other cards."""
+"""The output of the plan command: the data and the GPU in one line each, the engines' plans, and other GPUs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def terminal(
     times: Sequence[Estimate],
     shares: Sequence[Share] = (),
 ) -> None:
-    """Lines and three tables; what would fit instead is printed below them, where a narrow terminal has room for it."""
+    """Lines and three tables; alternatives that would fit are printed below them, where a narrow terminal has room."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -74,7 +74,7 @@ def terminal(
 
 
 def _times(times: Sequence[Estimate]) -> Table:
-    """How long, and by whom, on cards that many have."""
+    """Time and engine for widely used GPUs."""
     table = _table(N_("how long on"), N_("trained by"), FIGURES[1], N_("about"))
     for each in times:
         if each.engine is None:

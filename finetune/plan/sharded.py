@@ -1,7 +1,7 @@
-"""The memory of each GPU where FSDP2 cuts the base among several; the command plan and sft say it (docs/plan.md).
+"""The memory of each GPU if FSDP2 shards the base over several; reported by the command plan and sft (docs/plan.md).
 
-A GPU keeps its part of the weights, of the adapter and of the optimizer. Whole at a time are the layer that computes,
-the next one, fetched meanwhile, and what belongs to no layer: embedding and head (configs/fsdp2.json wraps layers).
+A GPU keeps its shard of the weights, the adapter and the optimizer. Unsharded at any time are the current layer, the
+next one, which is prefetched, and what belongs to no layer: embedding and head (configs/fsdp2.json wraps layers).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from finetune.plan.swift import divisors, worst
 from qwen2.config import Config
 
 CARDS = (2, 4, 8)
-LAYERS = 2  # that are whole at a time
-# What is reserved beyond what is counted: 7B under 12 GiB and 14B under 22, each over two H200 (docs/performance.md).
+LAYERS = 2  # unsharded at any time
+# Reserved beyond what is counted: 7B under 12 GiB and 14B under 22, each over two H200 (docs/performance.md).
 SLACK = 1.07
 
 
 @dataclass(frozen=True)
 class Share:
-    """GiB of each of `cards` GPUs, with `rows` rows at a time: its part, what is gathered, and the reserved peak."""
+    """GiB on each of `cards` GPUs with `rows` rows at a time: its shard, the gathered layers, and the reserved peak."""
 
     cards: int
     rows: int
@@ -34,7 +34,7 @@ class Share:
 def share(
     shape: Config, adapter: LoraSpec, lengths: Sequence[int], cards: int, rows: int, checkpointing: bool = True
 ) -> Share:
-    """The estimate of one GPU, without liger; of rows, the longest with others beside it count."""
+    """The estimate for one GPU, without liger. The longest row counts, with others next to it."""
     fixed = memory.fixed_gib(shape, adapter)
     growing = memory.peak_gib(shape, adapter, worst(lengths, rows), checkpointing, False) - fixed
     apart = (1 if shape.tie_embeddings else 2) * shape.vocab_size * shape.hidden_size
@@ -46,7 +46,7 @@ def share(
 def fitting(
     shape: Config, adapter: LoraSpec, lengths: Sequence[int], cards: int, batch: int, ceiling_gib: float
 ) -> Share:
-    """With as many rows at a time as fit under the ceiling; with one where none do."""
+    """With as many rows at a time as fit under the ceiling; with one if none fit."""
     sizes = divisors(max(1, batch // cards))
     found = [share(shape, adapter, lengths, cards, rows) for rows in sizes]
     return next((each for each in reversed(found) if each.peak_gib <= ceiling_gib), found[0])

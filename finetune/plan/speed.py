@@ -1,25 +1,25 @@
-"""How long ms-swift takes for a micro-batch on an H100, for choosing between plans; called by swift.py.
+"""ms-swift's time per micro-batch on an H100, for choosing between plans; called by swift.py.
 
-A micro-batch takes the time of launching its kernels or of its arithmetic, whichever is longer. Constants are of the
-7B shape (docs/plan.md says which are measured); they rank plans on other cards, but are not a forecast there.
+A micro-batch takes its kernels' launch time or its arithmetic, whichever is longer. Constants are for the 7B shape
+(docs/plan.md says which are measured). They rank plans on other GPUs, but do not predict times there.
 """
 
 from __future__ import annotations
 
 from qwen2.config import Config
 
-# (checkpointing, liger) -> seconds of launching, microseconds of a token, at the 7B shape on an H100
+# (checkpointing, liger) -> launch seconds, microseconds per token, at the 7B shape on an H100
 MEASURED = {
     (False, False): (0.220, 114.0),
     (False, True): (0.260, 98.0),
     (True, False): (0.340, 154.0),
     (True, True): (0.390, 130.0),
 }
-LAYERS, WEIGHTS = 28, 7.07e9  # of that shape: what launching and arithmetic grow with
+LAYERS, WEIGHTS = 28, 7.07e9  # of that shape: launch time and arithmetic scale with them
 
 
 def micro_batch_seconds(shape: Config, tokens: int, checkpointing: bool, liger: bool, slower: float = 1.0) -> float:
-    """Seconds of forward and backward of that many tokens, padding included; the arithmetic is so much `slower`."""
+    """Seconds of forward and backward for that many tokens, padding included; `slower` scales the arithmetic."""
     launching, micros = MEASURED[checkpointing, liger]
     weights = shape.linear_parameters + shape.vocab_size * shape.hidden_size
     return max(launching * shape.num_layers / LAYERS, micros * slower * 1e-6 * tokens * weights / WEIGHTS)

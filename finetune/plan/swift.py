@@ -19,12 +19,12 @@ from finetune.plan.memory import FITTED, Fitted, LargestMicroBatch, LoraSpec, pe
 from finetune.plan.speed import micro_batch_seconds
 from qwen2.config import PROJECTIONS, Config
 
-# What to leave for the allocator, as a share of what the micro-batch adds to the weights, by gradient checkpointing:
-# with it, activations come and go in every size, and the cache breaks up (docs/plan.md).
+# Margin for the allocator, as a share of what the micro-batch adds to the weights, by gradient checkpointing: with it,
+# activations of every size are allocated and freed, which fragments the cache (docs/plan.md).
 MARGIN = {False: 0.05, True: 0.45}
 CARDS_GIB = (12, 16, 24, 48, 80)
-SAMPLE = 2048  # rows that the mean time of a step is computed from
-LENGTH_STEP = 64  # a shorter max_length is proposed in steps of so many tokens
+SAMPLE = 2048  # rows used to compute the mean step time
+LENGTH_STEP = 64  # a shorter max_length is proposed in steps of this many tokens
 LIGER_GAIN = (
     0.95  # liger is switched on where it fits what else would not, or takes no more than this share of the time
 )
@@ -32,19 +32,19 @@ LIGER_GAIN = (
 
 @dataclass(frozen=True)
 class SwiftPlan:
-    """How ms-swift is to run. The peak is the allocated GiB of the worst micro-batch that can occur."""
+    """How ms-swift should run. The peak is the allocated GiB of the worst possible micro-batch."""
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     use_liger_kernel: bool
     peak_gib: float
-    seconds_per_step: float  # estimated mean of an optimizer step on an H100
+    seconds_per_step: float  # estimated mean per optimizer step on an H100
     ceiling_gib: float
     longest: int  # tokens
 
     def options(self) -> dict[str, Any]:
-        """The options of `swift sft` that it sets."""
+        """The options of `swift sft` that the plan sets."""
         return {
             "per_device_train_batch_size": self.per_device_train_batch_size,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
@@ -53,7 +53,7 @@ class SwiftPlan:
         }
 
     def in_one_line(self) -> str:
-        """For the screen, before the run."""
+        """One line for the screen, before the run."""
         return _(
             "plan: {per_device_train_batch_size} rows x {gradient_accumulation_steps} micro-batches, "
             "gradient checkpointing {on}, liger {liger}: about {peak_gib:.1f} of {ceiling_gib:g} GiB "
@@ -84,8 +84,8 @@ def plan_swift(
 ) -> SwiftPlan:
     """The fastest way whose predicted peak stays under the ceiling, with micro-batch x accumulation = `batch` exactly.
 
-    `lengths` are the tokens of the rows that are trained on (those over max_length left out); which rows meet in a
-    micro-batch is the shuffle's choice, so the longest counts for all. What is not None is fixed by the user.
+    `lengths` are the tokens of the training rows (without those over max_length). The shuffle decides which rows share
+    a micro-batch, so the longest counts for all. Arguments that are not None were fixed by the user.
     Raises UserError with the remedies if nothing fits, or there is nothing to plan.
     """
     if not lengths:
@@ -132,7 +132,7 @@ def plan_swift(
 
 
 def worst(lengths: Sequence[int], size: int) -> LargestMicroBatch:
-    """The micro-batch of `size` rows that needs most: the longest row with others next to it, all with loss."""
+    """The most expensive micro-batch of `size` rows: the longest row with others next to it, all with a loss."""
     width, rows = max(lengths), min(size, len(lengths))
     return LargestMicroBatch(width, rows, kept=width * rows, padded=rows > 1 and min(lengths) != width)
 
@@ -146,7 +146,7 @@ def step_seconds(
     liger: bool,
     slower: float = 1.0,
 ) -> float:
-    """Mean seconds of an optimizer step over an epoch of that order, on a card so much slower than an H100."""
+    """Mean seconds per optimizer step over an epoch in that order, on a GPU that is slower than an H100 by a factor."""
     rows = order[: max(batch, SAMPLE - SAMPLE % batch)]
     seconds = 0.0
     for start in range(0, len(rows), size):
@@ -156,7 +156,7 @@ def step_seconds(
 
 
 def divisors(batch: int) -> list[int]:
-    """Micro-batches that make up the batch exactly, smallest first."""
+    """Micro-batch sizes that divide the batch exactly, smallest first."""
     return [size for size in range(1, batch + 1) if batch % size == 0]
 
 
@@ -174,13 +174,13 @@ def named(targets: Sequence[str]) -> tuple[str, ...]:
 
 
 def with_margin(peak: float, shape: Config, adapter: LoraSpec, checkpointing: bool, fitted: Fitted = FITTED) -> float:
-    """GiB to have free for a predicted peak: MARGIN on top of what it takes beyond one token's."""
+    """Free GiB needed for a predicted peak: MARGIN on top of what exceeds one token's."""
     alone = peak_gib(shape, adapter, worst([1], 1), True, True, fitted)
     return peak + MARGIN[checkpointing] * max(0.0, peak - alone)
 
 
 def fitting_length(shape: Config, ceiling_gib: float, adapter: LoraSpec, fitted: Fitted = FITTED) -> int:
-    """The longest row, in steps of 64 tokens, that fits with everything that saves memory; 0 when none does."""
+    """The longest row, in steps of 64 tokens, that fits with every memory-saving option; 0 if none does."""
 
     def fits(length: int) -> bool:
         peak = peak_gib(shape, adapter, worst([length], 1), True, True, fitted)
@@ -194,7 +194,7 @@ def fitting_length(shape: Config, ceiling_gib: float, adapter: LoraSpec, fitted:
 
 
 def card_ceiling(gpu_gib: float) -> float:
-    """The GiB to plan for on a card of that size, as 22 is for 24: context, display and others take the rest."""
+    """The GiB to plan for on a GPU of that size, as 22 is for 24: context, display and other programs use the rest."""
     return round(gpu_gib - max(1.0, gpu_gib / 12), 1)
 
 

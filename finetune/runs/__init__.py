@@ -1,1 +1,1 @@
-"""What a run leaves and holds: its folder, its checkpoints, the GPU and its progress."""
+"""A run's resources: its folder, its checkpoints, the GPU lock and its progress."""

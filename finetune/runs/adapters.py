@@ -1,7 +1,7 @@
-"""The adapter that a command is asked for, held to one set of checks; infer, serve, verify, merge and sft look here.
+"""Finds the adapter that a command is asked for and checks it; used by infer, serve, verify, merge and sft.
 
-It is whole, it is of this base as its run knows, and each of its keys matches a weight of this base in name and shape.
-PEFT itself skips keys that fit nothing, and then the bare base answers.
+The adapter must be complete, its run must record this base, and each key must match one of the base's weights in name
+and shape. PEFT itself skips keys that match nothing, and then the bare base answers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
     """The folder of an adapter that fits the base in `model_dir`.
 
     Args:
-        name: A checkpoint, a run's folder (its newest checkpoint is taken), or `newest` (the newest in `output_dir`). A
+        name: A checkpoint, a run's folder (its newest checkpoint is used), or `newest` (the newest in `output_dir`). A
             path may be the host's, below the mounted output folder, or a run's bare name.
-        output_dir: Where runs are.
-        model_dir: The base that is going to be loaded.
-        tell: Whether to say on stderr which one `newest` is.
+        output_dir: The folder with the runs.
+        model_dir: The base that will be loaded.
+        tell: Whether to report on stderr which one `newest` is.
 
     Raises:
-        UserError: Nothing is there, it is incomplete, it is not an adapter, or it is of another base.
+        UserError: There is none, it is incomplete, it is not an adapter, or it is for another base.
     """
     path = _locate(name, output_dir, tell)
     if fault := checkpoints.problem(path):
@@ -75,7 +75,7 @@ def find(name: str | Path, output_dir: Path, model_dir: Path, tell: bool = True)
 
 
 def require_fit(path: Path, model_dir: Path) -> None:
-    """Raises UserError if a complete adapter is not of the base in `model_dir`, by its run or by its keys."""
+    """Raises UserError if a complete adapter is not for the base in `model_dir`, judged by its run or its keys."""
     require_base(path, model_dir)
     _require_keys(path, model_dir)
 
@@ -102,9 +102,9 @@ def _locate(name: str | Path, output_dir: Path, tell: bool) -> Path:
 
 
 def require_base(adapter: Path, model_dir: Path) -> None:
-    """Raises UserError if the adapter's run says that it trained on other weights than these: it means nothing on them.
+    """Raises UserError if the adapter's run recorded other base weights than these: it is useless on them.
 
-    Compared is the digest of the folder's SHA256SUMS, which run.json keeps; nothing where one of them is missing.
+    Compares the digest of the folder's SHA256SUMS, which run.json stores. Does nothing if one of them is missing.
     """
     official = model_dir / sha256sums.NAME
     above = adapter.parent
@@ -122,7 +122,7 @@ def require_base(adapter: Path, model_dir: Path) -> None:
 
 
 def require_plain(adapter: Path, what: str, remedy: str) -> None:
-    """Raises UserError if the adapter is more than a plain LoRA (qwen2/adapter_config.py), which `what` cannot compute.
+    """Raises UserError if the adapter is more than a plain LoRA (qwen2/adapter_config.py): `what` cannot compute it.
 
     `remedy` is what to do instead.
     """
@@ -135,11 +135,11 @@ def require_plain(adapter: Path, what: str, remedy: str) -> None:
 
 
 def _require_keys(path: Path, model_dir: Path) -> None:
-    """Raises UserError if a key of a LoRA has no place in the base, or a place of another shape."""
+    """Raises UserError if a key of a LoRA does not exist in the base, or has another shape there."""
     settings = json_object(path / adapter_config.CONFIG_FILE)
     base = base_shapes(model_dir)
     if base is None or settings.get("peft_type") != "LORA":
-        return  # what is wrong with the base, its loader says; other kinds have keys of their own
+        return  # the loader reports what is wrong with the base; other kinds have their own keys
     try:
         shapes = adapter_shapes(path)
         fault = misfit(shapes, settings, base)
@@ -156,9 +156,9 @@ def _require_keys(path: Path, model_dir: Path) -> None:
 
 
 def base_shapes(model_dir: Path) -> dict[str, Shape] | None:
-    """{name: shape} of the base's weights, of the shards' headers; None where there are none to compare with.
+    """{name: shape} of the base's weights, from the shard headers; None if there is nothing to compare with.
 
-    Only of plain language models: what has several parts has other names in memory than in its files.
+    Only for plain language models: models with several parts use other names in memory than in their files.
     """
     config = json_object(model_dir / "config.json")
     names = config.get("architectures")
@@ -189,7 +189,7 @@ def adapter_shapes(path: Path) -> dict[str, Shape]:
 
 
 def _safetensors_shapes(file: Path) -> dict[str, Shape]:
-    """{name: shape} of a file's header. Raises ValueError if it is not one."""
+    """{name: shape} from a file's header. Raises ValueError if it has none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -200,7 +200,7 @@ def _safetensors_shapes(file: Path) -> dict[str, Shape]:
 
 
 def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[str, Shape]) -> str | None:
-    """Why a LoRA does not fit a base, in a few words; None when it does.
+    """Why a LoRA does not fit a base, in a few words; None if it does.
 
     Args:
         shapes: {key: shape} of the adapter's weights, with PEFT's keys.
@@ -208,7 +208,7 @@ def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[
         base: {name: shape} of the base's weights.
 
     Raises:
-        KeyError, TypeError, ValueError: adapter_config.json has no number for a rank.
+        KeyError, TypeError, ValueError: A rank in adapter_config.json is not a number.
     """
     modules = {name.rpartition(".")[0] for name in base}
     found: dict[str, set[str]] = {}
@@ -243,7 +243,7 @@ def misfit(shapes: Mapping[str, Shape], settings: dict[str, Any], base: Mapping[
 
 
 def _wanted(part: str, rank: int, weight: Shape | None) -> Shape | None:
-    """The shape of one part beside a weight [out, in]; None where the base does not say (a quantized one)."""
+    """The shape of one part for a weight [out, in]; None if the base does not determine it (a quantized base)."""
     if weight is None or len(weight) != 2:
         return None
     out, into = weight
@@ -265,7 +265,7 @@ def _other_shape(key: str, shape: Shape, wanted: Shape) -> str:
 
 
 def _left_out(targets: Any, found: Iterable[str], base: Mapping[str, Shape]) -> str | None:
-    """A linear that the adapter's own target_modules name, and for which it has no weights."""
+    """A linear that the adapter's own target_modules name, but for which it has no weights."""
     if isinstance(targets, str):
         try:
             rule = re.compile(targets)

@@ -1,4 +1,4 @@
-"""Find the newest complete checkpoint below the output folder; for infer, verify, merge, serve and resume."""
+"""Finds the newest complete checkpoint below the output folder; for infer, verify, merge, serve and resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qwen2.adapter_config import BIN_FILE, CONFIG_FILE, WEIGHTS_FILE
 from qwen2.safetensors_header import BrokenHeader
 
 NAME = re.compile(r"checkpoint-(\d+)$")
-# The run folder itself may be the output folder; swift's own runs lie one or two folders below it.
+# The run folder itself may be the output folder; swift's own runs are one or two folders below it.
 DEPTH = 3
 Ordered = tuple[int, bool, int, Path]  # number or time; whether it is the run's adapter; step; folder
 
@@ -28,10 +28,10 @@ Ordered = tuple[int, bool, int, Path]  # number or time; whether it is the run's
 def newest(output_dir: str | Path) -> Path:
     """The newest complete checkpoint in any run folder below `output_dir` (or in the run folder itself).
 
-    Of our runs it is the adapter that the run with the highest number ended with, whatever the clock said: the last
-    step, or the best one where --load_best_model_at_end asked for that. Of ms-swift's own runs, and between those and
-    ours, it is the one whose weights were written last. Half-written and changed ones are skipped
-    and named. Raises UserError if there is none; the message names those, if any.
+    For our runs this is the final adapter of the run with the highest number, whatever the clock said: the last step,
+    or the best one with --load_best_model_at_end. Among ms-swift's own runs, and between those and ours, it is the one
+    whose weights were written last. Incomplete and modified checkpoints are skipped
+    and named. Raises UserError if there is none; the message names the skipped ones.
     """
     root = Path(output_dir)
     if not root.is_dir():
@@ -61,12 +61,12 @@ def newest(output_dir: str | Path) -> Path:
 
 
 def _option() -> str:
-    """How an adapter is named where one is."""
+    """How to refer to an adapter where one is expected."""
     return "ADAPTER=DIR" if host.via_make() else "--adapter DIR"
 
 
 def _first_whole(group: list[Ordered], root: Path, broken: list[str]) -> Path | None:
-    """The complete checkpoint that is last in order; what is skipped before it is named in `broken`."""
+    """The last complete checkpoint in order; those skipped before it are added to `broken`."""
     for *_order, path in sorted(group, reverse=True):
         fault = problem(path)
         if fault is None:
@@ -76,12 +76,12 @@ def _first_whole(group: list[Ordered], root: Path, broken: list[str]) -> Path | 
 
 
 def run_number(folder: Path) -> int:
-    """The number of a run of ours, from its run.json: higher is later. 0 for any other folder."""
+    """The number of one of our runs, from its run.json; higher is later. 0 for any other folder."""
     return of_run(folder)[0]
 
 
 def of_run(folder: Path) -> tuple[int, str | None]:
-    """(`run_number`, the name of the checkpoint that is the adapter of a run that is done), from its run.json."""
+    """(`run_number`, the name of the checkpoint that is a finished run's adapter), from its run.json."""
     record = json_object(folder / "run.json")
     number, adapter = record.get("number"), record.get("adapter")
     is_done = record.get("status") == "done" and isinstance(adapter, str)
@@ -89,7 +89,7 @@ def of_run(folder: Path) -> tuple[int, str | None]:
 
 
 def best(folder: Path) -> Path | None:
-    """The complete checkpoint with the best evaluation, from the last line of a run's log; None where it names none."""
+    """The complete checkpoint with the best evaluation, from the last line of a run's log; None if it names none."""
     try:
         *_other, last = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
         path = folder / Path(str(json.loads(last)["best_model_checkpoint"])).name
@@ -99,7 +99,7 @@ def best(folder: Path) -> Path | None:
 
 
 def find(root: str | Path) -> Iterator[Path]:
-    """Every folder named checkpoint-N at most DEPTH levels below `root`, complete or not, in no order."""
+    """Every folder named checkpoint-N at most DEPTH levels below `root`, complete or not, unordered."""
     start = str(root)
     base = start.rstrip(os.sep).count(os.sep)
     for folder, names, _files in os.walk(start):
@@ -113,7 +113,7 @@ def find(root: str | Path) -> Iterator[Path]:
 
 
 def step(checkpoint: Path) -> int:
-    """The optimizer step in a checkpoint's name; -1 for a folder that is named otherwise."""
+    """The optimizer step in a checkpoint's name; -1 for a folder with another kind of name."""
     match = NAME.match(checkpoint.name)
     return int(match.group(1)) if match else -1
 
@@ -121,7 +121,7 @@ def step(checkpoint: Path) -> int:
 def problem(checkpoint: str | Path) -> str | None:
     """Why a folder is not a complete checkpoint (an adapter or a full model), in a few words; None if it is complete.
 
-    The header of the weights says how long the file must be. An adapter that has SHA256SUMS is read whole.
+    The header of the weights gives the required file length. An adapter with SHA256SUMS is read completely.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -146,14 +146,14 @@ def problem(checkpoint: str | Path) -> str | None:
 
 
 def state_problem(checkpoint: Path) -> str | None:
-    """Why the trainer's state in a checkpoint is incomplete; None when it is, by headers and ends and, if any, sums."""
+    """Why the trainer's state in a checkpoint is incomplete, by headers, ends and any checksums; None if complete."""
     if fault := _json_fault(checkpoint / "trainer_state.json"):
         return fault
     optimizer = checkpoint / "optimizer.safetensors"  # the fast lane's
     if optimizer.exists() and (fault := _safetensors_fault(optimizer)):
         return fault
     states = sorted(checkpoint.glob("*.pt*"))
-    for path in states:  # torch.save writes zip files, whose directory is at the end, and a checksum of each part
+    for path in states:  # torch.save writes zip files, with a directory at the end and a checksum per part
         if not zipfile.is_zipfile(path):
             return _("{name} is cut short").format(name=path.name)
     states += [optimizer] if optimizer.exists() else []
@@ -161,7 +161,7 @@ def state_problem(checkpoint: Path) -> str | None:
 
 
 def seal(folder: Path) -> None:
-    """Write SHA256SUMS into the complete checkpoints below a run's folder that have none, ms-swift's; best effort."""
+    """Write SHA256SUMS to complete checkpoints (ms-swift's) below a run's folder that have none; best effort."""
     for path in find(folder):
         if not (path / sha256sums.NAME).exists() and problem(path) is None and state_problem(path) is None:
             with contextlib.suppress(OSError):
@@ -170,21 +170,21 @@ def seal(folder: Path) -> None:
 
 
 def _share(checkpoint: Path) -> None:
-    """Give the tensors, which safetensors writes for their owner alone, the rights of the text next to them."""
+    """Give tensor files, which safetensors makes private to their owner, the permissions of the text next to them."""
     mode = (checkpoint / "trainer_state.json").stat().st_mode
     for path in checkpoint.glob("*.safetensors"):
         path.chmod(mode)
 
 
 def unseal(folder: Path, after: int) -> None:
-    """Remove SHA256SUMS from checkpoints of a later step than `after`: a resumed run writes them again."""
+    """Remove SHA256SUMS from checkpoints later than step `after`: a resumed run writes them again."""
     for path in find(folder):
         if step(path) > after:
             (path / sha256sums.NAME).unlink(missing_ok=True)
 
 
 def weights_time(checkpoint: Path) -> int:
-    """When a checkpoint's weights were written, in nanoseconds; the folder's own time changes with any file in it."""
+    """When a checkpoint's weights were written, in nanoseconds; the folder's time changes with any file in it."""
     weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob(BIN_FILE)]
     times = [path.stat().st_mtime_ns for path in weights]
     return max(times, default=checkpoint.stat().st_mtime_ns)
@@ -236,7 +236,7 @@ def _bin_fault(path: Path) -> str | None:
 
 
 def _safetensors_fault(path: Path) -> str | None:
-    """Compare the file's length with what its header promises."""
+    """Compare the file's length with the length in its header."""
     try:
         header = safetensors_header.read(path)
     except FileNotFoundError:

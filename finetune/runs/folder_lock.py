@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(folder: Path, inherited: bool = False) -> Iterator[bool | None]:
-    """Hold a folder: True; False where another holds it; None where the file system has no locks.
+    """Lock a folder: True if it is now held, False if another process holds it, None if the file system has no locks.
 
-    Nothing is left behind: the kernel releases it whatever happens. `inherited`: what is started meanwhile holds it,
-    too. Raises OSError if the folder cannot be opened.
+    Leaves nothing behind: the kernel releases the lock however the process ends. With `inherited`, child processes
+    started meanwhile hold it, too. Raises OSError if the folder cannot be opened.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     os.set_inheritable(descriptor, inherited)

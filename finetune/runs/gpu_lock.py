@@ -1,15 +1,15 @@
-"""One job at a time on the GPU, and how far it is: the busy lock and heartbeat that `healthcheck probe` reads.
+"""One GPU job at a time, and its progress: the lock and the heartbeat that `healthcheck probe` reads.
 
 In a Python program:          with job("verify", total=110) as current: current.step(7)
 Around any other program:     python -m finetune.runs.gpu_lock run --name sft [--wait] -- swift sft ...
 
-Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the
-kernel releases it whatever happens. `job.json` says who it is, its step and when it last gave a sign of life. It is
-removed at the end; one that names a dead process is how a killed job is noticed.
+Two files in the run folder. `job.lock` is held with flock as long as the job, or the program it runs, lives; the kernel
+releases it however that ends. `job.json` records the job, its step and its last heartbeat. It is removed at the end; a
+record that names a dead process reveals a killed job.
 
-A sign of life is progress: a step, or a new phase. A process that merely exists proves nothing, since a hung CUDA call
-looks busy. So there are limits: LIMIT_START_S until the first step (loading, tokenizing), then ten times the longest
-step seen, at least LIMIT_STEP_S. MIRROR_STALE_S sets one limit for both, 0 sets none (a chat waits for its user).
+A heartbeat is progress: a step, or a new phase. The existence of a process proves nothing, since a hung CUDA call looks
+busy. Hence the limits: LIMIT_START_S until the first step (loading, tokenizing), then ten times the longest step seen,
+at least LIMIT_STEP_S. MIRROR_STALE_S sets one limit for both; 0 sets none (a chat waits for its user).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from finetune.runs.supervise import FORWARDED, Terminal, supervise
 
 LIMIT_START_S = 1800.0
 LIMIT_STEP_S = 600.0
-WRITE_EVERY_S = 0.5  # job.json is written at most this often, so that steps of 60 ms are not slowed
-CHECKS = "healthcheck startup"  # waited for without being asked to
+WRITE_EVERY_S = 0.5  # minimum interval between writes of job.json, so that steps of 60 ms are not slowed
+CHECKS = "healthcheck startup"  # always waited for
 PARENT = "MIRROR_JOB"  # in the environment of a job's own processes: they join it instead of waiting for it
 
 
 class Job:
-    """A running job's record; made by `job`. Reports cost microseconds and never raise: a run must not die of them."""
+    """A running job's record, created by `job`. Reports cost microseconds and never raise: they must not end a run."""
 
     def __init__(self, path: str | None, record: dict, limit_s: float | None, owner: bool) -> None:
         self.path, self.record, self.limit_s, self.owner = path, record, limit_s, owner
@@ -46,7 +46,7 @@ class Job:
         self.lock: int | None = None
 
     def step(self, step: int, total: int | None = None) -> None:
-        """Say that `step` (of `total`) is done: a sign of life."""
+        """Report that `step` (of `total`) is done: a heartbeat."""
         now = state.now()
         if "step" in self.record:
             self.longest = max(self.longest, now - self.last)
@@ -55,16 +55,16 @@ class Job:
         self._sign(now - self.written >= WRITE_EVERY_S, step=int(step), total=total, phase=None)
 
     def phase(self, text: str) -> None:
-        """Say what is done outside of steps (loading, saving): a sign of life, written at once."""
+        """Report work outside of steps (loading, saving): a heartbeat, written at once."""
         self._sign(True, phase=text)
 
     def killed(self, by: str) -> None:
-        """Leave the record behind as that of a killed job, for the probe."""
+        """Leave the record behind, as for a killed job, for the probe."""
         self.record["killed"] = by
         self._write()
 
     def forget(self) -> None:
-        """Remove the record, of which the probe would say that the job was killed."""
+        """Remove the record; otherwise the probe would report a killed job."""
         if self.path is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
@@ -80,7 +80,7 @@ class Job:
             self._write()
 
     def limit(self) -> float:
-        """Seconds without a sign of life after which the probe calls the job stuck; 0 for never."""
+        """Seconds without a heartbeat after which the probe calls the job stuck; 0 for never."""
         if self.limit_s is not None:
             return self.limit_s
         return max(LIMIT_STEP_S, 10 * self.longest) if "step" in self.record else LIMIT_START_S
@@ -90,7 +90,7 @@ class Job:
         if self.path is None:
             return
         try:
-            if not self.owner:  # the parent's record stays the parent's: its process, its name
+            if not self.owner:  # the record keeps the parent's process and name
                 parent = state.read(self.path)
                 kept = ("step", "total", "phase", "beat", "stale_s")
                 state.write(self.path, parent | {key: self.record[key] for key in kept if key in self.record})
@@ -107,23 +107,23 @@ class Job:
 
 
 def waits(asked: bool | None) -> bool:
-    """Whether to wait while another job holds the GPU: as asked for, else as MIRROR_WAIT says."""
+    """Whether to wait while another job holds the GPU: as requested, else as MIRROR_WAIT says."""
     return os.environ.get("MIRROR_WAIT", "") not in ("", "0") if asked is None else asked
 
 
 @contextlib.contextmanager
 def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: float | None = None) -> Iterator[Job]:
-    """Hold the GPU as job `name`. While another job holds it: wait (`wait`, or MIRROR_WAIT=1), else UserError, exit 1.
+    """Hold the GPU as job `name`. If another job holds it: wait (`wait`, or MIRROR_WAIT=1), else UserError, exit 1.
 
-    Inside a job's own child process it joins that job: steps reported here are the job's. `stale_s` replaces the limits
-    (0: none). Where no run folder can be written, the job runs unseen and unlocked, and says so.
+    Inside a job's own child process it joins that job: steps reported here count as the job's. `stale_s` replaces the
+    limits (0: none). If no run folder is writable, the job runs without record and lock, and says so.
     """
     limit = _limit_from_env() if stale_s is None else stale_s
     parent = _parent()
     if parent is not None:
         current = Job(parent, {"total": total}, limit, owner=False)
         yield current
-        current.path = None  # it is the parent's, who may be gone and another job's record there
+        current.path = None  # the record is the parent's, which may be gone and replaced by another job's
         return
     try:
         folder = state.run_dir()
@@ -160,7 +160,7 @@ def job(name: str, total: int | None = None, wait: bool | None = None, stale_s: 
 
 
 def _parent() -> str | None:
-    """The job.json of the job that this process belongs to, if that still runs."""
+    """The job.json of the job that this process belongs to, if the job is still running."""
     pid, _other, rest = os.environ.get(PARENT, "").partition(":")
     start, _other, folder = rest.partition(":")
     if not (pid.isdigit() and start.isdigit()):
@@ -224,7 +224,7 @@ def _holder(folder: str) -> str:
 
 
 def _checks_run() -> bool:
-    """Whether the start-up checks run now: they hold the lock while they touch the GPU, for seconds."""
+    """Whether the start-up checks are running: they hold the lock for the seconds in which they use the GPU."""
     with contextlib.suppress(state.UnreadableState):
         health = state.load(state.HEALTH_FILE)
         return health is not None and health.get("state") == state.State.STARTING and state.alive(health.get("writer"))
@@ -239,11 +239,11 @@ def run(
 ) -> int:
     """Run a program as job `name`: its exit code, or 128 + n after signal n.
 
-    It gets a process group of its own, and with it the terminal (`keyboard`; without, Ctrl-C and Ctrl-Z come here).
-    Signals to this process continue to that whole group; then the end of the group is waited for, since a trainer saves
-    its checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call takes no
-    other.
-    After SIGTERM the code is 143 even if the trainer, its checkpoint saved, ended with 0.
+    The program gets its own process group, and with it the terminal (`keyboard`; without it, Ctrl-C and Ctrl-Z come
+    here). Signals to this process are passed on to that group. Then the end of the group is awaited, since a trainer
+    saves its checkpoint after a wrapper around it has died. A second stop signal kills the group: a hung CUDA call
+    responds to nothing else.
+    After SIGTERM the exit code is 143 even if the trainer saved its checkpoint and exited with 0.
     """
     with job(name, wait=wait or None, stale_s=stale_s) as current:
         signals = {signal.SIGCHLD, *FORWARDED, *(() if keyboard else (signal.SIGTSTP,))}
@@ -251,7 +251,7 @@ def run(
         try:
             return supervise(current, name, command, watch, signals, Terminal(keyboard))
         finally:
-            # One Ctrl-C too many must not end the caller when it has yet to write down how the job ended.
+            # One Ctrl-C too many must not end the caller before it has recorded how the job ended.
             while signal.sigtimedwait(signals, 0) is not None:
                 pass
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

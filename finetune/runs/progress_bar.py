@@ -1,4 +1,4 @@
-"""A progress bar with the time left on a terminal, plain lines elsewhere; moved by verify's answers and sft's steps."""
+"""A progress bar with the remaining time on a terminal, plain lines elsewhere; for verify's answers and sft's steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUIET_S = 10  # between two lines of progress in a file
 
 
 class Bar:
-    """`with Bar(console, total) as bar: bar.phase("..."); bar.advance(n)`. total counts answers, or other units."""
+    """`with Bar(console, total) as bar: bar.phase("..."); bar.advance(n)`. total counts answers or other units."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Bar:
         listener: Callable[[int, int], None] | None = None,
         unit: str = "answers",
     ) -> None:
-        """listener(done, total) is told of every step, for the busy lock's heartbeat."""
+        """listener(done, total) is called at every step, for the job's heartbeat."""
         self.console, self.total, self.done, self.listener, self.unit = console, total, 0, listener, unit
         self.started = time.monotonic()
         self.live: Any = None
@@ -64,43 +64,43 @@ class Bar:
             self.live.stop()
 
     def phase(self, text: str) -> None:
-        """Name what is under way."""
+        """Name the current phase."""
         if self.live:
             self.live.update(self.task, description=text)
         else:
             self.console.print(f"{text} ...", soft_wrap=True, highlight=False, markup=False)
 
     def detail(self, text: str) -> None:
-        """Say more of what is under way, on a terminal only: it may change many times a second."""
+        """Show more detail about the current phase, on a terminal only: it may change many times per second."""
         if self.live:
             self.live.update(self.task, description=text)
 
     def note(self, text: str) -> None:
-        """A line that stays above the bar."""
+        """Print a line that stays above the bar."""
         (self.live.console if self.live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
 
     def figure(self, text: str, keep: bool = False) -> None:
-        """A line of a series above the bar. A file gets one each QUIET_S at most, instead of how far it is, and those
-        with `keep`: logging.jsonl has them all."""
+        """Print one line of a series above the bar. A file gets at most one per QUIET_S, instead of the progress, plus
+        those with `keep`; logging.jsonl has them all."""
         if self.live or keep or time.monotonic() - self.said > QUIET_S:
             self.said = time.monotonic()
             self.note(text)
 
     def expect(self, total: int) -> None:
-        """Set the total, where it was not known at the start."""
+        """Set the total, if it was not known at the start."""
         self.total = total
         if self.live:
             self.live.update(self.task, total=total)
 
     def restart(self, total: int, unit: str) -> None:
-        """Restart the count: what follows is of another kind."""
+        """Restart the count, for a different kind of work."""
         self.done, self.unit, self.started = 0, unit, time.monotonic()
         self.expect(total)
         if self.live:
             self.live.reset(self.task, total=total)
 
     def advance(self, count: int) -> None:
-        """count more answers are in."""
+        """Report that count more answers are done."""
         self.done += count
         if self.listener:
             self.listener(self.done, self.total)

@@ -1,4 +1,4 @@
-"""A run's folder: made below the output folder, and what run.json says of the run; used by train."""
+"""A run's folder: created below the output folder, with run.json, the run's record; used by train."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ RUN_NAME = re.compile(r"[\w][\w.+-]*")
 
 
 def make_folder(output_dir: Path, name: str, kind: str) -> Path:
-    """A new folder for one run: `output_dir`/`name`, or kind-YYYYmmdd-HHMMSS. Raises UserError if it cannot be made.
+    """A new folder for one run: `output_dir`/`name`, or kind-YYYYmmdd-HHMMSS. Raises UserError if it cannot be created.
 
-    A run never goes into the folder of an older one: which checkpoint is whose would be lost.
+    A run never uses the folder of an older one: it would be unclear which checkpoint belongs to which run.
     """
     if name and not RUN_NAME.fullmatch(name):
         raise UserError(_("--run {name}: not a folder name; use letters, digits, - and _").format(name=name))
@@ -54,7 +54,7 @@ def make_folder(output_dir: Path, name: str, kind: str) -> Path:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """run.json of a run's folder. Raises UserError if there is none that can be read."""
+    """run.json in a run's folder. Raises UserError if there is none or it cannot be read."""
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def newest(output_dir: Path) -> Path:
-    """The run's folder below `output_dir` that was started last. Raises UserError if there is none."""
+    """The most recently started run below `output_dir`. Raises UserError if there is none."""
     found = all_runs(output_dir)
     if not found:
         raise UserError(
@@ -84,7 +84,7 @@ def newest(output_dir: Path) -> Path:
 
 
 def all_runs(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs below a folder with their records, in the order in which they were started: by number, then by clock."""
+    """The runs below a folder with their records, in starting order: by number, then by clock."""
     found = []
     for path in output_dir.glob("*/run.json"):
         try:
@@ -97,16 +97,16 @@ def all_runs(output_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def next_number(folder: Path) -> int:
-    """A number for a run that is started now: above those of all runs next to it. Wall-clock time is not used."""
+    """The number for a run that starts now: above those of all runs next to it. Wall-clock time is not used."""
     return 1 + max((checkpoints.run_number(path.parent) for path in folder.parent.glob("*/run.json")), default=0)
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder while it is written to, whichever container does it. UserError (exit 1) when another does.
+    """Lock a run's folder while it is written, across containers. Raises UserError (exit code 1) if it is locked.
 
-    What is started meanwhile inherits it, since ms-swift continues where only the process above it was killed. Where
-    the file system has no locks, nothing is held.
+    Child processes inherit the lock, since ms-swift continues if only its parent process was killed. Nothing is locked
+    if the file system has no locks.
     """
     with locked(folder, inherited=True) as had:
         if had is False:
@@ -120,7 +120,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether no one holds a run's folder; False where that cannot be told."""
+    """Whether nobody holds a run's folder; False if that cannot be determined."""
     try:
         with locked(folder) as had:
             return had is True
@@ -129,9 +129,9 @@ def _is_free(folder: Path) -> bool:
 
 
 def tell_of_killed(output_dir: Path, script: str) -> None:
-    """Say on stderr, once for each, which runs below a folder were killed: their run.json says that they still run.
+    """Report on stderr, once for each, which runs below a folder were killed: their run.json says they still run.
 
-    No one could write it down when it happened: SIGKILL, the memory limit, a machine that went down.
+    Nobody could record it when it happened: SIGKILL, the memory limit, a machine crash.
     """
     for folder, record in all_runs(output_dir):
         if record.get("status") != "running" or not _is_free(folder):
@@ -156,12 +156,12 @@ def tell_of_killed(output_dir: Path, script: str) -> None:
             ).format(folder=host.shown(folder), record=record.get("steps", 0), what=what),
             file=sys.stderr,
         )
-        with contextlib.suppress(UserError):  # another user's, or read-only: then it is told again
+        with contextlib.suppress(UserError):  # another user's, or read-only: it is then reported again
             write(folder, record)
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of a run's last step, if it got so far."""
+    """The complete checkpoint of a run's last step, if it got that far."""
     for path in checkpoints.find(folder):
         state = json_object(path / "trainer_state.json")
         if state.get("global_step") == state.get("max_steps") == checkpoints.step(path) and not checkpoints.problem(
@@ -171,12 +171,12 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-# What a checkpoint must hold, besides the adapter, to continue from it: of the fast lane, of ms-swift.
+# The files, besides the adapter, that a checkpoint must have to be resumed: the fast lane's, ms-swift's.
 STATE = ({"trainer_state.json", "optimizer.safetensors"}, {"trainer_state.json", "optimizer.pt", "scheduler.pt"})
 
 
 def resumable(folder: Path) -> Path:
-    """The newest checkpoint of a run that training can continue from; half-written ones are skipped and named."""
+    """The newest checkpoint of a run that training can resume from; incomplete ones are skipped and named."""
     for path in sorted(checkpoints.find(folder), key=checkpoints.step, reverse=True):
         fault = _resume_fault(path)
         if fault is None:
@@ -190,7 +190,7 @@ def resumable(folder: Path) -> Path:
 
 
 def _resume_fault(checkpoint: Path) -> str | None:
-    """Why training cannot continue from a checkpoint; None when it can."""
+    """Why training cannot resume from a checkpoint; None if it can."""
     held = {child.name for child in checkpoint.iterdir()}
     fault = checkpoints.problem(checkpoint)
     if fault is None and not any(names <= held for names in STATE):
@@ -199,7 +199,7 @@ def _resume_fault(checkpoint: Path) -> str | None:
 
 
 def claim(folder: Path) -> None:
-    """Make sure that a folder named by the user holds no run yet, and is there. Raises UserError if it is in use."""
+    """Make sure that a folder named by the user exists and contains no run yet. Raises UserError if it is in use."""
     if folder.is_dir():
         older = [
             path.name for path in folder.iterdir() if re.match(r"checkpoint-|run\.json$|logging\.jsonl$", path.name)
@@ -221,7 +221,7 @@ def claim(folder: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run depends on, without importing any of it."""
+    """The versions that a run depends on, without importing the packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -234,7 +234,7 @@ def versions() -> dict[str, str]:
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
-    """Put run.json into the folder by rename, so that a reader never sees half of it. UserError (exit 1) on failure."""
+    """Write run.json by rename, so that a reader never sees half of it. Raises UserError (exit code 1) on failure."""
     draft = folder / f".run.json.{os.getpid()}"
     try:
         with draft.open("w", encoding="utf-8") as file:
@@ -253,7 +253,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """What logging.jsonl says: steps, first_loss, final_loss (of logged steps), mean_loss, peak_gib; those known."""
+    """Figures from logging.jsonl: steps, first_loss, final_loss (of logged steps), mean_loss, peak_gib, if known."""
     found: dict[str, Any] = {}
     try:
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
@@ -274,5 +274,5 @@ def progress(folder: Path) -> dict[str, Any]:
             if "memory(GiB)" in row:
                 found["peak_gib"] = max(float(row["memory(GiB)"]), found.get("peak_gib", 0.0))
         except (ValueError, TypeError, AttributeError):
-            continue  # a line cut off by a kill
+            continue  # a line truncated by a kill
     return found

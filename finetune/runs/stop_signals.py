@@ -1,9 +1,9 @@
-"""Stop signals of a run that trains in this process: what the first does, and the second; used by train and pipeline.
+"""Stop signals of a run that trains in this process: the effect of the first and second; used by train and pipeline.
 
-The first ends the run where it does no harm: at once while nothing is trained, after the step in hand while steps run,
-and once the run is done it ends what is left to do (the loss curve). The second ends the process at once, whatever
-hangs: Python runs its signal handlers only between two instructions of the main thread, which a hung CUDA call never
-reaches, so a thread of its own reads the signals from a pipe (signal.set_wakeup_fd).
+The first ends the run where that is safe: at once before training, after the current step while training, and in a
+finished run it ends what is left to do (the loss curve). The second ends the process at once, even if it hangs: Python
+runs signal handlers only between two instructions of the main thread, which a hung CUDA call never reaches, so a
+separate thread reads the signals from a pipe (signal.set_wakeup_fd).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from finetune.runs.supervise import SAME_SIGNAL_S, STOPPING
 
 
 class Stop:
-    """`with Stop() as stop:` takes the stop signals of the main thread; elsewhere it does nothing.
+    """`with Stop() as stop:` handles the stop signals in the main thread; in other threads it does nothing.
 
     Attributes:
-        number: the first signal; None while there was none.
-        at_steps: from the first step on. A signal is noted in `number`; before, it raises SystemExit(128 + number).
-        plan: what the first signal leads to, for the screen; "" says nothing.
+        number: the first signal; None if there was none.
+        at_steps: set from the first step on. A signal then only sets `number`; before, it raises SystemExit(128 + n).
+        plan: the effect of the first signal, for the screen; "" prints nothing.
         at_once: called with the number when a second signal ends the process; returns the line for the screen.
-        cleanup: called before that.
+        cleanup: called before that happens.
     """
 
     def __init__(self) -> None:
@@ -59,22 +59,22 @@ class Stop:
         signal.set_wakeup_fd(self._pipe_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        os.close(self._pipe)  # the thread reads the end of it
+        os.close(self._pipe)  # the thread reads end-of-file
 
     def trained(self) -> None:
-        """From here on the run is done, and a signal only ends what is left to do."""
+        """From here on the run is done, and a signal only ends the remaining work."""
         self.plan = _("the training is done, what is left is given up")
 
     def _take(self, number: int, frame: object) -> None:
-        """In the main thread, which may be late: the thread below has noted the signal by then, or does so now."""
+        """Runs in the main thread, possibly late: the thread below has recorded the signal by then, or does so now."""
         if self.number is None:
             self.number = number
         if not self.at_steps and not self._unwinding:
-            self._unwinding = True  # another exception would break off what tidies up now
+            self._unwinding = True  # another exception would interrupt the clean-up
             raise SystemExit(128 + number)
 
     def _watch(self, reading: int) -> None:
-        """Read one byte a signal until __exit__."""
+        """Read one byte per signal until __exit__."""
         try:
             while data := os.read(reading, 1):
                 if data[0] in STOPPING:

@@ -1,4 +1,4 @@
-"""The program that a job runs: its process group, its signals, its terminal, its log, its end; for runs/gpu_lock.py."""
+"""The program that a job runs: its process group, signals, terminal, log and exit code; for runs/gpu_lock.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from common.i18n import _
 if TYPE_CHECKING:
     from finetune.runs.gpu_lock import Job
 
-POLL_S = 1.0  # how often logging.jsonl is looked at for a new step
+POLL_S = 1.0  # interval at which logging.jsonl is checked for a new step
 SAME_SIGNAL_S = 0.5  # a signal this soon after the first is the same one, sent to a process and to its group
-GROUP_WAIT_S = 30.0  # after a signal: how long processes are waited for that outlive the one that was started
+GROUP_WAIT_S = 30.0  # after a signal: how long to wait for processes that outlive the program
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -28,7 +28,7 @@ DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
 def supervise(
     current: Job, name: str, command: list[str], watch: list[Path], signals: set[signal.Signals], terminal: Terminal
 ) -> int:
-    """Start the program as job `current`, pass `signals` on, follow its log; its exit code, as gpu_lock.run has it."""
+    """Start the program as job `current`, pass on `signals`, follow its log; returns its exit code, as gpu_lock.run."""
     log = _Log(watch)
     if current.lock is not None:
         os.set_inheritable(current.lock, True)  # if this process is killed, the program still holds the lock
@@ -68,7 +68,7 @@ def supervise(
             elif number in STOPPING and time.monotonic() - stopped_at > SAME_SIGNAL_S:
                 number = _end_at_once(name)
             _signal_group(pid, number)
-            if number == signal.SIGTSTP:  # without the keyboard: Ctrl-Z stops both, `fg` lets both continue
+            if number == signal.SIGTSTP:  # without the keyboard: Ctrl-Z stops both, `fg` resumes both
                 terminal.suspend(pid, number)
         done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if done and os.WIFSTOPPED(status):
@@ -87,7 +87,7 @@ def _ended(current: Job, name: str, code: int, stopped_by: signal.Signals | None
     if stopped_by is not None:
         return 128 + stopped_by
     for number in DEADLY:
-        # -n: it died of the signal. 128 + n and 256 - n are how wrappers (a shell, Python) tell that of their child.
+        # -n: it died of the signal. Wrappers (a shell, Python) report their child's as 128 + n or 256 - n.
         if code in (-number, 128 + number, 256 - number):
             current.killed(number.name)
             step = current.record.get("step")
@@ -113,7 +113,7 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 def _end_at_once(name: str) -> signal.Signals:
-    """The signal that ends the program whatever it does, and the line that says so."""
+    """The signal that certainly ends the program, and the line that says so."""
     print(_("note: {name} is ended at once; saved checkpoints are kept").format(name=name), file=sys.stderr, flush=True)
     return signal.SIGKILL
 
@@ -127,7 +127,7 @@ def _wait_for_group(group: int, name: str, signals: set[signal.Signals], stopped
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group runs. Zombies do not count: without an init no process reaps an orphan's."""
+    """Whether a process of the group is running. Zombies do not count: without an init, orphans are never reaped."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_bytes().rsplit(b")", 1)[1].split()
@@ -139,7 +139,7 @@ def _group_lives(group: int) -> bool:
 
 
 class Terminal:
-    """Hands the terminal to the child's process group and takes it back, as a shell does, if there is one to hand."""
+    """Hands the terminal, if there is one, to the child's process group and takes it back, as a shell does."""
 
     def __init__(self, keyboard: bool = True) -> None:
         self.fd = 0
@@ -148,10 +148,10 @@ class Terminal:
         except OSError:
             self.ours = False
         if self.ours:
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or taking it back from the background would stop us
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # otherwise taking it back from the background would stop us
 
     def give(self, group: int) -> None:
-        """The child reads the keyboard and gets Ctrl-C."""
+        """Give the keyboard and Ctrl-C to the child."""
         if self.ours:
             with contextlib.suppress(OSError):
                 os.tcsetpgrp(self.fd, group)
@@ -161,7 +161,7 @@ class Terminal:
         self.give(os.getpgrp())
 
     def suspend(self, group: int, number: int) -> None:
-        """The child stopped: by Ctrl-Z, then we stop too, until `fg`; or it read before the terminal was its own."""
+        """The child stopped: by Ctrl-Z, so we stop too, until `fg`; or because it read before it had the terminal."""
         if number not in (signal.SIGTTIN, signal.SIGTTOU):
             self.take()
             blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
@@ -172,7 +172,7 @@ class Terminal:
 
 
 class _Log:
-    """Follows the logging.jsonl that a run below the watched folders writes to from now on, whatever the clock says."""
+    """Follows the logging.jsonl that a run below the watched folders writes from now on, independent of the clock."""
 
     def __init__(self, folders: list[Path]) -> None:
         self.folders = folders
@@ -180,7 +180,7 @@ class _Log:
         self.seen: tuple[int, int] | None = None
 
     def progress(self) -> tuple[int, int] | None:
-        """(step, total) when the log has a new one."""
+        """(step, total) if the log has a new one."""
         found = self._newest()
         last = _last_step(found) if found else None
         if last is None or last == self.seen:
@@ -189,7 +189,7 @@ class _Log:
         return last
 
     def _newest(self) -> Path | None:
-        """The log whose size is not what it was; of several, the one that is written last."""
+        """The log whose size has changed; of several, the one written last."""
         found = [(times, path) for path, times in self._sizes().items() if self.before.get(path) != times]
         return max(found, key=lambda each: each[0][1], default=(None, None))[1]
 

@@ -1,1 +1,1 @@
-"""One fine-tuning run, from the words of a command line to run.json; the commands sft and finetune call it."""
+"""One fine-tuning run, from the command-line arguments to run.json; called by the commands sft and finetune."""

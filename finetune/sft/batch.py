@@ -1,4 +1,4 @@
-"""How ms-swift runs the rows of a step: enough of them, shared among the workers, and cut to fit the card."""
+"""How ms-swift runs the rows of a step: as a full batch, divided among the workers, and split to fit the GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune.plan.swift import named, plan_swift
 from finetune.sft.description import SftRun, listed
 from qwen2.config import PROJECTIONS, Config
 
-# Options of ms-swift that change what a step keeps in memory, in ways that finetune/plan does not count.
+# Options of ms-swift that change a step's memory in ways that finetune/plan does not count.
 UNPLANNED = (
     *("deepspeed", "fsdp", "device_map", "packing", "padding_free", "streaming", "sequence_parallel_size"),
     *("use_dora", "modules_to_save", "target_regex", "target_parameters", "attn_impl", "use_galore", "optimizer"),
@@ -28,7 +28,7 @@ UNPLANNED = (
 
 
 def require_rows(run: SftRun) -> None:
-    """Raises UserError if max_length leaves no row of the data to train on; ms-swift would say so in a traceback."""
+    """Raises UserError if max_length leaves no training row; ms-swift would end with a traceback."""
     limit = int(run.options().get("max_length") or 0)
     reports = [report for _other, report in run.data]
     if not limit or any(report is None or report.sampled or not report.lengths for report in reports):
@@ -44,9 +44,9 @@ def require_rows(run: SftRun) -> None:
 
 
 def share(run: SftRun) -> SftRun:
-    """With several workers, divide the rows of a step among them, so that it has the same ones as on one worker.
+    """With several workers, divide the rows of a step among them, so that it has the same rows as with one worker.
 
-    Nothing is changed where the user gave gradient_accumulation_steps, or the workers do not divide the rows.
+    Changes nothing if the user set gradient_accumulation_steps, or the rows cannot be divided by the workers.
     """
     workers = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
     if workers == 1 or run.choice.is_fast or run.args.get("gradient_accumulation_steps") is not None:
@@ -76,12 +76,12 @@ def share(run: SftRun) -> SftRun:
 
 
 def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
-    """Cut ms-swift's batch as finetune/plan finds it fastest under the ceiling; what the user gave stays.
+    """Split ms-swift's batch in the fastest way that finetune/plan finds under the ceiling; the user's options stay.
 
-    Raises UserError with the remedies if nothing fits. Nothing is changed where the plan does not know the run (no GPU,
-    another model than Qwen2, no LoRA, options in UNPLANNED), or nothing says how long the rows are. With several
-    processes it is each one's part of the batch (`share`) that is cut.
-    `waits`: another job may hold the card now, so that its whole memory counts instead of what is free.
+    Raises UserError with the remedies if nothing fits. Changes nothing if the plan does not cover the run (no GPU,
+    another model than Qwen2, no LoRA, options in UNPLANNED) or the row lengths are unknown. With several processes, it
+    splits each one's part of the batch (`share`).
+    `waits`: another job may hold the GPU now, so the total memory counts instead of the free memory.
     """
     options = run.options()
     shape, rows = _plannable_shape(run, options), lengths(run)
@@ -107,7 +107,7 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
 
 
 def _tell_of_fsdp(run: SftRun, options: dict[str, Any], rows: list[int] | None) -> None:
-    """What each GPU takes where FSDP cuts the base, in a line; the batch stays as it was given."""
+    """A line on the memory of each GPU when FSDP shards the base; the batch stays as given."""
     shape = _plannable_shape(run, {name: value for name, value in options.items() if name != "fsdp"})
     cards = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
     if not options.get("fsdp") or shape is None or rows is None or cards < 2:
@@ -144,7 +144,7 @@ def _tell_of_fsdp(run: SftRun, options: dict[str, Any], rows: list[int] | None) 
 
 
 def _plannable_shape(run: SftRun, options: dict[str, Any]) -> Config | None:
-    """The shape of the model, where finetune/plan knows what such a run takes."""
+    """The shape of the model, if finetune/plan can estimate such a run."""
     if run.choice.is_fast or run.model_kind is STANDIN or run.settings.wants_cpu:
         return None
     targets = {*listed(options.get("target_modules", "all-linear"))}
@@ -158,13 +158,13 @@ def _plannable_shape(run: SftRun, options: dict[str, Any]) -> Config | None:
 
 
 def lengths(run: SftRun) -> list[int] | None:
-    """Tokens of the rows to train on, those over max_length left out; None when nothing says how long they are."""
+    """Tokens of the training rows, without those over max_length; None if the lengths are unknown."""
     limit = int(run.options().get("max_length") or 0)
     found: list[int] = []
     for _other, report in run.data[: len(run.args.get("dataset") or [])]:
         if report:
             found += [length for length in report.lengths if not limit or length <= limit]
-        if report is None or report.sampled or not report.lengths:  # a row may be as long as it is allowed to be
+        if report is None or report.sampled or not report.lengths:  # a row may be as long as allowed
             if not limit:
                 return None
             found.append(limit)
@@ -172,7 +172,7 @@ def lengths(run: SftRun) -> list[int] | None:
 
 
 def ceiling_gib(settings: Settings, waits: bool) -> float:
-    """The GiB that a run is planned with: VRAM_CEILING_GIB, or what the card has free (all of it, if the run waits)."""
+    """The GiB to plan with: VRAM_CEILING_GIB, or the GPU's free memory (all of its memory if the run waits)."""
     found = gpu_memory.find(None, settings.vram_ceiling_gib)
     if not waits:
         return found.ceiling_gib
@@ -181,6 +181,6 @@ def ceiling_gib(settings: Settings, waits: bool) -> float:
 
 
 def count(name: str) -> int:
-    """A number in the environment, such as NODE_RANK; 0 when it is not set."""
+    """A number from the environment, such as NODE_RANK; 0 if it is unset."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""What a run is to do: a frozen description, and what follows from it. Nothing is read or printed here."""
+"""A frozen description of a run, and what follows from it. Nothing is read or printed here."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NOT_CHOSEN = choose.EngineChoice(choose.SWIFT, "")
 
 @dataclass(frozen=True)
 class SftRun:
-    """The config, a test model's own values, what the user wrote, and the data they name.
+    """The config, a test model's own values, the user's options, and the data they name.
 
-    prepare.py makes one; each step of the preparation returns another with more of it known.
+    prepare.py creates one; each step of the preparation returns another with more fields filled in.
     """
 
     name: str  # sft or sft_mixed
     config_path: Path
     config: dict[str, Any]  # the options in it
-    own: dict[str, Any]  # values before those: a test model's, the plan's cut of the batch
-    args: Arguments  # what the user wrote, which wins over both; never changed in place (with_option)
+    own: dict[str, Any]  # values that override those: a test model's, the plan's split of the batch
+    args: Arguments  # the user's options, which override both; never changed in place (with_option)
     settings: Settings
     model_dir: Path
     model_kind: ModelKind
@@ -41,62 +41,62 @@ class SftRun:
     choice: choose.EngineChoice = NOT_CHOSEN
     workers: Workers = ONE_PROCESS  # of the fast lane
     folder: Path = Path()
-    checkpoint: Path | None = None  # to continue from
+    checkpoint: Path | None = None  # to resume from
     resumed: tuple[str, ...] = ()  # checkpoints that the run was resumed from
     wait: bool = False  # while another job holds the GPU
     reword: int = 0  # rewordings of each question to train on
     mix: int = 0  # general questions to train on beside the data, as the base answers them
-    auto: bool = False  # --num_train_epochs auto, until the number is known
-    epochs: dict[str, Any] | None = None  # what run.json says of that number
-    adapter_to: Path | None = None  # the file that gets the finished adapter's path
+    auto: bool = False  # --num_train_epochs auto, until the number is chosen
+    epochs: dict[str, Any] | None = None  # run.json's record of that choice
+    adapter_to: Path | None = None  # the file that receives the finished adapter's path
 
     @property
     def kind(self) -> str:
-        """How the run's folder is called when the user gives no name."""
+        """The name of the run's folder if the user gives none."""
         return "mixed" if self.name == "sft_mixed" else "run"
 
     @property
     def workspace(self) -> Path:
-        """The folder of relative names in configs/x.yaml: the one above configs."""
+        """The folder for relative names in configs/x.yaml: the parent of configs."""
         return self.config_path.resolve().parent.parent
 
     @property
     def is_helping(self) -> bool:
-        """Whether this is a node above 0: checkpoints and run.json are written on node 0 alone."""
+        """Whether this is a node above 0: only node 0 writes checkpoints and run.json."""
         return self.node_rank > 0 and (self.workers.nodes > 1 or not self.choice.is_fast)
 
     @property
     def evaluates(self) -> bool:
-        """Whether rows are held out of the training and evaluated."""
+        """Whether rows are held out of training and evaluated."""
         options = self.options()
         strategy = options.get("eval_strategy") or options.get("save_strategy")
         return strategy != "no" and bool(options.get("val_dataset") or options.get("split_dataset_ratio"))
 
     @property
     def loads_best(self) -> bool:
-        """Whether the run ends with the checkpoint of the best evaluation instead of the last."""
+        """Whether the run ends with the checkpoint of the best evaluation instead of the last one."""
         return bool(self.options().get("load_best_model_at_end"))
 
     @property
     def device(self) -> str:
-        """Where the fast lane computes."""
+        """The device on which the fast lane computes."""
         return "cpu" if self.settings.wants_cpu else "cuda"
 
     def with_option(self, name: str, *values: str) -> SftRun:
-        """The run with an option given by the user."""
+        """The run with an option as if the user had set it."""
         args = self.args.copy()
         args.set(name, *values)
         return replace(self, args=args)
 
     def value(self, name: str) -> Any:
-        """An option's value: the user's, the stand-in's, or the config file's; None when no one gives one."""
+        """An option's value: the user's, the stand-in's, or the config file's; None if none sets it."""
         given = self.args.get(name)
         if given is not None:
             return given
         return self.own.get(name, self.config.get(name))
 
     def options(self) -> dict[str, Any]:
-        """All options by name, with values of their types: the file's, the stand-in's own, the user's."""
+        """All options by name, with typed values: the file's, the stand-in's own, the user's."""
         types = options.options_of("sft")
         found = {
             name: typed(types.get(name), [value]) if isinstance(value, str) else value
@@ -113,7 +113,7 @@ class SftRun:
         return found[:count], found[count:]
 
     def own_files(self) -> list[Path]:
-        """The local datasets that are to be learned: not those of which a sample is drawn, which are mixed in."""
+        """The local datasets to learn: not those that are mixed in as a sample."""
         given = self.data[: len(self.args.get("dataset") or [])]
         own = [source.path for source, _ in given if source.path and source.sample is None]
         return own or [source.path for source, _ in given if source.path]
@@ -123,7 +123,7 @@ class SftRun:
         return ["--columns", ",".join(self.columns)] if self.columns and self.choice.is_fast else []
 
     def words(self) -> list[str]:
-        """The words after `swift sft`: the config file, the stand-in's values, the user's options."""
+        """The arguments of `swift sft`: the config file, the stand-in's values, the user's options."""
         own = {key: value for key, value in self.own.items() if self.args.get(key) is None}
         return [str(self.config_path), *config_file.arguments(own), *self.args.words()]
 
@@ -135,7 +135,7 @@ class SftRun:
         return merged
 
     def line(self) -> str:
-        """The equivalent `swift sft` command line, an option a line, ready for a shell."""
+        """The equivalent `swift sft` command line, one option per line, ready for a shell."""
         lines = ["swift sft"]
         for item in self.merged().given:
             lines.append(" ".join([f"--{item.name}", *map(shlex.quote, item.values)]))
@@ -143,7 +143,7 @@ class SftRun:
 
 
 def typed(option: options.Option | None, values: list[str]) -> Any:
-    """An option's words as the value that they stand for."""
+    """The typed value of an option's words."""
     if option and option.kind == "list":
         return values
     text = " ".join(values)
@@ -152,12 +152,12 @@ def typed(option: options.Option | None, values: list[str]) -> Any:
     if option and option.kind == "float":
         return float(text)
     if option and option.kind == "bool":
-        return text.lower() not in options.FALSE  # no word at all means true
+        return text.lower() not in options.FALSE  # no value at all means true
     return text
 
 
 def listed(value: Any) -> list[str]:
-    """A config value that may be one text or a list of them."""
+    """A config value that may be one string or a list."""
     if value is None:
         return []
     return [str(item) for item in value] if isinstance(value, list) else [str(value)]

@@ -1,7 +1,7 @@
-"""--num_train_epochs auto: one long training, the adapters of its epochs kept and asked, and the one that is saved.
+"""--num_train_epochs auto: one long training run; keeps the adapters of its epochs, tests them and saves the best.
 
-start.py calls it; finetune/verify/epochs has the questions and the rule. A task is asked rows that were not seen, which
-takes a trial without them first; the training of all rows then has the number of epochs that the trial chose.
+Called by start.py; finetune/verify/epochs has the questions and the rule. A task is tested on unseen rows, which takes
+a trial without them first. The training on all rows then uses the number of epochs that the trial chose.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
 
 AUTO = "auto"
-LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)  # epochs whose adapters are kept and asked
-STEPS, STEPS_CPU = 2400, 400  # of the longest training that is tried, as far as SHORTEST allows
-SHORTEST = 3  # epochs that are tried, however many steps they are
+LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)  # epochs whose adapters are kept and tested
+STEPS, STEPS_CPU = 2400, 400  # of the longest run that is tried, as far as SHORTEST allows
+SHORTEST = 3  # epochs that are tried, however many steps they take
 
 
 @dataclass(frozen=True)
 class Data:
-    """The data that a number of epochs is chosen on, and what the verdict asks of them."""
+    """The data on which a number of epochs is chosen, and the verdict's questions on them."""
 
     found: Survey
     chosen: Sets
@@ -40,19 +40,19 @@ class Data:
 
     @property
     def words(self) -> list[int]:
-        """Places of rows that are asked in other words; none where unseen rows choose."""
+        """Indices of rows that are asked in other words; empty if unseen rows decide."""
         return [] if self.unseen else epochs.in_other_words(self.found, self.chosen)
 
     @property
     def unseen(self) -> list[int]:
-        """Places of rows that a trial leaves out, and asks."""
+        """Indices of rows that a trial leaves out and asks."""
         return epochs.unseen(self.found, self.chosen)
 
 
 def take(run: SftRun) -> SftRun:
-    """The run with `--num_train_epochs auto` understood; the number stands in for it until the rows are known.
+    """The run with `--num_train_epochs auto` parsed; a number takes its place until the rows are known.
 
-    UserError beside options that set the length of the training as well.
+    Raises UserError if other options set the length of training as well.
     """
     if [value.lower() for value in listed(run.args.get("num_train_epochs"))] != [AUTO]:
         return run
@@ -67,7 +67,7 @@ def take(run: SftRun) -> SftRun:
 
 
 def require_fast(run: SftRun) -> None:
-    """Raises UserError if another engine than the fast lane would have to keep the adapters."""
+    """Raises UserError if an engine other than the fast lane would have to keep the adapters."""
     if run.auto and not run.choice.is_fast:
         raise UserError(
             _(
@@ -78,27 +78,27 @@ def require_fast(run: SftRun) -> None:
 
 
 def settle(run: SftRun, rows: int) -> SftRun:
-    """The run with the most epochs that are tried of so many rows."""
+    """The run with the largest number of epochs that is tried for that many rows."""
     steps = STEPS_CPU if run.settings.wants_cpu else STEPS
     most = max(SHORTEST, steps // -(-rows // int(run.choice.train["batch_size"])))
     return with_epochs(run, max(epoch for epoch in LADDER if epoch <= most))
 
 
 def with_epochs(run: SftRun, count: int) -> SftRun:
-    """The run with so many epochs."""
+    """The run with that many epochs."""
     train = run.choice.train | {"num_train_epochs": float(count)}
     return replace(run.with_option("num_train_epochs", str(count)), choice=replace(run.choice, train=train))
 
 
 def steps_of(run: SftRun, rows: int) -> dict[int, int]:
-    """The last step of each epoch that is asked -> the epoch."""
+    """{last step of each epoch that is tested: the epoch}."""
     most = int(run.choice.train["num_train_epochs"])
     each = -(-rows // int(run.choice.train["batch_size"]))
     return {each * epoch: epoch for epoch in LADDER if epoch <= most}
 
 
 def questions(run: SftRun, data: Data, known: Sequence[Rewording]) -> Questions | None:
-    """What chooses; None, with a line on stderr, where that is too little."""
+    """What the choice is based on; None, with a line on stderr, if there is too little of it."""
     found = gather(data.found, known, data.words, data.unseen, data.options, run.model_kind.name)
     if len(found.own) >= epochs.FEWEST:
         return found
@@ -113,24 +113,24 @@ def questions(run: SftRun, data: Data, known: Sequence[Rewording]) -> Questions 
 
 
 def default_epochs(run: SftRun) -> int:
-    """The number of epochs of the config file, or the test model's own."""
+    """The number of epochs in the config file, or the test model's own."""
     return int(float(run.own.get("num_train_epochs", run.config.get("num_train_epochs", 3))))
 
 
 def ask(
     run: SftRun, lane: Lane, asked: Questions, ended: Ended, at: Mapping[int, int], stopped: Callable[[], bool]
 ) -> dict[str, Any] | None:
-    """Ask the adapters of a training; run.json's part on the choice. `ended.adapter` then holds the epoch chosen.
+    """Test the adapters of a run; returns run.json's record of the choice. `ended.adapter` then has the chosen epoch.
 
-    None where `stopped` becomes true meanwhile.
+    Returns None if `stopped` becomes true meanwhile.
 
     Args:
         run: The run that trained them.
         lane: The model.
         asked: The questions.
-        ended: The training, with the adapter's numbers after some steps.
+        ended: The finished training, with the adapter's values after some steps.
         at: Those steps -> their epochs.
-        stopped: Whether a stop signal has come.
+        stopped: Whether a stop signal has arrived.
     """
     from qwen2.room import ROOMY
 

@@ -1,4 +1,4 @@
-"""The folder of a run: made, named in the run's options, taken away again; and the rows that are written into it."""
+"""A run's folder: created, named in the run's options, removed again; and the rows that are written to it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def within(run: SftRun, folder: Path) -> SftRun:
 
 
 def discard(run: SftRun) -> None:
-    """Take a new run's folder away again in which nothing was run; node 0's is left alone by the others."""
+    """Remove a new run's folder in which nothing was run; other nodes leave node 0's alone."""
     if run.is_helping or run.checkpoint is not None or (run.folder / "run.json").exists():
         return
     ours = (unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, unseen.MIXED, rewordings_file.NAME)
@@ -60,7 +60,7 @@ def discard(run: SftRun) -> None:
 
 
 def keep_rows(run: SftRun) -> None:
-    """Keep the rows that verify will judge, where they are the user's own: their file may be elsewhere by then."""
+    """Copy the rows that verify will judge, if they are the user's own: their file may have moved by then."""
     files = [path for path in run.own_files() if not path.resolve().is_relative_to(run.workspace)]
     if files and not (run.folder / unseen.ROWS).exists():
         found = data_rows.read(run.own_files(), run.columns)
@@ -68,7 +68,7 @@ def keep_rows(run: SftRun) -> None:
 
 
 def keep_held_out(run: SftRun) -> list[DataRow]:
-    """Keep the rows that --split_dataset_ratio holds out of the training, so that verify asks them as unseen; those."""
+    """Copy the rows that --split_dataset_ratio holds out, so that verify asks them as unseen; returns them."""
     options = run.options()
     ratio = float(options.get("split_dataset_ratio") or 0)
     sources, val_sources = run.sources()
@@ -77,7 +77,7 @@ def keep_held_out(run: SftRun) -> list[DataRow]:
     own = {path.resolve() for path in run.own_files()}
     seed = options.get("data_seed")
     drawn = fast_rows.drawn_rows(sources, run.columns, 42 if seed is None else int(seed), ratio)
-    # what the data ask twice may lie on both sides: it is not unseen
+    # a question that occurs twice may be on both sides: it is not unseen
     trained = {row.key for _source, number, data in drawn.rows if (row := data_rows.data_row(data, number, ""))}
     found: dict[str, DataRow] = {}
     for source, number, data in drawn.held_out:
@@ -90,7 +90,7 @@ def keep_held_out(run: SftRun) -> list[DataRow]:
 
 
 def convert_data(run: SftRun) -> SftRun:
-    """Write files that ms-swift does not read as they are (tables, other encodings) as JSONL, and train on those."""
+    """Convert files that ms-swift cannot read as they are (tables, other encodings) to JSONL, and train on those."""
     for name in ("dataset", "val_dataset"):
         words = run.args.get(name) or []
         for source, report in run.data:

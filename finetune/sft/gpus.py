@@ -1,6 +1,6 @@
-"""Which GPUs a run uses: those that NPROC_PER_NODE asks for, else as many as its own estimate says are faster; for sft.
+"""Which GPUs a run uses: the number in NPROC_PER_NODE, else as many as are estimated to be faster; for sft.
 
-ms-swift without NPROC_PER_NODE gets one: with several visible, it would spread one model over all of them.
+Without NPROC_PER_NODE, ms-swift gets one: with several visible, it would spread one model over all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def take(run: SftRun) -> SftRun:
-    """The run with its processes. This one's own GPU is the first that is visible."""
+    """The run with its processes. This process uses the first visible GPU."""
     if run.settings.wants_cpu:
         return replace(run, workers=workers.from_env((), workers.given() or 1)) if run.choice.is_fast else run
     if not run.choice.is_fast:
@@ -36,7 +36,7 @@ def take(run: SftRun) -> SftRun:
 
 
 def show_swift(local: int) -> None:
-    """Leave ms-swift as many GPUs as it is to use, unless torchrun is to count them itself."""
+    """Show ms-swift only the GPUs that it should use, unless torchrun counts them itself."""
     if os.environ.get("NPROC_PER_NODE") in ("auto", "gpu"):
         return
     names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(local)))).split(",")
@@ -44,7 +44,7 @@ def show_swift(local: int) -> None:
 
 
 def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:
-    """How many of the GPUs to use: as the plan estimates the training, with what further processes take to start."""
+    """How many GPUs to use, from the plan's estimate of the training time with process start-up."""
     rows = lengths(run)
     ceiling = gpu_memory.ceiling_gib(found[0][1], run.settings.vram_ceiling_gib)
     free = gpu_memory.alike(found, run.settings.vram_ceiling_gib)
@@ -59,7 +59,7 @@ def _fastest(run: SftRun, found: list[tuple[str, Gpu]]) -> int:
         train.get("num_train_epochs", 3.0), train.get("max_steps", -1),
     )  # fmt: skip
     if not seconds:
-        return 1  # the plan of the run says why nothing fits
+        return 1  # the plan of the run reports why nothing fits
     return gpu_memory.quickest(
         seconds,
         len(found),

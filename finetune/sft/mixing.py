@@ -1,7 +1,7 @@
-"""`--mix N`: the base answers N general questions before it is trained, and the training gets them beside the data.
+"""`--mix N`: the base answers N general questions before training, and its answers are added to the training data.
 
-What a model says to questions of another kind changes with every step on a small data set. Its own answers to some of
-them hold it where it was: nothing has to be downloaded, and it learns nothing that it did not say before.
+On a small data set, the model's answers to other kinds of questions change with every step. Its own earlier answers
+keep it stable: nothing has to be downloaded, and it learns nothing that it did not say before.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from finetune.verify.sets import ask, unseen
 from finetune.verify.sets.survey import Survey
 from finetune.verify.yamlmarks import load
 
-FILE = "questions/mixing.yaml"  # of the workspace, beside the configs
-TOKENS = 128  # of an answer; a longer one ends with its last whole sentence
+FILE = "questions/mixing.yaml"  # in the workspace, next to the configs
+TOKENS = 128  # per answer; a longer one is cut after its last complete sentence
 SENTENCE = re.compile(r".*(?:[.!?](?=\s|$)|[。!?])", re.DOTALL)
 
 Answerer = Callable[[Sequence[Ask]], Sequence[str]]
 
 
 def rows(count: int, found: Survey, system: str, answer: Answerer, folder: Path) -> Path:
-    """Ask the base, and write its answers into the run's folder as rows to train on; the file.
+    """Ask the base, and write its answers to the run's folder as training rows; returns the file.
 
     Args:
-        count: How many questions.
-        found: The data: a question that a row asks, or nearly asks, is left out.
+        count: Number of questions.
+        found: The data: a question that a row asks, exactly or nearly, is left out.
         system: The training's system prompt, under which the base answers.
-        answer: The base.
-        folder: The run's.
+        answer: Answers with the base.
+        folder: The run's folder.
 
     Raises:
-        UserError: The file is missing or has not so many questions that no row asks.
+        UserError: The file is missing, or has too few questions that no row asks.
     """
     file = config.default_path().resolve().parent.parent / FILE
     asked = [each.text for each in questions(file, found)]
@@ -60,7 +60,7 @@ def rows(count: int, found: Survey, system: str, answer: Answerer, folder: Path)
 
 
 def questions(path: Path, found: Survey) -> list[Question]:
-    """The general questions in the language of the data that no row asks. UserError for a file that cannot be used."""
+    """The general questions in the data's language that no row asks. Raises UserError if the file is unusable."""
     root = load(path, "file of general questions").mapping(("version", "en", "zh"), "a file of general questions")
     nodes = root[found.language].items(found.language) if found.language in root else []
     texts = [node.text("a question") for node in nodes]
@@ -73,7 +73,7 @@ def questions(path: Path, found: Survey) -> list[Question]:
 
 
 def whole_sentences(text: str) -> str:
-    """A text up to its last whole sentence; all of it where it is a word or a line without a full stop."""
+    """A text up to its last complete sentence; all of it if it is a word or a line without a full stop."""
     text = text.strip()
     ended = SENTENCE.match(text)
     return ended[0].strip() if ended else text if len(text) < 2 * TOKENS else ""

@@ -1,4 +1,4 @@
-"""From the words of a command line to the description of a run: read, checked, with its engine and folder."""
+"""From command-line arguments to the description of a run: parsed, checked, with its engine and folder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from finetune.sft.record import weights_digest
 
 
 def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun | None:
-    """The description of a run, checked, with its engine and folder; None when only the line was to be shown.
+    """The description of a run, checked, with its engine and folder; None if only the command line was to be shown.
 
     Args:
         name: sft or sft_mixed.
-        options: ours, as commands/sft.py parses them.
-        rest: the words of ms-swift's options.
+        options: our options, as parsed by commands/sft.py.
+        rest: the arguments for ms-swift.
 
     Raises UserError before anything slow.
     """
@@ -97,7 +97,7 @@ def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:
 
 
 def _resumed(name: str, options: argparse.Namespace, rest: list[str], settings: Settings) -> SftRun:
-    """A run that was stopped, with its own options, data and engine, and the checkpoint to continue from."""
+    """A stopped run with its own options, data and engine, and the checkpoint to resume from."""
     if rest:
         raise UserError(
             _("{name} --resume: {rest} is not possible, a run continues with its own options; leave it out").format(
@@ -155,11 +155,11 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
     config = config_file.load(file)
     model_dir = _find_model(args, settings)
     kind = kind_of(model_dir)
-    # Values that a test model needs, because so small a model does not move at the real one's learning rate.
+    # Values that a test model needs, because such a small model does not learn at the real model's learning rate.
     own_path = file.parent / f"{kind.name}.yaml"
     own = config_file.load(own_path) if kind.is_for_tests and own_path.is_file() else {}
     if name != "sft":
-        own.pop("dataset", None)  # which is the plain run's
+        own.pop("dataset", None)  # which belongs to the plain run
     run = SftRun(
         name=name,
         config_path=file,
@@ -181,13 +181,13 @@ def _read(name: str, file: Path, args: Arguments, settings: Settings, general: s
 
 
 def _find_model(args: Arguments, settings: Settings) -> Path:
-    """The user's --model, or the weights of the image; what the config names is those."""
+    """The user's --model, or the weights in the image, which the config's name refers to."""
     given = args.get("model")
     return Path(given[0]) if given and Path(given[0]).is_dir() else settings.model_dir
 
 
 def _say_kind(run: SftRun) -> None:
-    """Name a test model on screen, and the values that it changes."""
+    """Print the name of a test model, and the values that it changes."""
     kind = run.model_kind
     print(kind.notice(run.model_dir), file=sys.stderr)
     changed = [f"{key} {value}" for key, value in run.own.items() if run.args.get(key) is None]
@@ -201,7 +201,7 @@ def _say_kind(run: SftRun) -> None:
 
 
 def _with_general(run: SftRun, general: str) -> SftRun:
-    """Take a local file for the hub's part of the mixed data, with the same number of rows."""
+    """Use a local file for the hub's part of the mixed data, with the same number of rows."""
     if run.args.get("dataset") is not None:
         raise UserError(_("{name}: --general and --dataset both name the data; leave one out").format(name=run.name))
     specs = listed(run.config.get("dataset"))
@@ -218,7 +218,7 @@ def _with_general(run: SftRun, general: str) -> SftRun:
 
 
 def _with_columns(run: SftRun) -> SftRun:
-    """--columns QUESTION,ANSWER is ours; ms-swift has an option of that name, too, whose value is a JSON object."""
+    """--columns QUESTION,ANSWER is ours; ms-swift has an option of the same name whose value is a JSON object."""
     given = run.args.get("columns")
     if not given or given[0].lstrip().startswith("{"):
         return run
@@ -228,7 +228,7 @@ def _with_columns(run: SftRun) -> SftRun:
 
 
 def _with_data(run: SftRun) -> SftRun:
-    """Every dataset checked, the hub's only for being within reach. Raises UserError if one is unfit."""
+    """Check every dataset; a hub's dataset only for being reachable. Raises UserError if one is unusable."""
     found = []
     options = check_options(run)
     for name in ("dataset", "val_dataset"):
@@ -251,7 +251,7 @@ def _with_data(run: SftRun) -> SftRun:
 
 
 def with_rows(run: SftRun, path: Path) -> SftRun:
-    """The run trained on the rows of a further file."""
+    """The run with an additional training file."""
     words = run.args.get("dataset") or []
     count = len(words)
     data = (*run.data[:count], *require([str(path)], None, check_options(run)), *run.data[count:])
@@ -259,7 +259,7 @@ def with_rows(run: SftRun, path: Path) -> SftRun:
 
 
 def with_rows_instead(run: SftRun, path: Path) -> SftRun:
-    """The run trained on the rows of a file instead of all of its own files."""
+    """The run with the rows of one file instead of all its own files."""
     gone = {str(own.resolve()) for own in run.own_files()}
     words = run.args.get("dataset") or []
 
@@ -272,7 +272,7 @@ def with_rows_instead(run: SftRun, path: Path) -> SftRun:
 
 
 def _check_words(run: SftRun) -> None:
-    """Unknown options, and values that cannot be, before the data are read, which may take a while."""
+    """Check for unknown options and invalid values before reading the data, which may take a while."""
     line = command_line.Line("sft", Arguments(run.words()), run.settings, lambda remark: None)
     line.read_config()
     line.rename()
@@ -280,7 +280,7 @@ def _check_words(run: SftRun) -> None:
 
 
 def _check_evaluation(run: SftRun, reword: int, mix: int) -> None:
-    """Raises UserError for a choice of the best checkpoint that has nothing to choose by."""
+    """Raises UserError if the best checkpoint is requested with nothing to choose it by."""
     options = run.options()
     for name in ("load_best_model_at_end", "early_stop_interval"):
         if options.get(name) and not run.evaluates:
@@ -308,7 +308,7 @@ def _check_evaluation(run: SftRun, reword: int, mix: int) -> None:
 
 
 def check_options(run: SftRun) -> CheckOptions:
-    """How the data is looked at: as this run will use it."""
+    """How to read the data: as this run will use it."""
     system, length = run.value("system"), str(run.value("max_length") or "")
     return CheckOptions(
         columns=run.columns,
@@ -320,7 +320,7 @@ def check_options(run: SftRun) -> CheckOptions:
 
 
 def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
-    """Raises UserError if a dataset is no longer the one that run.json recorded."""
+    """Raises UserError if a dataset differs from the one that run.json recorded."""
     recorded = {item.get("path"): item.get("sha256") for item in record.get("datasets", [])}
     for source, _report in run.data:
         if source.path and recorded.get(str(source.path.resolve())) not in (None, sha256sums.digest(source.path)):
@@ -330,16 +330,16 @@ def _require_same_data(run: SftRun, record: dict[str, Any]) -> None:
 
 
 def _with_engine(run: SftRun, asked: str, why: str = "") -> SftRun:
-    """Check every option, and take the engine that honours them all; one line says which, and why.
+    """Check every option and choose the engine that supports them all; prints one line with the choice and reason.
 
-    `why` is a resumed run's own reason for the engine that it continues with.
+    `why` is a resumed run's reason for keeping its engine.
     """
     remarks: list[str] = []
     words = Arguments([*run.words(), "--model", str(run.model_dir)])
     command_line.Line("sft", words, run.settings, remarks.append).check()
     sources = [source for source, _other in run.data]
     choice = choose.choose(asked, run.options(), run.model_dir, sources, on_cpu=run.settings.wants_cpu, resumed=why)
-    if choice.is_fast:  # ms-swift's launcher makes them itself
+    if choice.is_fast:  # ms-swift's launcher performs them itself
         for remark in remarks:
             command_line.tell(remark)
     print(choice.in_one_line(), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""run.json of a run: what it says before the first step, while the engine runs, and of how it ended."""
+"""run.json of a run: its content before the first step, while the engine runs, and at the end."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from finetune.sft.description import SftRun, typed
 
 
 def describe(run: SftRun, words: list[str]) -> dict[str, Any]:
-    """run.json before the first step: what is needed to do the run again."""
+    """run.json before the first step: everything needed to repeat the run."""
     settings = run.options()
     types = options.options_of("sft")
-    for item in Arguments(words).given:  # what the launcher of ms-swift changes, too
+    for item in Arguments(words).given:  # includes what the ms-swift launcher changes
         settings[item.name] = typed(types.get(item.name), item.values)
     datasets = [
         {
@@ -64,9 +64,9 @@ def describe(run: SftRun, words: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def record_of(run: SftRun, record: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
-    """run.json while the engine runs. What was there before it, which is yielded, comes back where no step was made.
+    """run.json while the engine runs. Yields the previous content, which is restored if no step was made.
 
-    That is a UserError: another job holds the GPU, the weights cannot be loaded; or a stop signal while they load.
+    That case is a UserError (another job holds the GPU, the weights cannot be loaded) or a stop signal while they load.
     """
     if run.is_helping:
         yield None
@@ -87,7 +87,7 @@ def record_of(run: SftRun, record: dict[str, Any]) -> Iterator[dict[str, Any] | 
 
 
 def args_json(run: SftRun, record: dict[str, Any]) -> dict[str, Any]:
-    """What `swift infer --adapters` and verify read from a checkpoint's args.json."""
+    """The options that `swift infer --adapters` and verify read from a checkpoint's args.json."""
     options = {name: value for name, value in record["settings"].items() if name != "output_dir"}
     return options | {
         "model": str(run.model_dir),
@@ -102,7 +102,7 @@ def args_json(run: SftRun, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
-    """Write down how the engine ended, and say it: nothing that comes later can change it. The exit code."""
+    """Record and report how the engine ended; nothing that follows can change it. Returns the exit code."""
     record["exit_code"] = ended.code
     record |= run_folder.progress(run.folder)
     checkpoints.seal(run.folder)
@@ -117,7 +117,7 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
             raise
         print(
             _("note: {reason}").format(reason=error), file=sys.stderr
-        )  # what ended the run comes below, and is often the same
+        )  # the reason for the end comes below, and is often the same
     if record["status"] != "done":
         why = ended.why
         if stopped and not why:
@@ -138,9 +138,9 @@ def finish(run: SftRun, record: dict[str, Any], ended: Ended) -> int:
 
 
 def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | None, number: int) -> str:
-    """The record of a run that a second stop signal ends within its step, and the line that says what is kept.
+    """The record of a run that a second stop signal ends during a step, and the line that says what is kept.
 
-    `before` is the record that a resumed run had: it comes back where no step was made.
+    `before` is a resumed run's previous record; it is restored if no step was made.
     """
     adapter = trained_adapter(run.folder)
     now = record | run_folder.progress(run.folder) | {"status": "stopped", "exit_code": 128 + number}
@@ -155,7 +155,7 @@ def end_at_once(run: SftRun, record: dict[str, Any], before: dict[str, Any] | No
 
 
 def kept(adapter: Path | None, auto: bool = False) -> str:
-    """What is left of a run that did not end, for the screen; `auto`: its number of epochs was not chosen yet."""
+    """What remains of a run that did not finish, for the screen; `auto`: its number of epochs was not chosen yet."""
     if adapter is None:
         return _("no checkpoint was written")
     return _("the newest checkpoint is {adapter}{more}").format(
@@ -164,7 +164,7 @@ def kept(adapter: Path | None, auto: bool = False) -> str:
 
 
 def weights_digest(model_dir: Path) -> str | None:
-    """The digest of the folder's SHA256SUMS, which covers all its files; hashing 15 GB takes a minute."""
+    """The digest of the folder's SHA256SUMS, which covers all its files; hashing 15 GB would take a minute."""
     path = model_dir / "SHA256SUMS"
     return sha256sums.digest(path) if path.is_file() else None
 

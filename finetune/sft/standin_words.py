@@ -1,7 +1,7 @@
-"""What the stand-in cannot learn: it knows the tokens that it was made with, and no other; prepare.py says so at once.
+"""What the stand-in cannot learn: it knows only the tokens that it was made with; prepare.py reports it at once.
 
-Its embedding has a row of its own for each token of its training text, and one row for all others (standin/build.py).
-It cannot tell those apart: a LoRA teaches it nothing about them, the loss stays high, and answers are gibberish.
+Its embedding has a separate row for each token in its training text, and one row for all others (standin/build.py). It
+cannot tell those apart: a LoRA teaches it nothing about them, the loss stays high, and answers are gibberish.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from finetune.sft.description import SftRun
 from qwen2 import safetensors_header
 from qwen2.config import EMBEDDING
 
-ROWS = 2000  # of the data that are looked at
-WORTH_SAYING = 0.02  # of the tokens in the data
+ROWS = 2000  # of the data that are checked
+WORTH_SAYING = 0.02  # share of the tokens in the data
 
 
 def tell(run: SftRun) -> None:
-    """Say on stderr, before the training, that the stand-in does not know the data's words; nothing where it does."""
+    """Warn on stderr before training that the stand-in does not know the data's words; silent if it does."""
     files = run.own_files()
     if run.model_kind is not STANDIN or not files:
         return
@@ -51,7 +51,7 @@ def _real_one(file: Path) -> str:
 def unknown_share(
     model_dir: Path, files: list[Path], columns: tuple[str, str] | None = None
 ) -> tuple[int, float] | None:
-    """(tokens that the model knows, share of the data's tokens that it does not); None where that is unknown."""
+    """(tokens that the model knows, share of the data's tokens that it does not); None if unknown."""
     from qwen2.chat import Tokenizer
 
     try:
@@ -64,7 +64,7 @@ def unknown_share(
 
 
 def known_tokens(model_dir: Path) -> set[int]:
-    """Tokens whose row of the embedding is their own: all others are copies of one, which the last id has."""
+    """Tokens with their own row in the embedding: all other rows are copies of the last id's."""
     import numpy
 
     index = json.loads((model_dir / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]

@@ -43,7 +43,7 @@ from qwen2.config import Config
 
 
 def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
-    """All of a run, from what was asked on the command line (prepare.py) to run.json; the exit code."""
+    """A whole run, from the requested options (prepare.py) to run.json; returns the exit code."""
     run = prepare.prepare(name, options, rest)
     if run is None:
         return DONE
@@ -52,10 +52,10 @@ def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked: Questions | None = None) -> int:
-    """Run the chosen engine as the job that holds the GPU, and write run.json before and after. The exit code.
+    """Run the chosen engine as the job that holds the GPU, and write run.json before and after. Returns the exit code.
 
-    `lane` and `stop` are those of a caller that continues after the training; `asked` is what chooses the epoch that is
-    saved, where settle_epochs left that to this training.
+    `lane` and `stop` belong to a caller that continues after training; `asked` is what chooses the saved epoch, if
+    settle_epochs left that to this training.
     """
     with contextlib.ExitStack() as stack:
         if not run.is_helping:
@@ -66,10 +66,10 @@ def train(run: SftRun, lane: Lane | None = None, stop: Stop | None = None, asked
 
 
 def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
-    """Keep what verify will judge in the run's folder, and add rewordings to the training where they are asked for.
+    """Copy the rows that verify will judge to the run's folder, and add rewordings to the training if requested.
 
-    The lane that wrote them continues to train, where the fast lane does; else the weights' memory is given back. The
-    questions are settle_epochs'.
+    The lane that wrote them goes on to train with the fast lane; otherwise the weights' memory is freed. The questions
+    are those of settle_epochs.
     """
     if run.checkpoint is not None or run.is_helping:
         return run, None, None
@@ -103,16 +103,16 @@ def reword(
     given: Path | None = None,
     data: epochs.Data | None = None,
 ) -> tuple[SftRun, list[Rewording]]:
-    """What the base writes before it is trained: rewordings, of the verdict, the training and the choice of an epoch,
+    """What the base writes before training: rewordings, for the verdict, the training and the choice of an epoch,
     and answers to general questions for the training.
 
     Args:
         run: The run; rewordings to train on are added to it.
         lane: The base.
         found: The data.
-        chosen: What the verdict asks; None where none follows.
+        chosen: The verdict's questions; None if no verdict follows.
         given: The user's own rewordings.
-        data: What an epoch is chosen on, where that is wanted.
+        data: The data on which an epoch is chosen, if requested.
     """
     engine: Engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
     base = None
@@ -137,7 +137,7 @@ def settle_epochs(
 ) -> tuple[SftRun, Questions | None]:
     """The run with a number of epochs instead of `auto`, and the questions by which its training will choose one.
 
-    No questions: a trial has chosen already, there were too few, or no one asked for `auto`.
+    No questions means: a trial has chosen already, there were too few, or `auto` was not requested.
     """
     if not run.auto:
         return run, None
@@ -199,7 +199,7 @@ def _train(run: SftRun, lane: Lane | None, stop: Stop | None, asked: Questions |
 
 
 def _train_swift(run: SftRun) -> tuple[dict[str, Any], Ended]:
-    """ms-swift in a process of its own: (run.json, how it ended)."""
+    """ms-swift in a separate process: (run.json, how it ended)."""
     if run.checkpoint is None:
         run = folder.convert_data(run)
     words = run.words()
@@ -238,7 +238,7 @@ def _train_fast(run: SftRun, lane: Lane | None, stop: Stop, asked: Questions | N
     )
     if run.is_helping:
         return record, Ended(*take_part(lane, request, stop))
-    # Held until an epoch is chosen: a job that waits must not come between, and what is held can be taken again inside.
+    # Held until an epoch is chosen: a waiting job must not run in between, and the lock is re-entrant.
     with job(run.name, wait=run.wait or None) if asked else contextlib.nullcontext():
         with record_of(run, record) as before:
             stop.at_once = lambda number: end_at_once(run, record, before, number)
@@ -259,7 +259,7 @@ def _keep_best(
     at: Mapping[int, int],
     stop: Stop,
 ) -> None:
-    """Choose an epoch of the training that has ended, and leave its adapter instead of the last one's."""
+    """Choose an epoch of the finished training, and save its adapter instead of the last one's."""
     try:
         told = epochs.ask(run, lane, asked, ended, at, lambda: stop.number is not None)
         if told is None:
@@ -279,7 +279,7 @@ def _keep_best(
 
 
 def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -> fast_rows.EncodedRows:
-    """The run's rows as ids, but those for which `skip` is true."""
+    """The run's rows as ids, except those for which `skip` is true."""
     choice = run.choice
     sources, held_out = run.sources()
     seed = int(choice.train.get("data_seed", 42))
@@ -290,5 +290,5 @@ def encode(run: SftRun, lane: Lane, skip: Callable[[Any], bool] | None = None) -
 
 
 def lane_of(run: SftRun) -> Lane:
-    """The fast lane's model for this run, not loaded yet."""
+    """The fast lane's model for this run, not yet loaded."""
     return Lane(run.model_dir, run.device, run.settings.vram_ceiling_gib, run.workers)

@@ -1,4 +1,4 @@
-"""Check 1: a GPU is visible, its driver serves the CUDA that torch was built for, and it computes in bf16."""
+"""Check 1: a GPU is visible, its driver supports the CUDA version that torch was built for, and it computes in bf16."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from healthchecks.nvml import Driver, Gpu, NvmlProblem, read
 NAME = "driver"
 LEVEL = "fast"
 
-# The oldest Linux driver for each CUDA major release (NVIDIA CUDA Compatibility, "minor version compatibility").
+# The oldest Linux driver for each CUDA major version (NVIDIA CUDA Compatibility, "minor version compatibility").
 OLDEST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 tensor cores
 TOOLKIT = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
@@ -28,13 +28,13 @@ def _no_such_driver() -> str:
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with GPU and driver, or a skip on a machine that is meant to run on the CPU; Failure with a cause."""
+    """Outcome with GPU and driver, or a skip on a machine meant to run on the CPU. Raises Failure with a cause."""
     if context.device == "cpu":
         return Outcome(_("runs on the CPU, as MIRROR_DEVICE=cpu asks"), "skip", "cpu")
     try:
         return _gpu_outcome(context)
     except Failure as failure:
-        # A test model is made for machines without a GPU. One that has a GPU with a fault is another matter.
+        # A test model is made for machines without a GPU. A machine whose GPU has a fault is a different case.
         if failure.code in NO_GPU_CODES and context.device == "auto" and context.kind.is_for_tests:
             return Outcome(
                 _("runs on the CPU with {title}: {cause}").format(title=_(context.kind.title), cause=failure.cause),
@@ -87,7 +87,7 @@ def _gpu_outcome(context: Context) -> Outcome:
 
 
 def torch_cuda_version() -> str | None:
-    """The CUDA that torch was built for ("12.8"), None for a CPU build; read from torch/version.py, not imported."""
+    """The CUDA version that torch was built for ("12.8"), None for a CPU build. Reads torch/version.py, no import."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise Failure("no-torch", _("torch is not installed"), _("build the image again; do not mount over /opt/venv"))
@@ -119,7 +119,7 @@ def _hold_driver_against(torch_cuda: str | None, driver: Driver) -> None:
 
 
 def chosen(driver: Driver, visible: str | None) -> Gpu:
-    """The GPU that becomes CUDA device 0 under CUDA_VISIBLE_DEVICES (indices or UUIDs); Failure when it hides all."""
+    """The GPU that becomes CUDA device 0 under CUDA_VISIBLE_DEVICES (indices or UUIDs). Failure if it hides all."""
     if visible is None:
         return driver.gpus[0]
     first = visible.split(",")[0].strip()
@@ -140,7 +140,7 @@ def chosen(driver: Driver, visible: str | None) -> Gpu:
 
 
 def explain(problem: NvmlProblem, root: Path) -> Failure:
-    """Why NVML does not answer, from what the kernel shows of the host; `root` is / or a laid-out test machine."""
+    """Why NVML does not respond, judged by what the kernel shows of the host; `root` is / or a test's directory."""
     if problem.kind == "lost":
         return Failure(
             "gpu-lost",
@@ -210,7 +210,7 @@ def explain(problem: NvmlProblem, root: Path) -> Failure:
 
 
 def _nvidia_card(root: Path) -> bool:
-    """Whether the PCI bus holds a display or 3D controller (class 03) of NVIDIA (vendor 10de)."""
+    """Whether the PCI bus has an NVIDIA (vendor 10de) display or 3D controller (class 03)."""
     for vendor in root.glob("sys/bus/pci/devices/*/vendor"):
         try:
             if vendor.read_text().strip() == "0x10de" and (vendor.parent / "class").read_text().startswith("0x03"):

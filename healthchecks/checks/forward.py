@@ -1,6 +1,6 @@
-"""Check 7: the weights are loaded and one forward pass of a fixed prompt runs: finite, bf16, right shape, same twice.
+"""Check 7: loads the weights and runs a fixed prompt: output finite, in bf16, of the right shape, and repeatable.
 
-It loads through qwen2, the same loader and model as training, and is the only check that imports torch.
+It loads through qwen2, with the same loader and model as training, and is the only check that imports torch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from healthchecks.context import GIB, Context, Failure, Outcome, gib
 NAME = "forward"
 LEVEL = "full"
 
-# An everyday sentence and how likely the real model must find it: mean negative log-likelihood a token, in nats.
-# Uniform guessing over 152,064 entries gives ln 152064 = 11.9. Not tried on the real weights: a warning, no failure.
+# An everyday sentence, and the highest mean negative log-likelihood that the real model may give it, in nats per token.
+# Uniform guessing over 152,064 entries gives ln 152064 = 11.9. Not tested on the real weights, so it only warns.
 SENTENCE = "今天天气很好,我和朋友一起去公园散步,然后回家吃了晚饭。"
 NLL_LIMIT = 5.0
 CPU_LIMIT_BYTES = 4 * GIB  # larger weights take minutes on a CPU
@@ -25,7 +25,7 @@ DAMAGED = N_("`healthcheck startup --checksum` tells which file is damaged; buil
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with device and figures; Failure non-finite, not-repeatable, out-of-memory, torch or model."""
+    """Outcome with device and figures. Raises Failure: non-finite, not-repeatable, out-of-memory, torch or model."""
     if context.gpu is None and context.weight_bytes > CPU_LIMIT_BYTES:
         return Outcome(
             _("not tried: {gib} of weights on a CPU would take minutes").format(gib=gib(context.weight_bytes)),
@@ -137,7 +137,7 @@ REPORT = N_("a defect of this image: please report it with the output of `health
 
 
 def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
-    """Every weight and logit is a number. Weights too: a NaN in the row of a rare character shows in no prompt."""
+    """Check that every weight and logit is finite. Weights too: no prompt shows a NaN in a rare character's row."""
     for name, tensor in model.checkpoint_tensors().items():
         low, high = torch.aminmax(tensor)
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -147,7 +147,7 @@ def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
 
 
 def _mean_nll(context: Context, torch: Any, model: Any, device: str) -> float:
-    """Mean over the tokens of SENTENCE but the first of -ln p(token | those before), in nats."""
+    """Mean of -ln p(token | earlier tokens) over SENTENCE without its first token, in nats."""
     from tokenizers import Tokenizer
 
     reader = Tokenizer.from_file(str(context.model_dir / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""Check 5: the installed Python packages are those of requirements/image.lock, the set that was tried together."""
+"""Check 5: the installed Python packages are those of requirements/image.lock, the set that was tested together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from image.split_lock import TORCH_FAMILY
 
 NAME = "packages"
 LEVEL = "fast"
-OVER = "over.lock"  # of an image with a layer over the rest (Dockerfile.vllm): some packages in other versions
+OVER = "over.lock"  # in an image with a further layer (Dockerfile.vllm): some packages in other versions
 
 AGAIN = N_(
     "undo the pip install, or build the image again; packages of your own go into a virtual environment of their own"
@@ -22,7 +22,7 @@ AGAIN = N_(
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with the number of packages; Failure packages-differ with the first few, or no-lock."""
+    """Outcome with the number of packages. Raises Failure: packages-differ with the first few, or no-lock."""
     try:
         text = context.lock_file.read_text(encoding="utf-8")
     except OSError as error:
@@ -33,7 +33,7 @@ def check(context: Context) -> Outcome:
         ) from error
     differ, count = [], 0
     for requirement in beside(locked(text), context.lock_file.with_name(OVER)):
-        # A build for tests brings a torch of its own, without the NVIDIA wheels of the locked one.
+        # A test build has its own torch, without the NVIDIA wheels of the locked one.
         if context.torch_spec and TORCH_FAMILY.match(f"{requirement.name}=="):
             continue
         count += 1
@@ -41,7 +41,7 @@ def check(context: Context) -> Outcome:
             have = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             have = "none"
-        # The part after + names a build of the same version (2.10.0+cu128).
+        # The part after + is a build of the same version (2.10.0+cu128).
         if not requirement.specifier.contains(have.split("+")[0] if have != "none" else "0", prereleases=True):
             wanted = str(requirement.specifier).removeprefix("==")
             differ.append(_("{name} {have} (lock: {wanted})").format(name=requirement.name, have=have, wanted=wanted))
@@ -59,7 +59,7 @@ def check(context: Context) -> Outcome:
 
 
 def beside(found: list[Requirement], lock: Path) -> list[Requirement]:
-    """The requirements with those of another lock, where it is there, which win."""
+    """The requirements merged with those of another lock, if present, which take precedence."""
     if not lock.is_file():
         return found
     more = locked(lock.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def beside(found: list[Requirement], lock: Path) -> list[Requirement]:
 
 
 def locked(text: str) -> list[Requirement]:
-    """The requirements of a lock file whose markers hold here."""
+    """The requirements of a lock file whose markers apply here."""
     found = []
     for line in re.findall(r"^[A-Za-z0-9].*$", text, re.MULTILINE):
         try:

@@ -1,4 +1,4 @@
-"""Check 2: results can be written, there is room for them, and /dev/shm is large enough for data-loader workers."""
+"""Check 2: results can be written, there is enough disk space, and /dev/shm is large enough for data-loader workers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAME = "storage"
 LEVEL = "fast"
 
 SHM_BYTES = 1 * GIB
-# Two checkpoints of a rank-8 LoRA with optimizer state are 0.5 GiB; caches and logs take the rest.
+# Two checkpoints of a rank-8 LoRA with optimizer state take 0.5 GiB; caches and logs take the rest.
 DISK_BYTES = 2 * GIB
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with the free room; Failure output-not-writable, disk-full or shm-small."""
+    """Outcome with the free space. Raises Failure: output-not-writable, disk-full or shm-small."""
     _try_to_write(context.output_dir)
     free = shutil.disk_usage(context.output_dir).free
     if free < DISK_BYTES:
@@ -52,7 +52,7 @@ def check(context: Context) -> Outcome:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make the folder if needed, and write and sync a byte in it: mode bits do not tell a read-only or full mount."""
+    """Create the folder if needed, then write and sync a byte: mode bits do not reveal a read-only or full mount."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".healthcheck-") as file:
@@ -78,7 +78,7 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _total(folder: Path) -> int:
-    """Bytes of the file system at a folder; 0 when there is none."""
+    """Size in bytes of the file system at a folder; 0 if there is none."""
     try:
         info = os.statvfs(folder)
     except OSError:

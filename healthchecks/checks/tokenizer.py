@@ -1,7 +1,7 @@
-"""Check 4: the tokenizer loads without a network and fits the weights: special tokens, ids, template, round trips.
+"""Check 4: the tokenizer loads offline and fits the weights: special tokens, ids, template, round trips.
 
-Qwen2.5's own files are held to the official values. Those of another model are held to what training and answering
-need: ChatML's special tokens, ids within the vocabulary, ends of answers that are special tokens, round trips.
+Qwen2.5's own files are compared with the official values. Those of other models must meet what training and answering
+need: ChatML's special tokens, ids within the vocabulary, special tokens as ends of answers, round trips.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from healthchecks.context import Context, Failure, Outcome
 NAME = "tokenizer"
 LEVEL = "fast"
 
-ENTRIES = 151_665  # 151,643 of the vocabulary and 22 added; the model's 152,064 rows are padded beyond
+ENTRIES = 151_665  # 151,643 of the vocabulary and 22 added; the model's 152,064 rows include padding
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
-CHATML = ("<|im_start|>", "<|im_end|>")  # what rows and questions are written with, whatever the model
+CHATML = ("<|im_start|>", "<|im_end|>")  # used in rows and questions, whatever the model
 SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 USER = "你好,世界!"
 TURN = f"<|im_start|>user\n{USER}<|im_end|>\n<|im_start|>assistant\n"
@@ -49,7 +49,7 @@ NOT_CHATML = N_(
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with the number of entries; Failure tokenizer-missing, tokenizer-wrong or template-wrong."""
+    """Outcome with the number of entries. Raises Failure: tokenizer-missing, tokenizer-wrong or template-wrong."""
     tokenizer = _load(context)
     if is_official(context):
         return _hold_official(context, tokenizer)
@@ -79,9 +79,9 @@ def check(context: Context) -> Outcome:
 
 
 def is_official(context: Context) -> bool:
-    """Whether one of the two files that every Qwen2.5 tokenizer is made of is the official one, by its sha256.
+    """Whether one of the two files of every Qwen2.5 tokenizer is the official one, by its sha256.
 
-    One is enough: where the other was replaced, the official values say so.
+    One is enough: if the other was replaced, the comparison with the official values reports it.
     """
     return any(_is_official_file(context, name) for name in ("tokenizer_config.json", "tokenizer.json"))
 
@@ -95,7 +95,7 @@ def _is_official_file(context: Context, name: str) -> bool:
 
 
 def prompt_ids(model_dir: Path) -> list[int]:
-    """The ids of PROMPT by the folder's own tokenizer; `forward` feeds them to a model that is not a Qwen2.5."""
+    """The ids of PROMPT from the folder's own tokenizer; `forward` feeds them to a model that is not a Qwen2.5."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(PROMPT, add_special_tokens=False).ids
@@ -125,7 +125,7 @@ def _hold_official(context: Context, tokenizer: Any) -> Outcome:
                 _("the chat template gives {rendered!r}, not {prompt!r}").format(rendered=rendered, prompt=PROMPT),
                 AGAIN,
             )
-    else:  # Coder, Math and the models before -Instruct have the same tokenizer and another system prompt
+    else:  # Coder, Math and the base models have the same tokenizer and another system prompt
         _hold_template(context)
     _hold_round_trips(tokenizer, AGAIN)
     have = tokenizer.encode(PROMPT, add_special_tokens=False).ids
@@ -144,7 +144,7 @@ def _hold_official(context: Context, tokenizer: Any) -> Outcome:
 
 
 def _hold_special(context: Context, tokenizer: Any) -> None:
-    """ChatML's tokens are one id each, every id has its row in the weights, and answers end with special tokens."""
+    """Check that ChatML's tokens have one id each, every id has a row in the weights, and answers end properly."""
     for token in CHATML:
         if tokenizer.encode(token, add_special_tokens=False).ids != [tokenizer.token_to_id(token)]:
             raise Failure(
@@ -181,7 +181,7 @@ def _hold_special(context: Context, tokenizer: Any) -> None:
 
 
 def _hold_template(context: Context) -> bool:
-    """Whether the folder has a chat template; Failure where it does not write ChatML or cannot be rendered."""
+    """Whether the folder has a chat template. Raises Failure if it does not write ChatML or cannot be rendered."""
     if _template(context) is None:
         return False
     rendered = _render(context, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}])
@@ -202,7 +202,7 @@ def _hold_round_trips(tokenizer: Any, remedy: str) -> None:
 
 
 def splits_otherwise(tokenizer: Any) -> bool:
-    """Whether the file's normalizer and pre-tokenizer are not those of Qwen2, which transformers puts in their place.
+    """Whether the file's normalizer and pre-tokenizer differ from Qwen2's, which transformers uses in their place.
 
     transformers 5 (models/qwen2/tokenization_qwen2.py): NFC, the split by QWEN2_SPLIT, bytes.
     """
@@ -233,7 +233,7 @@ def _load(context: Context) -> Any:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where the file is none: what is wrong with config.json is for `weights` to say."""
+    """A JSON object, {} if the file has none: `weights` reports what is wrong with config.json."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -246,7 +246,7 @@ def _ends(context: Context) -> Any:
 
 
 def _template(context: Context) -> str | None:
-    """The folder's chat template: chat_template.jinja, else the entry of tokenizer_config.json (as transformers)."""
+    """The folder's chat template: chat_template.jinja, else the entry in tokenizer_config.json (as in transformers)."""
     own = context.model_dir / "chat_template.jinja"
     path = context.model_dir / "tokenizer_config.json"
     try:
@@ -268,7 +268,7 @@ def _template(context: Context) -> str | None:
 
 
 def _render(context: Context, messages: list[dict[str, str]]) -> str:
-    """The folder's chat template on these messages, as transformers renders it (jinja2, sandboxed)."""
+    """The folder's chat template applied to these messages, as transformers renders it (jinja2, sandboxed)."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     template = _template(context)

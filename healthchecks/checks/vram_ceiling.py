@@ -8,12 +8,12 @@ from healthchecks.context import GIB, Context, Failure, Outcome, gib
 NAME = "vram-ceiling"
 LEVEL = "full"
 
-# cuBLAS keeps its workspace (8 to 32 MiB) until the process ends, which is right after this check.
+# cuBLAS keeps its workspace (8 to 32 MiB) until the process ends, which is soon after this check.
 KEPT_BYTES = 64 << 20
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with the peak; Failure over-ceiling or not-released. The figures are those that `forward` left."""
+    """Outcome with the peak. Raises Failure: over-ceiling or not-released. The figures come from `forward`."""
     if context.peak is None or context.left is None:
         return Outcome(_("no GPU in use"), "skip", "cpu")
     allocated, reserved = context.peak

@@ -1,4 +1,4 @@
-"""Check 6: the GPU's memory, in all and free, against VRAM_CEILING_GIB, and who holds the rest."""
+"""Check 6: the GPU's total and free memory against VRAM_CEILING_GIB, and which processes use the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from healthchecks.context import GIB, Context, Failure, Outcome, gib
 NAME = "vram-free"
 LEVEL = "fast"
 
-# What a forward pass needs in addition to the weights: activations, and the CUDA context that NVML counts.
+# What a forward pass needs in addition to the weights: activations, and the CUDA context, which NVML counts.
 MARGIN_BYTES = 1 * GIB
 USUAL_BYTES = 22 * GIB  # of a 24 GB card
 _TOO_LARGE = N_(
@@ -20,7 +20,7 @@ _TOO_LARGE = N_(
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with total and free GiB; Failure ceiling-too-low, card-too-small or busy-gpu."""
+    """Outcome with total and free GiB. Raises Failure: ceiling-too-low, card-too-small or busy-gpu."""
     gpu = context.gpu
     if gpu is None:
         return Outcome(_("no GPU in use"), "skip", "cpu")

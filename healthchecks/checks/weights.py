@@ -1,6 +1,6 @@
-"""Check 3: the weights are complete, and are those that index and config describe; `--checksum` proves every byte.
+"""Check 3: the weights are complete and match index and config; `--checksum` verifies every byte.
 
-Only the head of each shard is read (a few kilobytes say what a safetensors file holds): milliseconds for 15 GB.
+Only the header of each shard is read (a few kilobytes describe a safetensors file): milliseconds for 15 GB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "weights"
 LEVEL = "fast"
 
 INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"  # a model in one file, which needs no index
+SINGLE = "model.safetensors"  # a model in one file, without an index
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # torch_dtype of config.json -> safetensors
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 DTYPE_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8}
@@ -35,14 +35,14 @@ CHECKSUM = N_("`healthcheck startup --checksum` tells which files are damaged; {
 
 
 def check(context: Context) -> Outcome:
-    """Outcome with files, tensors and GiB; Failure with a code of its own for each kind of damage."""
+    """Outcome with files, tensors and GiB. Raises Failure with a separate code for each kind of damage."""
     folder = context.model_dir
     config = _json(folder, "config.json", "no-config")
     is_single = (folder / SINGLE).is_file() and not (folder / INDEX).exists()
     shards = {SINGLE: None} if is_single else _shards(_json(folder, INDEX, "no-index"))
     _hold_small_files(context)
     wanted = expected_tensors(config)
-    allowed = {HEAD: wanted[EMBEDDING]} | wanted  # a model with tied embeddings may hold the matrix twice
+    allowed = {HEAD: wanted[EMBEDDING]} | wanted  # a model with tied embeddings may contain the matrix twice
     dtype = _dtype(config)
     found: set[str] = set()
     for name, tensors in shards.items():
@@ -71,7 +71,7 @@ def check(context: Context) -> Outcome:
 
 
 def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of a Qwen2ForCausalLM; Failure config-wrong when the config cannot be one."""
+    """Name -> shape of every tensor of a Qwen2ForCausalLM. Raises Failure (config-wrong) if the config is invalid."""
     if config.get("architectures") != ["Qwen2ForCausalLM"]:
         raise Failure(
             "config-wrong",
@@ -87,7 +87,7 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _dtype(config: dict[str, Any]) -> str | None:
-    """The number format of all tensors, as config.json has it; None where it does not say, or says something else."""
+    """The number format of all tensors according to config.json; None if it names none, or an unknown one."""
     return DTYPES.get(str(config.get("torch_dtype") or config.get("dtype")).removeprefix("torch."))
 
 
@@ -112,7 +112,7 @@ def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
 
 
 def _shards(index: dict[str, Any]) -> dict[str, set[str] | None]:
-    """Shard file -> names of its tensors, by the index."""
+    """Shard file -> names of its tensors, according to the index."""
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise Failure("no-index", _("{index} has no weight_map").format(index=INDEX), AGAIN)
@@ -129,7 +129,7 @@ def _shards(index: dict[str, Any]) -> dict[str, set[str] | None]:
 
 
 def _check_names(name: str, there: set[str], tensors: set[str]) -> None:
-    """Hold the tensors that a file has to those that the index puts into it."""
+    """Compare the tensors in a file with those that the index assigns to it."""
     if absent := sorted(tensors - there):
         raise Failure(
             "tensor-missing",
@@ -147,7 +147,7 @@ def _check_names(name: str, there: set[str], tensors: set[str]) -> None:
 def _check_shard(
     folder: Path, name: str, tensors: set[str] | None, wanted: dict[str, tuple[int, ...]], dtype: str | None
 ) -> tuple[set[str], str | None]:
-    """Hold one file to the index, to the shapes of config.json and to one dtype (None: that of the first tensor).
+    """Check one file against the index, the shapes in config.json and one dtype (None: that of the first tensor).
 
     Returns the names of its tensors, and the dtype.
     """
@@ -203,7 +203,7 @@ CONFIG = N_("config.json and the shards are of different models, or config.json 
 
 
 def _read_header(path: Path) -> Header:
-    """The header of a shard; Failure when there is none."""
+    """The header of a shard. Raises Failure if there is none."""
     try:
         return safetensors_header.read(path)
     except FileNotFoundError as error:
@@ -225,7 +225,7 @@ def _read_header(path: Path) -> Header:
 
 
 def _hold_small_files(context: Context) -> None:
-    """Hash all files of the folder's own list but the shards: an edit of, say, rope_theta shows only so."""
+    """Hash all files in the folder's own list except the shards: only this reveals an edit of, say, rope_theta."""
     for name, wanted in sha256sums.read(context.model_dir / "SHA256SUMS").items():
         if name.endswith(".safetensors"):
             continue
@@ -252,7 +252,7 @@ def _hold_small_files(context: Context) -> None:
 
 
 def _hold_shards(context: Context, names: list[str]) -> int:
-    """sha256 of all shards, two or more at a time (hashlib releases the GIL), against the list; how many."""
+    """Compare the sha256 of all shards with the list, several at a time (hashlib releases the GIL); their number."""
     sums = sha256sums.read(context.model_dir / "SHA256SUMS") or sha256sums.read(context.official_sums)
     if unknown := [name for name in names if name not in sums]:
         raise Failure(
@@ -285,7 +285,7 @@ def _hold_shards(context: Context, names: list[str]) -> int:
 
 
 def recorded_official(context: Context) -> bool:
-    """Whether the list that the build left in the folder, after checking it, has the official sums of all shards."""
+    """Whether the list that the build verified and left in the folder has the official checksums of all shards."""
     names = [path.name for path in context.model_dir.glob("*.safetensors")]
     recorded, official = sha256sums.read(context.model_dir / "SHA256SUMS"), sha256sums.read(context.official_sums)
     return bool(names and official) and all(name in official and recorded.get(name) == official[name] for name in names)

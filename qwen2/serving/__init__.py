@@ -1,1 +1,1 @@
-"""Answers to many requests at a time, in one batch whose rows come and go; for finetune/serve."""
+"""Continuous batching: answers to many requests in one batch whose rows join and leave; for finetune/serve."""

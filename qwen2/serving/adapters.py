@@ -1,10 +1,10 @@
-"""Several adapters in the spare columns of one model, side by side, each for the rows of a batch that ask for it.
+"""Several adapters side by side in the spare columns of one model; each row of a batch uses its own.
 
-For one matmul, with two adapters (qwen2/lora.py draws one):
+For one matmul, with two adapters (qwen2/lora.py draws a single one):
 
     y = [x | h] [W | s B1 | s B2]^T     h = (x [A1; A2]^T) * mask     mask: 1 in the columns of a row's own adapter
 
-A row of the base has a mask of zeros: its y is W x, whatever shares the batch.
+A row of the base has a mask of zeros: its y is W x, whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from qwen2.config import GROUPS
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model
 
-MOST_ROWS = 256  # that the kernel for few rows is for; above, a matmul is the faster
+MOST_ROWS = 256  # the kernel for few rows supports; above, a matmul is faster
 
 
 @dataclass
 class RowsLora(ActiveLora):
-    """Adapters side by side, of tokens that have one each: `masks` is {matmul: [T, columns]}."""
+    """Adapters side by side, for tokens that have one each: `masks` is {matmul: [T, columns]}."""
 
     masks: dict[str, Tensor] = field(default_factory=dict)
-    kernels: Any = None  # lora_triton.MaskedDown; None has torch do it
+    kernels: Any = None  # lora_triton.MaskedDown; None uses torch
 
     def down(self, layer: int, group: str, x: Tensor, h: Tensor) -> None:
         """h = (x A^T) * mask."""
@@ -41,10 +41,10 @@ class RowsLora(ActiveLora):
 
 
 class Adapters:
-    """The adapters of a server, installed in `model`. A row names its own by number: 0 is the base."""
+    """The adapters of a server, installed in `model`. A row selects one by its number: 0 is the base."""
 
     def __init__(self, model: Model, adapters: Sequence[Adapter]) -> None:
-        """Raises ValueError for an adapter of another base."""
+        """Raises ValueError if an adapter is for another base."""
         self.count = len(adapters)
         totals = {group: 0 for group in GROUPS}
         starts: list[dict[str, int]] = []
@@ -68,7 +68,7 @@ class Adapters:
     def _install(
         self, model: Model, number: int, adapters: Sequence[Adapter], starts: list[dict[str, int]]
     ) -> dict[str, Tensor]:
-        """Put s B of every adapter into the columns of one layer; the stacked A of each matmul."""
+        """Write s B of every adapter to the columns of one layer; returns the stacked A of each matmul."""
         stacked = {}
         for group, linear in model.layers[number].linears.items():
             linear.storage[:, linear.inputs :].zero_()
@@ -86,7 +86,7 @@ class Adapters:
         return stacked
 
     def _mask(self, model: Model, group: str, adapters: Sequence[Adapter], starts: list[dict[str, int]]) -> Tensor:
-        """[adapters + 1, columns]: ones where an adapter's columns are."""
+        """[adapters + 1, columns]: ones in an adapter's columns."""
         mask = torch.zeros(self.count + 1, self.totals[group], dtype=model.dtype)
         for number, (adapter, start) in enumerate(zip(adapters, starts, strict=True), 1):
             if group in start:
@@ -94,5 +94,5 @@ class Adapters:
         return mask.to(model.device)
 
     def of_rows(self, adapter: Tensor) -> ActiveLora:
-        """For run_layer: the adapters of tokens, by their number in `adapter` [T]."""
+        """The adapters for run_layer, given the adapter number of each token in `adapter` [T]."""
         return RowsLora(self.a, {group: mask[adapter] for group, mask in self.masks.items()}, self.kernels)

@@ -1,4 +1,4 @@
-"""Attention over a cache in pages: of one new token a row, and of pieces of prompts; batch.py calls it."""
+"""Attention over a paged cache, for one new token per row and for chunks of prompts; called by batch.py."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def _kernels() -> ModuleType | None:
 def paged_attention(
     qkv: Tensor, keys: Tensor, values: Tensor, table: Tensor, cos: Tensor, sin: Tensor, position: Tensor, out: Tensor
 ) -> None:
-    """Attention of one new token a row over its pages, to which its key and value are added.
+    """Attention of one new token per row over its pages; the token's key and value are appended to the cache.
 
     Args:
         qkv: [R, q_size + 2 kv_size], not rotated yet; may be overwritten.
         keys: [pages, PAGE, kv_heads, head_dim], of one layer.
-        values: The same for the values.
+        values: Same shape as `keys`.
         table: [R, n] int32: the pages of each row in order, enough for its position.
         cos: [>= positions, head_dim / 2] float32.
-        sin: The same.
-        position: [R] int64: tokens that a row has in its pages so far.
+        sin: Same shape as `cos`.
+        position: [R] int64: the number of tokens already in each row's pages.
         out: [R, q_size], rows strided.
     """
     if qkv.is_cuda and (fast := _kernels()) and fast.fits(keys, out):
@@ -58,11 +58,11 @@ def paged_attention(
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces of prompts, one after the other: T new tokens whose rows have L tokens with those before them.
+    """Chunks of prompts, concatenated: T new tokens, in rows that have L tokens including the earlier ones.
 
-    `place` [T]: where each new token goes (page * PAGE + its place there); `context` [L]: where all tokens of the rows
-    lie, None where no piece has tokens before it; `new` and `whole`: lengths of the rows in T and in L; `bounds`:
-    their int32 sums on the device, from 0.
+    `place` [T]: the cache slot of each new token (page * PAGE + its offset there). `context` [L]: the cache slots of
+    all tokens of the rows, None if no chunk has earlier tokens. `new` and `whole`: lengths of the rows in T and in L.
+    `bounds`: their int32 cumulative sums on the device, from 0.
     """
 
     cos: Tensor
@@ -75,7 +75,7 @@ class Pieces:
 
 
 def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, config: Config, out: Tensor) -> None:
-    """Causal attention of pieces of prompts over their own tokens and the earlier ones in the cache.
+    """Causal attention of prompt chunks over their own tokens and the earlier ones in the cache.
 
     The new keys and values are written to the cache.
 
@@ -83,7 +83,7 @@ def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, c
         qkv: [T, q_size + 2 kv_size], not rotated yet.
         keys: The cache, as for paged_attention.
         values: As keys.
-        pieces: Where the T tokens go, and what each may look at.
+        pieces: Where the T tokens are stored, and what each may attend to.
         config: The model's shape.
         out: [T, q_size], rows strided.
     """
@@ -97,7 +97,7 @@ def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, c
     if pieces.context is not None:
         k, v = keys.index_select(0, pieces.context), values.index_select(0, pieces.context)
     if has_flash(qkv.device, qkv.dtype):
-        # With fewer queries than keys, FlashAttention-2 lets the last query see all: the diagonal ends bottom right.
+        # With fewer queries than keys, FlashAttention-2 aligns the diagonal at the bottom right: the last one sees all.
         found = torch.ops.aten._flash_attention_forward(
             q, k, v, pieces.bounds[0], pieces.bounds[1], max(pieces.new), max(pieces.whole), 0.0, True, False
         )[0]
@@ -112,7 +112,7 @@ def piece_attention(qkv: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, c
 
 
 def _one_piece(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [S, heads, d], k and v [L, kv heads, d], the last S of L the queries' own -> [S, heads * d]."""
+    """q [S, heads, d], k and v [L, kv heads, d], where the queries are the last S of L -> [S, heads * d]."""
     new, whole = q.shape[0], k.shape[0]
     mask = None
     if new != whole:

@@ -1,7 +1,7 @@
-"""The device's side of serving: the cache in pages, the state of each slot, one step of all rows, pieces of prompts.
+"""The device side of serving: the paged cache, the state of each slot, one step of all rows, chunks of prompts.
 
-Nothing here waits for the GPU: a step takes its tokens from the step before, on the device, and what it chose comes to
-the host as a `Chosen`, whose `tokens` waits. On a GPU a step is a CUDA graph for each of some numbers of rows.
+Nothing here waits for the GPU. A step takes its tokens from the previous step, on the device. What it chose comes to
+the host as a `Chosen`, whose `tokens` waits. On a GPU a step is a CUDA graph, captured for several numbers of rows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from qwen2.serving.pages import PAGE, SCRATCH, pages_for
 from qwen2.serving.request import SamplingParams
 from qwen2.serving.sampling import AT_ONCE, Likelihoods, Told, choose, likelihoods, whole
 
-WARM_UP = (40, 512)  # tokens of prompts
+WARM_UP = (40, 512)  # prompt lengths in tokens
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
 class PromptPiece:
-    """Tokens `start` and on of a row's text, which all go into its pages; `ends`: the answer begins behind them."""
+    """Tokens of a row's text from `start` on, all of which go into its pages; `ends`: the answer starts after them."""
 
     slot: int
     adapter: int
@@ -38,7 +38,7 @@ class PromptPiece:
 
 @dataclass(frozen=True)
 class Special:
-    """A row whose token is not simply the likeliest: its place in the batch, its slot, settings and random number."""
+    """A row that is not decoded greedily: its index in the batch, slot, settings and random number."""
 
     place: int
     slot: int
@@ -61,7 +61,7 @@ class Chosen:
         return self.host.tolist()
 
     def logprobs(self) -> dict[int, tuple[float, list[tuple[int, float]]]]:
-        """{place: (log-probability, [(token, log-probability) of the likeliest])}; after `tokens`."""
+        """{index: (log-probability, [(token, log-probability) of the most likely])}; call it after `tokens`."""
         found = {}
         for places, each in self.likely:
             rows = zip(places, each.chosen.tolist(), each.tokens.tolist(), each.values.tolist(), strict=True)
@@ -70,7 +70,7 @@ class Chosen:
 
 
 class Batch:
-    """Slots for `rows` answers over `pages` pages. `width` is the most pages that one of them may have."""
+    """Slots for `rows` answers over `pages` pages. `width` is the maximum number of pages per answer."""
 
     def __init__(self, model: Model, adapters: Adapters | None, rows: int, pages: int, width: int) -> None:
         config, device = model.config, model.device
@@ -78,7 +78,7 @@ class Batch:
         shape = (config.num_layers, pages, PAGE, config.num_kv_heads, config.head_dim)
         self.keys = torch.zeros(shape, dtype=model.dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        # Of each slot, and of one more for rows of padding: newest token, its position, adapter, pages.
+        # For each slot, and for one more used by padding rows: newest token, its position, adapter, pages.
         self.token, self.position, self.adapter = torch.zeros(3, rows + 1, dtype=torch.int64, device=device)
         self.table = torch.full((rows + 1, width), SCRATCH, dtype=torch.int32, device=device)
         self.index = torch.full((rows,), rows, dtype=torch.int64, device=device)  # slots of the batch
@@ -89,15 +89,15 @@ class Batch:
         self.logits = torch.zeros(rows, config.vocab_size, dtype=model.dtype, device=device)
         self.graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
 
-    # ---- what the scheduler says of slots
+    # ---- slot updates from the scheduler
 
     def begin(self, slot: int, adapter: int, pages: Sequence[int]) -> None:
-        """Give a slot to another row, before the piece that ends its prompt.
+        """Assign a slot to another row, before the chunk that ends its prompt.
 
         Args:
             slot: The slot.
             adapter: The number of its adapter; 0 is the base.
-            pages: The pages of the cache that the row has.
+            pages: The row's pages in the cache.
         """
         device = self.table.device
         self.adapter[slot : slot + 1] = adapter
@@ -106,19 +106,19 @@ class Batch:
         self.table[slot] = row.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else row
 
     def remember(self, slot: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Note what a row has held so far; for rows with penalties, before their first token.
+        """Record a row's tokens so far. For rows with penalties, before their first token.
 
         Args:
             slot: The row's slot.
             prompt: Ids of its prompt.
-            answer: Ids of what it has said.
+            answer: Ids of its answer so far.
         """
         if self.told is None:
             self.told = Told(self.rows + 1, self.model.config.vocab_size, self.model.device)
         self.told.begin(slot, prompt, answer)
 
     def grow(self, grown: Sequence[tuple[int, int, int]]) -> None:
-        """More pages: (slot, which of its pages, page)."""
+        """Add pages: (slot, index of the page in the row, page)."""
         slots, places, pages = whole(list(zip(*grown, strict=True)), self.table.device)
         self.table[slots, places] = pages.int()
 
@@ -129,9 +129,9 @@ class Batch:
 
         Args:
             slots: The slots.
-            reach: More tokens than any of them has.
-            lora: Whether some have an adapter.
-            special: Rows whose token is not simply the likeliest.
+            reach: An upper limit of the slots' lengths, in tokens.
+            lora: Whether some rows use an adapter.
+            special: Rows that are not decoded greedily.
         """
         lora = lora and self.adapters is not None
         count = self._join(slots)
@@ -142,7 +142,7 @@ class Batch:
         return self._finish(self.logits[:count], len(slots), special)
 
     def _join(self, slots: list[int]) -> int:
-        """Put the slots into the batch; how many rows it has with those of padding."""
+        """Put the slots into the batch; returns the number of rows, padding included."""
         count = len(slots)
         if self.graphs:
             count = next(size for size, _ in sorted(self.graphs) if size >= count)
@@ -153,7 +153,7 @@ class Batch:
         return count
 
     def _step(self, count: int, pages: int, lora: bool) -> None:
-        """The forward pass of `count` rows, to `logits`, and the likeliest tokens, to `out` and each row's slot."""
+        """The forward pass of `count` rows: fills `logits`; the most likely tokens go to `out` and the rows' slots."""
         model = self.model
         slots = self.index[:count]
         position, table = self.position[slots], self.table[slots, :pages]
@@ -173,7 +173,7 @@ class Batch:
         self.position[self.rows :] = 0
 
     def _finish(self, logits: Tensor, count: int, special: Sequence[Special]) -> Chosen:
-        """Choose for the rows that are not plain, and send all to the host."""
+        """Choose tokens for the rows that are not greedy, and send all tokens to the host."""
         likely = self._special(logits, special) if special else []
         if not logits.is_cuda:
             return Chosen(self.out[:count].clone(), None, likely)
@@ -220,15 +220,15 @@ class Batch:
     # ---- prompts
 
     def prefill(self, pieces: Sequence[PromptPiece], lora: bool, special: Sequence[Special]) -> Chosen | None:
-        """Run pieces of prompts.
+        """Run chunks of prompts.
 
         Args:
-            pieces: The pieces.
-            lora: Whether some rows have an adapter.
-            special: Rows whose token is not simply the likeliest; `place` counts the pieces that end a prompt.
+            pieces: The chunks.
+            lora: Whether some rows use an adapter.
+            special: Rows that are not decoded greedily; `place` counts the chunks that end a prompt.
 
         Returns:
-            The first tokens of the answers that begin, in order; None if none does.
+            The first tokens of the answers that start, in order; None if none does.
         """
         model, config, device = self.model, self.model.config, self.model.device
         laid = _laid_out(pieces, self.cos, self.sin, device)
@@ -263,13 +263,13 @@ class Batch:
 
     @torch.no_grad()
     def capture(self) -> None:
-        """Capture the step for each number of rows, with adapters and without. Nothing may be in a slot."""
+        """Capture the step for each number of rows, with and without adapters. All slots must be free."""
         sizes = [*(size for size in BUCKETS if size < self.rows), self.rows]
         stream, pool = torch.cuda.Stream(), None
         for lora in (False, True) if self.adapters is not None else (False,):
             for size in reversed(sizes):  # the largest first: the others fit into its memory
                 stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):  # kernels are loaded outside of the capture
+                with torch.cuda.stream(stream):  # loads the kernels outside of the capture
                     self._step(size, self.table.shape[1], lora)
                 torch.cuda.current_stream().wait_stream(stream)
                 graph = torch.cuda.CUDAGraph()
@@ -281,7 +281,7 @@ class Batch:
         torch.cuda.synchronize()
 
     def _warm_up(self) -> None:
-        """Run what no graph holds once: pieces of prompts, and tokens that are drawn. The first request waits less."""
+        """Run once what no graph contains, chunks of prompts and sampling, so that the first request waits less."""
         pages = range(1, min(self.keys.shape[1], 1 + pages_for(WARM_UP[-1])))
         for lora in (False, True) if self.adapters is not None else (False,):
             for length in WARM_UP:
@@ -292,7 +292,7 @@ class Batch:
 
 
 def _laid_out(pieces: Sequence[PromptPiece], cos: Tensor, sin: Tensor, device: torch.device) -> attention.Pieces:
-    """The pieces as attention takes them."""
+    """The chunks in the form that attention takes."""
     new = tuple(len(piece.tokens) for piece in pieces)
     ends = tuple(piece.start + len(piece.tokens) for piece in pieces)
     places = []
@@ -316,5 +316,5 @@ def _laid_out(pieces: Sequence[PromptPiece], cos: Tensor, sin: Tensor, device: t
 
 
 def page_bytes(config: Config, width: int) -> int:
-    """Bytes of one page; `width` is that of a number."""
+    """Bytes of one page; `width` is the size of one number in bytes."""
     return 2 * config.num_layers * PAGE * config.kv_size * width

@@ -1,7 +1,7 @@
-"""h = (x A^T) * mask of few rows in one kernel, where cuBLAS and a product take three; adapters.py calls it on a GPU.
+"""h = (x A^T) * mask for few rows in one kernel instead of cuBLAS's three; adapters.py calls it on a GPU.
 
-K is shared out over programs, since few rows and few columns make too few of them. Each leaves its sum; the one that
-comes last adds all of them in order, so that the result does not depend on who came when.
+K is split over programs, since few rows and few columns would give too few of them. Each program stores its partial
+sum. The last to arrive adds all sums in a fixed order, so the result does not depend on timing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from qwen2.config import Config
 
 ROWS, BLOCK = 16, 128
-PARTS = 32  # at most; the last program reads the sums of all
+PARTS = 32  # at most; the last program reads all partial sums
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -52,7 +52,7 @@ def _masked_down(
     block: tl.constexpr = ROWS_BLOCK * COLUMNS_BLOCK
     place = tl.arange(0, ROWS_BLOCK)[:, None] * COLUMNS_BLOCK + column[None, :]
     tl.store(sums + (group * PARTS_COUNT + part) * block + place, total)
-    tl.debug_barrier()  # all of this program's sums are written before it says so
+    tl.debug_barrier()  # all of this program's sums are written before it signals so
     if tl.atomic_add(arrived + group, 1, sem="acq_rel") == PARTS_COUNT - 1:
         tl.debug_barrier()
         total = tl.zeros([ROWS_BLOCK, COLUMNS_BLOCK], tl.float32)
@@ -62,11 +62,11 @@ def _masked_down(
         own = tl.load(mask + row[:, None] * COLUMNS + column[None, :], mask=inside, other=0.0).to(tl.float32)
         to = out + row[:, None].to(tl.int64) * out_stride + column[None, :]
         tl.store(to, (total * own).to(out.dtype.element_ty), mask=inside)
-        tl.store(arrived + group, 0)  # for the next
+        tl.store(arrived + group, 0)  # reset for the next launch
 
 
 class MaskedDown:
-    """The kernel and its counters, which each launch leaves at 0. One stream at a time may use it."""
+    """The kernel and its counters, which each launch resets to 0. Use it on one stream at a time."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.arrived = torch.zeros(64, dtype=torch.int32, device=device)

@@ -1,7 +1,7 @@
-"""Attention of one new token a row over a cache in pages, in Triton; imported by qwen2/serving/attention.py on a GPU.
+"""Paged attention of one new token per row in Triton; imported by qwen2/serving/attention.py on a GPU.
 
-The kernel of qwen2/ops_triton.py's decode_attention with a page table between a token and its place. Where rows are
-few and long, the tokens of a row are shared out over several programs, and a second kernel joins what they found
+The kernel is decode_attention of qwen2/ops_triton.py with a page table to locate each token. If rows are few and long,
+the tokens of a row are split over several programs, and a second kernel combines their results
 (Flash-Decoding: Dao et al. 2023, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 """
 
@@ -16,7 +16,7 @@ from qwen2.attention_triton import add_block, begin_softmax, keep_new, rotated_q
 from qwen2.config import Config
 from qwen2.serving.pages import PAGE
 
-PROGRAMS = 512  # wanted at a time, about four for each multiprocessor of a large GPU
+PROGRAMS = 512  # target per launch, about four for each multiprocessor of a large GPU
 SPLITS = (1, 2, 4, 8, 16, 32)
 
 
@@ -57,14 +57,14 @@ def _paged_attention(
     begin = part * length
     end = tl.minimum(begin + length, there)
     if part == 0:
-        # The new key and value, and with them the softmax, begin here.
+        # The new key and value, and with them the softmax, start here.
         base = qkv + row * qkv_stride + Q_SIZE + head * size
         page = tl.load(pages + there // PAGE_SIZE).to(tl.int64)
         at = (page * PAGE_SIZE + there % PAGE_SIZE) * KV_SIZE + head * size
         key1, key2, value = keep_new(base, keys, values, at, i, j, c, s, KV_SIZE, HALF)
         top, total, sum_ = begin_softmax(query1, query2, key1, key2, value, scale, GROUP_BLOCK, HALF)
     else:
-        top = tl.full([GROUP_BLOCK], -1.0e30, tl.float32)  # no -inf, whose difference from itself is NaN
+        top = tl.full([GROUP_BLOCK], -1.0e30, tl.float32)  # not -inf: its difference from itself is NaN
         total = tl.zeros([GROUP_BLOCK], tl.float32)
         sum_ = tl.zeros([GROUP_BLOCK, size], tl.float32)
     for start in range(begin, end, BLOCK):
@@ -102,13 +102,13 @@ def _join(parts, sums, out, out_stride, Q_SIZE: tl.constexpr, SIZE: tl.constexpr
 
 
 def fits(keys: Tensor, out: Tensor) -> bool:
-    """Whether the kernel serves these sizes: heads of a power of two, whose blocks fit into shared memory."""
+    """Whether the kernel supports these sizes: heads of a power of two whose blocks fit into shared memory."""
     _, _, kv_heads, size = keys.shape
     return size in (32, 64, 128) and out.shape[1] // (kv_heads * size) <= 32
 
 
 def splits_for(programs: int) -> int:
-    """Into how many parts the tokens of a row are shared out, where rows and heads make so many programs."""
+    """The number of parts to split a row's tokens into, given the number of programs from rows and heads."""
     return next((split for split in SPLITS if split * programs * 2 > PROGRAMS), SPLITS[-1])
 
 
@@ -123,13 +123,13 @@ def paged_attention(
     out: Tensor,
     split: int | None = None,
 ) -> None:
-    """See qwen2.serving.attention.paged_attention. `split` None takes what the number of rows asks for."""
+    """See qwen2.serving.attention.paged_attention. `split` None chooses by the number of rows."""
     rows, (_, page, kv_heads, size) = qkv.shape[0], keys.shape
     q_size = out.shape[1]
     group = q_size // (kv_heads * size)
     if split is None:
         split = splits_for(rows * kv_heads)
-    parts = sums = out  # not used
+    parts = sums = out  # unused
     if split > 1:
         parts = torch.empty(rows * (q_size // size) * split * size, dtype=torch.float32, device=qkv.device)
         sums = torch.empty(rows * (q_size // size) * split * 2, dtype=torch.float32, device=qkv.device)
@@ -143,7 +143,7 @@ def paged_attention(
 
 
 def warm_up(config: Config, device: str = "cuda") -> None:
-    """Launch each kernel once at this model's sizes: few rows, so that only compiling, or loading, takes time."""
+    """Launch each kernel once at this model's sizes, with few rows, so only compiling or loading takes time."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.zeros(*shape, dtype=dtype, device=device)

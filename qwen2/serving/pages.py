@@ -1,7 +1,7 @@
 """Which request uses which pages of the key/value cache, and which pages hold a reusable prompt prefix; no torch.
 
-A page holds PAGE tokens. A whole page is known by the digest of its tokens and of all before them, so that requests
-that begin alike share pages. An unused page keeps its content until it is needed for another.
+A page holds PAGE tokens. A full page is identified by the digest of its tokens and all earlier ones, so requests with
+the same prefix share pages. An unused page keeps its content until it is needed for another request.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SCRATCH = 0  # the page that padding rows write to; it is never read
 
 
 def pages_for(tokens: int) -> int:
-    """Pages needed for this many tokens."""
+    """Number of pages needed for this many tokens."""
     return -(-tokens // PAGE)
 
 
 def digests(root: bytes, tokens: Sequence[int]) -> list[bytes]:
-    """One digest for each whole page of `tokens`; `root` tells apart what makes the cache another (the adapter)."""
+    """One digest for each full page of `tokens`. `root` stands for what else changes the cache (the adapter)."""
     found, before = [], root
     for start in range(0, len(tokens) - PAGE + 1, PAGE):
         words = array.array("q", tokens[start : start + PAGE]).tobytes()
@@ -31,7 +31,7 @@ def digests(root: bytes, tokens: Sequence[int]) -> list[bytes]:
 
 
 class Pages:
-    """Page numbers 1 to count - 1: free, used by so many requests, or kept for their content."""
+    """Page numbers 1 to count - 1. A page is free, in use (with a use count), or kept for its content."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -39,20 +39,20 @@ class Pages:
         self.uses = [0] * count
         self.by_digest: dict[bytes, int] = {}
         self.digest_of: dict[int, bytes] = {}
-        self.kept: OrderedDict[int, None] = OrderedDict()  # unused pages with content, the longest unused first
+        self.kept: OrderedDict[int, None] = OrderedDict()  # unused pages with content, least recently used first
 
     @property
     def available(self) -> int:
-        """Pages that can be taken."""
+        """Number of pages that can be taken."""
         return len(self.free) + len(self.kept)
 
     @property
     def total(self) -> int:
-        """Pages that there are."""
+        """Total number of pages."""
         return self.count - 1
 
     def take(self, count: int) -> list[int] | None:
-        """So many pages, or None, and then none is taken."""
+        """Take this many pages. Returns None, and takes none, if there are too few."""
         if count > self.available:
             return None
         found = []
@@ -67,7 +67,7 @@ class Pages:
         return found
 
     def known(self, keys: Iterable[bytes]) -> list[int]:
-        """The pages that hold these digests, up to the first that none holds."""
+        """The pages that hold these digests, up to the first digest without a page."""
         found = []
         for key in keys:
             page = self.by_digest.get(key)
@@ -77,18 +77,18 @@ class Pages:
         return found
 
     def share(self, pages: Iterable[int]) -> None:
-        """One more use of pages that `known` gave."""
+        """Add a use of pages that `known` returned."""
         for page in pages:
             self.uses[page] += 1
             self.kept.pop(page, None)
 
     def register(self, key: bytes, page: int) -> None:
-        """Say what a page holds, now that its content has been computed. The first page of a digest stays it."""
+        """Record a page's content once it has been computed. The first page with a digest remains its page."""
         if key not in self.by_digest and page not in self.digest_of:
             self.by_digest[key], self.digest_of[page] = page, key
 
     def give_back(self, pages: Iterable[int]) -> None:
-        """One use less of each. The end of a text is given up before its beginning, which more have in common."""
+        """Release one use of each page. The end of a text is evicted before its start, which more requests share."""
         for page in reversed(list(pages)):
             self.uses[page] -= 1
             if self.uses[page]:

@@ -1,4 +1,4 @@
-"""What is asked of the engine and what it says, as plain data: the endpoint's process passes it on without torch."""
+"""Requests to the engine and its replies, as plain data: the endpoint's process handles them without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STOP, LENGTH = "stop", "length"
 
 @dataclass(frozen=True)
 class SamplingParams(Sampling):
-    """How tokens are chosen. `logprobs`: None for none, else so many alternatives besides the chosen token."""
+    """Sampling settings. `logprobs`: None for none, else the number of alternatives besides the chosen token."""
 
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
@@ -20,18 +20,18 @@ class SamplingParams(Sampling):
 
     @property
     def penalised(self) -> bool:
-        """Whether what has been said counts."""
+        """Whether a penalty is set, which makes earlier tokens count."""
         return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
     @property
     def plain(self) -> bool:
-        """Whether it is the likeliest token and nothing more."""
+        """Whether it is greedy decoding without penalties and log-probabilities."""
         return self.temperature == 0 and not self.penalised and self.logprobs is None
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue by at most `limit` tokens. `adapter`: its number, 0 the base. `seed` None: any."""
+    """A prompt to continue by at most `limit` tokens. `adapter`: its number, 0 for the base. `seed` None: any seed."""
 
     id: int
     prompt: Sequence[int]
@@ -43,9 +43,9 @@ class Request:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A token of a request; `finish`: why there is none after it. An eos is not handed on."""
+    """A token of a request; `finish`: why the answer ends with it. An eos token is not passed on."""
 
     id: int
     token: int | None
     finish: str | None = None
-    logprob: tuple[float, list[tuple[int, float]]] | None = None  # its own; the likeliest tokens with theirs
+    logprob: tuple[float, list[tuple[int, float]]] | None = None  # of the token; the most likely tokens with theirs

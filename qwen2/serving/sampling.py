@@ -1,6 +1,6 @@
-"""How the next token of each row is chosen, every row by settings of its own; batch.py calls it.
+"""Chooses the next token of each row, with separate settings per row; called by batch.py.
 
-The order is transformers': penalties, temperature, top-k, top-p. Nothing waits for the GPU here.
+The order is transformers': penalties, temperature, top-k, top-p. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from qwen2.serving.request import SamplingParams
 
-SORTED = 1024  # top_k up to this many are sorted; above, thresholds are searched for instead
-AT_ONCE = 32  # rows: each takes some copies of its logits, 0.6 MB a copy
-HALVINGS = 30  # of the search for the threshold of top_p: the nucleus is then exact but for equal probabilities
+SORTED = 1024  # top_k up to this value is sorted; above it, thresholds are searched for instead
+AT_ONCE = 32  # rows: each needs several copies of its logits, 0.6 MB per copy
+HALVINGS = 30  # of the search for top_p's threshold: the nucleus is then exact except for equal probabilities
 
 
 class Told:
-    """What the prompt and the answer of each slot have held, for penalties. Made when a request first has one."""
+    """The prompt and answer tokens of each slot, for penalties. Created at the first request that has one."""
 
     def __init__(self, slots: int, vocabulary: int, device: torch.device) -> None:
         self.seen = torch.zeros(slots, vocabulary, dtype=torch.bool, device=device)
@@ -32,7 +32,7 @@ class Told:
         Args:
             slot: The slot.
             prompt: Ids of its prompt.
-            answer: Ids of what it has said.
+            answer: Ids of its answer so far.
         """
         device = self.seen.device
         self.seen[slot], self.counts[slot] = False, 0
@@ -42,12 +42,12 @@ class Told:
             self.counts[slot].index_add_(0, said, torch.ones_like(said, dtype=torch.int16))
 
     def add(self, slots: Tensor, tokens: Tensor) -> None:
-        """A token that each of these slots has said."""
+        """Record one generated token for each of these slots."""
         self.seen[slots, tokens] = True
         self.counts[slots, tokens] += 1
 
     def penalise(self, logits: Tensor, slots: Tensor, rows: Sequence[SamplingParams]) -> Tensor:
-        """Logits [n, V] float32 after the penalties of their rows.
+        """Logits [n, V] float32 after the penalties of each row.
 
         Args:
             logits: [n, V] float32.
@@ -65,13 +65,13 @@ class Told:
 
 
 def column(values: Sequence[object], device: torch.device) -> Tensor:
-    """Numbers of rows on the device, without a wait."""
+    """Floats on the device, copied without waiting."""
     made = torch.tensor(values, dtype=torch.float32)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
 
 def whole(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Whole numbers on the device, without a wait."""
+    """Integers on the device, copied without waiting."""
     made = torch.tensor(values, dtype=torch.int64)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
@@ -102,7 +102,7 @@ def choose(logits: Tensor, rows: Sequence[SamplingParams], uniform: Sequence[flo
 
 
 def _sorted(logits: Tensor, rows: Sequence[SamplingParams], uniform: Tensor) -> Tensor:
-    """Rows whose top_k is small: their candidates, the likeliest first."""
+    """Rows with a small top_k: their candidates, most likely first."""
     device = logits.device
     top_k = whole([[each.top_k] for each in rows], device)
     logits, index = torch.topk(logits, max(each.top_k for each in rows))
@@ -114,7 +114,7 @@ def _sorted(logits: Tensor, rows: Sequence[SamplingParams], uniform: Tensor) -> 
 
 
 def _wide(logits: Tensor, rows: Sequence[SamplingParams], uniform: Tensor) -> Tensor:
-    """Rows that may say any token, or any of the nucleus of top_p: without sorting the vocabulary."""
+    """Rows that may choose any token, or any in the nucleus of top_p, without sorting the vocabulary."""
     device = logits.device
     large = [min(each.top_k or logits.shape[1], logits.shape[1]) for each in rows]
     if any(top_k < logits.shape[1] for top_k in large):
@@ -138,17 +138,17 @@ def _threshold(share: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _inverse(share: Tensor, uniform: Tensor) -> Tensor:
-    """The place [n, 1] at which the sums of share [n, k] pass `uniform` [n, 1] of the whole."""
+    """The index [n, 1] at which the cumulative sum of share [n, k] passes `uniform` [n, 1] of the total."""
     total = share.cumsum(-1)
     chosen = torch.searchsorted(total, uniform * total[:, -1:], right=True)
-    # Rounding may end behind the last token that has a share: the one of the largest sum's first place is right then.
+    # Rounding may run past the last token with a share. The first index of the largest sum is correct then.
     last = torch.searchsorted(total, total[:, -1:].contiguous())
     return torch.minimum(chosen, last)
 
 
 @dataclass
 class Likelihoods:
-    """Of chosen tokens: their log-probability, and the likeliest tokens with theirs; [n], [n, k], [n, k]."""
+    """For the chosen tokens: their log-probability, and the most likely tokens with theirs; [n], [n, k], [n, k]."""
 
     chosen: Tensor
     tokens: Tensor
@@ -161,7 +161,7 @@ def likelihoods(logits: Tensor, chosen: Tensor, alternatives: int) -> Likelihood
     Args:
         logits: [n, V] float32.
         chosen: [n], the tokens chosen.
-        alternatives: How many of the likeliest tokens are given besides.
+        alternatives: Number of most likely tokens to return in addition.
     """
     normal = torch.logsumexp(logits, -1, keepdim=True)
     values, tokens = torch.topk(logits, alternatives) if alternatives else (logits[:, :0], chosen[:, None][:, :0])

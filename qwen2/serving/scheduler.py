@@ -1,13 +1,13 @@
-"""Requests to tokens: who has a slot, whose prompt is read next, when a row has ended; for finetune/serve's worker.
+"""Turns requests into tokens: assigns slots, orders prompts, ends rows; for finetune/serve's worker.
 
-    add(request) ...   then, again and again, step() -> what has been said since
+    add(request) ...   then repeatedly step() -> tokens since the last call
 
-One step is one piece of work for the device: a token for every row under way, or a piece of the prompts that wait; the
-two take turns, so that a long prompt does not hold the others up. The next piece of work is handed to the device before
-the tokens of the last are looked at. A row that has ended may therefore be computed once more, unread.
+One step is one unit of work for the device: a token for every running row, or a chunk of the waiting prompts. The two
+alternate, so a long prompt does not hold up the other rows. The next unit is submitted before the tokens of the last
+are read. A row that has ended may therefore be computed once more; that result is discarded.
 
-Pages of the cache are taken as answers grow. Where none is left, the row that came last gives its own back and waits;
-its prompt and what it has said are read again later.
+Pages of the cache are taken as answers grow. If none is left, the newest row gives its pages back and waits; its prompt
+and its answer so far are read again later.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from qwen2.serving.batch import Batch, Chosen, PromptPiece, Special
 from qwen2.serving.pages import PAGE, Pages, digests, pages_for
 from qwen2.serving.request import LENGTH, STOP, NextToken, Request
 
-CONTEXT = 65_536  # tokens behind the rows of one piece: a layer copies the keys and values of all of them
-PIECE_ALONE, PIECE_BESIDE = 2048, 512  # tokens of prompts in one piece of work: no one answers, or rows wait for it
-GATHER_S, GATHER_SHARE = 0.03, 16  # prompts wait so long for others, unless there are 1 / GATHER_SHARE of the rows
+CONTEXT = 65_536  # tokens before the rows of one chunk: a layer copies the keys and values of all of them
+PIECE_ALONE, PIECE_BESIDE = 2048, 512  # prompt tokens per unit of work: with no row running, or with rows waiting
+GATHER_S, GATHER_SHARE = 0.03, 16  # prompts wait this long for others, unless 1 / GATHER_SHARE of the rows are there
 GROWTH = 4  # pages that an answer takes at a time
 
 
 @dataclass(eq=False)
 class RunningRequest:
-    """A request under way."""
+    """A request in progress."""
 
     request: Request
     since: float
     uniform: random.Random
     slot: int = -1
     pages: list[int] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)  # digests of the whole pages of its text
-    text: list[int] = field(default_factory=list)  # what is read before it continues: the prompt, and what it has said
-    read: int = 0  # tokens of `text` in the cache, or on their way
-    asked: int = 0  # tokens that the device has been told to choose
+    keys: list[bytes] = field(default_factory=list)  # digests of the full pages of its text
+    text: list[int] = field(default_factory=list)  # read before it continues: the prompt and the answer so far
+    read: int = 0  # tokens of `text` in the cache, or submitted
+    asked: int = 0  # tokens requested from the device
     said: list[int] = field(default_factory=list)
     over: bool = False
 
     @property
     def length(self) -> int:
-        """Tokens that its pages hold when all work handed out is done."""
+        """Number of tokens in its pages once all submitted work is done."""
         return len(self.request.prompt) + max(0, self.asked - 1)
 
 
@@ -61,7 +61,7 @@ class Scheduler:
     def __init__(
         self, model: Model, adapters: Adapters | None, rows: int, pages: int, max_length: int | None = None
     ) -> None:
-        """`max_length`: the most tokens of prompt and answer, where it is to be less than model and cache allow."""
+        """`max_length`: maximum tokens of prompt and answer, if lower than what model and cache allow."""
         config = model.config
         self.pages = Pages(pages)
         self.max_length = min(config.max_positions, self.pages.total * PAGE, max_length or config.max_positions)
@@ -79,7 +79,7 @@ class Scheduler:
         self.stats: dict[str, int] = dict.fromkeys(("prompt_tokens", "shared_tokens", "answer_tokens", "taken_back"), 0)
 
     def add(self, request: Request) -> None:
-        """Take a request on. Raises ValueError for a prompt that is empty, or too long for model or cache."""
+        """Accept a request. Raises ValueError for a prompt that is empty, or too long for model or cache."""
         if not request.prompt:
             raise ValueError("the prompt is empty: there is nothing to continue")
         if len(request.prompt) >= self.max_length:
@@ -98,17 +98,17 @@ class Scheduler:
         self.waiting.append(row)
 
     def cancel(self, ident: int) -> None:
-        """Cancel a request; its slot and pages become free. Does nothing for one that has ended."""
+        """Cancel a request and free its slot and pages. Does nothing for one that has ended."""
         if row := self.rows.pop(ident, None):
             self._let_go(row)
 
     @property
     def idle(self) -> bool:
-        """Whether there is no work and nothing to report."""
+        """Whether there is neither work nor output left."""
         return not (self.rows or self.pending or self.news)
 
     def load(self) -> dict[str, int]:
-        """How busy it is now, and what it has done since the start."""
+        """Current load, and totals since the start."""
         return {
             "running": len(self.running),
             "waiting": len(self.waiting) + len(self.reading),
@@ -119,7 +119,7 @@ class Scheduler:
 
     @torch.no_grad()
     def step(self) -> list[NextToken]:
-        """Hand the device its next piece of work; what the one before has said."""
+        """Submit the next unit of work to the device; returns the output of the previous one."""
         before = len(self.pending)
         if self._reads_next():
             self._read()
@@ -134,7 +134,7 @@ class Scheduler:
     # ---- prompts
 
     def _reads_next(self) -> bool:
-        """Whether prompts are to be read now; gives slots to those that wait, where it is."""
+        """Whether to read prompts now; if so, assigns slots to those that wait."""
         if self.running and self.read_last:
             self.read_last = False
             return False
@@ -147,19 +147,19 @@ class Scheduler:
         return self.read_last
 
     def _admit(self) -> None:
-        """Slots and pages to those that wait, in order. Who waits for a prompt that is just read lets others pass."""
+        """Assign slots and pages in order. A request that waits for a prompt being read lets others pass."""
         coming = {key for row in self.reading for key in row.keys}
         for row in list(self.waiting):
             if not self.free:
                 return
-            # The last token is always read: the answer begins with what follows it.
+            # The last token is always read: the answer starts with the token after it.
             usable = row.keys[: (len(row.text) - 1) // PAGE]
             known = self.pages.known(usable)
             if len(known) < len(usable) and usable[len(known)] in coming:
                 continue
             self.pages.share(known)
             taken = self.pages.take(pages_for(len(row.text) + 1) - len(known))
-            spare = len(self.running) + len(self.reading)  # a page for each answer to grow
+            spare = len(self.running) + len(self.reading)  # one page for each answer to grow
             if taken is None or (spare and self.pages.available < spare):
                 self.pages.give_back([*known, *(taken or [])])
                 return
@@ -170,7 +170,7 @@ class Scheduler:
             coming.update(row.keys)
 
     def _read(self) -> None:
-        """One piece of work: as many tokens of prompts as it takes."""
+        """One unit of work: as many prompt tokens as fit."""
         left = PIECE_BESIDE if self.running else PIECE_ALONE
         pieces: list[PromptPiece] = []
         begun: list[RunningRequest] = []
@@ -203,7 +203,7 @@ class Scheduler:
             self.running.append(row)
 
     def _begin(self, row: RunningRequest) -> None:
-        """Tell the device of the row whose answer begins, or continues."""
+        """Tell the device about the row whose answer starts or continues."""
         self.batch.begin(row.slot, row.request.adapter, row.pages)
         if row.request.settings.penalised:
             self.batch.remember(row.slot, row.request.prompt, row.said)
@@ -218,7 +218,7 @@ class Scheduler:
     # ---- answers
 
     def _go_on(self) -> None:
-        """One piece of work: a token for every row that may have another."""
+        """One unit of work: a token for every row that may have another."""
         rows = [row for row in self.running if row.asked < self._limit(row)]
         if rows:
             rows = self._grow(rows)
@@ -235,7 +235,7 @@ class Scheduler:
         return min(row.request.limit, self.max_length - len(row.request.prompt))
 
     def _grow(self, rows: list[RunningRequest]) -> list[RunningRequest]:
-        """Pages for the next token of each row; rows that came last give theirs back where none is left."""
+        """Pages for the next token of each row. If none is left, the newest rows give theirs back."""
         grown: list[tuple[int, int, int]] = []
         for row in rows:
             while row.slot >= 0 and row.length >= len(row.pages) * PAGE:
@@ -253,8 +253,8 @@ class Scheduler:
         return rows
 
     def _take_back(self, row: RunningRequest) -> None:
-        """Slot and pages of a row, which waits again: all that it has said is read again."""
-        while self.pending:  # what it has said must be known
+        """Take slot and pages from a row and queue it again; its answer so far will be read again."""
+        while self.pending:  # its answer so far must be known
             self._collect()
         if row.over:
             return
@@ -266,7 +266,7 @@ class Scheduler:
         self.stats["taken_back"] += 1
 
     def _collect(self) -> None:
-        """Look at the tokens of the oldest piece of work."""
+        """Read the tokens of the oldest submitted unit."""
         chosen, rows = self.pending.popleft()
         tokens = chosen.tokens()
         likely = chosen.logprobs()
@@ -296,7 +296,7 @@ class Scheduler:
         if row in self.waiting:
             self.waiting.remove(row)
             return
-        # What it has said may be the beginning of the next prompt of its conversation. The last token is not in yet.
+        # Its answer may be part of the next prompt of the conversation. The last token is not in the cache yet.
         whole = len(row.request.prompt) + max(0, len(row.said) - 1)
         text = [*row.request.prompt, *row.said][: min(whole, self._held(row))]
         for key, page in zip(digests(b"%d" % row.request.adapter, text), row.pages, strict=False):
@@ -304,7 +304,7 @@ class Scheduler:
         self._release(row)
 
     def _held(self, row: RunningRequest) -> int:
-        """Tokens of its text in the cache."""
+        """Number of tokens of its text in the cache."""
         return row.read if row in self.reading else row.length
 
     def _release(self, row: RunningRequest) -> None:
@@ -317,7 +317,7 @@ class Scheduler:
 
 
 def summary(scheduler: Scheduler) -> dict[str, Any]:
-    """What the server says of its engine when it is ready."""
+    """What the server reports about its engine once ready."""
     return {
         "rows": scheduler.batch.rows,
         "tokens": scheduler.pages.total * PAGE,

@@ -1,8 +1,8 @@
-"""Loss and LoRA gradients of one micro-batch, written out by hand; called by train.
+"""Loss and LoRA gradients of one micro-batch, with a hand-written backward pass; called by train.
 
-Autograd would keep more and launch more: here each activation is either kept or computed again by choice, gradients of
-A and B are added in float32 by the matmuls that make them, and nothing is computed for the frozen weights.
-tests/unit/qwen2/training/test_qwen2_backprop.py holds every gradient equal to autograd through transformers and peft.
+Autograd would keep more and launch more. Here each activation is kept or recomputed by choice, gradients of A and B are
+accumulated in float32 by the matmuls that compute them, and nothing is computed for the frozen weights.
+tests/unit/qwen2/training/test_qwen2_backprop.py checks every gradient against autograd through transformers and peft.
 
 Notation: for y = [x | h] [W | sB]^T, h = drop(x) A^T and g = dL/dy, one matmul g [W | sB] gives both dL/dx (without the
 LoRA's part) and dL/dh; then dB = s g^T h, dA = dh^T drop(x), dx += drop'(dh A).
@@ -28,26 +28,26 @@ Recompute = Literal["none", "swiglu", "layer"]
 
 
 def head_rows(tokens: int) -> int:
-    """Rows of logits at a time. At a vocabulary of 152,064 a row takes 0.9 MB, and long batches need the memory."""
+    """Rows of logits per chunk. At a vocabulary of 152,064 a row takes 0.9 MB, and long batches need the memory."""
     return 512 if tokens <= 1024 else 256
 
 
 @dataclass
 class MicroBatch:
-    """Packed rows on the device. T tokens, n labels; padding of `pick` points anywhere and has label -100."""
+    """Packed rows on the device: T tokens, n labels. Padding in `pick` points to any token and has label -100."""
 
     ids: Tensor  # [T] int64
-    positions: Tensor  # [T] int64, each token's place in its row
+    positions: Tensor  # [T] int64, each token's position in its row
     rows: Rows
-    pick: Tensor  # [n] int64, the tokens whose successor carries loss
+    pick: Tensor  # [n] int64, the tokens whose successor has a loss
     labels: Tensor  # [n] int64, those successors
     scale: Tensor  # float32 scalar, 1 / labels of the whole optimizer step
-    seed: Tensor  # [1 + T] int64, for the dropout masks: the step's seed, each token's number in the step
+    seed: Tensor  # [1 + T] int64, for the dropout masks: the step's seed, then each token's number in the step
 
 
 @dataclass
 class _Kept:
-    """What the forward pass of a layer leaves for its backward pass; what is None is computed again."""
+    """What a layer's forward pass keeps for its backward pass; anything None is recomputed."""
 
     x: Tensor  # the layer's input, in the model's dtype
     wide_qkv: Tensor | None = None
@@ -61,7 +61,7 @@ class _Kept:
 
 
 class Backprop:
-    """The differentiable forward pass of `model` with `adapter`, adding gradients to `grad` (flat, float32)."""
+    """The differentiable forward pass of `model` with `adapter`; adds gradients to `grad` (flat, float32)."""
 
     def __init__(
         self, model: Model, adapter: Adapter, lora: ActiveLora, grad: Tensor, dropout: float, recompute: Recompute
@@ -71,7 +71,7 @@ class Backprop:
         self.layers = range(model.config.num_layers)
 
     def step(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Forward and backward. Returns scalars: sum of losses times batch.scale, and the number of labels hit."""
+        """Forward and backward. Returns scalars: sum of losses times batch.scale, and the number of correct labels."""
         model = self.model
         table_cos, table_sin = model.rope_tables(batch.rows.longest)
         cos, sin = table_cos.index_select(0, batch.positions), table_sin.index_select(0, batch.positions)
@@ -89,7 +89,7 @@ class Backprop:
     # ---- one linear
 
     def _input(self, number: int, group: str, tokens: int, fill: Callable[[Tensor], Any], seed: Tensor) -> Tensor:
-        """[x | h] of a matmul: `fill` writes x [T, K] into the left part, this the h next to it."""
+        """[x | h] of a matmul: `fill` writes x [T, K] to the left part; this method writes h next to it."""
         linear = self.model.layers[number].linears[group]
         wide = linear.buffer(tokens, self.lora.columns(number, group))  # (tokens, K + columns)
         x = wide[:, : linear.inputs]
@@ -110,7 +110,7 @@ class Backprop:
         return tuple(1 + number * len(PROJECTIONS) + PROJECTIONS.index(name) for name in names)
 
     def _a_rows(self, group: str, a: Tensor) -> list[slice]:
-        """Rows of the stacked A per linear; the last one takes the zero rows that pad it along."""
+        """Rows of the stacked A per linear; the last one includes the padding rows, which are zero."""
         names = self.adapter.layout.groups[group]
         slices = [self.adapter.layout.a_rows(group, name) for name in names]
         return [*slices[:-1], slice(slices[-1].start, a.shape[0])]
@@ -151,22 +151,22 @@ class Backprop:
     # ---- one layer
 
     def _normed_input(self, number: int, group: str, x: Tensor, seed: Tensor, rounded: Tensor | None = None) -> Tensor:
-        """Input of the matmul that follows a norm, qkv or gate_up; `rounded` takes a copy of x."""
+        """Input of the matmul after a norm, qkv or gate_up; `rounded` receives a copy of x."""
         layer, eps = self.model.layers[number], self.model.config.rms_eps
         norm = layer.norm1 if group == "qkv" else layer.norm2
         return self._input(number, group, x.shape[0], lambda out: ops.rms_norm(x, norm, eps, out, rounded), seed)
 
     def _room(self, stream: Tensor) -> Tensor | None:
-        """Where a norm leaves the stream in the model's dtype for the backward pass; None where it is so already."""
+        """A buffer for the norm's input in the model's dtype, for the backward pass; None if it has that dtype."""
         return None if stream.dtype == self.model.dtype else torch.empty_like(stream, dtype=self.model.dtype)
 
     def _down_input(self, number: int, gate_up: Tensor, seed: Tensor) -> Tensor:
         return self._input(number, "down", gate_up.shape[0], lambda out: ops.swiglu(gate_up, out), seed)
 
     def _layer(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, batch: MicroBatch) -> tuple[_Kept, Tensor]:
-        """Forward pass of a layer up to the input of its last matmul, and the stream there.
+        """Forward pass of a layer up to the input of its last matmul, and the residual stream at that point.
 
-        x [T, H] is the stream in float32; where the model's dtype is another, it is overwritten by the one returned.
+        x [T, H] is the stream in float32. If the model's dtype differs, it is overwritten with the returned stream.
         """
         config, linears = self.model.config, self.model.layers[number].linears
         room = self._room(x)
@@ -188,7 +188,7 @@ class Backprop:
         return kept, x
 
     def _output(self, number: int, kept: _Kept, x: Tensor, batch: MicroBatch) -> Tensor:
-        """The stream behind the layer, from what `_layer` returned."""
+        """The stream after the layer, from the output of `_layer`."""
         assert kept.gate_up is not None
         wide = self._down_input(number, kept.gate_up, batch.seed)
         if self.recompute == "none":
@@ -201,7 +201,7 @@ class Backprop:
     def _layer_backward(
         self, number: int, kept: _Kept, grad: Tensor, cos: Tensor, sin: Tensor, batch: MicroBatch
     ) -> Tensor:
-        """dL/d(layer input) from grad = dL/d(layer output); [T, H] both. The first layer's is not computed."""
+        """dL/d(layer input) from grad = dL/d(layer output), both [T, H]. Not computed for the first layer."""
         config, layer, seed = self.model.config, self.model.layers[number], batch.seed
         if kept.gate_up is None:
             kept, _ = self._layer(number, kept.x.float(), cos, sin, batch)
@@ -239,14 +239,14 @@ class Backprop:
     # ---- the head
 
     def _head(self, x: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, hits, dL/dx [T, H]). Only tokens with a label reach the head, head_rows of them at a time."""
+        """(loss, hits, dL/dx [T, H]). Only tokens with a label pass through the head, head_rows at a time."""
         model, eps = self.model, self.model.config.rms_eps
         picked = x.index_select(0, batch.pick)  # (labels, hidden)
         normed = torch.empty_like(picked, dtype=model.dtype)
         ops.rms_norm(picked, model.norm, eps, normed)
         loss = hits = torch.zeros((), dtype=torch.float32, device=x.device)
         size = min(head_rows(x.shape[0]), picked.shape[0])
-        # one buffer for all pieces: a second beside the next piece's logits would be the peak of the whole step
+        # one buffer for all chunks: a second one next to the next chunk's logits would be the peak of the whole step
         buffer = torch.empty(size, model.head.shape[0], dtype=model.dtype, device=x.device)
         for start in range(0, picked.shape[0], size):
             rows = slice(start, start + size)
@@ -262,7 +262,7 @@ class Backprop:
 
 
 def matmul32(a: Tensor, b: Tensor) -> Tensor:
-    """a b in float32 whatever the inputs' dtype: no rounding of the result."""
+    """a b in float32 for inputs of any dtype: the result is not rounded."""
     if a.is_cuda and a.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)
     return torch.mm(a.float(), b.float())

@@ -1,8 +1,8 @@
 """Which rows make up a step, how they are packed, and which shapes get a CUDA graph; called by train.
 
-Order: epoch e is torch.randperm(n) of a CPU generator seeded with data_seed + e, cut into batches of `batch_size`, the
-rest being a smaller batch. That is ms-swift's BatchSamplerShard; ms-swift shuffles the data set itself before it
-(`dataset_shuffle`), which is the caller's to do if losses are to be compared step by step.
+Order: epoch e is torch.randperm(n) of a CPU generator seeded with data_seed + e, cut into batches of `batch_size`; the
+last batch may be smaller. This is ms-swift's BatchSamplerShard. ms-swift shuffles the data set before it
+(`dataset_shuffle`); to compare losses step by step, the caller must do the same.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from qwen2.config import Config
 Row = tuple[Sequence[int], Sequence[int]]
 TOKEN_UNIT, LABEL_UNIT = 64, 64
 
-# Rough costs on an H100 at the 7B shape, for choosing buckets only: a step is bound by reading the weights below some
-# 350 tokens and grows with the tokens above, a tile of 256 at a time (768 tokens 47 ms, 832 60 ms; docs/fast-lane.md).
+# Rough costs on an H100 at the 7B shape, for choosing buckets only. Below some 350 tokens a step is bound by reading
+# the weights; above, it grows in tiles of 256 tokens (768 tokens 47 ms, 832 60 ms; docs/fast-lane.md).
 # A capture costs as much as a few steps.
 MS_FLOOR, MS_PER_TOKEN, MS_CAPTURE, TILE = 20.0, 0.061, 250.0, 256
-MS_LAUNCH = 140.0  # what launching the kernels of an uncaptured micro-batch takes: it is no faster than that
+MS_LAUNCH = 140.0  # launch time of an uncaptured micro-batch's kernels: its minimum duration
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a packed micro-batch: everything a captured graph is bound to."""
+    """Sizes of a packed micro-batch: everything that is fixed in a captured graph."""
 
     tokens: int
     labels: int
@@ -39,7 +39,7 @@ class Shape:
 
     @property
     def words(self) -> int:
-        """int64 words that hold a micro-batch of this shape."""
+        """Number of int64 words that hold a micro-batch of this shape."""
         return 3 * self.tokens + 2 * self.labels + (self.rows + 2) // 2 + 2
 
 
@@ -47,7 +47,7 @@ class Shape:
 class Micro:
     """One micro-batch: indices of rows, their tokens and labels.
 
-    `numbers` are the rows' first tokens, counted over all rows of the step; () counts them as they lie.
+    `numbers` are the numbers of the rows' first tokens, counted over all rows of the step; () counts them in order.
     """
 
     rows: tuple[int, ...]
@@ -59,7 +59,7 @@ class Micro:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: the micro-batches of one process; labels, tokens and rows of all of them."""
+    """One optimizer step: the micro-batches of one process; labels, tokens and rows of all processes."""
 
     micros: tuple[Micro, ...]
     labels: int
@@ -77,12 +77,12 @@ def _permutation(count: int, data_seed: int, epoch: int) -> Tensor:
 
 
 def count_labels(row: Row) -> int:
-    """Tokens of a row that carry loss; the first token cannot, nothing precedes it."""
+    """Number of tokens of a row with a loss; the first token has none, since nothing precedes it."""
     return sum(1 for label in row[1][1:] if label >= 0)
 
 
 def check_rows(rows: Sequence[Row], config: Config) -> None:
-    """Raises ValueError that names the first row that cannot be trained on."""
+    """Raises ValueError, which names the first row that cannot be trained on."""
     if not rows:
         raise ValueError(_("there are no rows to train on: the dataset is empty"))
     for number, row in enumerate(rows, 1):
@@ -119,7 +119,7 @@ def plan_steps(
     rank: int = 0,
     size: int = 1,
 ) -> list[Step]:
-    """The `total` optimizer steps of a run, as process `rank` of `size` runs them."""
+    """The `total` optimizer steps of a run, as seen by process `rank` of `size`."""
     tokens = [len(row[0]) for row in rows]
     labels = [count_labels(row) for row in rows]
 
@@ -145,7 +145,7 @@ def plan_steps(
 
 
 def largest_batch(lengths: Sequence[int], total: int, batch_size: int, data_seed: int) -> int:
-    """Tokens of the largest of the `total` whole batches that plan_steps makes; some microseconds an epoch."""
+    """Tokens of the largest of the `total` whole batches that plan_steps makes; takes some microseconds per epoch."""
     tokens = torch.tensor(lengths)
     per_epoch = -(-len(lengths) // batch_size)
     most = 0
@@ -158,9 +158,9 @@ def largest_batch(lengths: Sequence[int], total: int, batch_size: int, data_seed
 
 
 def share(members: Sequence[int], tokens: Sequence[int], size: int) -> list[list[int]]:
-    """The rows of a step for each of `size` processes, with tokens as even as may be; each in the step's order.
+    """Divide the rows of a step among `size` processes, with tokens as even as possible; each in the step's order.
 
-    Long rows first, each to the process that has fewest tokens so far: none has more than the mean and one row.
+    Long rows first, each to the process with the fewest tokens so far: none exceeds the mean by more than one row.
     """
     found: list[list[int]] = [[] for _ in range(size)]
     load = [0] * size
@@ -174,9 +174,9 @@ def share(members: Sequence[int], tokens: Sequence[int], size: int) -> list[list
 def split(
     members: Sequence[int], tokens: Sequence[int], micro_rows: int | None, micro_tokens: int | None
 ) -> list[list[int]]:
-    """Divide a batch into micro-batches: at most micro_rows rows and (but for a single longer row) micro_tokens tokens.
+    """Divide a batch into micro-batches of at most micro_rows rows and micro_tokens tokens (unless one row is longer).
 
-    Long rows first, each into the first micro-batch with room (first-fit decreasing), so that they are few and full.
+    Long rows first, each into the first micro-batch with room (first-fit decreasing), so they are few and full.
     """
     if micro_tokens is None:
         size = micro_rows or len(members)
@@ -201,17 +201,17 @@ def up(value: int, unit: int) -> int:
 
 
 def step_ms(tokens: int, slower: tuple[float, float] = (1.0, 1.0)) -> float:
-    """Roughly what a micro-batch of that many tokens takes on an H100 at the 7B shape, in milliseconds.
+    """Rough time of a micro-batch of that many tokens on an H100 at the 7B shape, in milliseconds.
 
-    `slower` is how much slower another card reads, and computes.
+    `slower` holds how much slower another GPU reads and computes.
     """
     return max(MS_FLOOR * slower[0], MS_PER_TOKEN * slower[1] * up(tokens, TILE))
 
 
 def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:
-    """Bucket sizes (tokens), given how many micro-batches there are of each size: least time for steps and captures.
+    """Bucket sizes (tokens) that minimise the time for steps and captures, given the number of micro-batches per size.
 
-    Returns them with that time in ms. A micro-batch runs in the smallest bucket that holds it. Dynamic programming over
+    Also returns that time in ms. A micro-batch runs in the smallest bucket that holds it. Uses dynamic programming over
     the sorted sizes.
     """
     sizes = sorted(counts)
@@ -234,9 +234,9 @@ def choose_sizes(counts: dict[int, int]) -> tuple[list[int], float]:
 
 
 def plan_shapes(steps: Sequence[Step], graphs: bool) -> tuple[dict[Micro, Shape], list[Shape]]:
-    """(shape of each micro-batch, shapes to capture, largest first; none where running uncaptured is as fast).
+    """(shape of each micro-batch, shapes to capture, largest first; none if running uncaptured is as fast).
 
-    All or nothing: graphs keep their memory, so that big uncaptured micro-batches next to them would not fit.
+    All or nothing: graphs keep their memory, so large uncaptured micro-batches would not fit next to them.
     """
     micros = [micro for step in steps for micro in step.micros]
     counts: dict[int, int] = {}
@@ -261,7 +261,7 @@ def plan_shapes(steps: Sequence[Step], graphs: bool) -> tuple[dict[Micro, Shape]
 
 
 def shape_of(group: Sequence[Micro], tokens: int) -> Shape:
-    """The smallest shape of that many tokens that holds each of these micro-batches."""
+    """The smallest shape of that many tokens that holds all these micro-batches."""
     longest = up(max(micro.longest for micro in group), TOKEN_UNIT)
     rows = max(len(micro.rows) + -(-(tokens - micro.tokens) // longest) for micro in group)
     return Shape(tokens, up(max(1, max(m.labels for m in group)), LABEL_UNIT), rows, longest)
@@ -275,8 +275,8 @@ def exact_shape(micro: Micro) -> Shape:
 def lay_out(micro: Micro, rows: Sequence[Row], shape: Shape, scale: float, seed: int, pad: int) -> Tensor:
     """A micro-batch as int64 words on the CPU (see `views`).
 
-    Padding tokens form rows of their own, no longer than the longest, so that every token belongs to one and nothing
-    undefined is computed from.
+    Padding tokens form separate rows, no longer than the longest row, so that every token belongs to a row and no
+    undefined value is used.
     """
     words = torch.zeros(shape.words, dtype=torch.int64)
     ids, positions, pick, labels, bounds, scale_at, seed_at = views(words, shape)
@@ -325,7 +325,7 @@ def views(words: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 
 def mix(*numbers: int) -> int:
-    """A 31-bit number from a few: the seed of a micro-batch's dropout masks (splitmix64's finaliser)."""
+    """A 31-bit number derived from several: the seed of a micro-batch's dropout masks (splitmix64's finaliser)."""
     x = 0
     for number in numbers:
         x = (x + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF

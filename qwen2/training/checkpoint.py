@@ -1,4 +1,4 @@
-"""Writes and reads checkpoint-N folders so that a kill at any moment leaves only complete ones; called by train."""
+"""Writes and reads checkpoint-N folders, so that a kill at any time leaves only complete ones; called by train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed run left half-written. A folder has its final name only once it is complete."""
+    """Remove incomplete files of a killed run. A folder gets its final name only once it is complete."""
     for path in folder.glob(".checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -48,10 +48,10 @@ def save(
     keep: int | None,
     best: str | None = None,
 ) -> Path:
-    """Write folder/checkpoint-`step` and, then, remove all but the newest `keep`; `best` stays, as one of them.
+    """Write folder/checkpoint-`step`, then remove all but the newest `keep`; `best` stays and counts as one of them.
 
-    `moments` None is for the run's last checkpoint, from which nothing is resumed. Written under a hidden name, forced
-    to disk, renamed: a visible checkpoint-N is always complete. Raises OSError if that fails; nothing is left then.
+    `moments` None is for the run's last checkpoint, from which nothing is resumed. It is written under a hidden name,
+    synced and renamed: a visible checkpoint-N is always complete. Raises OSError if that fails; nothing is left then.
     """
     from safetensors import SafetensorError
 
@@ -60,20 +60,20 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _write(temporary, adapter, moments, state, extra_files)
-    except SafetensorError as error:  # how it tells of a full disk, for one
+    except SafetensorError as error:  # reports a full disk, among other things
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(errno.EIO, str(error), str(final)) from None
-    except BaseException:  # the half that was written would keep its room
+    except BaseException:  # an incomplete checkpoint would keep its space
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if final.exists():  # a resumed run passes the same step again
+    if final.exists():  # a resumed run reaches the same step again
         shutil.rmtree(final)
     os.rename(temporary, final)
     _sync(folder)
     if keep:
         found = list_checkpoints(folder)
         if best is not None and final.name != best:
-            found.sort(key=lambda path: (path == final, path.name == best))  # a stable sort: best is the last but one
+            found.sort(key=lambda path: (path == final, path.name == best))  # best is the last but one
             keep = max(keep, 2)
         for old in found[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -81,10 +81,10 @@ def save(
 
 
 def save_earlier(folder: Path, step: int, adapter: Adapter) -> Path:
-    """Write the adapter of an earlier step of a finished run as checkpoint-`step`, instead of all other checkpoints.
+    """Write the adapter of an earlier step of a finished run as checkpoint-`step`; it replaces all other checkpoints.
 
     The state and the files next to the adapter are those of the last checkpoint, cut at `step`. Raises OSError if it
-    cannot be written; the others are still there then.
+    cannot be written; the others are kept then.
     """
     *_, last = list_checkpoints(folder)
     saved = last if last.name == f"checkpoint-{step}" else _cut(folder, last, step, adapter)
@@ -123,7 +123,7 @@ def _write(
     (temporary / STATE_FILE).write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, text in extra_files.items():
         (temporary / name).write_text(text, encoding="utf-8")
-    # safetensors makes its files for their owner alone; they get what the umask gave the text next to them.
+    # safetensors makes its files private to their owner. They get the mode that the umask gave the text next to them.
     mode = (temporary / STATE_FILE).stat().st_mode
     for path in temporary.iterdir():
         path.chmod(mode)
@@ -142,7 +142,7 @@ def _sync(path: Path) -> None:
 
 
 def split_of(path: Path) -> tuple[Recompute, int | None] | None:
-    """(recompute, micro_batch_tokens) that a checkpoint was trained with; None when it does not say."""
+    """(recompute, micro_batch_tokens) that a checkpoint was trained with; None if it does not record them."""
     try:
         split = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["split"]
         recompute, tokens = split["recompute"], split["micro_batch_tokens"]
@@ -153,7 +153,7 @@ def split_of(path: Path) -> tuple[Recompute, int | None] | None:
 
 
 def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict[str, Any]]:
-    """(adapter, moments, state) of a checkpoint that `save` wrote. ValueError, fit for a user, when it is another's."""
+    """(adapter, moments, state) of a checkpoint from `save`. Raises ValueError, for the user, if it does not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -161,7 +161,7 @@ def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("engine") == "fast" and state["global_step"] >= state["max_steps"]:
-            return adapter, (adapter.flat, adapter.flat), state  # the end of a run: the caller says so
+            return adapter, (adapter.flat, adapter.flat), state  # the end of a run: the caller reports it
         moments = load_file(str(path / OPTIMIZER_FILE), device="cpu")
         pair = moments["exp_avg"].to(model.device), moments["exp_avg_sq"].to(model.device)
         if any(moment.shape != adapter.flat.shape or moment.dtype != torch.float32 for moment in pair):
@@ -176,7 +176,7 @@ def load(path: Path, model: Model) -> tuple[Adapter, tuple[Tensor, Tensor], dict
 
 
 def require_same_run(path: Path, state: dict[str, Any], fingerprint: str, total: int) -> None:
-    """Raises ValueError if a checkpoint's state is of a run with another fingerprint, or of the end of its run."""
+    """Raises ValueError if a checkpoint's state is from a run with another fingerprint, or from the end of its run."""
     if state.get("fingerprint") != fingerprint:
         raise ValueError(
             _(

@@ -1,4 +1,4 @@
-"""Evaluation while a training runs: held-out rows under the weights of a step; which step was the best; for loop."""
+"""Evaluation during training: held-out rows with the weights of a step, and the choice of the best step; for loop."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from qwen2.training.batches import Row
 from qwen2.training.settings import TrainSettings
 
 BATCH_TOKENS = 2048  # of a padded batch of held-out rows
-TOKEN_GIB = 150e3 / 2**30  # that a token of it takes at the 7B shape, and what stands beside: logits and workspaces
+TOKEN_GIB = 150e3 / 2**30  # per token at the 7B shape, and fixed: logits and workspaces
 BESIDE_GIB = 0.5
 
 
 def reserve_gib(rows: Sequence[Row]) -> float:
-    """GPU memory that an evaluation of these rows takes during the training, in GiB."""
+    """GPU memory that an evaluation of these rows takes during training, in GiB."""
     longest = max((len(ids) for ids, _ in rows), default=0)
     return BESIDE_GIB + TOKEN_GIB * max(BATCH_TOKENS, longest) if rows else 0.0
 
 
 @dataclass
 class Evaluation:
-    """The held-out rows of a run, and the best of their evaluations so far."""
+    """The held-out rows of a run, and its best evaluation so far."""
 
     model: Model
     rows: Sequence[Row]
     settings: TrainSettings
     best: float | None = None
     best_step: int = 0
-    since_best: int = 0  # saves in a row without a better one
+    since_best: int = 0  # consecutive saves without an improvement
     seen_at_save: float | None = field(default=None, init=False)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from the trainer's state of a checkpoint."""
+        """Continue from a checkpoint's trainer state."""
         self.best = self.seen_at_save = state.get("best_metric")
         self.best_step = int(state.get("best_global_step") or 0)
         self.since_best = int(state.get("saves_since_best") or 0)
 
     def state(self) -> dict[str, Any]:
-        """Its part of trainer_state.json, by transformers' names."""
+        """The fields for trainer_state.json, by transformers' names."""
         path = f"checkpoint-{self.best_step}" if self.best_step else None
         return {
             "best_metric": self.best,
@@ -52,7 +52,7 @@ class Evaluation:
         }
 
     def run(self, step: int, lora: ActiveLora) -> tuple[dict[str, float], bool]:
-        """Evaluate; (figures by their names in the log, whether they are the best so far)."""
+        """Evaluate; returns (figures by their names in the log, whether they are the best so far)."""
         begin = time.perf_counter()
         scores = measure(self.model, self.rows, lora, BATCH_TOKENS)
         seconds = max(time.perf_counter() - begin, 1e-9)
@@ -70,7 +70,7 @@ class Evaluation:
         return found, is_best
 
     def is_over(self) -> bool:
-        """Told of a save: whether evaluations have not become better for long enough (early_stop_interval)."""
+        """Called at each save: whether evaluations have stopped improving for long enough (early_stop_interval)."""
         is_new = self.best is None or self.best != self.seen_at_save
         self.since_best = 0 if is_new else self.since_best + 1
         self.seen_at_save = self.best
@@ -79,7 +79,7 @@ class Evaluation:
 
 
 def mean_loss(scores: Sequence[RowScore], size: int) -> float:
-    """transformers' eval_loss: each batch of `size` rows has its loss a token; their mean, weighed by their rows."""
+    """transformers' eval_loss: the loss per token of each batch of `size` rows, averaged with the rows as weights."""
     total = 0.0
     for start in range(0, len(scores), size):
         batch = scores[start : start + size]

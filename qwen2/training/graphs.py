@@ -1,4 +1,4 @@
-"""CUDA graphs of a training: one for each shape of micro-batch, one for the update; loop captures and replays them."""
+"""CUDA graphs for training: one per micro-batch shape and one for the update; loop captures and replays them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen2.training.batches import Shape
 
 
 class Graphs:
-    """The captured graphs and their input buffers. Empty on a CPU, and where memory was short."""
+    """The captured graphs and their input buffers. Empty on a CPU, and if memory was short."""
 
     def __init__(self) -> None:
         self.inputs: dict[Shape, Tensor] = {}  # (words,) in int64 each, on the device
@@ -20,7 +20,7 @@ class Graphs:
         self.update: torch.cuda.CUDAGraph | None = None
 
     def clear(self) -> None:
-        """Give the graphs and their memory back."""
+        """Release the graphs and their memory."""
         self.micros.clear()
         self.inputs.clear()
         self.update = None
@@ -34,11 +34,11 @@ class Graphs:
     ) -> None:
         """Capture the update and one graph per shape, largest first so that the others fit into its memory.
 
-        The warm-up before it really runs `micro` and `update`: the caller restores what they change.
+        The warm-up before it really runs `micro` and `update`: the caller must restore what they change.
 
         Args:
-            inputs: shape -> a laid-out micro-batch of it, on the device; it becomes the graph's input buffer.
-            backprop: whose layers are cut short while the kernels are warmed up.
+            inputs: shape -> a prepared micro-batch of it, on the device; it becomes the graph's input buffer.
+            backprop: its layers are reduced while the kernels are warmed up.
             micro: forward and backward of one micro-batch.
             update: the optimizer's step.
 
@@ -50,7 +50,7 @@ class Graphs:
         every = backprop.layers
         self.inputs = inputs
         for shape, words in inputs.items():
-            # Two layers and the head load every kernel of this shape and size; the rest of the layers use the same.
+            # Two layers and the head load every kernel of this shape and size; the other layers use the same ones.
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 backprop.layers = range(min(2, len(every)))
@@ -62,7 +62,7 @@ class Graphs:
             update()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # what the warm-up freed would stay reserved beside the graphs' own memory
+        torch.cuda.empty_cache()  # memory freed by the warm-up would stay reserved next to the graphs' own
         for shape, words in inputs.items():
             self.micros[shape] = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.micros[shape], pool=pool):

@@ -1,4 +1,4 @@
-"""logging.jsonl of a training, line by line as ms-swift writes it; read by TensorBoard's events, curves and verify."""
+"""logging.jsonl of a training run, line by line in ms-swift's format; read by TensorBoard events, curves and verify."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG_FILE = "logging.jsonl"
 
 
 class RunLog:
-    """The lines of one run, and its clock. Figures are rows of (loss, gradient norm, hits), one a step."""
+    """The lines of one run, and its clock. Figures are rows of (loss, gradient norm, hits), one per step."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class RunLog:
         device: torch.device,
         state: dict[str, Any],
     ) -> None:
-        """`state` is trainer_state.json of the checkpoint that is resumed, {} for a new run."""
+        """`state` is trainer_state.json of the resumed checkpoint, {} for a new run."""
         self.file, self.settings, self.steps, self.device = folder / LOG_FILE, settings, steps, device
         self.total = len(steps)
         self.steps_per_epoch = settings.steps_per_epoch(rows)
@@ -39,17 +39,17 @@ class RunLog:
         self.begin = time.perf_counter()
 
     def start(self) -> None:
-        """Start the clock, and write logging.jsonl as it was: empty, or up to the checkpoint that is resumed."""
+        """Start the clock, and write logging.jsonl as it was: empty, or up to the resumed checkpoint."""
         lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines]
         self.file.write_text("".join(lines), encoding="utf-8")
         self.begin = time.perf_counter()
 
     def elapsed(self) -> float:
-        """Seconds in the loop, those before the checkpoint that was resumed included."""
+        """Seconds in the loop, including those before the resumed checkpoint."""
         return self.elapsed_before + time.perf_counter() - self.begin
 
     def epoch(self, count: int) -> float:
-        """ms-swift's epoch at a step: a whole epoch at each epoch's last batch."""
+        """ms-swift's epoch at a step: a whole number at each epoch's last batch."""
         return count / self.steps_per_epoch
 
     def is_due(self, count: int) -> bool:
@@ -57,12 +57,12 @@ class RunLog:
         return count % self.settings.logging_steps == 0 or (count == 1 and self.settings.logging_first_step)
 
     def step(self, count: int, figures: list[list[float]]) -> dict[str, Any]:
-        """Write and return the line of the steps since the last one; `figures` are those of the first `count` steps."""
+        """Write and return the line for the steps since the last one; `figures` are those of the first `count`."""
         window = range(self.logged_until, count)
         line: dict[str, Any] = {
             "loss": round(sum(figures[n][0] for n in window) / len(window), 8),
             "grad_norm": round(figures[-1][1], 8),
-            # transformers logs the rate after the scheduler's step: the next step's
+            # transformers logs the rate after the scheduler's step, which is the next step's
             "learning_rate": round(self.settings.learning_rate_at(count, self.total), 8),
             "token_acc": round(sum(figures[n][2] for n in window) / sum(self.steps[n].labels for n in window), 8),
             "epoch": round(self.epoch(count), 8),
@@ -108,10 +108,10 @@ class RunLog:
         best: tuple[float | None, Path | None],
         reserved_gib: float,
     ) -> None:
-        """Write the two lines that ms-swift ends with.
+        """Write the two final lines, as ms-swift does.
 
         Args:
-            figures: those of all steps that were made.
+            figures: those of all completed steps.
             config: the model's shape, for its number of parameters.
             trained: parameters of the adapter.
             saved: the last checkpoint.
@@ -161,7 +161,7 @@ class RunLog:
 
 
 def format_time(seconds: float) -> str:
-    """ms-swift's way: 5s, 1m 5s, 1h 1m 5s, 1d 1h 1m 5s."""
+    """A duration in ms-swift's format: 5s, 1m 5s, 1h 1m 5s, 1d 1h 1m 5s."""
     total = round(seconds)
     days, hours, minutes = total // 86400, total % 86400 // 3600, total % 3600 // 60
     parts = [(days, "d"), (hours, "h"), (minutes, "m"), (total % 60, "s")]

@@ -1,7 +1,7 @@
 """LoRA training: settings in, checkpoints and logging.jsonl out; called by finetune (the fast lane) and bench.
 
 On a GPU a micro-batch (forward and backward) and the update (clipping, AdamW, schedule, new bfloat16 copies) are CUDA
-graphs, so that a step of small batches costs its arithmetic and not its launches. On a CPU the same code runs as it is.
+graphs, so a step of small batches is not limited by kernel launches. On a CPU the same code runs without graphs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from qwen2.training.team import Team
 from qwen2.training.update import Update
 
 OnStep = Callable[[int, int, "dict[str, Any] | None"], None]
-AHEAD = 2  # steps that the host may be ahead of the GPU: enough to keep it busy, few enough for a truthful progress bar
+AHEAD = 2  # steps that the host may be ahead of the GPU: keeps it busy, and the progress bar accurate
 
 
 def train(
@@ -52,28 +52,28 @@ def train(
     """Train a LoRA adapter.
 
     Args:
-        model: the base, bfloat16 on a GPU or float32 on a CPU; its weights stay as they are.
-        rows: (ids, labels) each, of the same length; a label of -100 carries no loss, as in ms-swift.
-        settings: see TrainSettings. With `vram_ceiling_gib` the process is held to that much GPU memory from here on.
+        model: the base, bfloat16 on a GPU or float32 on a CPU; its weights stay unchanged.
+        rows: (ids, labels) each, of the same length; a label of -100 has no loss, as in ms-swift.
+        settings: see TrainSettings. `vram_ceiling_gib` limits this process's GPU memory from here on.
         out_dir: where checkpoint-N folders and logging.jsonl are written.
         resume: a checkpoint-N folder of the same run.
-        on_step: called as (step, total, log) after every step; `log` is the line of logging.jsonl, if any.
+        on_step: called with (step, total, log) after every step; `log` is the line of logging.jsonl, if any.
         adapter: where to start from, instead of PEFT's random initialization.
         extra_files: name -> text, put into every checkpoint.
-        stop: asked after every step; true saves a checkpoint and raises StoppedError.
-        team: the processes that share the rows of a step; all call this with the same rows and settings. Process 0
-            alone writes, and what it begins with (`resume`, `adapter`) is what all begin with.
+        stop: called after every step; a true result saves a checkpoint and raises StoppedError.
+        team: the processes that share the rows of a step; all call this with the same rows and settings. Only process 0
+            writes, and all start from its `resume` and `adapter`.
         held_out: rows that are evaluated and never trained on.
 
     Returns:
-        The adapter as it is after the last step; the last checkpoint, or the best one with load_best_model_at_end;
-        losses, gradient norms and milliseconds with one entry per step.
+        The adapter after the last step; the last checkpoint, or the best one with load_best_model_at_end; losses,
+        gradient norms and milliseconds with one entry per step.
 
     Raises:
-        ValueError: rows or settings cannot be trained on, or `resume` is of another run.
-        DivergedError: a loss or a gradient is not a number.
+        ValueError: rows or settings cannot be trained on, or `resume` is from another run.
+        DivergedError: a loss or a gradient is not finite.
         StoppedError: `stop` returned true, here or in another process of the team.
-        LostError: another process of the team is gone.
+        LostError: another process of the team was lost.
         torch.OutOfMemoryError: the ceiling is too low for the micro-batch.
     """
     begin = time.perf_counter()
@@ -90,7 +90,7 @@ def train(
 
 
 def new_adapter(config: Config, settings: TrainSettings) -> Adapter:
-    """The adapter that a run begins with, on the CPU: what train() makes itself unless it is given one."""
+    """The initial adapter of a run, on the CPU: what train() creates if it is not given one."""
     s = settings
     adapter = Adapter(config, s.lora_rank, s.lora_alpha, s.target_modules, s.lora_dropout, s.use_rslora)
     adapter.initialize(s.seed)
@@ -98,7 +98,7 @@ def new_adapter(config: Config, settings: TrainSettings) -> Adapter:
 
 
 class _Run:
-    """One training run: its steps, the graphs that they replay, its checkpoints."""
+    """One training run: its steps, the graphs that it replays, its checkpoints."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Run:
             settings.micro_batch_tokens,
             *((team.rank, team.size) if team else (0, 1)),
         )
-        self.stopped: list[Tensor] = []  # of each step: how many processes were asked to stop; on the host
+        self.stopped: list[Tensor] = []  # per step: how many processes were asked to stop; on the host
         self.shapes: dict[Micro, Shape] = {}
         self.graphs = Graphs()
         self.evaluation = Evaluation(model, held_out, settings) if held_out else None
@@ -136,7 +136,7 @@ class _Run:
     # ---- set-up
 
     def prepare(self, resume: Path | None, adapter: Adapter | None) -> None:
-        """Everything before the first step: cap, adapter, optimizer state, graphs."""
+        """Everything before the first step: memory limit, adapter, optimizer state, graphs."""
         s, model, device = self.settings, self.model, self.model.device
         if self.cuda:
             if s.vram_ceiling_gib is not None:
@@ -175,9 +175,9 @@ class _Run:
             self.shapes = {micro: batches.exact_shape(micro) for step in self.steps for micro in step.micros}
 
     def _try_capture(self, captured: list[Shape], initial: Tensor) -> None:
-        """Capture; where the graphs' memory does not fit under the ceiling, continue without them, slower.
+        """Capture the graphs. If their memory does not fit under the ceiling, continue without them, slower.
 
-        Afterwards all is as before; `initial` is the adapter's numbers.
+        The state is restored afterwards; `initial` holds the adapter's values.
         """
         kept = self.update.kept(initial)
         every = self.backprop.layers
@@ -234,7 +234,7 @@ class _Run:
             self.update.apply()
 
     def _add_up(self, team: Team) -> None:
-        """Sum what the processes have of this step, and keep, for later, whether one of them was asked to stop."""
+        """Add up this step's sums over all processes, and record, for later, whether one was asked to stop."""
         if self.stop and self.stop():
             self.update.stops.fill_(1)
         team.add_up(self.update.sums)
@@ -245,7 +245,7 @@ class _Run:
     # ---- the loop
 
     def loop(self, begin: float) -> TrainResult:
-        """All steps from start_step on; the log, the checkpoints, the result."""
+        """Run all steps from start_step on; writes log and checkpoints, returns the result."""
         if self.cuda:
             torch.cuda.synchronize()
         self.log.start()
@@ -259,7 +259,7 @@ class _Run:
             count = number + 1
             is_logged, is_saved = self.log.is_due(count), self.settings.is_save_due(count, len(self.rows), self.total)
             if self.cuda and self.team and (is_logged or is_saved):
-                self._wait(marks[-1])  # the host asks for figures now, and would wait where nothing can be noticed
+                self._wait(marks[-1])  # the host reads figures now; while it waits it could not notice a lost process
             line = self.log.step(count, finite(self.update.history[:count])) if is_logged else None
             must_save, is_over = self._judge(count)
             if must_save:
@@ -276,9 +276,9 @@ class _Run:
         return self._finish(begin, marks, saved, count)
 
     def _judge(self, count: int) -> tuple[bool, bool]:
-        """(whether this step is saved, whether it is the last), after an evaluation where one is due.
+        """(whether this step is saved, whether it is the last), after an evaluation if one is due.
 
-        Process 0 evaluates, and the others do as it says: their rounding may be another.
+        Process 0 evaluates and the others follow its result: their rounding may differ.
         """
         is_due = self.settings.is_save_due(count, len(self.rows), self.total)
         if not self.evaluates or not (is_due or self.settings.is_eval_due(count, len(self.rows), self.total)):
@@ -292,7 +292,7 @@ class _Run:
         return must_save, is_over
 
     def _evaluate(self, count: int) -> bool:
-        """Evaluate the held-out rows where that is due; whether this step must be saved as the best so far."""
+        """Evaluate the held-out rows if due; returns whether this step must be saved as the best so far."""
         if self.evaluation is None or not self.settings.is_eval_due(count, len(self.rows), self.total):
             return False
         figures, is_best = self.evaluation.run(count, self.update.lora)
@@ -306,7 +306,7 @@ class _Run:
             mark.synchronize()
 
     def _is_to_stop(self) -> bool:
-        """Every process of a team gives the same answer after the same step: that of a step that is surely done."""
+        """Give the same answer in every process of a team after the same step: that of a step that is surely done."""
         if self.team is None:
             return bool(self.stop and self.stop())
         behind = AHEAD if self.cuda else 0
@@ -363,14 +363,14 @@ class _Run:
         return checkpoint.save(self.folder, count, self.adapter, moments, state, self.extra_files, keep, best)
 
     def _best(self) -> tuple[float | None, Path | None]:
-        """The metric of the best evaluation, and its checkpoint where that is there."""
+        """The metric of the best evaluation, and its checkpoint if it still exists."""
         if self.evaluation is None or not self.evaluation.best_step:
             return None, None
         path = self.folder / f"checkpoint-{self.evaluation.best_step}"
         return self.evaluation.best, path if path.is_dir() else None
 
     def _finish(self, begin: float, marks: list[Any], saved: Path, done: int) -> TrainResult:
-        """The last lines of the log; the result of `done` steps. The model is as it was before the run."""
+        """Write the last lines of the log; returns the result of `done` steps. The model is as before the run."""
         if self.cuda:
             self._wait(marks[-1])
             torch.cuda.synchronize()

@@ -17,20 +17,20 @@ from qwen2.training.batches import TOKEN_UNIT, Row, largest_batch, up
 from qwen2.training.settings import TrainSettings
 
 GIB = 2**30
-# Fitted to 60 peaks of five shapes, 0.5B to 14B: docs/plan.md. The allocator reserves more than is allocated, the more
-# so the larger its blocks are, and most where whole layers come and go.
+# Fitted to 60 peaks of five shapes, 0.5B to 14B: docs/plan.md. The allocator reserves more than is allocated. The
+# excess grows with the size of its blocks and is largest where whole layers are allocated and freed.
 WORKSPACES = 0.23  # GiB: cuBLAS workspaces, rotary tables, small tensors
-SECOND_PIECE = 0.045  # GiB: what a further piece of logits takes, where logits decide the peak
+SECOND_PIECE = 0.045  # GiB: cost of another chunk of logits, if logits determine the peak
 SLACK_FIXED = 0.0615  # of the bytes that do not grow with the batch
-SLACK_GROWING = 0.0173  # of those that do
-SLACK_LAYER = 0.1124  # the same with whole layers recomputed
-# Columns that Model.load leaves next to every matmul, for its default rank, whatever is trained.
+SLACK_GROWING = 0.0173  # of the bytes that do
+SLACK_LAYER = 0.1124  # of the same bytes with whole layers recomputed
+# Columns that Model.load leaves next to every matmul, for its default rank, whatever rank is trained.
 LOADED_COLUMNS = {group: padded_columns(LOADED_RANK * len(paths)) for group, paths in GROUPS.items()}
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How to train under a ceiling. `micro_batch_tokens` None: every batch fits whole; `peak_gib` is the estimate."""
+    """How to train under a ceiling. `micro_batch_tokens` None: no batch is split; `peak_gib` is the estimate."""
 
     recompute: Recompute
     micro_batch_tokens: int | None
@@ -39,7 +39,7 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class _Counted:
-    """What does not depend on the tokens of a micro-batch; see `peak_gib`."""
+    """The part that does not depend on a micro-batch's number of tokens; see `peak_gib`."""
 
     fixed_gib: float
     kept: int
@@ -48,7 +48,7 @@ class _Counted:
     slack: float
 
     def peak_gib(self, tokens: int, labels: int | None = None) -> float:
-        """Estimate of the reserved peak for micro-batches of that many tokens; `labels` of them carry loss."""
+        """Estimate of the reserved peak for micro-batches of that many tokens; `labels` of them have a loss."""
         size = up(tokens, TOKEN_UNIT)
         carrying, piece = size if labels is None else labels, head_rows(size)
         logits = min(piece, carrying) * self.vocab_size * (4 + 2)
@@ -77,16 +77,16 @@ def _fixed_gib(config: Config, layout: Layout) -> float:
 
 
 def _token_bytes(config: Config, layout: Layout, recompute: Recompute, dropout: float) -> tuple[int, int]:
-    """(bytes that a token leaves in all layers for the backward pass, bytes that it takes in passing through one)."""
+    """(bytes per token kept in all layers for the backward pass, bytes per token used while passing through one)."""
     h, i, width = config.hidden_size, config.intermediate_size, 2
     columns = layout.columns
     layer = 2 * h + config.q_size + 2 * config.kv_size + config.q_size + columns("o") + 2 * i
     layer_bytes = layer * width + 4 * config.num_heads
-    # The widest moment is the backward pass of the MLP, with a dropped-out copy of the input for each target.
+    # The widest point is the backward pass of the MLP, with a dropped-out copy of the input for each target.
     dropped = i if "down" in layout.groups else h * len(layout.groups.get("gate_up", ()))
     passing = (3 * i + 6 * h + (dropped if dropout > 0 else 0)) * width
     if recompute == "layer":
-        # a whole layer comes and goes: the allocator's holes grow with the micro-batch
+        # whole layers are allocated and freed: fragmentation grows with the micro-batch
         return config.num_layers * h * width, layer_bytes + passing + 2 * i * width
     if recompute == "none":
         layer_bytes += (2 * h + i + columns("qkv") + columns("gate_up") + columns("down")) * width
@@ -104,13 +104,13 @@ def peak_gib(
 ) -> float:
     """Estimate of the reserved peak for micro-batches of that many tokens, with LoRA of that rank on `targets`.
 
-    `labels` is how many of them carry loss; None: all of them, which a plan reckons with.
+    `labels` is how many of them have a loss. None means all, which a plan assumes.
     """
     return _counted(config, rank, recompute, dropout, targets).peak_gib(tokens, labels)
 
 
 def _fitting_tokens(config: Config, counted: _Counted, ceiling_gib: float) -> int:
-    """The most tokens of a micro-batch under the ceiling, in units of TOKEN_UNIT; 0 when there are none."""
+    """Maximum tokens of a micro-batch under the ceiling, in units of TOKEN_UNIT; 0 if none fit."""
     low, high = 0, config.max_positions * 8 // TOKEN_UNIT
     while low < high:
         middle = (low + high + 1) // 2
@@ -121,10 +121,10 @@ def _fitting_tokens(config: Config, counted: _Counted, ceiling_gib: float) -> in
 def plan(
     config: Config, settings: TrainSettings, rows: Sequence[Row], ceiling_gib: float, processes: int = 1
 ) -> MemoryPlan:
-    """The fastest way that fits: batches whole, else split at the largest size that still recomputes little.
+    """The fastest settings that fit: whole batches, else split at the largest size with little recomputation.
 
-    Splitting costs next to nothing as long as a part has some hundreds of tokens; recomputing whole layers costs a
-    quarter, so it is for rows that are too long otherwise. `processes` share a batch, each on a card of its own.
+    Splitting costs almost nothing as long as a part has some hundreds of tokens. Recomputing whole layers costs a
+    quarter, so it is used only for rows that are too long otherwise. `processes` share a batch, each on its own GPU.
     Raises ValueError if even the longest row does not fit.
     """
     longest, biggest = _sizes(settings, rows, processes)
@@ -155,7 +155,7 @@ def as_split(
     micro_batch_tokens: int | None,
     processes: int = 1,
 ) -> MemoryPlan | None:
-    """The plan with this split of the batch, a checkpoint's; None when it does not fit under the ceiling."""
+    """The plan for a checkpoint's split of the batch; None if it does not fit under the ceiling."""
     longest, biggest = _sizes(settings, rows, processes)
     tokens = biggest if micro_batch_tokens is None else min(biggest, max(micro_batch_tokens, longest))
     peak = _of(config, settings, recompute).peak_gib(tokens)

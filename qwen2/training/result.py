@@ -1,4 +1,4 @@
-"""What a training ends with: its result, or the error that says why it ended before; made by training/loop.py."""
+"""The outcome of a training run: its result, or the error that ended it early; created by training/loop.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwen2.lora import Adapter
 
 @dataclass
 class TrainResult:
-    """What came out. Lists have one entry per step; seconds are of the loop alone, captures and set-up apart."""
+    """The result. Lists have one entry per step; seconds cover the loop only, without captures and set-up."""
 
     adapter: Adapter
     checkpoint: Path
@@ -31,11 +31,11 @@ class TrainResult:
 
 
 class DivergedError(RuntimeError):
-    """The loss or the gradient is no longer a number; the message is a sentence for the user."""
+    """The loss or the gradient is no longer finite; the message is a sentence for the user."""
 
 
 class StoppedError(RuntimeError):
-    """`stop` asked for the end after step `step`; `checkpoint` is where the run can be resumed."""
+    """`stop` ended the run after step `step`; it can be resumed from `checkpoint`."""
 
     def __init__(self, step: int, checkpoint: Path) -> None:
         super().__init__(f"stopped after step {step}, saved in {checkpoint}")
@@ -43,7 +43,7 @@ class StoppedError(RuntimeError):
 
 
 def finite(history: Tensor) -> list[list[float]]:
-    """(loss, gradient norm, hits) of every step. Raises DivergedError if a loss or a norm is not a number."""
+    """(loss, gradient norm, hits) of every step. Raises DivergedError if a loss or a norm is not finite."""
     figures = history.tolist()
     for number, (loss, norm, _hits) in enumerate(figures, 1):
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -57,7 +57,7 @@ def finite(history: Tensor) -> list[list[float]]:
 
 
 def peak_gib(device: torch.device) -> tuple[float, float]:
-    """The most memory that was allocated, and reserved, since the peaks were reset; 0 on a CPU."""
+    """Peak GPU memory, allocated and reserved, since the peaks were reset; 0 on a CPU."""
     if device.type != "cuda":
         return 0.0, 0.0
     return torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30

@@ -1,4 +1,4 @@
-"""What a training takes: TrainSettings, by ms-swift's names; made by finetune (the fast lane), plan and bench."""
+"""The settings of a training run, by ms-swift's names; created by finetune (the fast lane), plan and bench."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen2.training.backprop import Recompute
 from qwen2.training.batches import Row
 
 METRICS = ("eval_loss", "eval_token_acc")
-# Settings that change no arithmetic of a step, so that a run can be resumed with others.
+# Settings that do not affect the arithmetic of a step, so that a run can be resumed with other values.
 EVALUATION = (
     *("save_strategy", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end"),
     *("metric_for_best_model", "greater_is_better", "early_stop_interval"),
@@ -23,7 +23,7 @@ EVALUATION = (
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Names and defaults are ms-swift's, but for batch_size: the rows of one optimizer step, however it is split."""
+    """Names and defaults are ms-swift's, except batch_size: the rows of one optimizer step, however it is split."""
 
     num_train_epochs: float = 3.0
     max_steps: int = -1
@@ -56,11 +56,11 @@ class TrainSettings:
     save_strategy: str = "steps"  # or epoch
     eval_strategy: str | None = None  # steps, epoch or no; None: as save_strategy
     eval_steps: int | None = None  # None: save_steps
-    per_device_eval_batch_size: int = 1  # rows whose mean is one part of eval_loss, as in ms-swift; no more than that
+    per_device_eval_batch_size: int = 1  # rows per part of the mean eval_loss, as in ms-swift; no other use
     load_best_model_at_end: bool = False
     metric_for_best_model: str = "loss"  # or token_acc
-    greater_is_better: bool | None = None  # None: as the metric wants it
-    early_stop_interval: int | None = None  # saves in a row without a better evaluation that end the training
+    greater_is_better: bool | None = None  # None: as the metric requires
+    early_stop_interval: int | None = None  # consecutive saves without a better evaluation that end the training
 
     def __post_init__(self) -> None:
         """Raises ValueError for out-of-range settings."""
@@ -98,11 +98,11 @@ class TrainSettings:
 
     @property
     def metric(self) -> str:
-        """The figure of an evaluation that says which is best, by its name in the log."""
+        """The evaluation figure that decides which is best, by its name in the log."""
         return f"eval_{self.metric_for_best_model.removeprefix('eval_')}"
 
     def is_better(self, value: float, than: float | None) -> bool:
-        """Whether an evaluation's metric is better than the best before it."""
+        """Whether an evaluation's metric is better than the best one before."""
         wants_more = self.greater_is_better if self.greater_is_better is not None else "loss" not in self.metric
         return than is None or (value > than if wants_more else value < than)
 
@@ -121,17 +121,17 @@ class TrainSettings:
         return count % (every if strategy == "steps" else self.steps_per_epoch(rows)) == 0
 
     def total_steps(self, rows: int) -> int:
-        """Optimizer steps for that many rows: an epoch's last batch may be smaller."""
+        """Optimizer steps for that many rows: the last batch of an epoch may be smaller."""
         if self.max_steps > 0:
             return self.max_steps
         return math.ceil(self.num_train_epochs * self.steps_per_epoch(rows))
 
     def steps_per_epoch(self, rows: int) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return -(-rows // self.batch_size)
 
     def learning_rate_at(self, step: int, total: int) -> float:
-        """Rate of step `step`, from 0 on (transformers.optimization's schedules: a warm-up begins at 0)."""
+        """Learning rate of step `step`, from 0 (the schedules of transformers.optimization: a warm-up starts at 0)."""
         warmup = self.warmup_steps or math.ceil(total * self.warmup_ratio)
         if self.lr_scheduler_type == "constant":
             return self.learning_rate
@@ -143,7 +143,7 @@ class TrainSettings:
         return self.learning_rate * (max(0.0, 1 - progress) if self.lr_scheduler_type == "linear" else 1.0)
 
     def fingerprint(self, rows: Sequence[Row]) -> str:
-        """What a resumed run must share with the one that was stopped: the data and all that enters the arithmetic."""
+        """What a resumed run must share with the stopped one: the data and everything that enters the arithmetic."""
         free = (
             *EVALUATION,
             "save_steps",
@@ -153,7 +153,7 @@ class TrainSettings:
             "vram_ceiling_gib",
             "cuda_graphs",
         )
-        # How a step is split changes no more than its dropout masks and rounding; the card decides it each time.
+        # Splitting a step changes only its dropout masks and rounding; it depends on the GPU at hand.
         split = {"micro_batch_size": None, "micro_batch_tokens": None}
         parts = {k: v for k, v in asdict(self).items() if k not in (*free, "recompute")} | split
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())

@@ -1,8 +1,8 @@
-"""The processes that train together: they meet at a store, add up a step's gradient, and notice when one is lost.
+"""The processes that train together: they meet at a store, add up each step's gradient, and detect lost processes.
 
-Every process has the whole model and a share of each step's rows. Made by finetune's fast lane (engines/fast/crew.py);
-loop uses it. Gradients go by NCCL on GPUs and by gloo on CPUs; everything else (who is there, the job, signs of life)
-goes through a TCPStore, which process 0 serves.
+Every process has the whole model and a share of each step's rows. Created by finetune's fast lane
+(engines/fast/crew.py) and used by loop. Gradients go through NCCL on GPUs and gloo on CPUs. Everything else (who is
+there, the job, heartbeats) goes through a TCPStore, which process 0 serves.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from torch import Tensor
 
 from common.i18n import _
 
-BEAT_S = 1.0  # between two signs of life
-SILENT_S = 20.0  # without one, a process is lost
-SETTLE_S = 10.0  # what the main thread has to notice a loss itself; a hung collective never does
-CHUNK = 16 << 20  # bytes of a value in the store
+BEAT_S = 1.0  # between two heartbeats
+SILENT_S = 20.0  # without a heartbeat, a process is lost
+SETTLE_S = 10.0  # time for the main thread to notice a lost process; a hung collective never does
+CHUNK = 16 << 20  # bytes per value in the store
 POLL_S = 0.02
 
 
 class LostError(RuntimeError):
-    """Another process ended, failed or does not answer; the message is a sentence that names it."""
+    """Another process ended, failed or does not respond; the message is a sentence that names it."""
 
 
 class Team:
     """This process among `size` of them; `rank` 0 writes, and serves the store.
 
     Attributes:
-        fault: what was lost, "" while all are there.
-        watchers: asked every second; each returns what it knows to be lost, or "".
+        fault: what was lost, "" while all processes are there.
+        watchers: called every second; each returns what it knows to be lost, or "".
         on_lost: called with the fault when the main thread hangs, before the process ends with exit code 1.
     """
 
     def __init__(self, rank: int, size: int, name: str, open_store: Callable[[], Any]) -> None:
-        """`name` is how others call this process; `open_store` connects to the store, twice."""
+        """`name` is how others refer to this process; `open_store` connects to the store and is called twice."""
         self.rank, self.size, self.name = rank, size, name
         self.fault = ""
         self.watchers: list[Callable[[], str]] = []
@@ -63,7 +63,7 @@ class Team:
     # ---- before the first step
 
     def wait_for_all(self, seconds: float, hint: str = "") -> None:
-        """Wait until every process has come. LostError names those that have not within `seconds`."""
+        """Wait until every process has joined. Raises LostError, which names those that have not within `seconds`."""
         until = time.monotonic() + seconds
         while missing := [rank for rank in range(self.size) if not self.store.check([f"name/{rank}"])]:
             self.check()
@@ -77,7 +77,7 @@ class Team:
             time.sleep(POLL_S)
 
     def share(self, data: bytes | None) -> bytes:
-        """Process 0's bytes, in every process; calls come in the same order everywhere. LostError."""
+        """Process 0's bytes, in every process. Calls must come in the same order everywhere. Raises LostError."""
         key = f"share/{self._shared}"
         self._shared += 1
         if data is not None:
@@ -92,16 +92,16 @@ class Team:
         return b"".join(self.store.get(f"{key}/{number}") for number in range(int(self.store.get(key))))
 
     def share_json(self, value: Any) -> Any:
-        """`share` for what JSON can say."""
+        """`share` for values that JSON can represent."""
         data = json.dumps(value).encode() if self.is_first else None
         return json.loads(self.share(data))
 
     def tell(self, key: str, value: Any) -> None:
-        """Leave a value of this process for process 0."""
+        """Store a value of this process for process 0."""
         self.store.set(f"{key}/{self.rank}", json.dumps(value))
 
     def ask(self, key: str) -> list[Any]:
-        """What every process has told by that key, by rank; waits for it. LostError."""
+        """The values that all processes stored under that key, by rank. Waits for them. Raises LostError."""
         keys = [f"{key}/{rank}" for rank in range(self.size)]
         while not self.store.check(keys):
             self.check()
@@ -109,7 +109,7 @@ class Team:
         return [json.loads(self.store.get(name)) for name in keys]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process gives, by rank, in process 0; [] in the others, which do not wait. LostError."""
+        """Every process's value, by rank, in process 0; [] in the others, which do not wait. Raises LostError."""
         key = f"gather/{self._gathered}"
         self._gathered += 1
         self.check()
@@ -117,7 +117,7 @@ class Team:
         return self.ask(key) if self.is_first else []
 
     def join(self, device: torch.device) -> None:
-        """Make the group that adds up gradients. Raises LostError if another process does not come to it."""
+        """Create the group that adds up gradients. Raises LostError if another process does not join it."""
         self._joined = True
         self.check()
         cuda = device.type == "cuda"
@@ -127,10 +127,10 @@ class Team:
                 store=dist.PrefixStore("group", self._open_store()),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=timedelta(days=1),  # the watching thread is sooner
+                timeout=timedelta(days=1),  # the watching thread reacts sooner
                 device_id=torch.device("cuda", torch.cuda.current_device()) if cuda else None,
             )
-            self.add_up(torch.zeros(1, device=device))  # the first one makes the connections
+            self.add_up(torch.zeros(1, device=device))  # the first call opens the connections
             if cuda:
                 torch.cuda.synchronize()
         except (RuntimeError, ValueError) as error:
@@ -139,7 +139,7 @@ class Team:
     # ---- the steps
 
     def add_up(self, tensor: Tensor) -> None:
-        """tensor = the sum of every process's, bit for bit the same in each."""
+        """tensor = the sum over all processes, bit for bit the same in each."""
         self._collective(lambda: dist.all_reduce(tensor))
 
     def spread(self, tensor: Tensor) -> None:
@@ -147,9 +147,9 @@ class Team:
         self._collective(lambda: dist.broadcast(tensor, 0))
 
     def is_same(self, tensor: Tensor) -> bool:
-        """Whether every process has the same float32 bits in it."""
+        """Whether every process has the same float32 bits in the tensor."""
         digest = torch.zeros(2, dtype=torch.int64, device=tensor.device)
-        for number, part in enumerate(tensor.detach().view(torch.int32).split(1 << 20), 1):  # the card may be full
+        for number, part in enumerate(tensor.detach().view(torch.int32).split(1 << 20), 1):  # GPU memory may be full
             total = part.sum(dtype=torch.int64)
             digest += torch.stack((total, total * number))
         both = torch.cat((digest, -digest))
@@ -157,13 +157,13 @@ class Team:
         return bool((both[:2] == -both[2:]).all())
 
     def wait(self, event: Any) -> None:
-        """Until a CUDA event has happened. Raises LostError if another process is lost meanwhile."""
+        """Wait for a CUDA event. Raises LostError if another process is lost meanwhile."""
         while not event.query():
             self.check()
             time.sleep(2e-4)
 
     def check(self) -> None:
-        """Raises LostError if another process is lost, or if this one has given up waiting."""
+        """Raises LostError if another process is lost, or if this one has stopped waiting."""
         if self.fault or self._gave_up:
             raise LostError(self.fault or _("it was stopped"))
 
@@ -175,7 +175,7 @@ class Team:
             self._raise(error)
 
     def _raise(self, error: Exception) -> None:
-        """Raises LostError with the cause, which the watching thread learns a little later than a broken connection."""
+        """Raises LostError with the cause, which the watching thread learns shortly after the connection breaks."""
         until = time.monotonic() + SILENT_S + 5
         while not self.fault and time.monotonic() < until:
             time.sleep(POLL_S)
@@ -185,18 +185,18 @@ class Team:
     # ---- the end
 
     def leave(self) -> None:
-        """This process is done; process 0 waits for the others to say so, a moment."""
+        """Report this process as done; process 0 briefly waits for the others to do the same."""
         self._left = True
         if not self.fault:
             self._part("done")
 
     def disband(self) -> None:
-        """No gradients are added up any more; the processes stay, and share what they are asked."""
+        """No gradients are added up any more. The processes stay and still answer requests to share."""
         self._part("disbanded")
         self._joined = False
 
     def _part(self, key: str) -> None:
-        """Leave the group that adds up gradients, once process 0 knows that no one needs it."""
+        """Leave the group that adds up gradients, once process 0 knows that no process needs it."""
         try:
             self.store.set(f"{key}/{self.rank}", "1")
             until = time.monotonic() + 10
@@ -206,14 +206,14 @@ class Team:
             if dist.is_initialized():
                 dist.destroy_process_group()
         except RuntimeError:
-            return  # the others are gone: who wants something of them will learn it
+            return  # the others are gone: a process that still needs them will find out
 
     def release(self) -> None:
-        """Nothing more is needed of the others: that one ends is not a loss."""
+        """Nothing more is needed from the others: a process that ends no longer counts as lost."""
         self._left = True
 
     def lose(self, why: str) -> None:
-        """This process fails: the others are to end, too, and to say why."""
+        """This process fails: tell the others to end as well, and why."""
         self._left = True
         try:
             if not self.fault:
@@ -222,11 +222,11 @@ class Team:
             return
 
     def give_up(self) -> None:
-        """End what another thread of this process waits for."""
+        """Abort what another thread of this process waits for."""
         self._gave_up = True
 
     def settle(self) -> None:
-        """The main thread has seen the fault, and ends by itself."""
+        """The main thread has seen the fault, and will end the process itself."""
         self._settled = True
 
     def _watch(self) -> None:
@@ -257,7 +257,7 @@ class Team:
             time.sleep(BEAT_S)
 
     def _look(self, store: Any, rank: int, seen: tuple[str, float]) -> tuple[str, float]:
-        """Has that process given a sign of life? The last one, and when it was seen."""
+        """Whether that process has sent a heartbeat; the last one, and when it was seen."""
         now = time.monotonic()
         if rank == self.rank or not store.check([f"beat/{rank}"]) or store.check([f"done/{rank}"]):
             return seen[0], now
@@ -274,9 +274,9 @@ class Team:
         return seen
 
     def _lost(self, why: str) -> None:
-        """Note it, and end the process where its main thread does not: in a collective that will never end.
+        """Record the fault, and end the process if its main thread does not: in a collective that will never end.
 
-        Before the group is joined the main thread looks for itself, once it has loaded what it is loading.
+        Before the group is joined, the main thread checks for itself once it has finished loading.
         """
         if self._left:
             return

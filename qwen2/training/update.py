@@ -1,4 +1,4 @@
-"""The end of a step: clipping, AdamW, the schedule, and new copies of the adapter in the model's dtype; for loop."""
+"""The end of a step: clipping, AdamW, the schedule, updated copies of the adapter in the model's dtype; for loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen2.training.settings import TrainSettings
 
 
 class Update:
-    """The optimizer's state on the device, and what a step adds up before it: gradient, loss, hits.
+    """The optimizer's state on the device, and the sums of a step: gradient, loss, hits.
 
     All parameters of the adapter lie in one flat tensor, and so do their gradient and AdamW's two moments.
     """
@@ -28,21 +28,21 @@ class Update:
         moments: tuple[Tensor, Tensor] | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """Moves the adapter to the model's device and puts it into the model.
+        """Moves the adapter to the model's device and installs it in the model.
 
         Args:
-            model: the model that is trained; its matmuls get room for s B.
-            adapter: what is trained; `adapter.flat` is (parameters,) in float32.
-            settings: learning rate, AdamW's constants and the norm at which gradients are clipped.
+            model: the model to train; its matmuls get room for s B.
+            adapter: the adapter to train; `adapter.flat` is (parameters,) in float32.
+            settings: learning rate, AdamW's constants and the gradient clipping norm.
             total: optimizer steps of the whole run.
-            moments: AdamW's first and second moment, each (parameters,), of a run that is resumed.
-            state: trainer_state.json of the checkpoint that is resumed.
+            moments: AdamW's first and second moment, each (parameters,), of a resumed run.
+            state: trainer_state.json of the resumed checkpoint.
         """
         device, state = model.device, state or {}
         self.model, self.adapter, self.settings = model, adapter, settings
         adapter.flat = adapter.flat.to(device)
         self.first, self.second = moments or (torch.zeros_like(adapter.flat), torch.zeros_like(adapter.flat))
-        # What the processes of a training add up once a step, in one tensor: the gradient, then three numbers.
+        # The sums over all processes, once per step, in one tensor: the gradient, then three numbers.
         count = adapter.flat.numel()
         self.sums = torch.zeros(count + 3, dtype=adapter.flat.dtype, device=device)
         self.grad = self.sums[:count]
@@ -52,14 +52,14 @@ class Update:
         self.rates = torch.tensor(self.rate_list, dtype=torch.float32, device=device)  # (steps,)
         self.done = torch.tensor([self.start_step], dtype=torch.int64, device=device)
         self.adam_step = torch.tensor(float(self.start_step), device=device)
-        # (steps, 3): loss, gradient norm and hits of every step; filled on the device, read when something is logged
+        # (steps, 3): loss, gradient norm and hits of every step; filled on the device, read when a line is logged
         self.history = torch.zeros(total, 3, dtype=torch.float32, device=device)
         if state:
             self.history[: self.start_step] = torch.tensor(state["history"], device=device)
         self._install()
 
     def _install(self) -> None:
-        """Make room in the model for s B, and A in its dtype as views of one flat copy."""
+        """Make room in the model for s B, and store A in its dtype as views of one flat copy."""
         model, adapter = self.model, self.adapter
         model.deactivate()
         model.reserve(adapter.columns())
@@ -80,7 +80,7 @@ class Update:
         self.refresh()
 
     def refresh(self) -> None:
-        """New copies of A and s B in the model's dtype."""
+        """Update the copies of A and s B in the model's dtype."""
         if self.flat_lowp is not self.adapter.flat:
             self.flat_lowp.copy_(self.adapter.flat)
         if self.kernels is not None:
@@ -90,7 +90,7 @@ class Update:
             target.copy_(source * self.adapter.scaling)
 
     def apply(self) -> None:
-        """Clip, AdamW, note what happened, new copies of the weights; ready for the next step."""
+        """Clip, run AdamW, record the figures and update the weight copies; ready for the next step."""
         s = self.settings
         norm = torch.linalg.vector_norm(self.grad)
         if s.max_grad_norm > 0:  # torch.nn.utils.clip_grad_norm_'s formula
@@ -109,10 +109,10 @@ class Update:
         self.refresh()
 
     def kept(self, initial: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What a warm-up changes, with host copies of it: (tensor, copy). `initial` is the adapter's numbers.
+        """The tensors that a warm-up changes, with host copies: (tensor, copy). `initial` is the adapter's values.
 
-        The copies are on the host because at the moment of a capture every GiB of the device counts. Moments that are
-        still zero are not copied.
+        The copies are on the host because every GiB of the device counts during a capture. Moments that are still zero
+        are not copied.
         """
         changed = [self.adam_step, self.done, self.history]
         if self.start_step:
@@ -120,7 +120,7 @@ class Update:
         return [(self.adapter.flat, initial.cpu()), *((tensor, tensor.cpu()) for tensor in changed)]
 
     def restore(self, kept: list[tuple[Tensor, Tensor]]) -> None:
-        """Undo what was done since `kept`."""
+        """Undo all changes since `kept`."""
         for total in (self.sums, self.first, self.second):
             total.zero_()
         for target, value in kept:

@@ -1,7 +1,7 @@
-"""The other processes of the fast lane: started here, met by the others, watched, and ended; used by a Lane.
+"""The other processes of the fast lane: started, joined, watched and ended here; used by a Lane.
 
-The process that the user started is the first of its node; it starts one more for each further GPU (worker.py), early,
-so that they import torch and read the weights while it does. On further nodes the user starts the same command.
+The process that the user started is the first on its node. It starts one more for each further GPU (worker.py), early,
+so that they import torch and read the weights at the same time. On further nodes the user starts the same command.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from qwen2.training.settings import TrainSettings
     from qwen2.training.team import Team
 
-MEET_S = 50.0  # for the others to come; MIRROR_MEET_S sets another
-TRAIN = "train"  # the order that a training begins with; shared.py has the others
-ENV = "MIRROR_WORKER"  # of a process that worker.py runs in: what it is to do, as JSON
-NCCL_GIB = 0.8  # what NCCL takes in addition to torch's allocator
+MEET_S = 50.0  # to wait for the others; MIRROR_MEET_S overrides it
+TRAIN = "train"  # the order that starts a training; shared.py has the others
+ENV = "MIRROR_WORKER"  # in the environment of a worker.py process: its task, as JSON
+NCCL_GIB = 0.8  # memory that NCCL needs in addition to torch's allocator
 LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # a container without a network has no other interface
 
 
 def meet_seconds() -> float:
-    """How long processes wait for each other. Raises UserError for a MIRROR_MEET_S that is not a number of seconds."""
+    """How long processes wait for each other. Raises UserError if MIRROR_MEET_S is not a number of seconds."""
     text = os.environ.get("MIRROR_MEET_S", "")
     try:
         value = float(text) if text else MEET_S
@@ -50,10 +50,10 @@ def meet_seconds() -> float:
 
 
 class Crew:
-    """This node's processes; `team()` is the meeting of all."""
+    """This node's processes; `team()` joins the processes of all nodes."""
 
     def __init__(self, workers: Workers, model_dir: Path, device: str, ceiling_gib: float) -> None:
-        """Starts this node's other processes, and a thread that opens the store as soon as torch is imported."""
+        """Start this node's other processes, and a thread that opens the store as soon as torch is imported."""
         self.workers, self.seconds = workers, meet_seconds()
         self._listening = _listen(workers) if workers.node == 0 else None
         port = self._listening.getsockname()[1] if self._listening else workers.port
@@ -62,7 +62,7 @@ class Crew:
         self._error: Exception | None = None
         self._gave_up = False
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.stays = False  # the others wait for questions, now that the training is done
+        self.stays = False  # the others wait for questions after training
         for local in range(1, workers.local):
             self.processes.append(self._start(local, model_dir, device, ceiling_gib))
         self._meeting = threading.Thread(target=self._meet, name="meet", daemon=True)
@@ -79,7 +79,7 @@ class Crew:
             environ |= {name: environ.get(name) or "lo" for name in LOOPBACK}
         if w.devices:
             environ["CUDA_VISIBLE_DEVICES"] = w.devices[local]
-        # A session of its own: stop signals of the terminal are for the first process, which tells the others.
+        # A separate session: the terminal's stop signals are for the first process, which tells the others.
         return subprocess.Popen(
             command("finetune.engines.fast.worker"),
             stdin=subprocess.PIPE, stdout=sys.stderr, env=environ, start_new_session=True,
@@ -97,13 +97,13 @@ class Crew:
             team = Team(w.rank, w.size, _name(w, 0), store)
             team.watchers.append(self._dead)
             self._team = team
-        except Exception as error:  # told in team()
+        except Exception as error:  # reported in team()
             self._error = error
 
     def team(self) -> Team:
-        """The team, once all of it is here.
+        """The team, once all processes have joined.
 
-        Raises UserError, which names who did not come, and LostError if one is lost.
+        Raises UserError, which names the missing processes, and LostError if one is lost.
         """
         while self._meeting.is_alive() and not self._gave_up:
             self._meeting.join(0.1)
@@ -118,7 +118,7 @@ class Crew:
                 FAILED,
             )
         if self.workers.nodes == 1:
-            for name in LOOPBACK:  # the names are there since begin_import: threads read the environment by now
+            for name in LOOPBACK:  # the names exist since begin_import: threads read the environment by now
                 os.environ[name] = os.environ.get(name) or "lo"
         hint = f" (NNODES={self.workers.nodes})" if self.workers.nodes > 1 else ""
         if self._team.is_first:
@@ -126,17 +126,17 @@ class Crew:
         return self._team
 
     def met(self) -> Team | None:
-        """The team as far as it is here, without waiting; None before this node has met node 0."""
+        """The team so far, without waiting; None before this node has reached node 0."""
         return self._team
 
     def give_up(self) -> None:
-        """End what another thread waits for in `team` and after: this process was stopped."""
+        """Abort what another thread waits for in `team` and later: this process was stopped."""
         self._gave_up = True
         if self._team is not None:
             self._team.give_up()
 
     def _dead(self) -> str:
-        """Which of this node's processes has ended, and how; "" while all run."""
+        """Which of this node's processes has ended, and how; "" while all are running."""
         for local, process in enumerate(self.processes, 1):
             code = process.poll()
             if code is not None and code != 0:
@@ -149,9 +149,9 @@ class Crew:
         return ""
 
     def end(self, seconds: float = 5.0) -> None:
-        """End this node's other processes; those of a training that is done have ended by then, or do so now.
+        """End this node's other processes; those of a finished training have ended, or do so now.
 
-        What has not after `seconds`, because it hangs or is stopped, is killed.
+        A process that is still there after `seconds`, because it hangs or is stopped, is killed.
         """
         if self._team is not None:
             self._team.release()
@@ -170,7 +170,7 @@ class Crew:
 
 
 def opener(host: str, port: int, seconds: float, listening: socket.socket | None = None) -> Callable[[], Any]:
-    """A function that connects to the store; the first call serves it where `listening` is given."""
+    """A function that connects to the store; its first call also serves the store if `listening` is given."""
     from torch.distributed import TCPStore
 
     serving = listening is not None
@@ -198,7 +198,7 @@ def pack(settings: TrainSettings, rows: Sequence[Any]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[TrainSettings, list[tuple[list[int], list[int]]]]:
-    """What `pack` was given."""
+    """The arguments of `pack`, restored."""
     from qwen2.training.settings import TrainSettings
 
     size = int.from_bytes(data[:8], "little")
@@ -215,14 +215,14 @@ def unpack(data: bytes) -> tuple[TrainSettings, list[tuple[list[int], list[int]]
 
 
 def _name(workers: Workers, local: int) -> str:
-    """How this node's process `local` is called in messages."""
+    """The name of this node's process `local` in messages."""
     gpu = f", GPU {workers.devices[local]}" if workers.devices else ""
     where = f"node {workers.node} ({socket.gethostname()}), " if workers.nodes > 1 else ""
     return f"{where}process {workers.rank + local} of {workers.size}{gpu}"
 
 
 def _listen(workers: Workers) -> socket.socket:
-    """The port of the store, held before torch is there. Raises UserError if it is taken."""
+    """The store's port, reserved before torch is imported. Raises UserError if it is taken."""
     many = workers.nodes > 1
     family = socket.AF_INET6 if many and socket.has_dualstack_ipv6() else socket.AF_INET
     try:

@@ -2,7 +2,7 @@
 
     python -m finetune.engines.fast.curves FOLDER
 
-ms-swift leaves the same two, in the same places (images/, runs/); this is for the fast lane, which imports neither.
+ms-swift writes both in the same places (images/, runs/). This is for the fast lane, which imports neither library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common.errors import DONE, Parser, UserError, run_main
 from common.i18n import _
 
 FIGURES = ("loss", "grad_norm", "learning_rate", "token_acc", "memory(GiB)")
-HELD_OUT = ("loss", "token_acc", "runtime", "samples_per_second", "steps_per_second")  # behind `eval_` in the log
+HELD_OUT = ("loss", "token_acc", "runtime", "samples_per_second", "steps_per_second")  # keys after `eval_` in the log
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # a line cut off by a kill
+            continue  # a line truncated by a kill
         if isinstance(row, dict) and ("loss" in row or "eval_loss" in row) and "global_step/max_steps" in row:
             found.append(row | {"step": int(str(row["global_step/max_steps"]).split("/")[0])})
     return found
@@ -70,7 +70,7 @@ def write_events(found: list[dict[str, Any]], folder: Path) -> None:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("events.out.tfevents.*"):  # of a run that was stopped and is now resumed
+    for old in folder.glob("events.out.tfevents.*"):  # from a run that was stopped and is now resumed
         old.unlink()
     writer = EventFileWriter(str(folder))
     for row in found:
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--wait", action="store_true", help=_("start when stdin ends; the imports are done by then"))
     options: argparse.Namespace = p.parse_args(argv)
     if options.wait:
-        import matplotlib.pyplot  # noqa: F401 - a second or more, beside the training
+        import matplotlib.pyplot  # noqa: F401 - takes a second or more, in parallel with training
 
         if not options.no_tensorboard:
             import tensorboard.summary.writer.event_file_writer  # noqa: F401 - likewise

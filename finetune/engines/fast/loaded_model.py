@@ -1,7 +1,7 @@
-"""The fast lane's model in this process: tokenizer, torch and weights, each when first asked for.
+"""The fast lane's model in this process: tokenizer, torch and weights, each loaded on first use.
 
-Called by fast and verify; the pipeline (check, train, verify) passes one on, so that the weights are loaded once. torch
-is imported in the background from the moment that a Lane is made, while options, data and questions are looked at.
+Used by fast and verify. The pipeline (check, train, verify) passes one on, so the weights are loaded once. torch is
+imported in the background as soon as a Lane is created, while options, data and questions are checked.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from finetune.runs.gpu_lock import PARENT
 from finetune.runs.progress_bar import Bar
 from qwen2 import early_cuda, early_torch
 
-# Names that are put into the environment later, with the value that means the same as none: ours; those that numpy sets
-# while it is imported; and the one that torch sets when it starts CUDA.
+# Names that are added to the environment later, with the value that means unset: ours; those that numpy sets during its
+# import; and the one that torch sets when it starts CUDA.
 RESERVED = dict.fromkeys((PARENT, *LOOPBACK), "") | {
     "OPENBLAS_MAIN_FREE": "1",
     "GOTOBLAS_MAIN_FREE": "1",
@@ -31,10 +31,10 @@ RESERVED = dict.fromkeys((PARENT, *LOOPBACK), "") | {
 
 
 def reserve_names(device: str) -> None:
-    """Put the names of RESERVED into the environment, before a thread is started that reads it.
+    """Add the names of RESERVED to the environment, before a thread starts that reads it.
 
-    A new name moves C's list of names, and the CUDA driver, which starts in a thread of its own, may be reading it:
-    two of some thirty starts on two GPUs ended with a segmentation fault.
+    A new name moves C's array of names, and the CUDA driver, which starts in its own thread, may be reading it: two of
+    some thirty starts on two GPUs ended with a segmentation fault.
     """
     if device == "cpu":
         spare_the_cores()
@@ -43,20 +43,20 @@ def reserve_names(device: str) -> None:
 
 
 def begin_import(device: str) -> None:
-    """Import torch in the background; a command calls it before it looks at its data. Nothing is taken of a GPU."""
+    """Import torch in the background; a command calls this before it reads its data. Uses no GPU memory."""
     reserve_names(device)
     early_torch.begin()
 
 
 class Lane:
-    """The model on `device` (cuda or cpu); `ceiling_gib` caps the CUDA allocator, 0 does not."""
+    """The model on `device` (cuda or cpu); `ceiling_gib` limits the CUDA allocator, 0 means no limit."""
 
     def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0, workers: Workers | None = None) -> None:
-        """`workers`: train or answer with several processes; this node's others are started now."""
+        """`workers`: train or answer with several processes; this node's others are started at once."""
         self.model_dir, self.device, self.cap_gib = model_dir, device, ceiling_gib
-        self.seconds = 0.0  # that loading took
-        self.fewest = shared.FEWEST[device]  # questions for each process; fewer are asked of the first alone
-        self.asks_later = False  # whether the others stay after a training, to answer
+        self.seconds = 0.0  # time spent loading
+        self.fewest = shared.FEWEST[device]  # minimum questions per process; with fewer, only the first process answers
+        self.asks_later = False  # whether the others stay after training, to answer
         self._tokenizer: Any = None
         self._model: Any = None
         reserve_names(device)
@@ -68,7 +68,7 @@ class Lane:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, which needs no torch."""
+        """The tokenizer, which does not need torch."""
         if self._tokenizer is None:
             from qwen2.chat import Tokenizer
 
@@ -76,7 +76,7 @@ class Lane:
         return self._tokenizer
 
     def torch(self) -> Any:
-        """torch, once its import is done. Raises UserError if it fails, or CUDA does not answer."""
+        """torch, once imported. Raises UserError if the import fails, or CUDA does not respond."""
         error = early_torch.wait()
         if error is not None:
             raise UserError(
@@ -130,7 +130,7 @@ class Lane:
         return self._model
 
     def release(self) -> None:
-        """Give the weights' memory back, for a process of its own that follows."""
+        """Free the weights' memory, for a process that follows."""
         self._model = None
         if self.device == "cuda":
             self.torch().cuda.empty_cache()
@@ -138,7 +138,7 @@ class Lane:
     def team(self, pieces: int) -> Any | None:
         """The processes that share this many questions with this one; None if it answers them alone.
 
-        Raises UserError if one of them has not come, or is lost.
+        Raises UserError if one of them is missing or lost.
         """
         crew = self.crew
         if crew is None or self.sharing(pieces) == 1:
@@ -151,7 +151,7 @@ class Lane:
             raise shared.not_answered(error) from None
 
     def sharing(self, pieces: int) -> int:
-        """How many processes share this many questions; those of other nodes do not."""
+        """How many processes share this many questions; processes of other nodes do not take part."""
         workers = self.crew.workers if self.crew else Workers()
         return workers.size if workers.nodes == 1 and pieces >= self.fewest * workers.size else 1
 
@@ -164,19 +164,19 @@ class Lane:
         room: Any,
         progress: Callable[[int], None],
     ) -> list[list[int]]:
-        """Greedy answers in order, as token ids; shared out where other processes are there.
+        """Greedy answers in order, as token ids; shared with the other processes, if any.
 
         Args:
             pieces: Prompts, each with the limit of its answer.
-            adapter: Switched on for this; None asks the base.
-            folder: The adapter's folder; None if it has none, so that only this process can ask it.
-            batch_size: Answered at a time; None: as many as memory and room allow.
+            adapter: Active during this call; None uses the base.
+            folder: The adapter's folder; None if it has none, so that only this process can use it.
+            batch_size: Rows per batch; None means as many as memory and room allow.
             room: A qwen2.room.Room, or None.
-            progress: Called with the number of answers that have just come in.
+            progress: Called with the number of answers that have just arrived.
 
         Raises:
             ValueError: A prompt is empty, or too long with its answer.
-            UserError: Another process is lost.
+            UserError: Another process was lost.
         """
         model, team = self.model(), self.team(len(pieces)) if adapter is None or folder else None
         told = 0
@@ -200,7 +200,7 @@ class Lane:
         return shared.shared(team, shared.answer_order(folder, batch_size, room), pieces, costs, work, progress)
 
     def weigh(self, rows: Sequence[tuple[list[int], list[int]]], adapter: Any, folder: Path | None) -> list[float]:
-        """The mean negative log-likelihood of the labels of each row, in nats a token; the rest is `answer`'s."""
+        """Mean negative log-likelihood of each row's labels, in nats per token; otherwise like `answer`."""
         model, team = self.model(), self.team(len(rows)) if adapter is None or folder else None
         from qwen2.nll import mean_nll
 
@@ -211,13 +211,13 @@ class Lane:
         return shared.shared(team, order, rows, costs, lambda mine: mean_nll(model, mine, adapter), lambda _count: None)
 
     def dismiss(self) -> None:
-        """End the other processes of this node: nothing is asked of them any more."""
+        """End the other processes of this node: they are no longer needed."""
         if self.crew is not None:
             self.crew.end()
             self.crew = None
 
     def load(self, bar: Bar) -> Any:
-        """`model`, with what is under way on the bar."""
+        """`model`, with progress on the bar."""
         if self._model is None:
             bar.phase(
                 _("loading {name} on the {device}").format(
@@ -229,7 +229,7 @@ class Lane:
         )
 
     def ceiling_gib(self, apart_gib: float = 0.0) -> float:
-        """GiB that this process may reserve: the ceiling, or what is free, less `apart_gib`, where that is less."""
+        """GiB that this process may reserve: the ceiling, or the free memory less `apart_gib` if that is smaller."""
         torch = self.torch()
         free, _other = torch.cuda.mem_get_info()
         possible = (free + torch.cuda.memory_reserved()) / 2**30 - apart_gib
@@ -237,8 +237,8 @@ class Lane:
 
 
 def spare_the_cores() -> None:
-    """Before torch is imported, on a CPU: threads that spin while they wait take the cores from each other where a
-    container shares them (twice the time on a busy machine)."""
+    """On a CPU, before torch is imported: threads that spin while waiting take cores from each other if a container
+    shares them (twice the time on a busy machine)."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -1,8 +1,8 @@
 """The training rows of the fast lane as token ids, in ms-swift's order; used by sft/start.py.
 
-ms-swift draws and shuffles with one numpy generator seeded with data_seed (swift/dataset/loader.py, load_dataset): per
-dataset one number, then the draw of `FILE#200`, and last the seed of the shuffle over all. The same numbers are drawn
-here, so that both engines see the same rows in the same order.
+ms-swift draws and shuffles with one numpy generator seeded with data_seed (swift/dataset/loader.py, load_dataset): one
+number per dataset, then the draw of `FILE#200`, and last the seed of the shuffle over all. The same numbers are drawn
+here, so both engines see the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Numbered = tuple[DatasetSource, int, Any]  # a row's file, its number there, and
 
 @dataclass(frozen=True)
 class Drawn:
-    """Rows in the order of the training, and rows held out of it."""
+    """Rows in training order, and rows held out of training."""
 
     rows: list[Numbered]
     held_out: list[Numbered]
@@ -34,14 +34,14 @@ class Drawn:
 
 @dataclass
 class EncodedRows:
-    """(ids, labels) of every row that is trained on, and how many were left out for their length."""
+    """(ids, labels) of every training row, and how many rows were left out for their length."""
 
     rows: list[tuple[list[int], list[int]]]
     too_long: int = 0
     held_out: list[tuple[list[int], list[int]]] = field(default_factory=list)  # evaluated, never trained on
 
     def in_one_line(self) -> str:
-        """What is trained on."""
+        """The training rows."""
         lengths = [len(ids) for ids, _other in self.rows]
         text = _("{count} rows of {shortest} to {longest} tokens").format(
             count=len(self.rows), shortest=min(lengths), longest=max(lengths)
@@ -65,19 +65,19 @@ def encode(
 ) -> EncodedRows:
     """Read, draw, shuffle and tokenize.
 
-    Args:
+    sources: Training files, with the number of rows to draw from each.
         sources: Files to train on, with the number of rows drawn from each.
         tokenizer: The model's.
-        system: The system prompt of rows that have none.
+        system: The system prompt for rows without one.
         max_length: Longer rows are left out; 0: none.
-        data_seed: Decides what is drawn, held out, and the order.
-        columns: Columns of a table, where they were named.
-        skip: Rows for which it is true are left out of the training.
-        split: Share of each file that is held out.
-        val_sources: Files that are held out.
+        data_seed: Determines which rows are drawn and held out, and the order.
+        columns: Columns of a table, if named.
+        skip: Rows for which it is true are left out of training.
+        split: Share of each file to hold out.
+        val_sources: Files to hold out.
 
     Raises:
-        UserError: Names the file and row that cannot be trained on.
+        UserError: A row cannot be trained on; the message names file and row.
     """
     drawn = drawn_rows(sources, columns, data_seed, split)
     if not drawn.rows:
@@ -123,7 +123,7 @@ def _tokens(row: Numbered, tokenizer: Any, system: str | None) -> tuple[list[int
 def drawn_rows(
     sources: Sequence[DatasetSource], columns: tuple[str, str] | None, data_seed: int, split: float = 0.0
 ) -> Drawn:
-    """The rows of all sources in the order of the training, and those that are held out of it.
+    """The rows of all sources in training order, and those held out.
 
     Raises UserError if a source is broken, or has too few rows to hold any out.
     """
@@ -157,7 +157,7 @@ def drawn_rows(
 
 
 def in_order(sources: Sequence[DatasetSource], columns: tuple[str, str] | None) -> list[Numbered]:
-    """The rows of --val_dataset: of FILE#50 the first 50, as ms-swift takes them."""
+    """The rows of --val_dataset: for FILE#50 the first 50, as in ms-swift."""
     return [row for source in sources for row in _numbered(source, columns)[: source.sample]]
 
 
@@ -172,7 +172,7 @@ def _numbered(source: DatasetSource, columns: tuple[str, str] | None) -> list[Nu
 
 
 def draw(count: int, sample: int | None, state: Any) -> list[int]:
-    """Indices that `FILE#sample` takes of `count` rows: whole repeats first, then a part of a permutation."""
+    """Indices that `FILE#sample` takes of `count` rows: whole repeats first, then part of a permutation."""
     if sample is None or count == 0:
         return list(range(count))
     whole, part = divmod(sample, count)
@@ -183,7 +183,7 @@ def draw(count: int, sample: int | None, state: Any) -> list[int]:
 
 
 def permutation(count: int, seed: int) -> list[int]:
-    """datasets.Dataset.shuffle(seed)'s order."""
+    """The order of datasets.Dataset.shuffle(seed)."""
     import numpy
 
     return numpy.random.default_rng(seed).permutation(count).tolist()

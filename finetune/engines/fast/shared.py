@@ -1,7 +1,7 @@
-"""Questions shared out among the processes of a crew: the first asks, the others answer what they are sent.
+"""Distributes questions over the processes of a crew: the first one asks, the others answer what they are sent.
 
-loaded_model.py calls `shared` in the first process, worker.py `take_order` in the others. A piece of work is plain data
-in JSON's form; every process has the whole model, and reads the adapter from its folder.
+loaded_model.py calls `shared` in the first process, worker.py `take_order` in the others. A piece of work is plain JSON
+data; every process has the whole model, and reads the adapter from its folder.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from common.i18n import _
 if TYPE_CHECKING:
     from qwen2.training.team import Team
 
-# Pieces of work for each of the processes that are there; fewer are done by the first alone. A GPU answers some 200 at
-# a time, and half of those take it nearly as long: docs/performance.md has 318 questions on two.
+# Minimum pieces of work per process; with fewer, the first does them alone. A GPU answers some 200 at a time, and half
+# of those take it nearly as long: docs/performance.md has 318 questions on two.
 FEWEST = {"cpu": 4, "cuda": 256}
-ASKED_FOR = 4  # where processes were started for the answers
-READ_AS_ONE = 64  # tokens of a prompt that take as long as one of an answer, roughly
+ASKED_FOR = 4  # if processes were started for the answers
+READ_AS_ONE = 64  # prompt tokens that take about as long as one answer token
 ANSWER, WEIGH = "answer", "weigh"
 
 Work = Callable[[Sequence[Any]], list[Any]]
 
 
 def parts(costs: Sequence[int], processes: int) -> list[list[int]]:
-    """The places of the pieces that each process does: the dearest first, each to the one with least so far."""
+    """The indices of each process's pieces: most expensive first, each to the process with the least work so far."""
     loads = [(0, process) for process in range(processes)]
     found: list[list[int]] = [[] for _each in range(processes)]
     for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
@@ -47,15 +47,15 @@ def shared(
     work: Work,
     progress: Callable[[int], None],
 ) -> list[Any]:
-    """What all processes make of the pieces, in order; `work` does this one's. Raises UserError if another is lost.
+    """The results of all processes, in order; `work` does this one's part. Raises UserError if another is lost.
 
     Args:
         team: The processes.
-        order: What the others need besides the pieces: see `take_order`.
-        pieces: The work, which JSON can say.
-        costs: How much each takes, in any unit.
+        order: The other data that the processes need: see `take_order`.
+        pieces: The work, as JSON data.
+        costs: The cost of each piece, in any unit.
         work: Does some of the pieces in this process.
-        progress: Called with the number of pieces that the others have done.
+        progress: Called with the number of pieces that the others have finished.
     """
     from qwen2.training.team import LostError
 
@@ -75,7 +75,7 @@ def shared(
 
 
 def not_answered(why: Exception) -> UserError:
-    """The error of the process that asks, when another is lost."""
+    """The error in the asking process if another one is lost."""
     return UserError(_("the questions were not all answered: {why}").format(why=why), FAILED)
 
 
@@ -87,7 +87,7 @@ def answers(
     room: Any,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
-    """Greedy answers as token ids; a piece is a prompt and the limit of its answer."""
+    """Greedy answers as token ids; a piece is a prompt and its answer limit."""
     from qwen2.generate import generate
 
     prompts, limits = [list(prompt) for prompt, _limit in pieces], [limit for _prompt, limit in pieces]
@@ -103,14 +103,14 @@ def answer_order(adapter: Path | None, batch_size: int | None, room: Any) -> dic
 
 
 def weigh_order(adapter: Path | None) -> dict[str, Any]:
-    """The order of likelihoods; a piece is a row's ids and labels."""
+    """The order for likelihoods; a piece is a row's ids and labels."""
     return {"do": WEIGH, "adapter": str(adapter) if adapter else None}
 
 
 def take_order(team: Team, model: Any, order: dict[str, Any], adapters: dict[str, Any]) -> None:
-    """Do this process's part of an order and hand it in. Raises UserError if the GPU's memory runs out.
+    """Do this process's part of an order and send the results. Raises UserError if the GPU runs out of memory.
 
-    `adapters` holds those that have been read, by their folders.
+    `adapters` caches the adapters that were read, by folder.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A training of several processes, seen by the one that the user started: begun, taken part in, ended; for train.py."""
+"""Training with several processes, for the one that the user started: start, take part, end; for train.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def ending(lane: Lane) -> Iterator[None]:
-    """The other processes of this node end with the training, unless they stay; what was lost is a UserError."""
+    """End this node's other processes with the training, unless they stay; a lost process becomes a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -60,12 +60,12 @@ def begin(lane: Lane, model: Any, settings: Any, request: TrainRequest, held: Jo
 
 
 def stays(lane: Lane) -> bool:
-    """Whether the other processes are to answer questions after the training: those of other nodes never do."""
+    """Whether the other processes answer questions after training; those of other nodes never do."""
     return lane.asks_later and lane.crew is not None and lane.crew.workers.nodes == 1
 
 
 def trained(lane: Lane, team: Any) -> None:
-    """The last step is made: the others leave, or stay for questions."""
+    """The last step is done: the others leave, or stay for questions."""
     if not stays(lane):
         team.leave()
         return
@@ -76,7 +76,7 @@ def trained(lane: Lane, team: Any) -> None:
 
 @contextlib.contextmanager
 def not_waiting(lane: Lane) -> Iterator[None]:
-    """A thread that waits for the others ends where this one fails, or is stopped."""
+    """If this process fails or is stopped, abort a thread that waits for the others."""
     try:
         yield
     except BaseException:
@@ -86,7 +86,7 @@ def not_waiting(lane: Lane) -> Iterator[None]:
 
 
 def tell(lane: Lane, error: BaseException) -> None:
-    """The other processes end, too, where this one fails before the first step."""
+    """End the other processes, too, if this one fails before the first step."""
     if lane.crew is None:
         return
     team = lane.crew.met()
@@ -99,7 +99,7 @@ def tell(lane: Lane, error: BaseException) -> None:
 
 
 def take_part(lane: Lane, request: TrainRequest, stop: Stop) -> tuple[int, str]:
-    """Train as a node above 0: settings, rows and adapter are node 0's, which alone writes. The exit code, and why."""
+    """Train as a node above 0 with node 0's settings, rows and adapter; only node 0 writes. (exit code, reason)."""
     from rich.console import Console
 
     from finetune.engines.fast import worker

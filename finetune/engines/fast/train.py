@@ -28,27 +28,27 @@ from finetune.runs.gpu_lock import job
 from finetune.runs.progress_bar import Bar
 from finetune.runs.stop_signals import Stop
 
-CURVES_WAIT_S = 30.0  # for the loss curve, at the end
-STOPPED_WAIT_S = 1.0  # for the same, after a stop signal
+CURVES_WAIT_S = 30.0  # wait for the loss curve at the end
+STOPPED_WAIT_S = 1.0  # the same, after a stop signal
 
 
 @dataclass
 class Ended:
-    """How a run of the fast lane ended: exit code, why if it is not 0, figures for run.json, what is still drawn."""
+    """How a fast-lane run ended: exit code, the reason if it is not 0, figures for run.json, the running drawing."""
 
     code: int
     why: str = ""
     figures: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
-    adapter: Any = None  # as it is after the last step
+    adapter: Any = None  # after the last step
     kept: Mapping[int, Any] = field(
         default_factory=dict
-    )  # its numbers after the steps of TrainRequest.keep, on the host
+    )  # its values after the steps in TrainRequest.keep, on the host
 
 
 @dataclass
 class TrainRequest:
-    """What is to be trained: what the fast lane needs of a described run (sft/description.py)."""
+    """What to train: the part of a run's description (sft/description.py) that the fast lane needs."""
 
     name: str
     folder: Path
@@ -57,15 +57,15 @@ class TrainRequest:
     args_json: dict[str, Any]  # options that `swift infer --adapters` reads from a checkpoint
     resume: Path | None = None
     wait: bool = False
-    lost: Callable[[str], object] | None = None  # writes down why a hung process of several had to be ended
-    keep: frozenset[int] = frozenset()  # steps whose adapter is wanted
+    lost: Callable[[str], object] | None = None  # records why a hung process of several had to be ended
+    keep: frozenset[int] = frozenset()  # steps whose adapter is kept
 
 
 def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
-    """Train; checkpoints and logging.jsonl come into the folder. UserError before the first step only.
+    """Train; writes checkpoints and logging.jsonl to the folder. Raises UserError before the first step only.
 
-    A stop signal saves a checkpoint after the step in hand and ends with 128 + its number; one in the last step or
-    after it changes nothing. The caller records how the run ended, and then waits for Ended.drawing.
+    A stop signal saves a checkpoint after the current step and ends with 128 + its number; during or after the last
+    step it has no effect. The caller records how the run ended, and then waits for Ended.drawing.
     """
     from rich.console import Console
 
@@ -80,7 +80,7 @@ def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
         stop.cleanup += [held.forget, drawing.give_up]
         try:
             with ThreadPoolExecutor(1) as pool, together.not_waiting(lane):
-                # Both during the loading; how much is free is asked before it, while nothing of ours changes it.
+                # Both run during loading; the free memory is read first, before we change it.
                 planned = pool.submit(_plan, lane, request)
                 drawn = None if request.resume else pool.submit(_first_adapter, lane, request)
                 model = lane.load(bar)
@@ -98,13 +98,13 @@ def train(lane: Lane, request: TrainRequest, stop: Stop) -> Ended:
 
 
 def _ceiling_gib(lane: Lane) -> float | None:
-    """GiB to plan with; None on a CPU, where nothing is split."""
+    """GiB to plan with; None on a CPU, where no batch is split."""
     lane.torch()
     return None if lane.device == "cpu" else lane.ceiling_gib()
 
 
 def _plan(lane: Lane, request: TrainRequest) -> tuple[Any, str]:
-    """`fit` under the lowest ceiling of all processes."""
+    """`fit` with the lowest ceiling of all processes."""
     if lane.crew is None:
         return fit(lane.model_dir, request, _ceiling_gib(lane))
     team = lane.crew.team()
@@ -114,7 +114,7 @@ def _plan(lane: Lane, request: TrainRequest) -> tuple[Any, str]:
 
 
 def train_adapter(lane: Lane, request: TrainRequest, title: str) -> Ended:
-    """An adapter trained as `train` would, for a question and not to be saved: the folder is for the log alone.
+    """An adapter trained as by `train`, for a test and not to be saved: the folder is for the log only.
 
     Raises UserError if it cannot be trained, or diverges.
     """
@@ -146,26 +146,26 @@ def train_adapter(lane: Lane, request: TrainRequest, title: str) -> Ended:
 
 
 def save_earlier(folder: Path, step: int, ended: Ended) -> None:
-    """Save the adapter, which holds the numbers of `step`, instead of the run's checkpoints. OSError on failure."""
+    """Save the adapter, with the values of `step`, instead of the run's checkpoints. Raises OSError on failure."""
     from qwen2.training import checkpoint
 
     checkpoint.save_earlier(folder, step, ended.adapter)
 
 
 class Keeper:
-    """Copies of an adapter's numbers on the host, after some steps."""
+    """Copies of an adapter's values on the host, after some steps."""
 
     def __init__(self, steps: frozenset[int]) -> None:
         self.steps, self.kept = steps, dict[int, Any]()
 
     def take(self, step: int, adapter: Any) -> None:
-        """Copy the adapter where this step's is wanted; the GPU's work on it is waited for."""
+        """Copy the adapter if this step is wanted; waits for the GPU."""
         if step in self.steps:
             self.kept[step] = adapter.flat.to("cpu", copy=True)
 
 
 def _first_adapter(lane: Lane, request: TrainRequest) -> Any:
-    """The initial adapter, its numbers drawn while the weights are loaded; None for invalid settings."""
+    """The initial adapter, its values drawn while the weights are loaded; None for invalid settings."""
     from qwen2.config import Config
     from qwen2.training.loop import new_adapter
     from qwen2.training.settings import TrainSettings
@@ -173,14 +173,14 @@ def _first_adapter(lane: Lane, request: TrainRequest) -> Any:
     try:
         return new_adapter(Config.from_dir(lane.model_dir), TrainSettings(**request.choice.train))
     except ValueError:
-        return None  # fit() says what is wrong
+        return None  # fit() reports what is wrong
 
 
 def fit(model_dir: Path, request: TrainRequest, ceiling: float | None, processes: int = 1) -> tuple[Any, str]:
     """(TrainSettings that fit into `ceiling` GiB, the plan in one line). Raises UserError if nothing fits.
 
-    A resumed run keeps its checkpoint's split of the batch where that fits, and continues to the same numbers; another
-    split is said.
+    A resumed run keeps its checkpoint's split of the batch if that fits, and reproduces the same numbers. A different
+    split is reported.
     """
     from dataclasses import replace
 
@@ -321,7 +321,7 @@ def _train(
 
 
 def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
-    """What run.json says of a training that came to its end."""
+    """The part of run.json about a training that finished."""
     figures: dict[str, Any] = {
         "loss_of_last_step": round(result.losses[-1], 5),
         "setup_seconds": round(result.setup_seconds, 3),
@@ -339,17 +339,17 @@ def _figures(lane: Lane, settings: Any, result: Any) -> dict[str, Any]:
 
 
 class Drawing:
-    """The loss curve, drawn by a process that imports matplotlib while the training runs."""
+    """The loss curve, drawn by a process that imports matplotlib while training runs."""
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:
         words = [*command("finetune.engines.fast.curves"), str(folder), "--wait"]
         words += [] if tensorboard else ["--no-tensorboard"]
-        # A session of its own: a Ctrl-C or stop signal to the group is for the training, which saves first.
+        # A separate session: Ctrl-C or a stop signal to the group is for the training, which saves first.
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         self.folder = folder
 
     def finish(self, stop: Stop) -> None:
-        """Draw, and wait for it; a stop signal, which may be an earlier one, leaves it STOPPED_WAIT_S."""
+        """Draw, and wait for it; after a stop signal, even an earlier one, wait only STOPPED_WAIT_S."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -366,6 +366,6 @@ class Drawing:
             time.sleep(0.02)
 
     def give_up(self) -> None:
-        """End it, drawn or not."""
+        """End the process, drawn or not."""
         self.process.kill()
         self.process.wait()

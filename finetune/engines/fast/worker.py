@@ -1,4 +1,4 @@
-"""A further process of the fast lane, on a GPU of its own: it trains and answers; crew.py starts it."""
+"""A further process of the fast lane, on its own GPU: it trains and answers; started by crew.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune.engines.fast.loaded_model import Lane
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load the model, take part in what the first process does. The exit code."""
+    """Load the model and take part in the first process's work. Returns the exit code."""
     leave(run_main(_main))
 
 
@@ -32,12 +32,12 @@ def _main() -> int:
     try:
         team = Team(job["rank"], job["size"], job["name"], opener(job["host"], job["port"], job["seconds"]))
     except RuntimeError:
-        return FAILED  # the first process is gone, and has said why
+        return FAILED  # the first process is gone, and has reported why
     try:
         take_part(team, lane, lane.model)
     except LostError:
         team.settle()
-        return FAILED  # the first process names it
+        return FAILED  # the first process reports it
     except UserError as error:
         team.lose(str(error))
         return FAILED
@@ -54,9 +54,9 @@ def take_part(
     stop: Callable[[], bool] | None = None,
     on_step: Callable[[int, int, Any], None] | None = None,
 ) -> None:
-    """The part of any process but the first, in a training and in answers. Raises as `train` does.
+    """The part of every process but the first, in training and in answering. Raises as `train` does.
 
-    Settings, rows, adapter and questions come from the first one. Raises UserError if the weights, a micro-batch or
+    Settings, rows, adapter and questions come from the first process. Raises UserError if the weights, a micro-batch or
     answers do not fit.
     """
     from finetune.engines.fast import shared
@@ -88,18 +88,18 @@ def _train(
     settings, rows = unpack(team.share(None))
     team.join(model.device)
     try:
-        with tempfile.TemporaryDirectory(prefix="worker-") as folder:  # its log is not kept
-            # A stop is the first process's to ask for, or this node's own.
+        with tempfile.TemporaryDirectory(prefix="worker-") as folder:  # its log is discarded
+            # Only the first process, or this node's own, may ask for a stop.
             train(model, rows, settings, folder, on_step=on_step, stop=stop or (lambda: False), team=team)
     except (DivergedError, StoppedError):
-        pass  # the first process is at the same step, and says so
+        pass  # the first process is at the same step, and reports it
     except torch.OutOfMemoryError:
         peak = torch.cuda.max_memory_reserved() / 2**30
         raise UserError(_("its GPU's memory ran out at {peak:.1f} GiB").format(peak=peak), FAILED) from None
 
 
 def _end_with_the_first() -> None:
-    """stdin is the first process's end of a pipe, which closes however that process ends."""
+    """stdin is a pipe from the first process; it closes however that process ends."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(FAILED)
 

@@ -1,6 +1,6 @@
-"""How many processes train in the fast lane, on which GPUs, and where they meet; read by sft/gpus.py, used by crew.py.
+"""How many processes train in the fast lane, on which GPUs, and where they meet; for sft/gpus.py and crew.py.
 
-`NPROC_PER_NODE`, `NNODES`, `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`, as torchrun and ms-swift take them. No torch.
+`NPROC_PER_NODE`, `NNODES`, `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`, as in torchrun and ms-swift. No torch.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ PORT = 29500  # torchrun's
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes of a training. `devices` are the values of CUDA_VISIBLE_DEVICES of this node's; () on a CPU."""
+    """The processes of a training. `devices` are this node's CUDA_VISIBLE_DEVICES values; () on a CPU."""
 
     local: int = 1
     nodes: int = 1
     node: int = 0
     host: str = "127.0.0.1"
-    port: int = 0  # 0: any free one, on one node
+    port: int = 0  # 0: any free port, on one node
     devices: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
-        """All processes."""
+        """The total number of processes."""
         return self.local * self.nodes
 
     @property
     def rank(self) -> int:
-        """Of the process that the user started on this node."""
+        """The rank of the process that the user started on this node."""
         return self.node * self.local
 
 
 def given(environ: Mapping[str, str] | None = None) -> int | None:
-    """NPROC_PER_NODE; None where it is unset or `auto`. Raises UserError if it is not a number."""
+    """NPROC_PER_NODE; None if it is unset or `auto`. Raises UserError if it is not a number."""
     return _number("NPROC_PER_NODE", os.environ if environ is None else environ)
 
 
 def from_env(devices: tuple[str, ...], local: int, environ: Mapping[str, str] | None = None) -> Workers:
-    """The processes that the environment asks for, `local` of them here; `devices` are the GPUs that there are.
+    """The processes that the environment requests, `local` of them here; `devices` are the available GPUs.
 
-    Raises UserError if the variables do not fit each other or the machine.
+    Raises UserError if the variables contradict each other or the machine.
     """
     environ = os.environ if environ is None else environ
     nodes = _number("NNODES", environ) or 1

@@ -1,1 +1,1 @@
-"""All that is known of ms-swift: its options, its command line, and what is put into its processes."""
+"""Everything specific to ms-swift: its options, its command line, and the plugins in its processes."""

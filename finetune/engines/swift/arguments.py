@@ -1,4 +1,4 @@
-"""A `swift` command line taken apart into options, changed and put together again; used by the launcher and scripts."""
+"""A `swift` command line, parsed into options, changed and reassembled; used by the launcher and scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
-# What a shell passes on when a `\` is followed by a space and not by the end of the line: pasted text often is so.
+# What a shell passes if a `\` is followed by a space instead of the end of the line, as in pasted text.
 SPACED_OPTION = re.compile(r"\s+(--[A-Za-z][\w-]*)")
 
 
@@ -18,11 +18,11 @@ class Given:
     name: str
     values: list[str] = field(default_factory=list)
     joined: bool = False
-    written: str = ""  # the word itself, so that what is not changed is passed on as it came
+    written: str = ""  # the original word, so that unchanged options are passed on verbatim
 
 
 class Arguments:
-    """The words after `swift SUBCOMMAND`. Given twice, an option's last value counts, as in argparse."""
+    """The words after `swift SUBCOMMAND`. If an option is given twice, the last value counts, as in argparse."""
 
     def __init__(self, words: Iterable[str]) -> None:
         self.leading: list[str] = []  # words before the first option: a config file, or a mistake
@@ -38,20 +38,20 @@ class Arguments:
                 self.leading.append(word)
 
     def copy(self) -> Arguments:
-        """Options that can be changed without changing these."""
+        """A copy whose options can be changed without changing these."""
         found = Arguments(self.leading)
         found.given = [replace(item, values=list(item.values)) for item in self.given]
         return found
 
     def get(self, name: str) -> list[str] | None:
-        """The values of an option; None when it is not given."""
+        """The values of an option; None if it is not given."""
         for item in reversed(self.given):
             if item.name == name:
                 return item.values
         return None
 
     def set(self, name: str, *values: str) -> None:
-        """Give an option these values, in its place or at the end."""
+        """Set an option's values, in its place or at the end."""
         mine = [item for item in self.given if item.name == name]
         for item in mine[:-1]:
             self.given.remove(item)
@@ -61,11 +61,11 @@ class Arguments:
             self.given.append(Given(name, list(values), written=f"--{name}"))
 
     def remove(self, name: str) -> None:
-        """Take an option away, however often it was given."""
+        """Remove an option, however often it was given."""
         self.given = [item for item in self.given if item.name != name]
 
     def rename(self, old: str, new: str) -> bool:
-        """Give an option another name; whether there was any."""
+        """Rename an option; returns whether it was there."""
         found = False
         for item in self.given:
             if item.name == old:
@@ -73,7 +73,7 @@ class Arguments:
         return found
 
     def words(self) -> list[str]:
-        """The words again."""
+        """The options as words again."""
         words = list(self.leading)
         for item in self.given:
             if item.joined and item.values:
@@ -84,7 +84,7 @@ class Arguments:
 
 
 def tidy(words: Iterable[str]) -> tuple[list[str], bool]:
-    """Undo a `\\` followed by a space, which makes ` --option` or a lone space a word; whether there was one."""
+    """Undo a `\\` followed by a space, which creates the word ` --option` or a lone space; whether there was one."""
     tidied: list[str] = []
     changed = False
     for word in words:

@@ -1,4 +1,4 @@
-"""A `swift` command line on its way to the real swift: what is checked in it, and what is changed; for the launcher."""
+"""A `swift` command line on its way to the real swift: the checks and changes; for the launcher."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ PLUGINS = Path(__file__).parent / "plugins"
 TRAINING = {"sft", "pt", "rlhf"}
 ANSWERING = {"infer", "deploy", "app", "eval", "sample", "rollout"}
 RENAMED = {"train_type": "tuner_type"}
-BITSANDBYTES = Path("/opt/bitsandbytes")  # where the Dockerfile puts it
-# The checkpoint that the article names in its own commands. No run has this name, so the newest is meant.
+BITSANDBYTES = Path("/opt/bitsandbytes")  # the Dockerfile's target folder
+# The checkpoint named in the article's own commands. No run has this name, so it means the newest.
 ARTICLE_CHECKPOINT = "v2-20250412-102603/checkpoint-50"
 
 
 def tell(line: str) -> None:
-    """One line on stderr about what is done with the command line."""
+    """Print one line on stderr about a change to the command line."""
     print(f"swift: {line}", file=sys.stderr, flush=True)
 
 
 class Line:
-    """One command line on its way to the real swift: every step checks or changes one thing."""
+    """One command line on its way to the real swift; every step checks or changes one thing."""
 
     def __init__(self, command: str, args: Arguments, settings: Settings, tell: Callable[[str], None] = tell) -> None:
         self.command, self.args, self.settings, self.tell = command, args, settings, tell
@@ -57,7 +57,7 @@ class Line:
         self.additions()
 
     def check(self) -> None:
-        """The steps that look at the line alone; the fast lane takes them, too."""
+        """The steps that need only the command line; the fast lane uses them, too."""
         self.read_config()
         self.rename()
         self.check_options()
@@ -68,11 +68,11 @@ class Line:
         self.fit()
 
     def error(self, message: str, exit_code: int = UNUSABLE) -> UserError:
-        """A UserError that begins with the command."""
+        """A UserError that starts with the command."""
         return UserError(_("swift {command}: {message}").format(command=self.command, message=message), exit_code)
 
     def value(self, name: str) -> list[str]:
-        """An option's values, from the command line or else from the config file; [] when it is in neither."""
+        """An option's values, from the command line or else from the config file; [] if neither has it."""
         given = self.args.get(name)
         if given is not None:
             return given
@@ -80,13 +80,13 @@ class Line:
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
     def read_config(self) -> None:
-        """`swift sft FILE.yaml --option ...`: what is in the file, to check it and to know what it sets."""
+        """`swift sft FILE.yaml --option ...`: read the file, to check it and to know what it sets."""
         if self.args.leading and self.args.leading[0].endswith(config_file.SUFFIXES):
             self.config_file = self.args.leading[0]
             self.config = config_file.load(self.config_file)
 
     def rename(self) -> None:
-        """Options that have another name in this version. In a config file, the user's own, they are only named."""
+        """Options that were renamed in this version. In the user's own config file they are only reported."""
         if "use_vllm" not in self.options and self.args.get("use_vllm") is not None and "infer_backend" in self.options:
             wanted = (self.args.get("use_vllm") or ["true"])[0].lower() in swift_options.TRUE
             self.args.remove("use_vllm")
@@ -108,7 +108,7 @@ class Line:
                 )
 
     def check_options(self) -> None:
-        """Unknown options, words that belong to none, and values of the wrong type."""
+        """Unknown options, words that belong to no option, and values of the wrong type."""
         if not self.options:
             return
         stray = self.args.leading[1:] if self.config_file else self.args.leading
@@ -143,7 +143,7 @@ class Line:
                     raise self.error(wrong)
 
     def find(self, name: str) -> Option | None:
-        """An option by its name, by the beginning of one (argparse takes those), or by no_NAME."""
+        """An option by its name, by a prefix (argparse accepts those), or by no_NAME."""
         if name in self.options:
             return self.options[name]
         if name.startswith("no_") and name[3:] in self.options:
@@ -152,7 +152,7 @@ class Line:
         return self.options.get(full)
 
     def full_name(self, name: str) -> str:
-        """An option's name for the beginning of one; the beginning itself where several begin so, or none."""
+        """An option's name from a prefix; the prefix itself if it is ambiguous or unknown."""
         begun = [full for full in self.options if full.startswith(name)]
         return begun[0] if name not in self.options and len(begun) == 1 else name
 
@@ -169,9 +169,9 @@ class Line:
             )
 
     def quantizer(self) -> None:
-        """bitsandbytes, where a 4-bit or 8-bit base is asked for.
+        """bitsandbytes, if a 4-bit or 8-bit base is requested.
 
-        It is not among the image's other packages, where peft would import it in every run, for seconds.
+        It is kept apart from the image's other packages, where peft would import it in every run, which takes seconds.
         """
         if self.value("quant_method")[:1] not in (["bnb"], ["bitsandbytes"]) or find_spec("bitsandbytes"):
             return
@@ -187,7 +187,7 @@ class Line:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
 
     def adapters(self) -> None:
-        """Adapters that are there, and the weights they were trained on, if those have to be looked for."""
+        """Adapters that exist, and the weights they were trained on, if those have to be found."""
         names = self.value("adapters")
         for index, name in enumerate(names):
             path = Path(name)
@@ -220,7 +220,7 @@ class Line:
                 self.args.set("model", str(self.settings.model_dir))
 
     def fit(self) -> None:
-        """Adapters of this base (PEFT skips keys that fit nothing), a trainer state that ms-swift reads."""
+        """Adapters of this base (PEFT skips keys that match nothing), and a trainer state that ms-swift reads."""
         model = Path((self.value("model") or [""])[0])
         for path in map(Path, self.value("adapters") if (model / "config.json").is_file() else []):
             if path.is_dir():
@@ -243,19 +243,19 @@ class Line:
             return _("there is none below {folder} yet; sft makes one").format(folder=self.settings.output_dir)
 
     def is_ours(self, name: str) -> bool:
-        """Whether a model's name means the weights of this image."""
+        """Whether a model name refers to the weights of this image."""
         folder = self.settings.model_dir
         return (
             Path(name.rstrip("/")).name == folder.name
             and folder.is_dir()
             and not (
-                # The hub's full name asks for the real weights; a test model must not be taken for them.
+                # The hub's full name means the real weights; a test model must not be taken for them.
                 name.startswith("Qwen/") and kind_of(folder).is_for_tests
             )
         )
 
     def model(self) -> None:
-        """A model folder that is there; the article names it relative to /root, so MODEL_DIR is looked at, too."""
+        """A model folder that exists; the article's is relative to /root, so MODEL_DIR is searched, too."""
         given, here = self.value("model"), self.settings.model_dir
         recorded = self.value("adapters") or self.value("resume_from_checkpoint") or self.value("ckpt_dir")
         if not given:
@@ -287,7 +287,7 @@ class Line:
             self.model_type(folder)
 
     def model_type(self, folder: Path) -> None:
-        """--model_type and --template of a Qwen2 in a folder whose name ms-swift does not know."""
+        """--model_type and --template for a Qwen2 in a folder whose name ms-swift does not know."""
         own = json_object(folder / "config.json")
         if not model_names.is_qwen2(own) or model_names.is_known(folder) or (folder / "args.json").is_file():
             return
@@ -306,7 +306,7 @@ class Line:
             )
 
     def datasets(self) -> None:
-        """Files that are there and can be parsed, hubs that can be reached; what the rows hold is not looked at."""
+        """Files that exist and can be parsed, hubs that can be reached; the content of rows is not checked."""
         for name in ("dataset", "val_dataset"):
             for spec in self.value(name):
                 source = parse(spec)
@@ -316,9 +316,9 @@ class Line:
                     hub.require(source)
 
     def shadows(self, version: tuple[int, ...] = sys.version_info[:2]) -> None:
-        """A json.py here, where several processes start: torch's launcher imports from the working folder first.
+        """A json.py in the working folder, with several processes: torch's launcher imports from that folder first.
 
-        PYTHONSAFEPATH, which the scripts set, keeps Python 3.11 from that, and 3.10 does not know it.
+        PYTHONSAFEPATH, which the scripts set, prevents this on Python 3.11; 3.10 does not support it.
         """
         if version >= (3, 11) or not (os.environ.get("NPROC_PER_NODE") or os.environ.get("NNODES")):
             return
@@ -332,7 +332,7 @@ class Line:
             )
 
     def device(self) -> None:
-        """`MIRROR_DEVICE=cpu`, or a test model where no GPU is: what makes ms-swift run on a CPU."""
+        """`MIRROR_DEVICE=cpu`, or a test model without a GPU: makes ms-swift run on a CPU."""
         if not self.settings.wants_cpu or self.command not in TRAINING | ANSWERING:
             return
         if self.settings.device == "auto" and not kind_of((self.value("model") or [""])[0]).is_for_tests:
@@ -346,7 +346,7 @@ class Line:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         changes = {"torch_dtype": "float32"}
         if self.command in TRAINING:
-            # float32 alone makes ms-swift ask for float16 mixed precision. Workers cost forks and gain nothing.
+            # With float32 alone, ms-swift requests float16 mixed precision. Workers cost forks and gain nothing.
             changes |= {"bf16": "false", "fp16": "false", "use_cpu": "true", "dataloader_num_workers": "0"}
             if os.environ.get("NPROC_PER_NODE") or os.environ.get("NNODES"):
                 changes["ddp_backend"] = "gloo"
@@ -360,11 +360,11 @@ class Line:
         )
 
     def additions(self) -> None:
-        """What spares a wait or a traceback, unless the line says otherwise."""
-        # `datasets` tells its makers of every file that it reads, by a request to a server of theirs.
+        """Defaults that avoid a wait or a traceback, unless the line sets them."""
+        # `datasets` reports every file that it reads to its makers, by a request to their server.
         os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
         if self.command in TRAINING and not self.value("check_model") and self.args.get("no_check_model") is None:
-            # It asks the hub whether the weights are the newest: 7 to 23 s of retries without a network.
+            # It asks the hub whether the weights are current: 7 to 23 s of retries without a network.
             self.args.set("check_model", "false")
         if "external_plugins" not in self.options:
             return
@@ -390,11 +390,11 @@ class Line:
         return [str(name) for name in recorded] if isinstance(recorded, list) else []
 
     def has_torch_engine(self) -> bool:
-        """Whether the model is in torch's memory, in ms-swift's process: other engines divide the card themselves."""
+        """Whether the model is in torch's memory, in ms-swift's process: other engines manage GPU memory themselves."""
         backend = (self.value("infer_backend") or ["transformers"])[0]
         return self.command != "rollout" and backend in ("transformers", "pt")
 
 
 def _args_json(checkpoint: Path) -> dict[str, Any]:
-    """The options that a checkpoint was trained with; {} when it does not say."""
+    """The options that a checkpoint was trained with; {} if it does not record them."""
     return json_object(checkpoint / "args.json")

@@ -1,4 +1,4 @@
-"""Read a YAML or JSON file of options, as `swift sft FILE` takes it; used by the scripts and the swift launcher."""
+"""Reads a YAML or JSON file of options, as in `swift sft FILE`; used by the scripts and the swift launcher."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def arguments(options: dict[str, Any]) -> list[str]:
-    """The options as command-line words, the way ms-swift makes them (swift/cli/main.py, parse_yaml_args)."""
+    """The options as command-line words, as ms-swift builds them (swift/cli/main.py, parse_yaml_args)."""
     words: list[str] = []
     for name, value in options.items():
         words.append(f"--{name}")
@@ -82,7 +82,7 @@ def _yaml(file: Path, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
-        # What has no end is noticed at the end of the file; the place to look at is where it began.
+        # An unclosed element is noticed at the end of the file; point to where it started.
         unended = error.context_mark is not None and "<stream end>" in (error.problem or "")
         mark = error.context_mark if unended else error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"

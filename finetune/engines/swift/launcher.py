@@ -1,13 +1,13 @@
 """The `swift` on PATH: makes command lines written for ms-swift 3 run on 4.x, checks them, then becomes the real swift.
 
-What it changes it says on stderr, in one line each, and nothing else is changed:
-- `--train_type` is `--tuner_type` since 4.0; `--model_type qwen` is the first Qwen there, Qwen2.5 is `qwen2`.
+It reports each change in one line on stderr, and changes nothing else:
+- `--train_type` is `--tuner_type` since 4.0; `--model_type qwen` means the first Qwen there, Qwen2.5 is `qwen2`.
 - The weights of this image are found from any working folder, and are not compared with the hub's (`--check_model`).
 - `MIRROR_DEVICE=cpu` makes a line run without a GPU, in float32.
-- What cannot work (an unknown option, a file that is not there, broken JSON) ends in one line and exit code 2 within a
-  second, where ms-swift would load for a quarter of a minute and end in a traceback.
+- Invalid input (an unknown option, a missing file, broken JSON) ends in one line and exit code 2 within a second,
+    where ms-swift would load for a quarter of a minute and end in a traceback.
 
-Only the standard library is imported here: the real swift needs seconds enough of its own.
+Imports only the standard library: the real swift takes long enough to start.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MIRROR_DEVICE=cpu runs a command on a machine without a GPU, in float32."""
 
 
 def main() -> int:
-    """Prepare the command line of this process and replace the process by the real swift."""
+    """Prepare this process's command line and replace the process with the real swift."""
     command, words = prepare(sys.argv[1:], Settings.from_env())
     if command is None:
         return DONE
@@ -43,10 +43,10 @@ def main() -> int:
 
 
 def prepare(argv: list[str], settings: Settings, data_checked: bool = False) -> tuple[str | None, list[str]]:
-    """The subcommand and its words as the real swift is to get them; the environment may be changed, too.
+    """The subcommand and its words as passed to the real swift; may also change the environment.
 
-    The command is None when there is nothing to run (help was asked for and has been printed). `data_checked`: the
-    caller has looked at the datasets. Raises UserError.
+    The command is None if there is nothing to run (help was requested and printed). `data_checked`: the caller has
+    checked the datasets. Raises UserError.
     """
     argv, spaces = tidy(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -72,13 +72,13 @@ def prepare(argv: list[str], settings: Settings, data_checked: bool = False) -> 
 
 
 def find_real() -> str:
-    """The swift of the environment that this Python is of, else the next on PATH that is not a launcher of ours."""
+    """The swift of this Python's environment, else the next on PATH that is not our launcher."""
     places = [Path(sys.executable).parent, Path(os.environ.get("VIRTUAL_ENV") or "/opt/venv") / "bin"]
     places += [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     for place in places:
         path = place / "swift"
         try:
-            # The real one is a console script of pip's, this launcher a shell script that names this module.
+            # The real one is pip's console script; this launcher is a shell script that names this module.
             if os.access(path, os.X_OK) and b"engines.swift.launcher" not in path.read_bytes()[:4096]:
                 return str(path)
         except OSError:

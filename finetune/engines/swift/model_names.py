@@ -1,7 +1,7 @@
-"""Which model names ms-swift knows, read from its source without importing it; used by the swift launcher.
+"""The model names that ms-swift knows, read from its source without importing it; used by the swift launcher.
 
-ms-swift chooses a model's type and chat template by the folder's name, and else by the architecture. Qwen2ForCausalLM
-is that of two of its types, so a Qwen2 in a folder with any other name ends in a traceback.
+ms-swift chooses a model's type and chat template by the folder's name, else by the architecture. Qwen2ForCausalLM
+belongs to two of its types, so a Qwen2 in a folder with any other name ends in a traceback.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ QWEN2 = {"model_type": "qwen2", "template": "qwen2_5"}
 
 
 def is_qwen2(config: dict[str, Any]) -> bool:
-    """Whether a config.json is that of a Qwen2ForCausalLM."""
+    """Whether a config.json describes a Qwen2ForCausalLM."""
     return config.get("model_type") == "qwen2" and config.get("architectures") in (None, [], ["Qwen2ForCausalLM"])
 
 
 def is_known(folder: Path) -> bool:
-    """Whether ms-swift has a model of this folder's name (swift/model/model_meta.py, get_model_name)."""
+    """Whether ms-swift has a model with this folder's name (swift/model/model_meta.py, get_model_name)."""
     name = folder.resolve().name if str(folder) in ("", ".") else folder.name
     name = name.replace("___", ".").lower()
     return any(f"/{name}{quote}" in _registered() for quote in "'\"")
@@ -28,7 +28,7 @@ def is_known(folder: Path) -> bool:
 
 @cache
 def _registered() -> str:
-    """The source of all of ms-swift's model registrations in one; empty where ms-swift is not installed."""
+    """The source of all of ms-swift's model registrations, concatenated; empty without ms-swift."""
     spec = find_spec("swift")
     folders = spec.submodule_search_locations if spec else None
     files = sorted(Path(folders[0]).glob("model/models/*.py")) if folders else []

@@ -1,4 +1,4 @@
-"""What is wrong with the value of an option of ms-swift's, by its kind; for the launcher."""
+"""Validates the values of ms-swift's options by kind; for the launcher."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from finetune.engines.swift.options import TRUTH, Option
 
 
 def fault(written: str, option: Option, values: list[str], name: str) -> str | None:
-    """What is wrong with an option's value, beginning with the option; None when it can be used.
+    """What is wrong with an option's value, starting with the option; None if it is valid.
 
     Args:
         written: The option as the user wrote it, for the message.
-        option: What ms-swift takes there.
-        values: The words after the option; the first is looked at.
-        name: The option's full name, by which its range is found.
+        option: The kind of value that ms-swift expects.
+        values: The words after the option; the first is checked.
+        name: The option's full name, used to look up its range.
     """
     if not values:
         return (

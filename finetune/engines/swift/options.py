@@ -1,8 +1,8 @@
-"""Which options the installed ms-swift takes, read from its source without importing it; used by the swift launcher.
+"""The options of the installed ms-swift, read from its source without importing it; used by the swift launcher.
 
-ms-swift finds an unknown option after 15 s of imports and answers with a traceback. Its options are the fields of
-dataclasses, some of them inherited from transformers, so that reading a dozen files as syntax trees is enough. The
-image has what was read at its build (image/list_options.py); other versions than those are read when they are asked.
+ms-swift reports an unknown option after 15 s of imports, with a traceback. Its options are the fields of dataclasses,
+some inherited from transformers, so it is enough to parse a dozen files as syntax trees. The image contains the result
+for its own versions (image/list_options.py); for other versions the source is read on demand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from common.i18n import _
 from finetune.engines.swift.arguments import Arguments
 
-# Answers of ms-swift (its own values of a boolean option): any other word after such an option is a question.
+# Replies to ms-swift (its own values for a boolean option): any other word after such an option is a question.
 TRUE = frozenset({"yes", "true", "t", "y", "1"})
 FALSE = frozenset({"no", "false", "f", "n", "0"})
 TRUTH = TRUE | FALSE
@@ -45,37 +45,37 @@ ARGUMENTS = {
 class Option:
     """One field: its type in the words of `kind`, and the values of a Literal."""
 
-    kind: str  # int, float, bool, choice, list or text (anything else: no check of the value)
+    kind: str  # int, float, bool, choice, list or text (anything else: the value is not checked)
     choices: tuple[str, ...] = ()
 
 
 def options_of(command: str) -> dict[str, Option]:
-    """The options of one subcommand. Empty when the source cannot be read: then nothing is checked, and ms-swift
-    itself complains as it always has."""
+    """The options of one subcommand. Empty if the source cannot be read: then nothing is checked, and ms-swift itself
+    reports errors as usual."""
     try:
         held = json.loads(WRITTEN.read_bytes())
         if held["packages"] == _packages():
             return {name: Option(kind, tuple(choices)) for name, (kind, choices) in held["options"][command].items()}
     except (OSError, ValueError, LookupError, TypeError):
-        pass  # no image, or not one of ours: read again
+        pass  # not in an image, or in another one: read the source
     return options_in_source(command)
 
 
 def write() -> None:
-    """Write the options of all subcommands, and the packages that they are of, to WRITTEN."""
+    """Write the options of all subcommands, with the package versions, to WRITTEN."""
     found = {command: options_in_source(command) for command in ARGUMENTS}
     texts = {name: {key: (one.kind, one.choices) for key, one in options.items()} for name, options in found.items()}
     WRITTEN.write_text(json.dumps({"packages": _packages(), "options": texts}), encoding="utf-8")
 
 
 def _packages() -> list[str]:
-    """The versions of ms-swift and transformers by their folders' names: importlib.metadata alone takes 40 ms."""
+    """The versions of ms-swift and transformers, from their folder names: importlib.metadata alone takes 40 ms."""
     site = _module_file("swift")[0].parents[1]
     return sorted(path.name for name in ("ms_swift", "transformers") for path in site.glob(f"{name}-*.dist-info"))
 
 
 def options_in_source(command: str) -> dict[str, Option]:
-    """The options of one subcommand, read from the source; empty when it cannot be read."""
+    """The options of one subcommand, read from the source; empty if it cannot be read."""
     try:
         return _fields("swift.arguments", ARGUMENTS[command])
     except (OSError, SyntaxError, LookupError):
@@ -83,13 +83,13 @@ def options_in_source(command: str) -> dict[str, Option]:
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:
-    """`, did you mean --x?` for a name that is nearly an option's, else nothing."""
+    """`, did you mean --x?` for a name close to an option's, else nothing."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
     return _(", did you mean --{name}?").format(name=close[0]) if close else ""
 
 
 def _fields(module: str, name: str) -> dict[str, Option]:
-    """The dataclass fields of a class and of its bases; a class overrides what it inherits."""
+    """The dataclass fields of a class and its bases; a class overrides what it inherits."""
     home, node = _find_class(module, name)
     found: dict[str, Option] = {}
     for base in reversed(node.bases):
@@ -105,7 +105,7 @@ def _fields(module: str, name: str) -> dict[str, Option]:
 
 
 def _option(annotation: ast.expr) -> Option:
-    """What a field's annotation asks of its value. Optional[X] asks what X asks."""
+    """The value type that a field's annotation requires. Optional[X] requires what X does."""
     text = ast.unparse(annotation).replace("typing.", "")
     if text.startswith("Optional[") and isinstance(annotation, ast.Subscript):
         return _option(annotation.slice)
@@ -122,9 +122,9 @@ def _option(annotation: ast.expr) -> Option:
 
 @cache
 def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef]:
-    """The module and the definition behind a name, followed through imports.
+    """The module and definition behind a name, following imports.
 
-    Raises LookupError if the trail is lost.
+    Raises LookupError if it cannot be found.
     """
     path, is_package = _module_file(module)
     tree = _tree(path)
@@ -153,8 +153,8 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _module_file(module: str) -> tuple[Path, bool]:
-    """A module's source file and whether it is a package. Finding the top package imports nothing, and below it the
-    path is put together by hand: find_spec("swift.arguments") would import swift."""
+    """A module's source file and whether it is a package. Finding the top package imports nothing; below it the path is
+    built by hand, since find_spec("swift.arguments") would import swift."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     if spec is None or not spec.submodule_search_locations:
@@ -167,7 +167,7 @@ def _module_file(module: str) -> tuple[Path, bool]:
 
 
 def take_questions(args: Arguments, options: dict[str, Option]) -> list[str]:
-    """The words that belong to no option, taken out of the arguments: those are questions."""
+    """The words that belong to no option, removed from the arguments: those are questions."""
     questions, args.leading = args.leading, []
     for item in args.given:
         option = options.get(item.name)

@@ -1,4 +1,4 @@
-"""What ms-swift printed, where a script kept it in a file; infer.sh and merge.sh quote it when a run of it fails."""
+"""The output of ms-swift that a script kept in a file; infer.sh and merge.sh quote it if a run fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.i18n import _
 
 
 def last_line(log: Path) -> str:
-    """The last thing a program said, which in a traceback is the cause. A copy of all of it is kept and named."""
+    """The last line that a program printed, which is a traceback's cause. Copies the output and names the copy."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,6 +1,6 @@
-"""What the numbers among ms-swift's options may be; the launcher and the plan command refuse others in one line.
+"""The valid ranges of ms-swift's numeric options; the launcher and the plan command reject others in one line.
 
-ms-swift finds such a value after its imports, or after the weights are loaded, and answers with a traceback.
+ms-swift finds an invalid value after its imports, or after loading the weights, and ends with a traceback.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from common.i18n import N_, _
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers an option takes, and how that is said."""
+    """The numbers that an option accepts, and their description."""
 
     holds: Callable[[float], bool]
     words: str
@@ -61,7 +61,7 @@ RANGES: dict[str, Range] = {
 
 
 def fault(name: str, value: float) -> str | None:
-    """Why a number cannot be the value of an option, for the end of a line; None when it can."""
+    """Why a number is not valid for an option, for the end of a line; None if it is valid."""
     if not math.isfinite(value):
         return _("is not a finite number")
     allowed = RANGES.get(name)
@@ -70,12 +70,12 @@ def fault(name: str, value: float) -> str | None:
     return _("is out of range; it must be {words}").format(words=_(allowed.words))
 
 
-# A value that people give, where another number would look odd.
+# Common values, for which another example would look odd.
 EXAMPLES = {"learning_rate": "1e-4", "warmup_ratio": "0.05", "weight_decay": "0.1", "num_train_epochs": "3"}
 
 
 def not_a_number(name: str, value: str, kind: str) -> str:
-    """What is wrong with a word in a number's place, and a number for example. `kind` is int or float."""
+    """What is wrong with a word where a number is expected, with an example. `kind` is int or float."""
     if kind == "int":
         text = _("{value} is not a whole number; for example {example}")
     else:

@@ -1,8 +1,8 @@
-"""ms-swift plugin: the end of stdin ends `swift infer` with exit code 0; the swift launcher adds it.
+"""ms-swift plugin: end of stdin ends `swift infer` with exit code 0; added by the swift launcher.
 
-Without it, Ctrl-D at the prompt, or questions piped in, end in a traceback of EOFError. And a conversation that is over
-ends the process at once, with what it has to clean up done: about one in ten was aborted while Python took itself down
-(`terminate called without an active exception`, exit code 250), by a thread of native code.
+Without it, Ctrl-D at the prompt, or piped questions, end in an EOFError traceback. The plugin also ends the process
+directly after clean-up: about one conversation in ten was aborted by a thread of native code during Python's shutdown
+(`terminate called without an active exception`, exit code 250).
 """
 
 import atexit
@@ -18,7 +18,7 @@ _failed = False
 
 
 def _ask_until_the_end(self: InferCliState) -> str:
-    """The next question; `exit`, as if typed, when there is none to come or the user pressed Ctrl-C at the prompt."""
+    """The next question; `exit`, as if typed, at the end of input or after Ctrl-C at the prompt."""
     try:
         text = _ask(self)
     except (EOFError, KeyboardInterrupt):
@@ -30,17 +30,17 @@ def _ask_until_the_end(self: InferCliState) -> str:
 
 
 def _leave() -> None:
-    """Do what else is to be done at the end, then end: Python is not taken down."""
+    """Do the remaining clean-up, then end the process without Python's shutdown."""
     atexit.unregister(_leave)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # no one reads it any more
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
     os._exit(int(_failed))
 
 
 def _note(*error: object) -> None:
-    """sys.excepthook: the exit code is to be 1."""
+    """sys.excepthook: sets exit code 1."""
     global _failed
     _failed = True
     _before(*error)  # type: ignore[arg-type]

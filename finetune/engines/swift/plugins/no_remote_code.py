@@ -1,7 +1,7 @@
-"""ms-swift plugin: code that lies in a model's folder is not run; the swift launcher adds it to every command.
+"""ms-swift plugin: code in a model's folder is not run; the swift launcher adds it to every command.
 
-ms-swift 4.6 passes `trust_remote_code=True` for most models, Qwen2.5 among them, although transformers has its code.
-MIRROR_TRUST_REMOTE_CODE=1 leaves that as it is, for a model of someone you trust. Like vram_ceiling it does not import
+ms-swift 4.6 passes `trust_remote_code=True` for most models, including Qwen2.5, although transformers has its code.
+MIRROR_TRUST_REMOTE_CODE=1 keeps that, for a model from someone you trust. Like vram_ceiling it does not import
 `finetune`.
 """
 
@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 
 class OwnCodeOnly:
-    """AutoConfig in ms-swift's first look at a model: what needs code of its own ends in one line and exit code 2."""
+    """AutoConfig when ms-swift first reads a model: one that needs its own code ends in one line and exit code 2."""
 
     @staticmethod
     def from_pretrained(model_dir: str, trust_remote_code: bool = True, **options: Any) -> Any:
@@ -38,7 +38,7 @@ class OwnCodeOnly:
 
 
 def _says_nothing_of_it(record: logging.LogRecord) -> bool:
-    """ms-swift's warning that the model's code will be run is not true any more."""
+    """Drop ms-swift's warning that the model's code will be run: it is no longer true."""
     return "trust_remote_code=True" not in record.getMessage()
 
 
