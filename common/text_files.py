@@ -1,13 +1,34 @@
-"""Text files written by rename, so that a reader finds either the old one or the complete new one; used by finetune."""
+"""Text files: read up to a size; written by rename, so that a reader finds the old one or the new one."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import UserError
 from common.i18n import _
+
+LARGEST = 16 * 2**20  # bytes of a file that a person writes: settings, questions, rewordings
+
+
+def read(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file that a person writes; /dev/zero and files named by mistake do not fill the memory.
+
+    Args:
+        path: The file, or a pipe.
+        encoding: As in open().
+
+    Raises:
+        OSError: The file cannot be read, or has more than LARGEST bytes.
+        UnicodeDecodeError: It is not text in this encoding.
+    """
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise OSError(errno.EFBIG, _("it has more than {size} MiB").format(size=LARGEST // 2**20), str(path))
+    return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def replace(path: Path, parts: Iterable[str], errors: str = "replace") -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from common import text_files
 from common.errors import UserError
 from common.i18n import _
 
@@ -84,7 +85,7 @@ class Node:
 def load(path: Path, what: str) -> Node:
     """The root node of a YAML file. Raises UserError if the file is missing, unreadable, not YAML, or empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = text_files.read(path, "utf-8-sig")
     except FileNotFoundError:
         raise UserError(_("{path}: no such {what}; check the path").format(path=path, what=what)) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -37,6 +37,7 @@ RAW = st.binary(max_size=12).map(lambda data: data.replace(b"\0", b"").decode("u
 NAMES = st.sampled_from(
     (
         *("sft", "sft.sh", "./sft.sh", "../sft.sh", "sft.sh.sh", "nothing", "", " ", ".", "..", "-", "--", "-x", "*"),
+        *("/dev/zero", "/dev/null"),
         *("help", "-h", "--help", "healthcheck", "light", "check-data", "true", "$(false)", "`false`", "a\nb", "~"),
         *("--version", "-e", "-c", "sft\n", "[", "{a,b}", "!!", "%s", "\\", "'", '"', "你是谁?", "x" * 3000),
     )

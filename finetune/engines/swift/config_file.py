@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common import text_files
 from common.errors import UserError
 from common.i18n import _
 
@@ -16,7 +17,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """The options in a file, as {name: value}. Raises UserError with line and column if it is not such a file."""
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = text_files.read(file)
     except FileNotFoundError as error:
         raise UserError(
             _("{file}: no such file; name a YAML file of options, such as configs/sft.yaml").format(file=file)
