@@ -43,7 +43,7 @@ class Header:
 
 
 class BrokenHeader(ValueError):
-    """The file, of `size` bytes, has no safetensors header. `is_cut`: the file ends before its header does."""
+    """The file, of `size` bytes, has no safetensors header. `is_cut`: it cannot hold one of the length it states."""
 
     def __init__(self, why: str, size: int, is_cut: bool = False) -> None:
         super().__init__(why)
@@ -66,11 +66,13 @@ def read(path: Path) -> Header:
     try:
         for name, info in json.loads(text).items():
             if name != "__metadata__":
-                first, last = (int(offset) for offset in info["data_offsets"])
-                shape = tuple(int(number) for number in info["shape"])
+                first, last = info["data_offsets"]
+                shape = tuple(info["shape"])
+                if not all(type(number) is int for number in (first, last, *shape)):
+                    raise TypeError(_("{name} has an offset or a size that is not a whole number").format(name=name))
                 if not 0 <= first <= last:
                     raise ValueError(_("{name} ends before it begins").format(name=name))
                 entries[name] = Entry(path, str(info["dtype"]), shape, begin + first, last - first)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenHeader(f"{type(error).__name__}: {error}", size) from None
     return Header(entries, begin, size)

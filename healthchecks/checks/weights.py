@@ -161,7 +161,7 @@ def _check_shard(
         if entry.offset != end or entry.nbytes != nbytes:
             raise Failure(
                 "shard-damaged",
-                _("the head of {name} gives {tensor} a place that cannot be").format(name=name, tensor=tensor),
+                _("the header of {name} gives {tensor} an invalid offset").format(name=name, tensor=tensor),
                 _(CHECKSUM).format(again=_(AGAIN)),
             )
         end += nbytes
@@ -191,7 +191,7 @@ def _check_shard(
         word = _("cut short") if header.size < end else _("longer than its content")
         raise Failure(
             "shard-truncated",
-            _("{name} is {word}: {size} bytes, its head describes {end}").format(
+            _("{name} is {word}: {size} bytes, its header describes {end}").format(
                 name=name, word=word, size=header.size, end=end
             ),
             AGAIN,
@@ -215,9 +215,9 @@ def _read_header(path: Path) -> Header:
             "shard-unreadable", _("{path} cannot be read: {strerror}").format(path=path, strerror=error.strerror), AGAIN
         ) from error
     except BrokenHeader as error:
-        cause = _("the head of {name} is not readable ({reason})").format(name=path.name, reason=error)
+        cause = _("the header of {name} is not readable ({reason})").format(name=path.name, reason=error)
         if error.is_cut:
-            cause = _("{name} ({size} bytes) does not begin with the head of a safetensors file").format(
+            cause = _("{name} ({size} bytes) does not begin with the header of a safetensors file").format(
                 name=path.name, size=error.size
             )
         code = "shard-truncated" if error.is_cut and error.size < 1 << 20 else "shard-damaged"

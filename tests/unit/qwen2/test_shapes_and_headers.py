@@ -1,4 +1,4 @@
-"""The shapes that a config asks for stand in one place, and one module of ours reads the head of a safetensors file."""
+"""The shapes that a config asks for are in one place, and one module of ours reads the header of a safetensors file."""
 
 from __future__ import annotations
 
@@ -65,6 +65,9 @@ def test_a_file_that_ends_in_its_head_is_cut(tmp_path, data):
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}},
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [float("inf"), 0]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}},
+        {"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}},
     ],
 )
 def test_what_is_no_head_is_broken_not_cut(tmp_path, header):
