@@ -25,16 +25,16 @@ def check(context: Context) -> Outcome:
     if gpu is None:
         return Outcome(_("no GPU in use"), "skip", "cpu")
     weights = context.weight_bytes
+    least = weights + MARGIN_BYTES // 2
+    too_large = _(_TOO_LARGE).format(gib=gib(weights)) if least > USUAL_BYTES else ""
     ceiling = int(context.ceiling_gib * GIB)
-    if ceiling and ceiling < weights + MARGIN_BYTES // 2:
+    if ceiling and ceiling < least:
         raise Failure(
             "ceiling-too-low",
             _("VRAM_CEILING_GIB is {ceiling_gib:g}, and the weights alone take {gib}").format(
                 ceiling_gib=context.ceiling_gib, gib=gib(weights)
             ),
-            _(_TOO_LARGE).format(gib=gib(weights))
-            if weights + MARGIN_BYTES // 2 > USUAL_BYTES
-            else _("set VRAM_CEILING_GIB to 22 (the default, for a 24 GB card), or to 0 for no ceiling"),
+            too_large or _("set VRAM_CEILING_GIB to 22 (the default, for a 24 GB card), or to 0 for no ceiling"),
         )
     need = ceiling or weights + MARGIN_BYTES
     why = (
@@ -49,10 +49,9 @@ def check(context: Context) -> Outcome:
             "card-too-small",
             _("{name} has {gib} in all, less than {why} asks for").format(name=name, gib=gib(gpu.total), why=why),
             _("set VRAM_CEILING_GIB to {lower}; what training fits under it, `plan` says").format(lower=lower)
-            if lower * GIB >= weights + MARGIN_BYTES // 2
-            else _(_TOO_LARGE).format(gib=gib(weights))
-            if weights + MARGIN_BYTES // 2 > USUAL_BYTES
-            else _("the weights alone take {gib}: use a card{mig} of 24 GB").format(
+            if lower * GIB >= least
+            else too_large
+            or _("the weights alone take {gib}: use a card{mig} of 24 GB").format(
                 gib=gib(weights), mig=_(" or a MIG instance") if gpu.mig else ""
             ),
         )
