@@ -49,15 +49,15 @@ mirror_script() {
 
 # usage: mirror_summary FILE ; prints what a script says of itself: the first sentence of its first comment, or its line `# zh: `
 mirror_summary() {
-  local text chinese
-  chinese="$(sed -n -e '1,6s/^# zh: //p' -- "$1" 2>/dev/null | tr -d '\0' | head -n 1)"
-  if [ -n "$chinese" ] && [ "$(mirror_say en zh)" = zh ]; then
-    echo "$chinese"
-    return
+  local text=''
+  if [ "$(mirror_say en zh)" = zh ]; then
+    text="$(sed -n -e '1,6s/^# zh: //p' -- "$1" 2>/dev/null | tr -d '\0' | head -n 1)"
   fi
-  text="$(sed -n -e '1,/^# /{/^#!/d;s/^# //p;}' -- "$1" 2>/dev/null | head -n 1)"
-  text="${text%%. *}"
-  if [ "${#text}" -gt 96 ]; then text="${text:0:93}..."; fi
+  if [ -z "$text" ]; then
+    text="$(sed -n -e '1,/^# /{/^#!/d;s/^# //p;}' -- "$1" 2>/dev/null | head -n 1)"
+    text="${text%%. *}"
+    if [ "${#text}" -gt 96 ]; then text="${text:0:93}..."; fi
+  fi
   echo "$text"
 }
 
