@@ -237,9 +237,9 @@ SERVE_ADAPTER = $(if $(ADAPTER),--adapter "$(ADAPTER)",$(if $(filter --model --m
 # The container listens to every address of its own, and only this machine's loopback leads to it. Whoever has set no key gets
 # one with the address.
 SERVE_WORDS = --host 0.0.0.0 --url http://127.0.0.1:$(PORT) --new-key $(SERVE_ADAPTER) $(ARGS)
-# usage: $(call port_free,PORT) -- one line of ours where a program listens there, in place of Docker's
+# usage: $(call port_free,PORT) -- ends with one line of ours where PORT is not a port or a program listens there
 define port_free
-@if [[ ! "$(1)" =~ ^[0-9]+$$ ]]; then $(SAY) "error: PORT=$(1): must be a number, such as 8001" "错误：PORT=$(1)：应为数字，例如 8001" >&2; exit 2; fi
+@if [[ ! "$(1)" =~ ^[1-9][0-9]{0,4}$$ ]] || (($(1) > 65535)); then $(SAY) "error: PORT=$(1): must be a number from 1 to 65535, such as 8001" "错误：PORT=$(1)：应为 1 到 65535 的数字，例如 8001" >&2; exit 2; fi
 @if (exec 3<>/dev/tcp/127.0.0.1/$(1)) 2>/dev/null; then $(SAY) "error: PORT=$(1): another program listens there; end it, or name another port (PORT=$$(($(1) + 1)))" "错误：PORT=$(1)：这个端口已被其他程序占用；请结束那个程序，或换一个端口（PORT=$$(($(1) + 1))）" >&2; exit 2; fi
 endef
 # 8000 is the endpoint's

@@ -151,7 +151,8 @@ def test_the_port_is_the_one_given_and_is_free(verb, make, ran, tmp_path):
         taken.listen()
         done = make(verb, PORT=str(port))
         assert done.returncode == 2 and f"PORT={port + 1}" in done.stderr and not ran()
-    done = make(verb, PORT="http")
-    assert done.returncode == 2 and "must be a number" in done.stderr and not ran()
+    for wrong in ("http", "0", "08001", "65536"):
+        done = make(verb, PORT=wrong)
+        assert done.returncode == 2 and f"PORT={wrong}: must be a number from 1 to 65535" in done.stderr and not ran()
     assert make(verb, PORT=str(port)).returncode == 0
     assert [word for word in ran() if word.startswith(f"127.0.0.1:{port}:")]
