@@ -84,6 +84,9 @@ VENV = .venv
 # usage: $(SAY) ENGLISH CHINESE -- prints one of them, by MIRROR_LANG
 SAY = source entrypoint/log.sh; mirror_say
 
+# usage: $(call make_venv,FOLDER)
+make_venv = @python3 -m venv $(1) || { $(SAY) "error: python3 has no venv; on Debian: apt-get install python3-venv" "错误：python3 没有 venv；在 Debian 上请执行 apt-get install python3-venv" >&2; exit 1; }
+
 # every recipe that needs Docker starts with this: an engine that answers, and the shell pointed at it
 DOCKER_ENGINE = host/engine.sh start && eval "$$(host/engine.sh env)"
 
@@ -117,9 +120,11 @@ define mirror_run
 @mkdir -p "$(OUTPUT)"
 $(call mirror_look,$(1),$(2),$(3))
 endef
-# usage: $(call mirror_use,...) -- the same for what needs a run: an OUTPUT that is not there is a typing error
+# an OUTPUT that is not there is a typing error, for what needs a run
+need_output = @test -d "$(OUTPUT)" || { $(SAY) "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one, or name the folder of your runs" "错误：OUTPUT=$(OUTPUT)：没有这个目录，也就没有训练结果；make finetune 会创建它，或请给出训练结果所在的目录" >&2; exit 2; }
+# usage: $(call mirror_use,...) -- the same for what needs a run
 define mirror_use
-@test -d "$(OUTPUT)" || { $(SAY) "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one, or name the folder of your runs" "错误：OUTPUT=$(OUTPUT)：没有这个目录，也就没有训练结果；make finetune 会创建它，或请给出训练结果所在的目录" >&2; exit 2; }
+$(need_output)
 $(call mirror_look,$(1),$(2),$(3))
 endef
 
@@ -179,7 +184,7 @@ weights/models/%.sums: | .cache/clients/.done
 	@HF_ENDPOINT="$(HF_ENDPOINT)" MODELSCOPE_DOMAIN="$(MODELSCOPE_DOMAIN)" .cache/clients/bin/python weights/listing.py "$*"
 
 .cache/clients/.done: weights/clients.lock
-	@python3 -m venv .cache/clients || { $(SAY) "error: python3 has no venv; on Debian: apt-get install python3-venv" "错误：python3 没有 venv；在 Debian 上请执行 apt-get install python3-venv" >&2; exit 1; }
+	$(call make_venv,.cache/clients)
 	@.cache/clients/bin/pip install -q --disable-pip-version-check --require-hashes -r weights/clients.lock
 	@touch $@
 
@@ -266,7 +271,7 @@ health: image ##o the health checks alone ## 只做健康检查
 
 .PHONY: tensorboard
 tensorboard: image ##o loss curves of the runs in OUTPUT, on 127.0.0.1:6006 ## 在 127.0.0.1:6006 查看 OUTPUT 里各次训练的损失曲线
-	@test -d "$(OUTPUT)" || { $(SAY) "error: OUTPUT=$(OUTPUT): no such folder, so there is no run in it; make finetune makes one" "错误：OUTPUT=$(OUTPUT)：没有这个目录，也就没有训练结果；make finetune 会创建它" >&2; exit 2; }
+	$(need_output)
 	$(call port_free,$(CURVES_PORT))
 	@$(SAY) "loss curves of $(call absolute,$(OUTPUT)): http://127.0.0.1:$(CURVES_PORT), Ctrl-C ends it" "$(call absolute,$(OUTPUT)) 的损失曲线：http://127.0.0.1:$(CURVES_PORT)，Ctrl-C 结束"
 	@$(DOCKER_ENGINE); docker run --rm -p 127.0.0.1:$(CURVES_PORT):6006 -e HEALTH_LEVEL=off -v "$(call absolute,$(OUTPUT))":/root/output:ro $(REF) \
@@ -295,7 +300,8 @@ SCAN ?= docker:$(REF)
 SBOM_DIR ?= build/sbom
 
 .cache/sbom/.done: requirements/sbom.lock
-	@python3 -m venv .cache/sbom && .cache/sbom/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/sbom.lock
+	$(call make_venv,.cache/sbom)
+	@.cache/sbom/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/sbom.lock
 	@touch $@
 
 .PHONY: sbom
@@ -307,7 +313,7 @@ sbom: image .cache/sbom/.done ##o SPDX list of the image and its licences, check
 # ---- development ------------------------------------------------------------------------------------------------------
 
 $(VENV)/.done: requirements/test.lock
-	@python3 -m venv $(VENV) || { $(SAY) "error: python3 has no venv; on Debian: apt-get install python3-venv" "错误：python3 没有 venv；在 Debian 上请执行 apt-get install python3-venv" >&2; exit 1; }
+	$(call make_venv,$(VENV))
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/test.lock
 	@touch $@
 
