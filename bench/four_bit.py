@@ -32,6 +32,7 @@ NF4 = (
 )  # fmt: skip
 PER_SCALE, PER_COARSE = 32, 32 * 256  # bytes, two weights each
 BLOCK = 2048  # bytes a program unpacks
+MOVED = 0.5 + 1 / (2 * PER_SCALE) + 4 / (2 * PER_COARSE) + 2  # bytes per weight: read packed with its scales, written
 REPEATS = 7
 
 
@@ -57,7 +58,7 @@ class Packed:
         assert size % BLOCK == 0
 
     def unpack(self, buffer: torch.Tensor) -> torch.Tensor:
-        """Unpack the weights to bfloat16 in `buffer`."""
+        """The weights [out, in] in bfloat16, unpacked into the start of `buffer`."""
         size = self.packed.numel()
         _unpack[(size // BLOCK,)](
             self.packed, self.scales, self.coarse, self.table, buffer, PER_SCALE, PER_COARSE, BLOCK
@@ -76,12 +77,12 @@ class Packed:
 def linears(size: str) -> tuple[list[tuple[int, int]], int]:
     """([out, in] of a layer's fused linears, layers)."""
     hidden, inner, layers, heads, kv_heads, _vocabulary, _tied = SHAPES[size]
-    width = (heads + 2 * kv_heads) * (128 if hidden > 1000 else 64)
+    width = (heads + 2 * kv_heads) * (hidden // heads)
     return [(width, hidden), (hidden, hidden), (2 * inner, hidden), (hidden, inner)], layers
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """The median time of `run` as a captured graph."""
+    """The median time of `run` as a captured graph, in milliseconds."""
     run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -145,7 +146,7 @@ def measure(size: str, tokens: Sequence[int]) -> None:
                     "gib_bfloat16": round(sixteen / 2**30, 2),
                     "gib_nf4_with_buffer": round(four / 2**30, 2),
                     "unpack_all_once_ms": round(once, 2),
-                    "unpack_gb_s": round(count * 2.52 / once / 1e6),
+                    "unpack_gb_s": round(count * MOVED / once / 1e6),
                     "matmuls_ms": round(plain, 2),
                     "matmuls_unpacking_ms": round(with_unpacking, 2),
                 }

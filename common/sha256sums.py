@@ -1,4 +1,4 @@
-"""SHA256SUMS of a folder's files, as `sha256sum -c` reads them; for checkpoints and merge."""
+"""SHA256SUMS of a folder's files, as `sha256sum -c` reads them; for checkpoints, merge and the health checks."""
 
 from __future__ import annotations
 
