@@ -55,7 +55,7 @@ def run_dir() -> str:
 def load(name: str) -> dict | None:
     """The state file of that name from this start of the container; None if there is none.
 
-    Raises Unreadable if the file is damaged: its owner is then unknown.
+    Raises UnreadableState if the file is damaged: its owner is then unknown.
     """
     for folder in candidates():
         try:

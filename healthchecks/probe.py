@@ -1,7 +1,7 @@
 """`healthcheck probe`: the container's state in one line, for HEALTHCHECK and Kubernetes, from two files and no GPU.
 
-It runs every few seconds during training, so it imports only the standard library, reads two small files and ends
-itself after LIMIT_S: Docker does not kill a probe that timed out.
+It runs every few seconds during training, so it imports only the standard library and `common`, reads two small
+files and ends itself after LIMIT_S: Docker does not kill a probe that timed out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What adapter_config.json says about a PEFT LoRA; used by lora.py to read weights and by finetune to check adapters.
 
-Uses only the standard library: a command that only looks up an adapter must not wait for torch.
+Does not import torch: a command that only looks up an adapter must not wait for it.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class Team:
             self._part("done")
 
     def disband(self) -> None:
-        """No gradients are added up any more. The processes stay and still answer requests to share."""
+        """Leave the group that adds up gradients; the processes stay, and still share and gather values."""
         self._part("disbanded")
         self._joined = False
 

@@ -4,7 +4,7 @@ Beside the endpoint and not in it: a step of a few milliseconds must not wait fo
 
     in:  ("ask", Request)  ("cancel", id)
     out: ("ready", what it has) once, or ("failed", why, exit code)
-         ("said", [Said], load) after every step that has something to tell, ("refused", id, why)
+         ("said", [NextToken], load) after every step that has something to tell, ("refused", id, why)
 """
 
 from __future__ import annotations
