@@ -161,7 +161,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def timing(model: Path, out: Path, counts: Sequence[int], turns: int) -> int:
-    """Seconds of `finetune` from start to exit for FAQs of these numbers of rows, `turns` times each; the first is cold."""
+    """Seconds of `finetune` from start to exit for FAQs of these sizes, `turns` times each; the first is cold."""
     for count in counts:
         file = out / f"many-{count}.json"
         file.write_text(json.dumps(data.many(count)), encoding="utf-8")
