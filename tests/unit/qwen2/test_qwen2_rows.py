@@ -214,3 +214,12 @@ def test_a_history_that_is_none_is_said(history: Any) -> None:
     with pytest.raises(RowError) as refused:
         standard_row({"instruction": "a", "input": "", "output": "b", "history": history})
     assert refused.value.field == "history"
+
+
+def test_a_row_nested_too_deeply_is_a_whole_sentence() -> None:
+    tool: dict[str, Any] = {}
+    for _level in range(5000):
+        tool = {"parameters": tool}
+    with pytest.raises(RowError) as caught:
+        standard_row({"messages": HI, "tools": [{"name": "f", "parameters": tool}]})
+    assert str(caught.value) == "the row is nested too deeply; a row is an object of texts"
