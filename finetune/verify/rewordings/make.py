@@ -139,6 +139,11 @@ def lines(text: str) -> list[str]:
     return [bare for line in text.splitlines() if (bare := LINE_HEAD.sub("", line).strip(QUOTES))]
 
 
+def ends_asking(text: str) -> bool:
+    """Whether a text ends with a question mark, of either width."""
+    return text.rstrip().endswith(("?", "？"))
+
+
 def echoes(question: str, text: str) -> bool:
     """Whether a line is one of the prompt's examples with the question's noun put in, as small models write it."""
     new = content(text) - content(question)
@@ -188,7 +193,7 @@ class Sieve:
         """Whether a text asks what the row asks, in other words, as far as words can tell."""
         if not self.is_question(row, text) or set(KEPT.findall(text)) - set(KEPT.findall(row.question)):
             return False
-        if row.question.rstrip()[-1:] in "??" and text.rstrip()[-1:] not in "??":
+        if ends_asking(row.question) and not ends_asking(text):
             return False  # a statement about the same thing
         own = self.place[row.key]
         found = self.questions.scores(text)

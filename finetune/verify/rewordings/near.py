@@ -13,7 +13,7 @@ from finetune.data.content import question_key
 from finetune.verify.engine import Ask
 from finetune.verify.rewordings import rules
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, lines
+from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, ends_asking, lines
 from finetune.verify.rewordings.near_rules import Mentions, forms, plain
 from finetune.verify.sets.rows import DataRow, draw, language
 
@@ -96,7 +96,7 @@ def fits(question: str, text: str, vocabulary: Mentions) -> bool:
     gone, come = old[head : len(old) - tail], new[head : len(new) - tail]
     if not gone or not come or head + tail < 2 or language([text]) != language([question]):
         return False
-    if (question.rstrip()[-1:] in "??") != (text.rstrip()[-1:] in "??"):
+    if ends_asking(question) != ends_asking(text):
         return False
     joined = "" if language([text]) == "zh" else " "
     before, after = joined.join(gone), joined.join(come)
