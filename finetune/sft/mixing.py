@@ -21,7 +21,7 @@ from finetune.verify.yamlmarks import load
 
 FILE = "questions/mixing.yaml"  # in the workspace, next to the configs
 TOKENS = 128  # per answer; a longer one is cut after its last complete sentence
-SENTENCE = re.compile(r".*(?:[.!?](?=\s|$)|[。!?])", re.DOTALL)
+SENTENCE = re.compile(r".*(?:[.!?](?=\s|$)|[。！？!?])", re.DOTALL)
 
 Answerer = Callable[[Sequence[Ask]], Sequence[str]]
 
