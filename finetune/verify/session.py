@@ -183,10 +183,16 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
 
 
 def base_answers(engine: Engine, bar: Screen | None = None, what: str = "") -> make.Answerer:
-    """The bare base as something that rewords, or writes `what`; without a bar, a line on stderr says that it does."""
+    """The bare base as a function from asks to texts, which names its work on the bar, else in a line on stderr.
+
+    Args:
+        engine: Answers; its adapters stay out of it.
+        bar: The screen; None prints a line on stderr.
+        what: The name of the work, with {count}, marked with N_; by default, that questions are rewritten.
+    """
 
     def answer(asks: Sequence[Ask]) -> list[str]:
-        text = (_(what) if what else _("the base writes {count} questions in other words")).format(count=len(asks))
+        text = (_(what) if what else _("the base rewrites {count} questions")).format(count=len(asks))
         if bar:
             bar.phase(text)
         else:
