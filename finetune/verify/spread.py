@@ -5,6 +5,7 @@ The command verify takes it in Qwen2Engine's place (`--engine transformers`); it
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,6 @@ class TransformersEngine:
 
     def _generate(self, prompts: list[list[int]], limits: list[int], adapter: str | None) -> list[list[int]]:
         """Token ids of the answers, each without its end and no longer than its limit."""
-        import contextlib
-
         import torch
 
         longest = max(map(len, prompts))

@@ -51,9 +51,9 @@ def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[D
         all_rows: Every row of the data: none of them may answer a near miss.
         base: The base model; None where it cannot be asked for such a thing.
     """
-    if any(each.near for each in made):
-        return
     chosen = draw([row for row in rows if 0 < len(row.question) <= LONGEST], MOST)
+    if not chosen or any(each.near for each in made):
+        return
     vocabulary = Mentions(all_rows)
     taken = {question_key(row.question) for row in all_rows}
     by_key = {question_key(each.question): each for each in made}
@@ -68,7 +68,7 @@ def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[D
 
 def _by_base(rows: Sequence[DataRow], vocabulary: Mentions, base: Answerer | None) -> list[str | None]:
     """What the base writes for each row, all asked in one batch; None where that is no near miss."""
-    if base is None or not rows:
+    if base is None:
         return [None] * len(rows)
     said = base([_ask(row.question) for row in rows])
     found = [next((line for line in lines(text)[:2] if fits(row.question, line, vocabulary)), None)
@@ -104,7 +104,7 @@ def fits(question: str, text: str, vocabulary: Mentions) -> bool:
         return False
     if re.search(r"\d", before + after) or not _names_something(gone) or not _names_something(come):
         return False
-    return vocabulary.new_in(after) and not _same_thing(before, after)
+    return not vocabulary.knows(after) and not _same_thing(before, after)
 
 
 def _same(one: Sequence[str], other: Sequence[str]) -> int:

@@ -65,20 +65,16 @@ class Mentions:
             return text in self.all
         return any(forms(word) & self.words for word in words(text))
 
-    def new_in(self, text: str) -> bool:
-        """Whether no word of a text stands in the data."""
-        return not self.knows(text)
-
     def near_misses(self, question: str) -> Iterator[str]:
         """The question about things that no row mentions, those that change what fewest rows speak of first."""
         tongue = language([question])
         table = tables()[tongue]
         for thing in sorted(_whole(self._things(question, tongue)), key=lambda thing: (thing.rarity, thing.start)):
-            for new in _rotated([new for new in thing.new if self.new_in(new)], question):
+            for new in _rotated([new for new in thing.new if not self.knows(new)], question):
                 text = question[: thing.start] + new + question[thing.start + len(thing.old) :]
                 yield articles(text) if tongue == "en" else text
         first = question[:1] if tongue == "zh" or re.match(r"(?:I|[A-Z]\w*[A-Z])\b", question) else question[:1].lower()
-        for name in _rotated([name for name in table["invented"] if self.new_in(name)], question):
+        for name in _rotated([name for name in table["invented"] if not self.knows(name)], question):
             yield str(table["other"]).format(name=name, question=first + question[1:])
 
     def _things(self, question: str, tongue: str) -> Iterable[Thing]:
@@ -136,8 +132,8 @@ def _kinds(tongue: str) -> tuple[_Kind, ...]:
     for line in (*tables()[tongue]["things"], *tables()[tongue]["names"]):
         groups = tuple(tuple(entry.split("=")) for entry in line)
         group_of = {word.lower(): n for n, group in enumerate(groups) for word in group}
-        forms = {form for word in group_of for form in ((word, _plural(word)) if word.isascii() else (word,))}
-        alternatives = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+        spelled = {each for word in group_of for each in (word, _plural(word))}
+        alternatives = "|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))
         bound = r"\b" if tongue == "en" else ""
         found.append(_Kind(groups, group_of, re.compile(f"{bound}(?:{alternatives}){bound}", re.IGNORECASE)))
     return tuple(found)
