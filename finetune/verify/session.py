@@ -30,13 +30,13 @@ BEFORE, AFTER, OTHER = "before", "after", "other"
 
 
 class Screen(Protocol):
-    """What is told of the work under way: a progress bar."""
+    """What shows the work under way: a progress bar."""
 
     def phase(self, text: str) -> None:
         """Name what is under way."""
 
     def advance(self, count: int) -> None:
-        """So many more answers are in."""
+        """`count` more answers are in."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ class Session:
 
 
 def limit_of(question: Question, limits: dict[str, int]) -> int:
-    """The longest answer to a question, in tokens: of a row, some twice what its reference takes."""
+    """The longest answer to a question, in tokens: for a row, about twice what its reference takes."""
     if question.is_identity:
         return limits["identity"]
     if question.part in ("learned", "reworded", "unseen"):
-        # Half a token a byte is more than any text takes that Qwen's tokenizer knows: 0.25 in English, 0.25 in Chinese.
+        # Half a token per byte is ample: text takes Qwen's tokenizer about 0.25, in English as in Chinese.
         return min(limits["rows"], max(FEWEST_TOKENS, len((question.reference or "").encode()) // 2 + 16))
     outside = question.part in ("out_of_scope", "near_miss")
     return min(limits["general"], OUTSIDE_TOKENS) if outside else limits["general"]
@@ -171,7 +171,7 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
 
 
 def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
-    """Who made the rewordings of the rows that are asked."""
+    """The rewordings, with the number that the base, rules and hand made of those that are asked."""
     assert selected.found is not None
     by_key, _other = make.for_rows(found, selected.found.rows)
     counts = dict.fromkeys((rewordings_file.BASE, rewordings_file.RULES, rewordings_file.HAND), 0)

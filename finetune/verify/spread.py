@@ -72,7 +72,7 @@ class TransformersEngine:
         return {name: round(value / GIB, 2) for name, value in peaks.items()}
 
     def adapter(self, path: Path) -> str:
-        """Load a PEFT folder along with the others; its name here. Raises UserError if it does not fit."""
+        """Load a PEFT folder beside those loaded before; returns its name. Raises UserError if it does not fit."""
         from peft import PeftModel
 
         name = f"adapter-{self._adapters}"
@@ -135,7 +135,7 @@ class TransformersEngine:
 
 
 def _rooms(ceiling_gib: float) -> dict[int, int]:
-    """Bytes of weights that each GPU may take; the allocator is held to the ceiling."""
+    """Bytes of weights that each GPU may take; also holds the allocator to the ceiling."""
     import torch
 
     rooms = {}

@@ -16,10 +16,10 @@ from finetune.verify.judge.text import CJK, PLACE, STOP_CHARS, STOP_WORDS, stem
 from finetune.verify.judge.units import UNITS
 from finetune.verify.rewordings.rules import WORDS_EN, WORDS_ZH
 
-ALIKE = 0.6  # of the reference's words, so many stand in the answer, in order
-ODD = 0.1  # of its words, so many others may stand in an answer that says the same in another order
+ALIKE = 0.6  # share of the reference's words that the answer must have, in order
+ODD = 0.1  # share of other words that an answer may have which says the same in another order
 FEWEST = 3  # words or characters of a clause that says something of a thing
-WIDTH = 4  # words or characters at most that one thing takes
+WIDTH = 4  # most words or characters of one thing
 _MARKS = ".,;:!?。，；：！？、"
 _PIECE = re.compile(rf"[{PLACE}]|[{CJK}]|[^\W{CJK}{PLACE}]+(?:[-'][^\W\d{CJK}]+)*|[{_MARKS}]")
 _NO_WORD = re.compile(rf"[\d{_MARKS}{PLACE}]")
@@ -62,7 +62,7 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
     if set(gone) & set(new) or set(come) & {*old, *asked} or set(was + now) & UNITS.keys():
         return None
     if re.match(f"[{CJK}]", gone[0]) and len(was) != len(now) and min(len(was), len(now)) < 2:
-        return None  # a verb for another one, more often than a thing
+        return None  # more often another verb than another thing
     joined = [(" " if re.match(r"[a-z]", part[0]) else "").join(part) for part in (gone, come)]
     if frozenset(joined) in _PAIRS or any(denials(text) or lead(text) for text in joined):
         return None
@@ -108,6 +108,6 @@ def _pieces(text: str) -> list[str]:
 
 
 def _says(pieces: Sequence[str]) -> list[str]:
-    """Those that say something."""
+    """Those that carry meaning: no small or polite words, no punctuation."""
     silent = (STOP_WORDS, STOP_CHARS, _POLITE, _MARKS)
     return [piece for piece in pieces if not any(piece in each for each in silent)]

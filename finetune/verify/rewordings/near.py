@@ -1,7 +1,6 @@
 """Near misses: questions like the data's that no row answers, by the base or by rules; kept in rewordings.yaml.
 
-What is right for them is anything but a row's answer: a customer who asks for something else must not be given the
-facts of what stands in the data.
+Any answer but a row's is right: a customer who asks about something else must not be given the facts of a row.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, ends_aski
 from finetune.verify.rewordings.near_rules import Mentions, forms, plain
 from finetune.verify.sets.rows import DataRow, draw, language
 
-MOST = 40  # near misses of a verdict: of more rows, those with the lowest hashes
-ABLE = 0.5  # of the rows, a base finds one that fits for so many, or none of its is taken: it does not know how
-SPAN = 4  # words at most that the base may have exchanged
+MOST = 40  # near misses per verdict; of more rows, those with the lowest hashes are taken
+ABLE = 0.5  # share of the rows for which the base must write one that fits; below it, none of its is taken
+SPAN = 4  # most words that the base may exchange
 PROMPTS = {
     "zh": (
         "把问题改成问另一样东西:只换掉一个名词或名称,换成毫不相干的另一个,其余的字都不变。只写改好的问题。"
@@ -117,7 +116,7 @@ def _names_something(pieces: Sequence[str]) -> bool:
 
 
 def _same_thing(before: str, after: str) -> bool:
-    """Whether two expressions are known to say the same to a customer."""
+    """Whether two expressions are known to mean the same to a customer."""
     for old, new in (*rules.WORDS_EN, *rules.WORDS_ZH):
         if any(forms(before) & forms(one) and forms(after) & forms(other) for one, other in ((old, new), (new, old))):
             return True
