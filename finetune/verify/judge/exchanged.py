@@ -27,6 +27,7 @@ _NO_WORD = re.compile(rf"[\d{_MARKS}{PLACE}]")
 _POLITE = frozenset(
     map(stem, ("please", "kindly", "simply", "also", "always", "usually", "currently", "now", "directly"))
 )
+_SILENT = STOP_WORDS | STOP_CHARS | _POLITE | frozenset(_MARKS)
 _SAME = (
     "一般 通常", "必须 需要", "立即 马上", "立刻 马上", "无 没", "仅 只", "约 大概", "内 里", "填 写", "每 一", "至 到",
 )  # fmt: skip
@@ -109,5 +110,4 @@ def _pieces(text: str) -> list[str]:
 
 def _says(pieces: Sequence[str]) -> list[str]:
     """Those that carry meaning: no small or polite words, no punctuation."""
-    silent = (STOP_WORDS, STOP_CHARS, _POLITE, _MARKS)
-    return [piece for piece in pieces if not any(piece in each for each in silent)]
+    return [piece for piece in pieces if piece not in _SILENT]
