@@ -160,14 +160,12 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
     rows = [selected.found.rows[place] for place in selected.chosen.reworded]
     missed = [selected.found.rows[place] for place in survey.near_missed(selected.found, selected.chosen)]
     path = given or folder / rewordings_file.NAME
-    if given or path.is_file():
-        known = rewordings_file.read(path)
-        near.add(known, missed, selected.found.rows, base)
-        return count_of(known, selected, path)
-    made = make.make(rows, selected.found.rows, base)
-    near.add(made, missed, selected.found.rows, base)
-    rewordings_file.write(path, made)
-    return count_of(made, selected, path)
+    is_new = not given and not path.is_file()
+    known = make.make(rows, selected.found.rows, base) if is_new else rewordings_file.read(path)
+    near.add(known, missed, selected.found.rows, base)
+    if is_new:
+        rewordings_file.write(path, known)
+    return count_of(known, selected, path)
 
 
 def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
