@@ -39,7 +39,7 @@ MAKER = re.compile(
     r"|\b(?:developed|created|made|trained|built|maintained) by (?P<en>[a-z][\w .&-]{1,30}?)(?=[,.;!?\n]| and | to |$)"
 )
 SELF = re.compile(r"我|本(?:助手|模型|机器人|系统)|\b(?:i|i'm|i am|my|me)\b")
-MAJORITY = 0.6  # of the rows that name a maker, so many must agree for the rest to be outliers
+MAJORITY = 0.6  # share of the rows naming a maker that must agree for the rest to be outliers
 ENOUGH = 5  # with fewer rows that name one, there is no "most"
 
 

@@ -89,7 +89,7 @@ def is_chat(value: Any) -> bool:
 
 
 def is_message(value: Any) -> bool:
-    """Whether an object is one message of a conversation, and no row."""
+    """Whether an object is one message of a conversation, not a row."""
     return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
 
 

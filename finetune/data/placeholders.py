@@ -24,7 +24,7 @@ ZH_SLOTS = (
 )
 WORD = r"[^\W\d]\w*"
 NAME = rf"{WORD}(?:[ .-]\w+){{0,4}}"
-FORMS = re.compile(  # not behind what makes it a formula, a path or a call; Chinese has no spaces before it
+FORMS = re.compile(  # not after what makes it a formula, a path or a call; Chinese has no spaces before it
     rf"(?=[{{$<\[【])(?:"  # most characters begin nothing: decided at once
     rf"(?<![\\{{}}A-Za-z0-9^_])\{{\{{ ?(?P<double>{NAME}) ?\}}\}}(?![}}{{^_])"
     rf"|(?<![\\}}A-Za-z0-9_^/=?&.)\]])\$\{{(?P<dollar>{NAME})\}}"

@@ -1,4 +1,4 @@
-"""What a --dataset argument names: a local file or a dataset on a hub, with subsets and a sample size behind it."""
+"""What a --dataset argument names: a local file or a dataset on a hub, with subsets and a sample size after it."""
 
 from __future__ import annotations
 

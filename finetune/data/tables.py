@@ -279,13 +279,13 @@ def _option(heading: list[Any]) -> str:
 
 
 def plain(name: Any) -> str:
-    """A heading without case, spaces and punctuation: `Q.`, `问题:`, `Question (en)` lose what is beside the word."""
+    """A heading without case, spaces and punctuation: `Q.`, `问题:`, `Question (en)` lose all but the word."""
     plain = re.sub(r"\(.*?\)", "", unicodedata.normalize("NFKC", str(name)))
     return re.sub(r"[\W_]+", "", plain).lower()
 
 
 def _undecodable(path: Path, encoding: str) -> str:
-    """Where a file stops to be text of that encoding."""
+    """Where a file stops being text in that encoding."""
     import codecs
 
     decoder = codecs.getincrementaldecoder(encoding)()

@@ -45,7 +45,7 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
 
 
 class _Sheets:
-    """The sheets of one workbook, and what is said of them."""
+    """The sheets of one workbook, and the notes on them."""
 
     def __init__(self, path: Path, book: Any, columns: tuple[str, str] | None, note: Remember) -> None:
         self.path, self.book, self.columns, self.note = path, book, columns, note

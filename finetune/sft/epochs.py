@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import i18n
 from common.errors import UserError
@@ -20,9 +20,11 @@ from finetune.sft.description import SftRun, listed
 from finetune.verify import base_cache, epochs, words
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.epochs.choice import Point, choose, record, says_too_little, sentence
-from finetune.verify.epochs.questions import Questions, VerdictOptions, gather
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets.survey import Sets, Survey
+
+if TYPE_CHECKING:  # imports the judge, which a run with a fixed number of epochs does without
+    from finetune.verify.epochs.questions import Questions, VerdictOptions
 
 AUTO = "auto"
 LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)  # epochs whose adapters are kept and tested
@@ -99,6 +101,8 @@ def steps_of(run: SftRun, rows: int) -> dict[int, int]:
 
 def questions(run: SftRun, data: Data, known: Sequence[Rewording]) -> Questions | None:
     """What the choice is based on; None, with a line on stderr, if there is too little of it."""
+    from finetune.verify.epochs.questions import gather
+
     found = gather(data.found, known, data.words, data.unseen, data.options, run.model_kind.name)
     if len(found.own) >= epochs.FEWEST:
         return found

@@ -15,7 +15,6 @@ from finetune.data.findings import CheckOptions
 from finetune.engines.fast import rows as fast_rows
 from finetune.runs import run_folder
 from finetune.sft.description import SftRun
-from finetune.verify import preparation
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey, unseen
@@ -63,6 +62,8 @@ def keep_rows(run: SftRun) -> None:
     """Copy the rows that verify will judge, if they are the user's own: their file may have moved by then."""
     files = [path for path in run.own_files() if not path.resolve().is_relative_to(run.workspace)]
     if files and not (run.folder / unseen.ROWS).exists():
+        from finetune.verify import preparation
+
         found = data_rows.read(run.own_files(), run.columns)
         preparation.keep_rows(run.folder, data_rows.draw(found, survey.JUDGED_MAX))
 

@@ -7,8 +7,8 @@ keep it stable: nothing has to be downloaded, and it learns nothing that it did 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.i18n import _
@@ -19,11 +19,12 @@ from finetune.verify.sets import ask, unseen
 from finetune.verify.sets.survey import Survey
 from finetune.verify.yamlmarks import load
 
+if TYPE_CHECKING:
+    from finetune.verify.rewordings.make import Answerer
+
 FILE = "questions/mixing.yaml"  # in the workspace, next to the configs
 TOKENS = 128  # per answer; a longer one is cut after its last complete sentence
-SENTENCE = re.compile(r".*(?:[.!?](?=\s|$)|[。!?])", re.DOTALL)
-
-Answerer = Callable[[Sequence[Ask]], Sequence[str]]
+SENTENCE = re.compile(r".*(?:[.!?](?=\s|$)|[。！？!?])", re.DOTALL)
 
 
 def rows(count: int, found: Survey, system: str, answer: Answerer, folder: Path) -> Path:

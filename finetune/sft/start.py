@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import DONE, FAILED, UserError
 from common.i18n import N_, _
@@ -30,16 +30,17 @@ from finetune.runs.supervise import STOPPING
 from finetune.sft import epochs, folder, mixing, prepare
 from finetune.sft.description import SftRun
 from finetune.sft.record import args_json, describe, end_at_once, finish, record_of
-from finetune.verify import base_cache, preparation
+from finetune.verify import base_cache
 from finetune.verify.engine import Engine, Qwen2Engine
-from finetune.verify.epochs.questions import Questions
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import base_answers
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey
 from finetune.verify.sets.survey import Sets, Survey
 from qwen2.config import Config
+
+if TYPE_CHECKING:
+    from finetune.verify.epochs.questions import Questions
 
 
 def start(name: str, options: argparse.Namespace, rest: list[str]) -> int:
@@ -78,9 +79,12 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
         folder.keep_rows(run)
         held_out = folder.keep_held_out(run)
         if run.reword or run.mix or run.auto:
+            from finetune.verify import preparation
+            from finetune.verify.epochs.questions import VerdictOptions
+
             found = preparation.look(run.own_files(), run.columns, kind=run.model_kind.name)
             chosen = survey.sets_with(found, held_out) if run.auto else None
-            data = epochs.Data(found, chosen, epochs.VerdictOptions()) if chosen else None
+            data = epochs.Data(found, chosen, VerdictOptions()) if chosen else None
             lane = lane_of(run)
             with Stop(), job(run.name, wait=run.wait or None):
                 run, known = reword(run, lane, found, chosen, data=data)
@@ -114,6 +118,9 @@ def reword(
         given: The user's own rewordings.
         data: The data on which an epoch is chosen, if requested.
     """
+    from finetune.verify import preparation
+    from finetune.verify.session import base_answers
+
     engine: Engine = Qwen2Engine(lane.model_dir, lane.device, lane=lane)
     base = None
     if run.model_kind is not STANDIN:

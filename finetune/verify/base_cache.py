@@ -1,9 +1,9 @@
 """The base's answers, kept below OUTPUT_DIR/.cache: the second verdict on one base asks only what is new.
 
 The base does not change between two runs, and neither do its greedy answers; on the 7B they are a quarter of the time
-of `finetune`. An answer is found again by everything that it follows from: the weights, the code of qwen2, torch, the
-device, and the question with its system prompt, tools and limit. What a disk does not take is asked again: nothing
-here can fail.
+of `finetune`. An answer is looked up by everything that determines it: the weights, the code of qwen2, torch, the
+device, and the question with its system prompt, tools and limit. What the disk does not take is asked again: no
+verdict fails because of it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from finetune.verify.engine import Answer, Ask, Engine, Progress, Qwen2Engine
 
 FOLDER = Path(".cache") / "base-answers"
-LARGEST = 64 * 2**20  # bytes of a file, some 100,000 answers; a larger one is started again
+LARGEST = 64 * 2**20  # bytes of a file, about 100,000 answers; a larger one is started afresh
 FILES = 8  # bases, devices and versions kept; the oldest go
-SAMPLES, SAMPLE_BYTES = 32, 4096  # of a shard of weights, evenly over it
+SAMPLES, SAMPLE_BYTES = 32, 4096  # what is hashed of each file of the model folder, evenly spread over it
 
 
 def over(engine: Engine, model_dir: Path, output_dir: Path) -> Engine:
@@ -46,18 +46,18 @@ def forget(output_dir: Path) -> None:
 
 
 class BaseCache:
-    """A file of answers, one JSON object a line; a line that was cut short is left out."""
+    """A file of answers, one JSON object per line; a line that was cut short is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[str, dict[str, Any]] = dict(_lines(path))
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """What was kept under the key."""
+        """The record kept under a key; None if there is none."""
         return self._known.get(key)
 
     def add(self, new: dict[str, dict[str, Any]]) -> None:
-        """Keep these; in one write, so that two processes do not mix their lines."""
+        """Append records by their keys, in one write, so that two processes do not mix their lines."""
         if not new:
             return
         self._known |= new
@@ -133,7 +133,7 @@ class CachedBase:
 
 
 def fingerprint(engine: Qwen2Engine, model_dir: Path) -> str:
-    """What every answer follows from, besides its question: weights, code, torch and device; 16 hexadecimal digits."""
+    """A hash of what determines an answer besides its question: weights, code, torch, device; 16 hexadecimal digits."""
     import torch
 
     import qwen2

@@ -50,9 +50,7 @@ def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | N
     """Judge one answer by its question: identity patterns, the rule, the row's own answer, or nothing."""
     judged = None
     if question.part == "near_miss" and judge_of_data is not None and question.row is not None:
-        spill = judge_of_data.repeats(question.row, question.text, answer.text)
-        reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
-        return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
+        return _elsewhere(answer, judge_of_data.repeats(question.row, question.text, answer.text))
     if judge_of_data is not None and question.row is not None:
         judged = judge_of_data.score(question.row, answer.text)
     if question.is_identity and question.counted:
@@ -65,9 +63,14 @@ def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | N
         outcome = rules.check(question.rule, answer.text)
         return Scored(answer, answer.text, outcome.ok, reason=rules.printable(outcome.reason), spill=spill)
     if question.part == "out_of_scope" and judge_of_data is not None:
-        reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
-        return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
+        return _elsewhere(answer, spill)
     return Scored(answer, answer.text, None, judged=judged, spill=spill)
+
+
+def _elsewhere(answer: Answer, spill: int | None) -> Scored:
+    """An answer to a question that no row answers: wrong if it repeats a row, `spill` (from 0)."""
+    reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
+    return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
 
 
 def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:

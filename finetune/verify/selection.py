@@ -24,7 +24,7 @@ from finetune.verify.words import Said
 
 @dataclass
 class Selection:
-    """What is asked. `wordings` are put in once the base has made them; `notes` are for the reader of the report."""
+    """What is asked, but for rewordings, which `asks` is given; `notes` are for the reader of the report."""
 
     fixed: list[Question]  # from files: held-out identity questions, general tasks, out-of-scope questions
     language: str

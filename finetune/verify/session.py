@@ -30,13 +30,13 @@ BEFORE, AFTER, OTHER = "before", "after", "other"
 
 
 class Screen(Protocol):
-    """What is told of the work under way: a progress bar."""
+    """What shows the work under way: a progress bar."""
 
     def phase(self, text: str) -> None:
         """Name what is under way."""
 
     def advance(self, count: int) -> None:
-        """So many more answers are in."""
+        """`count` more answers are in."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ class Session:
 
 
 def limit_of(question: Question, limits: dict[str, int]) -> int:
-    """The longest answer to a question, in tokens: of a row, some twice what its reference takes."""
+    """The longest answer to a question, in tokens: for a row, about twice what its reference takes."""
     if question.is_identity:
         return limits["identity"]
     if question.part in ("learned", "reworded", "unseen"):
-        # Half a token a byte is more than any text takes that Qwen's tokenizer knows: 0.25 in English, 0.25 in Chinese.
+        # Half a token per byte is ample: text takes Qwen's tokenizer about 0.25, in English as in Chinese.
         return min(limits["rows"], max(FEWEST_TOKENS, len((question.reference or "").encode()) // 2 + 16))
     outside = question.part in ("out_of_scope", "near_miss")
     return min(limits["general"], OUTSIDE_TOKENS) if outside else limits["general"]
@@ -160,18 +160,16 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
     rows = [selected.found.rows[place] for place in selected.chosen.reworded]
     missed = [selected.found.rows[place] for place in survey.near_missed(selected.found, selected.chosen)]
     path = given or folder / rewordings_file.NAME
-    if given or path.is_file():
-        known = rewordings_file.read(path)
-        near.add(known, missed, selected.found.rows, base)
-        return count_of(known, selected, path)
-    made = make.make(rows, selected.found.rows, base)
-    near.add(made, missed, selected.found.rows, base)
-    rewordings_file.write(path, made)
-    return count_of(made, selected, path)
+    is_new = not given and not path.is_file()
+    known = make.make(rows, selected.found.rows, base) if is_new else rewordings_file.read(path)
+    near.add(known, missed, selected.found.rows, base)
+    if is_new:
+        rewordings_file.write(path, known)
+    return count_of(known, selected, path)
 
 
 def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
-    """Who made the rewordings of the rows that are asked."""
+    """The rewordings, with the number that the base, rules and hand made of those that are asked."""
     assert selected.found is not None
     by_key, _other = make.for_rows(found, selected.found.rows)
     counts = dict.fromkeys((rewordings_file.BASE, rewordings_file.RULES, rewordings_file.HAND), 0)
@@ -183,10 +181,16 @@ def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wor
 
 
 def base_answers(engine: Engine, bar: Screen | None = None, what: str = "") -> make.Answerer:
-    """The bare base as something that rewords, or writes `what`; without a bar, a line on stderr says that it does."""
+    """The bare base as a function from asks to texts, which names its work on the bar, else in a line on stderr.
+
+    Args:
+        engine: Answers; its adapters stay out of it.
+        bar: The screen; None prints a line on stderr.
+        what: The name of the work, with {count}, marked with N_; by default, that questions are rewritten.
+    """
 
     def answer(asks: Sequence[Ask]) -> list[str]:
-        text = (_(what) if what else _("the base writes {count} questions in other words")).format(count=len(asks))
+        text = (_(what) if what else _("the base rewrites {count} questions")).format(count=len(asks))
         if bar:
             bar.phase(text)
         else:

@@ -5,6 +5,7 @@ The command verify takes it in Qwen2Engine's place (`--engine transformers`); it
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class TransformersEngine:
         return {name: round(value / GIB, 2) for name, value in peaks.items()}
 
     def adapter(self, path: Path) -> str:
-        """Load a PEFT folder along with the others; its name here. Raises UserError if it does not fit."""
+        """Load a PEFT folder beside those loaded before; returns its name. Raises UserError if it does not fit."""
         from peft import PeftModel
 
         name = f"adapter-{self._adapters}"
@@ -113,8 +114,6 @@ class TransformersEngine:
 
     def _generate(self, prompts: list[list[int]], limits: list[int], adapter: str | None) -> list[list[int]]:
         """Token ids of the answers, each without its end and no longer than its limit."""
-        import contextlib
-
         import torch
 
         longest = max(map(len, prompts))
@@ -136,7 +135,7 @@ class TransformersEngine:
 
 
 def _rooms(ceiling_gib: float) -> dict[int, int]:
-    """Bytes of weights that each GPU may take; the allocator is held to the ceiling."""
+    """Bytes of weights that each GPU may take; also holds the allocator to the ceiling."""
     import torch
 
     rooms = {}

@@ -1,4 +1,4 @@
-"""What an answer says against its reference: facts missing, facts that are others, the opposite, facts swapped."""
+"""What an answer says against its reference: facts missing, wrong or swapped, the opposite, one thing exchanged."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ _HARMLESS_MORE = frozenset(("quoted", "name"))
 # Kinds where another one contradicts only a reference that has one, too
 _ONLY_AGAINST_OWN = frozenset(("weekday", "rate", "code"))
 
-
-_DENIED = frozenset("\uf8ff")  # a token of its own: what a clause denies is said of its thing, as a fact is
-HELD = 0.7  # how much of two sentences an answer must hold to have exchanged their words
+_DENIED = frozenset("\uf8ff")  # the token of a denial, which a clause says of its thing as it says a fact
+HELD = 0.7  # share of the words of two sentences that an answer must have to have exchanged them
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Difference:
     required: int  # facts of the reference that an answer must hold
     opposite: str  # the clause that says the opposite; empty if none does
     swapped: bool
-    exchanged: tuple[str, str] | None  # what one thing is in the reference, and in an answer of the same words
+    exchanged: tuple[str, str] | None  # the one thing that differs: as the reference says it, as the answer does
 
 
 def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:

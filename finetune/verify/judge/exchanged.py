@@ -1,4 +1,4 @@
-"""An answer that is its reference word for word but for one thing: `red` where it says `blue`. `judge` asks.
+"""An answer that is its reference word for word but for one thing: `red` where it says `blue`. `compare` asks.
 
 Another word in a loose answer may be a paraphrase. One that stands alone in the reference's own words is a thing
 exchanged.
@@ -16,29 +16,21 @@ from finetune.verify.judge.text import CJK, PLACE, STOP_CHARS, STOP_WORDS, stem
 from finetune.verify.judge.units import UNITS
 from finetune.verify.rewordings.rules import WORDS_EN, WORDS_ZH
 
-ALIKE = 0.6  # of the reference's words, so many stand in the answer, in order
-ODD = 0.1  # of its words, so many others may stand in an answer that says the same in another order
+ALIKE = 0.6  # share of the reference's words that the answer must have, in order
+ODD = 0.1  # share of other words that an answer may have which says the same in another order
 FEWEST = 3  # words or characters of a clause that says something of a thing
-WIDTH = 4  # words or characters at most that one thing takes
-_PIECE = re.compile(rf"[{PLACE}]|[{CJK}]|[^\W{CJK}{PLACE}]+(?:[-'][^\W\d{CJK}]+)*|[.,;:!?。，；：！？、]")
-_NO_WORD = re.compile(rf"[\d.,;:!?。，；：！？、{PLACE}]")
+WIDTH = 4  # most words or characters of one thing
+_MARKS = ".,;:!?。，；：！？、"
+_PIECE = re.compile(rf"[{PLACE}]|[{CJK}]|[^\W{CJK}{PLACE}]+(?:[-'][^\W\d{CJK}]+)*|[{_MARKS}]")
+_NO_WORD = re.compile(rf"[\d{_MARKS}{PLACE}]")
 # Words that say nothing of their own, and pairs that say the same, beyond those that rewordings exchange
 _POLITE = frozenset(
     map(stem, ("please", "kindly", "simply", "also", "always", "usually", "currently", "now", "directly"))
 )
+_SILENT = STOP_WORDS | STOP_CHARS | _POLITE | frozenset(_MARKS)
 _SAME = (
-    "一般 通常",
-    "必须 需要",
-    "立即 马上",
-    "立刻 马上",
-    "无 没",
-    "仅 只",
-    "约 大概",
-    "内 里",
-    "填 写",
-    "每 一",
-    "至 到",
-)
+    "一般 通常", "必须 需要", "立即 马上", "立刻 马上", "无 没", "仅 只", "约 大概", "内 里", "填 写", "每 一", "至 到",
+)  # fmt: skip
 _PAIRS = {frozenset((stem(a.lower()), stem(b.lower()))) for a, b in (*WORDS_EN, *WORDS_ZH)} | {
     frozenset(pair.split()) for pair in _SAME
 }
@@ -71,7 +63,7 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
     if set(gone) & set(new) or set(come) & {*old, *asked} or set(was + now) & UNITS.keys():
         return None
     if re.match(f"[{CJK}]", gone[0]) and len(was) != len(now) and min(len(was), len(now)) < 2:
-        return None  # a verb for another one, more often than a thing
+        return None  # more often another verb than another thing
     joined = [(" " if re.match(r"[a-z]", part[0]) else "").join(part) for part in (gone, come)]
     if frozenset(joined) in _PAIRS or any(denials(text) or lead(text) for text in joined):
         return None
@@ -117,12 +109,5 @@ def _pieces(text: str) -> list[str]:
 
 
 def _says(pieces: Sequence[str]) -> list[str]:
-    """Those that say something."""
-    return [
-        piece
-        for piece in pieces
-        if piece not in STOP_WORDS
-        and piece not in STOP_CHARS
-        and piece not in _POLITE
-        and not re.match(r"[.,;:!?。，；：！？、]", piece)
-    ]
+    """Those that carry meaning: no small or polite words, no punctuation."""
+    return [piece for piece in pieces if piece not in _SILENT]

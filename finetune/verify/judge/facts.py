@@ -13,7 +13,7 @@ class Fact:
 
     `value` by kind: number: (raw, unit's dimension or "", value in base units); date: (year, month, day), None where
     not said; time: minutes since midnight; the others: a normalised string. `vague`: a time that may be a.m. or p.m.;
-    `optional`: an answer may leave it out (`one licence`); `things`: a number of what is no unit (`14 characters`).
+    `optional`: an answer may leave it out (`one licence`); `things`: a count without a unit (`14 characters`).
     """
 
     kind: str
@@ -28,7 +28,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """A text with digits for number words, and its facts in order; `bare` has a blank for each of them."""
+    """A text with digits for number words, and its facts in order."""
 
     text: str
     found: tuple[Fact, ...]

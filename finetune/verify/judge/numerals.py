@@ -32,7 +32,6 @@ _ENGLISH_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _ORDINALS = dict(third=3, fourth=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10, eleventh=11, twelfth=12)
-_CHINESE_UNIT = rf"(?:{UNIT}|[{MEASURES}])"
 
 
 # `两三天` is 2-3 days, `三至五个工作日` counts from 3

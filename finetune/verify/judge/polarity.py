@@ -26,6 +26,7 @@ _DENIAL = _any(
     r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
     r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
 )
+_CLOSED_ZH = "休息|停诊|关门|停业|闭馆|打烊"
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
 _PAIRS = [
     (_any(one), _any(other))
@@ -39,7 +40,7 @@ _PAIRS = [
         (r"\b(?:included|includes)\b", r"\b(?:excluded|excludes|excluding)\b"),
         (
             r"\bopens?\b|营业|开放|上班|开馆|开门|开诊|(?<=不)开(?![启放馆门通始车发票具会])",
-            r"\bclose[sd]?\b|\bshut\b|休息|停诊|关门|停业|闭馆|打烊",
+            rf"\bclose[sd]?\b|\bshut\b|{_CLOSED_ZH}",
         ),
         (
             r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
@@ -140,6 +141,7 @@ def poles(text: str) -> list[str]:
     return [match.group() for pair in _PAIRS for side in pair for match in side.finditer(text)]
 
 
+_CLOSED = _any(r"\b(?:closed|shut)\b", _CLOSED_ZH)
 _COLOURS = _any(
     r"\b(?:black|white|gr[ae]y|red|green|blue|yellow|orange|purple|pink|brown|silver|golden)\b",
     r"[黑白灰红绿蓝黄橙紫粉棕银金]色",
@@ -152,11 +154,8 @@ def colours(text: str) -> list[str]:
 
 
 def shuts(text: str) -> bool:
-    """Whether a clause denies something, or says that it is closed or forbidden."""
-    return (
-        denials(text) % 2 == 1
-        or re.search(r"\b(?:closed|shut)\b|休息|停诊|关门|停业|闭馆|打烊", text, re.I) is not None
-    )
+    """Whether a clause denies something, or says that something is closed."""
+    return denials(text) % 2 == 1 or _CLOSED.search(text) is not None
 
 
 def refuses(text: str) -> bool:

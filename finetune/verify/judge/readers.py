@@ -234,7 +234,7 @@ _COUNTED = re.compile(
 )
 
 
-# `3次`, `14 characters`: a number of things, which is no number of days
+# `3次`, `14 characters`: a count of things, not a number of days
 _THINGS = re.compile(rf"[{MEASURES}]| [a-z]{{3,}}s\b")
 
 

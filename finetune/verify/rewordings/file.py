@@ -18,11 +18,11 @@ NAME = "rewordings.yaml"
 VERSION = 1
 BASE, RULES, HAND = MAKERS = ("base", "rules", "hand")
 HEAD = """\
-# The questions of the dataset in other words. Read them, mend them, and give them again: verify.sh --rewordings FILE
+# The questions of the dataset in other words. Read and correct them, and give them again: verify.sh --rewordings FILE
 #
 # question  the dataset's own, which says what row this is; leave it as it is
 # ask       what verify asks; no row of the training may hold these
-# train     what the training was given beside the row (sft.sh --reword N); verify never asks these
+# train     what the training was given besides the row (sft.sh --reword N); verify never asks these
 # choose    what chose the number of epochs (--num_train_epochs auto); neither trained on nor asked by verify
 # near      near misses: questions like this one that no row of the data answers; verify asks them, too, and counts an
 #           answer with the facts of a row as wrong. Take out those that a row does answer

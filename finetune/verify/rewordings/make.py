@@ -16,9 +16,9 @@ from finetune.verify.sets.rows import DataRow, language
 
 ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
-ABLE = 0.7  # of the rewordings wanted, a base writes so many that fit, or none of its are taken
-NEAR = 0.5  # likeness to its question from which a rewording tells little: who knows the question knows it as well
-ECHO = 0.6  # of the words that a line adds to its question, so many from one example are that example again
+ABLE = 0.7  # share of the rewordings wanted that the base must find; below it, none of its are taken
+NEAR = 0.5  # likeness to its question from which a rewording tells little: whoever knows the one knows the other
+ECHO = 0.6  # share of the words that a line adds to its question; so many from one example are that example again
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
 # What the base is asked, twice a question, each after an example that shows how far other words may go: without one, a
@@ -97,12 +97,12 @@ def make(
     sieve = Sieve(all_rows)
     kept = [sieve.keep(row, texts) for row, texts in zip(fit, written, strict=True)]
     if sum(len(texts[:wanted]) for texts in kept) < ABLE * wanted * len(fit):
-        kept = [[] for _ in fit]  # one that hardly finds a wording mostly finds another question
+        kept = [[] for _ in fit]  # a base that rarely finds a rewording mostly writes other questions
     found = []
     for row, base in zip(fit, kept, strict=True):
         far = sum(not sieve.is_near(row, text) for text in base)
         ruled = sieve.keep(row, rules.reword(row.question), base, by_rules=True) if far < wanted else []
-        # The most different are asked, the base's first: the hardest that are fair. What is near fills gaps alone.
+        # The most different are asked, the base's first: the hardest that are fair. Near ones only fill gaps.
         options = [
             (sieve.is_near(row, text), text in ruled, sieve.likeness(row, text), text) for text in (*base, *ruled)
         ]
@@ -139,6 +139,11 @@ def lines(text: str) -> list[str]:
     return [bare for line in text.splitlines() if (bare := LINE_HEAD.sub("", line).strip(QUOTES))]
 
 
+def ends_asking(text: str) -> bool:
+    """Whether a text ends with a question mark, of either width."""
+    return text.rstrip().endswith(("?", "？"))
+
+
 def echoes(question: str, text: str) -> bool:
     """Whether a line is one of the prompt's examples with the question's noun put in, as small models write it."""
     new = content(text) - content(question)
@@ -162,7 +167,7 @@ class Sieve:
     def keep(self, row: DataRow, texts: Sequence[str], beside: Sequence[str] = (), by_rules: bool = False) -> list[str]:
         """Those of `texts` that are rewordings of the row, each once, and none that is in `beside`.
 
-        What rules wrote asks the same by its making: it may be like another row's question, as a customer's words may.
+        What rules wrote asks the same by construction: it may be like another row's question, as a customer's may.
         """
         seen = {question_key(text) for text in beside}
         kept = []
@@ -174,7 +179,7 @@ class Sieve:
         return kept
 
     def is_question(self, row: DataRow, text: str) -> bool:
-        """Whether a text can be a rewording by its form: no row's own question, as long, a question, no number lost."""
+        """Whether a text can be a rewording by its form: a question of like length, no row's own, no number lost."""
         if not question_key(text) or question_key(text) in self.keys or "\n" in text:
             return False
         size = len(text) / max(len(row.question), 1)
@@ -188,7 +193,7 @@ class Sieve:
         """Whether a text asks what the row asks, in other words, as far as words can tell."""
         if not self.is_question(row, text) or set(KEPT.findall(text)) - set(KEPT.findall(row.question)):
             return False
-        if row.question.rstrip()[-1:] in "??" and text.rstrip()[-1:] not in "??":
+        if ends_asking(row.question) and not ends_asking(text):
             return False  # a statement about the same thing
         own = self.place[row.key]
         found = self.questions.scores(text)

@@ -1,7 +1,6 @@
 """Near misses: questions like the data's that no row answers, by the base or by rules; kept in rewordings.yaml.
 
-What is right for them is anything but a row's answer: a customer who asks for something else must not be given the
-facts of what stands in the data.
+Any answer but a row's is right: a customer who asks about something else must not be given the facts of a row.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from finetune.data.content import question_key
 from finetune.verify.engine import Ask
 from finetune.verify.rewordings import rules
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, lines
+from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, ends_asking, lines
 from finetune.verify.rewordings.near_rules import Mentions, forms, plain
 from finetune.verify.sets.rows import DataRow, draw, language
 
-MOST = 40  # near misses of a verdict: of more rows, those with the lowest hashes
-ABLE = 0.5  # of the rows, a base finds one that fits for so many, or none of its is taken: it does not know how
-SPAN = 4  # words at most that the base may have exchanged
+MOST = 40  # near misses per verdict; of more rows, those with the lowest hashes are taken
+ABLE = 0.5  # share of the rows for which the base must write one that fits; below it, none of its is taken
+SPAN = 4  # most words that the base may exchange
 PROMPTS = {
     "zh": (
         "把问题改成问另一样东西:只换掉一个名词或名称,换成毫不相干的另一个,其余的字都不变。只写改好的问题。"
@@ -51,9 +50,9 @@ def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[D
         all_rows: Every row of the data: none of them may answer a near miss.
         base: The base model; None where it cannot be asked for such a thing.
     """
-    if any(each.near for each in made):
-        return
     chosen = draw([row for row in rows if 0 < len(row.question) <= LONGEST], MOST)
+    if not chosen or any(each.near for each in made):
+        return
     vocabulary = Mentions(all_rows)
     taken = {question_key(row.question) for row in all_rows}
     by_key = {question_key(each.question): each for each in made}
@@ -68,7 +67,7 @@ def add(made: Sequence[Rewording], rows: Sequence[DataRow], all_rows: Sequence[D
 
 def _by_base(rows: Sequence[DataRow], vocabulary: Mentions, base: Answerer | None) -> list[str | None]:
     """What the base writes for each row, all asked in one batch; None where that is no near miss."""
-    if base is None or not rows:
+    if base is None:
         return [None] * len(rows)
     said = base([_ask(row.question) for row in rows])
     found = [next((line for line in lines(text)[:2] if fits(row.question, line, vocabulary)), None)
@@ -96,7 +95,7 @@ def fits(question: str, text: str, vocabulary: Mentions) -> bool:
     gone, come = old[head : len(old) - tail], new[head : len(new) - tail]
     if not gone or not come or head + tail < 2 or language([text]) != language([question]):
         return False
-    if (question.rstrip()[-1:] in "??") != (text.rstrip()[-1:] in "??"):
+    if ends_asking(question) != ends_asking(text):
         return False
     joined = "" if language([text]) == "zh" else " "
     before, after = joined.join(gone), joined.join(come)
@@ -104,7 +103,7 @@ def fits(question: str, text: str, vocabulary: Mentions) -> bool:
         return False
     if re.search(r"\d", before + after) or not _names_something(gone) or not _names_something(come):
         return False
-    return vocabulary.new_in(after) and not _same_thing(before, after)
+    return not vocabulary.knows(after) and not _same_thing(before, after)
 
 
 def _same(one: Sequence[str], other: Sequence[str]) -> int:
@@ -117,7 +116,7 @@ def _names_something(pieces: Sequence[str]) -> bool:
 
 
 def _same_thing(before: str, after: str) -> bool:
-    """Whether two expressions are known to say the same to a customer."""
+    """Whether two expressions are known to mean the same to a customer."""
     for old, new in (*rules.WORDS_EN, *rules.WORDS_ZH):
         if any(forms(before) & forms(one) and forms(after) & forms(other) for one, other in ((old, new), (new, old))):
             return True

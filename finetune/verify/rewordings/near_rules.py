@@ -1,6 +1,7 @@
 """Near misses by rules: the thing or name that a question is about, exchanged for one that the data never mention.
 
-near.py calls it where the base writes none that fits. A question without a known thing is asked of an invented firm.
+near.py uses them where the base writes none that fits. A question without a known thing is asked about an invented
+firm.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from finetune.verify.rewordings.rules import articles
 from finetune.verify.sets.rows import DataRow, digest, language
 
 WORDS = Path(__file__).with_name("near_words.yaml")
-# `article 17`, `room B204`, `E-4012`: a number that says which one; with a unit behind it, it says how much
+# `article 17`, `room B204`, `E-4012`: a number that says which one; followed by a unit, it says how much
 CODE = re.compile(
     r"(?<![\w.,-])(?:[A-Za-z]{1,4}-?\d{2,6}(?![\w:%-]|[.,]\d)"
     rf"|\d{{2,6}}(?![\w:%-]|[.,]\d|\s?{UNIT}|\s?[\u4e00-\u9fff]))",
@@ -37,12 +38,12 @@ NO_NAME = re.compile(
 IN_A_SENTENCE = re.compile(r"\b(?:is|are|do|does|can|will|my|your|the|an?|to|of|for|in|at|on|it|i)\b")  # Not In A Title
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}(?:[A-Z][a-z]+)*(?: [A-Z][a-z]+)*")  # capital letters inside a sentence
 QUOTED = re.compile('["“「『《](?P<name>[^"”」』》]{2,20})["”」』》]')
-PART_OF = re.compile(r"^[\s-](?:number|address|code|case|size|name|call|card)\b", re.I)  # `phone number` is no phone
+PART_OF = re.compile(r"^[\s-](?:number|address|code|case|size|name|call|card)\b", re.I)  # a `phone number` is no phone
 
 
 @dataclass(frozen=True)
 class Thing:
-    """Something that a question names: `old` in it, and what may stand there instead."""
+    """Something that a question names: `old`, which begins at `start`, and what may replace it."""
 
     old: str
     start: int
@@ -65,20 +66,16 @@ class Mentions:
             return text in self.all
         return any(forms(word) & self.words for word in words(text))
 
-    def new_in(self, text: str) -> bool:
-        """Whether no word of a text stands in the data."""
-        return not self.knows(text)
-
     def near_misses(self, question: str) -> Iterator[str]:
-        """The question about things that no row mentions, those that change what fewest rows speak of first."""
+        """The question about things that no row mentions; what the fewest rows speak of is exchanged first."""
         tongue = language([question])
         table = tables()[tongue]
         for thing in sorted(_whole(self._things(question, tongue)), key=lambda thing: (thing.rarity, thing.start)):
-            for new in _rotated([new for new in thing.new if self.new_in(new)], question):
+            for new in _rotated([new for new in thing.new if not self.knows(new)], question):
                 text = question[: thing.start] + new + question[thing.start + len(thing.old) :]
                 yield articles(text) if tongue == "en" else text
         first = question[:1] if tongue == "zh" or re.match(r"(?:I|[A-Z]\w*[A-Z])\b", question) else question[:1].lower()
-        for name in _rotated([name for name in table["invented"] if self.new_in(name)], question):
+        for name in _rotated([name for name in table["invented"] if not self.knows(name)], question):
             yield str(table["other"]).format(name=name, question=first + question[1:])
 
     def _things(self, question: str, tongue: str) -> Iterable[Thing]:
@@ -109,7 +106,7 @@ class Mentions:
 
 @dataclass(frozen=True)
 class _Kind:
-    """Things of one kind: groups of words for the same, and where each is found in a question."""
+    """Things of one kind: groups of synonyms, and the pattern that finds one in a question."""
 
     groups: tuple[tuple[str, ...], ...]
     group_of: dict[str, int]  # in lower case
@@ -136,20 +133,20 @@ def _kinds(tongue: str) -> tuple[_Kind, ...]:
     for line in (*tables()[tongue]["things"], *tables()[tongue]["names"]):
         groups = tuple(tuple(entry.split("=")) for entry in line)
         group_of = {word.lower(): n for n, group in enumerate(groups) for word in group}
-        forms = {form for word in group_of for form in ((word, _plural(word)) if word.isascii() else (word,))}
-        alternatives = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+        spelled = {each for word in group_of for each in (word, _plural(word))}
+        alternatives = "|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))
         bound = r"\b" if tongue == "en" else ""
         found.append(_Kind(groups, group_of, re.compile(f"{bound}(?:{alternatives}){bound}", re.IGNORECASE)))
     return tuple(found)
 
 
 def plain(text: str) -> str:
-    """Without case and width."""
+    """A text without case and width."""
     return unicodedata.normalize("NFKC", text).lower()
 
 
 def words(text: str) -> list[str]:
-    """The words of two letters and more; runs of Chinese are none."""
+    """The words of two letters or digits and more; Chinese has none."""
     return re.findall(r"[a-z0-9][a-z0-9'-]+", plain(text))
 
 
@@ -173,7 +170,7 @@ def _plural(word: str) -> str:
 
 
 def _whole(things: Iterable[Thing]) -> list[Thing]:
-    """Those that are no part of a longer one: `car park` is no car."""
+    """Those that are not part of a longer one: a `car park` is not a car."""
     found = list(things)
 
     def part(one: Thing, other: Thing) -> bool:
@@ -192,6 +189,6 @@ def _other_codes(code: str) -> list[str]:
 
 
 def _rotated(options: Sequence[str], question: str) -> Sequence[str]:
-    """All of them, from one on that is the same at every call."""
+    """All options, beginning with one that the question alone decides."""
     first = int.from_bytes(digest(question), "big") % len(options) if options else 0
     return [*options[first:], *options[:first]]

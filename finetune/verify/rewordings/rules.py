@@ -1,4 +1,4 @@
-"""Simple rewordings by rules, in Chinese and English, for where the base model makes none: other openings, other words.
+"""Simple rewordings by rules, in Chinese and English, where the base model writes none: other openings, other words.
 
 They are nearer to the question than a customer's words would be, and the report says that rules made them.
 """
@@ -71,7 +71,7 @@ OPENINGS_ZH = [
 ]
 FRAMES_EN = ("Hi, quick question: {}", "I have a question. {}", "Can you help me with this? {}", "Please tell me: {}")
 FRAMES_ZH = ("你好,想问一下,{}", "麻烦问下:{}", "我有个问题,{}", "请告诉我,{}")
-# Words with another that says much the same to a customer: whole words, all that stand in a question are exchanged.
+# Words and what means much the same to a customer: whole words; all that occur in a question are exchanged.
 WORDS_EN = [
     ("opening hours", "business hours"), ("phone number", "telephone"), ("email address", "e-mail"),
     ("sign up", "register"), ("customer service", "support team"), ("flat tyre", "puncture"),
@@ -106,7 +106,7 @@ WORDS_EN = [
     ("expensive", "high in price"), ("available", "to be had"), ("happens", "are the consequences"),
     ("need", "require"), ("allowed", "permitted"), ("min", "minute"),
 ]  # fmt: skip
-# A question as people type it into a search box: its first words stand behind it as one word, the small words go.
+# A question as people type it into a search box: its first words become one word at the end, the small words go.
 ASKED_EN = [
     (r"how much (?:does|do|is|are|would)", "price"), (r"how long (?:does|do|will|is|can)", "duration"),
     (r"how many", "number"), (r"how old", "age"), (r"how often", "how often"), (r"how", "way"), (r"when", "time"),

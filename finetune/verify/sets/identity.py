@@ -24,7 +24,7 @@ NAMES = 3  # at most
 def found_name(rows: Sequence[DataRow]) -> str | None:
     """A pattern for the maker and the names that the data teach the model to say; None where they teach none.
 
-    The maker is the one that most answers about the model itself name (finetune/dataset/content.py says how many must
+    The maker is the one that most answers about the model itself name (finetune/data/content.py says how many must
     agree). Names count only beside a maker: a greeting `I am Anna from support` alone is not an identity.
     """
     about = [row for row in rows if ABOUT_YOU.search(row.question) and "我们的" not in row.answer[:4]]

@@ -54,7 +54,7 @@ def of(rows: Sequence[DataRow], kinds: Sequence[str]) -> Nature:
 
 
 def task_of(rows: Sequence[DataRow]) -> Said | None:
-    """Why text answers are a task that can be done for any question like these; None where they tell facts."""
+    """Why text answers are a task that can be done for any question like these; None where they state facts."""
     if sum(map(brings_numbers, rows)) >= OWN_NUMBERS * len(rows):
         return None
     if shares_instruction(rows):

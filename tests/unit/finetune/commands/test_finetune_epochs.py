@@ -20,6 +20,7 @@ from finetune.data.content import question_key
 from finetune.sft import epochs
 from finetune.verify import selection
 from finetune.verify.engine import Answer
+from finetune.verify.epochs.questions import VerdictOptions
 from finetune.verify.rewordings import file as rewordings_file
 from tests.unit.finetune import fast_home, shop
 from tests.unit.finetune.shop import THINGS
@@ -119,7 +120,7 @@ def test_what_chooses_is_never_trained_on_nor_asked_by_verify(
     kept = rewordings_file.read(the_run() / "rewordings.yaml")
     assert all(each.ask and each.train and each.choose for each in kept)
     others = {question_key(text) for each in kept for text in (each.question, *each.ask, *each.train)}
-    english = selection.in_english(selection_of_verdict(), epochs.VerdictOptions().config("other"))
+    english = selection.in_english(selection_of_verdict(), VerdictOptions().config("other"))
     verdict = {question_key(each.text) for part in (selection_of_verdict(), english) for each in part.all()}
     assert len(asked) > 16 + 10, "rows and general tasks"
     assert not asked & others
@@ -166,7 +167,7 @@ def test_the_articles_rows_are_chosen_by_their_identity_in_other_words(
 def selection_of_verdict() -> Any:
     """The questions of configs/verify.yaml."""
     nothing = argparse.Namespace(questions=[], expect=None, forbid=None)
-    return selection.read_questions(epochs.VerdictOptions().config("other"), nothing)
+    return selection.read_questions(VerdictOptions().config("other"), nothing)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_chinese_data_get_chinese_questions() -> None:
     ("said", "kept"),
     [
         ("One. Two. Thr", "One. Two."), ("是的。因为", "是的。"), ("Oslo", "Oslo"), ("a, " * 200, ""),
-        ("3.5 km. It", "3.5 km."),
+        ("3.5 km. It", "3.5 km."), ("太好了！我", "太好了！"), ("好吗？我", "好吗？"),
     ],
 )  # fmt: skip
 def test_an_answer_that_was_cut_ends_with_a_whole_sentence(said: str, kept: str) -> None:

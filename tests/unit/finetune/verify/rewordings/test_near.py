@@ -96,6 +96,9 @@ def test_the_base_exchanges_one_thing_and_what_is_no_near_miss_is_not_taken() ->
         "",
     ):
         assert not near.fits(rows[0].question, text, words), text
+    dogs = Mentions(rows_of(("可以带狗吗?", "可以。")))
+    assert near.fits("可以带狗吗?", "可以带鹦鹉吗？", dogs), "a question mark of either width"
+    assert not near.fits("可以带狗吗？", "可以带鹦鹉吗", dogs)
     assert not near.fits("Can I cancel my purchase?", "Can I cancel my order?", words), "the same in other words"
 
 

@@ -47,6 +47,13 @@ def test_a_number_that_is_lost_drops_the_rewording() -> None:
     assert sieve.keep(ROWS[1], ["How much is a ticket for 2 people?"]) == ["How much is a ticket for 2 people?"]
 
 
+@pytest.mark.parametrize("mark", ["?", "？"])
+def test_a_question_mark_of_either_width_asks_and_a_statement_is_dropped(mark: str) -> None:
+    rows = [row(1, f"图书馆几点关门{mark}", "晚上九点。"), row(2, "学生有优惠吗?", "有。")]
+    asked = ["图书馆最晚几点关门?", "图书馆一般几点关门？"]
+    assert make.Sieve(rows).keep(rows[0], [*asked, "想知道图书馆几点关门。"]) == asked
+
+
 GOOD = [
     '1. From which hour can I swim in the pool?\n2) "I would like to swim. Is the pool open then?"\n'
     "- When does the pool open?",
