@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 from common.errors import UserError
-from finetune.engines.fast import crew, loaded_model, workers
+from finetune.engines.fast import crew, workers
 from finetune.engines.fast.workers import Workers
 from qwen2.training.settings import TrainSettings
 
@@ -58,18 +55,3 @@ def test_a_job_comes_out_as_it_went_in() -> None:
     settings = TrainSettings(learning_rate=3e-4, target_modules=("q_proj", "v_proj"), micro_batch_tokens=2048)
     rows = [([1, 2, 151935], [-100, 2, 151935]), ([7], [-100])]
     assert crew.unpack(crew.pack(settings, rows)) == (settings, rows)
-
-
-def test_every_name_is_in_the_environment_before_a_thread_reads_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A new name may move the environment under CUDA's thread: a segmentation fault at the start, now and then."""
-    names = (loaded_model.PARENT, *loaded_model.LOOPBACK, "CUDA_MODULE_LOADING")
-    for name in names:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    missing: list[str] = []
-    monkeypatch.setattr("qwen2.early_cuda.start_cuda", lambda: missing.extend(n for n in names if n not in os.environ))
-    monkeypatch.setattr("qwen2.early_torch.begin", lambda: missing.extend(n for n in names if n not in os.environ))
-    loaded_model.Lane(tmp_path, "cuda")
-    assert missing == []
