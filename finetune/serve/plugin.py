@@ -70,9 +70,9 @@ def install(self: SwiftDeploy) -> None:
 
 
 def system_prompts(self: SwiftDeploy) -> dict[str, str | None]:
-    """{model name: system prompt of a conversation that has none}; serve's cli.py looked them up.
+    """{model name: system prompt of a conversation that has none}; commands/serve.py looked them up.
 
-    Without a word of the cli's the option --system was given, and holds for all.
+    If it set none, --system was given, and holds for all.
     """
     names = self._get_model_list()
     known = json.loads(os.environ.get("MIRROR_SERVE_SYSTEMS", "null"))
