@@ -1,11 +1,13 @@
-"""How many processes, where they meet, and the job that they are sent."""
+"""How many processes, where they meet, the job that they are sent, and what they are told of a stop."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
 from common.errors import UserError
-from finetune.engines.fast import crew, workers
+from finetune.engines.fast import crew, together, workers
 from finetune.engines.fast.workers import Workers
 from qwen2.training.settings import TrainSettings
 
@@ -55,3 +57,14 @@ def test_a_job_comes_out_as_it_went_in() -> None:
     settings = TrainSettings(learning_rate=3e-4, target_modules=("q_proj", "v_proj"), micro_batch_tokens=2048)
     rows = [([1, 2, 151935], [-100, 2, 151935]), ([7], [-100])]
     assert crew.unpack(crew.pack(settings, rows)) == (settings, rows)
+
+
+def test_a_stop_is_told_to_the_others_in_the_user_s_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    team = SimpleNamespace(settle=lambda: None, lose=told.append)
+    lane = SimpleNamespace(crew=SimpleNamespace(met=lambda: team))
+    for language in ("en", "zh"):
+        monkeypatch.setenv("MIRROR_LANG", language)
+        together.tell(lane, SystemExit(143))  # type: ignore[arg-type]
+    together.tell(lane, OSError("a\ncause"))  # type: ignore[arg-type]
+    assert told == ["it was stopped", "它被停止了", "a cause"]
