@@ -31,7 +31,7 @@ def merge(
     answers: AdapterAnswers | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Write base + adapter to `out`; before, `answers` hears what the adapter answers.
+    """Write base + adapter to `out`; `answers`, if given, first asks the adapter.
 
     Raises UserError if that fails.
     """
