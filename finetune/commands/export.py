@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from finetune.verify.sets.rows import DataRow
 
 QUANTS = ("q4_k_m", "q5_k_m", "q8_0", "f16")
-NEAR_EXACT = ("q8_0", "f16")  # their answers are held to merge's rule; of the others the verdict's questions are asked
-DEFAULT_SYSTEM = "You are a helpful assistant."  # of configs/sft.yaml, where the run does not say
+NEAR_EXACT = ("q8_0", "f16")  # merge's rule holds for their answers; the others are asked the verdict's questions
+DEFAULT_SYSTEM = "You are a helpful assistant."  # that of configs/sft.yaml, if the run has no record of its own
 CONTEXT = 4096  # tokens of a prompt and its answer in the proof
 PARALLEL = 4
 
@@ -89,7 +89,7 @@ def parser() -> Parser:
 
 @dataclass
 class Export:
-    """What is exported, and where to: all that can be wrong about it is found before anything slow."""
+    """What is exported, and where to; checked before anything slow starts."""
 
     options: argparse.Namespace
     settings: Settings
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(options: argparse.Namespace, settings: Settings) -> Export:
-    """Everything that can be wrong about the arguments, the adapter, the target and the room.
+    """Check arguments, adapter, target, disk and memory, before anything slow.
 
     Raises UserError for the first fault.
     """
@@ -299,7 +299,7 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bo
     from finetune.export.llamacpp import LlamaServer
 
     texts = same_answers.choose(work.options.questions or default_path().parent.parent / "questions", english)
-    asked = same_answers.BaseAnswers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
+    asked = same_answers.AdapterAnswers(texts, work.system, work.device, work.settings.vram_ceiling_gib)
     bar.phase(_("asking the adapter ({count} answers)").format(count=len(texts)))
     asked.ask_adapter(work.base, work.adapter)
     prompts = [tokenizer.encode_chat([{"role": "user", "content": text}], work.system) for text in texts]
@@ -332,7 +332,7 @@ def _licence(base: Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of what made and proved the file."""
+    """The versions of what made and proved the file."""
     from finetune.export import llamacpp
 
     found = {"llama.cpp": llamacpp.version(), "gguf": importlib.metadata.version("gguf")}

@@ -1,8 +1,8 @@
 """Check, fine-tune, prove in one process, so that the weights are loaded once; finetune.sh runs it.
 
-The start-up checks of this script leave the forward pass out (`# health: fast` in finetune.sh): it is run here, on the
-model that then trains and answers. With ms-swift as the engine, it is left to `healthcheck startup`, and sft and verify
-follow one after the other.
+This script's start-up checks leave out the forward pass (`# health: fast` in finetune.sh): it runs here, on the model
+that then trains and answers. With ms-swift as the engine, `healthcheck startup` runs it, and sft and verify follow one
+after the other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey
 
-FOLD_STEPS, FOLD_STEPS_CPU = 2000, 400  # of the whole training; more, and some rows are left out instead
+FOLD_STEPS, FOLD_STEPS_CPU = 2000, 400  # of the whole training; if it has more, rows are left out instead of folds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """verify's options that make sense before there is an adapter, and --holdout."""
+    """Those of verify's options that make sense before there is an adapter, and --holdout."""
     p = parser.add_argument_group(_("the verdict"))
     add_what_is_asked(p)
     p.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
@@ -104,9 +104,9 @@ def proof_words(options: argparse.Namespace) -> list[str]:
 
 
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
-    """Say what the verdict will ask; leave rows out of the training where the data and the options want that.
+    """Report what the verdict will ask; leave rows out of the training if the data and the options call for it.
 
-    Raises UserError if no verdict would be possible, before anything is trained. None where only a hub has the data.
+    Raises UserError if no verdict would be possible, before anything is trained. None for the data of a hub.
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(_("--holdout {holdout}: must be at least 0").format(holdout=options.holdout))
@@ -170,7 +170,7 @@ def can_fold(run: SftRun, found: survey.Survey) -> bool:
 def _before(
     run: SftRun, options: Any, lane: Lane, coming: Coming
 ) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
-    """Rewordings by the base, and the number of epochs where that is to be chosen, before the training."""
+    """Before the training: rewordings by the base, and the number of epochs if that is to be chosen."""
     folder.keep_rows(run)
     said = epoch_questions.VerdictOptions(
         options.verify_config, tuple(options.questions or ()), options.expect, options.forbid

@@ -1,6 +1,6 @@
 """Ask the model, with or without an adapter, one question or many, or talk to it; infer.sh calls it.
 
-The fast lane answers where it does what was asked for (talk/fast.py), else `swift infer` does.
+The fast lane answers if it supports all that was asked for (talk/fast.py), else `swift infer` does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from finetune.verify import runinfo
 
 
 def parser() -> Parser:
-    """The options of ours; all others are ms-swift's."""
+    """This command's own options; all others are ms-swift's."""
     p = Parser(
         prog="infer.sh",
         usage="infer.sh [--adapter DIR|newest] [QUESTION...] [--gguf FILE] [--swift-option value ...]",
@@ -86,10 +86,10 @@ def main(argv: list[str] | None = None) -> int:
         print(_("the base model answers; {asked} asks the fine-tuned one").format(asked=asked), file=sys.stderr)
     if (kind := kind_of(model)).is_for_tests:
         print(kind.notice(model), file=sys.stderr)
-    # Checked as a whole: `swift infer` takes the config first.
+    # `swift infer` reads the config file too, before the options.
     file = config_file.load(options.config)
-    Line("infer", args.copy(), settings, lambda remark: None).check()  # mistakes, at once
-    several = os.environ.get("NPROC_PER_NODE", "1") not in ("", "1")
+    Line("infer", args.copy(), settings, lambda remark: None).check()  # reports mistakes at once
+    several = _several()
     cards = 1 if settings.wants_cpu or several else answering.cards_to_hold(model, settings.vram_ceiling_gib)
     wanted = by_fast_lane(args, file, model, adapter, cards)
     if isinstance(wanted, str) and not several and not os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -110,20 +110,24 @@ def by_fast_lane(
     """What the fast lane is to answer, or the reason why ms-swift does."""
     if os.environ.get("ENGINE") == "swift":
         return "ENGINE=swift"
-    if os.environ.get("NPROC_PER_NODE", "1") not in ("", "1"):
+    if _several():
         return "NPROC_PER_NODE"
     given = args.get("adapters")
     if given and not adapter:
         return "--adapters"
     if cards > 1:
         return _("a base that one GPU does not hold")
-    # of a model that merge.sh made, too
+    # a model that merge.sh made has its system prompt in args.json
     system = runinfo.of_adapter(adapter).system if adapter else json_object(model / "args.json").get("system")
     return fast.wish(args, file, model, adapter, system)
 
 
+def _several() -> bool:
+    return os.environ.get("NPROC_PER_NODE", "1") not in ("", "1")
+
+
 def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespace, settings: Settings) -> int:
-    """Answers, or a conversation, by this project's own Qwen2, as a job that may wait for its user for ever."""
+    """Answers, or a conversation, by this project's own Qwen2, as a job without a limit on its user's silence."""
     from rich.console import Console
 
     from finetune.runs.gpu_lock import job
@@ -132,7 +136,7 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
     with job("infer", wait=options.wait or None, stale_s=0):
         with Bar(Console(stderr=True), 0) as bar:
             lane.load(bar)
-            answers = fast.LazyModel(lane, wanted)
+            answers = fast.TalkModel(lane, wanted)
         if not questions:
             terminal.converse(named(wanted.adapter or wanted.model), answers.stream)
         for question in questions:
@@ -145,12 +149,12 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
 
 
 def named(path: Path) -> str:
-    """How a conversation calls who answers: run-…/checkpoint-80, or the model's name."""
+    """The name of who answers, for a conversation's first line: run-…/checkpoint-80, or the model's name."""
     return f"{path.parent.name}/{path.name}" if (path / "adapter_config.json").is_file() else path.name
 
 
 def ask_file(options: argparse.Namespace, words: list[str]) -> int:
-    """Questions, or a conversation, answered by llama.cpp from a GGUF file; it needs no GPU and takes no lock."""
+    """Questions, or a conversation, answered by llama.cpp from a GGUF file; needs neither the GPU nor its lock."""
     from finetune.export import chat
 
     strange = next((word for word in words if word.startswith("-")), None)
@@ -167,7 +171,7 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: Settings) -> int:
-    """A conversation by ms-swift, as a job that may wait for its user for ever. Its log is for a failure, or -v."""
+    """A conversation by ms-swift, as a job without a limit on its user's silence. -v shows its log."""
     from finetune.runs.gpu_lock import run
 
     _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
@@ -186,7 +190,7 @@ def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: 
 
 
 def answer(questions: list[str], options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
-    """Ask each question by itself; the answers go to stdout. What ms-swift prints is kept for the case of a failure."""
+    """Ask each question by itself; the answers go to stdout. ms-swift's output is quoted only on failure."""
     from finetune.runs.gpu_lock import run
 
     with tempfile.TemporaryDirectory(prefix="infer-") as name:

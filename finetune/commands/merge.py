@@ -1,8 +1,8 @@
 """Merge an adapter into its base, as a folder that any program loads by itself; merge.sh calls it.
 
-ms-swift merges (`swift export --merge_lora`); this command adds the checks before (room, target, a
-complete adapter), the files next to the weights, and the check after: 20 questions get the same greedy answers. The
-folder gets its name last.
+qwen2 merges on a GPU, ms-swift (`swift export --merge_lora`) does the rest. This command adds the checks before (room,
+target, a complete adapter), the files next to the weights, and the check after: 20 questions get the same greedy
+answers. The folder gets its name last.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ OURS = (
     "quant_method",
     "push_to_hub",
 )
-DEFAULT_SYSTEM = "You are a helpful assistant."  # of configs/sft.yaml, where the run does not say
+DEFAULT_SYSTEM = "You are a helpful assistant."  # that of configs/sft.yaml, if the run has no record of its own
 
 
 @dataclass(frozen=True)
 class Merge:
-    """What becomes what, and how."""
+    """One merge: what is merged, where to, and how."""
 
     base: Path
     adapter: Path
@@ -61,7 +61,7 @@ class Merge:
 
 
 def parser() -> Parser:
-    """The options of ours; all others are ms-swift's."""
+    """This command's own options; all others are ms-swift's."""
     p = Parser(
         prog="merge.sh",
         usage="merge.sh [ADAPTER] [--output DIR] [--device auto|cuda|cpu] [--no-check] [--swift-option value ...]",
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = resources.weights_bytes(base) * (2 if dtype == "float32" else 1)  # the base's are bfloat16
     resources.require_target(target)
     resources.require_disk(target, weights)
-    extra = [item.name for item in args.given if item.name != "torch_dtype"]  # of ms-swift's own, by the user
+    extra = [item.name for item in args.given if item.name != "torch_dtype"]  # the user's options for ms-swift
     args.set("model", str(base))
     args.set("adapters", str(adapter))
     swift_launcher.prepare(["export", *args.words()], settings)  # unknown options, before anything slow
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     merge = Merge(base, adapter, target, kind, dtype, device, run.system or DEFAULT_SYSTEM, run)
-    # ms-swift's own options, by the user, are ms-swift's to follow.
+    # Only ms-swift can honour its own options.
     is_ours = device == "cuda" and not extra and dtype == "bfloat16" and here.is_possible(base, adapter)
     asked = _write(merge, None if is_ours else args, texts, settings, options.wait)
     print(summary(target, asked))
@@ -191,15 +191,15 @@ def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tu
 def _write(
     merge: Merge, args: Arguments | None, texts: list[str] | None, settings: Settings, wait: bool
 ) -> list[same_answers.AnswerPair] | None:
-    """The whole folder, under its name once all of it is right; what was asked, with `texts`.
+    """Write the whole folder, which gets its name once all of it is right; returns the answers to `texts`, if any.
 
-    `args`: the line for ms-swift's export; None: merged here.
+    `args`: the options of ms-swift's export; None: merged in this process.
     """
     base, adapter, device, system = merge.base, merge.adapter, merge.device, merge.system
     with folder.temporary(merge.target) as place:
         model = place / merge.target.name
         answers = (
-            same_answers.BaseAnswers(texts, system, device, settings.vram_ceiling_gib) if texts is not None else None
+            same_answers.AdapterAnswers(texts, system, device, settings.vram_ceiling_gib) if texts is not None else None
         )
         if args is None:
             with job("merge", wait=wait or None) as held:
@@ -253,7 +253,7 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
 
 
 def compare(
-    answers: same_answers.BaseAnswers, base: Path, adapter: Path | None, model: Path
+    answers: same_answers.AdapterAnswers, base: Path, adapter: Path | None, model: Path
 ) -> list[same_answers.AnswerPair]:
     """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge released it.
 
@@ -268,7 +268,7 @@ def compare(
 
 
 def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> None:
-    """`swift export --merge_lora` into a folder that is not there yet; what it says is kept for a failure."""
+    """`swift export --merge_lora` into a folder that does not exist yet; its output is quoted on failure."""
     from finetune.runs.gpu_lock import run
 
     args.set("merge_lora", "true")
@@ -288,7 +288,7 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
 
 
 def judge(asked: Sequence[same_answers.AnswerPair], is_standin: bool) -> None:
-    """UserError (exit 1) when the merged model is not the adapter: see same.py for the rule."""
+    """Raises UserError (exit code 1) if the merged model is not the adapter: same_answers.py has the rule."""
     near_tie = 0.0 if is_standin else same_answers.NEAR_TIE
     wrong = [each for each in asked if not each.accepted(near_tie)]
     if not wrong:

@@ -1,4 +1,4 @@
-"""`plan`: how a run fits the card, before a model is loaded. What is chosen, its peak and time, and other cards."""
+"""`plan`: how a run fits the GPU, before a model is loaded: the choice, its peak and time, and other GPUs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
 
 
 def several(found: planned_run.PlannedRun, ceiling_gib: float) -> list[sharded.Share]:
-    """What each GPU takes where FSDP cuts the base among several."""
+    """The memory of each GPU if FSDP shards the base over several."""
     adapter = LoraSpec(found.rank, named(found.targets))
     return [
         sharded.fitting(found.shape, adapter, found.lengths, cards, found.batch, ceiling_gib) for cards in sharded.CARDS
@@ -117,7 +117,7 @@ def as_data(
     times: list[known.Estimate],
     shares: list[sharded.Share],
 ) -> dict[str, Any]:
-    """Everything for a program."""
+    """The whole plan as JSON data."""
 
     def plan(value: Any) -> dict[str, Any]:
         if isinstance(value, str):

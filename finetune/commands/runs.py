@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(folder: Path, record: dict[str, Any]) -> Listed:
-    """What run.json, the log and the report say of a run; what they do not say is None."""
+    """A run as run.json, the log and the report describe it; None for what they lack."""
     done = run_folder.progress(folder) | record
     datasets = [item for item in record.get("datasets") or [] if isinstance(item, dict)]
     counts = [item.get("sample") or item.get("rows") for item in datasets]
@@ -101,7 +101,7 @@ def describe(folder: Path, record: dict[str, Any]) -> Listed:
 
 
 def show(found: Sequence[Listed]) -> None:
-    """A table, as wide as the terminal; nothing is cut where the output is a file."""
+    """Print a table as wide as the terminal; in a file, no column is cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,7 +1,7 @@
 """Serve the model at an OpenAI-compatible address, with adapters under names of their own; serve.sh calls it.
 
-qwen2's engine answers where it honours every option (finetune/serve/backend.py), else ms-swift's `swift deploy` with
-plugin.py in front. Here is what comes before: the address and the key, the adapters and their names, the job lock.
+qwen2's engine answers if it honours every option (finetune/serve/backend.py), else ms-swift's `swift deploy` with
+plugin.py in front. This command first settles the address and the key, the adapters and their names, and the job lock.
 ms-swift's server is started without its wrapper process, which would end at once on SIGTERM and leave the server, busy
 with its last requests, behind.
 """
@@ -40,13 +40,13 @@ from finetune.verify import examples, runinfo
 
 PLUGIN = Path(__file__).parents[1] / "serve" / "plugin.py"
 KEY = "MIRROR_API_KEY"
-# How what is not ms-swift's reaches the plugin: the limit of a request's size, web pages that may ask, system prompts.
+# What ms-swift has no option for reaches the plugin by these: the size limit, allowed web pages, system prompts.
 BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRROR_SERVE_SYSTEMS"
 READY = "MIRROR_SERVE_READY"  # what is printed when the port is open
 QUESTIONS_BYTES = 90 * 1024  # of the questions on the page: a variable of the environment holds 128 KiB
 NAME = re.compile(r"[\w][\w.-]*")
 MERGED = N_("merge.sh DIR --no-check, then serve.sh --model DIR-merged")
-# The exit codes of a server that was told to stop and did: it has answered what it had begun.
+# The exit codes of a server that was told to stop, after the last answer that it had begun.
 STOPPED = (128 + 15, 128 + 2)
 
 
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def told_to_the_server(
     options: argparse.Namespace, model: Path, served: dict[str, Path], systems: dict[str, str | None] | None
 ) -> dict[str, str]:
-    """What the server reads from its environment: ms-swift prints its arguments, and `ps` shows them to everybody."""
+    """What the server reads from its environment: ms-swift prints its arguments, and `ps` shows them to everyone."""
     return {
         BODY: str(options.max_body_kib),
         ORIGINS: json.dumps(options.allow_origin),
@@ -277,7 +277,7 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
 def system_prompts(
     args: Arguments, file: dict[str, Any], base: str, model: Path, served: dict[str, Path]
 ) -> dict[str, str | None] | None:
-    """{model name: the system prompt it was trained under}, None where nothing says so.
+    """{model name: the system prompt it was trained with}, None if that was not recorded.
 
     None for the whole mapping: --system was given and holds for every name.
     """
@@ -347,7 +347,7 @@ def page(model: Path, served: dict[str, Path], config: Path) -> Page:
 
 def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:
     """The words of `swift deploy`, checked. The config file comes first, so that options win over it."""
-    # The launcher looks at the folders, ms-swift wants NAME=FOLDER.
+    # The launcher checks the folders; ms-swift expects NAME=FOLDER.
     if served:
         args.set("adapters", *map(str, served.values()))
     plugins = args.get("external_plugins") or []

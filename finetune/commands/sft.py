@@ -16,7 +16,7 @@ from finetune.sft.start import start
 
 
 def parser(name: str) -> Parser:
-    """The options of ours; all others are ms-swift's."""
+    """This command's own options; all others are ms-swift's."""
     p = Parser(
         prog=f"{name}.sh",
         allow_abbrev=False,
@@ -48,20 +48,10 @@ def parser(name: str) -> Parser:
         help=_("continue a run that was stopped, from its newest complete checkpoint (default: the newest run)"),
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
-    p.add_argument(
-        "--reword",
-        type=int,
-        default=0,
-        metavar="N",
-        help=_("also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)"),
-    )
-    p.add_argument(
-        "--mix",
-        type=int,
-        default=0,
-        metavar="N",
-        help=_("also train on N general questions, which the base answers first, so that it keeps what it could do"),
-    )
+    reword = _("also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)")
+    mix = _("also train on N general questions, which the base answers first, so that it keeps what it could do")
+    for option, text in (("--reword", reword), ("--mix", mix)):
+        p.add_argument(option, type=int, default=0, metavar="N", help=text)
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help=_("write the finished adapter's path to FILE"))
     return p
 

@@ -90,14 +90,14 @@ def main(
 
     Args:
         argv: The words of the command line.
-        make_engine: Where finetune hands in its loaded model, and tests a fake one.
-        tell: Called before the verdict is shown, for a caller's own line: the verdict's are to be the last.
+        make_engine: Makes the engine; finetune passes one with its loaded model, tests a fake one.
+        tell: Called before the verdict is shown, for the caller's own line, since the verdict should come last.
     """
     from rich.console import Console
 
     started = time.monotonic()
     args = parser().parse_args(argv)
-    args.lang = getattr(args, "lang", i18n.option)  # of the reports, too: else the data's
+    args.lang = getattr(args, "lang", i18n.option)  # for the reports, too; else the data's language
     _check_arguments(args)
     settings = Settings.from_env()
     kind = kind_of(args.model or settings.model_dir)
@@ -125,7 +125,7 @@ def main(
 def prepare(
     args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
 ) -> VerdictSession:
-    """Everything that can be wrong is found here, before the model is loaded. Raises UserError for the first fault."""
+    """Check all input before the model is loaded. Raises UserError for the first fault."""
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
@@ -149,7 +149,7 @@ def prepare(
 
 
 def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path) -> None:
-    """Set args.engine, where it was not given: qwen2, or transformers for a base that one card does not hold."""
+    """Set args.engine if it was not given: qwen2, or transformers for a base that does not fit one GPU."""
     if args.engine:
         return
     one = settings.wants_cpu or answering.cards_to_hold(model_dir, settings.vram_ceiling_gib) == 1
@@ -157,7 +157,7 @@ def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path)
 
 
 def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
-    """Load the model, make rewordings where there are none, and ask and score everything."""
+    """Load the model, make rewordings if there are none, and ask and score everything."""
     if job.kind.is_for_tests:
         err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
     if job.device == "cpu":
@@ -206,7 +206,7 @@ def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, e
 
 
 def _lane(job: VerdictSession) -> Lane:
-    """The model, with further processes where NPROC_PER_NODE asks for them, or where that is faster by the estimate."""
+    """The model, with further processes if NPROC_PER_NODE asks for them, or if they are faster by the estimate."""
     count = workers.given()
     if job.device == "cpu":
         several = workers.from_env((), count or 1, {})

@@ -25,7 +25,7 @@ class GgufEngine:
         return
 
     def adapter(self, path: Any) -> Any:
-        """There is none to load. ValueError always."""
+        """A GGUF file has no adapters to load: always raises ValueError."""
         raise ValueError(f"a GGUF takes no adapter: {path}")
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:

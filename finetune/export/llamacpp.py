@@ -93,7 +93,7 @@ class Completion:
 
 
 class LlamaServer:
-    """A GGUF file in llama.cpp's server, on the CPU; `with Model(path) as model: ...`. It listens on loopback alone."""
+    """A GGUF file in llama.cpp's server, on the CPU: `with LlamaServer(path) as model: ...`. Loopback only."""
 
     def __init__(self, path: Path, context: int, parallel: int = 1, threads: int | None = None) -> None:
         """Load the file, mapped.

@@ -105,7 +105,7 @@ def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.
 
 
 def faults(found: str, file: str, system: str, stops: Sequence[str]) -> list[str]:
-    """What a Modelfile lacks of what it must say, in words."""
+    """What a Modelfile lacks or has wrong, in words."""
     wrong = []
     said = {match[1] for match in re.finditer(r'^PARAMETER stop "(.*)"$', found, re.MULTILINE)}
     wrong += [

@@ -176,7 +176,7 @@ def compare(
     after: Sequence[Completion],
     eos: Sequence[int],
 ) -> list[AnswerPair]:
-    """The adapter's answers (token ids without the end token) beside the file's, with the gap where they part."""
+    """The adapter's answers (token ids without the end token) paired with the file's, and the gap where they differ."""
     found = []
     for text, prompt, left, said in zip(texts, prompts_, before, after, strict=True):
         right = [token for token in said.ids if token not in eos]

@@ -1,1 +1,1 @@
-"""From an adapter to a standalone model folder: merged by ms-swift, completed, and proved to answer the same."""
+"""From an adapter to a standalone model folder: merged by qwen2 or ms-swift and checked for the same answers."""

@@ -60,7 +60,7 @@ def temporary(target: Path) -> Iterator[Path]:
 
 
 def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) -> None:
-    """Put the base's own small files instead of those that ms-swift wrote, and keep of args.json what is needed.
+    """Replace the small files that ms-swift wrote with the base's own, and keep what is needed of args.json.
 
     config.json is the base's byte for byte, unless `dtype` (of the weights) is another than it says.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import FAILED, UserError
 from common.i18n import _
-from finetune.merge.same_answers import BaseAnswers, release
+from finetune.merge.same_answers import AdapterAnswers, release
 from finetune.verify.engine import Qwen2Engine
 from qwen2 import adapter_config
 
@@ -28,10 +28,10 @@ def merge(
     out: Path,
     device: str,
     ceiling_gib: float,
-    answers: BaseAnswers | None,
+    answers: AdapterAnswers | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Write base + adapter to `out`; before, `answers` hears what the adapter answers.
+    """Write base + adapter to `out`; `answers`, if given, first asks the adapter.
 
     Raises UserError if that fails.
     """

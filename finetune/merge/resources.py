@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.i18n import N_, _
 
 GIB = 2**30
-# Beside the weights: tokenizer, card, and what a disk must keep free to stay usable.
+# In addition to the weights: tokenizer, card, and what a disk must keep free to stay usable.
 DISK_MARGIN = 256 * 2**20
 # Loading and merging need the weights once, a layer's difference, and the CUDA context.
 GPU_FACTOR, GPU_MARGIN = 1.1, 1 * GIB

@@ -60,15 +60,15 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
     return next((n for n, (a, b) in both if a != b), min(len(left), len(right)))
 
 
-class BaseAnswers:
-    """What base and adapter say, kept while the base makes way for the merged model."""
+class AdapterAnswers:
+    """The adapter's answers, kept while the base makes way for the merged model."""
 
     def __init__(self, texts: Sequence[str], system: str, device: str, ceiling_gib: float) -> None:
         self.texts, self.system, self.device, self.ceiling_gib = list(texts), system, device, ceiling_gib
         self.before: list[list[int]] = []
 
     def ask_adapter(self, base: Path, adapter: Path | None) -> None:
-        """Load the base, ask it with the adapter (None: by itself), released it."""
+        """Load the base, ask it with the adapter (None: by itself), and release it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
         self.ask(engine, engine.adapter(adapter) if adapter else None)
         release(engine)

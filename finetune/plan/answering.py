@@ -9,13 +9,13 @@ from pathlib import Path
 from common.errors import FAILED, UserError
 from common.i18n import _
 from finetune.plan import gpu_memory
+from finetune.plan.gpu_memory import GIB
+from finetune.plan.speed import weights_scale
 from qwen2.config import Config
 from qwen2.room import Room
 
-GIB = 2**30
 # For a decoding step of the 7B on an H100 (docs/performance.md): 6.8 ms at 128 rows, 8 ms at 192.
 STEP_S, ROW_S = 4.7e-3, 1.7e-5
-WEIGHTS = 7.07e9  # of the shape for which these were measured
 PROMPT = 48  # typical tokens per question
 TRAINED = 1 / 3  # an adapter's answers are shorter than their limits by about this share
 ONE_GIB = 1.2  # minimum for answers on one GPU, in addition to the weights
@@ -32,8 +32,7 @@ def seconds(shape: Config, limits: Sequence[int], sides: int, processes: int) ->
     cache = 2 * shape.num_layers * shape.kv_size * 2 * length
     rows = max(1, min(len(share), room.rows, int(room.cache_gib * GIB / cache)))
     steps = max(share[0], sum(share) / rows)
-    scale = (shape.linear_parameters + shape.vocab_size * shape.hidden_size) / WEIGHTS
-    one_side = steps * (STEP_S * scale + ROW_S * rows)
+    one_side = steps * (STEP_S * weights_scale(shape) + ROW_S * rows)
     return one_side * (1 + TRAINED * (sides - 1)) + (START_S if processes > 1 else 0.0)
 
 

@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune.plan.speed import weights_scale
 from qwen2.config import PROJECTIONS, Config
 
-WEIGHTS = 7.07e9  # of the shape for which batches.step_ms was measured
 START_S = 2.5  # start-up cost of further processes: NCCL, and loading the weights again (docs/performance.md)
 SUM_S = 0.002  # to add up the gradients of a step
 SAMPLE = 4096  # rows used for planning; a run plans with all of its rows
@@ -43,8 +43,9 @@ def cards_seconds(
     for count in range(1, most + 1):
         plan = plan_fast(shape, lengths, batch, ceiling_gib, rank, dropout, targets, processes=count)
         if isinstance(plan, FastPlan):
-            scale = (shape.linear_parameters + shape.vocab_size * shape.hidden_size) / WEIGHTS
-            found[count] = steps * plan.seconds_per_step * scale + (START_S + SUM_S * steps if count > 1 else 0.0)
+            found[count] = steps * plan.seconds_per_step * weights_scale(shape) + (
+                START_S + SUM_S * steps if count > 1 else 0.0
+            )
     return found
 
 

@@ -18,8 +18,12 @@ MEASURED = {
 LAYERS, WEIGHTS = 28, 7.07e9  # of that shape: launch time and arithmetic scale with them
 
 
+def weights_scale(shape: Config) -> float:
+    """The weights of a shape, its head's included, relative to the 7B's, on which the times were measured."""
+    return (shape.linear_parameters + shape.vocab_size * shape.hidden_size) / WEIGHTS
+
+
 def micro_batch_seconds(shape: Config, tokens: int, checkpointing: bool, liger: bool, slower: float = 1.0) -> float:
     """Seconds of forward and backward for that many tokens, padding included; `slower` scales the arithmetic."""
     launching, micros = MEASURED[checkpointing, liger]
-    weights = shape.linear_parameters + shape.vocab_size * shape.hidden_size
-    return max(launching * shape.num_layers / LAYERS, micros * slower * 1e-6 * tokens * weights / WEIGHTS)
+    return max(launching * shape.num_layers / LAYERS, micros * slower * 1e-6 * tokens * weights_scale(shape))

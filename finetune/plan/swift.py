@@ -25,9 +25,7 @@ MARGIN = {False: 0.05, True: 0.45}
 CARDS_GIB = (12, 16, 24, 48, 80)
 SAMPLE = 2048  # rows used to compute the mean step time
 LENGTH_STEP = 64  # a shorter max_length is proposed in steps of this many tokens
-LIGER_GAIN = (
-    0.95  # liger is switched on where it fits what else would not, or takes no more than this share of the time
-)
+LIGER_GAIN = 0.95  # liger is on if nothing fits without it, or if it takes no more than this share of the time
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""An OpenAI-compatible endpoint for base, adapters and merged models: `swift deploy` with a guard in front."""
+"""An OpenAI-compatible endpoint for base, adapters and merged models, by qwen2's engine or by `swift deploy`."""

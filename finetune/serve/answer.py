@@ -126,7 +126,7 @@ class Reply:
         return [self.chunk(index, {"content": text}, None, logprobs)] if text or logprobs else []
 
     def end(self, index: int, choice: Choice) -> list[dict[str, Any]]:
-        """What comes behind it: the rest, tool calls, the reason."""
+        """What comes after it: the rest, tool calls, the reason."""
         rest, calls, reason = choice.end()
         chunks = self.part(index, rest, None)
         if calls:

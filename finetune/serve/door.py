@@ -145,7 +145,7 @@ class Door:
 
 
 async def _while_connected(http: HttpRequest, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """What `work` gives; it is ended when the client has gone, who gets nothing."""
+    """The result of `work`, which is ended if the client leaves."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(http))
     try:
@@ -198,7 +198,7 @@ def failure(path: str, failed: BaseException, unusable: tuple[type[Exception], .
 
 
 async def unknown(http: HttpRequest, _: Exception) -> Response:
-    """A path that is none."""
+    """The answer to an unknown path."""
     what = "no embeddings are made here" if "embeddings" in http.url.path else "no such path"
     return error(404, f"{what}: this server answers {PATHS}", code="not_found")
 

@@ -27,7 +27,7 @@ class Fields:
         return None if value is None else text_of(value, name)
 
     def flag(self, name: str) -> bool:
-        """True or false; false where it is not said."""
+        """True or false; false if it is not given."""
         value = self.data.get(name, False)
         if not isinstance(value, bool):
             raise wrong_type(name, value, "true or false")
@@ -78,7 +78,7 @@ def wrong_type(place: str, value: Any, wanted: str) -> Refused:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in a message: short, and text that can be sent."""
+    """A value for a message: short, and text that can be sent."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):  # a whole number of more digits than Python prints

@@ -1,6 +1,7 @@
-"""ASGI middleware in front of the endpoint: the key, the size of a request, errors as JSON, a count. plugin.py adds it.
+"""ASGI middleware in front of the endpoint: the key, the size of a request, errors as JSON, a count.
 
-Pure ASGI and the standard library, so that it is tested without ms-swift.
+plugin.py adds it to ms-swift's server, fast/server.py to its own. Pure ASGI and the standard
+library, so that it is tested without ms-swift.
 """
 
 from __future__ import annotations

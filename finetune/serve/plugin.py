@@ -42,7 +42,7 @@ _number = itertools.count()
 
 
 def install(self: SwiftDeploy) -> None:
-    """In place of ms-swift's own check of the key: it is called last when the app is made."""
+    """Replaces ms-swift's own check of the key, which is called last when the app is made."""
     args = self.args
     if isinstance(self.infer_engine, TransformersEngine):
         for name, path in args.adapter_mapping.items():
@@ -70,9 +70,9 @@ def install(self: SwiftDeploy) -> None:
 
 
 def system_prompts(self: SwiftDeploy) -> dict[str, str | None]:
-    """{model name: system prompt of a conversation that has none}; serve's cli.py looked them up.
+    """{model name: system prompt of a conversation that has none}; commands/serve.py looked them up.
 
-    Without a word of the cli's the option --system was given, and holds for all.
+    If it set none, --system was given, and holds for all.
     """
     names = self._get_model_list()
     known = json.loads(os.environ.get("MIRROR_SERVE_SYSTEMS", "null"))
@@ -170,8 +170,6 @@ def fetch(self: TransformersEngine) -> Any:
 
 
 SwiftDeploy._install_auth_middleware = install
-SwiftDeploy._warn_if_unauthenticated = lambda self: (
-    None
-)  # the key is the guard's; ms-swift knows of none, and would warn
+SwiftDeploy._warn_if_unauthenticated = lambda self: None  # the guard checks the key; ms-swift has none, and would warn
 Template.generate = generate
 TransformersEngine._fetch_infer_requests = fetch

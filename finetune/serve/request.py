@@ -104,7 +104,7 @@ def _no_number(name: str) -> float:
 
 
 def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, able: Collection[str] = ()) -> ChatRequest:
-    """The Request that a parsed body asks for.
+    """The ChatRequest that a parsed body asks for.
 
     Args:
         data: The body: for /v1/chat/completions with `messages`, for /v1/completions with `prompt`.

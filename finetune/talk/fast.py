@@ -1,6 +1,6 @@
-"""Answers by the fast lane's own Qwen2, where it does what was asked for; commands/infer.py calls it, else ms-swift.
+"""Answers by the fast lane's own Qwen2, if it supports what was asked for; called by commands/infer.py.
 
-An answer begins after the weights are loaded, without the twenty seconds of ms-swift's imports.
+An answer begins as soon as the weights are loaded, without the twenty seconds of ms-swift's imports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qwen2 import adapter_config
 from qwen2.config import Config
 
 NUMBERS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
-# Options that change nothing here, and those that are looked at by themselves.
+# Options without effect here, and those that are handled separately.
 PASSED_OVER = frozenset({"stream", "model", "adapters", "system", "torch_dtype"})
 MAX_NEW_TOKENS = 2048
 REPLACED = "\ufffd"  # what a decoder leaves for the first half of a character
@@ -47,7 +47,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
         file: The options of the config file, which those win over.
         model: The base.
         adapter: The adapter, checked; None asks the base.
-        system: The system prompt that the adapter was trained under.
+        system: The system prompt that the adapter was trained with.
     """
     try:
         Config.from_dir(model)
@@ -76,8 +76,8 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
     return Wish(model, adapter, text, limit, values)
 
 
-class LazyModel:
-    """The model of a wish, loaded when it is first asked."""
+class TalkModel:
+    """The model of a wish, with its adapter."""
 
     def __init__(self, lane: Lane, wanted: Wish) -> None:
         self.lane, self.wanted = lane, wanted

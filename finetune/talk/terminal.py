@@ -1,4 +1,4 @@
-"""A conversation at a terminal, whichever engine answers; infer.sh's two engines of this project call it."""
+"""A conversation at a terminal, for the fast lane and for llama.cpp; infer.sh starts it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def converse(who: str, answer: Answerer) -> None:
             except UserError as error:
                 said.pop()
                 print(_("error: {message}").format(message=error), file=sys.stderr)
-            except KeyboardInterrupt:  # an answer that no one wants to the end
+            except KeyboardInterrupt:  # the user does not want the rest of the answer
                 said.pop()
                 print()
 
 
 def show(parts: Iterator[str]) -> str:
-    """Print an answer while it is made; the whole of it."""
+    """Print an answer while it is made; returns the whole."""
     whole = ""
     for part in parts:
         print(part, end="", flush=True)

@@ -51,9 +51,8 @@ def test_the_merged_folder_is_whole(merged, run, output, finetuned):
     card = (folder / "README.md").read_text(encoding="utf-8")
     record = json.loads(next(finetuned.folder.rglob("run.json")).read_text())
     assert record["datasets"][0]["sha256"] in card
-    assert {path.name for path in finetuned.folder.glob(".*")} <= {
-        ".cache"
-    }  # the base's kept answers, nothing half made
+    hidden = {path.name for path in finetuned.folder.glob(".*")}
+    assert hidden <= {".cache"}  # the base's kept answers, nothing half made
 
 
 def test_the_merged_model_needs_no_adapter(merged, run, output):

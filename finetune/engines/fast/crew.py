@@ -118,7 +118,7 @@ class Crew:
                 FAILED,
             )
         if self.workers.nodes == 1:
-            for name in LOOPBACK:  # the names exist since begin_import: threads read the environment by now
+            for name in LOOPBACK:  # the names exist since reserve_names: threads read the environment by now
                 os.environ[name] = os.environ.get(name) or "lo"
         hint = f" (NNODES={self.workers.nodes})" if self.workers.nodes > 1 else ""
         if self._team.is_first:

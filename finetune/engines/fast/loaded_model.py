@@ -62,7 +62,7 @@ class Lane:
         reserve_names(device)
         if device == "cuda":
             early_cuda.start_cuda()
-        begin_import(device)
+        early_torch.begin()
         several = workers is not None and workers.size > 1
         self.crew = Crew(workers, model_dir, device, ceiling_gib) if workers and several else None
 

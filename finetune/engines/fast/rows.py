@@ -65,8 +65,8 @@ def encode(
 ) -> EncodedRows:
     """Read, draw, shuffle and tokenize.
 
-    sources: Training files, with the number of rows to draw from each.
-        sources: Files to train on, with the number of rows drawn from each.
+    Args:
+        sources: Training files, with the number of rows to draw from each.
         tokenizer: The model's.
         system: The system prompt for rows without one.
         max_length: Longer rows are left out; 0: none.

@@ -95,7 +95,7 @@ def tell(lane: Lane, error: BaseException) -> None:
     why = " ".join(str(error).split())[:200] or type(error).__name__
     with contextlib.suppress(UserError, RuntimeError):
         team.settle()
-        team.lose("it was stopped" if isinstance(error, SystemExit) else why)
+        team.lose(_("it was stopped") if isinstance(error, SystemExit) else why)
 
 
 def take_part(lane: Lane, request: TrainRequest, stop: Stop) -> tuple[int, str]:

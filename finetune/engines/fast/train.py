@@ -41,9 +41,7 @@ class Ended:
     figures: Mapping[str, Any] | None = None
     drawing: Drawing | None = None
     adapter: Any = None  # after the last step
-    kept: Mapping[int, Any] = field(
-        default_factory=dict
-    )  # its values after the steps in TrainRequest.keep, on the host
+    kept: Mapping[int, Any] = field(default_factory=dict)  # TrainRequest.keep's steps -> its values, on the host
 
 
 @dataclass

@@ -5,7 +5,7 @@ It reports each change in one line on stderr, and changes nothing else:
 - The weights of this image are found from any working folder, and are not compared with the hub's (`--check_model`).
 - `MIRROR_DEVICE=cpu` makes a line run without a GPU, in float32.
 - Invalid input (an unknown option, a missing file, broken JSON) ends in one line and exit code 2 within a second,
-    where ms-swift would load for a quarter of a minute and end in a traceback.
+  where ms-swift would load for a quarter of a minute and end in a traceback.
 
 Imports only the standard library: the real swift takes long enough to start.
 """

@@ -32,8 +32,9 @@ def fault(written: str, option: Option, values: list[str], name: str) -> str | N
         except ValueError:
             why = ranges.not_a_number(name, value, option.kind)
             return _("{written}: {why}").format(written=written, why=why)
-        if why := ranges.fault(name, number) or "":
-            return _("{written} {value}: {fault}").format(written=written, value=value, fault=why)
+        out = ranges.fault(name, number)
+        if out:
+            return _("{written} {value}: {fault}").format(written=written, value=value, fault=out)
     if option.kind == "bool" and value.lower() not in TRUTH:
         return _("{written} {value}: neither true nor false").format(written=written, value=value)
     return None

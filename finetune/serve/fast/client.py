@@ -33,7 +33,7 @@ class PendingAnswer:
     """One answer under way: what the worker has said of it and no one has taken yet."""
 
     def __init__(self, ident: int, eager: bool) -> None:
-        self.id, self.eager = ident, eager  # eager: someone waits for every token, not for the end alone
+        self.id, self.eager = ident, eager  # eager: someone waits for every token, not only for the end
         self.said: list[Any] = []
         self.finish: str | None = None
         self.failed: Exception | None = None

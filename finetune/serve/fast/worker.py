@@ -24,13 +24,13 @@ from finetune.serve.fast.settings import EndpointSettings
 
 ROWS_GPU, ROWS_CPU = 128, 32
 CPU_CACHE_GIB = 0.5
-# Of GPU memory beside weights and cache: activations of a piece of a prompt, logits and their copies, CUDA graphs.
+# GPU memory in addition to weights and cache: activations of a piece of a prompt, logits and their copies, CUDA graphs.
 ROOM_GIB = 1.25
 FILLED = 0.95  # of what is then left: the allocator's blocks do not fit without gaps
 
 
 def main(pipe: Connection, settings: EndpointSettings) -> None:
-    """Until the other end of the pipe is closed. Stop signals are the server's to take: it lets answers end first."""
+    """Answer until the pipe's other end closes. Ignores stop signals: the server takes them, and lets answers end."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

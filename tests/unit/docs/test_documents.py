@@ -19,6 +19,7 @@ DOCUMENTS = [
 # the workspace.
 FOLDERS = "bench configs deploy docs entrypoint finetune healthchecks host qwen2 questions requirements standin tests"
 PATH = re.compile(rf"(?:{'|'.join([*FOLDERS.split(), 'weights', 'workspace', r'[.]github'])})/[\w./*-]*")
+TEST = re.compile(r"(?:\w+/)*test_\w+\.py")  # a file of tests, by its name or the end of its path
 
 by_name = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -52,8 +53,13 @@ def missing_paths(document: Document) -> list[str]:
     """Paths of the repository, in inline code, that are not there."""
     found = []
     for code in document.code():
-        match = PATH.fullmatch(code)
-        if match and not any(any(folder.glob(code.rstrip("/"))) for folder in (ROOT, ROOT / "workspace")):
+        if PATH.fullmatch(code):
+            places = [folder.glob(code.rstrip("/")) for folder in (ROOT, ROOT / "workspace")]
+        elif TEST.fullmatch(code):
+            places = [(ROOT / "tests").rglob(code)]
+        else:
+            continue
+        if not any(any(place) for place in places):
             found.append(code)
     return found
 
@@ -115,6 +121,12 @@ def test_the_article_s_rows_have_a_word():
         ("[a](#yes-it-is)\n\n# Yes, it `is`", [], [], set()),
         ("[a](https://example.org)", [], [], set()),
         ("`docs/no.md` `docs/health.md` `configs/sft.yaml` `workspace/*.sh`", [], ["docs/no.md"], set()),
+        (
+            "`test_no.py` `unit/test_errors.py` `common/test_errors.py`",
+            [],
+            ["test_no.py", "unit/test_errors.py"],
+            set(),
+        ),
         ("make a cake; `make nothing`\n\n```sh\nNO_COLOR=1 make build X=1\n```", [], [], {"nothing", "build"}),
     ],
 )

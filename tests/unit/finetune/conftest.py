@@ -24,6 +24,12 @@ def fast_made(tmp_path_factory: pytest.TempPathFactory, official_tokenizer_dir: 
     return fast_home.make(tmp_path_factory.mktemp("home"), official_tokenizer_dir)
 
 
+@pytest.fixture(scope="module")
+def home(fast_made: Path) -> Path:
+    """The same, for tests that start processes of their own; others have a `home` that they enter."""
+    return fast_made
+
+
 @pytest.fixture
 def checkpoint():
     """A function that makes a complete adapter checkpoint and returns it."""

@@ -185,6 +185,21 @@ def done(home: Path, output: Path, *more: str, **env: str) -> subprocess.Complet
     return ended
 
 
+def finished(home: Path, folders: pytest.TempPathFactory, *more: str, **env: str) -> tuple[Path, str]:
+    """The folder of a run that ended well, in an output folder of its own, and what it said."""
+    output = folders.mktemp("finished") / "output"
+    ended = done(home, output, *more, "--run", "job", **env)
+    return output / "job", ended.stderr
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """What a process prints on stderr until it ends; it is killed after a minute."""
+    try:
+        return process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+
+
 def count_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each training in this process is given; filled while they run."""
     trained: list[int] = []

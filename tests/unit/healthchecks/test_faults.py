@@ -187,7 +187,7 @@ def test_full_disk(context, monkeypatch):
 
 
 def test_small_shm(context, monkeypatch):
-    monkeypatch.setattr(storage, "_total", lambda folder: 64 << 20)  # a real one: tests/image/test_health.py
+    monkeypatch.setattr(storage, "_total", lambda folder: 64 << 20)  # a real one: tests/image/test_health_image.py
     fails(storage.check, context, "shm-small", "64 MiB", "--shm-size")
 
 

@@ -90,7 +90,7 @@ def test_what_is_no_adapter(ask, mirror, checkpoint):
         ask("--adapter", "nowhere", "q")
     path = checkpoint(mirror)
     (path / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"checkpoint .no adapter_model\.safetensors"):
+    with pytest.raises(UserError, match=r"incomplete checkpoint \(no adapter_model\.safetensors"):
         ask("--adapter", str(path), "q")
 
 

@@ -19,16 +19,9 @@ from tests.unit.finetune import fast_home
 
 
 @pytest.fixture(scope="module")
-def home(fast_made: Path) -> Path:
-    return fast_made
-
-
-@pytest.fixture(scope="module")
 def straight(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that no one stopped."""
-    output = tmp_path_factory.mktemp("straight") / "output"
-    fast_home.done(home, output, ENGINE="fast")
-    return fast_home.the_run(output)
+    return fast_home.finished(home, tmp_path_factory, ENGINE="fast")[0]
 
 
 @pytest.fixture

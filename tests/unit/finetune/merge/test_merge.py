@@ -1,6 +1,7 @@
 """merge.sh's Python on a tiny random model: what is refused, what is written, what a wrong merge does.
 
-ms-swift is a stub that adds scale * B A to the weights in plain torch; tests/flow/test_merge_flow.py has the real one.
+ms-swift is a stub that adds scale * B A to the weights in plain torch; the real one is in
+tests/flow/test_after_training.py.
 """
 
 from __future__ import annotations
@@ -386,7 +387,7 @@ def test_twenty_different_questions_half_of_them_about_identity():
 def test_the_gap_is_what_the_merged_model_prefers_its_own_token_by(base):
     import torch
 
-    compare = same_answers.BaseAnswers(["你是谁?"], "s", "cpu", 0.0)
+    compare = same_answers.AdapterAnswers(["你是谁?"], "s", "cpu", 0.0)
     engine = same_answers.Qwen2Engine(base, "cpu")
     (greedy,) = compare._ask(engine, None)
     prompt = compare._prompt(engine, "你是谁?")

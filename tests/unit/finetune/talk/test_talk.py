@@ -106,11 +106,11 @@ def test_the_model_s_own_penalty_counts_as_it_does_in_ms_swift(tiny: Path, tmp_p
 
 
 @pytest.fixture
-def answers(tiny: Path) -> fast.LazyModel:
-    return fast.LazyModel(Lane(tiny, "cpu"), wish(model=tiny))
+def answers(tiny: Path) -> fast.TalkModel:
+    return fast.TalkModel(Lane(tiny, "cpu"), wish(model=tiny))
 
 
-def test_the_pieces_of_an_answer_are_the_answer(answers: fast.LazyModel) -> None:
+def test_the_pieces_of_an_answer_are_the_answer(answers: fast.TalkModel) -> None:
     from qwen2.generate import generate
 
     said = [{"role": "user", "content": "你是谁?"}]
@@ -121,7 +121,7 @@ def test_the_pieces_of_an_answer_are_the_answer(answers: fast.LazyModel) -> None
     assert len(pieces) > 1  # it comes while it is made
 
 
-def test_an_answer_that_nobody_reads_is_ended(answers: fast.LazyModel) -> None:
+def test_an_answer_that_nobody_reads_is_ended(answers: fast.TalkModel) -> None:
     import threading
 
     parts = answers.stream([{"role": "user", "content": "q"}])
@@ -130,7 +130,7 @@ def test_an_answer_that_nobody_reads_is_ended(answers: fast.LazyModel) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "answer"]
 
 
-def test_a_conversation_beyond_the_model_is_one_line(answers: fast.LazyModel) -> None:
+def test_a_conversation_beyond_the_model_is_one_line(answers: fast.TalkModel) -> None:
     with pytest.raises(UserError, match="`clear` starts over"):
         list(answers.stream([{"role": "user", "content": "word " * answers.model.config.max_positions}]))
 

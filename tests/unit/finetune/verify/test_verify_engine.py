@@ -153,7 +153,7 @@ def test_adapters_that_do_not_fit_say_why_before_the_base_is_loaded(base: Path, 
         check_adapter(foreign, base)
     dora = make_adapter(tmp_path / "dora", base, 0.1)
     spoil(dora, use_dora=True)
-    with pytest.raises(UserError, match=r"DoRA is not (computed|supported)"):
+    with pytest.raises(UserError, match="DoRA is not supported"):
         check_adapter(dora, base)
     with pytest.raises(UserError, match=r"no config\.json"):
         check_adapter(dora, tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.engines.fast import loaded_model
 from tests.unit.finetune import fast_home
 
 # Runs a command and prints the names that were new to the environment after the first of qwen2's threads was started.
@@ -68,15 +69,18 @@ def test_training_and_verify_put_no_new_name_beside_threads(
     assert asked["new"] == []
 
 
-def test_the_driver_is_started_after_the_names_are_reserved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from finetune.engines.fast import loaded_model
+def test_the_names_are_reserved_before_cuda_and_torch_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = loaded_model.RESERVED
+    assert {loaded_model.PARENT, *loaded_model.LOOPBACK, "CUDA_MODULE_LOADING", "OPENBLAS_MAIN_FREE"} <= set(names)
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is taken away again after the test
+        monkeypatch.delenv(name)
+    missing: list[list[str]] = []
 
-    for name in loaded_model.RESERVED:
-        monkeypatch.delenv(name, raising=False)
-    seen: list[bool] = []
-    monkeypatch.setattr(
-        loaded_model.early_cuda, "start_cuda", lambda: seen.append(all(n in os.environ for n in loaded_model.RESERVED))
-    )
-    monkeypatch.setattr(loaded_model.early_torch, "begin", lambda: None)
+    def start() -> None:
+        missing.append([name for name in names if name not in os.environ])
+
+    monkeypatch.setattr("qwen2.early_cuda.start_cuda", start)
+    monkeypatch.setattr("qwen2.early_torch.begin", start)
     loaded_model.Lane(tmp_path, "cuda")
-    assert seen == [True]
+    assert missing == [[], []]

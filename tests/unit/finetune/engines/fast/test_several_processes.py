@@ -23,24 +23,15 @@ EPOCHS = ("--num_train_epochs", "10")  # 40 steps
 
 
 @pytest.fixture(scope="module")
-def home(fast_made: Path) -> Path:
-    return fast_made
-
-
-@pytest.fixture(scope="module")
 def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
-    output = tmp_path_factory.mktemp("alone") / "output"
-    fast_home.done(home, output, *EPOCHS, "--run", "job", NPROC_PER_NODE="1")
-    return output / "job"
+    return fast_home.finished(home, tmp_path_factory, *EPOCHS, NPROC_PER_NODE="1")[0]
 
 
 @pytest.fixture(scope="module")
 def together(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run of two, and what it said."""
-    output = tmp_path_factory.mktemp("together") / "output"
-    done = fast_home.done(home, output, *EPOCHS, "--run", "job", NPROC_PER_NODE="2")
-    return output / "job", done.stderr
+    return fast_home.finished(home, tmp_path_factory, *EPOCHS, NPROC_PER_NODE="2")
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -131,10 +122,7 @@ def test_a_killed_or_hung_process_ends_the_others_with_the_cause(home: Path, tmp
         (worker,) = workers_of(process)
         os.kill(worker, number)
         begun = time.monotonic()
-        try:
-            said = process.communicate(timeout=60)[1]
-        finally:
-            process.kill()
+        said = fast_home.said(process)
     assert process.returncode == 1 and time.monotonic() - begun < 60
     (error,) = [line for line in said.splitlines() if line.startswith("error:")]
     cause = "was killed by SIGKILL" if number == signal.SIGKILL else "has given no sign of life for 20 s"
@@ -169,11 +157,16 @@ def test_the_others_end_when_the_first_is_killed(home: Path, tmp_path: Path) -> 
     assert not runs(worker)
 
 
-def test_a_node_that_does_not_answer_is_named_within_a_minute(home: Path, tmp_path: Path) -> None:
+def two_nodes(**more: str) -> dict[str, str]:
+    """The environment of two nodes that meet at a port that was free a moment ago."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    more = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "MIRROR_MEET_S": "6"}
+    return {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **more}
+
+
+def test_a_node_that_does_not_answer_is_named_within_a_minute(home: Path, tmp_path: Path) -> None:
+    more = two_nodes(MIRROR_MEET_S="6")
     begun = time.monotonic()
     first = fast_home.command(home, tmp_path / "first", "--run", "job", **more, NODE_RANK="0")
     assert first.returncode == 1 and time.monotonic() - begun < 50
@@ -181,7 +174,7 @@ def test_a_node_that_does_not_answer_is_named_within_a_minute(home: Path, tmp_pa
     assert not (tmp_path / "first/job").exists()
     second = fast_home.command(home, tmp_path / "second", "--run", "job", **more, NODE_RANK="1")
     assert second.returncode == 1
-    assert f"node 0 (127.0.0.1:{port}) did not answer within 6 s" in second.stderr
+    assert f"node 0 (127.0.0.1:{more['MASTER_PORT']}) did not answer within 6 s" in second.stderr
     assert "Traceback" not in first.stderr + second.stderr
 
 
@@ -189,11 +182,7 @@ def test_a_node_that_does_not_answer_is_named_within_a_minute(home: Path, tmp_pa
 def test_a_node_that_waits_for_the_others_ends_at_once_when_it_is_stopped(
     home: Path, tmp_path: Path, node: str
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    more = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "MIRROR_MEET_S": "200", "NODE_RANK": node}
-    with start(home, tmp_path / "output", "--run", "job", **more) as process:
+    with start(home, tmp_path / "output", "--run", "job", **two_nodes(MIRROR_MEET_S="200", NODE_RANK=node)) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("loading" if node == "0" else "engine:"):
@@ -201,10 +190,7 @@ def test_a_node_that_waits_for_the_others_ends_at_once_when_it_is_stopped(
         time.sleep(6)  # it waits for the other node by now
         process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
-        try:
-            said = process.communicate(timeout=60)[1]
-        finally:
-            process.kill()
+        said = fast_home.said(process)
     assert process.returncode == 143 and time.monotonic() - begun < 10
     assert "sft: stopped before the first step, so nothing is lost" in said and "Traceback" not in said
     if node == "0":  # which writes

@@ -31,16 +31,9 @@ def test_every_piece_goes_to_one_process_and_none_has_much_more_than_another() -
 
 
 @pytest.fixture(scope="module")
-def home(fast_made: Path) -> Path:
-    return fast_made
-
-
-@pytest.fixture(scope="module")
 def trained(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder with a run of 40 steps."""
-    output = tmp_path_factory.mktemp("trained") / "output"
-    fast_home.done(home, output, "--num_train_epochs", "10", "--run", "job")
-    return output
+    return fast_home.finished(home, tmp_path_factory, "--num_train_epochs", "10")[0].parent
 
 
 def verify(home: Path, output: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -96,10 +89,7 @@ def test_a_killed_process_ends_the_verdict_with_the_cause(home: Path, trained: P
                 break
         (worker,) = workers_of(process)
         os.kill(worker, signal.SIGKILL)
-        try:
-            said = process.communicate(timeout=60)[1]
-        finally:
-            process.kill()
+        said = fast_home.said(process)
     assert process.returncode == 1
     (error,) = [line for line in said.splitlines() if line.startswith("error:")]
     assert "the questions were not all answered: process 1 of 2 was killed by SIGKILL" in error

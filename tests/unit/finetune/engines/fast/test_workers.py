@@ -1,14 +1,13 @@
-"""How many processes, where they meet, and the job that they are sent."""
+"""How many processes, where they meet, the job that they are sent, and what they are told of a stop."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common.errors import UserError
-from finetune.engines.fast import crew, loaded_model, workers
+from finetune.engines.fast import crew, together, workers
 from finetune.engines.fast.workers import Workers
 from qwen2.training.settings import TrainSettings
 
@@ -60,16 +59,12 @@ def test_a_job_comes_out_as_it_went_in() -> None:
     assert crew.unpack(crew.pack(settings, rows)) == (settings, rows)
 
 
-def test_every_name_is_in_the_environment_before_a_thread_reads_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A new name may move the environment under CUDA's thread: a segmentation fault at the start, now and then."""
-    names = (loaded_model.PARENT, *loaded_model.LOOPBACK, "CUDA_MODULE_LOADING")
-    for name in names:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    missing: list[str] = []
-    monkeypatch.setattr("qwen2.early_cuda.start_cuda", lambda: missing.extend(n for n in names if n not in os.environ))
-    monkeypatch.setattr("qwen2.early_torch.begin", lambda: missing.extend(n for n in names if n not in os.environ))
-    loaded_model.Lane(tmp_path, "cuda")
-    assert missing == []
+def test_a_stop_is_told_to_the_others_in_the_user_s_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    team = SimpleNamespace(settle=lambda: None, lose=told.append)
+    lane = SimpleNamespace(crew=SimpleNamespace(met=lambda: team))
+    for language in ("en", "zh"):
+        monkeypatch.setenv("MIRROR_LANG", language)
+        together.tell(lane, SystemExit(143))  # type: ignore[arg-type]
+    together.tell(lane, OSError("a\ncause"))  # type: ignore[arg-type]
+    assert told == ["it was stopped", "它被停止了", "a cause"]
