@@ -21,9 +21,13 @@ from finetune.verify.words import Said
 
 if TYPE_CHECKING:
     from finetune.verify.engine import Engine
-    from finetune.verify.session import VerdictSession
+    from finetune.verify.session import VerdictSession, Wordings
 
 SCHEMA_VERSION = 1
+UPPER_BOUND = Said(
+    "rules keep more of a question than customers do: the share of reworded questions answered right is an upper bound; "
+    "for a figure to rely on, write some by hand and give them with --rewordings FILE"
+)
 PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-swift", "transformers", "peft")
 
 
@@ -32,6 +36,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
+    doubt_rules(parts["thresholds"], job.wordings)
     if not parts["thresholds"]:
         raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
     shown = {
@@ -110,21 +115,28 @@ def about_data(job: VerdictSession) -> dict[str, Any] | None:
     }
 
 
+def doubt_rules(held: dict[str, dict[str, Any]], made: Wordings) -> None:
+    """Mark a pass on rewordings that rules wrote as not certain: customers ask further from the data."""
+    check = held.get("reworded_min")
+    if check and check["ok"] and made.mostly_by_rules:
+        check["certain"] = False
+
+
 def notes_on_rewordings(job: VerdictSession) -> list[str]:
     """Who made the rewordings, where that was not the base alone."""
     made = job.wordings
     if not made.by_rules:
         return []
     if job.kind is STANDIN:
-        return [Said("all rewordings were made by simple rules: the stand-in writes none; {file}", file=made.path)]
-    return [
-        Said(
+        who = Said("all rewordings were made by simple rules: the stand-in writes none; {file}", file=made.path)
+    else:
+        who = Said(
             "{rules} of {count} rewordings were made by simple rules, where the base wrote none that fit; {file}",
             rules=made.by_rules,
             count=made.by_base + made.by_rules + made.by_hand,
             file=made.path,
         )
-    ]
+    return [who, *([UPPER_BOUND] if made.mostly_by_rules else [])]
 
 
 def notes_on_the_base(engine: Engine) -> list[str]:
