@@ -73,7 +73,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
             "device": engine.device,
             "dtype": engine.dtype,
         },
-        "notes": [*selected.notes, *notes_on_rewordings(job), *notes_on_the_base(engine)],
+        "notes": [*selected.notes, *notes_on_rewordings(job, asked), *notes_on_the_base(engine)],
         "compare": other,
         "run": shown,
         "settings": {
@@ -122,8 +122,8 @@ def doubt_rules(held: dict[str, dict[str, Any]], made: Wordings) -> None:
         check["certain"] = False
 
 
-def notes_on_rewordings(job: VerdictSession) -> list[str]:
-    """Who made the rewordings, where that was not the base alone."""
+def notes_on_rewordings(job: VerdictSession, asked: Sequence[Asked]) -> list[str]:
+    """Who made the rewordings, where that was not the base alone, and how much the figure tells."""
     made = job.wordings
     if not made.by_rules:
         return []
@@ -136,7 +136,10 @@ def notes_on_rewordings(job: VerdictSession) -> list[str]:
             count=made.by_base + made.by_rules + made.by_hand,
             file=made.path,
         )
-    return [who, *([UPPER_BOUND] if made.mostly_by_rules else [])]
+    reworded = [each.question for each in asked if each.question.part == "reworded"]
+    easy = sum(not question.counted for question in reworded)
+    few = Said("{count} of {total} keep more of their question than people do: asked, not counted", count=easy, total=len(reworded))
+    return [who, *([few] if easy else []), *([UPPER_BOUND] if made.mostly_by_rules else [])]
 
 
 def notes_on_the_base(engine: Engine) -> list[str]:

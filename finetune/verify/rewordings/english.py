@@ -20,7 +20,7 @@ STATE = (
     r"(?: (?:in|for|on|by|from|with|during|after|before|at|of|to|against|near|under|without|if|when)\b.+)?)"
 )
 THING = r"(?P<np>(?:(?:the|a|an|my|your|our|this|these|all)\b (?:\S+ ){0,3}?|)\S+?)"
-HAVE = r"(?:have|offer|sell|provide|rent|rent out|hire out|stock|carry|supply)"
+HAVE = r"(?:have|offer|sell|provide|rent|rent out|hire|hire out|stock|carry|supply)"
 BURDEN = r"(?:an? |any |extra |additional )*(?:\w+ )?(?:fee|charge|limit|fine|penalty|minimum|maximum|deadline|cost|restriction|problem|difference|"  # fmt: skip
 BURDEN += r"tax|surcharge|risk|reason|rule|dress code|age)s?\b"
 MEASURES = {
@@ -50,8 +50,8 @@ FORMS: list[tuple[str, ...]] = [
      "I'm planning my day. How many hours or days go into {np}?"),
     (rf"how long can (?:i|we) {VP}", "What is the longest I can {vp}?", "I'd like to {vp}. For how much time may I?"),
     (r"how long (?P<rest>(?:is|are|do|does|will|would|must|should) .+)", "For how much time {rest}?"),
-    (rf"how often (?P<aux>can|may|should|must) (?P<who>.+?) (?P<vp>\S+(?: (?:to|for|in|on|at|the|my|a)\b.*)?)",
-     "At what intervals {aux} {who} {vp}?", "{who_} {vp_} how often?"),
+    (r"how often (?P<rest>.+)", "At what intervals {rest}?"),
+    (rf"how far (?:is|are) {NP} from (?P<end>.+)", "What's the distance between {np} and {end}?", "{np_} {end_} distance?"),
     (rf"how many (?P<np>.+?) (?:do|does) (?P<who>.+?) have", "What number of {np} does one find with {who}?",
      "number of {np_} {who_}?"),
     (rf"how many (?P<np>.+?) (?P<can>can|may|must|should) {ME} {VP}", "What is the number of {np} that I {can}{vp}?",
@@ -70,7 +70,7 @@ FORMS: list[tuple[str, ...]] = [
     (rf"when (?:can|may|could) {ME} {VP}", "How long will it be until I can {vp}?", "earliest time to {vp_}?",
      "I'd like to {vp}. How soon is that possible?"),
     (rf"when (?:do|will|should|must) {ME} (?P<vp>.+)", "At what point do I {vp}?", "{vp_} when?"),
-    (rf"when do you {VP}", "Which days or hours do you {vp}?", "{vp_} when?", "Is there a fixed time when you {vp}?"),
+    (rf"when do you {VP}", "On which days, or at which hours, do you {vp}?", "{vp_} when?", "Is there a fixed time when you {vp}?"),
     (rf"when (?:is|are) {NP} open", "During which hours can one come to {np}?", "{np_} hours?"),
     (r"(?:when do you open|when are you open|what are (?:the|your) (?:opening|business) hours)",
      "During which hours can one come by?", "From when until when are you there?"),
@@ -78,6 +78,7 @@ FORMS: list[tuple[str, ...]] = [
     (rf"(?:do|must) {ME} (?:have|need) to {VP}|(?:must|should) (?P<me2>i|we) (?P<vp2>.+)"
      rf"|is it (?:necessary|required|mandatory|compulsory) to (?P<vp3>.+)", "Is there any way around it, or am I obliged to {vp}?",
      "Someone said I have to {vp}. Is that right?", "{vp_}, compulsory?"),
+    (rf"(?:do|will|would) {ME} get (?P<np>an? .+)", "Can I expect {np}?"),
     (rf"(?:do|will) {ME} need (?P<np>an? .+|any .+|my .+)", "Can I do without {np}?",
      "Someone said I need {np}. Is that right?", "{np_} compulsory?"),
     (rf"(?:can|could|may) {ME} get (?P<np>an? [^,]+)", "I'm in need of {np}. Would you be able to arrange that?",
@@ -105,7 +106,7 @@ FORMS: list[tuple[str, ...]] = [
      "I'd like to hear about the {np} you {vp}. Which would that be?"),
     (rf"what (?P<can>can|should|must|may) {ME} {VP}", "Could you list what I {can}{vp}?", "what to {vp_}?"),
     (rf"what do {ME} {VP}", "Could you list what I {vp}?"),
-    (rf"(?:which|what) (?P<np>(?!is\b|are\b|was\b|does\b|do\b|can\b)\S+(?: \S+)?) (?P<be>is|are) (?P<rest>.+)",
+    (rf"(?:which|what) (?P<np>(?!times?\b|days?\b|date\b|is\b|are\b|was\b|does\b|do\b|can\b)\S+(?: \S+)?) (?P<be>is|are) (?P<rest>.+)",
      "Could you tell me which {np} {be} {rest}?"),
     (rf"(?:what's|what is|what are|what was) {NAMED}", "Could you tell me {np}?", "{np_}?",
      "I still have to find out {np}. Can you help?"),

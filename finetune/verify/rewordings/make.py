@@ -107,10 +107,9 @@ def make(
             ruled = sieve.keep(row, rules.reword(row.question), base, by_rules=True)
             framed = sieve.keep(row, rules.framed(row.question), (*base, *ruled), by_rules=True)
         chosen = sieve.different(row, [base, ruled, framed], wanted)
-        kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
-        rest = [text for text in chosen if text not in kept_back]
-        made = [BASE if text in base else RULES for text in kept_back]
-        found.append(Rewording(row.question, kept_back, rest[choose:], made, rest[:choose]))
+        ask, rest = chosen[:asked], chosen[asked:]  # the same are asked whether or not others are trained on
+        made = [BASE if text in base else RULES for text in ask]
+        found.append(Rewording(row.question, ask, rest[choose:], made, rest[:choose]))
     return found
 
 
