@@ -64,7 +64,9 @@ class Nearness:
     def between(self, one: str, other: str) -> float:
         """The likeness of two texts, from 0 to 1, weighed by the texts held."""
         bags = [grams(one), grams(other)]
-        shared, *both = (sum(self.weight.get(gram, self._rarity(0)) for gram in bag) for bag in (bags[0] & bags[1], *bags))
+        shared, *both = (
+            sum(self.weight.get(gram, self._rarity(0)) for gram in bag) for bag in (bags[0] & bags[1], *bags)
+        )
         return 2 * shared / max(sum(both), 1e-9)
 
     def nearest(self, text: str) -> tuple[int, float]:

@@ -38,7 +38,9 @@ class Question:
     forbid: Patterns = ()
     reference: str | None = None
     rule: dict[str, Any] | None = None
-    counted: bool = True  # False: asked and shown, in no figure: a row that says nothing about identity, an easy rewording
+    counted: bool = (
+        True  # False: asked and shown, in no figure: a row that says nothing about identity, an easy rewording
+    )
     row: int | None = None  # place of the row of the data whose answer is the reference (sets.survey.Survey.rows)
     system: str | None = None  # the row's own system prompt, instead of the training's
     tools: Any = None  # the row's own

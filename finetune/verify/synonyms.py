@@ -1,4 +1,4 @@
-"""Words that mean the same to a customer: rewordings exchange them, the judge and near misses hold them for one thing."""
+"""Words that mean the same to a customer: rewordings exchange them; the judge and near misses take them for one."""
 
 from __future__ import annotations
 

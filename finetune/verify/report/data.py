@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 UPPER_BOUND = Said(
-    "rules keep more of a question than customers do: the share of reworded questions answered right is an upper bound; "
-    "for a figure to rely on, write some by hand and give them with --rewordings FILE"
+    "rules keep more of a question than customers do: the share of reworded questions answered right is an upper "
+    "bound; for a figure to rely on, write some by hand and give them with --rewordings FILE"
 )
 PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-swift", "transformers", "peft")
 
@@ -138,7 +138,11 @@ def notes_on_rewordings(job: VerdictSession, asked: Sequence[Asked]) -> list[str
         )
     reworded = [each.question for each in asked if each.question.part == "reworded"]
     easy = sum(not question.counted for question in reworded)
-    few = Said("{count} of {total} keep more of their question than people do: asked, not counted", count=easy, total=len(reworded))
+    few = Said(
+        "{count} of {total} keep more of their question than people do: asked, not counted",
+        count=easy,
+        total=len(reworded),
+    )
     return [who, *([few] if easy else []), *([UPPER_BOUND] if made.mostly_by_rules else [])]
 
 

@@ -35,7 +35,9 @@ FAULTS = (
 def summary(report: dict[str, Any], say: Speaker) -> dict[str, Any]:
     """`learned`: sentences; `worst`: the worst answers; `todo`: a sentence."""
     return {
-        "learned": [say(sentence) for sentence in _sentences(report["figures"], UPPER_BOUND in report.get("notes", ()))],
+        "learned": [
+            say(sentence) for sentence in _sentences(report["figures"], UPPER_BOUND in report.get("notes", ()))
+        ],
         "worst": [_shown(each, say) for each in worst(report["questions"])],
         "todo": say(todo(report)),
     }

@@ -202,7 +202,7 @@ class Sieve:
         return bool(found[own] > 0) and float(self.answers.scores(text).max()) < max(float(found[own]), 0.3)
 
     def nearness(self, row: DataRow, text: str) -> int:
-        """How little a rewording tells: 2 if it is almost the question, or holds it, 1 if it holds much of it, 0 if not."""
+        """How little a rewording tells: 2 if it is or holds almost the question, 1 if it holds much of it, else 0."""
         likeness = self.likeness(row, text)
         if likeness > ALMOST or question_key(row.question) in question_key(text):
             return 2
@@ -218,7 +218,9 @@ class Sieve:
         """
         near = {text: self.nearness(row, text) for texts in options for text in texts}
         last = set(options[-1]) | {text for text in near if near[text] > 1}
-        left = [(near[text], kind, self.likeness(row, text), text) for kind, texts in enumerate(options) for text in texts]
+        left = [
+            (near[text], kind, self.likeness(row, text), text) for kind, texts in enumerate(options) for text in texts
+        ]
         chosen: list[str] = []
         while left and len(chosen) < count:
             best = min(left, key=lambda each: (each[3] in last, each[0], self._is_like(each[3], chosen), *each[1:]))

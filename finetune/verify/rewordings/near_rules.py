@@ -86,9 +86,7 @@ class Mentions:
                     group = kind.group(matched[0])
                     many = matched[0].lower() not in kind.group_of
                     others = [each[0] for n, each in enumerate(kind.groups) if n != group and self._unknown(each)]
-                    yield self._thing(
-                        matched[0], matched.start(), [plural(each) if many else each for each in others]
-                    )
+                    yield self._thing(matched[0], matched.start(), [plural(each) if many else each for each in others])
         for matched in CODE.finditer(question):
             if BEHIND_NOUN.search(question[: matched.start()]) or not matched[0].isdigit():
                 yield self._thing(matched[0], matched.start(), _other_codes(matched[0]))

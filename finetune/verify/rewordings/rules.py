@@ -18,8 +18,11 @@ FRAMES_EN = (
     "Sorry to bother you, I'm new here. {}", "Before I decide, one thing first: {}",
 )  # fmt: skip
 FRAMES_ZH = (
-    "不好意思打扰了，找了半天没找到答案：{}", "朋友问起这个，我答不上来：{}", "我是新来的，还不太熟悉，{}", "决定之前先弄清一件事，{}",
-)  # fmt: skip
+    "不好意思打扰了，找了半天没找到答案：{}",
+    "朋友问起这个，我答不上来：{}",
+    "我是新来的，还不太熟悉，{}",
+    "决定之前先弄清一件事，{}",
+)
 END = r"[\s?？.。!！]+$"
 BEFORE_VERB = r"(?:i|you|we|they|to|can|could|may|must|should|will|would|please|not|cannot|can't|don't)"
 # Behind a noun that ends its noun phrase: `the bike for`, `the bike stolen`; not `bike rental`.
@@ -36,7 +39,9 @@ def reword(question: str) -> list[str]:
     """A question in other sentences."""
     bare, swapped = _bare(question)
     rebuilt = (chinese if language([question]) == "zh" else english).rebuilt
-    return list(dict.fromkeys(articles(wording) for base in dict.fromkeys((swapped, bare)) for wording in rebuilt(base)))
+    return list(
+        dict.fromkeys(articles(wording) for base in dict.fromkeys((swapped, bare)) for wording in rebuilt(base))
+    )
 
 
 def framed(question: str) -> list[str]:
@@ -57,7 +62,7 @@ def _bare(question: str) -> tuple[str, str]:
 def articles(text: str) -> str:
     """`a` and `an` as the word behind them wants it, which may have been exchanged."""
     text = re.sub(r"\b([Aa])n (?=[bcdfghjklmnpqrstvwxz])", r"\1 ", text)
-    return re.sub(r"\b([Aa]) (?=[aei])", r"\1n ", text)
+    return re.sub(r"\b([Aa]) (?=[aei]|o(?!n[ec])|un(?!i))", r"\1n ", text)
 
 
 def _swapped_en(text: str) -> str:

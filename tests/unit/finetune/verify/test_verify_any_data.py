@@ -101,7 +101,9 @@ def test_a_pass_on_rewordings_that_rules_wrote_is_not_certain(workspace: Any) ->
     held = workspace.report()["thresholds"]["reworded_min"]
     assert (held["ok"], held["certain"]) == (True, False)
     by_hand = workspace.root / "hand.yaml"
-    rows = [f"- {{question: '{question}', ask: ['请问{question}', '想问{question}'], made: hand}}" for question, _ in FAQ]
+    rows = [
+        f"- {{question: '{question}', ask: ['请问{question}', '想问{question}'], made: hand}}" for question, _ in FAQ
+    ]
     by_hand.write_text("version: 1\nrows:\n" + "\n".join(rows), encoding="utf-8")
     workspace.verify("--rewordings", str(by_hand))
     assert not any("upper bound" in note for note in workspace.report()["notes"])
