@@ -222,7 +222,8 @@ FORMS: list[tuple[str, ...]] = [
     (rf"what (?P<can>can|should|must|may) {ME} {VP}", "Could you list what I {can}{vp}?", "what to {vp_}?"),
     (rf"what do {ME} {VP}", "Could you list what I {vp}?"),
     (
-        r"(?:which|what) (?P<np>(?!(?:times?|days?|date|is|are|was|does|do|can)\b)\S+(?: \S+)?) (?P<be>is|are) (?P<rest>.+)",
+        r"(?:which|what) (?P<np>(?!(?:times?|days?|date|is|are|was|does|do|can)\b)\S+(?: \S+)?)"
+        r" (?P<be>is|are) (?P<rest>.+)",
         "Could you tell me which {np} {be} {rest}?",
     ),
     (
