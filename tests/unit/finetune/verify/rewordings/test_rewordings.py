@@ -135,6 +135,28 @@ def test_trained_rewordings_are_others_than_those_asked() -> None:
     assert added[0]["messages"][1]["content"] == ROWS[0].answer
 
 
+def test_the_same_are_asked_whether_or_not_others_are_trained_on() -> None:
+    plain, more = make.make(ROWS, ROWS, None), make.make(ROWS, ROWS, None, train=2)
+    assert [each.ask for each in plain] == [each.ask for each in more]
+
+
+def test_those_taken_differ_from_each_other_as_well() -> None:
+    sieve = make.Sieve(ROWS)
+    alike = ["May I leave a vehicle, and where?", "May I leave a vehicle, and whereabouts?"]
+    other = "Is there some place for four wheels?"
+    assert other in sieve.different(ROWS[2], [[*alike, other], []], 2)
+
+
+def test_a_question_behind_a_sentence_comes_last() -> None:
+    (row_,) = [row(1, "When does the kiosk open?", "At 8.")]
+    options = [
+        [],
+        ["On which day, or at what hour, does the kiosk open?"],
+        ["A friend asked me this: When does the kiosk open?"],
+    ]
+    assert make.Sieve([row_]).different(row_, options, 2) == [options[1][0], options[2][0]]
+
+
 @pytest.mark.parametrize(
     "question", ["How do I return a bike?", "可以开发票吗?", "退货怎么办理", "Opening hours", "你好"]
 )
