@@ -69,6 +69,8 @@ def _english(text: str) -> str:
     text = re.sub(r"\ba dozen\b", "12", text, flags=re.IGNORECASE)
     text = re.sub(r"\bsecond (?=floor|day|week|month|year|night|time|attempt)", "2nd ", text, flags=re.IGNORECASE)
     text = re.sub(r"\bfirst (?=of (?:each|every|the) month|day\b)", "1st ", text, flags=re.IGNORECASE)
+    text = re.sub(r"\bground floor\b", "0th floor", re.sub(r"\bfirst floor\b", "1st floor", text, flags=re.I), flags=re.I)
+    text = re.sub(r"\bhalf(?: of)? (?=(?:the|your|its|their) (?!(?:an? )?(?:hour|day|way)))|\bhalf (?=price)", "50% of ", text, flags=re.I)
     for word, value in _ORDINALS.items():
         text = re.sub(rf"\b{word}\b", f"{value}{'rd' if value == 3 else 'th'}", text, flags=re.IGNORECASE)
     return _ENGLISH_NUMBER.sub(_english_number, text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from finetune.verify.judge.text import PLACE, content, stem
+
 
 def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
@@ -11,22 +13,26 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 # Words with a `not` in them that deny nothing, or that bound a number
 _HARMLESS = _any(
-    r"\bnot only\b|\bno (?:later|earlier|older|younger|more|less|fewer|longer) than\b",
-    r"\bnot (?:older|later|more|less|longer|exceed\w*)\b|\bno (?:problem|worries|doubt|matter)\b",
+    r"\bnot only\b|(?:\b(?:no|not|never)|n't)(?: \w+)?? (?:later|earlier|older|younger|more|less|fewer|longer|exceed\w*)\b",
+    r"\bno (?:problem|worries|doubt|matter)\b|(?:toll|hands)-free",
     r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
     r"不(?:能|可以?|得|应|要|准)(?:超过|超出|高于|多于|大于|晚于|迟于|少于|低于|小于|早于)",
     r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不用(?:谢|担心|客气)",
+    r"[不没未][^,。;\s]{1,4}(?:的话|时(?![间候段]))",
     r"差不多|无(?:理由|线|论|需担心|忧|障碍)|没(?:关系|问题|事)|对不起|要不|未[来满足]|未成年|非常|莫非|除非",
     r"别(?:人|的|处|名|墅)|特别|级别|分别|区别|类别|性别|个别",
 )
+# `21:00关门` says until when, not that it is closed
+_CLOSED_ZH = rf"休息|[店公]休(?!息)|[停歇休]业|停诊|闭馆|(?<![点分{PLACE}])(?:关门|打烊)"
 _DENIAL = _any(
     r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|impossible)\b|n't\b",
     r"\b(?:keep|stay) (?:out|away|off|clear)\b|\bavoid\w*",
     r"\b(?:refus\w*|declin\w*|unless|except|(?:everything|everyone|anything|all) but)\b|(?<=\bnothing )but\b",
+    r"\b(?:closed|shut|forbidden|prohibited|banned|exclud(?:ed|es|ing)|invalid|inactive|expired)\b|(?<=\w-)free\b",
+    rf"{_CLOSED_ZH}|失效|过期",
     r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
     r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
 )
-_CLOSED_ZH = "休息|停诊|关门|停业|闭馆|打烊"
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
 _PAIRS = [
     (_any(one), _any(other))
@@ -36,12 +42,7 @@ _PAIRS = [
             r"\b(?:after|afterwards|later)\b|[以之]?后",
         ),
         (r"\b(?:compulsory|mandatory|obligatory|required)\b|必须|强制", r"\b(?:optional|voluntary)\b|可选|自愿|选填"),
-        (r"\b(?:allowed|permitted|welcome)\b", r"\b(?:forbidden|prohibited|banned)\b"),
-        (r"\b(?:included|includes)\b", r"\b(?:excluded|excludes|excluding)\b"),
-        (
-            r"\bopens?\b|营业|开放|上班|开馆|开门|开诊|(?<=不)开(?![启放馆门通始车发票具会])",
-            rf"\bclose[sd]?\b|\bshut\b|{_CLOSED_ZH}",
-        ),
+        (r"\binclud(?:ed|es|ing)\b|包含|(?<!不)含", r"\b(?:plus|extra)\b|另[外行]?[收付计]|自理"),
         (
             r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
             r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不能超过|不高于|以下",
@@ -63,12 +64,14 @@ _PAIRS = [
         (r"\bonline\b|线上|在线", r"\b(?:offline|in person)\b|线下|离线"),
         (r"\b(?:enabled?|(?:turn|switch)(?:ed)? on)\b|开启|打开", r"\b(?:disabled?|(?:turn|switch)(?:ed)? off)\b|关闭"),
         (r"\b(?:first|earliest)\b", r"\b(?:last|latest)\b"),
-        (r"\b(?:valid|active)\b|有效", r"\b(?:invalid|expired|inactive)\b|失效|过期"),
     )
 ]
+# Words that only say that a thing can be had or done
+_WORDS = "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used"
+LIGHT = frozenset(map(stem, _WORDS.split())) | frozenset("支持接受允许提供需行用法收")
 _POLITE = re.compile(
     r"^(?:(?:亲爱的(?:用户|客户|顾客)?|亲|您好|你好|非常抱歉|很?抱歉|不好意思|对不起|感谢您的?\w{0,4}"
-    r"|hello|hi|dear customer|sorry|i'?m sorry|we'?re sorry|unfortunately|thank you(?: for \w+(?: \w+){0,3})?"
+    r"|hello|hi|dear customer|(?:(?:i'?m|i am|we'?re|we are) )?(?:sorry|afraid)|unfortunately|thank you(?: for \w+(?: \w+){0,3})?"
     r"|(?:good|great) question)[,.!~、。:，！：\s]*)+",
     re.IGNORECASE,
 )
@@ -81,12 +84,12 @@ _YES = _any(
     rf"当然|好的|对的|是的|没问题|{_VERBS}",
 )
 _NO = _any(
-    r"(?:nope|no)\b(?!\s+(?:later|earlier|more|less|older|longer|need|problem|worries|\w+ (?:is|are|was) ))",
+    r"(?:nope|no|not(?=[,.!;]|$))\b(?!\s+(?:later|earlier|more|less|older|longer|need|problem|worries|\w+ (?:is|are|was) ))",
     r"否|不(?!超|仅|但|好意思|客气|过|少|满|同|限|管|论)|没有|没(?!关系|问题|事)|无法|无需(?!担心)|暂[不无]|禁止",
 )
 _REFUSAL = _any(
     r"\bas an? (?:ai|artificial|language)|\bi(?:'m| am) (?:just |only )?an? (?:ai|language|artificial)",
-    r"\bi(?:'m| am)? (?:sorry|afraid|not sure|unable)\b",
+    r"\bi(?:'m| am)? (?:not sure|unable)\b",
     r"\bi (?:do not|don't|cannot|can't|could not|couldn't) (?:have|know|provide|help|answer|find|access|assist)",
     r"人工智能|语言模型|AI助手|我不(?:知道|清楚|确定|太清楚)|没有相关(?:信息|资料)",
     r"我?(?:无法|不能)(?:提供|回答|获取|访问|查询|确定|帮助)",
@@ -105,6 +108,11 @@ def denials(clause: str) -> int:
     """How many words of a clause deny something."""
     clause = re.sub(r"\bneither\b(.*?)\bnor\b", r"not \1", _HARMLESS.sub(" ", clause), flags=re.IGNORECASE)
     return len(_DENIAL.findall(clause))
+
+
+def denied(clause: str) -> frozenset[str]:
+    """What a clause denies: the words behind each denial, less those that only say that something can be had or done."""
+    return frozenset().union(*map(content, _DENIAL.split(_HARMLESS.sub(" ", clause))[1:])) - LIGHT
 
 
 _ONLY = _any(
@@ -141,7 +149,6 @@ def poles(text: str) -> list[str]:
     return [match.group() for pair in _PAIRS for side in pair for match in side.finditer(text)]
 
 
-_CLOSED = _any(r"\b(?:closed|shut)\b", _CLOSED_ZH)
 _COLOURS = _any(
     r"\b(?:black|white|gr[ae]y|red|green|blue|yellow|orange|purple|pink|brown|silver|golden)\b",
     r"[黑白灰红绿蓝黄橙紫粉棕银金]色",
@@ -151,11 +158,6 @@ _COLOURS = _any(
 def colours(text: str) -> list[str]:
     """The colours that a text names, which tell things apart."""
     return _COLOURS.findall(text)
-
-
-def shuts(text: str) -> bool:
-    """Whether a clause denies something, or says that something is closed."""
-    return denials(text) % 2 == 1 or _CLOSED.search(text) is not None
 
 
 def refuses(text: str) -> bool:
