@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from finetune.verify.judge.claims import Claims
 from finetune.verify.judge.exchanged import exchanged, shuffled
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import LIGHT, affirms, colours, denials, denied, lead, opposed, poles, without_denials
+from finetune.verify.judge.polarity import colours, denials, lead, opposed, poles, without_denials
 from finetune.verify.judge.text import CJK, PLACE, clauses, content, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
@@ -59,7 +60,7 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
         [*_texts(missing), *lacking] or list(filter(None, [dropped(*marked, question.text)])),
         _texts(wrong),
         len({fact.value for fact in required}),
-        _opposite(ref_clauses, own_clauses, reference.text, answer.text, denials(question.text) % 2 == 1),
+        _opposite(ref_clauses, own_clauses, reference.text, answer.text, marked, question.text),
         _swapped(ref_clauses, own_clauses, _marks(reference))
         or _exchanged(ref_sentences, own_sentences)
         or shuffled(reference.text, answer.text),
@@ -74,7 +75,7 @@ def _of_subject(fact: Fact, reference: Facts, question: Facts) -> bool:
 
 
 _LISTED = re.compile(
-    rf"(?P<han>[{CJK}]{{1,8}}(?:、[{CJK}]{{1,8}})+(?:[和及与][{CJK}]{{1,8}})?)"
+    rf"(?P<han>[\d{CJK}]{{1,8}}(?:、[\d{CJK}]{{1,8}})+(?:[和及与][\d{CJK}]{{1,8}})?)"
     r"|(?P<en>\b(?:an?|the|your|our)\b[^,.;:()\d]+(?:, (?:an?|the|your|our)\b[^,.;:()\d]+)+"
     r",? and (?:an?|the|your|our)\b[^,.;:()\d]+?)(?=[.;]|$)",
     re.MULTILINE | re.IGNORECASE,
@@ -241,26 +242,20 @@ def _exclusive(all_clauses: Sequence[_Clause]) -> list[frozenset[str]]:
 
 
 def _opposite(
-    reference: Sequence[_Clause], answer: Sequence[_Clause], whole: str, said: str, asked_when_not: bool
+    reference: Sequence[_Clause],
+    answer: Sequence[_Clause],
+    whole: str,
+    said: str,
+    marked: tuple[str, str],
+    question: str,
 ) -> str:
-    """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none.
-
-    `asked_when_not`: the question denies (`When are you closed?`), so that the answer need not.
-    """
+    """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none."""
     first, own = lead(whole), lead(said)
     if first * own == -1:
         return said.split("\n")[0][:60]
+    if contrary := Claims(marked[1]).against(Claims(marked[0]), question):
+        return contrary
     unique = _exclusive(reference)
-    if affirms(said):  # all denial is gone, and what was denied is still there: `PayPal and cheques`
-        for clause, its in zip(reference, unique, strict=True):
-            what = without_denials(its - _DENIED) - LIGHT
-            if denials(clause.text) % 2 and what and len(what & _all(answer)) > 0.6 * len(what):
-                return said.split("\n")[0][:60]
-            told = frozenset(
-                filter(_is_place, what)
-            )  # `closed on Sundays`, and the answer names Sundays all the same
-            if not asked_when_not and denials(clause.text) % 2 and told and told <= _all(answer):
-                return said.split("\n")[0][:60]
     for clause in answer:
         best = sorted(
             ((_overlap(clause, other, own), n) for n, (other, own) in enumerate(zip(reference, unique, strict=True))),
@@ -269,23 +264,9 @@ def _opposite(
         if not best or best[0][0] < 0.5:
             continue
         near = [n for score, n in best if score >= 0.75 * best[0][0]]
-        if asked_when_not and not denials(clause.text):
-            continue
-        if all(opposed(reference[n].text, clause.text) and _same_denied(reference[n].text, clause.text) for n in near):
+        if all(opposed(reference[n].text, clause.text) for n in near):
             return clause.text
     return ""
-
-
-def _same_denied(reference: str, answer: str) -> bool:
-    """Whether an answer's clause speaks of what its reference's denies; where only one of them denies something."""
-    if denials(answer) or not denials(reference):
-        return True
-    what = denied(reference)
-    return not what or bool(what & content(answer))
-
-
-def _all(parts: Sequence[_Clause]) -> frozenset[str]:
-    return frozenset().union(*(part.tokens for part in parts))
 
 
 def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> float:

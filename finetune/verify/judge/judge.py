@@ -184,7 +184,6 @@ class Judge:
             missing, wrong = [found.exchanged[0]], [found.exchanged[1]]
         return Judgement(code == "ok", "text", why, code, nearest, own, missing, wrong)
 
-
     def _without_additions(self, row: int, answer: str) -> str:
         """An answer less what it adds, after its first sentence, that another row says in nearly the same words."""
         first, *more = sentences(answer)

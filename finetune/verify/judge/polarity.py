@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from finetune.verify.judge.text import PLACE, content, stem
+from finetune.verify.judge.text import PLACE, stem
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -18,7 +18,9 @@ _HARMLESS = _any(
     r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
     r"不(?:能|可以?|得|应|要|准)(?:超过|超出|高于|多于|大于|晚于|迟于|少于|低于|小于|早于)",
     r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不用(?:谢|担心|客气)",
-    r"[不没未][^,。;\s]{1,4}(?:的话|时(?![间候段]))",
+    # a condition or a part of a noun: `没有电梯的话`, `未拆封的商品`, `不到7天就…`
+    r"[不没未无](?![需用必要能可会得许准])[^,。;\s]{1,8}?(?:的|时(?![间候段])|(?=可以|请|需要|必须|[就则便要得]))",
+    r"(?P<v>[有能是会可要用该行])[不没](?P=v)",
     r"差不多|无(?:理由|线|论|需担心|忧|障碍)|没(?:关系|问题|事)|对不起|要不|未[来满足]|未成年|非常|莫非|除非",
     r"别(?:人|的|处|名|墅)|特别|级别|分别|区别|类别|性别|个别",
 )
@@ -26,12 +28,12 @@ _HARMLESS = _any(
 _CLOSED_ZH = rf"休息|[店公]休(?!息)|[停歇休]业|停诊|闭馆|(?<![点分{PLACE}])(?:关门|打烊)"
 _DENIAL = _any(
     r"\b(?:not|cannot|no|never|neither|nor|nothing|none|nobody|without|impossible)\b|n't\b",
-    r"\b(?:keep|stay) (?:out|away|off|clear)\b|\bavoid\w*",
+    r"\b(?:keep|stay) (?:out|away|off|clear)\b|\b(?:avoid|ignor)\w*",
     r"\b(?:refus\w*|declin\w*|unless|except|(?:everything|everyone|anything|all) but)\b|(?<=\bnothing )but\b",
     r"\b(?:closed|shut|forbidden|prohibited|banned|exclud(?:ed|es|ing)|invalid|inactive|expired)\b|(?<=\w-)free\b",
     rf"{_CLOSED_ZH}|失效|过期",
     r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
-    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|严禁|谢绝|拒绝",
+    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|避免|忽略|严禁|谢绝|拒绝",
 )
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
 _PAIRS = [
@@ -67,8 +69,8 @@ _PAIRS = [
     )
 ]
 # Words that only say that a thing can be had or done
-_WORDS = "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used"
-LIGHT = frozenset(map(stem, _WORDS.split())) | frozenset("支持接受允许提供需行用法收")
+_WORDS = "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used either too"
+LIGHT = frozenset(map(stem, _WORDS.split())) | frozenset("支持接受允许提供需行用法收还暂目前现")
 _POLITE = re.compile(
     r"^(?:(?:亲爱的(?:用户|客户|顾客)?|亲|您好|你好|非常抱歉|很?抱歉|不好意思|对不起|感谢您的?\w{0,4}"
     r"|hello|hi|dear customer|(?:(?:i'?m|i am|we'?re|we are) )?(?:sorry|afraid)|unfortunately|thank you(?: for \w+(?: \w+){0,3})?"
@@ -106,24 +108,20 @@ def lead(text: str) -> int:
 
 def denials(clause: str) -> int:
     """How many words of a clause deny something."""
+    clause = re.sub(r"不([^不,。]{1,2})不(?=[^不,。])", r"不\1", clause)  # 不退不换
     clause = re.sub(r"\bneither\b(.*?)\bnor\b", r"not \1", _HARMLESS.sub(" ", clause), flags=re.IGNORECASE)
     return len(_DENIAL.findall(clause))
 
 
-def denied(clause: str) -> frozenset[str]:
-    """What a clause denies: the words behind each denial, less those that only say that something can be had or done."""
-    return frozenset().union(*map(content, _DENIAL.split(_HARMLESS.sub(" ", clause))[1:])) - LIGHT
+def affirmed(text: str) -> list[str]:
+    """What stands before, between and behind the words that deny."""
+    return _DENIAL.split(_HARMLESS.sub(" ", text))
 
 
-_ONLY = _any(
+ONLY = _any(
     r"\b(?:only|except|unless|other than|apart from|instead|(?:everything|everyone|anything|all|nothing) but)\b",
     r"只|仅|除|才",
 )
-
-
-def affirms(text: str) -> bool:
-    """Whether a text denies nothing at all, in whatever words."""
-    return not (denials(text) or _ONLY.search(text) or any(other.search(text) for _, other in _PAIRS))
 
 
 def without_denials(words: frozenset[str]) -> frozenset[str]:
@@ -132,16 +130,16 @@ def without_denials(words: frozenset[str]) -> frozenset[str]:
 
 
 def opposed(reference: str, answer: str) -> bool:
-    """Whether two clauses about the same thing say the opposite: one denies, or one of a pair of opposites stands in
-    each; both at once agree (`不营业` and `休息`)."""
-    if _ONLY.search(reference) or _ONLY.search(answer):
+    """Whether one of a pair of opposites stands in each of two clauses about the same thing; where one of them denies
+    it, they agree (`not optional`, `compulsory`)."""
+    if ONLY.search(reference) or ONLY.search(answer):
         return False  # `only for listed buildings` and `not unless it is one`: beyond counting
-    flips = denials(reference) + denials(answer)
+    flips = 0
     for one, other in _PAIRS:
         a, b = (one.search(reference), other.search(reference)), (one.search(answer), other.search(answer))
         if (a[0] and not a[1] and b[1] and not b[0]) or (a[1] and not a[0] and b[0] and not b[1]):
             flips += 1
-    return flips % 2 == 1
+    return flips % 2 == 1 and (denials(reference) + denials(answer)) % 2 == 0
 
 
 def poles(text: str) -> list[str]:
