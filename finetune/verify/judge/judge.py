@@ -191,12 +191,11 @@ class Judge:
 
     def _says_other(self, row: int, sentence: str) -> bool:
         facts, words = extract(sentence).found, content(sentence)
-        for _, other in self._nearest.candidates(sentence):
-            its = self._facts(other)
-            if other != row and all(any(says(own, fact) for own in its.found) for fact in facts):
-                if len(words & content(its.text)) >= ADDED * len(words):
-                    return True
-        return False
+        return any(
+            len(words & content(its.text)) >= ADDED * len(words)
+            and all(any(says(own, fact) for own in its.found) for fact in facts)
+            for its in (self._facts(other) for _, other in self._nearest.candidates(sentence) if other != row)
+        )
 
 
 def _kind(answer: str, labelled: bool) -> str:

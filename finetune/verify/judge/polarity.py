@@ -13,7 +13,8 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 # Words with a `not` in them that deny nothing, or that bound a number
 _HARMLESS = _any(
-    r"\bnot only\b|(?:\b(?:no|not|never)|n't)(?: \w+)?? (?:later|earlier|older|younger|more|less|fewer|longer|exceed\w*)\b",
+    r"\bnot only\b",
+    r"(?:\b(?:no|not|never)|n't)(?: \w+)?? (?:later|earlier|older|younger|more|less|fewer|longer|exceed\w*)\b",
     r"\bno (?:problem|worries|doubt|matter)\b|(?:toll|hands)-free",
     r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
     r"不(?:能|可以?|得|应|要|准)(?:超过|超出|高于|多于|大于|晚于|迟于|少于|低于|小于|早于)",
@@ -69,11 +70,15 @@ _PAIRS = [
     )
 ]
 # Words that only say that a thing can be had or done
-_WORDS = "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used either too"
+_WORDS = (
+    "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used "
+    "either too"
+)
 LIGHT = frozenset(map(stem, _WORDS.split())) | frozenset("支持接受允许提供需行用法收还暂目前现")
 _POLITE = re.compile(
     r"^(?:(?:亲爱的(?:用户|客户|顾客)?|亲|您好|你好|非常抱歉|很?抱歉|不好意思|对不起|感谢您的?\w{0,4}"
-    r"|hello|hi|dear customer|(?:(?:i'?m|i am|we'?re|we are) )?(?:sorry|afraid)|unfortunately|thank you(?: for \w+(?: \w+){0,3})?"
+    r"|hello|hi|dear customer|(?:(?:i'?m|i am|we'?re|we are) )?(?:sorry|afraid)|unfortunately"
+    r"|thank you(?: for \w+(?: \w+){0,3})?"
     r"|(?:good|great) question)[,.!~、。:，！：\s]*)+",
     re.IGNORECASE,
 )
@@ -86,7 +91,8 @@ _YES = _any(
     rf"当然|好的|对的|是的|没问题|{_VERBS}",
 )
 _NO = _any(
-    r"(?:nope|no|not(?=[,.!;]|$))\b(?!\s+(?:later|earlier|more|less|older|longer|need|problem|worries|\w+ (?:is|are|was) ))",
+    r"(?:nope|no|not(?=[,.!;]|$))\b"
+    r"(?!\s+(?:later|earlier|more|less|older|longer|need|problem|worries|\w+ (?:is|are|was) ))",
     r"否|不(?!超|仅|但|好意思|客气|过|少|满|同|限|管|论)|没有|没(?!关系|问题|事)|无法|无需(?!担心)|暂[不无]|禁止",
 )
 _REFUSAL = _any(

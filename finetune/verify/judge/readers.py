@@ -115,7 +115,8 @@ _ALWAYS = re.compile(
     r"\b24[ -]?hours?(?= (?:reception|service|desk|support|hotline|line))"
     r"|\b24 ?(?:hours?|h|hrs?)(?: a day|/day|/7)(?:,? 7 days a week)?|\b24/7\b|\baround the clock\b"
     r"|\bday (?:or|and) night\b|\b(?:at )?any ?time(?: of day)?\b"
-    r"|7 ?[x*×] ?24(?:小时)?|24小时(?=在线|服务|接听|营业|开放|客服|热线|电话|报修|急诊|不间断|都|有人|全天|值班)|全天候?|任何时[间候]|昼夜",
+    r"|7 ?[x*×] ?24(?:小时)?|24小时(?=在线|服务|接听|营业|开放|客服|热线|电话|报修|急诊|不间断|都|有人|全天|值班)"
+    r"|全天候?|任何时[间候]|昼夜",
     re.IGNORECASE,
 )
 
