@@ -132,7 +132,7 @@ def _choose(sections: tuple[Section, ...], number: Decimal) -> tuple[Section, bo
     numbers = [section for section in sections[:3] if not section.has("@")] or list(sections[:1])
     if any(section.condition for section in numbers):
         for section in numbers:
-            if section.condition is None or _holds(number, *section.condition):
+            if section.condition is None or OPERATORS[section.condition[0]](float(number), section.condition[1]):
                 return section, number < 0 and section.condition is None
         return numbers[-1], number < 0
     if number < 0 and len(numbers) > 1:
@@ -140,10 +140,6 @@ def _choose(sections: tuple[Section, ...], number: Decimal) -> tuple[Section, bo
     if number == 0 and len(numbers) > 2:
         return numbers[2], False
     return numbers[0], number < 0
-
-
-def _holds(number: Decimal, operator: str, bound: float) -> bool:
-    return bool(OPERATORS[operator](float(number), bound))
 
 
 def _with_text(sections: tuple[Section, ...], value: str) -> str:
@@ -168,21 +164,20 @@ def _serial(value: Any, epoch: dt.datetime | None) -> Decimal:
 
 
 def _number(section: Section, number: Decimal, sign: bool) -> str:
-    tokens = section.tokens
+    tokens, minus = section.tokens, "-" if sign else ""
     if any(token.kind == "general" for token in tokens) or not tokens:
-        minus = "-" if sign else ""
         return minus + "".join(_general(abs(number)) if t.kind in ("general", "digit") else t.text for t in tokens)
     if not any(token.kind == "digit" for token in tokens):  # such as "-" for nothing
         text = "".join(token.text for token in tokens if token.kind in ("literal", "mark"))
         return text if not section.has("@") else _general(number)
     if section.has("/"):
-        return ("-" if sign else "") + _fraction(tokens, abs(number))
+        return minus + _fraction(tokens, abs(number))
     value = abs(number) * 100 ** sum(token == Token("mark", "%") for token in tokens)
     at = next((i for i, token in enumerate(tokens) if token.kind == "exp"), None)
     if at is not None:
-        return ("-" if sign else "") + _scientific(tokens, at, value)
+        return minus + _scientific(tokens, at, value)
     text, is_zero = _fixed(tokens, value)
-    return text if is_zero or not sign else "-" + text
+    return text if is_zero else minus + text
 
 
 def _fixed(tokens: tuple[Token, ...], value: Decimal) -> tuple[str, bool]:

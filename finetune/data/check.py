@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from finetune.data.findings import CheckOptions, FileReport, Finding
 from finetune.data.items import Broken, Note, Row
 from finetune.data.plain import is_plain, shape_of
 from finetune.data.preference import PREFERENCE, Other, other_training
-from finetune.data.reading import open_checked, read
+from finetune.data.reading import open_checked, read, read_rows
 from finetune.data.source import DatasetSource, parse
 from qwen2.rows import KNOWN
 
@@ -74,7 +75,7 @@ class _Check:
             else:
                 self.row(item)
             if report.rows % 2048 == 0 and self.options.progress:
-                self.options.progress(min(report.rows * self.average(size), size), size)
+                self.options.progress(min(report.rows * self.average, size), size)
             if report.errors >= MAX_FAULTS:
                 break
         self.count()
@@ -97,12 +98,7 @@ class _Check:
         try:
             self.look(row)
         except RecursionError:
-            self.add(
-                row,
-                Remark(
-                    row.number, "", _("unfit"), _("nested too deeply"), _("a row is an object of texts"), error=True
-                ),
-            )
+            self.tell(row, "", _("unfit"), _("nested too deeply"), _("a row is an object of texts"), error=True)
 
     def look(self, row: Row) -> None:
         """`row`, without a guard against what is nested deeper than Python can follow."""
@@ -120,7 +116,7 @@ class _Check:
                 return
         looked = rows.look(data)
         for fault in looked.faults:
-            self.add(row, Remark(row.number, fault.field, fault.kind, fault.what, fault.remedy, error=True))
+            self.tell(row, fault.field, fault.kind, fault.what, fault.remedy, error=True)
         if looked.faults:
             return
         messages, tools = looked.messages, looked.tools
@@ -139,18 +135,13 @@ class _Check:
         """Report a row meant for another training than sft; the row that --convert makes of it."""
         if self.keep and other.good is not None:
             what = _("is {what}; its good answer is kept").format(what=other.what)
-            self.add(
-                row,
-                Remark(
-                    row.number, "", _(other.kind), what, _("train on both with {command}").format(command=other.command)
-                ),
-            )
+            self.tell(row, "", _(other.kind), what, _("train on both with {command}").format(command=other.command))
             return other.good
         keeps = _(", or keep the good answers with --convert OUT") if other.kind == PREFERENCE else ""
         remedy = _("train on it with {command} --model $MODEL_DIR --dataset {shlex}{keeps}").format(
             command=other.command, shlex=shlex.quote(str(self.path)), keeps=keeps
         )
-        self.add(row, Remark(row.number, "", _(other.kind), _("is {what}").format(what=other.what), remedy, error=True))
+        self.tell(row, "", _(other.kind), _("is {what}").format(what=other.what), remedy, error=True)
         return None
 
     def form(self, data: Any, messages: list[dict[str, Any]], tools: Any) -> None:
@@ -169,20 +160,11 @@ class _Check:
             what = _(
                 "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"
             )
-            self.add(
-                row,
-                Remark(
-                    row.number,
-                    place,
-                    _("turns joined"),
-                    what,
-                    _("write one message, or end the first with a line break"),
-                ),
-            )
+            self.tell(row, place, _("turns joined"), what, _("write one message, or end the first with a line break"))
         if [1 for message in messages if "loss_scale" in message and message["loss_scale"] not in (0, 1)]:
             what = _("has a loss_scale between 0 and 1, or above, which counts as 1")
             remedy = _("write 0 or 1, or train with ENGINE=swift and --is_binary_loss_scale false")
-            self.add(row, Remark(row.number, "", "loss_scale", what, remedy))
+            self.tell(row, "", "loss_scale", what, remedy)
 
     def finish_unused(self) -> None:
         """One warning for each field that is not trained on, with the rows that have it."""
@@ -205,6 +187,10 @@ class _Check:
         if at >= 0:
             where = _("row {row} (line {line})").format(row=number, line=number + self.offsets[at][1])
         return _("{where}, {name}").format(where=where, name=name) if name else where
+
+    def tell(self, row: Row, field: str, kind: str, what: str, remedy: str, error: bool = False) -> None:
+        """Report something about a row; the parameters are those of Remark."""
+        self.add(row, Remark(row.number, field, kind, what, remedy, error))
 
     def add(self, row: Row | None, remark: Remark) -> None:
         """A remark as a finding, under the file's own name of the field."""
@@ -251,27 +237,16 @@ class _Check:
                 what = _("has {length} tokens, and max_length is {limit}, so the training leaves it out").format(
                     length=length, limit=limit
                 )
-                where = self.place(number)
-                finding = Finding(
-                    self.report.file,
-                    number,
-                    where,
-                    _("too long"),
-                    what,
-                    _("shorten it, or raise --max_length"),
-                    error=False,
-                )
-                self.report.add(finding)
+                self.add(None, Remark(number, "", _("too long"), what, _("shorten it, or raise --max_length")))
         self.waiting.clear()
 
-    def average(self, size: int) -> int:
+    @cached_property
+    def average(self) -> int:
         """Bytes of a row, for the progress bar; the reader does not say how far it is."""
-        if not hasattr(self, "_average"):
-            with self.path.open("rb") as file:
-                head = file.read(1 << 20)
-            lines = max(head.count(b'"output"'), head.count(b"\n"), 1)
-            self._average = max(1, len(head) // lines)
-        return self._average
+        with self.path.open("rb") as file:
+            head = file.read(1 << 20)
+        lines = max(head.count(b'"output"'), head.count(b"\n"), 1)
+        return max(1, len(head) // lines)
 
     def encoding(self) -> str:
         """The file's encoding, or its kind where it is not text."""
@@ -300,15 +275,11 @@ def require(
         source = parse(spec, base)
         report = check_file(source.path, None, options) if source.path else None
         if report and report.errors:
-            first = next(finding for finding in report.findings if finding.error)
-            rest = (
-                _(" (the first of {count} errors: {command})").format(
-                    count=report.errors, command=host.call("check-data", dataset=source.path)
-                )
-                if report.errors > 1
-                else ""
-            )
-            raise UserError(f"{first}{rest}")
+            line = str(next(finding for finding in report.findings if finding.error))
+            if report.errors > 1:
+                command = host.call("check-data", dataset=source.path)
+                line += _(" (the first of {count} errors: {command})").format(count=report.errors, command=command)
+            raise UserError(line)
         checked.append((source, report))
     return checked
 
@@ -317,9 +288,8 @@ def require_readable(path: Path) -> None:
     """Raise UserError if a JSON file cannot be parsed; what its rows hold is not looked at, and other files pass."""
     if path.is_dir() or path.suffix.lower() not in (".json", ".jsonl"):
         return
-    for item in read(path):
-        if isinstance(item, Broken):
-            raise UserError(f"{path}: {item}")
+    for _row in read_rows(path):
+        pass
 
 
 def in_one_line(reports: Iterable[FileReport]) -> str:

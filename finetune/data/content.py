@@ -115,13 +115,8 @@ class Contents:
         if first[0] == number:
             return
         if first[1] == answer:
-            yield Remark(
-                number,
-                "",
-                "duplicate",
-                _("the same as row {first}").format(first=first[0]),
-                _("remove it, unless it is to count twice"),
-            )
+            what = _("the same as row {first}").format(first=first[0])
+            yield Remark(number, "", "duplicate", what, _("remove it, unless it is to count twice"))
         else:
             what = _("asks what row {first} asks, and answers otherwise").format(first=first[0])
             yield Remark(number, "", _("two answers"), what, _("keep one answer to a question"))
@@ -168,7 +163,7 @@ def text_remarks(number: int, field: str, text: str) -> Iterator[Remark]:
 
 
 def question_key(text: str) -> str:
-    """A question without case, width, spaces and punctuation; verify's same_question, at a tenth of its time."""
+    """A question without case, width, spaces and punctuation: two questions with one key are the same question."""
     return NO_WORD.sub("", unicodedata.normalize("NFKC", text).lower())
 
 
@@ -208,7 +203,7 @@ def _digest(value: Any) -> bytes:
 
 
 def _bare(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).removesuffix("团队").removesuffix("公司")
+    return NO_WORD.sub("", name).removesuffix("团队").removesuffix("公司")
 
 
 def _same_name(one: str, other: str) -> bool:

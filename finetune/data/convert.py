@@ -57,10 +57,10 @@ class Writer:
         os.replace(self.name, self.path)
 
     def discard(self) -> None:
-        """Remove the temporary file."""
-        self.file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.name)
+        """Remove the temporary file, if `finish` has not given it its name."""
+        for step in (self.file.close, lambda: os.unlink(self.name)):
+            with contextlib.suppress(OSError):  # close() writes what is left, to a disk that may be full
+                step()
 
 
 def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = None) -> tuple[Writer, list[FileReport]]:
@@ -79,18 +79,14 @@ def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = Non
         reports = [check_file(path, None, options, writer.keep) for path in files]
         if writer.rows:
             writer.finish()
-        else:
-            writer.discard()
     except OSError as error:
-        writer.discard()
         raise UserError(
             _("{out}: cannot be written ({strerror}); make room, or name another file").format(
                 out=out, strerror=error.strerror
             )
         ) from error
-    except BaseException:
+    finally:
         writer.discard()
-        raise
     return writer, reports
 
 

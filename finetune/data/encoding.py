@@ -87,13 +87,12 @@ def detect(head: bytes, whole: bool) -> Encoding | None:
         if head.startswith(bom):
             return Encoding(name)
     for escape, name in ESCAPES:
-        if escape in head and head.isascii() and _decodes(head, name, whole):
-            return Encoding(
-                name, _("read as {name}, by its escape sequences").format(name=name.upper().replace("_", "-"))
-            )
+        if escape in head and head.isascii() and _decoded(head, name, whole) is not None:
+            shown = name.upper().replace("_", "-")
+            return Encoding(name, _("read as {name}, by its escape sequences").format(name=shown))
     if b"\0" in head:
         return _wide(head, whole)
-    if _decodes(head, "utf-8", whole):
+    if _decoded(head, "utf-8", whole) is not None:
         return Encoding("utf-8")
     # UTF-8 but for one place is a damaged UTF-8 file, not one in another encoding.
     if _mostly_utf8(head):
@@ -107,9 +106,8 @@ def of_file(path: Path) -> tuple[Encoding | None, bytes]:
         head = file.read(HEAD)
         if b"\0" in head or not head.isascii():
             return detect(head, len(head) < HEAD), head
-        found, read = head, len(head)
-        while read < MOST and (more := file.read(HEAD)):
-            read += len(more)
+        found = head
+        while file.tell() < MOST and (more := file.read(HEAD)):
             if not more.isascii():
                 # From a line's beginning: the cut may have gone through a character's bytes.
                 found = found[found.rfind(b"\n") + 1 :] + more
@@ -124,7 +122,7 @@ def _wide(head: bytes, whole: bool) -> Encoding | None:
 
     match = from_bytes(head, cp_isolation=list(WIDE)).best()
     name = WIDE.get(match.encoding) if match else None
-    return Encoding(name) if name and _decodes(head, name, whole) else None
+    return Encoding(name) if name and _decoded(head, name, whole) is not None else None
 
 
 def _older(head: bytes) -> Encoding | None:
@@ -168,20 +166,12 @@ def _beats(ranked: dict[str, CharsetMatch], one: Candidate, other: Candidate) ->
     return its.chaos - mine.chaos > 0.04 or (its.chaos >= mine.chaos and mine.coherence - its.coherence > 0.1)
 
 
-def _decoded(raw: bytes, codec: str) -> str:
-    """The text, '' where it is not in this encoding. A character may be cut at the end."""
+def _decoded(raw: bytes, codec: str, whole: bool = False) -> str | None:
+    """The text; None if it is not in this encoding. Unless `raw` is the whole file, its last character may be cut."""
     try:
-        return codecs.getincrementaldecoder(codec)().decode(raw, final=False)
+        return codecs.getincrementaldecoder(codec)().decode(raw, final=whole)
     except UnicodeDecodeError:
-        return ""
-
-
-def _decodes(head: bytes, name: str, whole: bool) -> bool:
-    try:
-        codecs.getincrementaldecoder(name)().decode(head, final=whole)
-    except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _mostly_utf8(head: bytes) -> bool:
@@ -206,6 +196,11 @@ def _han(text: str) -> list[str]:
     return [char for char in text if "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff"]
 
 
+def _letters(text: str) -> int:
+    """How many letters are not ASCII."""
+    return sum(char > "\x7f" and unicodedata.category(char)[0] == "L" for char in text)
+
+
 def _share(text: str, low: str, high: str) -> float:
     """The part of a text's letters beyond ASCII that lies in a block of Unicode."""
     letters = [char for char in text if char > "\x7f" and unicodedata.category(char)[0] in "LM"]
@@ -226,9 +221,8 @@ def _chinese(text: str) -> bool:
     han = _han(text)
     if not han or _odd(text) > len(text) // 50:
         return False
-    letters = [c for c in text if c > "\x7f" and unicodedata.category(c)[0] == "L"]
     common = sum(_in_level_1(char) for char in han)
-    return common >= 0.6 * len(han) and len(han) + _kana(text) >= 0.9 * len(letters) and _kana(text) <= len(han)
+    return common >= 0.6 * len(han) and len(han) + _kana(text) >= 0.9 * _letters(text) and _kana(text) <= len(han)
 
 
 def _in_level_1(char: str) -> bool:
@@ -239,14 +233,14 @@ def _in_level_1(char: str) -> bool:
 def _japanese(text: str) -> bool:
     """Kana among kanji, and next to nothing else."""
     kana, han = _kana(text), len(_han(text))
-    letters = sum(c > "\x7f" and unicodedata.category(c)[0] == "L" for c in text)
-    return kana >= 0.15 * (kana + han) > 0 and _odd(text) <= 0.05 * len(text) and kana + han >= 0.9 * letters
+    few_odd = _odd(text) <= 0.05 * len(text)
+    return kana >= 0.15 * (kana + han) > 0 and few_odd and kana + han >= 0.9 * _letters(text)
 
 
 def _korean(text: str) -> bool:
     """Hangul, of the syllables in use: those of KS X 1001."""
     used = sum(len(char.encode("euc_kr")) == 2 for char in text if "\uac00" <= char <= "\ud7a3")
-    return used >= 0.85 * sum(c > "\x7f" and unicodedata.category(c)[0] == "L" for c in text) and not _odd(text)
+    return used >= 0.85 * _letters(text) and not _odd(text)
 
 
 def _cyrillic(text: str) -> bool:

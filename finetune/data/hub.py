@@ -16,8 +16,8 @@ WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a
 
 def require(source: DatasetSource) -> None:
     """Raise UserError if a hub dataset is neither cached nor reachable."""
-    which = source.hub or ("hf" if os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms")
-    if source.hub_id is None or cached(source.hub_id) or reachable(which):
+    which = source.hub or ("hf" if _wants_hf() else "ms")
+    if source.hub_id is None or _cached("datasets", source.hub_id) or reachable(which):
         return
     raise UserError(
         _(
@@ -29,8 +29,10 @@ def require(source: DatasetSource) -> None:
 
 def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
     """Raise UserError if a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
-    which = "hf" if use_hf or os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms"
-    if model_cached(name) or reachable(which):
+    which = "hf" if use_hf or _wants_hf() else "ms"
+    owner, model = name.split("/", 1)
+    on_disk = f"{owner}/{model.replace('.', '___')}"  # as ModelScope's client names the folder
+    if _cached("models", name) or _cached("models", on_disk) or reachable(which):
         return
     raise UserError(
         _(
@@ -38,6 +40,10 @@ def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
             "container to a network, or name a folder; the weights here are {model_dir}"
         ).format(name=name, hubs=HUBS[which], model_dir=model_dir)
     )
+
+
+def _wants_hf() -> bool:
+    return os.environ.get("USE_HF", "").lower() in ("1", "true")
 
 
 def reachable(which: str) -> bool:
@@ -60,20 +66,9 @@ def endpoint(which: str) -> str:
     return domain if "//" in domain else f"https://{domain}"
 
 
-def cached(hub_id: str) -> bool:
-    """Whether a hub client has put this dataset into its cache on this machine before."""
+def _cached(kind: str, hub_id: str) -> bool:
+    """Whether a hub client's cache has a folder with something in it; `kind` is datasets or models."""
     owner, name = hub_id.split("/", 1)
-    return _filled("datasets", owner, name)
-
-
-def model_cached(hub_id: str) -> bool:
-    """The same for a model; ModelScope's client writes a dot in its name as ___."""
-    owner, name = hub_id.split("/", 1)
-    return _filled("models", owner, name) or _filled("models", owner, name.replace(".", "___"))
-
-
-def _filled(kind: str, owner: str, name: str) -> bool:
-    """Whether a client's cache has a folder for it with something in it."""
     home = Path.home() / ".cache"
     modelscope = Path(os.environ.get("MODELSCOPE_CACHE") or home / "modelscope")
     huggingface = Path(os.environ.get("HF_HOME") or home / "huggingface")

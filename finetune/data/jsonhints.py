@@ -14,7 +14,6 @@ ROW_NAMES = {*QUERY_KEYS, *RESPONSE_KEYS, *MESSAGE_KEYS, "chosen", "rejected", "
 COMMENT = re.compile(r"//|/\*|#")
 DEEPEST = 3  # levels that a list of rows is looked for below
 LIST = N_('write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv')
-ALONE = N_("write only the list, without the object around it: [{...}, {...}]")
 NO_COMMENTS = N_("JSON has no comments: remove them")
 WRAP = N_('a list is a row: wrap it in messages, one a line: {"messages": [...]}')
 
@@ -26,13 +25,19 @@ def beginning(first: str) -> tuple[str, str]:
     return _("not JSON, it begins with {first!r}").format(first=first), _(LIST)
 
 
-def words(message: str) -> str:
-    """json's message as part of a sentence."""
-    return message[:1].lower() + message[1:]
+def explain(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
+    """(what, remedy) of JSON that cannot be parsed. `text` is what the positions in `error` refer to."""
+    message = error.msg[:1].lower() + error.msg[1:]  # part of a sentence here
+    return _("not JSON, {jsonhints}").format(jsonhints=message), _hint(text, error)
 
 
-def hint(text: str, error: json.JSONDecodeError) -> str:
-    """What to look at, for the mistakes that hand-written JSON usually has. `text` is what `error` counts in."""
+def long_number() -> tuple[str, str]:
+    """(what, remedy) where json raises a plain ValueError: int() has a limit of its own."""
+    return _("a number of more than 4300 digits"), _("put quotes around it")
+
+
+def _hint(text: str, error: json.JSONDecodeError) -> str:
+    """What to look at, for the usual mistakes in hand-written JSON."""
     near = text[max(0, error.pos - 2) : error.pos + 2]
     here = text[error.pos : error.pos + 1]
     rest = text[error.pos : error.pos + 80].lstrip(" \t\r\n,")

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.i18n import N_, _
+from common.i18n import _
 from finetune.data import encoding, jsonhints, parquet, tables, workbook
 from finetune.data.items import Broken, Note, Remember, Row, forget
 
-__all__ = ["Broken", "Row", "open_checked", "read"]
+__all__ = ["Broken", "Row", "open_checked", "read", "read_rows"]
 
 BINARY = {".xlsx": workbook.read, ".parquet": parquet.read}
 CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a buffer, which copies the rest
 # No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
 # take all memory. In characters.
 MAX_ROW = 16 << 20
-LONG_NUMBER = N_("a number of more than 4300 digits")
 
 
 def open_checked(path: Path) -> encoding.Encoding:
@@ -46,9 +45,7 @@ def open_checked(path: Path) -> encoding.Encoding:
             _("{path}: cannot be read ({strerror}); check who may read it").format(path=path, strerror=error.strerror)
         ) from error
     if not head.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0") and size <= CHUNK:
-        raise UserError(
-            _("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path)
-        )
+        raise _empty(path)
     if found is None and b"\0" in head:
         raise UserError(
             _("{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx").format(
@@ -56,6 +53,10 @@ def open_checked(path: Path) -> encoding.Encoding:
             )
         )
     return found or encoding.Encoding("utf-8")
+
+
+def _empty(path: Path) -> UserError:
+    return UserError(_("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path))
 
 
 def _in_it(folder: Path) -> str:
@@ -83,9 +84,7 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
     suffix = path.suffix.lower()
     if suffix in BINARY and path.is_file():
         if path.stat().st_size == 0:
-            raise UserError(
-                _("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path)
-            )
+            raise _empty(path)
         yield from BINARY[suffix](path, columns, note)
         return
     found = open_checked(path)
@@ -103,13 +102,17 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         elif first == "{":
             yield from _jsonl(text)
         else:
-            yield Broken(
-                _("line {line}, column {column}").format(line=text.line, column=text.column),
-                *jsonhints.beginning(first),
-            )
-    except UnicodeDecodeError as error:
-        place = _("byte {bytes_before}").format(bytes_before=text.bytes_before + error.start + 1)
-        yield tables.not_text(place, found.codec)
+            yield Broken(text.place(0), *jsonhints.beginning(first))
+    except UnicodeDecodeError:
+        yield tables.not_text(path, found.codec)
+
+
+def read_rows(path: Path, columns: tuple[str, str] | None = None) -> Iterator[Row]:
+    """The rows of a file, as `read` gives them. Raises UserError at the first place that cannot be read."""
+    for item in read(path, columns):
+        if isinstance(item, Broken):
+            raise UserError(f"{path}: {item}")
+        yield item
 
 
 class TextBuffer:
@@ -121,8 +124,6 @@ class TextBuffer:
         self.buffer = ""
         self.line = 1  # of the buffer's first character, from 1
         self.column = 1
-        self.bytes_before = 0  # bytes of the file before the chunk that was decoded last
-        self._read = 0
         self.at_end = False
 
     def fill(self, size: int = CHUNK) -> bool:
@@ -130,10 +131,6 @@ class TextBuffer:
         if self.at_end:
             return False
         raw = self._file.read(size)
-        # Bytes that the decoder still holds from the chunk before belong to this one's error positions.
-        held = len(self._decoder.getstate()[0])
-        self.bytes_before = self._read - held
-        self._read += len(raw)
         self.buffer += self._decoder.decode(raw, final=not raw)
         if not raw:
             self.at_end = True
@@ -186,7 +183,7 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
             return
         if number == 1 and jsonhints.is_message(value):
             what = _("a message of a conversation is in the place of a row")
-            yield Broken(_("line {line}").format(line=line), what, _(jsonhints.WRAP), number)
+            yield _at_line(line, what, _(jsonhints.WRAP), number)
             return
         yield _row(number, line, value)
         mark = text.peek()
@@ -236,14 +233,9 @@ def _decode(text: TextBuffer, number: int) -> Any:
             if open_ended and len(text.buffer) > MAX_ROW:
                 what = _("a row of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
                 return Broken(text.place(error.pos), what, _("a closing quote or bracket is missing"), number)
-            return Broken(
-                text.place(error.pos),
-                _("not JSON, {jsonhints}").format(jsonhints=jsonhints.words(error.msg)),
-                jsonhints.hint(text.buffer, error),
-                number,
-            )
-        except ValueError:  # Python's own limit
-            return Broken(text.place(0), _(LONG_NUMBER), _("put quotes around it"), number)
+            return Broken(text.place(error.pos), *jsonhints.explain(text.buffer, error), number)
+        except ValueError:
+            return Broken(text.place(0), *jsonhints.long_number(), number)
         else:
             text.drop(end)
             return value
@@ -259,33 +251,27 @@ def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
         end = text.buffer.find("\n")
         if end < 0 and len(text.buffer) > MAX_ROW:
             what = _("a line of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
-            yield Broken(_("line {line}").format(line=text.line), what, _("write one row a line"), number)
+            yield _at_line(text.line, what, _("write one row a line"), number)
             return
         end = len(text.buffer) if end < 0 else end
         line = text.buffer[:end]
         try:
             yield _row(number, text.line, json.loads(line))
         except RecursionError:
-            yield Broken(
-                _("line {line}").format(line=text.line),
-                _("nested too deeply"),
-                _("a row is an object of texts"),
-                number,
-            )
+            yield _at_line(text.line, _("nested too deeply"), _("a row is an object of texts"), number)
         except json.JSONDecodeError as error:
             if number == 1 and (spread := _spread(text)):
                 yield spread
                 return  # each of its lines would be reported
-            remedy = jsonhints.hint(text.buffer, error)
-            yield Broken(
-                text.place(error.pos),
-                _("not JSON, {jsonhints}").format(jsonhints=jsonhints.words(error.msg)),
-                remedy,
-                number,
-            )
-        except ValueError:  # Python's own limit
-            yield Broken(_("line {line}").format(line=text.line), _(LONG_NUMBER), _("put quotes around it"), number)
+            yield Broken(text.place(error.pos), *jsonhints.explain(text.buffer, error), number)
+        except ValueError:
+            yield _at_line(text.line, *jsonhints.long_number(), number)
         text.drop(end)
+
+
+def _at_line(line: int, what: str, remedy: str, number: int) -> Broken:
+    """Row `number`, which begins on a line and cannot be read."""
+    return Broken(_("line {line}").format(line=line), what, remedy, number)
 
 
 def _row(number: int, line: int, value: Any) -> Row | Broken:
@@ -293,19 +279,10 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
     if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
         return Row(number, line, value)  # nearly every row
     if jsonhints.is_chat(value):
-        return Broken(
-            _("line {line}").format(line=line),
-            _("a list of messages is in the place of a row"),
-            _(jsonhints.WRAP),
-            number,
-        )
+        return _at_line(line, _("a list of messages is in the place of a row"), _(jsonhints.WRAP), number)
     if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
-        return Broken(
-            _("line {line}").format(line=line),
-            _('the rows are below the key "{keys}"').format(keys=keys),
-            _(jsonhints.ALONE),
-            number,
-        )
+        what = _('the rows are below the key "{keys}"').format(keys=keys)
+        return _at_line(line, what, _("write only the list, without the object around it: [{...}, {...}]"), number)
     return Row(number, line, value)
 
 
@@ -325,6 +302,4 @@ def _spread(text: TextBuffer) -> Broken | None:
     if isinstance(found, Broken):
         return found
     remedy = _("one row a line, or put all rows into a list: [{...}, {...}]")
-    return Broken(
-        _("line {line}").format(line=text.line), _("not JSON lines, an object goes over several lines"), remedy, 1
-    )
+    return _at_line(text.line, _("not JSON lines, an object goes over several lines"), remedy, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,10 @@ def terminal(console: Console, reports: list[FileReport]) -> None:
             state += (_(", {count} warning") if report.warnings == 1 else _(", {count} warnings")).format(
                 count=report.warnings
             )
-        console.print(
-            _("{escape}: {rows} rows ({encoding}), {state}").format(
-                escape=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
-            ),
-            highlight=False,
-            soft_wrap=True,
+        line = _("{escape}: {rows} rows ({encoding}), {state}").format(
+            escape=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
         )
+        console.print(line, highlight=False, soft_wrap=True)
     if any(report.findings for report in reports):
         console.print(_table(reports))
     lengths = [length for report in reports for length in report.lengths]
@@ -59,13 +57,8 @@ def _table(reports: list[FileReport]) -> Table:
                 head = (f"[{style}]{_(kind)}[/]", str(len(rows))) if index == 0 else ("", "")
                 table.add_row(*head, escape(name + finding.where), escape(_(finding.what)), escape(finding.remedy))
             if len(findings) > SHOWN:
-                table.add_row(
-                    "",
-                    "",
-                    _("... and {count} more").format(count=len(rows) - SHOWN),
-                    "",
-                    _("--json lists all rows by number"),
-                )
+                more = _("... and {count} more").format(count=len(rows) - SHOWN)
+                table.add_row("", "", more, "", _("--json lists all rows by number"))
     return table
 
 
@@ -99,10 +92,8 @@ def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
     """(lowest, highest, rows) of some even classes from the shortest to the longest row."""
     low, high = min(lengths), max(lengths)
     step = max(1, -(-(high - low + 1) // BARS))
-    counts: dict[int, int] = {}
-    for length in lengths:
-        counts[(length - low) // step] = counts.get((length - low) // step, 0) + 1
-    return [(low + i * step, low + (i + 1) * step - 1, counts.get(i, 0)) for i in range((high - low) // step + 1)]
+    counts = Counter((length - low) // step for length in lengths)
+    return [(low + i * step, low + (i + 1) * step - 1, counts[i]) for i in range((high - low) // step + 1)]
 
 
 def as_data(reports: list[FileReport]) -> dict[str, Any]:
@@ -110,7 +101,6 @@ def as_data(reports: list[FileReport]) -> dict[str, Any]:
     files = []
     for report in reports:
         data = asdict(report)
-        data["findings"] = [asdict(finding) for finding in report.findings]
         data["tokens"] = {
             "counted_rows": len(report.lengths),
             "sampled": report.sampled,

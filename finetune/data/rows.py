@@ -110,16 +110,10 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
             )
             return
     for field, role in ((question or "instruction", N_("question")), (answer or "output", N_("answer"))):
-        value = row.get(field)
-        if role == "question" and not (value and isinstance(value, str) and not blank(value)):
-            extra = row.get("input")
-            if (
-                field == "instruction"
-                and isinstance(extra, str)
-                and not blank(extra)
-                and not isinstance(value, (dict, list))
-            ):
-                continue
+        value, extra = row.get(field), row.get("input")
+        in_input = isinstance(extra, str) and not blank(extra)  # which can be the whole question
+        if field == "instruction" and in_input and not isinstance(value, (dict, list)):
+            continue
         if field not in row:
             yield Fault(field, "missing", _("write the {role} into it").format(role=_(role)))
         elif not isinstance(value, str):

@@ -72,8 +72,7 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
                 _("look for a quote without its partner before it"),
             )
         except UnicodeDecodeError:
-            # The text layer decodes ahead and does not say where; the bytes do.
-            yield not_text(_undecodable(path, encoding), encoding)
+            yield not_text(path, encoding)
 
 
 def _numbered(reader: Any, skipped: int) -> Iterator[tuple[int, list[str]]]:
@@ -124,10 +123,10 @@ def _split(line: str, delimiter: str) -> list[str]:
     return []
 
 
-def not_text(place: str, encoding: str) -> Broken:
-    """A place that is not text in the encoding that was found."""
+def not_text(path: Path, encoding: str) -> Broken:
+    """The first place of a file that is not text in the encoding that was found."""
     remedy = _("save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW")
-    return Broken(place, _("not {encoding} text").format(encoding=encoding.upper()), remedy)
+    return Broken(_undecodable(path, encoding), _("not {encoding} text").format(encoding=encoding.upper()), remedy)
 
 
 def from_cells(
@@ -285,7 +284,7 @@ def plain(name: Any) -> str:
 
 
 def _undecodable(path: Path, encoding: str) -> str:
-    """Where a file stops being text in that encoding."""
+    """Where a file stops being text in an encoding. A reader that decodes ahead knows only that it does."""
     import codecs
 
     decoder = codecs.getincrementaldecoder(encoding)()

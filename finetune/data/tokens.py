@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,4 @@ class Counter:
             texts += [text for text, _other in joined(found)]
             ends.append(len(texts))
         lengths = [len(e) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        counts, start = [], 0
-        for end in ends:
-            counts.append(sum(lengths[start:end]))
-            start = end
-        return counts
+        return [sum(lengths[start:end]) for start, end in itertools.pairwise([0, *ends])]

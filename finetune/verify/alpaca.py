@@ -10,7 +10,8 @@ from typing import Any
 from common.errors import UserError
 from common.i18n import _
 from finetune.data import hub, source
-from finetune.verify.questions import Question, read_rows, same_question
+from finetune.data.content import question_key
+from finetune.verify.questions import Question, read_rows
 from finetune.verify.runinfo import Run
 from finetune.verify.stats import SEED
 
@@ -23,8 +24,8 @@ def held_out(count: int, file: Path | None, run: Run) -> list[Question]:
     """`count` rows, the same ones at every call, none of them trained on. Raises UserError if there are fewer."""
     name = str(file) if file else HUB_ID
     rows = read_rows(file) if file else _hub_rows(HUB_ID)
-    trained = {same_question(text) for text in trained_questions(run)}
-    free = [(number, row) for number, row in enumerate(rows, 1) if same_question(row[0][-1]["content"]) not in trained]
+    trained = {question_key(text) for text in trained_questions(run)}
+    free = [(number, row) for number, row in enumerate(rows, 1) if question_key(row[0][-1]["content"]) not in trained]
     if len(free) < count:
         raise UserError(
             _("{name}: {free} of {all} rows were not trained on, too few for --alpaca {count}; lower it").format(

@@ -13,6 +13,8 @@ from common.i18n import _
 from finetune.verify.scoring import compile_pattern
 from finetune.verify.yamlmarks import Node, load
 
+SYSTEM = "You are a helpful assistant."  # the system prompt in configs/sft.yaml
+
 # Threshold -> (the figure it looks at, whether it bounds it from below or above, the values that make sense).
 THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
     "identity_trained_min": ("identity_trained_after", "min", 0, 1),
@@ -125,7 +127,7 @@ def read(path: Path) -> VerifyConfig:
         choosing=_files(root, "choosing", folder),
         choosing_english=_files(root, "choosing_english", folder),
         dataset=Path(normpath(folder / root["dataset"].text("dataset"))) if "dataset" in root else None,
-        system=root["system"].text("system") if "system" in root else "You are a helpful assistant.",
+        system=root["system"].text("system") if "system" in root else SYSTEM,
         max_new_tokens=limits,
         batch_size=int(root["batch_size"].number("batch_size", 1, 4096)) if batch is not None else None,
     )

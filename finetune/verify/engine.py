@@ -38,12 +38,13 @@ class Ask:
         return (*said, self.system, self.max_new_tokens, str(self.tools or ""))
 
 
-def same_questions(asks: Sequence[Ask]) -> list[tuple[Ask, list[int]]]:
-    """Each different question, and the places at which it is asked."""
-    places: dict[tuple[Any, ...], list[int]] = {}
-    for place, ask in enumerate(asks):
-        places.setdefault(ask.key(), []).append(place)
-    return [(asks[group[0]], group) for group in places.values()]
+def distinct(asks: Sequence[Ask]) -> tuple[list[Ask], list[int]]:
+    """The different questions, in order; and for each of `asks`, its index among them."""
+    first: dict[tuple[Any, ...], Ask] = {}
+    for ask in asks:
+        first.setdefault(ask.key(), ask)
+    index = {key: at for at, key in enumerate(first)}
+    return list(first.values()), [index[ask.key()] for ask in asks]
 
 
 @dataclass(frozen=True)
@@ -122,25 +123,16 @@ class Qwen2Engine:
         """Answers in order; the same conversation asked twice is generated once."""
         import torch
 
-        groups = same_questions(asks)
-        pieces = [
-            (self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools), ask.max_new_tokens)
-            for ask, _places in groups
-        ]
+        wanted, indices = distinct(asks)
+        pieces = [(prompt_of(self.tokenizer, ask), ask.max_new_tokens) for ask in wanted]
         try:
             produced = self.lane.answer(pieces, adapter, self._folder(adapter), self.batch_size, self.room, progress)
         except ValueError as error:
             raise UserError(_("cannot ask the questions: {reason}").format(reason=error)) from None
         except torch.cuda.OutOfMemoryError:
-            raise UserError(
-                _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"),
-                exit_code=FAILED,
-            ) from None
-        answers: list[Answer | None] = [None] * len(asks)
-        for (_ask, places), ids, (_prompt, limit) in zip(groups, produced, pieces, strict=True):
-            for place in places:
-                answers[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
-        return [answer for answer in answers if answer is not None]
+            raise memory_ran_out() from None
+        answers = [answer_of(self.tokenizer, ask, ids) for ask, ids in zip(wanted, produced, strict=True)]
+        return [answers[at] for at in indices]
 
     def nll(self, asks: Sequence[Ask], references: Sequence[str], adapter: Any) -> list[float]:
         """The mean negative log-likelihood of each reference, in nats a token, as the answer to its question."""
@@ -148,7 +140,7 @@ class Qwen2Engine:
 
         rows = []
         for ask, reference in zip(asks, references, strict=True):
-            prompt = self.tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools)
+            prompt = prompt_of(self.tokenizer, ask)
             answer = self.tokenizer.encode(reference + ANSWER_END)
             rows.append(([*prompt, *answer], [*[-100] * len(prompt), *answer]))
         try:
@@ -158,6 +150,24 @@ class Qwen2Engine:
                 _("the GPU's memory ran out while references were weighed; end what else uses the GPU"),
                 exit_code=FAILED,
             ) from None
+
+
+def prompt_of(tokenizer: Any, ask: Ask) -> list[int]:
+    """The token ids of what is asked, up to where the answer begins."""
+    ids: list[int] = tokenizer.encode_chat(list(ask.messages), system=ask.system, tools=ask.tools)
+    return ids
+
+
+def answer_of(tokenizer: Any, ask: Ask, ids: list[int]) -> Answer:
+    """The answer that consists of these token ids, without the token that ends it."""
+    return Answer(tokenizer.decode(ids).strip(), len(ids), len(ids) >= ask.max_new_tokens)
+
+
+def memory_ran_out() -> UserError:
+    """For torch's OutOfMemoryError while a model answers."""
+    return UserError(
+        _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"), FAILED
+    )
 
 
 def load_adapter(path: Path, model: Any) -> Any:

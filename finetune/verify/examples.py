@@ -31,7 +31,7 @@ def of_run(run: Run, folder: Path, limit: int) -> list[dict[str, Any]]:
         where nothing can be read: the page does without.
     """
     try:
-        found = unseen.kept_rows(run.folder) or rows.read(run.own_datasets(folder), run.columns)
+        found = unseen.kept_rows(run.folder / unseen.ROWS) or rows.read(run.own_datasets(folder), run.columns)
         left_out = {each.row.key for each in unseen.read(run.folder) if not each.answers}
         words = run.folder / rewordings.NAME
         other = {question_key(each.question): each.ask for each in rewordings.read(words)} if words.is_file() else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from finetune.verify.judge import Judge, Judgement, rouge_l
 from finetune.verify.questions import Question
 from finetune.verify.scoring import Mark, judge
 from finetune.verify.stats import Figure
+from finetune.verify.words import Said
 
 TRAINING, DEFAULT, ROW = "training", "default", "row"  # names of the system prompts; row: the row's own
 OF_ROWS = ("learned", "reworded", "unseen")  # parts whose answers are judged against the data's
@@ -83,30 +84,20 @@ def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
     sides = {"before": "before", "after": after}
     asked = [each for each in asked if after in each.scored]  # folds answer for the first adapter alone
     identity = [a for a in asked if a.question.is_identity and a.question.counted]
-
-    def right(part: str, only: Callable[[Asked], bool] = lambda a: True) -> None:
-        chosen = [a for a in identity if only(a)]
-        for side, key in sides.items():
-            _share(found, f"identity_{part}_{side}", chosen, lambda a, key=key: bool(a.scored[key].ok))
-
-    for part in ("trained", "heldout"):
-        right(part, lambda a, part=part: a.question.part == part)  # type: ignore[misc]
-    right("adversarial", lambda a: a.question.kind == "adversarial")
+    parts = {part: [a for a in identity if a.question.part == part] for part in ("trained", "heldout")}
+    parts["adversarial"] = [a for a in identity if a.question.kind == "adversarial"]
     if {a.prompt for a in identity} == {TRAINING, DEFAULT}:
         for part in ("trained", "heldout"):
             for prompt in (TRAINING, DEFAULT):
-                right(
-                    f"{part}_{prompt}_prompt",
-                    lambda a, part=part, prompt=prompt: a.question.part == part and a.prompt == prompt,  # type: ignore[misc]
-                )
-    for side, key in sides.items():
-        _share(found, f"old_identity_{side}", identity, lambda a, key=key: a.scored[key].old_named)
+                parts[f"{part}_{prompt}_prompt"] = [a for a in parts[part] if a.prompt == prompt]
+    for part, chosen in parts.items():
+        _shares(found, f"identity_{part}", chosen, sides, lambda scored: bool(scored.ok))
+    _shares(found, "old_identity", identity, sides, lambda scored: scored.old_named)
 
     ruled = [a for a in asked if a.question.rule is not None]
-    for side, key in sides.items():
-        _share(found, f"rules_{side}", ruled, lambda a, key=key: bool(a.scored[key].ok))
+    _shares(found, "rules", ruled, sides, lambda scored: bool(scored.ok))
     if ruled:
-        lost = [int(bool(a.scored["before"].ok)) - int(bool(a.scored[after].ok)) for a in ruled]
+        lost = _lost(ruled, sides)
         low, high = stats.bootstrap(len(lost), lambda index: sum(lost[i] for i in index))
         found["rules_lost"] = Figure(sum(lost), low, high, len(lost))
 
@@ -121,8 +112,7 @@ def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
     if other:
         lengths = [[a.scored[key].answer.tokens for a in other] for key in (after, "before")]
         found["length_ratio"] = stats.mean_ratio(*lengths)
-    for side, key in sides.items():
-        _share(found, f"ran_to_limit_{side}", asked, lambda a, key=key: a.scored[key].answer.cut)
+    _shares(found, "ran_to_limit", asked, sides, lambda scored: scored.answer.cut)
     return found | of_sets(asked, sides)
 
 
@@ -137,18 +127,14 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     }
     for part, chosen in parts.items():
         judged = [a for a in chosen if all(a.scored[key].judged for key in sides.values())]
-        for side, key in sides.items():
-            _share(found, f"{part}_{side}", judged, lambda a, key=key: a.scored[key].judged.right)  # type: ignore[union-attr]
-    elsewhere = [a for a in asked if a.question.part in ELSEWHERE]
-    near = [a for a in asked if a.question.part == "near_miss"]
+        _shares(found, part, judged, sides, lambda scored: scored.judged is not None and scored.judged.right)
     if parts["learned"]:
-        for side, key in sides.items():
-            _share(found, f"out_of_scope_{side}", elsewhere, lambda a, key=key: a.scored[key].spill is not None)
-            _share(found, f"out_of_scope_near_{side}", near, lambda a, key=key: a.scored[key].spill is not None)
-    ruled = [a for a in asked if a.question.rule is not None]
-    if ruled and parts["learned"]:
-        lost = [int(bool(a.scored[sides["before"]].ok)) - int(bool(a.scored[sides["after"]].ok)) for a in ruled]
-        found["general_lost"] = stats.mean(lost)
+        elsewhere = [a for a in asked if a.question.part in ELSEWHERE]
+        near = [a for a in asked if a.question.part == "near_miss"]
+        _shares(found, "out_of_scope", elsewhere, sides, lambda scored: scored.spill is not None)
+        _shares(found, "out_of_scope_near", near, sides, lambda scored: scored.spill is not None)
+        if ruled := [a for a in asked if a.question.rule is not None]:
+            found["general_lost"] = stats.mean(_lost(ruled, sides))
     labels = [a for a in parts["unseen"] if a.question.kind == "label"]
     if labels:
         commonest = Counter(a.question.reference for a in labels).most_common(1)[0][0]
@@ -168,13 +154,25 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     return found
 
 
-def _share(found: dict[str, Figure], name: str, asked: Iterable[Asked], passed: Callable[..., bool]) -> None:
-    """Add the share of questions that passed, where there are any."""
-    values: dict[str, list[bool]] = {}
-    for each in asked:
-        values.setdefault(each.question.id, []).append(passed(each))
-    if values:
-        found[name] = stats.wilson(sum(sum(v) / len(v) for v in values.values()), len(values))
+def _shares(
+    found: dict[str, Figure],
+    name: str,
+    asked: Sequence[Asked],
+    sides: Mapping[str, str],
+    passed: Callable[[Scored], bool],
+) -> None:
+    """Add NAME_before and NAME_after, the share of questions whose answers passed, if any were asked."""
+    for side, key in sides.items():
+        values: dict[str, list[bool]] = {}
+        for each in asked:
+            values.setdefault(each.question.id, []).append(passed(each.scored[key]))
+        if values:
+            found[f"{name}_{side}"] = stats.wilson(sum(sum(v) / len(v) for v in values.values()), len(values))
+
+
+def _lost(asked: Sequence[Asked], sides: Mapping[str, str]) -> list[int]:
+    """Question by question: 1 if it was right before the training only, -1 if after it only, else 0."""
+    return [bool(a.scored[sides["before"]].ok) - bool(a.scored[sides["after"]].ok) for a in asked]
 
 
 # ------------------------------------------------------------------------------------------------------- verdict
@@ -191,12 +189,6 @@ class Check:
     value: float
     ok: bool
     certain: bool
-
-    @property
-    def sentence(self) -> str:
-        """The check in words, for the head of a report."""
-        wanted = f"{'at least' if self.bound == 'min' else 'at most'} {shown(self.figure, self.limit)}"
-        return f"{LABELS.get(self.figure, self.figure)}: {shown(self.figure, self.value)}, wanted {wanted}"
 
 
 LABELS = {
@@ -239,6 +231,18 @@ LABELS = {
     "unseen_over_majority": "unseen labels right, beyond always giving the commonest",
     "nll_drop": "less surprise at the data's answers (nats a token)",
 }
+
+
+def sentence(check: Mapping[str, Any]) -> Said:
+    """A threshold and its figure in words; `check` is an entry of `thresholds` in report.json."""
+    name = check["figure"]
+    wanted = "wanted at least {limit}" if check["bound"] == "min" else "wanted at most {limit}"
+    return Said(
+        "{label}: {value}, {wanted}",
+        label=Said(LABELS.get(name, name)),
+        value=shown(name, check["value"]),
+        wanted=Said(wanted, limit=shown(name, check["limit"])),
+    )
 
 
 def is_share(figure: str) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.verify.config import VerifyConfig
-from finetune.verify.engine import Answer, Ask, Engine
+from finetune.verify.engine import Answer, Engine
 from finetune.verify.preparation import keys_to_skip
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import AFTER, BEFORE, limit_of
+from finetune.verify.session import AFTER, BEFORE, ask_of
 from finetune.verify.sets import ask, unseen
 from finetune.verify.sets.survey import Survey
 
@@ -40,7 +40,8 @@ def ask_all(
         folder: The run's, where the answers are kept.
     """
     places = [place for part in parts for place in part]
-    asks = dict(zip(places, _asks(found, places, cfg, system), strict=True))
+    questions = zip(places, ask.unseen(found, places), strict=True)
+    asks = {place: ask_of(question, system, cfg.max_new_tokens) for place, question in questions}
     before = dict(zip(places, engine.answer([asks[place] for place in places], None, _unheard), strict=True))
     after: dict[int, Answer] = {}
     for part in parts:
@@ -48,14 +49,6 @@ def ask_all(
         after |= zip(part, engine.answer([asks[place] for place in part], adapter, _unheard), strict=True)
     rows = [unseen.UnseenRow(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
     unseen.write(folder, rows)
-
-
-def _asks(found: Survey, places: Sequence[int], cfg: VerifyConfig, system: str) -> list[Ask]:
-    asks = []
-    for question in ask.unseen(found, places):
-        own = question.system if question.system is not None else system
-        asks.append(Ask(question.messages, own, limit_of(question, cfg.max_new_tokens), question.tools))
-    return asks
 
 
 def _unheard(_count: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,7 @@ def _without(keys: set[str], paths: Iterable[Path], columns: Columns) -> Iterato
     from qwen2.chat import standard_row
 
     for path in paths:
-        for item in reading.read(path, columns):
-            if isinstance(item, reading.Broken):
-                raise UserError(f"{path}: {item}")
+        for item in reading.read_rows(path, columns):
             row = rows.data_row(item.data, item.number, "")
             if row is None or row.key not in keys:
                 messages, tools = standard_row(item.data)
@@ -166,6 +165,5 @@ def keys_to_skip(found: Survey, part: Sequence[int], known: Sequence[Rewording])
     for row in asked:
         each = by_key.get(question_key(row.question))
         for text in each.train if each else ():
-            changed = DataRow(row.number, row.where, row.reworded(text), row.answer, row.system, row.tools)
-            keys.add(changed.key)
+            keys.add(replace(row, messages=row.reworded(text)).key)
     return keys

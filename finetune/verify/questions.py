@@ -280,8 +280,7 @@ def from_rows(rows: Sequence[DataRow], entries: Sequence[TrainedEntry], limit: i
                 counted=entry is not None,
             )
         )
-    counted = [question for question in questions if question.counted]
-    kept = questions if len(questions) <= limit else counted
+    kept = questions if len(questions) <= limit else [question for question in questions if question.counted]
     step = max(1.0, len(kept) / limit)
     return [kept[int(place * step)] for place in range(min(limit, len(kept)))]
 
@@ -302,11 +301,9 @@ def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
     from qwen2.chat import standard_row
 
     rows = []
-    for item in reading.read(Path(path)):
-        if isinstance(item, reading.Broken):
-            raise UserError(f"{path}: {item}")
+    for row in reading.read_rows(Path(path)):
         try:
-            turns = standard_row(item.data)[0]
+            turns = standard_row(row.data)[0]
         except ValueError:
             continue
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns if turn["role"] != "system"]
@@ -318,8 +315,3 @@ def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
             _("{path}: no row has a question and its answer; {more} says what is wrong").format(path=path, more=more)
         )
     return rows
-
-
-def same_question(text: str) -> str:
-    """A question without case, width, spaces and punctuation: two that are equal in this form are the same question."""
-    return re.sub(r"[\W_]+", "", normalise(text).norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -59,7 +59,10 @@ class Selection:
                 self.notes.append(
                     Said("rewordings of {count} questions that no row asks are left out", count=len(strange))
                 )
-            fair = {key: replace(each, ask=self._never_trained(each.ask)) for key, each in by_key.items()}
+            fair = {
+                key: replace(each, ask=[text for text in each.ask if question_key(text) not in self.trained_on])
+                for key, each in by_key.items()
+            }
             wanted += ask.learned(self.found, self.chosen) + ask.reworded(self.found, self.chosen, fair)
             wanted += ask.near_misses(self.found, self.chosen, by_key)
             places = {row.key: place for place, row in enumerate(self.found.rows)}
@@ -69,9 +72,6 @@ class Selection:
             wanted += extra
         questions.check_unique(wanted)
         return build(wanted, system, given)
-
-    def _never_trained(self, texts: Sequence[str]) -> list[str]:
-        return [text for text in texts if question_key(text) not in self.trained_on]
 
 
 def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run) -> Selection:
@@ -87,7 +87,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     found = _survey(data, files, args, left_out)
     own = [questions.read(path) for path in args.questions or []]
     wants_english = found is not None and not found.is_identity and found.language == "en"
-    if wants_english and cfg.questions_english and not any(each.general for each in own):
+    if wants_english and not any(each.general for each in own):
         files = in_english(files, cfg)
     own_identity = any(each.heldout for each in own)
     demanded = found is None or bool(found.taught) or own_identity or bool(args.expect)
@@ -121,7 +121,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     if args.alpaca:
         fixed += alpaca.held_out(args.alpaca, args.alpaca_file, run)
     language = args.lang or (found.language if found else "en")
-    trained_on = {question_key(row.question) for row in unseen.added_rows(run.folder)}
+    trained_on = {question_key(row.question) for row in unseen.kept_rows(run.folder / unseen.REWORDED)}
     return Selection(fixed, language, found, chosen_sets, left_out, trained_on, notes, files.sources)
 
 
@@ -129,7 +129,7 @@ def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, 
     """The rows that are asked about: of the user's file, those that the run kept, or of the files it names."""
     if args.dataset:
         return rows.read([args.dataset], args.columns)
-    kept = unseen.kept_rows(run.folder)
+    kept = unseen.kept_rows(run.folder / unseen.ROWS)
     if kept:
         return kept
     files = _datasets(cfg, run, notes)
@@ -240,17 +240,18 @@ def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
     )
 
 
-def build(wanted: Sequence[Question], system: str, given: dict[str, dict[str, Answer]] | None = None) -> list[Asked]:
+def build(wanted: Sequence[Question], system: str, given: Mapping[str, dict[str, Answer]]) -> list[Asked]:
     """Each identity question under the training's system prompt and the template's own; the others under the first.
 
-    A row's own system prompt replaces both.
+    Args:
+        wanted: The questions. A row's own system prompt replaces both.
+        system: The training's system prompt.
+        given: Answers that are known already, by the question's id.
     """
     asks = []
     for question in wanted:
-        if question.system is not None:
-            asks.append(Asked(question, ROW, question.system, given=(given or {}).get(question.id, {})))
-            continue
-        asks.append(Asked(question, TRAINING, system, given=(given or {}).get(question.id, {})))
-        if question.is_identity and question.counted and system != DEFAULT_SYSTEM:
+        prompt, own = (TRAINING, system) if question.system is None else (ROW, question.system)
+        asks.append(Asked(question, prompt, own, given=given.get(question.id, {})))
+        if prompt == TRAINING and question.is_identity and question.counted and system != DEFAULT_SYSTEM:
             asks.append(Asked(question, DEFAULT, DEFAULT_SYSTEM))
     return asks

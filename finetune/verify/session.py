@@ -97,7 +97,7 @@ class Session:
     def answer(self, asks: Sequence[Asked], old: Any, judge: Any) -> None:
         """Fill in `scored` of every question for every side: one call of the engine a side."""
         open_ = [each for each in asks if not each.given]
-        wanted = [self._ask(each) for each in open_]
+        wanted = [ask_of(each.question, each.system, self.limits) for each in open_]
         for side, adapter in self.adapters.items():
             clock = time.monotonic()
             self.bar.phase(_("asking {name} ({count} answers)").format(name=self.names[side], count=len(wanted)))
@@ -120,16 +120,24 @@ class Session:
             return
         clock = time.monotonic()
         self.bar.phase(_("weighing {count} answers of the data").format(count=len(rows)))
-        wanted = [self._ask(each) for each in rows]
+        wanted = [ask_of(each.question, each.system, self.limits) for each in rows]
         references = [each.question.reference or "" for each in rows]
         for side, adapter in self.adapters.items():
             for each, value in zip(rows, weigh(wanted, references, adapter), strict=True):
                 each.scored[side] = replace(each.scored[side], nll=value)
         self.seconds["weighing"] = time.monotonic() - clock
 
-    def _ask(self, asked: Asked) -> Ask:
-        question = asked.question
-        return Ask(question.messages, asked.system, limit_of(question, self.limits), question.tools)
+
+def ask_of(question: Question, system: str, limits: dict[str, int]) -> Ask:
+    """A question as an engine is asked it.
+
+    Args:
+        question: The question. A system prompt of its own replaces `system`.
+        system: The system prompt of all other questions.
+        limits: The longest answers in tokens, as VerifyConfig.max_new_tokens.
+    """
+    own = question.system if question.system is not None else system
+    return Ask(question.messages, own, limit_of(question, limits), question.tools)
 
 
 def limit_of(question: Question, limits: dict[str, int]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import FAILED, UserError
 from common.i18n import _
-from finetune.verify.engine import Answer, Ask, Progress, same_questions
+from finetune.verify.engine import Answer, Ask, Progress, answer_of, distinct, memory_ran_out, prompt_of
 
 BATCH = 32  # questions at a time; --batch-size sets another
 BESIDE_GIB = 2.5  # of each card, for the keys and values of BATCH answers, activations and the adapter
@@ -91,26 +91,21 @@ class TransformersEngine:
         """Answers in order; the same conversation asked twice is generated once."""
         import torch
 
-        groups = same_questions(asks)
-        prompts = [self.tokenizer.encode_chat(list(a.messages), system=a.system, tools=a.tools) for a, _g in groups]
-        # What takes long goes together: a batch continues until its longest answer ends.
-        order = sorted(range(len(groups)), key=lambda n: (groups[n][0].max_new_tokens, len(prompts[n])))
-        found: list[Answer | None] = [None] * len(asks)
+        wanted, indices = distinct(asks)
+        prompts = [prompt_of(self.tokenizer, ask) for ask in wanted]
+        # Questions with long answers go together: a batch continues until its longest answer ends.
+        order = sorted(range(len(wanted)), key=lambda n: (wanted[n].max_new_tokens, len(prompts[n])))
+        found: dict[int, Answer] = {}
         try:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                limits = [groups[n][0].max_new_tokens for n in batch]
+                limits = [wanted[n].max_new_tokens for n in batch]
                 said = self._generate([prompts[n] for n in batch], limits, adapter)
-                for n, limit, ids in zip(batch, limits, said, strict=True):
-                    for place in groups[n][1]:
-                        found[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
+                found |= {n: answer_of(self.tokenizer, wanted[n], ids) for n, ids in zip(batch, said, strict=True)}
                 progress(len(batch))
         except torch.OutOfMemoryError:
-            raise UserError(
-                _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"),
-                exit_code=FAILED,
-            ) from None
-        return [answer for answer in found if answer is not None]
+            raise memory_ran_out() from None
+        return [found[at] for at in indices]
 
     def _generate(self, prompts: list[list[int]], limits: list[int], adapter: str | None) -> list[list[int]]:
         """Token ids of the answers, each without its end and no longer than its limit."""

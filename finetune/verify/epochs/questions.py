@@ -11,13 +11,13 @@ from typing import Any
 from finetune.data.content import question_key
 from finetune.verify import config, questions, selection
 from finetune.verify.config import VerifyConfig
-from finetune.verify.engine import Ask, Engine
-from finetune.verify.figures import TRAINING, Asked, score
+from finetune.verify.engine import Engine
+from finetune.verify.figures import score
 from finetune.verify.judge import Judge
 from finetune.verify.questions import Question
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import limit_of
+from finetune.verify.session import ask_of
 from finetune.verify.sets import ask
 from finetune.verify.sets.survey import Survey
 
@@ -38,36 +38,29 @@ class VerdictOptions:
         return config.read(config.for_kind(self.config_file or config.default_path(), kind))
 
 
+@dataclass(frozen=True)
 class Questions:
     """Questions that choose: `own` of the data, `general` of none; neither is asked by verify."""
 
-    def __init__(
-        self, own: Sequence[Question], general: Sequence[Question], judge: Judge, cfg: VerifyConfig, old: Any
-    ) -> None:
-        self.own, self.general, self.judge, self.cfg, self.old = list(own), list(general), judge, cfg, old
+    own: list[Question]
+    general: list[Question]
+    judge: Judge
+    cfg: VerifyConfig
+    old: Any  # the pattern of the old identity, or None
 
     def weigh(self, engine: Any, adapter: Any, system: str) -> list[float]:
         """The negative log-likelihood of the right answers to the questions of the data, in nats a token."""
-        asks = [
-            Ask(each.messages, each.system if each.system is not None else system, 1, each.tools) for each in self.own
-        ]
+        asks = [ask_of(each, system, self.cfg.max_new_tokens) for each in self.own]
         found: list[float] = engine.nll(asks, [each.reference or "" for each in self.own], adapter)
         return found
 
     def ask(self, engine: Engine, adapter: Any, system: str, only_general: bool = False) -> list[bool]:
         """Whether each is answered right, those of the data first; adapter None asks the base."""
         wanted = [*([] if only_general else self.own), *self.general]
-        asked = [Asked(each, TRAINING, each.system if each.system is not None else system) for each in wanted]
         limits = self.cfg.max_new_tokens | {"general": min(self.cfg.max_new_tokens["general"], TASK_TOKENS)}
-        asks = [
-            Ask(each.question.messages, each.system, limit_of(each.question, limits), each.question.tools)
-            for each in asked
-        ]
-        answers = engine.answer(asks, adapter, lambda _: None)
-        scored = [
-            score(each.question, answer, self.old, self.judge) for each, answer in zip(asked, answers, strict=True)
-        ]
-        return [bool(each.ok) for each in scored]
+        answers = engine.answer([ask_of(each, system, limits) for each in wanted], adapter, lambda _: None)
+        pairs = zip(wanted, answers, strict=True)
+        return [bool(score(question, answer, self.old, self.judge).ok) for question, answer in pairs]
 
 
 def gather(

@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from common.errors import UserError
 from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.verify import advice
-from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
+from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures, sentence
 from finetune.verify.judge import Judgement
 from finetune.verify.rules import printable
 from finetune.verify.words import Said
@@ -149,12 +150,12 @@ def confusion(job: VerdictSession, asked: Sequence[Asked]) -> dict[str, dict[str
 def verdict(asked: Sequence[Asked], thresholds: Mapping[str, float], after: str = "after") -> dict[str, Any]:
     """The part that says pass or fail: verdict, failures, thresholds, figures."""
     found = figures(asked, after)
-    held = checks(thresholds, found)
-    failed = [check for check in held if not check.ok]
+    held = {_name(check): _check(check) for check in checks(thresholds, found)}
+    failures = [str(sentence(check)) for check in held.values() if not check["ok"]]
     return {
-        "verdict": "fail" if failed or not held else "pass",
-        "failures": [check.sentence for check in failed],
-        "thresholds": {_name(check): _check(check) for check in held},
+        "verdict": "fail" if failures or not held else "pass",
+        "failures": failures,
+        "thresholds": held,
         "figures": {name: figure.as_dict() for name, figure in found.items()},
     }
 
@@ -211,7 +212,7 @@ def _answer(scored: Scored) -> dict[str, Any]:
         "ok": scored.ok,
         "old_named": scored.old_named,
         "reason": printable(scored.reason),
-        "marks": [{"start": mark.start, "end": mark.end, "kind": mark.kind} for mark in scored.marks],
+        "marks": [asdict(mark) for mark in scored.marks],
         "facts": _facts(scored.judged) if scored.judged else None,
         "spill": None if scored.spill is None else scored.spill + 1,
         "nll": None if scored.nll is None else round(scored.nll, 4),

@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from common import host, i18n
+from finetune.verify.figures import sentence
 from finetune.verify.report import first_screen
-from finetune.verify.report.files import epochs_view, figure_rows, say_check, shown
+from finetune.verify.report.files import epochs_view, figure_rows, wanted
 from finetune.verify.rules import printable
 from finetune.verify.words import Speaker, speaker
 
@@ -132,7 +133,7 @@ def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) ->
     _say(console, Text("PASS" if good else "FAIL", style="bold green" if good else "bold red") + f"  {said}")
     for check in part["thresholds"].values():
         if not check["ok"]:
-            _print(console, Text(f"  {say('fell short: {check}', check=say_check(check, say))}", style="red"))
+            _print(console, Text(f"  {say('fell short: {check}', check=sentence(check))}", style="red"))
 
 
 def _wrong(wrong: list[dict[str, Any]], report: dict[str, Any], say: Speaker, console: Console) -> None:
@@ -177,8 +178,7 @@ def _thresholds(report: dict[str, Any], say: Speaker, console: Console) -> None:
         name = check["figure"]
         row = rows.get(name) or rows[name.removesuffix("_after")]
         cells = [cell["shown"] for cell in row["cells"][:2]]
-        sign = "≥" if check["bound"] == "min" else "≤"
-        demanded = f"{sign} {shown(name, check['limit'])} {'✓' if check['ok'] else '✗'}"
+        demanded = f"{wanted(check)} {'✓' if check['ok'] else '✗'}"
         table.add_row(
             say(row["label"]), *cells, *[""] * (2 - len(cells)), Text(demanded, "green" if check["ok"] else "red")
         )

@@ -11,7 +11,7 @@ from typing import Any
 from common import text_files
 from finetune.verify import words
 from finetune.verify.epochs import choice
-from finetune.verify.figures import LABELS, is_share, shown
+from finetune.verify.figures import LABELS, is_share, sentence, shown
 from finetune.verify.report import first_screen, junit, lossplot
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -45,7 +45,7 @@ def render(name: str, context: dict[str, Any]) -> str:
     )
     environment.filters["md"] = escape_markdown
     environment.filters["segments"] = segments
-    environment.filters["sentence"] = lambda check: say_check(check, context["say"])
+    environment.filters["sentence"] = lambda check: context["say"](sentence(check))
     return environment.get_template(name).render(**context)
 
 
@@ -142,34 +142,19 @@ def _question(question: dict[str, Any], others: Sequence[dict[str, Any]]) -> dic
     return question | {"state": state, "fell": fell or any(other["fell"] for other in others), "others": list(others)}
 
 
-def say_check(check: dict[str, Any], say: words.Speaker) -> str:
-    """A threshold beside its figure in a sentence, as `failures` has it in English."""
-    wanted = "wanted at least {limit}" if check["bound"] == "min" else "wanted at most {limit}"
-    name = check["figure"]
-    return say(
-        "{label}: {value}, {wanted}",
-        label=say(LABELS.get(name, name)),
-        value=shown(name, check["value"]),
-        wanted=say(wanted, limit=shown(name, check["limit"])),
-    )
-
-
 def check_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The thresholds for a table, those that fell short first."""
     rows = []
     for check in report["thresholds"].values():
-        sign = "≥" if check["bound"] == "min" else "≤"
-        figure = report["figures"][check["figure"]]
-        rows.append(
-            check
-            | {
-                "label": LABELS.get(check["figure"], check["figure"]),
-                "wanted": f"{sign} {shown(check['figure'], check['limit'])}",
-                "shown": shown(check["figure"], check["value"]),
-                "interval": interval(check["figure"], figure),
-            }
-        )
+        name = check["figure"]
+        shown_ = {"label": LABELS.get(name, name), "wanted": wanted(check), "shown": shown(name, check["value"])}
+        rows.append(check | shown_ | {"interval": interval(name, report["figures"][name])})
     return sorted(rows, key=lambda row: row["ok"])
+
+
+def wanted(check: dict[str, Any]) -> str:
+    """The limit of a threshold with its direction: `≥ 90.0 %`."""
+    return f"{'≥' if check['bound'] == 'min' else '≤'} {shown(check['figure'], check['limit'])}"
 
 
 def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -179,17 +164,11 @@ def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(key.removesuffix("_before") for key in found if key.endswith("_before")):
         cells: list[dict[str, Any]] = []
         for side, figures in (("before", found), ("after", found), ("after", other)):
-            figure = figures.get(f"{name}_{side}")
-            if figure is None:
-                continue
-            cell: dict[str, Any] = {
-                "shown": shown(name, figure["value"]),
-                "interval": interval(name, figure),
-                "bar": None,
-            }
-            if is_share(name):
-                cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
-            cells.append(cell)
+            if figure := figures.get(f"{name}_{side}"):
+                cell = _cell(name, figure)
+                if is_share(name):
+                    cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
+                cells.append(cell)
         rows.append({"name": name, "label": LABELS.get(name, name), "n": found[f"{name}_before"]["n"], "cells": cells})
         if f"{name}_drop" in found:
             rows.append(_single(f"{name}_drop", found, other))
@@ -205,13 +184,13 @@ def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _single(name: str, found: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """A row for a figure that has no before: its cell stands under `after`."""
-    cells: list[dict[str, Any]] = [{"shown": "", "interval": "", "bar": None}]
-    for figures in (found, other):
-        if name in figures:
-            cells.append(
-                {"shown": shown(name, figures[name]["value"]), "interval": interval(name, figures[name]), "bar": None}
-            )
-    return {"name": name, "label": LABELS.get(name, name), "n": found[name]["n"], "cells": cells}
+    cells = [_cell(name, figures[name]) for figures in (found, other) if name in figures]
+    empty = {"shown": "", "interval": "", "bar": None}
+    return {"name": name, "label": LABELS.get(name, name), "n": found[name]["n"], "cells": [empty, *cells]}
+
+
+def _cell(name: str, figure: dict[str, Any]) -> dict[str, Any]:
+    return {"shown": shown(name, figure["value"]), "interval": interval(name, figure), "bar": None}
 
 
 def interval(name: str, figure: dict[str, Any]) -> str:

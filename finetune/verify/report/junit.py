@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.xml_text import xml_text
-from finetune.verify.figures import LABELS, shown
+from finetune.verify.figures import sentence
 
 
 def write(report: dict[str, Any], path: Path) -> None:
@@ -20,11 +20,8 @@ def write(report: dict[str, Any], path: Path) -> None:
     suite = ET.SubElement(root, "testsuite", name="verify.thresholds")
     for name, check in report["thresholds"].items():
         case = ET.SubElement(suite, "testcase", classname="verify.thresholds", name=name)
-        value, limit = shown(check["figure"], check["value"]), shown(check["figure"], check["limit"])
-        label = LABELS.get(check["figure"], check["figure"])
-        text = f"{label}: {value}, wanted at {'least' if check['bound'] == 'min' else 'most'} {limit}"
         if not check["ok"]:
-            ET.SubElement(case, "failure", message=xml_text(text))
+            ET.SubElement(case, "failure", message=xml_text(sentence(check)))
     _count(suite)
     suite = ET.SubElement(root, "testsuite", name="verify.questions")
     for question in report["questions"]:

@@ -40,15 +40,11 @@ def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
     table.add_column("Question", ratio=2)
     for side in sides:
         table.add_column(SIDE_TITLES[side], ratio=3)
-    for question in group["questions"]:
-        first = question["asked"][0]
-        cells = [_answer(first["answers"][side]) for side in sides if side in first["answers"]]
-        table.add_row(Text(printable(question["messages"][-1]["content"])[:LONGEST]), *cells)
-        for other in question["others"]:
-            cells = [
-                _answer(other["asked"][0]["answers"][side]) for side in sides if side in other["asked"][0]["answers"]
-            ]
-            table.add_row(Text(f"  {printable(other['messages'][-1]['content'])}"[:LONGEST]), *cells)
+    for row in group["questions"]:
+        for question in (row, *row["others"]):
+            answers = question["asked"][0]["answers"]
+            asked = ("" if question is row else "  ") + printable(question["messages"][-1]["content"])
+            table.add_row(Text(asked[:LONGEST]), *(_answer(answers[side]) for side in sides if side in answers))
     console.print(table)
 
 
@@ -68,11 +64,9 @@ def _lines(group: dict[str, Any], sides: list[str], console: Console) -> None:
     for question in (each for row in group["questions"] for each in (row, *row["others"])):
         _print(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
         for side in sides:
-            if side not in question["asked"][0]["answers"]:
-                continue
-            answer = question["asked"][0]["answers"][side]
-            word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
-            _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
+            if answer := question["asked"][0]["answers"].get(side):
+                word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
+                _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
 
 
 def _figure_table(views: dict[str, Any], console: Console) -> None:

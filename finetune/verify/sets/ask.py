@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from finetune.data.content import question_key
@@ -48,30 +48,49 @@ def of_row(row: DataRow, place: int, part: str, name: str, kind: str) -> Questio
 
 def reworded(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -> list[Question]:
     """The rows' questions in other words; `rewordings` by question_key of the row's own question."""
-    questions, taken = [], {question_key(row.question) for row in found.rows}
-    for place in chosen.reworded:
-        row = found.rows[place]
-        each = rewordings.get(question_key(row.question))
-        for number, text in enumerate(each.ask if each else (), 1):
-            if question_key(text) in taken:
-                continue
-            taken.add(question_key(text))
-            question = of_row(row, place, "reworded", f"reworded-{place + 1:03d}-{number}", found.judge.kinds[place])
-            questions.append(replace(question, messages=row.reworded(text)))
+    questions = []
+    for place, number, text in _new_words(found, chosen.reworded, rewordings, "ask"):
+        row, name = found.rows[place], f"reworded-{place + 1:03d}-{number}"
+        own = of_row(row, place, "reworded", name, found.judge.kinds[place])
+        questions.append(replace(own, messages=row.reworded(text)))
     return questions
+
+
+def _new_words(
+    found: Survey,
+    places: Sequence[int],
+    rewordings: Mapping[str, Rewording],
+    kind: str,
+    taken: Iterable[str] = (),
+) -> Iterator[tuple[int, int, str]]:
+    """Texts that replace the questions of rows: none that a row asks, none twice.
+
+    Args:
+        found: The data.
+        places: Indices of the rows.
+        rewordings: By question_key of the row's own question.
+        kind: The list of a Rewording that the texts are in: ask, near or choose.
+        taken: Keys (question_key) of further texts to leave out.
+
+    Yields:
+        The row's index, the text's number in the row's list, from 1, and the text.
+    """
+    seen = {*taken, *(question_key(row.question) for row in found.rows)}
+    for place in places:
+        known = rewordings.get(question_key(found.rows[place].question))
+        for number, text in enumerate(getattr(known, kind) if known else (), 1):
+            if question_key(text) not in seen:
+                seen.add(question_key(text))
+                yield place, number, text
 
 
 def near_misses(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -> list[Question]:
     """Questions like a row's that no row answers; `row` is the one that each was made from."""
-    questions, taken = [], {question_key(row.question) for row in found.rows}
-    for place in near_missed(found, chosen):
+    questions = []
+    for place, number, text in _new_words(found, near_missed(found, chosen), rewordings, "near"):
         row = found.rows[place]
-        each = rewordings.get(question_key(row.question))
-        for number, text in enumerate(each.near if each else (), 1):
-            if question_key(text) not in taken:
-                taken.add(question_key(text))
-                own = of_row(row, place, "near_miss", f"near-{place + 1:03d}-{number}", "near_miss")
-                questions.append(replace(own, messages=row.reworded(text), reference=None))
+        own = of_row(row, place, "near_miss", f"near-{place + 1:03d}-{number}", "near_miss")
+        questions.append(replace(own, messages=row.reworded(text), reference=None))
     return questions
 
 
@@ -82,18 +101,12 @@ def choosing(
 
     `taken` are keys (question_key) of questions that verify asks. A row that teaches an identity is judged for that.
     """
-    questions, seen = [], {*taken, *(question_key(row.question) for row in found.rows)}
-    for each in rewordings.values():
-        seen.update(question_key(text) for text in (*each.ask, *each.train))
-    for place in places:
-        known = rewordings.get(question_key(found.rows[place].question))
-        for number, text in enumerate(known.choose if known else (), 1):
-            if question_key(text) not in seen:
-                seen.add(question_key(text))
-                own = _own(found, place)
-                part = "reworded" if own.part == "learned" else own.part
-                name = f"choose-{place + 1:03d}-{number}"
-                questions.append(replace(own, id=name, part=part, messages=found.rows[place].reworded(text)))
+    used = {question_key(text) for each in rewordings.values() for text in (*each.ask, *each.train)}
+    questions = []
+    for place, number, text in _new_words(found, places, rewordings, "choose", used.union(taken)):
+        own, name = _own(found, place), f"choose-{place + 1:03d}-{number}"
+        part = "reworded" if own.part == "learned" else own.part
+        questions.append(replace(own, id=name, part=part, messages=found.rows[place].reworded(text)))
     return questions
 
 

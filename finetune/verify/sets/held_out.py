@@ -58,16 +58,21 @@ def folds(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
 
 def holdout(rows: Sequence[DataRow], kinds: Sequence[str], count: int) -> list[int]:
     """At most `count` rows (and a tenth of all) to leave out of the training, in whole groups."""
-    wanted = min(count, int(HOLDOUT_SHARE * len(rows)))
-    chosen: list[int] = []
-    for group in _by_hash(rows, groups(rows, kinds)):
-        if len(chosen) + len(group) <= wanted:
-            chosen += group
-    return sorted(chosen)
+    return apart(rows, kinds, min(count, int(HOLDOUT_SHARE * len(rows))))
 
 
-def apart(rows: Sequence[DataRow], kinds: Sequence[str], count: int, others: Collection[int]) -> list[int]:
-    """At most `count` rows in whole groups of which none is in `others`: what the number of epochs is chosen by."""
+def apart(rows: Sequence[DataRow], kinds: Sequence[str], count: int, others: Collection[int] = ()) -> list[int]:
+    """At most `count` rows, in whole groups that have no row in `others`.
+
+    Args:
+        rows: All rows.
+        kinds: How the answer of each is judged: label, text, code or json.
+        count: The most rows to take.
+        others: Indices of rows that are used for something else.
+
+    Returns:
+        Indices of rows, in order.
+    """
     chosen: list[int] = []
     for group in _by_hash(rows, groups(rows, kinds)):
         if len(chosen) + len(group) <= count and not set(group) & set(others):

@@ -66,9 +66,7 @@ def read(paths: Iterable[Path], columns: tuple[str, str] | None = None) -> list[
     found: dict[str, DataRow] = {}
     files = list(paths)
     for path in files:
-        for item in reading.read(path, columns):
-            if isinstance(item, reading.Broken):
-                raise UserError(f"{path}: {item}")
+        for item in reading.read_rows(path, columns):
             row = data_row(item.data, item.number, f"{path}, row {item.number}")
             if row is not None:
                 found.setdefault(row.key, row)

@@ -65,18 +65,12 @@ def read(folder: Path) -> list[UnseenRow]:
     return found
 
 
-def kept_rows(folder: Path) -> list[DataRow]:
-    """The rows that a run's verdict is about, as its training found them; none where it kept none."""
+def kept_rows(path: Path) -> list[DataRow]:
+    """The rows in a file of a run, ROWS or REWORDED; none if the run has no such file."""
     found = (
         of_messages(data["messages"], data.get("tools"), int(data.get("number", number)), str(data.get("where", "")))
-        for number, data in _lines(folder / ROWS)
+        for number, data in _lines(path)
     )
-    return [row for row in found if row is not None]
-
-
-def added_rows(folder: Path) -> list[DataRow]:
-    """The rewordings that the run's training was given besides its data."""
-    found = (of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED))
     return [row for row in found if row is not None]
 
 
