@@ -103,7 +103,7 @@ def main(
     kind = kind_of(args.model or settings.model_dir)
     cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
-        return _check_questions(selection.read_questions(cfg, args))
+        return _check_questions(selection.read_questions(cfg, args.questions, args.expect, args.forbid))
     if args.ask_base:
         base_cache.forget(settings.output_dir)
     job = prepare(args, cfg, settings, make_engine)

@@ -42,14 +42,15 @@ def ask_all(
     places = [place for part in parts for place in part]
     questions = zip(places, ask.unseen(found, places), strict=True)
     asks = {place: ask_of(question, system, cfg.max_new_tokens) for place, question in questions}
-    before = dict(zip(places, engine.answer([asks[place] for place in places], None, _unheard), strict=True))
+
+    def ask_rows(part: Sequence[int], adapter: Any) -> dict[int, Answer]:
+        answers = engine.answer([asks[place] for place in part], adapter, lambda _: None)  # the bar counts steps
+        return dict(zip(part, answers, strict=True))
+
+    before = ask_rows(places, None)
     after: dict[int, Answer] = {}
     for part in parts:
         adapter = train(keys_to_skip(found, part, known))
-        after |= zip(part, engine.answer([asks[place] for place in part], adapter, _unheard), strict=True)
+        after |= ask_rows(part, adapter)
     rows = [unseen.UnseenRow(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
     unseen.write(folder, rows)
-
-
-def _unheard(_count: int) -> None:
-    """The bar counts the training's steps."""

@@ -5,7 +5,6 @@ The commands sft and finetune call it, and hand in files, a folder and the base 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +47,7 @@ def look(
         UserError: A file cannot be used, or the data cannot be judged.
     """
     cfg = config.read(config.for_kind(config_file or config.default_path(), kind))
-    asked = argparse.Namespace(questions=list(question_files), expect=expect, forbid=None)
-    entries = selection.read_questions(cfg, asked).trained
+    entries = selection.read_questions(cfg, question_files, expect).trained
     found = survey.survey(paths, entries, columns, own=bool(expect))
     if not found.is_identity:
         config.require_for_data(cfg)

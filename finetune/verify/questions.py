@@ -285,13 +285,6 @@ def from_rows(rows: Sequence[DataRow], entries: Sequence[TrainedEntry], limit: i
     return [kept[int(place * step)] for place in range(min(limit, len(kept)))]
 
 
-def none_in(path: Path) -> UserError:
-    """For a configuration that names no questions."""
-    return UserError(
-        _("{path}: no questions; name a file under `questions`, or with --questions FILE").format(path=path)
-    )
-
-
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
     """Rows of a dataset file as (messages up to the last user turn, output); rows in another format are skipped.
 

@@ -80,7 +80,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     Raises:
         UserError: A file is missing or faulty, or the data cannot be judged.
     """
-    files = read_questions(cfg, args)
+    files = read_questions(cfg, args.questions, args.expect, args.forbid)
     notes: list[str] = []
     left_out = unseen.read(run.folder) if not args.dataset else []
     data = _data(cfg, args, run, notes)
@@ -109,8 +109,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     fixed += files.general
     if found and not found.is_identity:
         config.require_for_data(cfg)
-        keys = {each.row.key for each in left_out}
-        chosen_sets = survey.sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
+        chosen_sets = survey.sets_beside(found, [each.row for each in left_out])
         outside, asked_by_rows = ask.out_of_scope(files.out_of_scope, found)
         _, also = ask.out_of_scope(files.general, found)
         fixed = [q for q in fixed if q.id not in also] + outside
@@ -199,9 +198,25 @@ def _not_in_data(
     return [q for q in heldout if q not in seen]
 
 
-def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> QuestionSet:
-    """The configured files, with a file of the user's instead of the one of its kind; then the user's own brand."""
-    own = [questions.read(path) for path in args.questions or []]
+def read_questions(
+    cfg: config.VerifyConfig,
+    files: Sequence[Path] | None = None,
+    expect: str | None = None,
+    forbid: str | None = None,
+) -> QuestionSet:
+    """The questions of the configuration and of the user.
+
+    Args:
+        cfg: Names the project's files.
+        files: The user's files. One with identity questions replaces those of the configuration, and one with general
+            tasks the configured tasks.
+        expect: --expect, the pattern of the new identity.
+        forbid: --forbid, the pattern of the old one.
+
+    Raises:
+        UserError: A file is faulty, two questions share an id, or there are no questions.
+    """
+    own = [questions.read(path) for path in files or ()]
     has_identity = any(each.heldout for each in own)
     has_general = any(each.general for each in own)
     merged = QuestionSet()
@@ -211,9 +226,11 @@ def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> Questi
         if not (has_identity and has_general):
             _merge(merged, questions.read(path), not has_identity, not has_general)
     if not merged.all():
-        raise questions.none_in(cfg.path)
+        raise UserError(
+            _("{path}: no questions; name a file under `questions`, or with --questions FILE").format(path=cfg.path)
+        )
     questions.check_unique(merged.all())
-    return questions.rebrand(merged, args.expect, args.forbid)
+    return questions.rebrand(merged, expect, forbid)
 
 
 def _merge(into: QuestionSet, part: QuestionSet, identity: bool, general: bool) -> None:

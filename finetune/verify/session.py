@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,19 +174,9 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
     near.add(known, missed, selected.found.rows, base)
     if is_new:
         rewordings_file.write(path, known)
-    return count_of(known, selected, path)
-
-
-def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
-    """The rewordings, with the number that the base, rules and hand made of those that are asked."""
-    assert selected.found is not None
-    by_key, _other = make.for_rows(found, selected.found.rows)
-    counts = dict.fromkeys((rewordings_file.BASE, rewordings_file.RULES, rewordings_file.HAND), 0)
-    for each in by_key.values():
-        for maker in each.makers():
-            counts[maker] += 1
-    base, rules, hand = counts.values()
-    return Wordings(list(found), base, rules, hand, path)
+    by_key, _other = make.for_rows(known, selected.found.rows)
+    made = Counter(maker for each in by_key.values() for maker in each.makers())
+    return Wordings(known, made[rewordings_file.BASE], made[rewordings_file.RULES], made[rewordings_file.HAND], path)
 
 
 def base_answers(engine: Engine, bar: Screen | None = None, what: str = "") -> make.Answerer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +81,7 @@ def gather(
         kind: The name of the model's kind (common.model_kind).
     """
     cfg = options.config(kind)
-    asked = argparse.Namespace(questions=list(options.question_files), expect=options.expect, forbid=options.forbid)
-    files = selection.read_questions(cfg, asked)
+    files = selection.read_questions(cfg, options.question_files, options.expect, options.forbid)
     english = selection.in_english(files, cfg)
     taken = {question_key(each.text) for part in (files, english) for each in part.all()}
     by_key, _ = make.for_rows(known, found.rows)

@@ -15,13 +15,12 @@ from finetune.verify.figures import LABELS, is_share, sentence, shown
 from finetune.verify.report import first_screen, junit, lossplot
 
 TEMPLATES = Path(__file__).with_name("templates")
-NAMES = ("report.json", "report.md", "report.html", "junit.xml")
 SIDES = ("before", "after", "other")
 SIDE_TITLES = {"before": "Before", "after": "After", "other": "Compared"}
 
 
-def write(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write all four, each by rename, so that a reader never finds half of one. Returns their paths."""
+def write(report: dict[str, Any], folder: Path) -> None:
+    """Write all four, each by rename, so that a reader never finds half of one."""
     views = view(report)
     text_files.replace(folder / "report.json", [json.dumps(report, ensure_ascii=False, indent=1), "\n"])
     text_files.replace(folder / "report.md", [render("report.md.j2", views)])
@@ -29,7 +28,6 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
     part = folder / "junit.xml.part"
     junit.write(report, part)
     os.replace(part, folder / "junit.xml")
-    return [folder / name for name in NAMES]
 
 
 def render(name: str, context: dict[str, Any]) -> str:

@@ -148,20 +148,19 @@ def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Se
 
 def sets_with(found: Survey, held_out: Sequence[DataRow], can_fold: bool = True, holdout: int | None = None) -> Sets:
     """`sets`, where some rows may be held out of the training already: those are asked as unseen, and no others."""
-    if not held_out:
-        return sets(found, can_fold, holdout)
-    keys = {row.key for row in held_out}
-    return sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
+    return sets_beside(found, held_out) if held_out else sets(found, can_fold, holdout)
 
 
-def sets_beside(found: Survey, unseen: Sequence[int]) -> Sets:
+def sets_beside(found: Survey, unseen: Sequence[DataRow]) -> Sets:
     """The sets of a run whose unseen rows, if it has any, are known already."""
-    why = None
     if found.is_identity:
         return sets(found)
-    if not unseen:
+    keys = {row.key for row in unseen}
+    places = [place for place, row in enumerate(found.rows) if row.key in keys]
+    why = None
+    if not places:
         why = Said("finetune.sh measures them while it trains; this run was trained without")
-    return _with_rewordings(found, [], list(unseen), why if found.nature.generalises else found.nature.why)
+    return _with_rewordings(found, [], places, why if found.nature.generalises else found.nature.why)
 
 
 def _with_rewordings(found: Survey, folds: list[list[int]], left: list[int], why: Said | None) -> Sets:

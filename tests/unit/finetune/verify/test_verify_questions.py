@@ -56,8 +56,7 @@ def test_there_are_enough_questions_of_every_kind(
 
 def test_no_held_out_question_is_a_trained_one(identity: questions.QuestionSet) -> None:
     trained = {
-        question_key(turns[-1]["content"])
-        for turns, _ in questions.read_rows(WORKSPACE / "self_cognition.json")
+        question_key(turns[-1]["content"]) for turns, _ in questions.read_rows(WORKSPACE / "self_cognition.json")
     }
     assert len(trained) == 50
     assert {q.id for q in identity.heldout if question_key(q.text) in trained} == set()
