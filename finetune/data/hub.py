@@ -1,4 +1,4 @@
-"""Whether a hub's dataset or model can be had: cached, or the hub answers; asked before anything slow is begun."""
+"""Checks, before anything slow, that a hub's dataset or model can be loaded: it is cached, or the hub answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data.source import HUBS, DatasetSource
 
-WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
+WAIT = 3.0  # seconds for a connection; a slower hub could not serve a dataset either
 
 
 def require(source: DatasetSource) -> None:
-    """Raise UserError if a hub dataset is neither cached nor reachable."""
+    """Raises UserError if a hub dataset is not cached and its hub is not reachable."""
     which = source.hub or ("hf" if _wants_hf() else "ms")
     if source.hub_id is None or _cached("datasets", source.hub_id) or reachable(which):
         return
@@ -28,7 +28,13 @@ def require(source: DatasetSource) -> None:
 
 
 def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
-    """Raise UserError if a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
+    """Raises UserError if a hub's model is not cached and the hub is not reachable.
+
+    Args:
+        name: OWNER/NAME.
+        use_hf: Whether --use_hf selects the HuggingFace hub.
+        model_dir: The folder of the local weights, for the message.
+    """
     which = "hf" if use_hf or _wants_hf() else "ms"
     owner, model = name.split("/", 1)
     on_disk = f"{owner}/{model.replace('.', '___')}"  # as ModelScope's client names the folder
@@ -47,7 +53,7 @@ def _wants_hf() -> bool:
 
 
 def reachable(which: str) -> bool:
-    """Whether something accepts a connection where the hub, or the proxy before it, should be."""
+    """Whether a connection to the hub ("hf" or "ms"), or to the configured proxy, can be opened."""
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
     address = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else urlsplit(endpoint(which))
     try:
@@ -59,7 +65,7 @@ def reachable(which: str) -> bool:
 
 
 def endpoint(which: str) -> str:
-    """The hub's address, by the variables that its own client reads."""
+    """The hub's address, from the variables that its client reads."""
     if which == "hf":
         return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"

@@ -1,4 +1,4 @@
-"""Read the rows of a dataset file one by one, without holding the file in memory; used by check and convert."""
+"""Reads the rows of a dataset file one by one, without loading the whole file; used by check and convert."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from finetune.data.items import Broken, Note, Remember, Row, forget
 __all__ = ["Broken", "Row", "open_checked", "read", "read_rows"]
 
 BINARY = {".xlsx": workbook.read, ".parquet": parquet.read}
-CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a buffer, which copies the rest
-# No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
-# take all memory. In characters.
+CHUNK = 1 << 16  # bytes read at a time; small, because taking a row off the buffer copies the rest of it
+# In characters. A longer "row" means a missing quote or bracket, and the search for its end could take all memory.
 MAX_ROW = 16 << 20
 
 
 def open_checked(path: Path) -> encoding.Encoding:
-    """The encoding of a file. Raises UserError unless it is a readable file with text in it."""
+    """The encoding of a file. Raises UserError unless it is a readable text file that is not empty."""
     if not path.exists():
         raise UserError(
             _("{path}: no such file; check the name, or the working folder ({folder})").format(
@@ -60,7 +59,7 @@ def _empty(path: Path) -> UserError:
 
 
 def _in_it(folder: Path) -> str:
-    """What to do about a folder in a file's place; an empty one is mostly Docker's own."""
+    """The remedy for a folder where a file should be; an empty one was probably made by Docker."""
     with contextlib.suppress(OSError):
         if not any(folder.iterdir()):
             return _("it is empty: docker run -v makes one where the host has no such file; check the path on the host")
@@ -68,18 +67,18 @@ def _in_it(folder: Path) -> str:
 
 
 def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
-    """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
+    """The rows of a file. The suffix tells a table; the first character tells a JSON list from JSONL.
 
-    A broken line of JSONL is yielded as Broken and reading continues; a break in a JSON list is the last thing yielded,
-    because nothing after it can be told apart.
+    A broken line of JSONL is yielded as Broken, and reading continues. A fault in a JSON list is yielded last: the rows
+    after it cannot be told apart.
 
     Args:
-        path: the file.
-        columns: the question's and the answer's column of a table; None: they are guessed.
-        note: called with what was decided about the file as a whole and may be wrong: its encoding, the sheet, ...
+        path: The file.
+        columns: The question's and the answer's column of a table; None: guessed.
+        note: Called with each guess about the whole file: its encoding, the sheet, ...
 
     Raises:
-        UserError: the file as a whole is unusable.
+        UserError: The file as a whole is unusable.
     """
     suffix = path.suffix.lower()
     if suffix in BINARY and path.is_file():
@@ -116,18 +115,18 @@ def read_rows(path: Path, columns: tuple[str, str] | None = None) -> Iterator[Ro
 
 
 class TextBuffer:
-    """A file's text in a buffer that is filled from the front and emptied as rows are taken, with the line count."""
+    """A buffer of a file's text: text is read in at the end and taken off at the front, and lines are counted."""
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self._file = path.open("rb")
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self.buffer = ""
-        self.line = 1  # of the buffer's first character, from 1
+        self.line = 1  # of the buffer's first character
         self.column = 1
         self.at_end = False
 
     def fill(self, size: int = CHUNK) -> bool:
-        """Read on; False at the end of the file."""
+        """Read `size` more bytes; False at the end of the file."""
         if self.at_end:
             return False
         raw = self._file.read(size)
@@ -138,7 +137,7 @@ class TextBuffer:
         return bool(raw)
 
     def drop(self, count: int) -> None:
-        """Take `count` characters from the front, keeping line and column of what is first then."""
+        """Remove `count` characters from the front and update line and column."""
         gone = self.buffer[:count]
         breaks = gone.count("\n")
         if breaks:
@@ -149,14 +148,14 @@ class TextBuffer:
         self.buffer = self.buffer[count:]
 
     def place(self, offset: int) -> str:
-        """The position of a character of the buffer in the file, for a message."""
+        """The position in the file of a character of the buffer, for a message."""
         before = self.buffer[:offset]
         breaks = before.count("\n")
         column = offset - before.rfind("\n") if breaks else self.column + offset
         return _("line {line}, column {column}").format(line=self.line + breaks, column=column)
 
     def peek(self) -> str:
-        """The next character that is not white space, left in place; '' at the end of the file."""
+        """The next character that is not white space, which stays in the buffer; "" at the end of the file."""
         while True:
             rest = self.buffer.lstrip()
             self.drop(len(self.buffer) - len(rest))
@@ -165,7 +164,7 @@ class TextBuffer:
 
 
 def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
-    """The elements of one JSON array, decoded one at a time by json's own scanner."""
+    """The elements of a JSON array, decoded one at a time by the json module."""
     text.drop(1)
     number = 0
     if text.peek() == "]":
@@ -215,7 +214,7 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
 
 
 def _decode(text: TextBuffer, number: int) -> Any:
-    """The value at the front of the buffer, read on for as long as it may only be incomplete; or Broken."""
+    """The value at the front of the buffer, or Broken. More text is read as long as the value may be incomplete."""
     decoder = json.JSONDecoder()
     size = CHUNK
     while True:
@@ -224,8 +223,8 @@ def _decode(text: TextBuffer, number: int) -> Any:
         except RecursionError:
             return Broken(text.place(0), _("nested too deeply"), _("a row is an object of texts"), number)
         except json.JSONDecodeError as error:
-            # Cut off by the end of the buffer, or really broken? An open string is told at its beginning, all else
-            # close to where the buffer ends.
+            # Is the value broken, or only cut off by the end of the buffer? json reports an open string where it
+            # begins, and everything else that is cut off close to the end of the buffer.
             open_ended = error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16
             if open_ended and len(text.buffer) <= MAX_ROW and text.fill(size):
                 size *= 2
@@ -242,7 +241,7 @@ def _decode(text: TextBuffer, number: int) -> Any:
 
 
 def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
-    """One object a line; empty lines are skipped."""
+    """The rows of JSONL, one per line; empty lines are skipped."""
     number = 0
     while text.peek():
         number += 1
@@ -270,12 +269,12 @@ def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
 
 
 def _at_line(line: int, what: str, remedy: str, number: int) -> Broken:
-    """Row `number`, which begins on a line and cannot be read."""
+    """Row `number`, which begins on line `line` and cannot be read."""
     return Broken(_("line {line}").format(line=line), what, remedy, number)
 
 
 def _row(number: int, line: int, value: Any) -> Row | Broken:
-    """A value as a row, unless the rows are inside it."""
+    """A JSON value as a row; Broken if it contains the rows instead."""
     if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
         return Row(number, line, value)  # nearly every row
     if jsonhints.is_chat(value):
@@ -287,7 +286,7 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
 
 
 def _spread(text: TextBuffer) -> Broken | None:
-    """What to say of a first line that begins an object over several lines; None if it does not."""
+    """The fault, if the first line begins an object that spans several lines; None if it does not."""
     while len(text.buffer) <= MAX_ROW and text.fill():
         pass
     try:

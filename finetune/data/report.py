@@ -1,4 +1,4 @@
-"""What check-data shows: a table of findings and a histogram of token lengths on the terminal, or JSON, or HTML."""
+"""The output of check-data: a table of findings and a histogram of token lengths on the terminal, or JSON, or HTML."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BARS = 10
 WIDTH = 40  # columns of the longest bar
 SHOWN = 5  # findings of one kind in the table
 
-# kinds of findings and faults that are words of the code, where others are sentences
+# These kinds of findings are constants in the code and are translated when they are shown.
 WORDS = (N_("broken"), N_("empty"), N_("missing"), N_("duplicate"), N_("placeholder"))
 
 
 def terminal(console: Console, reports: list[FileReport]) -> None:
-    """A line for each file, the findings, and the histogram."""
+    """Print a line for each file, the findings, and the histogram."""
     for report in reports:
         state = (_("{count} error") if report.errors == 1 else _("{count} errors")).format(count=report.errors)
         if not report.errors:
@@ -89,7 +89,7 @@ def _histogram(console: Console, reports: list[FileReport], lengths: list[int]) 
 
 
 def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
-    """(lowest, highest, rows) of some even classes from the shortest to the longest row."""
+    """Rows by length, in at most BARS classes of equal width: (shortest, longest, rows) of each, in tokens."""
     low, high = min(lengths), max(lengths)
     step = max(1, -(-(high - low + 1) // BARS))
     counts = Counter((length - low) // step for length in lengths)
@@ -97,7 +97,7 @@ def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
 
 
 def as_data(reports: list[FileReport]) -> dict[str, Any]:
-    """The reports for a program: all counts and row numbers, and the first findings of each kind in full."""
+    """The reports as JSON data: all counts and row numbers, and the first findings of each kind in full."""
     files = []
     for report in reports:
         data = asdict(report)
@@ -115,12 +115,12 @@ def as_data(reports: list[FileReport]) -> dict[str, Any]:
 
 
 def as_json(reports: list[FileReport], verdict: str | None = None) -> str:
-    """`as_data` as text, with the line that says what a verdict will ask."""
+    """The reports as JSON text. `verdict` is the line about what a verdict will ask."""
     return json.dumps(as_data(reports) | {"verdict": verdict}, ensure_ascii=False, indent=2)
 
 
 def as_html(reports: list[FileReport]) -> str:
-    """The same as one page without scripts or outside files."""
+    """The reports as one HTML page, without scripts or external files."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
