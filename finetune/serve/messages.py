@@ -1,4 +1,4 @@
-"""A request's messages and tools made regular: one system message, contents that are texts, turns that alternate.
+"""Normalizes a request's messages and tools: one system message, texts as contents, alternating turns.
 
 request.py calls it.
 """
@@ -13,15 +13,22 @@ from finetune.serve.fields import Refused, require_text, shown, text_of, wrong_t
 
 MEDIA = frozenset(("images", "audios", "videos", "objects"))
 TEXT_ONLY = "this model takes text only: leave pictures, sound, video and files out"
-# What a message may have in addition to role and content. Clients send back what an answer had, with nulls and empty
-# lists.
+# The fields that a message may have. Clients send an answer back as they got it, with nulls and empty lists.
 MESSAGE_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "reasoning_content")
 )
 
 
 def messages(value: Any, system: str | None) -> tuple[dict[str, Any], ...]:
-    """The conversation with one system message, texts for contents, and the turns of one speaker joined."""
+    """The conversation with one system message, texts as contents, and consecutive turns of one speaker joined.
+
+    Args:
+        value: `messages` of the body.
+        system: The system prompt of a conversation that has none; None adds none.
+
+    Raises:
+        Refused: A message is unusable, or the order of the turns is.
+    """
     if value is None:
         raise Refused("body.messages: the field is missing: send a list of messages", "messages", 422)
     if not isinstance(value, list):
@@ -51,11 +58,11 @@ def messages(value: Any, system: str | None) -> tuple[dict[str, Any], ...]:
 
 
 def _message(message: Any, place: str) -> dict[str, Any]:
-    """One message: role, content as a text, and the fields of tools."""
+    """One message: its role, its content as a text, and its tool calls. `place` is its path in the body."""
     if not isinstance(message, dict):
         raise wrong_type(place, message, "an object with role and content")
     role = message.get("role")
-    if role == "developer":  # the API's newer name for it
+    if role == "developer":  # the API's newer name
         role = "system"
     if role == "function":
         raise Refused(f"{place}.role: of an older API: send the role tool behind tool_calls", place)
@@ -85,7 +92,7 @@ def _message(message: Any, place: str) -> dict[str, Any]:
 
 
 def _content(content: Any, place: str) -> str:
-    """A content as one text; it may be a list of parts."""
+    """A content as one text. It may be a list of parts."""
     if not isinstance(content, list):
         return text_of(content, place)
     texts = []
@@ -101,7 +108,7 @@ def _content(content: Any, place: str) -> str:
 
 
 def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
-    """An assistant's tool calls, their arguments as a JSON text."""
+    """An assistant's tool calls, with their arguments as JSON texts."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -124,7 +131,7 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _arguments(value: Any, place: str) -> str:
-    """The arguments of a call as the text of a JSON object; nothing is an empty one."""
+    """The arguments of a call as the text of a JSON object; missing ones are an empty object."""
     text = text_of(value, place) if isinstance(value, str) else "" if value is None else json.dumps(value)
     try:
         made = json.loads(text or "{}")
@@ -136,7 +143,12 @@ def _arguments(value: Any, place: str) -> str:
 
 
 def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    """The turns, those of one speaker in a row made one. Refused where calls and replies of tools do not match."""
+    """The turns, with consecutive ones of one speaker joined. Raises Refused if tool calls and replies do not match.
+
+    Args:
+        said: The messages after the system messages.
+        first: The index of the first of them in the body.
+    """
     turns: list[dict[str, Any]] = []
     for number, message in enumerate(said, first):
         before = turns[-1] if turns else {"role": None}
@@ -168,7 +180,7 @@ def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
 
 
 def tools(body: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The functions that the model may call; none where tool_choice says so."""
+    """The functions that the model may call; none if tool_choice is "none"."""
     given, choice = body.get("tools"), body.get("tool_choice")
     if given is not None and not isinstance(given, list):
         raise wrong_type("tools", given, "a list")
@@ -189,5 +201,5 @@ def _tool(tool: Any, place: str) -> dict[str, Any]:
     require_text(json.dumps(function, ensure_ascii=False), place)
     if not isinstance(function.get("parameters", {}), (dict, type(None))):
         raise wrong_type(f"{place}.function.parameters", function["parameters"], "an object, a JSON schema")
-    # `strict` asks for what no engine here enforces; the schema is shown to the model all the same.
+    # No engine here enforces `strict`. The schema is shown to the model all the same.
     return {"type": "function", "function": {name: value for name, value in function.items() if name != "strict"}}

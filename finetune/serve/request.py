@@ -1,11 +1,10 @@
-"""One step that makes a request regular before an engine sees it; door.py calls it.
+"""Validates and normalizes a request before an engine sees it; door.py calls it.
 
-What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What is passed on is a Request,
-which every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate,
-numbers within their ranges. What the API documents and no engine here does is refused with a message, never silently
-ignored.
+The input is any body sent to /v1/chat/completions or /v1/completions. The output is a ChatRequest that every engine can
+answer: one system message at the beginning, texts as contents, alternating turns, numbers within their ranges. A
+documented field of the API that no engine here supports is refused with a message, never silently ignored.
 
-The standard library alone: no engine, no web framework.
+It needs only the standard library: no engine, no web framework.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from finetune.serve.messages import MEDIA, TEXT_ONLY, messages, tools
 
 STOPS = 4  # the API's own limit
 CHOICES = 128
-# Below it, logits divided by the temperature overflow. The likeliest token is what is meant.
+# Below these, the likeliest token is meant: logits divided by a smaller temperature overflow.
 COLDEST = 0.01
 SMALLEST_TOP_P = 1e-6
 TOKENS = 2**31 - 1
@@ -28,7 +27,7 @@ SEEDS = 2**63 - 1
 
 LENGTHS = ("max_tokens", "max_completion_tokens")
 
-# Of the API, and without effect on an answer here.
+# Fields of the API that have no effect on an answer here.
 IGNORED = frozenset(
     (
         "user",
@@ -39,7 +38,7 @@ IGNORED = frozenset(
         "prompt_cache_retention",
     )
 )
-# Of the API, and not done: {field: (the values that ask for nothing, what to do)}.
+# Fields of the API that are not supported: {field: (values that ask for nothing and are accepted, what to do instead)}.
 NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "the model writes text only"),
     "best_of": ((1,), "ask with n and choose"),
@@ -64,29 +63,29 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What an engine is asked. None leaves a number to the engine's own default."""
+    """A normalized request for an engine. A number that is None has the engine's default."""
 
     model: str
-    messages: tuple[dict[str, Any], ...]  # role, content (a text), and where there are any: tool_calls, tool_call_id
+    messages: tuple[dict[str, Any], ...]  # with role, content (a text) and, if there are any, tool_calls, tool_call_id
     tools: tuple[dict[str, Any], ...] = ()
     stop: tuple[str, ...] = ()
     n: int = 1
     stream: bool = False
-    include_usage: bool = False  # of a stream: usage in a last chunk
+    include_usage: bool = False  # whether a stream ends with a chunk of usage
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
-    frequency_penalty: float = 0.0  # this and the next: only where the engine has them
+    frequency_penalty: float = 0.0  # only some engines support this and the next
     presence_penalty: float = 0.0
     seed: int | None = None
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the tokens in the answer
-    chat: bool = field(default=True, compare=False)  # False: of /v1/completions, and answered in its form
+    chat: bool = field(default=True, compare=False)  # False: sent to /v1/completions, and answered in its form
 
 
 def parse(body: bytes) -> Any:
-    """The JSON of a request's body. Raises Refused."""
+    """The JSON of a request's body. Raises Refused if it is not JSON."""
     try:
         return json.loads(body.decode(), parse_constant=_no_number)
     except UnicodeDecodeError:
@@ -107,10 +106,10 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
     """The ChatRequest that a parsed body asks for.
 
     Args:
-        data: The body: for /v1/chat/completions with `messages`, for /v1/completions with `prompt`.
+        data: The body.
         systems: {model name: the system prompt of a conversation that has none}; None adds none.
-        chat: Which of the two it is.
-        able: Fields that this engine takes, of those that not every engine does.
+        chat: True for /v1/chat/completions (with `messages`), False for /v1/completions (with `prompt`).
+        able: Of the fields that only some engines support, those that this one does.
 
     Raises:
         Refused: A field is missing, of the wrong type, out of range, or not supported.
@@ -150,7 +149,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
 
 
 def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> None:
-    """Raises Refused for fields that would be ignored."""
+    """Raises Refused for a field that would be ignored."""
     both = {"model", "stop", "n", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"}
     known = both | {"repetition_penalty", "logprobs", *IGNORED, *NOT_DONE}
     known |= {"messages", "tools", "tool_choice", "max_completion_tokens", "top_logprobs"} if chat else {"prompt"}
@@ -161,7 +160,7 @@ def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> N
             raise Refused(f"{shown(name)}: no field that this server knows: leave it out", clean(name))
         if name in NOT_DONE and name not in able:
             nothing, instead = NOT_DONE[name]
-            # True == 1 in Python, and is another thing in JSON.
+            # True == 1 in Python, but not in JSON.
             if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in nothing):
                 raise Refused(f"{name}: {shown(value)} is not supported: {instead}", name)
 
@@ -218,7 +217,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _prompt(data: dict[str, Any], system: str | None) -> tuple[dict[str, Any], ...]:
-    """The prompt of /v1/completions as what a user says: the model is one that chats."""
+    """The prompt of /v1/completions as a user's message: the model is a chat model."""
     prompt = data.get("prompt")
     if prompt is None:
         raise Refused("body.prompt: the field is missing: send a text", "prompt", 422)
