@@ -62,4 +62,6 @@ def _answer(model: LlamaServer, messages: Sequence[dict[str, str]]) -> Iterator[
     try:
         yield from model.stream(messages, MAX_TOKENS)
     except ValueError as error:
-        raise UserError(_("infer: {error}; `clear` starts over, or ask less at a time").format(error=error)) from None
+        raise UserError(
+            _("infer: {error}; type `clear` to start over, or ask a shorter question").format(error=error)
+        ) from None

@@ -94,7 +94,7 @@ def of_rows(
     engine = Qwen2Engine(base, device, ceiling_gib)
     rows = encoded(data, engine.tokenizer, system)
     bar.restart(len(rows), "rows")
-    bar.phase(_("weighing the inputs by the training's rows"))
+    bar.phase(_("measuring on the training's rows how much each weight matters"))
     found = measure(engine.model, engine.adapter(adapter) if adapter else None, rows, lambda done: bar.advance(1))
     same_answers.release(engine)
     return found

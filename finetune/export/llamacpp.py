@@ -133,7 +133,7 @@ class LlamaServer:
             self._server: Any = xllamacpp.Server(params)
         except RuntimeError as error:
             raise UserError(
-                _("{path}: llama.cpp does not load it ({error})").format(path=path, error=error), FAILED
+                _("{path}: llama.cpp cannot load it ({error})").format(path=path, error=error), FAILED
             ) from None
         self._address = self._server.listening_address.removeprefix("http://")
 

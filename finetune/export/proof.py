@@ -144,7 +144,7 @@ def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[
         else:
             part.faults += _faults(source, found, mixture.kind(source.name, source.shape))
         progress(1)
-    part.faults += [_("{name} does not belong in a Qwen2").format(name=name) for name in there]
+    part.faults += [_("{name} does not belong in a Qwen2 model").format(name=name) for name in there]
     return part
 
 
@@ -175,7 +175,7 @@ def _faults(source: TensorSource, found: Any, kind: Kind) -> list[str]:
         columns = np.stack([source.read(0, source.rows)[:, place] for place in places])
         why = _(": it is transposed") if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
     return [
-        _("{name} is off by {error:.0%}, more than {kind} rounds{why}").format(
+        _("{name} is off by {error:.0%}, more than {kind} rounding explains{why}").format(
             name=source.name, error=error, kind=kind.name, why=why
         )
     ]
@@ -232,7 +232,7 @@ def _gap(model: LlamaServer, prompt: list[int], left: list[int], right: list[int
 def answers(asked: Sequence[AnswerPair], near_tie: float) -> Part:
     """The answers by the rule of merge. `near_tie`: the largest gap that passes, in logits."""
     differing = [each for each in asked if each.gap is not None]
-    looked_at = _("all {count} answers are the adapter's").format(count=len(asked))
+    looked_at = _("all {count} answers equal the adapter's").format(count=len(asked))
     if differing:
         looked_at += _(", {count} of them up to a near tie (at most {near_tie} logits)").format(
             count=len(differing), near_tie=near_tie

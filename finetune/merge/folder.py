@@ -99,7 +99,7 @@ def publish(model: Path, target: Path) -> None:
         os.rename(model, target)  # an empty folder of that name is replaced
     except OSError as error:
         raise UserError(
-            _("{target}: cannot be given to the merged model ({strerror}); is it in use?").format(
+            _("{target}: the merged model cannot be moved there ({strerror}); is that folder in use?").format(
                 target=target, strerror=error.strerror
             )
         ) from error

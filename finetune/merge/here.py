@@ -59,7 +59,7 @@ def merge(
         merged.save_like(base, engine.model, out)
     except OSError as error:
         raise UserError(
-            _("merge: {path}: {why}; free some room, or name another folder with --output DIR").format(
+            _("merge: {path}: {why}; free some space, or name another folder with --output DIR").format(
                 path=error.filename or out, why=error.strerror
             ),
             FAILED,

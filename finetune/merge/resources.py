@@ -65,7 +65,7 @@ def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tu
         "cuda" or "cpu", and why.
     """
     if wants_cpu:
-        return "cpu", _("no GPU is asked for or visible")
+        return "cpu", _("no GPU was asked for, or none is visible")
     import torch
 
     if not torch.cuda.is_available():
@@ -73,11 +73,11 @@ def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tu
     free, _other = torch.cuda.mem_get_info()
     need = int(weights * GPU_FACTOR) + GPU_MARGIN
     if 0 < ceiling_gib * GIB < min(free, need):
-        return "cpu", _("VRAM_CEILING_GIB={ceiling_gib:g} allows less than merging on a GPU needs: {need:.1f}").format(
-            ceiling_gib=ceiling_gib, need=need / GIB
-        )
+        return "cpu", _(
+            "VRAM_CEILING_GIB={ceiling_gib:g} is below the {need:.1f} GiB that merging on a GPU needs"
+        ).format(ceiling_gib=ceiling_gib, need=need / GIB)
     if free < need:
-        return "cpu", _("{free:.1f} GiB of GPU memory are free, merging there needs {need:.1f}").format(
+        return "cpu", _("{free:.1f} GiB of GPU memory are free; merging there needs {need:.1f} GiB").format(
             free=free / GIB, need=need / GIB
         )
     return "cuda", _("{free:.1f} GiB of GPU memory are free").format(free=free / GIB)
@@ -92,7 +92,7 @@ def require_memory(weights: int, check: bool) -> None:
 
 def require_memory_to_ask(weights: int) -> None:
     """Raises UserError if memory is too small to run a model of `weights` bytes (bfloat16) on the CPU, in float32."""
-    _require_free(2 * weights * MEMORY_FACTOR, _("the check on the CPU (float32)"), _("--no-check leaves it out"))
+    _require_free(2 * weights * MEMORY_FACTOR, _("the check on the CPU (float32)"), _("skip it with --no-check"))
 
 
 def _require_free(need: float, what: str, remedy: str) -> None:
@@ -141,7 +141,7 @@ def require_target(target: Path) -> None:
             )
         if target.is_dir() and any(target.iterdir()):
             raise UserError(
-                _("{target}: is there and not empty; remove it, or name another with --output DIR").format(
+                _("{target}: exists and is not empty; remove it, or name another with --output DIR").format(
                     target=target
                 )
             )
@@ -150,7 +150,7 @@ def require_target(target: Path) -> None:
             place = place.parent
     except OSError as error:
         raise UserError(
-            _("{target}: cannot be looked at ({strerror}); name another with --output DIR").format(
+            _("{target}: cannot be read ({strerror}); name another with --output DIR").format(
                 target=target, strerror=error.strerror
             )
         ) from error

@@ -35,7 +35,11 @@ def ready(models: Sequence[str], url: str, page: bool, new_key: str = "") -> str
     """
     lines = [_("serve: ready: {models} at {url}/v1").format(models=", ".join(models), url=url)]
     if new_key:
-        lines.append(_("serve: the key made for this server (MIRROR_API_KEY sets your own): {key}").format(key=new_key))
+        lines.append(
+            _("serve: a key was made for this server (set MIRROR_API_KEY to choose your own): {key}").format(
+                key=new_key
+            )
+        )
     if page:
         opened = f"{url}/{f'#key={new_key}' if new_key else ''}"
         lines.append(_("serve: to ask in a browser, open {url}").format(url=opened))

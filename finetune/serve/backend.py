@@ -116,7 +116,7 @@ def _of_model(model: Path) -> list[str]:
     tokens = json_object(model / "tokenizer_config.json").get("added_tokens_decoder")
     contents = [token.get("content") for token in tokens.values()] if isinstance(tokens, dict) else []
     if contents and "<|im_start|>" not in contents:
-        return [_("the weights ({why})").format(why=_("another chat template than Qwen2.5's"))]
+        return [_("the weights ({why})").format(why=_("a chat template other than Qwen2.5's"))]
     return []
 
 

@@ -62,9 +62,7 @@ class Door:
         """One of them."""
         name = http.path_params["name"]
         if name not in self.systems:
-            return error(
-                404, f"model {shown(name)} is not served here: it is one of {', '.join(self.systems)}", "model"
-            )
+            return error(404, f"model {shown(name)} is not served here: use one of {', '.join(self.systems)}", "model")
         return JSONResponse(self._model(name))
 
     async def chat(self, http: HttpRequest) -> Response:
@@ -205,7 +203,7 @@ def failure(path: str, failed: BaseException, unusable: tuple[type[Exception], .
 
 async def unknown(http: HttpRequest, _: Exception) -> Response:
     """The answer to an unknown path."""
-    what = "no embeddings are made here" if "embeddings" in http.url.path else "no such path"
+    what = "embeddings are not supported" if "embeddings" in http.url.path else "no such path"
     return error(404, f"{what}: this server answers {PATHS}", code="not_found")
 
 
@@ -214,7 +212,7 @@ async def wrong_method(http: HttpRequest, failed: Any) -> Response:
     allowed = (failed.headers or {}).get("Allow", "GET, POST")
     if http.method == "OPTIONS":
         return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
-    told = error(405, f"{http.method} is not taken here: send {allowed}", code="method_not_allowed")
+    told = error(405, f"{http.method} is not allowed here: send {allowed}", code="method_not_allowed")
     told.headers["Allow"] = allowed
     return told
 

@@ -47,7 +47,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise wrong_type(name, value, "a number")
         if not low <= value <= high or not math.isfinite(value):
-            raise Refused(f"{name}: {shown(value)} is out of range: it is from {low:g} to {high:g}", name)
+            raise Refused(f"{name}: {shown(value)} is out of range: it must be from {low:g} to {high:g}", name)
         return float(value)
 
     def whole(self, name: str, low: int, high: int, more: str = "") -> int | None:
@@ -60,7 +60,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(name, value, "a whole number")
         if not low <= value <= high:
-            raise Refused(f"{name}: {shown(value)} is out of range: it is from {low} to {high}{more}", name)
+            raise Refused(f"{name}: {shown(value)} is out of range: it must be from {low} to {high}{more}", name)
         return value
 
 
@@ -75,7 +75,9 @@ def require_text(text: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Refused(f"{place}: holds half a surrogate pair, which is no text: send whole characters", place) from None
+        raise Refused(
+            f"{place}: holds half a surrogate pair, which is not text: send whole characters", place
+        ) from None
     return text
 
 

@@ -34,13 +34,13 @@ def messages(value: Any, system: str | None) -> tuple[dict[str, Any], ...]:
     if not isinstance(value, list):
         raise wrong_type("messages", value, "a list")
     if not value:
-        raise Refused("messages: the list is empty: send at least one message of a user", "messages")
+        raise Refused("messages: the list is empty: send at least one user message", "messages")
     said = [_message(message, f"messages.{number}") for number, message in enumerate(value)]
     first = next((number for number, message in enumerate(said) if message["role"] != "system"), len(said))
     for number, message in enumerate(said[first:], first):
         if message["role"] == "system":
             raise Refused(
-                f"messages.{number}: a system or developer message behind others: they stand at the beginning",
+                f"messages.{number}: a system or developer message after others: put it at the beginning",
                 f"messages.{number}",
             )
     told = [message["content"] for message in said[:first]]
@@ -48,10 +48,11 @@ def messages(value: Any, system: str | None) -> tuple[dict[str, Any], ...]:
         system = "\n\n".join(text for text in told if text)
     turns = _joined(said[first:], first)
     if not turns:
-        raise Refused("messages: no message of a user: send at least one", "messages")
+        raise Refused("messages: no user message: send at least one", "messages")
     if turns[-1]["role"] == "assistant":
         raise Refused(
-            "messages: the last one is an assistant's, and answers are not continued: end with a user's or a tool's",
+            "messages: the last one is from the assistant, and answers are not continued: "
+            "end with a user or tool message",
             "messages",
         )
     return ({"role": "system", "content": system}, *turns) if system is not None else tuple(turns)
@@ -65,24 +66,25 @@ def _message(message: Any, place: str) -> dict[str, Any]:
     if role == "developer":  # the API's newer name
         role = "system"
     if role == "function":
-        raise Refused(f"{place}.role: of an older API: send the role tool behind tool_calls", place)
+        raise Refused(f"{place}.role: from an older API: send role tool after tool_calls", place)
     if role not in ("system", "user", "assistant", "tool"):
         raise Refused(
-            f"{place}.role: {shown(role)} is none: it is system, developer, user, assistant or tool", f"{place}.role"
+            f"{place}.role: {shown(role)} is not a role: use system, developer, user, assistant or tool",
+            f"{place}.role",
         )
     for name, value in message.items():
         if name in ("audio", *MEDIA) and value:
             raise Refused(f"{place}.{name}: {TEXT_ONLY}", place)
         if name == "function_call" and value:
-            raise Refused(f"{place}.function_call: of an older API: send tool_calls", place)
+            raise Refused(f"{place}.function_call: from an older API: send tool_calls", place)
         if value and name not in MESSAGE_FIELDS and name not in ("audio", "function_call", *MEDIA):
-            raise Refused(f"{place}.{shown(name)}: no field of a message: leave it out", place)
+            raise Refused(f"{place}.{shown(name)}: not a field of a message: leave it out", place)
     calls = _tool_calls(message.get("tool_calls"), f"{place}.tool_calls") if role == "assistant" else []
     content = message.get("content")
     if content is None and role == "assistant":
         content = message.get("refusal") if message.get("refusal") is not None else "" if calls else None
     if content is None:
-        raise Refused(f"{place}.content: missing: send a text (only with tool_calls it may be left out)", place)
+        raise Refused(f"{place}.content: missing: send a text (only a message with tool_calls may omit it)", place)
     found: dict[str, Any] = {"role": role, "content": _content(content, f"{place}.content")}
     if calls:
         found["tool_calls"] = calls
@@ -117,7 +119,7 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
     for number, call in enumerate(value):
         here = f"{place}.{number}"
         if not isinstance(call, dict) or call.get("type", "function") != "function":
-            raise Refused(f"{here}: only calls of functions are taken", here)
+            raise Refused(f"{here}: only function calls are supported", here)
         function = call.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise Refused(f"{here}.function: it needs a name and arguments", here)
@@ -155,17 +157,17 @@ def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
         awaited = "tool_calls" in before or before["role"] == "tool"
         if message["role"] == "tool" and not awaited:
             raise Refused(
-                f"messages.{number}: a tool's message that answers no tool_calls: send the assistant's call before it",
+                f"messages.{number}: a tool message that answers no tool_calls: send the assistant's call before it",
                 f"messages.{number}",
             )
         if "tool_calls" in before and message["role"] != "tool":
             raise Refused(
-                f"messages.{number}: tool_calls without a reply: send a message of the role tool behind them",
+                f"messages.{number}: tool_calls without a reply: send a message with role tool after them",
                 f"messages.{number}",
             )
         if message["role"] == "user" and before["role"] == "tool":
             raise Refused(
-                f"messages.{number}: a user's message right behind a tool's: send the assistant's answer between them",
+                f"messages.{number}: a user message right after a tool message: send the assistant's answer between",
                 f"messages.{number}",
             )
         if message["role"] == before["role"] and message["role"] in ("user", "assistant"):
@@ -187,14 +189,14 @@ def tools(body: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     found = [_tool(tool, f"tools.{number}") for number, tool in enumerate(given or [])]
     if choice not in (None, "none", "auto"):
         raise Refused(
-            f"tool_choice: {shown(choice)} is not supported, no call can be forced: send auto or none", "tool_choice"
+            f"tool_choice: {shown(choice)} is not supported, a call cannot be forced: send auto or none", "tool_choice"
         )
     return () if choice == "none" else tuple(found)
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
-        raise Refused(f'{place}: only functions are taken: {{"type": "function", "function": …}}', place)
+        raise Refused(f'{place}: only functions are supported: {{"type": "function", "function": …}}', place)
     function = tool.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise Refused(f"{place}.function: it needs a name", place)

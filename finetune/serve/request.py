@@ -53,7 +53,7 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "prediction": ((), "leave it out"),
     "presence_penalty": ((0,), "use repetition_penalty, or BACKEND=fast"),
     "reasoning_effort": (("none",), "the model does not reason apart from its answer"),
-    "response_format": (({"type": "text"},), "ask for JSON in the messages, and check what comes"),
+    "response_format": (({"type": "text"},), "ask for JSON in the messages, and check the answer"),
     "store": ((False,), "nothing is stored"),
     "suffix": (("",), "text is not filled in"),
     "verbosity": (("medium",), "say in the messages how long the answer should be"),
@@ -122,7 +122,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
     if model is None:
         raise Refused("body.model: the field is missing: name a model of /v1/models", "model", 422)
     if model not in systems:
-        raise Refused(f"model {shown(model)} is not served here: it is one of {', '.join(systems)}", "model")
+        raise Refused(f"model {shown(model)} is not served here: use one of {', '.join(systems)}", "model")
     stream = body.flag("stream")
     temperature, top_p = body.number("temperature", 0, 2), body.number("top_p", 0, 1)
     if (temperature is not None and temperature < COLDEST) or (top_p is not None and top_p < SMALLEST_TOP_P):
@@ -157,7 +157,7 @@ def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> N
         if name in MEDIA and value:
             raise Refused(f"{name}: {TEXT_ONLY}", name)
         if name not in known and name not in MEDIA:
-            raise Refused(f"{shown(name)}: no field that this server knows: leave it out", clean(name))
+            raise Refused(f"{shown(name)}: not a field that this server knows: leave it out", clean(name))
         if name in NOT_DONE and name not in able:
             nothing, instead = NOT_DONE[name]
             # True == 1 in Python, but not in JSON.
@@ -166,7 +166,7 @@ def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> N
 
 
 def _max_tokens(body: Fields) -> int | None:
-    old, new = (body.whole(name, 1, TOKENS, " (left out, serve.sh's max_new_tokens)") for name in LENGTHS)
+    old, new = (body.whole(name, 1, TOKENS, " (if left out: serve.sh's max_new_tokens)") for name in LENGTHS)
     if old is not None and new is not None and old != new:
         raise Refused("max_tokens and max_completion_tokens differ: send the second alone", "max_tokens")
     return old if new is None else new
@@ -183,7 +183,7 @@ def _include_usage(body: Fields, stream: bool) -> bool:
     found = Fields({f"stream_options.{name}": value for name, value in options.items() if value is not None})
     for name in found.data:
         if name not in ("stream_options.include_usage", "stream_options.include_obfuscation"):
-            raise Refused(f"{shown(name)}: no option of a stream: leave it out", "stream_options")
+            raise Refused(f"{shown(name)}: not an option of a stream: leave it out", "stream_options")
     if found.flag("stream_options.include_obfuscation"):
         raise Refused("stream_options.include_obfuscation: not supported: leave it out", "stream_options")
     return found.flag("stream_options.include_usage")
@@ -192,7 +192,7 @@ def _include_usage(body: Fields, stream: bool) -> bool:
 def _logprobs(body: Fields, chat: bool) -> int | None:
     if not chat:
         if body.data.get("logprobs") is not None:
-            raise Refused("logprobs: not supported here: ask /v1/chat/completions", "logprobs")
+            raise Refused("logprobs: not supported here: use /v1/chat/completions", "logprobs")
         return None
     wanted, top = body.flag("logprobs"), body.whole("top_logprobs", 0, 20)
     if top is not None and not wanted:
@@ -209,7 +209,7 @@ def _stop(value: Any) -> tuple[str, ...]:
     if not isinstance(stops, list):
         raise wrong_type("stop", value, "a text or a list of texts")
     if len(stops) > STOPS:
-        raise Refused(f"stop: {len(stops)} texts: at most {STOPS} are taken", "stop")
+        raise Refused(f"stop: {len(stops)} texts: send at most {STOPS}", "stop")
     found = tuple(text_of(each, f"stop.{number}") for number, each in enumerate(stops))
     if "" in found:
         raise Refused("stop: an empty text: leave it out", "stop")
@@ -224,6 +224,6 @@ def _prompt(data: dict[str, Any], system: str | None) -> tuple[dict[str, Any], .
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if isinstance(prompt, list):
-        raise Refused("prompt: one text at a time is taken, and no token ids", "prompt")
+        raise Refused("prompt: send one text at a time, and no token ids", "prompt")
     said = {"role": "user", "content": text_of(prompt, "prompt")}
     return ({"role": "system", "content": system}, said) if system is not None else (said,)

@@ -42,9 +42,10 @@ def prepare(args: Arguments, served: Mapping[str, Path]) -> None:
         most = next((rank for rank in RANKS if rank >= max(ranks)), None)
         if most is None:
             raise UserError(
-                _("an adapter of rank {rank}: vLLM takes at most {most}; merge it and serve that: {merge}").format(
-                    rank=max(ranks), most=RANKS[-1], merge=_("merge.sh DIR, then serve.sh --model DIR-merged")
-                )
+                _(
+                    "an adapter has rank {rank}, and vLLM supports at most {most}; merge it and serve "
+                    "the merged model: {merge}"
+                ).format(rank=max(ranks), most=RANKS[-1], merge=_("merge.sh DIR, then serve.sh --model DIR-merged"))
             )
         args.set("vllm_max_lora_rank", str(most))
 
@@ -61,7 +62,9 @@ def _require_gpus(args: Arguments) -> None:
     for name in SPREAD:
         text = (args.get(name) or ["1"])[-1]
         if not text.isdigit() or int(text) < 1:
-            raise UserError(_("--{name} {text}: not a number of GPUs; for example 2").format(name=name, text=text))
+            raise UserError(
+                _("--{name} {text}: not a number of GPUs; give one, for example 2").format(name=name, text=text)
+            )
         needed *= int(text)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len([each for each in named.split(",") if each.strip()]) if named is not None else None

@@ -67,7 +67,7 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
     try:
         values |= {name: float(options[name]) for name in NUMBERS if name in options}
     except (TypeError, ValueError):
-        return _("an option that is not a number")
+        return _("an option whose value is not a number")
     limit = int(values.pop("max_new_tokens", MAX_NEW_TOKENS))
     values["top_k"], values["seed"] = max(0, int(values["top_k"])), int(values["seed"])
     text = str(options["system"]) if options.get("system") is not None else system
@@ -122,7 +122,7 @@ class TalkModel:
         prompt = self.lane.tokenizer.encode_chat(list(messages), system=self.wanted.system)
         room = self.model.config.max_positions - len(prompt)
         if room < 1:
-            raise UserError(_("infer: the conversation is longer than the model reads; `clear` starts over"))
+            raise UserError(_("infer: the conversation is longer than the model's context; type `clear` to start over"))
         limit = min(self.wanted.max_new_tokens, room)
         try:
             (ids,) = generate(self.model, [prompt], limit, self.adapter, watch=watch, **self.wanted.sampling)

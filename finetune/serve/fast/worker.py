@@ -41,7 +41,7 @@ def main(pipe: Connection, settings: EndpointSettings) -> None:
             return
         except Exception as error:
             text = " ".join(str(error).split())[:500]
-            why = _("the engine cannot start ({kind}: {text}); BACKEND=swift takes another").format(
+            why = _("the engine cannot start ({kind}: {text}); set BACKEND=swift to use ms-swift's engine").format(
                 kind=type(error).__name__, text=text
             )
             pipe.send(("failed", why, FAILED))

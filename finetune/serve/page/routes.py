@@ -78,7 +78,7 @@ def routes(page: Page, systems: Mapping[str, str | None]) -> list[Route]:
 
     async def setup(http: Request) -> Response:
         if not page.has_key and http.url.hostname not in THIS_MACHINE:
-            message = f"no key is asked for here, so this is told at 127.0.0.1 alone, not at {http.url.hostname}"
+            message = f"this server has no key, so it tells this at 127.0.0.1 only, not at {http.url.hostname}"
             return JSONResponse(error_body(403, message, "forbidden"), 403)
         models = [{"id": name, "system": system} for name, system in systems.items()]
         told = {"models": models, "questions": page.questions, "notice": page.notice}
