@@ -1,8 +1,8 @@
 """The entry point's arguments and environment: the shell script itself, and the commands behind it up to their work.
 
 `entrypoint.sh` runs as it is, on a PATH that holds the few tools it calls; `healthcheck` and the scripts of the
-workspace are stand-ins that end with 0. The commands are called in this process, on a model folder without weights: what
-would start a job is replaced by a function that does nothing, as said below, and `infer` ends where it misses them.
+workspace are stand-ins that end with 0. The commands are called in this process, on a model folder without weights;
+what would start a job is replaced by a function that does nothing, and `infer` ends where it misses them.
 """
 
 from __future__ import annotations
