@@ -1,4 +1,4 @@
-"""From answers to figures and a verdict; the command calls it once for an adapter, and once more for a second one."""
+"""Computes figures and threshold checks from answers; called once for each adapter of a verdict."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from finetune.verify.scoring import Mark, judge
 from finetune.verify.stats import Figure
 from finetune.verify.words import Said
 
-TRAINING, DEFAULT, ROW = "training", "default", "row"  # names of the system prompts; row: the row's own
-OF_ROWS = ("learned", "reworded", "unseen")  # parts whose answers are judged against the data's
+TRAINING, DEFAULT, ROW = "training", "default", "row"  # system prompts: the training's, the template's, the row's own
+OF_ROWS = ("learned", "reworded", "unseen")  # parts whose answers are compared with those of the data
 ELSEWHERE = ("general", "out_of_scope")  # parts that no row answers
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An answer with what it is worth: ok is None where nothing decides (a general task without a rule)."""
+    """An answer and its judgement; `ok` is None if nothing decides it (a general task without a rule)."""
 
     answer: Answer
     text: str
@@ -31,24 +31,31 @@ class Scored:
     old_named: bool = False
     reason: str = ""
     marks: tuple[Mark, ...] = ()
-    judged: Judgement | None = None  # against the answers of the data, for questions that are of a row
-    spill: int | None = None  # the row whose text an answer to something else repeats
-    nll: float | None = None  # of the reference, in nats a token
+    judged: Judgement | None = None  # the comparison with the data's answers, for questions of a row
+    spill: int | None = None  # the row whose answer is repeated, for questions that no row answers
+    nll: float | None = None  # of the reference, in nats per token
 
 
 @dataclass
 class Asked:
-    """A question under one system prompt, and the result: `scored` holds before, after and, compared, other."""
+    """A question under one system prompt and its results: `scored` has the keys before, after and other."""
 
     question: Question
     prompt: str
     system: str
     scored: dict[str, Scored] = field(default_factory=dict)
-    given: dict[str, Answer] = field(default_factory=dict)  # answers of adapters that are no longer there (folds)
+    given: dict[str, Answer] = field(default_factory=dict)  # answers of adapters that no longer exist (folds)
 
 
 def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | None = None) -> Scored:
-    """Judge one answer by its question: identity patterns, the rule, the row's own answer, or nothing."""
+    """Judge one answer by its question's identity patterns, rule or row.
+
+    Args:
+        question: The question.
+        answer: The answer.
+        old: The pattern of the old identity, or None.
+        judge_of_data: Compares answers with the data; None without data.
+    """
     judged = None
     if question.part == "near_miss" and judge_of_data is not None and question.row is not None:
         return _elsewhere(answer, judge_of_data.repeats(question.row, question.text, answer.text))
@@ -69,20 +76,23 @@ def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | N
 
 
 def _elsewhere(answer: Answer, spill: int | None) -> Scored:
-    """An answer to a question that no row answers: wrong if it repeats a row, `spill` (from 0)."""
+    """Score an answer to a question that no row answers: wrong if it repeats the row with index `spill`."""
     reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
     return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
 
 
 def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
-    """All figures of `before` against `after` (or "other", the second adapter of a comparison).
+    """All figures before and after the training. A figure whose questions were not asked is left out.
 
     The unit is a question: one that was asked under two system prompts counts with the mean of its two answers.
-    A figure whose questions were not asked is left out.
+
+    Args:
+        asked: The questions with their scored answers.
+        after: The answers to compare with those before: "after", or "other" for the second adapter of a comparison.
     """
     found: dict[str, Figure] = {}
     sides = {"before": "before", "after": after}
-    asked = [each for each in asked if after in each.scored]  # folds answer for the first adapter alone
+    asked = [each for each in asked if after in each.scored]  # folds have answers of the first adapter only
     identity = [a for a in asked if a.question.is_identity and a.question.counted]
     parts = {part: [a for a in identity if a.question.part == part] for part in ("trained", "heldout")}
     parts["adversarial"] = [a for a in identity if a.question.kind == "adversarial"]
@@ -117,7 +127,12 @@ def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
 
 
 def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figure]:
-    """Figures of the sets made from the data; `sides` is the name of a figure's end to the key of the answers."""
+    """The figures of the sets that are made from the data.
+
+    Args:
+        asked: The questions with their scored answers.
+        sides: End of a figure's name (before, after) -> key of the answers in `scored`.
+    """
     found: dict[str, Figure] = {}
     rows = [a for a in asked if a.question.row is not None and a.prompt != DEFAULT]
     parts = {
@@ -180,7 +195,7 @@ def _lost(asked: Sequence[Asked], sides: Mapping[str, str]) -> list[int]:
 
 @dataclass(frozen=True)
 class Check:
-    """One threshold held against its figure. certain: the whole 95 % interval lies on the side that decided."""
+    """A threshold compared with its figure; `certain` if the whole 95 % interval is on one side of the limit."""
 
     threshold: str
     figure: str
@@ -246,21 +261,25 @@ def sentence(check: Mapping[str, Any]) -> Said:
 
 
 def is_share(figure: str) -> bool:
-    """Whether a figure is a share of questions (else points of BLEU or chrF, a count, or a ratio)."""
+    """Whether a figure is a share of questions, rather than points of BLEU or chrF, a count, or a ratio."""
     return not any(word in figure for word in ("bleu", "chrf", "length_ratio", "rules_lost", "nll", "rouge"))
 
 
 def shown(figure: str, value: float) -> str:
-    """A figure's value for people: shares as per cent, points and ratios with their decimals."""
+    """A figure's value as text: shares in per cent, others with two decimals."""
     if is_share(figure):
         return f"{100 * value:.1f} %"
     return f"{value:.0f}" if figure == "rules_lost" and value == int(value) else f"{value:.2f}"
 
 
 def checks(thresholds: Mapping[str, float], found: Mapping[str, Figure]) -> list[Check]:
-    """Hold each threshold against its figure; those whose questions were not asked are left out.
+    """Compare each threshold with its figure; one whose questions were not asked is left out.
 
-    The BLEU threshold holds for the Alpaca rows too, where they were asked.
+    The BLEU threshold applies to Alpaca rows too, if they were asked.
+
+    Args:
+        thresholds: The limits by name, one of config.THRESHOLDS.
+        found: The figures.
     """
     result = []
     for name, limit in thresholds.items():
@@ -268,7 +287,7 @@ def checks(thresholds: Mapping[str, float], found: Mapping[str, Figure]) -> list
         for each in (figure, f"alpaca_{figure}"):
             if each in found:
                 value = found[each]
-                # Rounded as the report shows it: the verdict must not turn on the last bit of a sum.
+                # Rounded as in the report: the last bit of a sum must not decide the verdict.
                 at = round(value.value, 6)
                 ok = at >= limit if bound == "min" else at <= limit
                 worst, best = (value.low, value.high) if bound == "min" else (-value.high, -value.low)

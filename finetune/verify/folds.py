@@ -1,4 +1,4 @@
-"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and released."""
+"""Measures unseen rows by cross-validation: for each fold, an adapter is trained on the other rows and asked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune.verify.session import AFTER, BEFORE, ask_of
 from finetune.verify.sets import ask, unseen
 from finetune.verify.sets.survey import Survey
 
-Trainer = Callable[[set[str]], Any]  # an adapter trained on all rows but those with such keys (DataRow.key)
+Trainer = Callable[[set[str]], Any]  # trains an adapter on all rows except those with these keys (DataRow.key)
 
 
 def ask_all(
@@ -27,17 +27,17 @@ def ask_all(
     system: str,
     folder: Path,
 ) -> None:
-    """Ask the base about the rows of all folds, then each fold's adapter about its own, and keep the answers.
+    """Ask the base the rows of all folds, then each fold's adapter its own rows, and keep the answers.
 
     Args:
         found: The data.
-        parts: The rows of each fold, as places in `found.rows`.
-        known: The run's rewordings: those of a fold's rows are not trained on either.
-        engine: Answers with the base and with an adapter handed in.
-        train: Trains an adapter on what is left.
-        cfg: The longest answers.
+        parts: The rows of each fold, as indices into `found.rows`.
+        known: The run's rewordings. Those of a fold's rows are left out of its training too.
+        engine: Answers, with the base or with an adapter.
+        train: Trains the adapter of a fold.
+        cfg: Limits the length of answers.
         system: The training's system prompt.
-        folder: The run's, where the answers are kept.
+        folder: The run's folder, where the answers are kept.
     """
     places = [place for part in parts for place in part]
     questions = zip(places, ask.unseen(found, places), strict=True)

@@ -1,4 +1,4 @@
-"""Which questions a verdict asks: from the questions files, the dataset and its sets; the command verify calls it."""
+"""Selects the questions of a verdict from questions files, the dataset and its sets; the command verify calls it."""
 
 from __future__ import annotations
 
@@ -24,33 +24,41 @@ from finetune.verify.words import Said
 
 @dataclass
 class Selection:
-    """What is asked, but for rewordings, which `asks` is given; `notes` are for the reader of the report."""
+    """What is asked, except for rewordings, which `asks` adds. `notes` are for the reader of the report."""
 
     fixed: list[Question]  # from files: held-out identity questions, general tasks, out-of-scope questions
     language: str
     found: Survey | None = None
     chosen: Sets | None = None
     unseen: list[unseen.UnseenRow] = field(default_factory=list)
-    trained_on: set[str] = field(default_factory=set)  # keys of rewordings that the training was given
+    trained_on: set[str] = field(default_factory=set)  # keys of rewordings that were trained on
     notes: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
 
     @property
     def unseen_by(self) -> str | None:
-        """How unseen rows came to be unseen: folds, or left out; None where there are none."""
+        """Why unseen rows are unseen: "folds" or "left out"; None if there are none."""
         if not self.unseen:
             return None
         return "folds" if any(each.answers for each in self.unseen) else "left out"
 
     def thresholds(self, cfg: config.VerifyConfig) -> dict[str, float]:
-        """Those of the configuration that hold for these data."""
+        """The configured thresholds that apply to these data."""
         held = config.thresholds_for(cfg.thresholds, self.found is None or self.found.is_identity)
         if self.found and self.found.nature.generalises:
-            held.pop("reworded_min", None)  # other words may ask a task for something else; its unseen rows tell more
+            held.pop("reworded_min", None)  # other words can ask for something else; unseen rows of a task tell more
         return held
 
     def asks(self, rewordings: Sequence[Rewording], system: str) -> list[Asked]:
-        """All questions under their system prompts; identity is asked under the template's own as well."""
+        """All questions with their system prompts.
+
+        Args:
+            rewordings: The run's rewordings.
+            system: The training's system prompt. Identity is asked under the template's own as well.
+
+        Raises:
+            UserError: Two questions have the same id.
+        """
         wanted = list(self.fixed)
         given: dict[str, dict[str, Answer]] = {}
         if self.found and self.chosen and not self.found.is_identity:
@@ -75,7 +83,12 @@ class Selection:
 
 
 def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run) -> Selection:
-    """The questions of a run, all but rewordings that are yet to be made.
+    """The questions of a run, except for rewordings, which may not exist yet.
+
+    Args:
+        cfg: The configuration.
+        args: The command line of verify.
+        run: The run.
 
     Raises:
         UserError: A file is missing or faulty, or the data cannot be judged.
@@ -125,7 +138,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
 
 
 def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
-    """The rows that are asked about: of the user's file, those that the run kept, or of the files it names."""
+    """The rows that are asked: from the user's file, else those that the run kept, else from the files it names."""
     if args.dataset:
         return rows.read([args.dataset], args.columns)
     kept = unseen.kept_rows(run.folder / unseen.ROWS)
@@ -136,7 +149,7 @@ def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, 
 
 
 def _datasets(cfg: config.VerifyConfig, run: runinfo.Run, notes: list[str]) -> list[Path]:
-    """The run's own files, or the configured one."""
+    """The run's own files, else the configured one."""
     here = cfg.path.resolve().parent.parent
     found = run.own_datasets(here)
     if found or not cfg.dataset:
@@ -187,7 +200,7 @@ def _notes_on_sets(found: Survey, chosen: Sets) -> list[str]:
 def _not_in_data(
     heldout: Sequence[Question], data: Sequence[DataRow], args: argparse.Namespace, run: runinfo.Run, notes: list[str]
 ) -> list[Question]:
-    """Held-out questions that no row of the data asks; the others are named in a note."""
+    """The held-out questions that no row asks. A note names the others."""
     mixed_in = [] if args.dataset else run.local_datasets()
     also = rows.read(mixed_in, run.columns) if mixed_in else []
     known = {question_key(row.question) for row in [*data, *also]}
@@ -245,7 +258,7 @@ def _merge(into: QuestionSet, part: QuestionSet, identity: bool, general: bool) 
 
 
 def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
-    """The same with the English general tasks, where the configuration names some."""
+    """The questions with the configured English general tasks instead of the others, if there are any."""
     english = [questions.read(path) for path in cfg.questions_english]
     if not english:
         return files

@@ -1,4 +1,4 @@
-"""What the adapters of the epochs are asked, and what they had right; finetune/sft/epochs.py hands in the adapters."""
+"""The questions that choose an epoch, and how an adapter answers them; finetune/sft/epochs.py calls it per epoch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from finetune.verify.session import ask_of
 from finetune.verify.sets import ask
 from finetune.verify.sets.survey import Survey
 
-TASK_TOKENS = 48  # of an answer to a general task: each is one fact, and every epoch's adapter is asked them all
+TASK_TOKENS = 48  # longest answer to a general task: each asks for one fact, and every epoch answers all of them
 
 
 @dataclass(frozen=True)
 class VerdictOptions:
-    """What the user says of the verdict, as far as it decides what is asked."""
+    """The user's options for the verdict that affect the questions."""
 
     config_file: Path | None = None
     question_files: tuple[Path, ...] = ()
@@ -33,13 +33,13 @@ class VerdictOptions:
     forbid: str | None = None
 
     def config(self, kind: str) -> VerifyConfig:
-        """configs/verify.yaml, or the file that replaces it."""
+        """The configuration: `config_file`, else configs/verify.yaml; `kind` is the name of the model's kind."""
         return config.read(config.for_kind(self.config_file or config.default_path(), kind))
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions that choose: `own` of the data, `general` of none; neither is asked by verify."""
+    """The questions that choose: `own` about the data, `general` tasks about nothing in it. verify asks neither."""
 
     own: list[Question]
     general: list[Question]
@@ -48,13 +48,20 @@ class Questions:
     old: Any  # the pattern of the old identity, or None
 
     def weigh(self, engine: Any, adapter: Any, system: str) -> list[float]:
-        """The negative log-likelihood of the right answers to the questions of the data, in nats a token."""
+        """The mean negative log-likelihood of each right answer to the data's questions, in nats per token."""
         asks = [ask_of(each, system, self.cfg.max_new_tokens) for each in self.own]
         found: list[float] = engine.nll(asks, [each.reference or "" for each in self.own], adapter)
         return found
 
     def ask(self, engine: Engine, adapter: Any, system: str, only_general: bool = False) -> list[bool]:
-        """Whether each is answered right, those of the data first; adapter None asks the base."""
+        """Whether each question is answered right, first those about the data.
+
+        Args:
+            engine: Answers.
+            adapter: The adapter that is asked; None: the base.
+            system: The training's system prompt.
+            only_general: Leave out the questions about the data.
+        """
         wanted = [*([] if only_general else self.own), *self.general]
         limits = self.cfg.max_new_tokens | {"general": min(self.cfg.max_new_tokens["general"], TASK_TOKENS)}
         answers = engine.answer([ask_of(each, system, limits) for each in wanted], adapter, lambda _: None)
@@ -75,9 +82,9 @@ def gather(
     Args:
         found: The data.
         known: The run's rewordings.
-        words: Places of rows that are asked in other words.
-        unseen: Places of rows that the adapters did not see.
-        options: What the user says of the verdict.
+        words: Indices of the rows that are asked in other words.
+        unseen: Indices of the rows that the adapters did not see; they are asked instead, if there are any.
+        options: The user's options for the verdict.
         kind: The name of the model's kind (common.model_kind).
     """
     cfg = options.config(kind)

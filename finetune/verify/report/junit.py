@@ -1,4 +1,4 @@
-"""The verdict as JUnit XML, for CI systems that show tests: a case per threshold and per scored question."""
+"""Writes the verdict as JUnit XML for CI systems: a test case per threshold and per scored question."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from finetune.verify.figures import sentence
 def write(report: dict[str, Any], path: Path) -> None:
     """Write the suites `thresholds` and `questions`.
 
-    Only a threshold fails. A question that is answered wrongly is skipped with its reason: the verdict bears a few, and
-    a CI that turned red on each would hide it.
+    Only a threshold can fail. A wrong answer is marked as skipped, with its reason: a passed verdict allows a few, and
+    must not turn the CI red.
     """
     root = ET.Element("testsuites", name="verify")
     suite = ET.SubElement(root, "testsuite", name="verify.thresholds")

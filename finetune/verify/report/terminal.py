@@ -1,4 +1,4 @@
-"""Every answer and figure on the terminal, for `--all`: tables there, plain lines elsewhere; ending.py has the end."""
+"""Prints all answers and figures for `--all`, as tables on a terminal, as lines elsewhere; ending.py has the rest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from finetune.verify.report.files import SIDE_TITLES, segments, view
 from finetune.verify.rules import printable
 
 STYLES = {"expected": "bold green", "old": "bold red", "forbidden": "bold red", "denied": "dim", "": ""}
-LONGEST = 160  # characters of an answer in the table; report.html has them whole
+LONGEST = 160  # characters of an answer in the table; report.html has the whole answer
 
 
 def show(report: dict[str, Any], folder: Path, console: Console, every: bool = False, summary: bool = False) -> None:
-    """Print the verdict whose reports are in `folder`: what ending.py says.
+    """Print a verdict.
 
-    `every` puts all answers and figures before it; `summary` leaves the answers out.
+    Args:
+        report: The report.
+        folder: The folder of its files.
+        console: Where to print.
+        every: Print all answers and figures before the end.
+        summary: Print the figures before the end, and no answers.
     """
     if every or summary:
         views = view(report)
@@ -49,7 +54,7 @@ def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
 
 
 def _answer(answer: dict[str, Any]) -> Text:
-    """A mark for right or wrong, then the answer with its deciding words coloured, cut to LONGEST."""
+    """A mark for right or wrong, and the answer with its deciding words coloured, cut to LONGEST characters."""
     sign = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("  ", "")}[answer["ok"]]
     text = Text()
     for piece, kind in segments(answer):

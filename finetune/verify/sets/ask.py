@@ -1,4 +1,4 @@
-"""The questions of the sets: rows as they are and in other words, rows unseen, and what no row answers."""
+"""Makes the questions of each set: rows as they are and in other words, unseen rows, and what no row answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from finetune.verify.scoring import normalise
 from finetune.verify.sets.rows import HAN, DataRow
 from finetune.verify.sets.survey import Sets, Survey, near_missed
 
-IN_SCOPE = 0.5  # likeness to a row's question from which a question is no longer out of scope
+IN_SCOPE = 0.5  # a question with this similarity to a row's question is not out of scope
 
 
 def learned(found: Survey, chosen: Sets) -> list[Question]:
-    """The rows' own questions. One that teaches an identity is judged for that as well (part `trained`)."""
+    """The rows' own questions. A row that teaches an identity is also judged for it (part `trained`)."""
     return [_own(found, place) for place in chosen.learned]
 
 
@@ -32,7 +32,15 @@ def _own(found: Survey, place: int) -> Question:
 
 
 def of_row(row: DataRow, place: int, part: str, name: str, kind: str) -> Question:
-    """A row as a question whose reference is the row's answer."""
+    """A row as a question whose reference is the row's answer.
+
+    Args:
+        row: The row.
+        place: Its index in Survey.rows.
+        part: The question's part, one of questions.PARTS.
+        name: The question's id.
+        kind: The question's kind.
+    """
     return Question(
         id=name,
         part=part,
@@ -47,7 +55,13 @@ def of_row(row: DataRow, place: int, part: str, name: str, kind: str) -> Questio
 
 
 def reworded(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -> list[Question]:
-    """The rows' questions in other words; `rewordings` by question_key of the row's own question."""
+    """The rows' questions in other words.
+
+    Args:
+        found: The data.
+        chosen: Which rows are asked.
+        rewordings: By question_key of the row's own question.
+    """
     questions = []
     for place, number, text in _new_words(found, chosen.reworded, rewordings, "ask"):
         row, name = found.rows[place], f"reworded-{place + 1:03d}-{number}"
@@ -85,7 +99,10 @@ def _new_words(
 
 
 def near_misses(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -> list[Question]:
-    """Questions like a row's that no row answers; `row` is the one that each was made from."""
+    """Questions that resemble a row's but that no row answers; the parameters are those of `reworded`.
+
+    `row` of each is the row that it was made from.
+    """
     questions = []
     for place, number, text in _new_words(found, near_missed(found, chosen), rewordings, "near"):
         row = found.rows[place]
@@ -97,9 +114,15 @@ def near_misses(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]
 def choosing(
     found: Survey, places: Sequence[int], rewordings: Mapping[str, Rewording], taken: Collection[str]
 ) -> list[Question]:
-    """What the number of epochs is chosen by: rows in words that are neither trained on nor asked by verify.
+    """The questions that choose the number of epochs: rewordings that are neither trained on nor asked by verify.
 
-    `taken` are keys (question_key) of questions that verify asks. A row that teaches an identity is judged for that.
+    A row that teaches an identity is judged for it.
+
+    Args:
+        found: The data.
+        places: Indices of the rows.
+        rewordings: By question_key of the row's own question.
+        taken: Keys (question_key) of the questions that verify asks.
     """
     used = {question_key(text) for each in rewordings.values() for text in (*each.ask, *each.train)}
     questions = []
@@ -111,12 +134,12 @@ def choosing(
 
 
 def unseen(found: Survey, places: Sequence[int]) -> list[Question]:
-    """Rows that the adapter asked never saw."""
+    """The questions of rows that were not trained on; `places` are indices into `found.rows`."""
     return [of_row(found.rows[i], i, "unseen", f"unseen-{i + 1:03d}", found.judge.kinds[i]) for i in places]
 
 
 def out_of_scope(candidates: Sequence[Question], found: Survey) -> tuple[list[Question], list[str]]:
-    """(those of the candidates that no row answers, ids of those that a row asks, or nearly asks)."""
+    """(the candidates that no row answers, the ids of those that some row asks in the same or similar words)."""
     near = Nearness([row.question for row in found.rows])
     kept, dropped = [], []
     for question in candidates:
@@ -128,14 +151,14 @@ def out_of_scope(candidates: Sequence[Question], found: Survey) -> tuple[list[Qu
 
 
 def in_language(questions: Sequence[Question], language: str) -> list[Question]:
-    """Questions that data in this language are asked; English data are not asked in Chinese."""
+    """The questions for data in a language ("zh" or "en"): for English data, those without Chinese."""
     if language != "en":
         return list(questions)
     return [q for q in questions if not any(HAN.search(message["content"]) for message in q.messages)]
 
 
 def attach_rows(questions: Sequence[Question], found: Survey) -> list[Question]:
-    """Trained identity questions with the row that each is, so that its answer can be compared with all others."""
+    """Add the index of its row to each trained question: its answer is then compared with those of all rows."""
     places = {_turns(row.messages): place for place, row in enumerate(found.rows)}
     return [replace(q, row=places.get(_turns(q.messages))) if q.part == "trained" else q for q in questions]
 
