@@ -20,9 +20,9 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from common.errors import UserError
 from common.i18n import _
 from finetune.verify.engine import load_adapter
-from qwen2.config import HEAD, Config
+from qwen2.config import Config
 from qwen2.safetensors_header import Entry
-from qwen2.weights import DTYPES, check, read_headers
+from qwen2.weights import DTYPES, checked_headers
 
 Rows: TypeAlias = npt.NDArray[np.float32]
 
@@ -87,9 +87,8 @@ class Weights:
         """Read headers, config and adapter. Raises UserError if one cannot be read, or if they do not fit together."""
         try:
             self.config = Config.from_dir(model)
-            entries = read_headers(model)
             shapes = self.config.tensor_shapes()
-            check(entries, shapes, model, {HEAD})
+            entries = checked_headers(model, shapes)
         except ValueError as error:
             raise UserError(str(error)) from None
         deltas = _deltas(adapter, self.config) if adapter else {}
