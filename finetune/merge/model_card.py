@@ -63,8 +63,13 @@ def write(
         N_("versions at merge"): _versions(versions),
         N_("check"): _check(asked),
     }
-    lines += table(rows)
-    lines += [
+    lines += [*table(rows), *_use(system, base, original or kind.title or base.name)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _use(system: str, base: Path, name: str) -> list[str]:
+    """The lines below the table; `name` is the base's."""
+    return [
         _("Use it with the system prompt that it was trained with:"),
         "",
         "```text",
@@ -72,11 +77,10 @@ def write(
         "```",
         "",
         _("`sha256sum -c SHA256SUMS` proves the files. {licence}, see LICENSE; the base is {original}.").format(
-            licence=licence_of(base), original=original or kind.title or base.name
+            licence=licence_of(base), original=name
         ),
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def original_of(base: Path, kind: ModelKind) -> str:
