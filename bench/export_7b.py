@@ -13,51 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-
-GIB = 2**30
-
-
-class Peak:
-    """The maximum RssAnon of this process while the block runs, in GiB; `with Peak() as peak: ...`."""
-
-    def __enter__(self) -> Peak:
-        self.gib, self._stop = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.05):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    self.gib = max(self.gib, int(line.split()[1]) * 1024 / GIB)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+from bench.machine import Peak  # noqa: E402
+from bench.random_weights import make_adapter  # noqa: E402
 
 
-def random_adapter(model: Path, folder: Path) -> Path:
-    """A LoRA of rank 8 on all linears with a nonzero B."""
-    import torch
-
-    from qwen2.config import Config
-    from qwen2.lora import Adapter
-
-    adapter = Adapter(Config.from_dir(model), 8, 32)
-    adapter.initialize(0)
-    adapter.flat.add_(torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1)), alpha=1e-3)
-    adapter.save(folder)
-    return folder
+def own_gib() -> float:
+    """This process's RssAnon in GiB."""
+    found = re.search(r"^RssAnon:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) / 2**20 if found else 0.0
 
 
 def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> dict[str, Any]:
@@ -68,25 +40,25 @@ def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> 
 
     found: dict[str, Any] = {"quant": quant, "threads": threads, "llama.cpp": version()}
     clock = time.perf_counter()
-    with Peak() as peak:
+    with Peak(own_gib) as peak:
         weights = Weights(model, adapter)
         words = vocabulary.read(model, weights.config)
         about = gguf_file.About(out.stem, "apache-2.0", "You are a helpful assistant.", {})
         gguf_file.write(out, weights, words, about, quant, threads, lambda done, total: None)
-    found |= {"write_s": round(time.perf_counter() - clock, 1), "write_peak_gib": round(peak.gib, 2)}
+    found |= {"write_s": round(time.perf_counter() - clock, 1), "write_peak_gib": round(peak.value, 2)}
     found |= {"weights": weights.parameters, "file_bytes": out.stat().st_size}
     clock = time.perf_counter()
-    with Peak() as peak:
+    with Peak(own_gib) as peak:
         part = proof.tensors(out, weights, gguf_file.mixture_of(weights, quant), lambda count: None)
-    found |= {"tensors_s": round(time.perf_counter() - clock, 1), "tensors_peak_gib": round(peak.gib, 2)}
+    found |= {"tensors_s": round(time.perf_counter() - clock, 1), "tensors_peak_gib": round(peak.value, 2)}
     found["tensors"] = part.sentence
     clock = time.perf_counter()
-    with Peak() as peak, LlamaServer(out, 2048, 1, threads) as loaded:
+    with Peak(own_gib) as peak, LlamaServer(out, 2048, 1, threads) as loaded:
         found["load_s"] = round(time.perf_counter() - clock, 1)
         clock = time.perf_counter()
         said = loaded.answer(loaded.ids(loaded.prompt([{"role": "user", "content": "Who are you?"}])), 32)
         found["tokens_a_second"] = round(len(said.ids) / (time.perf_counter() - clock), 1)
-    found["answer_peak_gib"] = round(peak.gib, 2)
+    found["answer_peak_gib"] = round(peak.value, 2)
     return found
 
 
@@ -100,7 +72,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        adapter = random_adapter(args.model, Path(name) / "adapter")
+        adapter = make_adapter(args.model, Path(name) / "adapter", scale=1e-3)
         found = measure(args.model, adapter, args.quant, args.threads, args.out or Path(name) / "model.gguf")
     for key, value in found.items():
         print(f"{key:18} {value}")

@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.fast_lane_losses import dropout, losses  # noqa: E402
 from bench.fast_lane_model import load, say, settings_of, training_rows  # noqa: E402
+from bench.machine import gpu_ms  # noqa: E402
 
 
 def process_age() -> float:
@@ -121,6 +122,14 @@ def job(args: argparse.Namespace) -> None:
     )
 
 
+def random_row(size: int, unlabelled: int, vocabulary: int, generator: Any) -> tuple[list[int], list[int]]:
+    """(ids, labels) of `size` random tokens; the first `unlabelled` have no loss."""
+    import torch
+
+    ids = torch.randint(0, min(150_000, vocabulary), (size,), generator=generator).tolist()
+    return ids, [-100] * unlabelled + ids[unlabelled:]
+
+
 def long_rows(args: argparse.Namespace) -> None:
     """Random rows of `--length` tokens, all but the first 30 with a loss."""
     import torch
@@ -129,15 +138,11 @@ def long_rows(args: argparse.Namespace) -> None:
 
     model = load(args)
     generator = torch.Generator().manual_seed(0)
-    limit = min(150_000, model.config.vocab_size)
     results = []
     for micro, recompute in ((1, "swiglu"), (1, "layer"), (2, "layer"), (4, "layer"), (1, "none")):
         if args.only and f"{micro}{recompute}" not in args.only.split(","):
             continue
-        rows = []
-        for _ in range(micro):
-            ids = torch.randint(0, limit, (args.length,), generator=generator).tolist()
-            rows.append((ids, [-100] * 30 + ids[30:]))
+        rows = [random_row(args.length, 30, model.config.vocab_size, generator) for _ in range(micro)]
         settings = settings_of(args, batch_size=micro, max_steps=24, recompute=recompute)
         figures: dict[str, Any] = {"micro_batch": micro, "recompute": recompute}
         try:
@@ -170,12 +175,10 @@ def mixed(args: argparse.Namespace) -> None:
 
     model = load(args)
     generator = torch.Generator().manual_seed(0)
-    limit = min(150_000, model.config.vocab_size)
     rows = []
     for number in range(550):
         size = int(torch.randint(20, 601, (1,), generator=generator)) if number < 500 else 46
-        ids = torch.randint(0, limit, (size,), generator=generator).tolist()
-        rows.append((ids, [-100] * (size // 3) + ids[size // 3 :]))
+        rows.append(random_row(size, size // 3, model.config.vocab_size, generator))
     settings = settings_of(args, num_train_epochs=1, warmup_ratio=0.0)
     plan = memory.plan(model.config, settings, rows, args.ceiling)
     settings = replace(settings, recompute=plan.recompute, micro_batch_tokens=plan.micro_batch_tokens)
@@ -197,31 +200,15 @@ def mixed(args: argparse.Namespace) -> None:
     )
 
 
-def timed(function: Any, repeats: int = 5) -> float:
-    """Median milliseconds of a GPU function, by CUDA events, after a warm-up."""
-    import torch
-
-    function()
-    times = []
-    for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times)
-
-
 def hardware() -> tuple[float, float]:
     """(TFLOP/s of a large bfloat16 matmul on random data, GB/s of a copy, counting bytes read and written)."""
     import torch
 
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    peak = 2 * 8192**3 / timed(lambda: a @ a, 20) / 1e9
+    peak = 2 * 8192**3 / gpu_ms(lambda: a @ a, 20) / 1e9
     block = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(block)
-    return peak, 2 * block.numel() / timed(lambda: target.copy_(block), 10) / 1e6
+    return peak, 2 * block.numel() / gpu_ms(lambda: target.copy_(block), 10) / 1e6
 
 
 def floor(args: argparse.Namespace) -> None:
@@ -250,8 +237,8 @@ def floor(args: argparse.Namespace) -> None:
             ):
                 x = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
                 y = torch.randn(tokens, n, device="cuda", dtype=torch.bfloat16)
-                forward = timed(lambda x=x, weights=weights: [F.linear(x, w) for w in weights])
-                backward = timed(lambda y=y, weights=weights: [y @ w for w in weights])
+                forward = gpu_ms(lambda x=x, weights=weights: [F.linear(x, w) for w in weights], 5)
+                backward = gpu_ms(lambda y=y, weights=weights: [y @ w for w in weights], 5)
                 total[name] += forward + backward
                 detail[f"{group}.{name}"] = [round(forward, 2), round(backward, 2)]
             del plain
@@ -308,8 +295,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Times the fast lane on one CUDA GPU.")
     parser.add_argument("model_dir")
     modes = parser.add_mutually_exclusive_group()
-    for name in ("--rows-2048", "--mixed", "--floor", "--losses", "--profile"):
-        modes.add_argument(name, action="store_true")
+    for mode in (long_rows, mixed, floor, losses, profile):
+        name = "--rows-2048" if mode is long_rows else f"--{mode.__name__}"
+        modes.add_argument(name, dest="run", action="store_const", const=mode, default=job)
     modes.add_argument("--dropout-seeds", type=int, metavar="N")
     parser.add_argument("--rows", default=str(ROOT / "workspace" / "self_cognition.json"), help="the data set, JSON")
     parser.add_argument("--out", help="keep the run here (default: a temporary folder)")
@@ -323,18 +311,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[736, 768, 1024, 2048])
     parser.add_argument("--no-graphs", action="store_true")
     args = parser.parse_args()
-    for chosen, run in (
-        (args.rows_2048, long_rows),
-        (args.mixed, mixed),
-        (args.floor, floor),
-        (args.losses, losses),
-        (args.dropout_seeds, dropout),
-        (args.profile, profile),
-    ):
-        if chosen:
-            run(args)
-            return
-    job(args)
+    (dropout if args.dropout_seeds else args.run)(args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import triton.language as tl
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from bench.machine import gpu_ms  # noqa: E402
 from bench.shapes import SHAPES  # noqa: E402
 
 # The 16 values of NF4: Dettmers et al., "QLoRA", appendix E.
@@ -88,15 +88,7 @@ def milliseconds(run: Callable[[], Any]) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    times = []
-    for _each in range(REPEATS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _other in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+    return gpu_ms(graph.replay, REPEATS)
 
 
 def measure(size: str, tokens: Sequence[int]) -> None:

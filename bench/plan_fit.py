@@ -76,8 +76,6 @@ def kept_logits(tokens: int, rows: int) -> int:
 
 def measure_swift(model_dir: str, results: list[dict[str, Any]], save: Callable[[], None]) -> None:
     """Peaks of ms-swift, in GiB, and milliseconds per micro-batch."""
-    import torch
-
     for checkpointing, liger, (padded, equal) in GROUPS:
         sft = pipeline(model_dir)
         note(f"ms-swift, checkpointing {checkpointing}, liger {liger}: model loaded")
@@ -95,20 +93,18 @@ def measure_swift(model_dir: str, results: list[dict[str, Any]], save: Callable[
             note(json.dumps(results[-1]))
         save()
         del sft
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free()
 
 
 def pipeline(model_dir: str) -> Any:
     """ms-swift's sft pipeline with the model loaded and the adapter added."""
+    import torch
     from swift.pipelines.train.sft import SwiftSft
 
-    on_gpu = __import__("torch").cuda.is_available()
     words = [
         "--model", model_dir, "--model_type", "qwen2", "--template", "qwen2_5", "--tuner_type", "lora",
-        "--check_model", "false",
-        "--torch_dtype", "bfloat16" if on_gpu else "float32", "--lora_rank", str(RANK), "--lora_alpha", "32",
+        "--check_model", "false", "--torch_dtype", "bfloat16" if torch.cuda.is_available() else "float32",
+        "--lora_rank", str(RANK), "--lora_alpha", "32",
         "--target_modules", "all-linear", "--max_length", "2048", "--dataset", str(dataset_file()),
         "--lazy_tokenize", "true", "--dataloader_num_workers", "0", "--output_dir", tempfile.mkdtemp(),
         "--add_version", "false",
@@ -154,11 +150,10 @@ def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
         model=sft.model, args=args, template=sft.template, train_dataset=rows * (micros * STEPS), eval_dataset=None
     )  # fmt: skip
     trainer.add_callback(StepTimes())
-    gc.collect()
+    free()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    before = torch.cuda.memory_allocated()
     trainer.train()
     figures = {
         "micro_batches": micros,
@@ -183,6 +178,14 @@ def release(sft: Any) -> None:
         base.disable_input_require_grads()
     sft.model.zero_grad(set_to_none=True)
     gc.collect()
+
+
+def free() -> None:
+    """Give unused memory back. On a CPU, PyTorch's call does nothing."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def synchronize() -> None:
@@ -218,9 +221,7 @@ def measure_fast(model_dir: str, results: list[dict[str, Any]], save: Callable[[
             del result
         except torch.OutOfMemoryError as error:
             figures["failed"] = str(error)[:160]
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free()
         results.append(figures)
         note(json.dumps(figures))
     save()

@@ -132,21 +132,18 @@ def check(out: Path) -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("table")
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("table").set_defaults(run=lambda _: table())
     measuring = commands.add_parser("measure")
     measuring.add_argument("out", type=Path)
     measuring.add_argument("sizes", nargs="*", metavar="SIZE", default=["0.5B", "1.5B", "3B", "14B"])
     measuring.add_argument("--tokenizer", type=Path, help="a folder with the official tokenizer, for ms-swift")
+    measuring.set_defaults(run=lambda args: measure(args.out, args.sizes, args.tokenizer))
     checking = commands.add_parser("check")
     checking.add_argument("out", type=Path)
+    checking.set_defaults(run=lambda args: check(args.out))
     args = parser.parse_args()
-    if args.command == "table":
-        table()
-    elif args.command == "measure":
-        measure(args.out, args.sizes, args.tokenizer)
-    else:
-        check(args.out)
+    args.run(args)
 
 
 if __name__ == "__main__":

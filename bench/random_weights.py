@@ -23,10 +23,17 @@ OFFICIAL = ROOT / "standin" / "official"  # the 7B's own config.json and the sma
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
-def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = OFFICIAL) -> None:
-    """Write the folder, without a tokenizer for None.
+def make(out: Path, tokenizer: Path | None, size: str = "7B", layers: int | None = None) -> None:
+    """Write the folder.
 
-    Raises FileNotFoundError if a tokenizer file is missing.
+    Args:
+        out: Where to.
+        tokenizer: A folder with the tokenizer's files; None leaves them out.
+        size: A key of SHAPES.
+        layers: Another number of layers, to try a script out.
+
+    Raises:
+        FileNotFoundError: A tokenizer file is missing.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -34,14 +41,17 @@ def make(out: Path, tokenizer: Path | None, size: str = "7B", official: Path = O
     out.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER if tokenizer else ():
         shutil.copy(tokenizer / name, out)
-    configuration = json.dumps(config_json(size), indent=2) + "\n"
+    shape = config_json(size)
+    if layers is not None:
+        shape |= {"num_hidden_layers": layers, "max_window_layers": layers}
+    configuration = json.dumps(shape, indent=2) + "\n"
     (out / "config.json").write_text(configuration, encoding="utf-8")
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out))
     model.save_pretrained(out, max_shard_size="4GB")
-    shutil.copy(official / "generation_config.json", out)  # save_pretrained writes its own versions of both
+    shutil.copy(OFFICIAL / "generation_config.json", out)  # save_pretrained writes its own versions of both
     (out / "config.json").write_text(configuration, encoding="utf-8")
 
 
@@ -51,6 +61,31 @@ def is_whole(folder: Path) -> bool:
     if not index.is_file():
         return (folder / "model.safetensors").is_file()
     return all((folder / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
+
+
+def make_adapter(model: Path, folder: Path, seed: int = 0, alpha: int = 32, scale: float = 0.01) -> Path:
+    """Write a random LoRA of rank 8 on all linears, in PEFT's format, whose B is not zero; returns its folder.
+
+    Args:
+        model: The base.
+        folder: Where to.
+        seed: Of the random numbers.
+        alpha: lora_alpha.
+        scale: The standard deviation of B.
+    """
+    import torch
+
+    from qwen2.config import Config
+    from qwen2.lora import Adapter
+
+    adapter = Adapter(Config.from_dir(model), 8, alpha, base=str(model))
+    adapter.initialize(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, view in adapter.named():
+        if ".lora_B." in name:
+            view.copy_(torch.randn(view.shape, generator=generator) * scale)
+    adapter.save(folder)
+    return folder
 
 
 def main() -> int:

@@ -60,8 +60,7 @@ def by_qwen2(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[in
     found = generate(model, prompts, args.new_tokens, adapter=Adapter.load(args.adapter, model))
     del model
     gc.collect()
-    if args.device == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     return found
 
 
@@ -88,8 +87,7 @@ def by_peft(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[int
         answers.append(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
     del model, base
     gc.collect()
-    if args.device == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     return answers
 
 

@@ -15,11 +15,8 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.endpoint import Server
+from bench.machine import device, gpu_mib
+
 ROOT = Path(__file__).resolve().parents[1]
-START_S = 300.0  # loading 15 GB from a cold disk takes a minute or two
 GRACE_S = 1.0
 GROWTH_MIB = 64  # of resident memory between the first and the last third of the load; less counts as flat
 
@@ -84,15 +83,6 @@ def _rss(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
-
-
-def gpu_mib() -> int | None:
-    """MiB in use on the first GPU according to nvidia-smi; None without one."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
-    try:
-        return int(subprocess.run(query, capture_output=True, text=True, check=True, timeout=5).stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
 
 
 def questions(folder: Path) -> list[str]:
@@ -167,32 +157,20 @@ async def load(api: Any, client: LoadClient, max_tokens: int, stop: dict[str, fl
             client.wrong.append(answer)
 
 
-async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int) -> dict[str, Any]:
-    """The whole measurement on a server that is starting."""
+async def run(args: argparse.Namespace, server: Server) -> dict[str, Any]:
+    """The whole measurement on a server that is ready."""
     import httpx
     import openai
 
-    url = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient() as http:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                if (await http.get(f"{url}/health")).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the server did not start; its log is above")
-            await asyncio.sleep(0.5)
     # One connection per request: a kept one that the server closes during a send would look like a lost answer.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     pool = httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(600))
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=pool) as api:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=pool) as api:
         models = [model.id async for model in api.models.list()]
         asked = questions(Path(args.serve).parent / "questions")
         clients = await known_answers(api, models, asked, args.clients, args.max_tokens)
         over, stop = asyncio.Event(), {}  # type: ignore[var-annotated]
-        memory = Memory(server.pid)
+        memory = Memory(server.process.pid)
         watching = asyncio.create_task(memory.watch(over))
         began = time.monotonic()
         working = [asyncio.create_task(load(api, client, args.max_tokens, stop)) for client in clients]
@@ -202,9 +180,9 @@ async def run(args: argparse.Namespace, server: subprocess.Popen[str], port: int
         elapsed = time.monotonic() - began
         before = sum(len(client.seconds) for client in clients)
         stop["sigterm"] = time.monotonic()
-        server.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
         await asyncio.gather(*working)
-        code = await asyncio.to_thread(server.wait, 120)
+        code = await asyncio.to_thread(server.process.wait, 120)
         drained = time.monotonic() - stop["sigterm"]
     taken = sorted(second for client in clients for second in client.seconds)
     tokens = sorted(second for client in clients for second in client.first_token)
@@ -242,17 +220,6 @@ def quantile(ordered: list[float], part: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3) if ordered else None
 
 
-def device() -> str:
-    """The first GPU's name according to nvidia-smi, or the CPU's cores and model."""
-    done = None
-    try:
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0"]
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return done or f"CPU, {os.cpu_count()} cores, {platform.machine()}"
-
-
 def verdict(figures: dict[str, Any]) -> list[str]:
     """The bars that were missed."""
     missed = []
@@ -278,21 +245,15 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--serve", default=str(ROOT / "workspace/serve.sh"), help="the script that serves")
     args = parser.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen([args.serve, *words, "--port", str(port)], stdout=log, stderr=log, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(args.serve, words, Path(folder) / "log")
         try:
-            figures = asyncio.run(run(args, server, port))
+            figures = asyncio.run(run(args, server))
         except BaseException:
-            log.seek(0)
-            print(log.read()[-8000:], file=sys.stderr)
+            print(server.tail(), file=sys.stderr)
             raise
         finally:
-            if server.poll() is None:
-                server.terminate()
-                server.wait(60)
+            server.stop()
     print(json.dumps(figures, ensure_ascii=False))
     missed = verdict(figures)
     print("met: no answer lost or mixed up, memory flat, SIGTERM loses none" if not missed else "\n".join(missed))

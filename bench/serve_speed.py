@@ -17,9 +17,6 @@ import json
 import multiprocessing
 import os
 import random
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.serve_load import device, gpu_mib, quantile
+from bench.endpoint import Server
+from bench.machine import device, gpu_mib
+from bench.random_weights import make_adapter
+from bench.serve_load import quantile
 
 ROOT = Path(__file__).resolve().parents[1]
-START_S = 300.0
 PROCESSES = 8  # of clients
 ADAPTERS = ("one", "two")
 WORDS = ("数据", "模型", "训练", "请", "说明", "如何", "红色", "河流", "北京", "音乐", "计算", "方法", "为什么", "故事")
@@ -136,70 +135,11 @@ def measure(
 
 
 def make_adapters(model: Path, folder: Path) -> dict[str, Path]:
-    """Two random adapters of rank 8 on all linears, in PEFT's format."""
-    import torch
-
-    from qwen2.config import Config
-    from qwen2.lora import Adapter
-
-    found = {}
-    for seed, name in enumerate(ADAPTERS):
-        adapter = Adapter(Config.from_dir(model), 8, 16, base=str(model))
-        adapter.initialize(seed)
-        generator = torch.Generator().manual_seed(seed)
-        for key, view in adapter.named():
-            if ".lora_B." in key:
-                view.copy_(torch.randn(view.shape, generator=generator) * 0.02)
-        found[name] = folder / name / "checkpoint-1"
-        adapter.save(found[name])
-    return found
-
-
-class Server:
-    """serve.sh with one backend; `ready_s` from its start to the first 200 of /health."""
-
-    def __init__(self, serve: str, backend: str, adapters: dict[str, Path], words: Sequence[str], log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url, self.log = f"http://127.0.0.1:{port}", log
-        options = [each for name, path in adapters.items() for each in ("--adapter", f"{name}={path}")]
-        began = time.monotonic()
-        with log.open("w") as out:
-            self.process = subprocess.Popen(
-                [serve, *options, "--port", str(port), *words], stdout=out, stderr=out,
-                env={**os.environ, "BACKEND": backend},
-            )  # fmt: skip
-        self.ready_s = self._wait(began)
-
-    def _wait(self, began: float) -> float:
-        import httpx
-
-        while time.monotonic() - began < START_S:
-            try:
-                if httpx.get(f"{self.url}/health", trust_env=False).status_code == 200:
-                    return time.monotonic() - began
-            except httpx.HTTPError:
-                pass
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        raise SystemExit(f"the server did not start:\n{self.log.read_text()[-3000:]}")
-
-    def models(self) -> list[str]:
-        """The model names that it serves, the base first."""
-        import httpx
-
-        return [each["id"] for each in httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"]]
-
-    def stop(self) -> int:
-        """Send SIGTERM; returns the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
+    """{name: folder} of two random adapters."""
+    return {
+        name: make_adapter(model, folder / name / "checkpoint-1", seed, alpha=16, scale=0.02)
+        for seed, name in enumerate(ADAPTERS)
+    }
 
 
 def main() -> int:
@@ -217,10 +157,10 @@ def main() -> int:
     model = Path(os.environ.get("MODEL_DIR") or "/root/Qwen2.5-7B-Instruct")
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         adapters = make_adapters(model, Path(name))
+        words = [each for adapter in adapters.items() for each in ("--adapter", "=".join(map(str, adapter)))]
+        words += [each.lstrip("=") for each in args.option]
         for backend in args.backends:
-            server = Server(
-                args.serve, backend, adapters, [each.lstrip("=") for each in args.option], Path(name) / "log"
-            )
+            server = Server(args.serve, words, Path(name) / "log", BACKEND=backend)
             try:
                 report(args, backend, server, pool)
             finally:

@@ -2,100 +2,28 @@
 
     python -m bench.verify_200 --tokenizer DIR [--model DIR] [--runs 2]
 
-DIR holds a Qwen2.5 tokenizer.json (the stand-in has one). The model folder is made when it is not there: 15 GB,
-in the page cache afterwards. Time counts from the start of the process to its exit, reports written; the bars are 25 s
-and 17 GiB on one H100, 32 new tokens each. Exit 1 when the fastest run misses one.
+DIR holds the files of a Qwen2.5 tokenizer (the stand-in has them). The model folder (15 GB) is created if it does not
+exist, and is in the page cache afterwards. Time counts from the start of the process to its exit, reports written. The
+bars are 25 s and 17 GiB on one H100, for 32 new tokens each. Exit code 1 if the fastest run misses one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from bench import random_weights
+from bench.machine import Peak, gpu_mib
+
 ROOT = Path(__file__).resolve().parents[1]
-SHAPE = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
-    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
-    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "tie_word_embeddings": False,
-    "hidden_act": "silu", "bos_token_id": 151643, "eos_token_id": 151645, "torch_dtype": "bfloat16",
-}  # fmt: skip
 QUESTIONS, NEW_TOKENS = 200, 32
 BAR_SECONDS, BAR_GIB = 25.0, 17.0
-
-
-def make_model(folder: Path, tokenizer: Path, shape: dict[str, Any], device: str) -> None:
-    """Write config.json, random bf16 weights (normal, 0.02) in one shard per few layers, and the tokenizer."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(shape))
-    (folder / "generation_config.json").write_text('{"eos_token_id": [151645, 151643], "pad_token_id": 151643}')
-    shutil.copy(tokenizer / "tokenizer.json", folder)
-    h, i, v = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
-    kv = h // shape["num_attention_heads"] * shape["num_key_value_heads"]
-    torch.manual_seed(0)
-
-    def random(*size: int) -> Any:
-        return (torch.randn(size, device=device) * 0.02).to(torch.bfloat16).cpu()
-
-    def layer(n: int) -> dict[str, Any]:
-        p = f"model.layers.{n}"
-        sizes = {
-            "self_attn.q_proj": (h, h),
-            "self_attn.k_proj": (kv, h),
-            "self_attn.v_proj": (kv, h),
-            "self_attn.o_proj": (h, h),
-            "mlp.gate_proj": (i, h),
-            "mlp.up_proj": (i, h),
-            "mlp.down_proj": (h, i),
-        }
-        tensors = {f"{p}.{name}.weight": random(*size) for name, size in sizes.items()}
-        tensors |= {f"{p}.self_attn.{name}_proj.bias": random(size) for name, size in (("q", h), ("k", kv), ("v", kv))}
-        ones = torch.ones(h, dtype=torch.bfloat16)
-        return tensors | {f"{p}.input_layernorm.weight": ones, f"{p}.post_attention_layernorm.weight": ones.clone()}
-
-    parts: list[Any] = [lambda: {"model.embed_tokens.weight": random(v, h)}]
-    parts += [
-        lambda start=start: {
-            k: t for n in range(start, min(start + 7, shape["num_hidden_layers"])) for k, t in layer(n).items()
-        }
-        for start in range(0, shape["num_hidden_layers"], 7)
-    ]
-    parts.append(
-        lambda: {"lm_head.weight": random(v, h), "model.norm.weight": torch.ones(h, dtype=torch.bfloat16)},
-    )
-    index: dict[str, str] = {}
-    for number, part in enumerate(parts, 1):
-        name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        tensors = part()
-        save_file(tensors, str(folder / name), metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-
-
-def make_adapter(folder: Path, model: Path) -> None:
-    """A rank 8 adapter on all seven linears with a nonzero B, so that `after` differs from `before`."""
-    import torch
-
-    from qwen2.config import PROJECTIONS, Config
-    from qwen2.lora import Adapter
-
-    adapter = Adapter(Config.from_dir(model), 8, 32, list(PROJECTIONS), device="cpu")
-    adapter.initialize(0)
-    generator = torch.Generator().manual_seed(1)
-    for name, view in adapter.named():
-        if ".lora_B." in name:
-            view.copy_(torch.randn(view.shape, generator=generator) * 0.01)
-    adapter.save(folder)
 
 
 def make_questions(folder: Path) -> Path:
@@ -118,23 +46,6 @@ def make_questions(folder: Path) -> Path:
     return config
 
 
-class PeakMemory(threading.Thread):
-    """The maximum memory in use according to nvidia-smi, in MiB: allocator, context and graphs together."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self.over = 0, threading.Event()
-
-    def run(self) -> None:
-        if shutil.which("nvidia-smi") is None:
-            return
-        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
-        while not self.over.wait(0.1):
-            done = subprocess.run(query, capture_output=True, text=True, check=False)
-            if done.stdout.split()[:1] and done.stdout.split()[0].isdigit():
-                self.peak = max(self.peak, int(done.stdout.split()[0]))
-
-
 def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, Any]:
     """One verify process; its wall time from start to exit, and its report."""
     from finetune.verify.engine import DEFAULT_SYSTEM
@@ -148,13 +59,10 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
     }
     command = [sys.executable, "-m", "finetune.commands.verify", str(adapter), "--summary"]
     command += [str(word) for pair in options.items() for word in pair]
-    watch = PeakMemory()
-    watch.start()
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    wall = time.monotonic() - started
-    watch.over.set()
-    watch.join()
+    with Peak(gpu_mib, every_s=0.1) as peak:
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        wall = time.monotonic() - started
     if done.returncode not in (0, 1):  # random weights fail the verdict; anything else is an error
         raise SystemExit(done.stderr)
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
@@ -165,7 +73,7 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
         "wall_s": round(wall, 2),
         "seconds": report["seconds"],
         "memory_gib": report["memory"],
-        "nvidia_smi_gib": round(watch.peak / 1024, 2),
+        "nvidia_smi_gib": round(peak.value / 1024, 2),
         "answers": len(answers),
         "tokens": sum(a["tokens"] for a in answers),
         "device": report["model"]["device"],
@@ -176,21 +84,18 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
 def main() -> int:
     """Create what is missing, run, print one JSON line per run and a verdict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with a Qwen2.5 tokenizer.json")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with the files of a Qwen2.5 tokenizer")
     parser.add_argument("--model", type=Path, default=Path(tempfile.gettempdir()) / "random-7b")
     parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"], help="fewer, to try the script out")
+    parser.add_argument("--layers", type=int, help="fewer than 28, to try the script out")
     args = parser.parse_args()
-    import torch
-
-    if not args.model.exists():
-        shape = SHAPE | {"num_hidden_layers": args.layers}
-        make_model(args.model, args.tokenizer, shape, "cuda" if torch.cuda.is_available() else "cpu")
+    if not random_weights.is_whole(args.model):
+        random_weights.make(args.model, args.tokenizer, layers=args.layers)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_adapter(folder / "checkpoint-1", args.model)
+        adapter = random_weights.make_adapter(args.model, folder / "checkpoint-1", seed=1)
         config = make_questions(folder)
-        runs = [once(folder / "checkpoint-1", args.model, config, folder / f"out{n}") for n in range(args.runs)]
+        runs = [once(adapter, args.model, config, folder / f"out{n}") for n in range(args.runs)]
     for run in runs:
         print(json.dumps(run))
     best = min(runs, key=lambda run: run["wall_s"])

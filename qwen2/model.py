@@ -238,6 +238,7 @@ class Model:
         """
         folder = Path(model_dir)
         config = Config.from_dir(folder)
+        entries = weights.checked_headers(folder, config.tensor_shapes())  # before any memory is taken
         place = torch.device(device)
         if place.type == "cuda" and place.index is None:
             place = torch.device("cuda", torch.cuda.current_device())
@@ -247,9 +248,7 @@ class Model:
             compiling = _beside(lambda: _warm_up(config, place))
         with torch.no_grad():
             model = cls(config, place, dtype, lora_rank)
-            # A checkpoint with tied weights may contain the head as well; it is the same matrix.
-            ignore = {HEAD} if config.tie_embeddings else set()
-            weights.load(folder, model.checkpoint_tensors(), progress, ignore)
+            weights.load(entries, model.checkpoint_tensors(), progress)
         if compiling is not None:
             compiling()
         return model

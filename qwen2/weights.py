@@ -16,6 +16,7 @@ import torch
 
 from common.i18n import _
 from qwen2 import safetensors_header
+from qwen2.config import HEAD
 from qwen2.safetensors_header import Entry
 
 Progress = Callable[[int, int], None]
@@ -81,18 +82,18 @@ def read_headers(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder: Path, ignore: set[str]) -> None:
-    """Compare names, shapes and dtypes with what the config requires.
+def checked_headers(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Entry]:
+    """All tensors of a model folder by name, with the names, shapes and dtypes that the model needs.
 
     Args:
-        entries: The tensors of the folder's shards.
-        shapes: The tensors that the model needs.
-        folder: Used in messages.
-        ignore: Additional names that are allowed.
+        folder: The model folder.
+        shapes: Every tensor's shape by name, from its config. A head that is not among them is allowed: a checkpoint
+            with tied weights may contain it as well.
 
     Raises:
         ValueError: There is a difference; the message names the file and the tensor.
     """
+    entries = read_headers(folder)
     for name, shape in shapes.items():
         entry = entries.get(name)
         if entry is None:
@@ -121,33 +122,26 @@ def check(entries: dict[str, Entry], shapes: dict[str, tuple[int, ...]], folder:
                 )
             )
     for name, entry in entries.items():
-        if name not in shapes and name not in ignore:
+        if name not in shapes and name != HEAD:
             raise ValueError(
                 _("{path}: the tensor {name} does not belong to a Qwen2ForCausalLM with this config.json").format(
                     path=entry.path, name=name
                 )
             )
+    return entries
 
 
-def load(
-    folder: Path,
-    targets: dict[str, torch.Tensor],
-    progress: Progress | None = None,
-    ignore: set[str] | None = None,
-) -> None:
-    """Fill `targets` from the shards of `folder`; dtypes are converted while reading.
+def load(entries: dict[str, Entry], targets: dict[str, torch.Tensor], progress: Progress | None = None) -> None:
+    """Fill `targets` from the files of `entries`; dtypes are converted while reading.
 
     Args:
-        folder: The model folder.
+        entries: Those of `checked_headers`.
         targets: Tensors or row-strided 2-D views, by checkpoint name.
         progress: Called with (done, total) bytes, from the calling thread.
-        ignore: Additional names that are allowed.
 
     Raises:
-        ValueError: As for `check`.
+        ValueError: A file became shorter while it was read.
     """
-    entries = read_headers(folder)
-    check(entries, {name: tuple(t.shape) for name, t in targets.items()}, folder, ignore or set())
     wanted = [(entries[name], target) for name, target in targets.items()]
     # By file and offset: the reads are sequential, which matters when the page cache is cold.
     wanted.sort(key=lambda pair: (pair[0].path, pair[0].offset))

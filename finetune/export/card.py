@@ -1,4 +1,4 @@
-"""The card (README.md) next to a GGUF: what it is, where it came from, how it was proved, and how it is started."""
+"""The card (README.md) next to a GGUF: what the file is, where it came from, how it was proved, how it is started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.merge import model_card
 
 @dataclass(frozen=True)
 class Made:
-    """One export, as far as its card tells of it."""
+    """What the card says about one export."""
 
     file: Path
     quant: str
@@ -32,7 +32,7 @@ class Made:
 
 
 def write(path: Path, made: Made) -> None:
-    """Write the card; the file's sha256 is in it."""
+    """Write the card. It holds the sha256 of the file."""
     lines = model_card.head(made.file.stem, made.base, made.kind, "gguf")
     lines += [*_start(made.file.name), _("## What it is"), ""]
     official = made.base / sha256sums.NAME
@@ -58,7 +58,7 @@ def write(path: Path, made: Made) -> None:
 
 
 def _start(file: str) -> list[str]:
-    """The lines that run it."""
+    """The commands that run the file."""
     name = json.dumps(file)[1:-1]
     return [
         _("Run these in this folder; Ollama reads its Modelfile:"),

@@ -17,10 +17,17 @@ MAGIC = b"GGUF"
 
 
 def run(path: Path, questions: Sequence[str]) -> int:
-    """Answer each question by itself, or converse where there is none; returns the exit code.
+    """Answer each question by itself, or start a conversation if there are none.
+
+    Args:
+        path: The GGUF file.
+        questions: What to ask.
+
+    Returns:
+        The exit code.
 
     Raises:
-        UserError: The file is not there, or is not a GGUF that llama.cpp loads.
+        UserError: The file does not exist, or llama.cpp cannot load it.
     """
     _require_file(path)
     print(_("loading {path} ...").format(path=path), file=sys.stderr, flush=True)
@@ -51,8 +58,10 @@ def _require_file(path: Path) -> None:
 
 
 def _answer(model: LlamaServer, messages: Sequence[dict[str, str]]) -> Iterator[str]:
-    """The answer as it is made. Raises UserError for a conversation that is too long."""
+    """The answer, piece by piece. Raises UserError if the conversation is too long."""
     try:
         yield from model.stream(messages, MAX_TOKENS)
     except ValueError as error:
-        raise UserError(_("infer: {error}; `clear` starts over, or ask less at a time").format(error=error)) from None
+        raise UserError(
+            _("infer: {error}; type `clear` to start over, or ask a shorter question").format(error=error)
+        ) from None

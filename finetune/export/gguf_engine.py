@@ -1,4 +1,4 @@
-"""A GGUF file as one of verify's engines: llama.cpp answers, greedy, on the CPU; for the verdict on a file."""
+"""A GGUF file as one of verify's engines: llama.cpp answers greedily on the CPU; for the verdict on a file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from qwen2.chat import Tokenizer
 
 
 class GgufEngine:
-    """verify's Engine over a file that is loaded. It has one model only: adapters are in the file."""
+    """verify's Engine over a loaded file. It takes no adapter: the file has it merged."""
 
     name = "llama.cpp"
     device = "cpu"
 
     def __init__(self, model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], dtype: str) -> None:
-        """Takes the base's tokenizer: the proof has shown that the file's gives the same ids."""
+        """Wrap a loaded file.
+
+        Args:
+            model: The file, in llama.cpp's server.
+            tokenizer: The base's. The proof has shown that the file's tokenizer gives the same ids.
+            eos: The ids that end an answer.
+            dtype: The file's quantization, for the report.
+        """
         self.model, self.tokenizer, self.eos, self.dtype = model, tokenizer, set(eos), dtype
 
     def memory(self) -> None:
@@ -29,7 +36,7 @@ class GgufEngine:
         raise ValueError(f"a GGUF takes no adapter: {path}")
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
-        """Answers in order."""
+        """The answers, in the order of `asks`."""
         prompts = [
             self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=getattr(ask, "tools", None))
             for ask in asks

@@ -1,7 +1,7 @@
-"""Writes the GGUF: metadata by the library gguf, weights by threads that read, merge, quantize and write pieces.
+"""Writes the GGUF: the library gguf writes the metadata; threads read, merge, quantize and write pieces of the weights.
 
-What is in memory at a time is one piece for each thread. The file has its final length from the beginning, so that a
-disk that is too small says so before the work, and every piece is written to its own place.
+Each thread holds one piece in memory. The file gets its final length first: a disk that is too small fails before the
+work, and every piece can be written at its own offset.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from finetune.export.vocabulary import Vocabulary
 from finetune.export.weights import TensorSource, Weights
 from qwen2.config import Config
 
-PIECE = 4 << 20  # weights that a thread works on at a time: 16 MiB in float32
+PIECE = 4 << 20  # weights of one piece: 16 MiB in float32
 Progress = Callable[[int, int], None]
-Importance = dict[str, npt.NDArray[np.float32]]  # name of a tensor -> [columns], how much an error in each weighs
+Importance = dict[str, npt.NDArray[np.float32]]  # name of a tensor -> [columns], the weight of an error in each column
 
 
 @dataclass(frozen=True)
 class About:
-    """What the file says of itself, besides shape and vocabulary."""
+    """Metadata of the file, besides shape and vocabulary."""
 
     name: str
     licence: str
     system: str
-    sampling: dict[str, float]  # temperature, top_k, top_p, repeat_penalty: those that the base sets
+    sampling: dict[str, float]  # any of temperature, top_k, top_p, repeat_penalty
 
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies in the file, and as what."""
+    """A tensor with its type and its offset in the file."""
 
     source: TensorSource
     kind: Kind
     offset: int
-    importance: npt.NDArray[np.float32] | None = None  # [columns]; None: not weighed
+    importance: npt.NDArray[np.float32] | None = None  # [columns]; None: all columns weigh the same
 
     @property
     def stride(self) -> int:
@@ -61,13 +61,13 @@ class TensorPlace:
 
 
 def chat_template(system: str) -> str:
-    """The Qwen2.5 chat template with tools, as the training laid conversations out; `system` is its default."""
+    """The Qwen2.5 chat template with tools, as it was used in training. `system` is the default system prompt."""
     text = package.files("finetune.export").joinpath("chat_template.jinja").read_text(encoding="utf-8")
     return text.replace("@SYSTEM@", json.dumps(system, ensure_ascii=False))
 
 
 def mixture_of(weights: Weights, quant: str) -> Mixture:
-    """The types that the tensors of a file get."""
+    """The types of the tensors in a file."""
     return Mixture(quant, weights.config.num_layers, weights.config.tie_embeddings)
 
 
@@ -87,9 +87,17 @@ def write(
     progress: Progress,
     importance: Importance | None = None,
 ) -> None:
-    """Write the file. `progress(done, total)` is called with bytes of weights that were read.
+    """Write the file.
 
-    `importance` weighs the quantization; a tensor that it does not name is quantized without.
+    Args:
+        path: Where to.
+        weights: Base and adapter.
+        vocabulary: The base's tokenizer.
+        about: The other metadata.
+        quant: A key of mixture.QUANTS.
+        threads: How many threads share the work.
+        progress: Called with (done, total), in bytes of the base's weights.
+        importance: Weighs the quantization. A tensor that it does not name is quantized without.
 
     Raises:
         UserError: The disk is full, or a weight is not a number.
@@ -109,7 +117,7 @@ def write(
 def _begin(
     path: Path, weights: Weights, vocabulary: Vocabulary, about: About, quant: str, importance: Importance
 ) -> list[TensorPlace]:
-    """Metadata and the table of tensors; the file then has its full length, with zeros for weights."""
+    """Write the metadata and the table of tensors, and extend the file to its full length with zeros."""
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = GGUFWriter(path, "qwen2")
     _describe(writer, weights, about, quant)
@@ -205,11 +213,11 @@ def _pieces(places: list[TensorPlace]) -> Iterator[_RowRange]:
 
 
 def _fill(path: Path, places: list[TensorPlace], threads: int, progress: Progress) -> None:
-    """Every piece by one of `threads`; the first error ends the others at their next piece."""
+    """Write all pieces with `threads` threads. After an error, the other threads stop at their next piece."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the pieces are what runs side by side
+    torch.set_num_threads(1)  # the pieces run in parallel already
     total = sum(place.source.entry.nbytes for place in places)
     descriptor = os.open(path, os.O_WRONLY)
     stop = threading.Event()
@@ -250,7 +258,13 @@ def _work(piece: _RowRange, descriptor: int, stop: threading.Event) -> int:
 def packed(
     rows: npt.NDArray[np.float32], kind: Kind, importance: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[Any]:
-    """Rows in the form in which the file keeps them."""
+    """Rows in the file's form: float32, float16, or bytes of quantized blocks.
+
+    Args:
+        rows: [n, columns], contiguous and finite.
+        kind: The type in the file.
+        importance: [columns], the weight of an error in each column; None: all weigh the same.
+    """
     if kind is Kind.F32:
         return rows
     if kind is Kind.F16:

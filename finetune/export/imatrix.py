@@ -1,8 +1,8 @@
-"""How much each input of a matmul weighs in the training's own rows: what `--imatrix rows` quantizes by.
+"""The importance matrix of the training's own rows, for `--imatrix rows`.
 
-It is llama.cpp's importance matrix: for every input column of a weight, the mean over tokens of that input squared.
-llama.cpp's quantizers then round most exactly where an error would be multiplied by most. The embedding and the head
-are left out, as llama.cpp leaves them out.
+As in llama.cpp, it is the mean square over tokens of every input of a matmul, one value per column of the weight.
+llama.cpp's quantizers round a column more exactly where its inputs are larger. The embedding and the head have none, as
+in llama.cpp.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from qwen2.chat import Tokenizer
     from qwen2.lora import Adapter
 
-TOKENS = 65_536  # of the rows that are read; more changes the means little
-# The weights that share an input, by qwen2's name of the fused matmul.
+TOKENS = 65_536  # at most so many are run; more would change the means little
+# qwen2's name of a fused matmul -> GGUF's names of the weights in it, which share one input.
 TENSORS = {
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "o": ("attn_output",),
@@ -47,9 +47,9 @@ def data_of(run: Run, config_folder: Path) -> list[DataRow]:
         config_folder: Where a dataset may lie that the run names by a relative path.
 
     Raises:
-        UserError: The data are not here any more, or cannot be read.
+        UserError: The data were moved or deleted, or cannot be read.
     """
-    kept = unseen.kept_rows(run.folder)
+    kept = unseen.kept_rows(run.folder / unseen.ROWS)
     if kept:
         return kept
     files = run.own_datasets(config_folder)
@@ -62,9 +62,12 @@ def data_of(run: Run, config_folder: Path) -> list[DataRow]:
 
 
 def encoded(rows: Sequence[DataRow], tokenizer: Tokenizer, system: str) -> list[list[int]]:
-    """Token ids of rows, question and answer, as they were trained; TOKENS at most, evenly drawn.
+    """Token ids of rows, question and answer, as in training. Rows are drawn evenly, up to about TOKENS.
 
-    `system` is for rows that have no system prompt of their own.
+    Args:
+        rows: The training's rows.
+        tokenizer: The base's.
+        system: The system prompt of rows that have none.
     """
     found = []
     for row in rows:
@@ -77,11 +80,21 @@ def encoded(rows: Sequence[DataRow], tokenizer: Tokenizer, system: str) -> list[
 def of_rows(
     data: Sequence[DataRow], base: Path, adapter: Path | None, system: str, device: str, ceiling_gib: float, bar: Bar
 ) -> Importance:
-    """Load base and adapter, measure them on the rows (see data_of), and give the memory back."""
+    """Load base and adapter, measure them on the rows, and free the memory.
+
+    Args:
+        data: The rows, from `data_of`.
+        base: The folder of the base.
+        adapter: The folder of the adapter; None measures the base alone.
+        system: The system prompt of rows that have none.
+        device: "cuda" or "cpu".
+        ceiling_gib: The limit on GPU memory, in GiB.
+        bar: Shows the rows done.
+    """
     engine = Qwen2Engine(base, device, ceiling_gib)
     rows = encoded(data, engine.tokenizer, system)
     bar.restart(len(rows), "rows")
-    bar.phase(_("weighing the inputs by the training's rows"))
+    bar.phase(_("measuring on the training's rows how much each weight matters"))
     found = measure(engine.model, engine.adapter(adapter) if adapter else None, rows, lambda done: bar.advance(1))
     same_answers.release(engine)
     return found
@@ -94,12 +107,12 @@ def measure(
 
     Args:
         model: The base.
-        adapter: What the file will have merged.
+        adapter: The adapter that the file will have merged.
         rows: Token ids, [S] each.
         progress: Called with the number of rows done.
 
     Returns:
-        A vector of float32 for each quantized weight of the layers, all of them positive.
+        For each weight of the layers a vector [columns] of positive numbers.
     """
     lora = model.activate(adapter)
     with torch.no_grad(), _watched(model) as seen:
@@ -113,14 +126,14 @@ def measure(
     tokens = sum(map(len, rows))
     found: Importance = {}
     for (layer, group), total in seen.items():
-        # an input that is always zero still needs a weight: its column must not vanish from the scale of its block
+        # An input that is always zero needs a weight too: its column must count in the scale of its block.
         mean = (total / tokens).clamp_min(1e-10).cpu().numpy()
         found |= {f"blk.{layer}.{name}.weight": mean for name in TENSORS[group]}
     return found
 
 
 class _Watched(Linear):
-    """A matmul that adds up its inputs squared, [K]."""
+    """A matmul that sums the squares of its inputs in `total`, [inputs]."""
 
     total: torch.Tensor
 
@@ -131,7 +144,7 @@ class _Watched(Linear):
 
 @contextmanager
 def _watched(model: Model) -> Iterator[dict[tuple[int, str], torch.Tensor]]:
-    """Every matmul of the model is watched in the block; yields (layer, group) -> sums."""
+    """Watch every matmul of the model within the block; yields {(layer, group): sums}."""
     before = [dict(layer.linears) for layer in model.layers]
     sums: dict[tuple[int, str], torch.Tensor] = {}
     for number, layer in enumerate(model.layers):

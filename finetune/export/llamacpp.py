@@ -1,7 +1,7 @@
-"""llama.cpp in this process, through the prebuilt wheel xllamacpp: its quantizers, and its server for answers.
+"""llama.cpp in this process, by the prebuilt wheel xllamacpp: its quantizers, and its server for answers.
 
-The wheel is a library and its Cython bindings. The quantizer is a C function that the library exports and the bindings
-leave out, so ctypes calls it; the GIL is released meanwhile, so that threads of Python share the work.
+The wheel's Cython bindings do not cover the quantizer, a C function that its library exports. ctypes calls it and
+releases the GIL meanwhile, so Python threads can share the work.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import numpy.typing as npt
 from common.errors import FAILED, UserError
 from common.i18n import _
 
-TOP = 200  # tokens whose probability is asked for, to weigh one that another model would have said
+TOP = 200  # the likeliest tokens whose probabilities are asked for
 REQUEST_S = 3600.0
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The wheel's own library. Raises UserError if it is not installed or cannot be loaded."""
+    """The wheel's library. Raises UserError if it is not installed or cannot be loaded."""
     try:
         import xllamacpp
 
@@ -66,13 +66,16 @@ def quantize(
     out: npt.NDArray[np.uint8],
     importance: npt.NDArray[np.float32] | None = None,
 ) -> None:
-    """Quantize rows of weights into `out`, which has the bytes of as many rows.
+    """Quantize rows of weights into `out`.
 
     Args:
-        kind: A ggml type that is quantized (gguf.GGMLQuantizationType).
+        kind: A quantized ggml type (gguf.GGMLQuantizationType).
         rows: [n, columns], contiguous and finite.
-        out: Contiguous bytes.
-        importance: [columns], how much an error in each column weighs; None: as llama.cpp guesses it.
+        out: Contiguous, with as many bytes as n rows take in that type.
+        importance: [columns], the weight of an error in each column; None leaves it to llama.cpp.
+
+    Raises:
+        RuntimeError: llama.cpp wrote another number of bytes.
     """
     count, columns = rows.shape
     weighed = None if importance is None else importance.ctypes.data
@@ -85,7 +88,7 @@ def quantize(
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: its tokens with the end token, its text, and whether it `ended` by itself."""
+    """An answer: its tokens (the end token included), its text, and whether it `ended` before the limit."""
 
     ids: list[int]
     text: str
@@ -93,19 +96,22 @@ class Completion:
 
 
 class LlamaServer:
-    """A GGUF file in llama.cpp's server, on the CPU: `with LlamaServer(path) as model: ...`. Loopback only."""
+    """A GGUF file in llama.cpp's server, on the CPU, reachable from this machine only.
+
+    It is a context manager: `with LlamaServer(path, 4096) as model: ...`.
+    """
 
     def __init__(self, path: Path, context: int, parallel: int = 1, threads: int | None = None) -> None:
-        """Load the file, mapped.
+        """Map the file into memory and start the server.
 
         Args:
             path: The GGUF file.
-            context: Tokens that prompt and answer of one request may take.
+            context: Tokens of one request, prompt and answer together.
             parallel: Requests at a time.
-            threads: Of the processor; all that this process may use when None.
+            threads: Threads of the processor; None: all that this process may use.
 
         Raises:
-            UserError: llama.cpp does not load the file.
+            UserError: llama.cpp cannot load the file.
         """
         _library()
         import xllamacpp
@@ -127,7 +133,7 @@ class LlamaServer:
             self._server: Any = xllamacpp.Server(params)
         except RuntimeError as error:
             raise UserError(
-                _("{path}: llama.cpp does not load it ({error})").format(path=path, error=error), FAILED
+                _("{path}: llama.cpp cannot load it ({error})").format(path=path, error=error), FAILED
             ) from None
         self._address = self._server.listening_address.removeprefix("http://")
 
@@ -140,7 +146,7 @@ class LlamaServer:
         self._server = None  # its destructor ends the server's threads
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One request; a GET without a body. Raises ValueError with the server's message if it refuses."""
+        """Send one request: POST if it has a body, else GET. Raises ValueError with the server's message if refused."""
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
         try:
             sent = None if body is None else json.dumps(body)
@@ -154,12 +160,12 @@ class LlamaServer:
         return dict(found)
 
     def prompt(self, messages: Sequence[dict[str, Any]], tools: Any = None) -> str:
-        """The text that the file's own chat template makes of a conversation to be answered."""
+        """The prompt that the file's own chat template makes of a conversation."""
         body: dict[str, Any] = {"messages": list(messages)}
         return str(self.call("/apply-template", body | ({"tools": tools} if tools else {}))["prompt"])
 
     def ids(self, text: str) -> list[int]:
-        """The file's own token ids of a text with special tokens in it; none is added."""
+        """The token ids of a text by the file's own tokenizer. Special tokens are parsed; none is added."""
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
     def answer(self, prompt: Sequence[int], max_tokens: int) -> Completion:
@@ -169,20 +175,22 @@ class LlamaServer:
         return Completion(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
 
     def next_tokens(self, prompt: Sequence[int], end: int) -> dict[int, float]:
-        """The log probabilities of the TOP likeliest tokens after a prompt, as the model has them.
+        """The log-probabilities of the TOP likeliest tokens after a prompt.
 
-        `end` is the end token. It is what the sampler is made to take: of a token that is part of a character alone the
-        server keeps no probabilities.
+        Args:
+            prompt: Token ids.
+            end: The end token. A bias makes the sampler choose it: the server reports no probabilities for a step whose
+                token is only a part of a character. The bias does not change the probabilities.
         """
         body = {"prompt": list(prompt), "n_predict": 1, "temperature": 0, "n_probs": TOP, "logit_bias": [[end, 1e6]]}
         (step,) = self.call("/completion", body | {"cache_prompt": False})["completion_probabilities"]
         return {int(each["id"]): float(each["logprob"]) for each in step["top_logprobs"]}
 
     def stream(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> Iterator[str]:
-        """The greedy answer to a conversation, by the file's own template, in parts as they come.
+        """The greedy answer to a conversation, by the file's own template, piece by piece.
 
         Raises:
-            ValueError: The server refuses it; the message is the server's.
+            ValueError: The server refuses it. The message is the server's.
         """
         body = {"messages": list(messages), "max_tokens": max_tokens, "temperature": 0, "stream": True}
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
@@ -203,7 +211,13 @@ class LlamaServer:
     def answers(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]
     ) -> list[Completion]:
-        """Answers in order, as many at a time as the server takes."""
+        """The answers in order, `parallel` at a time.
+
+        Args:
+            prompts: Token ids.
+            limits: Tokens of each answer, at most.
+            progress: Called with 1 after each answer.
+        """
 
         def one(pair: tuple[Sequence[int], int]) -> Completion:
             said = self.answer(*pair)
@@ -215,5 +229,5 @@ class LlamaServer:
 
 
 def _complaint(body: dict[str, Any]) -> str:
-    """What the server says is wrong."""
+    """The server's error message."""
     return str((body.get("error") or {}).get("message", body))

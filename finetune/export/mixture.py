@@ -1,8 +1,8 @@
 """Which ggml type each tensor of a GGUF gets: llama.cpp's own mixtures (src/llama-quant.cpp), for a Qwen2.
 
-Taken as facts from llama.cpp 0.6 and held equal by a test to files that llama.cpp 0.5 quantized itself. In Q4_K_M and
-Q5_K_M the output head is Q6_K, and so are attn_v and ffn_down in the first and last eighth of the layers and in every
-third between. A model with tied embeddings has no head of its own: its embedding takes the head's type.
+The rules are those of llama.cpp 0.6; a test compares them with files that llama.cpp 0.5 quantized. In Q4_K_M and Q5_K_M
+the output head is Q6_K, and so are attn_v and ffn_down in the first and last eighth of the layers and in every third
+layer between. A model with tied embeddings has no separate head: its embedding takes the head's type.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Kind
 
-# The type of most tensors, and the number that general.file_type says.
+# quant -> the type of most tensors, and the value of general.file_type.
 QUANTS: dict[str, tuple[Kind, LlamaFileType]] = {
     "q4_k_m": (Kind.Q4_K, LlamaFileType.MOSTLY_Q4_K_M),
     "q5_k_m": (Kind.Q5_K, LlamaFileType.MOSTLY_Q5_K_M),
     "q8_0": (Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "f16": (Kind.F16, LlamaFileType.MOSTLY_F16),
 }
-# K-quants pack 256 weights of a row; a row that they do not divide takes the nearest type that packs 32.
+# K-quants pack blocks of 256 weights. If a row is no multiple of that, the nearest type with blocks of 32 is used.
 _FALLBACK = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 
 

@@ -1,6 +1,6 @@
-"""The Modelfile of Ollama: the chat template in its language, the system prompt, stop words and sampling.
+"""Ollama's Modelfile: the chat template in Ollama's language, the system prompt, stop words and sampling.
 
-Ollama writes a conversation out by TEMPLATE and not by the template in the GGUF; both say the same.
+Ollama lays a conversation out by TEMPLATE and ignores the template in the GGUF. Both give the same text.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from common.errors import UserError
 from common.i18n import _
 
 NAME = "Modelfile"
-# How the answers were asked for that the proof compares, and what infer.sh and serve.sh do.
+# The sampling of the proof, of infer.sh and of serve.sh.
 SAMPLING = {"temperature": 0.0, "repeat_penalty": 1.0}
 MAX_TOKENS = 2048
 
-# Go's text/template. Ollama fills in .System, .Tools and .Messages (with .Role, .Content and .ToolCalls); the last
-# branch is for its older API, which has a .Prompt alone.
+# Go's text/template. Ollama fills in .System, .Tools and .Messages (with .Role, .Content and .ToolCalls). The last
+# branch is for its older API, which has only .Prompt.
 TEMPLATE = """\
 {{- if .Messages }}
 {{- if .Tools }}<|im_start|>system
@@ -84,9 +84,16 @@ For each function call, return a json object with function name and arguments wi
 
 
 def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.0") -> str:
-    """The Modelfile for a GGUF in the same folder.
+    """The text of a Modelfile.
 
-    Raises UserError for a system prompt that its language cannot hold.
+    Args:
+        file: The GGUF's name, in the same folder.
+        system: The system prompt.
+        stops: The stop words.
+        licence: The licence, for a reader.
+
+    Raises:
+        UserError: The system prompt has three quotation marks in a row, which a Modelfile cannot express.
     """
     if '"""' in system:
         raise UserError(
@@ -105,7 +112,7 @@ def text(file: str, system: str, stops: Sequence[str], licence: str = "Apache-2.
 
 
 def faults(found: str, file: str, system: str, stops: Sequence[str]) -> list[str]:
-    """What a Modelfile lacks or has wrong, in words."""
+    """What is missing or wrong in the Modelfile text `found`, a sentence each. See `text` for the arguments."""
     wrong = []
     said = {match[1] for match in re.finditer(r'^PARAMETER stop "(.*)"$', found, re.MULTILINE)}
     wrong += [

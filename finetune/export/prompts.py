@@ -1,6 +1,6 @@
-"""The 40 conversations whose token ids a GGUF must give as the training's template gives them; for the proof.
+"""The 40 conversations of the proof: a GGUF must turn them into the same token ids as the training's template.
 
-They are in the form of the OpenAI API, which llama.cpp takes; `for_training` says the same to qwen2.chat.
+They are in the form of the OpenAI API, for llama.cpp; `for_training` gives them in the form of qwen2.chat.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation to be answered, and the tools that it may call."""
+    """A conversation, and the tools that its answer may call."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
 
     def for_training(self) -> list[Message]:
-        """The messages with the roles that qwen2.chat lays out."""
+        """The messages with the roles of qwen2.chat."""
         found: list[Message] = []
         for message in self.messages:
             if message.get("tool_calls"):
@@ -32,7 +32,7 @@ class Conversation:
 
     @property
     def name(self) -> str:
-        """What it is, in a few words, for a message."""
+        """A few words that identify it in a message."""
         last = next(each["content"] for each in reversed(self.messages) if each["role"] == "user")
         return f"{last[:30]!r} ({len(self.messages)} messages{', tools' if self.tools else ''})"
 
@@ -130,7 +130,7 @@ _TOOLS: tuple[Conversation, ...] = (
 
 
 def all_prompts() -> list[Conversation]:
-    """All of them: single questions, system prompts, several turns, tools."""
+    """All conversations: single questions, system prompts, several turns, tools."""
     found = [Conversation((_user(text),)) for text in _TEXTS]
     found += [Conversation(({"role": "system", "content": text}, _user("你能做什么?"))) for text in _SYSTEMS]
     found += [Conversation(turns) for turns in _TURNS]

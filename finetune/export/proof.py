@@ -1,9 +1,10 @@
-"""Is the file what it should be? Asked of llama.cpp and of the file itself; the command calls it.
+"""The proof of a GGUF, by llama.cpp and by reading the file back; commands/export.py calls it.
 
-Four parts, each with its own words for what is wrong: `ids` (40 conversations become the token ids that the training's
-template gives), `stops` (an answer ends where it should, in llama.cpp and by the Modelfile), `tensors` (every tensor is
-there, of its shape, and rows of it are the merged weights within what its type rounds) and `answers` (the file says
-what base and adapter say, by the rule of merge).
+It has four parts:
+- `ids`: 40 conversations give the same token ids as the training's template;
+- `stops`: an answer ends at the right tokens, in llama.cpp and by the Modelfile;
+- `tensors`: every tensor exists with its shape, and sampled rows equal the merged weights up to rounding;
+- `answers`: the file answers as base and adapter do, by the rule of merge.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from finetune.export.weights import TensorSource, Weights
 from finetune.merge.same_answers import AnswerPair, first_difference
 from qwen2.chat import Tokenizer
 
-SHOWN = 3  # faults of one part that a message names
-SAMPLED = 16  # rows of a tensor that are compared
-# The largest relative error that rounding may leave, some three times what ordinary weights have.
+SHOWN = 3  # faults of one part that a message names, at most
+SAMPLED = 16  # rows of a tensor that are compared, at most
+# The largest relative error that passes as rounding: some three times that of ordinary weights.
 ROUNDING = {Kind.F32: 1e-6, Kind.F16: 0.002, Kind.Q8_0: 0.03, Kind.Q6_K: 0.08, Kind.Q5_K: 0.15, Kind.Q5_0: 0.15}
 COARSE = 0.3
-FAR = 99.0  # minus the logit of a token that is not among the likeliest; the error of a tensor that is not a number
+FAR = 99.0  # stands for the error of a tensor with NaN; -FAR for the logit of a token that is not among the likeliest
 
 
 @dataclass
 class Part:
-    """One part of the proof: what was looked at, every fault, and answers lost that are no fault on their own."""
+    """One part of the proof: what was checked, the faults, and lost answers, which alone do not fail the part."""
 
     name: str
     looked_at: str
@@ -45,12 +46,12 @@ class Part:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no fault."""
         return not self.faults
 
     @property
     def sentence(self) -> str:
-        """One line for a person."""
+        """The part in one line."""
         if self.ok:
             return f"{self.name}: {self.looked_at}"
         more = _(", and {count} more").format(count=len(self.faults) - SHOWN) if len(self.faults) > SHOWN else ""
@@ -58,7 +59,13 @@ class Part:
 
 
 def ids(model: LlamaServer, tokenizer: Tokenizer, system: str) -> Part:
-    """Text and ids of the file's own template and tokenizer against those of the training."""
+    """Compare text and ids of the file's own template and tokenizer with those of the training.
+
+    Args:
+        model: The file.
+        tokenizer: The base's.
+        system: The training's system prompt.
+    """
     every = prompts.all_prompts()
     part = Part(
         "ids", _("{count} conversations give the token ids of the training's template").format(count=len(every))
@@ -90,7 +97,15 @@ def ids(model: LlamaServer, tokenizer: Tokenizer, system: str) -> Part:
 
 
 def stops(model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], folder: Path, system: str) -> Part:
-    """Does an answer end at each of the base's end tokens: for llama.cpp, in the file's metadata, in the Modelfile?"""
+    """Check that an answer ends at each of the base's end tokens: in llama.cpp, in the metadata, in the Modelfile.
+
+    Args:
+        model: The file.
+        tokenizer: The base's.
+        eos: The ids of the end tokens; the first is the one in the file's metadata.
+        folder: Where the Modelfile is.
+        system: The training's system prompt.
+    """
     words = [tokenizer.decode([each], skip_special_tokens=False) for each in eos]
     part = Part("stops", _("an answer ends at {words}").format(words=_(" and at ").join(words)))
     said = model.call("/props")["eos_token"]
@@ -107,7 +122,14 @@ def stops(model: LlamaServer, tokenizer: Tokenizer, eos: Sequence[int], folder: 
 
 
 def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[int], None]) -> Part:
-    """Every tensor of the file, read back by the library gguf, against base and adapter."""
+    """Compare every tensor of the file, read back by the library gguf, with base and adapter.
+
+    Args:
+        path: The GGUF file.
+        weights: Base and adapter.
+        mixture: The type that each tensor must have.
+        progress: Called with 1 after each tensor.
+    """
     there = {each.name: each for each in GGUFReader(path).tensors}
     part = Part(
         "tensors",
@@ -122,7 +144,7 @@ def tensors(path: Path, weights: Weights, mixture: Mixture, progress: Callable[[
         else:
             part.faults += _faults(source, found, mixture.kind(source.name, source.shape))
         progress(1)
-    part.faults += [_("{name} does not belong in a Qwen2").format(name=name) for name in there]
+    part.faults += [_("{name} does not belong in a Qwen2 model").format(name=name) for name in there]
     return part
 
 
@@ -153,7 +175,7 @@ def _faults(source: TensorSource, found: Any, kind: Kind) -> list[str]:
         columns = np.stack([source.read(0, source.rows)[:, place] for place in places])
         why = _(": it is transposed") if _distance(rows, columns) <= ROUNDING.get(kind, COARSE) else ""
     return [
-        _("{name} is off by {error:.0%}, more than {kind} rounds{why}").format(
+        _("{name} is off by {error:.0%}, more than {kind} rounding explains{why}").format(
             name=source.name, error=error, kind=kind.name, why=why
         )
     ]
@@ -176,7 +198,17 @@ def compare(
     after: Sequence[Completion],
     eos: Sequence[int],
 ) -> list[AnswerPair]:
-    """The adapter's answers (token ids without the end token) paired with the file's, and the gap where they differ."""
+    """Pair the adapter's answers with the file's, with the gap where they differ.
+
+    Args:
+        model: The file.
+        tokenizer: The base's.
+        texts: The questions.
+        prompts_: Their token ids.
+        before: The adapter's answers, token ids without the end token.
+        after: The file's answers.
+        eos: The ids of the end tokens.
+    """
     found = []
     for text, prompt, left, said in zip(texts, prompts_, before, after, strict=True):
         right = [token for token in said.ids if token not in eos]
@@ -187,7 +219,7 @@ def compare(
 
 
 def _gap(model: LlamaServer, prompt: list[int], left: list[int], right: list[int], eos: Sequence[int]) -> float:
-    """Logits by which the file prefers its first differing token; an answer's end counts as a token."""
+    """Logits by which the file prefers its first differing token. The end of an answer counts as a token."""
     place = first_difference(left, right)
     likely = model.next_tokens(prompt + left[:place], eos[0])
     best = []
@@ -198,9 +230,9 @@ def _gap(model: LlamaServer, prompt: list[int], left: list[int], right: list[int
 
 
 def answers(asked: Sequence[AnswerPair], near_tie: float) -> Part:
-    """The rule of merge over the answers."""
+    """The answers by the rule of merge. `near_tie`: the largest gap that passes, in logits."""
     differing = [each for each in asked if each.gap is not None]
-    looked_at = _("all {count} answers are the adapter's").format(count=len(asked))
+    looked_at = _("all {count} answers equal the adapter's").format(count=len(asked))
     if differing:
         looked_at += _(", {count} of them up to a near tie (at most {near_tie} logits)").format(
             count=len(differing), near_tie=near_tie

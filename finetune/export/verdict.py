@@ -1,8 +1,8 @@
-"""The verdict's questions asked of adapter and file: what does a 4- or 5-bit file lose? For the command.
+"""What does a 4- or 5-bit file lose? Asks adapter and file the verdict's questions; commands/export.py calls it.
 
-The adapter takes the place that the base has in verify: a figure `before` is the adapter's, `after` the file's. The
-thresholds are verify's own, so a file passes when it would pass as an adapter, and general tasks and BLEU are held
-against the adapter's answers.
+The adapter takes the place of the base in verify: `before` is the adapter's figure, `after` the file's. The thresholds
+are verify's own: a file passes if it would pass as an adapter. General tasks and BLEU are compared with the adapter's
+answers.
 """
 
 from __future__ import annotations
@@ -25,17 +25,23 @@ from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.runinfo import Run
 from finetune.verify.session import AFTER, BEFORE, Session, wordings
 
-# Of verify's command line, what decides which questions are asked.
+# The options of verify that decide which questions are asked; none of them is set here.
 DEFAULTS: dict[str, Any] = dict.fromkeys(
     ("dataset", "columns", "questions", "expect", "forbid", "alpaca", "alpaca_file", "lang")
 )
 
 
 class Verdict:
-    """What both are asked, chosen before anything is loaded."""
+    """The questions for both, chosen before anything is loaded, and their scores."""
 
     def __init__(self, run: Run | None, base: Path, system: str, scratch: Path) -> None:
-        """Choose the questions: those of the run's verdict, or general tasks where no run is known.
+        """Choose the questions.
+
+        Args:
+            run: The run, whose verdict has the questions; None (a merged folder) asks general tasks only.
+            base: The folder of the base.
+            system: The training's system prompt.
+            scratch: A folder for the rewordings, if the run has none.
 
         Raises:
             UserError: A questions file or the run's data cannot be read or judged.
@@ -47,7 +53,7 @@ class Verdict:
         self.selected = selection.select(cfg, argparse.Namespace(**DEFAULTS), run)
         has = (run.folder / rewordings_file.NAME).is_file()
         said = wordings(self.selected, None, run.folder if has else scratch, None)
-        # What folds answered cannot be asked again: their adapters are gone.
+        # Answers by adapters of folds cannot be asked again: those adapters were deleted.
         self.asks: list[Asked] = [each for each in self.selected.asks(said.rewordings, system) if not each.given]
         if not self.known:
             self.asks = [each for each in self.asks if not each.question.is_identity]
@@ -55,16 +61,24 @@ class Verdict:
 
     @property
     def in_english(self) -> bool:
-        """Whether the data's answers are in English: then a model that knows no Chinese may have learned them."""
+        """Whether the data are in English: the model then may know no Chinese."""
         return self.selected.found is not None and self.selected.found.language == "en"
 
     @property
     def limits(self) -> dict[str, int]:
-        """The longest answers by kind, in tokens."""
+        """Tokens of an answer at most, by the kind of question."""
         return self.cfg.max_new_tokens
 
     def ask(self, engine: Engine, adapter: Any, is_file: bool, name: str, bar: Bar) -> None:
-        """Ask one of the two, and score its answers."""
+        """Ask the adapter or the file, and score its answers.
+
+        Args:
+            engine: Answers the questions.
+            adapter: What the engine is to answer with; None for the file.
+            is_file: Whether the answers are the file's.
+            name: Who answers, for the bar.
+            bar: Shows the answers done.
+        """
         side = AFTER if is_file else BEFORE
         asking = Session(engine, {side: adapter}, {side: name}, self.limits, bar)
         asking.answer(self.asks, self.cfg.old_identity, self.selected.found.judge if self.selected.found else None)
@@ -74,7 +88,7 @@ class Verdict:
         self.ask(engine, None, True, _("the file"), bar)
 
     def part(self) -> Part:
-        """Figures of both, and every answer that the adapter had right and the file has not."""
+        """The verdict as a part of the proof, with every answer that the adapter has right and the file has wrong."""
         held = self.selected.thresholds(self.cfg)
         found = data.verdict(self.asks, held)
         right = [[bool(each.scored[side].ok) for each in self._decided()] for side in (BEFORE, AFTER)]
@@ -97,7 +111,7 @@ class Verdict:
         return [each for each in self.asks if each.scored[BEFORE].ok is not None]
 
     def lost(self) -> Sequence[Asked]:
-        """The questions that the adapter answers right and the file does not."""
+        """The questions that the adapter answers right and the file answers wrong."""
         return [each for each in self._decided() if each.scored[BEFORE].ok and not each.scored[AFTER].ok]
 
 

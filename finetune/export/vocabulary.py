@@ -1,4 +1,4 @@
-"""A model folder's tokenizer as GGUF metadata: tokens with their kinds, merges, special ids, and how text is cut."""
+"""A model folder's tokenizer as GGUF metadata: tokens with their kinds, merges, special ids and the pre-tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from common.errors import UserError
 from common.i18n import _
 from qwen2.config import Config
 
-# How llama.cpp calls the rules that cut text into words before byte pairs are merged, by what tokenizer.json says.
+# Qwen2's pre-tokenizer in tokenizer.json: it cuts text into words before byte pairs are merged. llama.cpp knows such
+# rules by name only (see _pre).
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -21,7 +22,7 @@ _QWEN2 = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a GGUF keeps of a tokenizer; `tokens` has an entry for every row of the embedding."""
+    """What a GGUF holds of a tokenizer. `tokens` has an entry for every row of the embedding."""
 
     tokens: list[str]
     kinds: list[int]
@@ -37,7 +38,15 @@ class Vocabulary:
 
 
 def read(model: Path, config: Config) -> Vocabulary:
-    """The vocabulary of a model folder. Raises UserError if llama.cpp has no name for what is in it."""
+    """Read the vocabulary of a model folder.
+
+    Args:
+        model: The folder.
+        config: Its sizes.
+
+    Raises:
+        UserError: tokenizer.json cannot be read, or llama.cpp does not support what is in it.
+    """
     file = model / "tokenizer.json"
     try:
         data = json.loads(file.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""The weights of base and adapter as a GGUF names them, merged row by row in float32 while they are read.
+"""The weights of base and adapter under their GGUF names, merged in float32 while they are read.
 
-Nothing is kept: a piece of rows is read from its shard, s B A is added to it, and it is handed on.
+Rows are read from their shard, s B A is added to them, and they are returned. Nothing is cached.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from common.errors import UserError
 from common.i18n import _
 from finetune.verify.engine import load_adapter
-from qwen2.config import HEAD, Config
+from qwen2.config import Config
 from qwen2.safetensors_header import Entry
-from qwen2.weights import DTYPES, check, read_headers
+from qwen2.weights import DTYPES, checked_headers
 
 Rows: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What an adapter adds to a weight [out, in]: scale * B [out, rank] @ A [rank, in]."""
+    """What an adapter adds to a weight [out, in]: scale * b [out, rank] @ a [rank, in]."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -38,7 +38,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class TensorSource:
-    """One tensor: its name in the GGUF, its shape as in the checkpoint, where it lies, and what is added."""
+    """One tensor: its name in the GGUF, its shape and place in the checkpoint, and what is added to it."""
 
     name: str
     entry: Entry
@@ -51,18 +51,18 @@ class TensorSource:
 
     @property
     def rows(self) -> int:
-        """Rows; a vector is one row."""
+        """The number of rows; a vector is one row."""
         return self.shape[0] if len(self.shape) > 1 else 1
 
     @property
     def columns(self) -> int:
-        """Weights of a row."""
+        """Weights per row."""
         return self.shape[-1]
 
     def read(self, start: int, stop: int) -> Rows:
-        """Rows start to stop, merged, in float32.
+        """Rows start to stop, merged, in float32: [stop - start, columns].
 
-        Raises UserError if one is NaN or infinite, or the file is too short.
+        Raises UserError if a weight is NaN or infinite, or if the file is too short.
         """
         dtype = DTYPES[self.entry.dtype]
         width = self.columns * dtype.itemsize
@@ -81,15 +81,14 @@ class TensorSource:
 
 
 class Weights:
-    """All tensors of base and adapter in the order of the file; `closed` at the end by `close`."""
+    """All tensors of base and adapter, in the order of the GGUF."""
 
     def __init__(self, model: Path, adapter: Path | None) -> None:
-        """Read headers, config and adapter. Raises UserError if something does not fit."""
+        """Read headers, config and adapter. Raises UserError if one cannot be read, or if they do not fit together."""
         try:
             self.config = Config.from_dir(model)
-            entries = read_headers(model)
             shapes = self.config.tensor_shapes()
-            check(entries, shapes, model, {HEAD})
+            entries = checked_headers(model, shapes)
         except ValueError as error:
             raise UserError(str(error)) from None
         deltas = _deltas(adapter, self.config) if adapter else {}
@@ -107,7 +106,7 @@ class Weights:
 
     @property
     def parameters(self) -> int:
-        """Numbers in all tensors."""
+        """Numbers in all tensors together."""
         return sum(source.rows * source.columns for source in self.sources)
 
     def __iter__(self) -> Iterator[TensorSource]:
@@ -115,7 +114,7 @@ class Weights:
 
 
 def _deltas(folder: Path, config: Config) -> dict[str, Delta]:
-    """The adapter's parts by the checkpoint's name of the linear."""
+    """The adapter's matrices, by the checkpoint's name of the linear."""
     import types
 
     adapter = load_adapter(folder, types.SimpleNamespace(config=config, device=torch.device("cpu")))
@@ -131,7 +130,7 @@ def _deltas(folder: Path, config: Config) -> dict[str, Delta]:
 
 @functools.cache
 def _descriptor(path: Path) -> int:
-    """The shard, open as long as this process lives: reads of several threads share it (pread)."""
+    """The shard's file descriptor, open until the process ends. Threads share it: preadv has no file position."""
     return os.open(path, os.O_RDONLY)
 
 

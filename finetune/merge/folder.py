@@ -1,4 +1,4 @@
-"""The folder that a merged model is made in: under a temporary name until it is complete, then renamed."""
+"""The folder of a merged model: it has a temporary name until it is complete, and is then renamed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.runs.folder_lock import locked
 
-# Files of the base that the merged model shares with it, byte for byte. ms-swift writes its own of these; transformers
-# 5 words config.json in a way that older readers misread (rope_theta is moved), the official ones suit every reader.
+# These files are copied from the base, byte for byte, over those that ms-swift writes. config.json as transformers 5
+# writes it moves rope_theta, and older readers then misread it; every reader understands the official file.
 SHARED = (
     "config.json",
     "generation_config.json",
@@ -26,17 +26,22 @@ SHARED = (
     "merges.txt",
     "LICENSE",
 )
-# What ms-swift takes from args.json when it serves or trains the folder later; the rest is of the adapter's machine.
+# What ms-swift reads from args.json when it serves or trains the folder later. The other entries describe the machine
+# that trained the adapter.
 KEPT_ARGUMENTS = ("model_type", "template", "system", "task_type", "swift_version")
-# ms-swift guesses them from the folder's name, which here is any; the fast lane does not record them.
+# ms-swift guesses these from the folder's name, which the user chooses here. The fast lane does not record them.
 QWEN25 = {"model_type": "qwen2", "template": "qwen2_5", "tuner_type": "full"}
 
 
 @contextlib.contextmanager
 def temporary(target: Path) -> Iterator[Path]:
-    """A folder next to `target`, removed at the end. What a killed merge left there is removed first.
+    """A temporary folder next to `target`, removed at the end. Leftovers of killed merges are removed first.
 
-    The folder is locked while its merge lives; the kernel releases the lock whatever happens.
+    The folder stays locked while its merge runs. The kernel releases the lock even if the process is killed, so a
+    folder without a lock is a leftover.
+
+    Raises:
+        UserError: The folder cannot be written.
     """
     prefix = f".{target.name}.partial-"
     try:
@@ -60,9 +65,13 @@ def temporary(target: Path) -> Iterator[Path]:
 
 
 def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) -> None:
-    """Replace the small files that ms-swift wrote with the base's own, and keep what is needed of args.json.
+    """Replace the small files that ms-swift wrote with the base's, and write the part of args.json that is needed.
 
-    config.json is the base's byte for byte, unless `dtype` (of the weights) is another than it says.
+    Args:
+        model: The folder of the merged model.
+        base: The folder of the base.
+        dtype: The type of the merged weights. If config.json of the base names another one, its copy is changed.
+        adapter_args: The adapter's args.json; {} if it has none.
     """
     for name in SHARED:
         if (base / name).is_file():
@@ -74,23 +83,23 @@ def complete(model: Path, base: Path, dtype: str, adapter_args: dict[str, Any]) 
             json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n", encoding="utf-8"
         )
     if '"chat_template"' in (base / "tokenizer_config.json").read_text(encoding="utf-8"):
-        (model / "chat_template.jinja").unlink(missing_ok=True)  # the same text, once
+        (model / "chat_template.jinja").unlink(missing_ok=True)  # tokenizer_config.json holds the same text
     kept = {key: adapter_args[key] for key in KEPT_ARGUMENTS if adapter_args.get(key) is not None}
     (model / "args.json").write_text(json.dumps(QWEN25 | kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def publish(model: Path, target: Path) -> None:
-    """Give the whole folder its name. Raises UserError if something else has taken the name meanwhile."""
+    """Rename the complete folder to `target`. Raises UserError if something else has taken that name meanwhile."""
     mask = os.umask(0)
     os.umask(mask)
     model.chmod(0o777 & ~mask)
     for path in model.iterdir():
         path.chmod(0o666 & ~mask)
     try:
-        os.rename(model, target)  # over an empty folder, too
+        os.rename(model, target)  # an empty folder of that name is replaced
     except OSError as error:
         raise UserError(
-            _("{target}: cannot be given to the merged model ({strerror}); is it in use?").format(
+            _("{target}: the merged model cannot be moved there ({strerror}); is that folder in use?").format(
                 target=target, strerror=error.strerror
             )
         ) from error

@@ -1,4 +1,4 @@
-"""Merge on the GPU through the fast lane's own storage: one load for the adapter's answers and the merge itself."""
+"""Merges in this process with qwen2: one load of the base serves the adapter's answers and the merge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwen2 import adapter_config
 
 
 def is_possible(base: Path, adapter: Path) -> bool:
-    """Whether base and adapter are of the kinds that qwen2 merges; ms-swift takes the others."""
+    """Whether qwen2 can merge this base and adapter. ms-swift merges the others."""
     from qwen2 import merged
 
     try:
@@ -31,9 +31,19 @@ def merge(
     answers: AdapterAnswers | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Write base + adapter to `out`; `answers`, if given, first asks the adapter.
+    """Write the merged weights to `out`.
 
-    Raises UserError if that fails.
+    Args:
+        base: The folder of the base.
+        adapter: The folder of the adapter.
+        out: Where the weights are written.
+        device: "cuda" or "cpu".
+        ceiling_gib: The limit on GPU memory, in GiB.
+        answers: Asks the adapter before the merge; None skips the check.
+        tell: Called with each step, for the screen.
+
+    Raises:
+        UserError: The disk is full or cannot be written.
     """
     from qwen2 import merged
 
@@ -49,7 +59,7 @@ def merge(
         merged.save_like(base, engine.model, out)
     except OSError as error:
         raise UserError(
-            _("merge: {path}: {why}; free some room, or name another folder with --output DIR").format(
+            _("merge: {path}: {why}; free some space, or name another folder with --output DIR").format(
                 path=error.filename or out, why=error.strerror
             ),
             FAILED,

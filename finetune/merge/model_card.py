@@ -1,4 +1,7 @@
-"""The model card (README.md) of a merged model: where it came from and how it was checked; for the command."""
+"""The model card (README.md) of a merged model: where it came from and how it was checked; commands/merge.py calls it.
+
+export/card.py uses the parts that both cards have.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,23 @@ def write(
     asked: Sequence[AnswerPair] | None,
     device: str,
 ) -> None:
-    """Write the card. `record` is the run's run.json ({} when it has none), `asked` None when nothing was checked."""
+    """Write the card.
+
+    Args:
+        path: The card's file.
+        name: The model's name, the title of the card.
+        base: The folder of the base.
+        base_digest: The sha256 of the base's SHA256SUMS; None if it has none.
+        kind: Whether the base is one made for tests.
+        dtype: The type of the merged weights.
+        adapter: The folder of the adapter.
+        record: The run's run.json; {} if it has none.
+        lora: The adapter's adapter_config.json.
+        system: The training's system prompt.
+        versions: {package: version} at the merge.
+        asked: The questions of the check with both answers; None if the check was skipped.
+        device: Where the weights were merged.
+    """
     original = original_of(base, kind)
     lines = head(name, base, kind, "transformers")
     lines += [
@@ -44,8 +63,13 @@ def write(
         N_("versions at merge"): _versions(versions),
         N_("check"): _check(asked),
     }
-    lines += table(rows)
-    lines += [
+    lines += [*table(rows), *_use(system, base, original or kind.title or base.name)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _use(system: str, base: Path, name: str) -> list[str]:
+    """The lines below the table; `name` is the base's."""
+    return [
         _("Use it with the system prompt that it was trained with:"),
         "",
         "```text",
@@ -53,20 +77,19 @@ def write(
         "```",
         "",
         _("`sha256sum -c SHA256SUMS` proves the files. {licence}, see LICENSE; the base is {original}.").format(
-            licence=licence_of(base), original=original or kind.title or base.name
+            licence=licence_of(base), original=name
         ),
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def original_of(base: Path, kind: ModelKind) -> str:
-    """The repository that the base is from; empty where it is not known."""
+    """The base's repository on the hubs; "" if it is not known."""
     return f"Qwen/{base.name}" if not kind.is_for_tests and base.name.startswith("Qwen") else kind.repository
 
 
 def head(name: str, base: Path, kind: ModelKind, library: str) -> list[str]:
-    """The first lines of a card: what hubs read, the title, and a warning where the base is made for tests."""
+    """The first lines of a card: the metadata that hubs read, the title, and a warning if the base is for tests."""
     read = {"license": licence(base), "library_name": library, "pipeline_tag": "text-generation"}
     if original := original_of(base, kind):
         read["base_model"] = original
@@ -79,7 +102,7 @@ def head(name: str, base: Path, kind: ModelKind, library: str) -> list[str]:
 def provenance(
     base: Path, base_digest: str | None, adapter: Path, record: dict[str, Any], lora: dict[str, Any]
 ) -> dict[str, str]:
-    """Where a model came from: the rows of a card that hold for a merged folder and for a GGUF."""
+    """Where a model came from: the rows that the cards of a merged folder and of a GGUF share. See `write`."""
     return {
         N_("base"): f"{base.name}" + (f", SHA256SUMS sha256 `{base_digest}`" if base_digest else ""),
         N_("adapter"): f"{adapter.parent.name}/{adapter.name}",
@@ -93,17 +116,17 @@ def provenance(
 
 
 def table(rows: dict[str, str]) -> list[str]:
-    """The lines of a table of two columns, and an empty one."""
+    """The lines of a table with two columns, and an empty line after it."""
     return ["| | |", "| --- | --- |", *(f"| {_(key)} | {_cell(value)} |" for key, value in rows.items()), ""]
 
 
 def now() -> str:
-    """The time, for a card."""
+    """The current time, for a card."""
     return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def licence(base: Path) -> str:
-    """The licence in the hubs' words: that of the base's own LICENSE, since Qwen2.5-3B's is not Apache's."""
+    """The hubs' name of the licence, from the base's LICENSE: Qwen2.5-3B, for one, is not under Apache-2.0."""
     try:
         text = (base / "LICENSE").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -112,7 +135,7 @@ def licence(base: Path) -> str:
 
 
 def licence_of(base: Path) -> str:
-    """The same in a reader's words."""
+    """The licence, for a reader."""
     return "Apache-2.0" if licence(base) == "apache-2.0" else _("Under the licence of the base")
 
 

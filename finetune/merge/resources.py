@@ -1,4 +1,4 @@
-"""Is there room for a merged model: on the disk, on the GPU, in memory? Asked before anything slow; for the command."""
+"""Is there room for a merged model: on the disk, on the GPU, in memory? Commands ask before anything slow starts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from common.errors import UserError
 from common.i18n import N_, _
 
 GIB = 2**30
-# In addition to the weights: tokenizer, card, and what a disk must keep free to stay usable.
+# Disk space besides the weights: for the tokenizer and the card, and some that stays free.
 DISK_MARGIN = 256 * 2**20
-# Loading and merging need the weights once, a layer's difference, and the CUDA context.
+# GPU memory holds the weights once, the difference of one layer, and the CUDA context.
 GPU_FACTOR, GPU_MARGIN = 1.1, 1 * GIB
 MEMORY_FACTOR = 1.15
 
@@ -30,7 +30,16 @@ def weights_bytes(model_dir: Path) -> int:
 
 
 def require_disk(target: Path, weights: int, what: str = N_("the merged model")) -> None:
-    """Raises UserError if the disk that `target` will be on has no room for `weights` bytes and the margin."""
+    """Check the disk that `target` will be on.
+
+    Args:
+        target: The folder to be written; it need not exist.
+        weights: Bytes to be written.
+        what: What they are, for the message.
+
+    Raises:
+        UserError: There is no room for them and DISK_MARGIN.
+    """
     place = target
     while not place.exists():
         place = place.parent
@@ -45,9 +54,18 @@ def require_disk(target: Path, weights: int, what: str = N_("the merged model"))
 
 
 def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tuple[str, str]:
-    """("cuda" or "cpu", why): the GPU where it has room for the weights under the ceiling (0: none), else the CPU."""
+    """Choose the GPU if the weights fit there, else the CPU.
+
+    Args:
+        wants_cpu: Whether the settings ask for the CPU.
+        weights: Bytes of the weights.
+        ceiling_gib: The limit on GPU memory, in GiB; 0 sets none.
+
+    Returns:
+        "cuda" or "cpu", and why.
+    """
     if wants_cpu:
-        return "cpu", _("no GPU is asked for or visible")
+        return "cpu", _("no GPU was asked for, or none is visible")
     import torch
 
     if not torch.cuda.is_available():
@@ -55,26 +73,26 @@ def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tu
     free, _other = torch.cuda.mem_get_info()
     need = int(weights * GPU_FACTOR) + GPU_MARGIN
     if 0 < ceiling_gib * GIB < min(free, need):
-        return "cpu", _("VRAM_CEILING_GIB={ceiling_gib:g} allows less than merging on a GPU needs: {need:.1f}").format(
-            ceiling_gib=ceiling_gib, need=need / GIB
-        )
+        return "cpu", _(
+            "VRAM_CEILING_GIB={ceiling_gib:g} is below the {need:.1f} GiB that merging on a GPU needs"
+        ).format(ceiling_gib=ceiling_gib, need=need / GIB)
     if free < need:
-        return "cpu", _("{free:.1f} GiB of GPU memory are free, merging there needs {need:.1f}").format(
+        return "cpu", _("{free:.1f} GiB of GPU memory are free; merging there needs {need:.1f} GiB").format(
             free=free / GIB, need=need / GIB
         )
     return "cuda", _("{free:.1f} GiB of GPU memory are free").format(free=free / GIB)
 
 
 def require_memory(weights: int, check: bool) -> None:
-    """Raises UserError if memory is short for merging on the CPU (bf16) and for the check after it (float32 there)."""
+    """Raises UserError if memory is too small to merge on the CPU (bfloat16), or for the check after it (float32)."""
     _require_free(weights * MEMORY_FACTOR, _("merging on the CPU"), _("use a larger machine"))
     if check:
         require_memory_to_ask(weights)
 
 
 def require_memory_to_ask(weights: int) -> None:
-    """Raises UserError if memory is too small to ask a model of `weights` bytes on the CPU, in float32."""
-    _require_free(2 * weights * MEMORY_FACTOR, _("the check on the CPU (float32)"), _("--no-check leaves it out"))
+    """Raises UserError if memory is too small to run a model of `weights` bytes (bfloat16) on the CPU, in float32."""
+    _require_free(2 * weights * MEMORY_FACTOR, _("the check on the CPU (float32)"), _("skip it with --no-check"))
 
 
 def _require_free(need: float, what: str, remedy: str) -> None:
@@ -89,7 +107,7 @@ def _require_free(need: float, what: str, remedy: str) -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that this container may still take; None where the kernel does not say."""
+    """Bytes of memory that are still free to this container; None if the kernel does not say."""
     known = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -105,7 +123,7 @@ def free_memory() -> int | None:
 
 
 def _used(group: Path) -> int:
-    """What the container holds without the page cache, which the kernel gives back."""
+    """Bytes that the container uses, without the part of the page cache that the kernel reclaims first."""
     used = int((group / "memory.current").read_text())
     for line in (group / "memory.stat").read_text().splitlines():
         name, _other, value = line.partition(" ")
@@ -115,7 +133,7 @@ def _used(group: Path) -> int:
 
 
 def require_target(target: Path) -> None:
-    """Raises UserError if the folder to be written exists and is not empty, or could not be made."""
+    """Raises UserError if the folder to be written exists and is not empty, or cannot be created."""
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise UserError(
@@ -123,7 +141,7 @@ def require_target(target: Path) -> None:
             )
         if target.is_dir() and any(target.iterdir()):
             raise UserError(
-                _("{target}: is there and not empty; remove it, or name another with --output DIR").format(
+                _("{target}: exists and is not empty; remove it, or name another with --output DIR").format(
                     target=target
                 )
             )
@@ -132,7 +150,7 @@ def require_target(target: Path) -> None:
             place = place.parent
     except OSError as error:
         raise UserError(
-            _("{target}: cannot be looked at ({strerror}); name another with --output DIR").format(
+            _("{target}: cannot be read ({strerror}); name another with --output DIR").format(
                 target=target, strerror=error.strerror
             )
         ) from error

@@ -1,10 +1,9 @@
-"""Does the merged model answer as base and adapter do? Greedy answers of both to the same questions; for the command.
+"""Does the merged model answer as base and adapter do? Asks both the same questions, greedily; for merge and export.
 
-"Same" means the same tokens. Merging rounds every changed weight to bfloat16 once more, so that on the real weights two
-nearly equal tokens may change places; an answer that differs is then allowed only where, at the first token that
-differs, the merged model itself holds the adapter's token to be nearly as good as its own (NEAR_TIE). A wrong merge
-(the wrong scale, a layer left out, another adapter) prefers its own by far more. On the stand-in, which is merged in
-float32, no answer may differ.
+"Same" means the same tokens. Merging rounds every changed weight to bfloat16 once more, and two nearly equal tokens may
+then change places. An answer may differ only at such a near tie: at the first token that differs, the merged model's
+logit of the adapter's token is at most NEAR_TIE below that of its own. A wrong merge (a wrong scale, a missing layer,
+another adapter) shows a much larger gap. The stand-in is merged in float32; there no answer may differ.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from finetune.verify.sets import ask
 
 QUESTIONS = 20
 NEW_TOKENS = 96
-# In logits: the odds of the two tokens are then at most e^0.5 = 1.6 to 1. bfloat16 is 0.125 apart between 16 and 32.
+# In logits: the odds of the two tokens are at most e^0.5 = 1.6 to 1. bfloat16 has steps of 0.125 from 16 to 32.
 NEAR_TIE = 0.5
 
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """A question and both answers; `gap` (logits) is by how much the merged model prefers its own, None if the same."""
+    """A question and both answers. `gap`: how far the merged model prefers its own, in logits; None if they agree."""
 
     question: str
     adapter: str
@@ -35,14 +34,16 @@ class AnswerPair:
     gap: float | None
 
     def accepted(self, near_tie: float) -> bool:
-        """Whether the answers are the same, or differ at a near tie only."""
+        """Whether the answers are the same, or differ at a near tie (`near_tie` in logits)."""
         return self.gap is None or self.gap <= near_tie
 
 
 def choose(folder: Path, english: bool = False) -> list[str]:
-    """QUESTIONS questions of the workspace: half about identity, half general tasks, spread over the files.
+    """QUESTIONS questions of the workspace: half about identity, half general tasks, evenly drawn from the files.
 
-    `english`: only in that language, for a model that knows no other.
+    Args:
+        folder: Where identity.yaml, general.yaml and general_en.yaml are.
+        english: Whether to draw English questions only, for a model that knows no other language.
     """
     found = []
     for name, part in (("identity.yaml", "heldout"), ("general_en.yaml" if english else "general.yaml", "general")):
@@ -55,30 +56,30 @@ def choose(folder: Path, english: bool = False) -> list[str]:
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
-    """The first place where two answers differ; the end of the shorter one where it begins the other."""
+    """The index of the first token that differs; the shorter length if one answer is the beginning of the other."""
     both = enumerate(zip(left, right, strict=False))
     return next((n for n, (a, b) in both if a != b), min(len(left), len(right)))
 
 
 class AdapterAnswers:
-    """The adapter's answers, kept while the base makes way for the merged model."""
+    """The adapter's answers. They are kept while the base is released and the merged model is loaded."""
 
     def __init__(self, texts: Sequence[str], system: str, device: str, ceiling_gib: float) -> None:
         self.texts, self.system, self.device, self.ceiling_gib = list(texts), system, device, ceiling_gib
         self.before: list[list[int]] = []
 
     def ask_adapter(self, base: Path, adapter: Path | None) -> None:
-        """Load the base, ask it with the adapter (None: by itself), and release it."""
+        """Load the base, ask it with the adapter (None: without), and release it."""
         engine = Qwen2Engine(base, self.device, self.ceiling_gib)
         self.ask(engine, engine.adapter(adapter) if adapter else None)
         release(engine)
 
     def ask(self, engine: Qwen2Engine, adapter: Any) -> None:
-        """`ask_adapter` of a model that is loaded, and stays so."""
+        """The same with a base and an adapter that are loaded already and stay loaded."""
         self.before = self._ask(engine, adapter)
 
     def ask_merged(self, model: Path) -> list[AnswerPair]:
-        """Load the merged model, ask it the same, and compare."""
+        """Load the merged model, ask it the same questions, and compare."""
         engine = Qwen2Engine(model, self.device, self.ceiling_gib)
         after = self._ask(engine, None)
         asked = []
@@ -99,7 +100,7 @@ class AdapterAnswers:
         return generate(engine.model, prompts, NEW_TOKENS, adapter=adapter)
 
     def _gap(self, engine: Qwen2Engine, text: str, left: list[int], right: list[int]) -> float:
-        """Logits by which the merged model prefers its first differing token (an answer's end counts as a token)."""
+        """Logits by which the merged model prefers its first differing token. The end of an answer is a token too."""
         import torch
 
         place = first_difference(left, right)
@@ -111,7 +112,7 @@ class AdapterAnswers:
 
 
 def release(engine: Qwen2Engine) -> None:
-    """Give the engine's memory back, so that the next model fits."""
+    """Free the engine's memory for the next model."""
     import torch
 
     device = engine.device

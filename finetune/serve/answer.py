@@ -1,6 +1,6 @@
-"""What an engine says, made what the API documents: text that ends before a stop text, tool calls, chunks, usage.
+"""Turns an engine's pieces into the API's responses: text up to a stop text, tool calls, chunks, usage.
 
-door.py calls it; no engine and no web framework here.
+door.py calls it. It needs no engine and no web framework.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import Any
 
 from finetune.serve.request import ChatRequest
 
-CALL = "<tool_call>"  # how Qwen2.5 begins one; what follows is not content where the engine has read a call from it
+CALL = "<tool_call>"  # Qwen2.5's beginning of a tool call; if the engine parses a call from it, it is no content
 
 
 @dataclass(frozen=True)
 class AnswerPiece:
-    """What an engine gives at a time: the whole answer, or a part of a streamed one."""
+    """One piece from an engine: a whole answer, or a part of a streamed one."""
 
     text: str
-    finish: str | None = None  # stop or length, with the last piece
+    finish: str | None = None  # "stop" or "length" in the last piece
     prompt_tokens: int = 0
-    completion_tokens: int = 0  # so far
-    tool_calls: tuple[dict[str, Any], ...] = ()  # with the last piece
+    completion_tokens: int = 0  # of all pieces so far
+    tool_calls: tuple[dict[str, Any], ...] = ()  # in the last piece
     logprobs: dict[str, Any] | None = None
 
 
 class Choice:
-    """One answer under way. `add` each piece, send what it gives, and at the end what `end` gives."""
+    """One answer under way: send what `add` returns for each piece, and at the end what `end` returns."""
 
     def __init__(self, stops: Sequence[str], tools: bool) -> None:
         self.stops = tuple(stops)
         self.marks = (*self.stops, CALL) if tools else self.stops
         self.tools = tools
-        self.held = ""  # text that may be the beginning of a stop text or a tool call
+        self.held = ""  # text that may begin a stop text or a tool call
         self.in_call = self.stopped = False
         self.last = AnswerPiece("")
 
@@ -58,7 +58,7 @@ class Choice:
         return text
 
     def _begun(self) -> int:
-        """Characters at the end of `held` that a mark may begin with."""
+        """How many characters at the end of `held` may be the beginning of a mark."""
         longest = max((len(mark) for mark in self.marks), default=1) - 1
         for size in range(min(longest, len(self.held)), 0, -1):
             if any(mark.startswith(self.held[-size:]) for mark in self.marks):
@@ -66,7 +66,7 @@ class Choice:
         return 0
 
     def end(self) -> tuple[str, tuple[dict[str, Any], ...], str]:
-        """The rest of the text, the tool calls, and why it ended."""
+        """The rest of the text, the tool calls, and the API's finish_reason."""
         calls = self.last.tool_calls if self.in_call and not self.stopped else ()
         text, self.held = ("" if calls else self.held), ""
         return text, calls, "tool_calls" if calls else "stop" if self.stopped else self.last.finish or "stop"
@@ -74,7 +74,7 @@ class Choice:
 
 @dataclass
 class Reply:
-    """The frame of one response: its id, its time, and the model's name as it was asked for."""
+    """One response: its id, its time, and the objects that the API sends."""
 
     request: ChatRequest
     created: int = field(default_factory=lambda: int(time.time()))
@@ -93,7 +93,7 @@ class Reply:
         }
 
     def whole(self, choices: Sequence[tuple[Choice, str]]) -> dict[str, Any]:
-        """The response that is not a stream, of each choice and the text that it has given so far."""
+        """The whole response, if it is not a stream. `choices`: each choice with the text that `add` returned."""
         made = []
         for index, (choice, text) in enumerate(choices):
             rest, calls, reason = choice.end()
@@ -112,21 +112,28 @@ class Reply:
     def chunk(
         self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A part of a stream. Where usage was asked for, it is null in every chunk but the last."""
+        """A chunk of a stream. If the client asked for usage, it is null in every chunk but the last.
+
+        Args:
+            index: The number of the choice.
+            delta: What is new, in the form of a chat's chunk.
+            reason: The finish_reason, in the last chunk of a choice.
+            logprobs: The log-probabilities of the new tokens.
+        """
         choice: dict[str, Any] = {"index": index, "logprobs": logprobs, "finish_reason": reason}
         choice |= {"delta": delta} if self.request.chat else {"text": delta.get("content", "")}
         return self._frame(".chunk", [choice]) | ({"usage": None} if self.request.include_usage else {})
 
     def begin(self, index: int) -> list[dict[str, Any]]:
-        """What comes before the text of a choice."""
+        """The chunks before the text of a choice."""
         return [self.chunk(index, {"role": "assistant", "content": ""})] if self.request.chat else []
 
     def part(self, index: int, text: str, logprobs: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """Text of a choice, where there is any."""
+        """The chunk with new text of a choice; none if there is no text."""
         return [self.chunk(index, {"content": text}, None, logprobs)] if text or logprobs else []
 
     def end(self, index: int, choice: Choice) -> list[dict[str, Any]]:
-        """What comes after it: the rest, tool calls, the reason."""
+        """The chunks that end a choice: the rest of its text, tool calls, the finish_reason."""
         rest, calls, reason = choice.end()
         chunks = self.part(index, rest, None)
         if calls:
@@ -135,11 +142,11 @@ class Reply:
         return [*chunks, self.chunk(index, {}, reason)]
 
     def usage(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
-        """The last chunk of a stream that was asked for usage."""
+        """The last chunk of a stream, if the client asked for usage."""
         return [self._frame(".chunk", []) | {"usage": usage(choices)}] if self.request.include_usage else []
 
 
 def usage(choices: Sequence[Choice]) -> dict[str, int]:
-    """Tokens of the prompt, which all choices share, and of the answers."""
+    """The tokens of the prompt, which all choices share, and of all answers."""
     prompt, answers = choices[0].last.prompt_tokens, sum(choice.last.completion_tokens for choice in choices)
     return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}

@@ -1,7 +1,7 @@
-"""Which backend answers: qwen2's engine where model, adapters and options allow, else ms-swift; commands/serve.py asks.
+"""Chooses the backend: qwen2's engine if it supports model, adapters and options, else ms-swift; for commands/serve.py.
 
-`BACKEND=auto|fast|swift|vllm`. One table here says what the fast backend does with each option; it honours no other. No
-torch is imported: the choice is made, and said in one line, before anything slow starts.
+BACKEND is auto, fast, swift or vllm. The table TAKERS has the options that the fast backend supports; any other one
+leads to ms-swift. No torch is imported: the choice is made before anything slow starts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAST, SWIFT, VLLM = "fast", "swift", "vllm"
 ASKED = ("auto", FAST, SWIFT, VLLM)
 NAMES = {FAST: N_("qwen2's engine"), SWIFT: "ms-swift", VLLM: N_("vLLM, by ms-swift")}
 
-# Options that the command itself looks at, or that say how ms-swift works inside; any value is accepted.
+# Options that the command itself reads, or that concern ms-swift alone. The fast backend accepts any value.
 WITHOUT_EFFECT = frozenset(
     ("model", "host", "port", "served_model_name", "system", "check_model", "use_hf", "log_level", "log_interval")
 )
@@ -30,7 +30,7 @@ WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """The backend, why it is that one, and for the fast one the fields of its EndpointSettings."""
+    """The backend, the reason, and for the fast backend the fields of its EndpointSettings."""
 
     backend: str
     why: str
@@ -42,7 +42,7 @@ class BackendChoice:
         return self.backend == FAST
 
     def in_one_line(self) -> str:
-        """For the screen."""
+        """The choice as a line for the screen."""
         return _("backend: {name}, {why}").format(name=_(NAMES[self.backend]), why=self.why)
 
 
@@ -54,15 +54,18 @@ def choose(
     served: Mapping[str, Path],
     on_cpu: bool,
 ) -> BackendChoice:
-    """The backend for these options. Raises UserError if `fast` is asked for and cannot.
+    """Choose the backend for these options.
 
     Args:
-        asked: BACKEND.
-        args: The options given; they win over the file.
-        file: The options of the file.
-        model: The weights' folder.
+        asked: The value of BACKEND.
+        args: The options on the command line; they override the file's.
+        file: The options of the config file.
+        model: The folder of the weights.
         served: {name: folder} of the adapters.
-        on_cpu: Whether there is no GPU.
+        on_cpu: Whether the model runs on the CPU.
+
+    Raises:
+        UserError: BACKEND is unknown, or is fast and the fast backend does not support something.
     """
     if asked not in ASKED:
         raise UserError(_("BACKEND={asked}: unknown backend; set it to auto, fast, swift or vllm").format(asked=asked))
@@ -74,7 +77,7 @@ def choose(
         if obstacle := _take(name, value, settings, on_cpu):
             obstacles.append(obstacle)
     obstacles += args.leading
-    # In the file it is for ms-swift, whose batches are of a fixed size.
+    # Only the command line counts: the file's value is for ms-swift, whose batches have a fixed size.
     if rows := args.get("max_batch_size"):
         settings["rows"] = int(rows[-1]) if rows[-1].isdigit() and 0 < int(rows[-1]) <= MOST_ROWS else 0
         if not settings["rows"]:
@@ -97,7 +100,7 @@ def choose(
 
 
 def _options(args: Arguments, file: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option but max_batch_size: of the file, then those given, as texts or as the file has them."""
+    """Every option except max_batch_size: the command line's texts over the file's values."""
     found = {name.replace("-", "_"): value for name, value in file.items()}
     for each in args.given:
         found[each.name] = each.values[0] if len(each.values) == 1 else (each.values or "true")
@@ -113,7 +116,7 @@ def _of_model(model: Path) -> list[str]:
     tokens = json_object(model / "tokenizer_config.json").get("added_tokens_decoder")
     contents = [token.get("content") for token in tokens.values()] if isinstance(tokens, dict) else []
     if contents and "<|im_start|>" not in contents:
-        return [_("the weights ({why})").format(why=_("another chat template than Qwen2.5's"))]
+        return [_("the weights ({why})").format(why=_("a chat template other than Qwen2.5's"))]
     return []
 
 
@@ -134,7 +137,7 @@ Taker = Callable[[str, Any, "dict[str, Any]", bool], bool]
 
 
 def _take(name: str, value: Any, settings: dict[str, Any], on_cpu: bool) -> str:
-    """Take one option over; returns the obstacle, or ""."""
+    """Check one option and store its value in `settings`; returns what is not supported, or ""."""
     if name in WITHOUT_EFFECT:
         if name == "system" and (isinstance(value, list) or str(value).endswith(".txt")):
             return f"--{name} {_shown(value)}"
@@ -148,7 +151,7 @@ def _take(name: str, value: Any, settings: dict[str, Any], on_cpu: bool) -> str:
 
 
 def _number(kind: type, low: float, high: float) -> Taker:
-    """A number within these bounds."""
+    """An option whose value is a number from `low` to `high`."""
 
     def take(name: str, value: Any, settings: dict[str, Any], on_cpu: bool) -> bool:
         if isinstance(value, bool):
@@ -161,7 +164,7 @@ def _number(kind: type, low: float, high: float) -> Taker:
 
 
 def _only(*allowed: str) -> Taker:
-    """An option that may have these values and then changes nothing."""
+    """An option that may have only these values, which change nothing."""
     return lambda name, value, settings, on_cpu: str(value).lower() in allowed
 
 

@@ -1,7 +1,7 @@
-"""The endpoint's own paths, in front of whatever engine answers: OpenAI's requests in, OpenAI's responses out.
+"""The endpoint's HTTP API in front of either engine: OpenAI's requests in, OpenAI's responses out.
 
-Every request goes through request.py, every answer through answer.py. An engine is one function, `answers`: ms-swift's
-is in plugin.py.
+Every request goes through request.py, every answer through answer.py. An engine is one function, `answers`: qwen2's is
+in fast/client.py, ms-swift's in plugin.py.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from finetune.serve.page.routes import Page
 from finetune.serve.page.routes import routes as page_routes
 from finetune.serve.request import ChatRequest, parse, regular
 
-# answers(request, number of the choice): the pieces of one answer; one piece where it is not a stream.
+# answers(request, number of the choice): the pieces of one answer; a single piece if it is not a stream.
 Engine = Callable[[ChatRequest, int], AsyncIterator[AnswerPiece]]
 PATHS = "/v1/chat/completions, /v1/completions, /v1/models and /health"
-# What an engine raises for a request that it cannot answer; all else is a defect.
+# ms-swift raises these for a request that it cannot answer. Anything else is a defect.
 UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 @dataclass(frozen=True)
 class Door:
-    """The handlers of one endpoint. `systems`: {model name: the system prompt of a conversation without one}."""
+    """The handlers of one endpoint; `app` describes the fields."""
 
     engine: Engine
     systems: Mapping[str, str | None]
@@ -48,23 +48,21 @@ class Door:
     unusable: tuple[type[Exception], ...] = UNUSABLE
 
     async def health(self, _: HttpRequest) -> Response:
-        """The port is open only when the model is loaded."""
+        """200: the port opens only when the model is loaded."""
         return Response(status_code=200)
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.created, "owned_by": self.owner}
 
     async def models(self, _: HttpRequest) -> Response:
-        """The names that a request can choose."""
+        """The models that a request can name."""
         return JSONResponse({"object": "list", "data": [self._model(name) for name in self.systems]})
 
     async def model(self, http: HttpRequest) -> Response:
         """One of them."""
         name = http.path_params["name"]
         if name not in self.systems:
-            return error(
-                404, f"model {shown(name)} is not served here: it is one of {', '.join(self.systems)}", "model"
-            )
+            return error(404, f"model {shown(name)} is not served here: use one of {', '.join(self.systems)}", "model")
         return JSONResponse(self._model(name))
 
     async def chat(self, http: HttpRequest) -> Response:
@@ -72,7 +70,7 @@ class Door:
         return await self._answer(http, True)
 
     async def completion(self, http: HttpRequest) -> Response:
-        """/v1/completions: the prompt is what a user says."""
+        """/v1/completions: the prompt is taken as a user's message."""
         return await self._answer(http, False)
 
     async def _answer(self, http: HttpRequest, chat: bool) -> Response:
@@ -81,7 +79,7 @@ class Door:
             if not request.stream:
                 return JSONResponse(await _while_connected(http, self._whole(request)))
             chunks = self._chunks(request)
-            # An error before the first piece is a response with a status of its own.
+            # Before the first piece, an error can still be sent as a response with its own status.
             first = await _while_connected(http, anext(chunks))
         except Refused as refused:
             return error(refused.status, refused.message, refused.param)
@@ -102,11 +100,11 @@ class Door:
         try:
             return Reply(request).whole(await asyncio.gather(*tasks))
         finally:
-            for task in tasks:  # where one has failed, the others would be computed for no one
+            for task in tasks:  # if one has failed, no one will read the others
                 task.cancel()
 
     async def _chunks(self, request: ChatRequest) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a stream, of all choices as they come."""
+        """The chunks of a stream: those of all choices, in the order in which they come."""
         queue: asyncio.Queue[tuple[int, AnswerPiece | None, BaseException | None]] = asyncio.Queue()
 
         async def one(number: int) -> None:
@@ -145,7 +143,7 @@ class Door:
 
 
 async def _while_connected(http: HttpRequest, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """The result of `work`, which is ended if the client leaves."""
+    """The result of `work`. It is cancelled if the client disconnects."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(http))
     try:
@@ -166,7 +164,7 @@ async def _disconnected(http: HttpRequest) -> None:
 async def _events(
     path: str, first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]], unusable: tuple[type[Exception], ...]
 ) -> AsyncIterator[str]:
-    """Server-sent events. The status is out already: an error is an event, which OpenAI's client raises."""
+    """Server-sent events. The status has been sent, so an error is sent as an event, which OpenAI's client raises."""
     yield _event(first)
     try:
         async for chunk in chunks:
@@ -188,7 +186,13 @@ def error(status: int, message: str, param: str | None = None, code: str = "inva
 
 
 def failure(path: str, failed: BaseException, unusable: tuple[type[Exception], ...]) -> JSONResponse:
-    """What an engine raised: a line in the log, and a 400 where the request is the cause (`unusable`)."""
+    """Log an engine's exception and turn it into a response.
+
+    Args:
+        path: The request's path.
+        failed: The exception.
+        unusable: The exceptions that mean an unusable request: 400. All others are 500.
+    """
     cause = leaf(failed)
     text = (str(cause) or type(cause).__name__).strip()
     print(f"serve: {path}: {type(cause).__name__}: {text[:500]}", file=sys.stderr, flush=True)
@@ -199,16 +203,16 @@ def failure(path: str, failed: BaseException, unusable: tuple[type[Exception], .
 
 async def unknown(http: HttpRequest, _: Exception) -> Response:
     """The answer to an unknown path."""
-    what = "no embeddings are made here" if "embeddings" in http.url.path else "no such path"
+    what = "embeddings are not supported" if "embeddings" in http.url.path else "no such path"
     return error(404, f"{what}: this server answers {PATHS}", code="not_found")
 
 
 async def wrong_method(http: HttpRequest, failed: Any) -> Response:
-    """OPTIONS says what a path takes; another method is refused."""
+    """OPTIONS lists the methods of a path; any other wrong method is refused."""
     allowed = (failed.headers or {}).get("Allow", "GET, POST")
     if http.method == "OPTIONS":
         return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
-    told = error(405, f"{http.method} is not taken here: send {allowed}", code="method_not_allowed")
+    told = error(405, f"{http.method} is not allowed here: send {allowed}", code="method_not_allowed")
     told.headers["Allow"] = allowed
     return told
 
@@ -229,17 +233,17 @@ def app(
     """The endpoint as an ASGI app.
 
     Args:
-        engine: What answers.
+        engine: Answers the requests.
         systems: {model name: the system prompt of a conversation that has none}.
         created: When the models were loaded, in seconds since 1970.
         owner: `owned_by` of the models.
-        origins: Web pages that may ask, besides those of this machine; `*` is every page.
-        inner: Middleware behind CORS, which must come first: a browser asks with OPTIONS and without a key.
-        lifespan: What surrounds the app's life.
+        origins: Origins of web pages that may send requests, besides those of this machine; `*` allows all.
+        inner: Middleware after CORS. CORS must come first: a browser sends OPTIONS without a key.
+        lifespan: Starlette's: runs at the start and the end of the app.
         page: The page at `/`; None leaves it out.
-        able: Fields that this engine takes, of those that not every engine does.
-        unusable: What the engine raises where the request is the cause.
-        more: Paths besides the API's.
+        able: Of the fields that only some engines support, those that this one does.
+        unusable: The exceptions of the engine that mean an unusable request.
+        more: Further paths.
     """
     door = Door(engine, systems, created, owner, able, unusable)
     routes = [

@@ -1,4 +1,4 @@
-"""Typed reading of what a client sent, and the refusal of what cannot be used; request.py and messages.py call it."""
+"""Typed access to the fields of a request, and the error for unusable ones; request.py and messages.py call it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 
 
 class Refused(Exception):
-    """A request that is not answered: an HTTP status, what is wrong and what to do, and the field."""
+    """A request that cannot be answered.
+
+    Args:
+        message: What is wrong and what to do.
+        param: The field, for the API's `param`.
+        status: The HTTP status.
+    """
 
     def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -16,36 +22,36 @@ class Refused(Exception):
 
 
 class Fields:
-    """Typed reading of a body's fields. A wrong type is a 422 as web frameworks say it, a wrong value a 400."""
+    """Typed access to a body's fields. A wrong type is a 422, as web frameworks report it, a wrong value a 400."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
 
     def text(self, name: str) -> str | None:
-        """A text; None where there is none."""
+        """A text; None if it is missing."""
         value = self.data.get(name)
         return None if value is None else text_of(value, name)
 
     def flag(self, name: str) -> bool:
-        """True or false; false if it is not given."""
+        """True or false; false if it is missing."""
         value = self.data.get(name, False)
         if not isinstance(value, bool):
             raise wrong_type(name, value, "true or false")
         return value
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """A number in [low, high]; None where there is none."""
+        """A number in [low, high]; None if it is missing."""
         value = self.data.get(name)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise wrong_type(name, value, "a number")
         if not low <= value <= high or not math.isfinite(value):
-            raise Refused(f"{name}: {shown(value)} is out of range: it is from {low:g} to {high:g}", name)
+            raise Refused(f"{name}: {shown(value)} is out of range: it must be from {low:g} to {high:g}", name)
         return float(value)
 
     def whole(self, name: str, low: int, high: int, more: str = "") -> int | None:
-        """A whole number in [low, high]; None where there is none. `more` ends the sentence that refuses it."""
+        """A whole number in [low, high]; None if it is missing. `more` is added to the error if it is out of range."""
         value = self.data.get(name)
         if value is None:
             return None
@@ -54,7 +60,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(name, value, "a whole number")
         if not low <= value <= high:
-            raise Refused(f"{name}: {shown(value)} is out of range: it is from {low} to {high}{more}", name)
+            raise Refused(f"{name}: {shown(value)} is out of range: it must be from {low} to {high}{more}", name)
         return value
 
 
@@ -65,11 +71,13 @@ def text_of(value: Any, place: str) -> str:
 
 
 def require_text(text: str, place: str) -> str:
-    """Refused for half a surrogate pair, which JSON can write and UTF-8 cannot."""
+    """Raises Refused if the text holds half a surrogate pair, which JSON can express and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Refused(f"{place}: holds half a surrogate pair, which is no text: send whole characters", place) from None
+        raise Refused(
+            f"{place}: holds half a surrogate pair, which is not text: send whole characters", place
+        ) from None
     return text
 
 
@@ -78,10 +86,10 @@ def wrong_type(place: str, value: Any, wanted: str) -> Refused:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, and text that can be sent."""
+    """A value for a message: shortened, and valid UTF-8."""
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except (ValueError, RecursionError):  # a whole number of more digits than Python prints
+    except (ValueError, RecursionError):  # Python refuses to print integers of thousands of digits
         text = "a number of thousands of digits"
     return clean(text if len(text) <= 80 else f"{text[:77]}...")
 

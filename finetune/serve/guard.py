@@ -1,7 +1,7 @@
-"""ASGI middleware in front of the endpoint: the key, the size of a request, errors as JSON, a count.
+"""ASGI middleware in front of the endpoint: checks the key and the size of a request, sends errors as JSON, counts.
 
-plugin.py adds it to ms-swift's server, fast/server.py to its own. Pure ASGI and the standard
-library, so that it is tested without ms-swift.
+plugin.py adds it to ms-swift's server, fast/server.py to its own. It needs only the standard library, so it can be
+tested without ms-swift.
 """
 
 from __future__ import annotations
@@ -23,17 +23,25 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-# What readiness probes ask. They name the models and nothing else.
+# Paths of readiness probes, which need no key. They tell the names of the models and nothing else.
 OPEN = frozenset({"/health", "/health/", "/ping", "/v1/models"})
-GONE = 499  # the status that is counted where the client left before there was one (nginx's)
-# The page's files, the same in every image: a browser cannot send a key before the page has asked for it.
+GONE = 499  # nginx's status for a client that has left; it is counted if no other was sent
+# The page's files, which need no key: a browser cannot send one before the page has asked for it.
 PAGE = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/api.js", "/page/words.js"})
-# A body that is too long is still read to its end, or the client would see a broken connection and not the answer.
+# The rest of a refused body is read, up to this many bytes. Else the client sees a broken connection, not the answer.
 DRAIN_BYTES = 256 * 2**20
 
 
 class Guard:
-    """Wraps an ASGI app. `key` "" asks for none; `max_body` in bytes; `counts` is told of every request."""
+    """Wraps an ASGI app.
+
+    Args:
+        app: The app.
+        key: The API key; "" asks for none.
+        max_body: The longest request body, in bytes.
+        ready: What is printed when the server is ready.
+        counts: Counts the requests.
+    """
 
     def __init__(
         self, app: App, key: str = "", max_body: int = 2**20, ready: str = "serve: ready", counts: Counts | None = None
@@ -42,7 +50,7 @@ class Guard:
         self.begun = self.ended = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """One connection scope: a request, or the server's own start and end."""
+        """Handle one connection scope: a request, or the server's start and end."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, self._telling(send))
         elif scope["type"] == "http":
@@ -68,7 +76,7 @@ class Guard:
             await self.app(scope, receive, send)
 
     def _telling(self, send: Send) -> Send:
-        """Say on stderr that the server is ready, and at its end what it has answered."""
+        """Print on stderr that the server is ready, and at its end how many requests it has answered."""
 
         async def tell(message: Message) -> None:
             await send(message)
@@ -84,7 +92,7 @@ class Guard:
 
     async def _request(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        asks = scope["method"] != "OPTIONS"  # which says what a path takes, and runs nothing
+        asks = scope["method"] != "OPTIONS"  # OPTIONS only lists the methods of a path
         if (
             self.key
             and asks
@@ -107,7 +115,7 @@ class Guard:
         return hmac.compare_digest(given.strip(), self.key) and scheme.lower() == b"bearer"
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None when it is too long."""
+        """The whole body; None if it is too long."""
         parts, size, more = [], 0, True
         while more:
             message = await receive()
@@ -130,7 +138,7 @@ class Guard:
             size += len(message.get("body", b""))
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Run the app. Its response begins with its first piece of body, so that an error before can still be a 4xx."""
+        """Run the app. The status is held back until the first piece of body, so an error before it gets its own."""
         held: Message | None = None
         sent = streaming = False
 
@@ -158,7 +166,7 @@ class Guard:
                 bad = isinstance(cause, (ValueError, TypeError, KeyError, AttributeError, RecursionError))
                 await refuse(send, 400 if bad else 500, text, "invalid_request" if bad else "server_error")
             elif streaming:
-                # The status is out already; a stream's own way to tell is an event, and OpenAI's client raises it.
+                # The status has been sent. In a stream, an error is sent as an event, which OpenAI's client raises.
                 event = {"error": {"message": text, "type": "server_error", "code": "server_error"}}
                 data = f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
                 await send({"type": "http.response.body", "body": data, "more_body": False})
@@ -167,7 +175,7 @@ class Guard:
 
 
 class _Replay:
-    """receive() of a request whose body has been read: the body once, then what the connection says (that it ended)."""
+    """receive() for a request whose body has been read: gives the body once, then the connection's messages."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self.body: bytes | None = body
@@ -181,14 +189,21 @@ class _Replay:
 
 
 def leaf(error: BaseException) -> BaseException:
-    """The first error within groups of them (anyio wraps what happens in a task)."""
+    """The first error within exception groups, in which anyio wraps the errors of tasks."""
     while getattr(error, "exceptions", None):
         error = error.exceptions[0]  # type: ignore[attr-defined]
     return error
 
 
 def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """An error in the form of OpenAI's; `message` at the top, too, where ms-swift puts its own."""
+    """An error in OpenAI's form. `message` is repeated at the top, where ms-swift's clients look for it.
+
+    Args:
+        status: The HTTP status.
+        message: What is wrong and what to do.
+        code: The API's error code.
+        param: The field of the request.
+    """
     kind = "server_error" if status >= 500 else "invalid_request_error"
     error = {"message": message, "type": kind, "code": code, "param": param}
     return {"error": error, "message": message, "object": "error"}

@@ -1,4 +1,4 @@
-"""A request's messages and tools made regular: one system message, contents that are texts, turns that alternate.
+"""Normalizes a request's messages and tools: one system message, texts as contents, alternating turns.
 
 request.py calls it.
 """
@@ -13,27 +13,34 @@ from finetune.serve.fields import Refused, require_text, shown, text_of, wrong_t
 
 MEDIA = frozenset(("images", "audios", "videos", "objects"))
 TEXT_ONLY = "this model takes text only: leave pictures, sound, video and files out"
-# What a message may have in addition to role and content. Clients send back what an answer had, with nulls and empty
-# lists.
+# The fields that a message may have. Clients send an answer back as they got it, with nulls and empty lists.
 MESSAGE_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "reasoning_content")
 )
 
 
 def messages(value: Any, system: str | None) -> tuple[dict[str, Any], ...]:
-    """The conversation with one system message, texts for contents, and the turns of one speaker joined."""
+    """The conversation with one system message, texts as contents, and consecutive turns of one speaker joined.
+
+    Args:
+        value: `messages` of the body.
+        system: The system prompt of a conversation that has none; None adds none.
+
+    Raises:
+        Refused: A message is unusable, or the order of the turns is.
+    """
     if value is None:
         raise Refused("body.messages: the field is missing: send a list of messages", "messages", 422)
     if not isinstance(value, list):
         raise wrong_type("messages", value, "a list")
     if not value:
-        raise Refused("messages: the list is empty: send at least one message of a user", "messages")
+        raise Refused("messages: the list is empty: send at least one user message", "messages")
     said = [_message(message, f"messages.{number}") for number, message in enumerate(value)]
     first = next((number for number, message in enumerate(said) if message["role"] != "system"), len(said))
     for number, message in enumerate(said[first:], first):
         if message["role"] == "system":
             raise Refused(
-                f"messages.{number}: a system or developer message behind others: they stand at the beginning",
+                f"messages.{number}: a system or developer message after others: put it at the beginning",
                 f"messages.{number}",
             )
     told = [message["content"] for message in said[:first]]
@@ -41,41 +48,43 @@ def messages(value: Any, system: str | None) -> tuple[dict[str, Any], ...]:
         system = "\n\n".join(text for text in told if text)
     turns = _joined(said[first:], first)
     if not turns:
-        raise Refused("messages: no message of a user: send at least one", "messages")
+        raise Refused("messages: no user message: send at least one", "messages")
     if turns[-1]["role"] == "assistant":
         raise Refused(
-            "messages: the last one is an assistant's, and answers are not continued: end with a user's or a tool's",
+            "messages: the last one is from the assistant, and answers are not continued: "
+            "end with a user or tool message",
             "messages",
         )
     return ({"role": "system", "content": system}, *turns) if system is not None else tuple(turns)
 
 
 def _message(message: Any, place: str) -> dict[str, Any]:
-    """One message: role, content as a text, and the fields of tools."""
+    """One message: its role, its content as a text, and its tool calls. `place` is its path in the body."""
     if not isinstance(message, dict):
         raise wrong_type(place, message, "an object with role and content")
     role = message.get("role")
-    if role == "developer":  # the API's newer name for it
+    if role == "developer":  # the API's newer name
         role = "system"
     if role == "function":
-        raise Refused(f"{place}.role: of an older API: send the role tool behind tool_calls", place)
+        raise Refused(f"{place}.role: from an older API: send role tool after tool_calls", place)
     if role not in ("system", "user", "assistant", "tool"):
         raise Refused(
-            f"{place}.role: {shown(role)} is none: it is system, developer, user, assistant or tool", f"{place}.role"
+            f"{place}.role: {shown(role)} is not a role: use system, developer, user, assistant or tool",
+            f"{place}.role",
         )
     for name, value in message.items():
         if name in ("audio", *MEDIA) and value:
             raise Refused(f"{place}.{name}: {TEXT_ONLY}", place)
         if name == "function_call" and value:
-            raise Refused(f"{place}.function_call: of an older API: send tool_calls", place)
+            raise Refused(f"{place}.function_call: from an older API: send tool_calls", place)
         if value and name not in MESSAGE_FIELDS and name not in ("audio", "function_call", *MEDIA):
-            raise Refused(f"{place}.{shown(name)}: no field of a message: leave it out", place)
+            raise Refused(f"{place}.{shown(name)}: not a field of a message: leave it out", place)
     calls = _tool_calls(message.get("tool_calls"), f"{place}.tool_calls") if role == "assistant" else []
     content = message.get("content")
     if content is None and role == "assistant":
         content = message.get("refusal") if message.get("refusal") is not None else "" if calls else None
     if content is None:
-        raise Refused(f"{place}.content: missing: send a text (only with tool_calls it may be left out)", place)
+        raise Refused(f"{place}.content: missing: send a text (only a message with tool_calls may omit it)", place)
     found: dict[str, Any] = {"role": role, "content": _content(content, f"{place}.content")}
     if calls:
         found["tool_calls"] = calls
@@ -85,7 +94,7 @@ def _message(message: Any, place: str) -> dict[str, Any]:
 
 
 def _content(content: Any, place: str) -> str:
-    """A content as one text; it may be a list of parts."""
+    """A content as one text. It may be a list of parts."""
     if not isinstance(content, list):
         return text_of(content, place)
     texts = []
@@ -101,7 +110,7 @@ def _content(content: Any, place: str) -> str:
 
 
 def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
-    """An assistant's tool calls, their arguments as a JSON text."""
+    """An assistant's tool calls, with their arguments as JSON texts."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -110,7 +119,7 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
     for number, call in enumerate(value):
         here = f"{place}.{number}"
         if not isinstance(call, dict) or call.get("type", "function") != "function":
-            raise Refused(f"{here}: only calls of functions are taken", here)
+            raise Refused(f"{here}: only function calls are supported", here)
         function = call.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise Refused(f"{here}.function: it needs a name and arguments", here)
@@ -124,7 +133,7 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _arguments(value: Any, place: str) -> str:
-    """The arguments of a call as the text of a JSON object; nothing is an empty one."""
+    """The arguments of a call as the text of a JSON object; missing ones are an empty object."""
     text = text_of(value, place) if isinstance(value, str) else "" if value is None else json.dumps(value)
     try:
         made = json.loads(text or "{}")
@@ -136,24 +145,29 @@ def _arguments(value: Any, place: str) -> str:
 
 
 def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    """The turns, those of one speaker in a row made one. Refused where calls and replies of tools do not match."""
+    """The turns, with consecutive ones of one speaker joined. Raises Refused if tool calls and replies do not match.
+
+    Args:
+        said: The messages after the system messages.
+        first: The index of the first of them in the body.
+    """
     turns: list[dict[str, Any]] = []
     for number, message in enumerate(said, first):
         before = turns[-1] if turns else {"role": None}
         awaited = "tool_calls" in before or before["role"] == "tool"
         if message["role"] == "tool" and not awaited:
             raise Refused(
-                f"messages.{number}: a tool's message that answers no tool_calls: send the assistant's call before it",
+                f"messages.{number}: a tool message that answers no tool_calls: send the assistant's call before it",
                 f"messages.{number}",
             )
         if "tool_calls" in before and message["role"] != "tool":
             raise Refused(
-                f"messages.{number}: tool_calls without a reply: send a message of the role tool behind them",
+                f"messages.{number}: tool_calls without a reply: send a message with role tool after them",
                 f"messages.{number}",
             )
         if message["role"] == "user" and before["role"] == "tool":
             raise Refused(
-                f"messages.{number}: a user's message right behind a tool's: send the assistant's answer between them",
+                f"messages.{number}: a user message right after a tool message: send the assistant's answer between",
                 f"messages.{number}",
             )
         if message["role"] == before["role"] and message["role"] in ("user", "assistant"):
@@ -168,26 +182,26 @@ def _joined(said: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
 
 
 def tools(body: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The functions that the model may call; none where tool_choice says so."""
+    """The functions that the model may call; none if tool_choice is "none"."""
     given, choice = body.get("tools"), body.get("tool_choice")
     if given is not None and not isinstance(given, list):
         raise wrong_type("tools", given, "a list")
     found = [_tool(tool, f"tools.{number}") for number, tool in enumerate(given or [])]
     if choice not in (None, "none", "auto"):
         raise Refused(
-            f"tool_choice: {shown(choice)} is not supported, no call can be forced: send auto or none", "tool_choice"
+            f"tool_choice: {shown(choice)} is not supported, a call cannot be forced: send auto or none", "tool_choice"
         )
     return () if choice == "none" else tuple(found)
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
-        raise Refused(f'{place}: only functions are taken: {{"type": "function", "function": …}}', place)
+        raise Refused(f'{place}: only functions are supported: {{"type": "function", "function": …}}', place)
     function = tool.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise Refused(f"{place}.function: it needs a name", place)
     require_text(json.dumps(function, ensure_ascii=False), place)
     if not isinstance(function.get("parameters", {}), (dict, type(None))):
         raise wrong_type(f"{place}.function.parameters", function["parameters"], "an object, a JSON schema")
-    # `strict` asks for what no engine here enforces; the schema is shown to the model all the same.
+    # No engine here enforces `strict`. The schema is shown to the model all the same.
     return {"type": "function", "function": {name: value for name, value in function.items() if name != "strict"}}

@@ -1,6 +1,6 @@
-"""/metrics in Prometheus' text form: requests by path and status, and what the fast engine says of itself.
+"""/metrics in Prometheus' text format: requests by path and status, and the fast engine's own figures.
 
-Both backends have it: fast/server.py and plugin.py add the path.
+fast/server.py and plugin.py add the path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-# {what the fast engine says: (name, whether it only grows, help)}
+# {key in the fast engine's figures: (name, whether it is a counter, help)}
 ENGINE = {
     "running": ("rows_running", False, "answers under way"),
     "waiting": ("requests_waiting", False, "requests whose prompt is not read yet"),
@@ -28,7 +28,7 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, float("inf"))
 
 
 class Counts:
-    """Requests that the guard has seen. One event loop counts, so nothing is locked."""
+    """Counts of requests, kept by the guard. Only one event loop writes them, so there is no lock."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -37,14 +37,14 @@ class Counts:
         self.in_flight = 0
 
     def ended(self, path: str, status: int, seconds: float) -> None:
-        """A request has been answered, or its client has gone (499)."""
+        """Count a request that has been answered, or whose client has left (499)."""
         known = next((each for each in PATHS if path.rstrip("/") == each), "other")
         self.requests[known, str(status)] += 1
         self.seconds[next(limit for limit in BUCKETS if seconds <= limit)] += 1
         self.sum += seconds
 
     def collect(self, load: Mapping[str, int]) -> Iterator[Any]:
-        """The families of Prometheus' client."""
+        """The metric families of Prometheus' client. `load`: the engine's own figures."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         requests = CounterMetricFamily("mirror_requests", "requests answered", labels=("path", "status"))
@@ -71,7 +71,7 @@ class _Collector:
 
 
 def page(counts: Counts, load: Callable[[], Mapping[str, int]] = dict) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of /metrics. `load` gives the engine's own figures."""
+    """The handler of /metrics. `load` returns the engine's own figures."""
 
     async def metrics(_: Request) -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest

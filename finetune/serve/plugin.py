@@ -1,14 +1,14 @@
-"""ms-swift plugin: what `swift deploy` 4.6 lacks as a server; serve.sh adds it with --external_plugins.
+"""ms-swift plugin that makes `swift deploy` 4.6 a complete server; commands/serve.py adds it with --external_plugins.
 
-- Requests and responses are the door's (door.py): ms-swift's own paths are not served, only its engine answers.
-- The guard (guard.py) stands in front: 401 for a wrong key (ms-swift says 400), 413 for a long body, errors as JSON.
-- Every model name has its own training's system prompt; ms-swift takes the first adapter's for all, and for the base.
-- Adapters are loaded before the server listens; ms-swift loads each at its first request.
-- Batches of an adapter: ms-swift hands PEFT one name for the whole batch, which PEFT refuses for two rows and more.
-- Turns: requests wait in groups of the same model and settings, and ms-swift serves the first group until it is empty.
-  Under steady load the others would never be served.
-- What one request does is not felt by another: in a batch, ms-swift lets one unusable request fail all of them, and one
-  long prompt shortens the answers of all. Here an unusable one fails alone, and a long prompt is answered by itself.
+- HTTP: door.py takes the requests and sends the responses. Only ms-swift's engine is used, none of its paths.
+- Guard: guard.py sends 401 for a wrong key (ms-swift: 400), 413 for a long body, and errors as JSON.
+- System prompts: each model name has that of its own training. ms-swift uses the first adapter's for all models.
+- Loading: adapters are loaded before the server listens. ms-swift loads each at its first request.
+- Batches with an adapter: ms-swift passes PEFT one name for the whole batch, which PEFT refuses from two rows on.
+- Fairness: requests wait in groups of the same model and settings. ms-swift serves the first group until it is empty,
+  so under steady load the others would never be served; here the groups take turns.
+- Isolation: in a batch of ms-swift, one unusable request fails all, and one long prompt shortens all answers. Here an
+  unusable request fails alone, and a long prompt is answered by itself.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from finetune.serve.guard import Guard
 from finetune.serve.page.routes import Page
 from finetune.serve.request import ChatRequest
 
-# Prompts up to so many characters are answered in batches: eight of them with 2048 new tokens take about 4 GiB at 7B.
+# Prompts of at most so many characters are batched: eight of them with 2048 new tokens take about 4 GiB at 7B.
 BATCHED_CHARACTERS = 4000
 
 _generate = Template.generate
@@ -42,7 +42,7 @@ _number = itertools.count()
 
 
 def install(self: SwiftDeploy) -> None:
-    """Replaces ms-swift's own check of the key, which is called last when the app is made."""
+    """Replace the app. It takes the place of ms-swift's check of the key, the last call when the app is made."""
     args = self.args
     if isinstance(self.infer_engine, TransformersEngine):
         for name, path in args.adapter_mapping.items():
@@ -70,21 +70,21 @@ def install(self: SwiftDeploy) -> None:
 
 
 def system_prompts(self: SwiftDeploy) -> dict[str, str | None]:
-    """{model name: system prompt of a conversation that has none}; commands/serve.py looked them up.
+    """{model name: the system prompt of a conversation that has none}.
 
-    If it set none, --system was given, and holds for all.
+    commands/serve.py puts them in the environment. If it did not, the user gave --system, which holds for all models.
     """
     names = self._get_model_list()
     known = json.loads(os.environ.get("MIRROR_SERVE_SYSTEMS", "null"))
     if known is None:
         return dict.fromkeys(names, self.args.system)
-    # The template in use has the first adapter's for its default; the registered one has the model's own.
+    # The template in use has the first adapter's prompt as its default; the registered template has the model's own.
     own = TEMPLATE_MAPPING[self.template.template_meta.template_type].default_system
     return {name: known.get(name) if known.get(name) is not None else own for name in names}
 
 
 def lifespan(self: SwiftDeploy) -> Any:
-    """ms-swift's own, which is a plain generator, as one that Starlette takes."""
+    """ms-swift's lifespan, a plain generator, as the async generator that Starlette needs."""
 
     async def life(app: Any) -> AsyncIterator[None]:
         with contextlib.contextmanager(self.lifespan)(app):
@@ -94,7 +94,13 @@ def lifespan(self: SwiftDeploy) -> Any:
 
 
 async def answers(self: SwiftDeploy, request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
-    """ms-swift's engine behind the door: one answer to a regular request. `number` is the choice's."""
+    """The pieces of one answer by ms-swift's engine.
+
+    Args:
+        self: ms-swift's server.
+        request: The request.
+        number: The number of the choice.
+    """
     config = RequestConfig(
         max_tokens=request.max_tokens,
         temperature=request.temperature,
@@ -127,7 +133,7 @@ async def answers(self: SwiftDeploy, request: ChatRequest, number: int) -> Async
 
 
 def piece(response: Any, message: Any) -> AnswerPiece:
-    """A response of ms-swift's engine, or a chunk of one, as the door takes it."""
+    """A piece for the door. `response`: ms-swift's response or chunk; `message`: the message or delta in it."""
     choice, usage = response.choices[0], response.usage
     return AnswerPiece(
         message.content or "",
@@ -140,7 +146,7 @@ def piece(response: Any, message: Any) -> AnswerPiece:
 
 
 def generate(self: Template, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Template.generate with `adapter_names` as long as the batch."""
+    """In place of Template.generate: repeats the adapter's name for every row of the batch."""
     names, ids = kwargs.get("adapter_names"), kwargs.get("input_ids")
     if names is not None and ids is not None and len(names) == 1:
         kwargs["adapter_names"] = names * ids.shape[0]
@@ -150,7 +156,7 @@ def generate(self: Template, model: Any, *args: Any, **kwargs: Any) -> Any:
 def fetch(self: TransformersEngine) -> Any:
     """In place of _fetch_infer_requests: the next batch as (arguments of _infer, queues of the answers), or None.
 
-    A group is requests of the same settings and model; one that has more waiting goes to the end of the line.
+    A group has the requests of the same settings and model. After a batch, it goes to the end of the line.
     """
     while not self._queue.empty():
         request, kwargs, queue = self._queue.get()

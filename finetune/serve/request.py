@@ -1,11 +1,10 @@
-"""One step that makes a request regular before an engine sees it; door.py calls it.
+"""Validates and normalizes a request before an engine sees it; door.py calls it.
 
-What comes in is whatever a client sends to /v1/chat/completions or /v1/completions. What is passed on is a Request,
-which every engine can lay out: one system message at the beginning, contents that are texts, turns that alternate,
-numbers within their ranges. What the API documents and no engine here does is refused with a message, never silently
-ignored.
+The input is any body sent to /v1/chat/completions or /v1/completions. The output is a ChatRequest that every engine can
+answer: one system message at the beginning, texts as contents, alternating turns, numbers within their ranges. A
+documented field of the API that no engine here supports is refused with a message, never silently ignored.
 
-The standard library alone: no engine, no web framework.
+It needs only the standard library: no engine, no web framework.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from finetune.serve.messages import MEDIA, TEXT_ONLY, messages, tools
 
 STOPS = 4  # the API's own limit
 CHOICES = 128
-# Below it, logits divided by the temperature overflow. The likeliest token is what is meant.
+# Below these, the likeliest token is meant: logits divided by a smaller temperature overflow.
 COLDEST = 0.01
 SMALLEST_TOP_P = 1e-6
 TOKENS = 2**31 - 1
@@ -28,7 +27,7 @@ SEEDS = 2**63 - 1
 
 LENGTHS = ("max_tokens", "max_completion_tokens")
 
-# Of the API, and without effect on an answer here.
+# Fields of the API that have no effect on an answer here.
 IGNORED = frozenset(
     (
         "user",
@@ -39,7 +38,7 @@ IGNORED = frozenset(
         "prompt_cache_retention",
     )
 )
-# Of the API, and not done: {field: (the values that ask for nothing, what to do)}.
+# Fields of the API that are not supported: {field: (values that ask for nothing and are accepted, what to do instead)}.
 NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "the model writes text only"),
     "best_of": ((1,), "ask with n and choose"),
@@ -54,7 +53,7 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "prediction": ((), "leave it out"),
     "presence_penalty": ((0,), "use repetition_penalty, or BACKEND=fast"),
     "reasoning_effort": (("none",), "the model does not reason apart from its answer"),
-    "response_format": (({"type": "text"},), "ask for JSON in the messages, and check what comes"),
+    "response_format": (({"type": "text"},), "ask for JSON in the messages, and check the answer"),
     "store": ((False,), "nothing is stored"),
     "suffix": (("",), "text is not filled in"),
     "verbosity": (("medium",), "say in the messages how long the answer should be"),
@@ -64,29 +63,29 @@ NOT_DONE: dict[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What an engine is asked. None leaves a number to the engine's own default."""
+    """A normalized request for an engine. A number that is None has the engine's default."""
 
     model: str
-    messages: tuple[dict[str, Any], ...]  # role, content (a text), and where there are any: tool_calls, tool_call_id
+    messages: tuple[dict[str, Any], ...]  # with role, content (a text) and, if there are any, tool_calls, tool_call_id
     tools: tuple[dict[str, Any], ...] = ()
     stop: tuple[str, ...] = ()
     n: int = 1
     stream: bool = False
-    include_usage: bool = False  # of a stream: usage in a last chunk
+    include_usage: bool = False  # whether a stream ends with a chunk of usage
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
-    frequency_penalty: float = 0.0  # this and the next: only where the engine has them
+    frequency_penalty: float = 0.0  # only some engines support this and the next
     presence_penalty: float = 0.0
     seed: int | None = None
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the tokens in the answer
-    chat: bool = field(default=True, compare=False)  # False: of /v1/completions, and answered in its form
+    chat: bool = field(default=True, compare=False)  # False: sent to /v1/completions, and answered in its form
 
 
 def parse(body: bytes) -> Any:
-    """The JSON of a request's body. Raises Refused."""
+    """The JSON of a request's body. Raises Refused if it is not JSON."""
     try:
         return json.loads(body.decode(), parse_constant=_no_number)
     except UnicodeDecodeError:
@@ -107,10 +106,10 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
     """The ChatRequest that a parsed body asks for.
 
     Args:
-        data: The body: for /v1/chat/completions with `messages`, for /v1/completions with `prompt`.
+        data: The body.
         systems: {model name: the system prompt of a conversation that has none}; None adds none.
-        chat: Which of the two it is.
-        able: Fields that this engine takes, of those that not every engine does.
+        chat: True for /v1/chat/completions (with `messages`), False for /v1/completions (with `prompt`).
+        able: Of the fields that only some engines support, those that this one does.
 
     Raises:
         Refused: A field is missing, of the wrong type, out of range, or not supported.
@@ -123,7 +122,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
     if model is None:
         raise Refused("body.model: the field is missing: name a model of /v1/models", "model", 422)
     if model not in systems:
-        raise Refused(f"model {shown(model)} is not served here: it is one of {', '.join(systems)}", "model")
+        raise Refused(f"model {shown(model)} is not served here: use one of {', '.join(systems)}", "model")
     stream = body.flag("stream")
     temperature, top_p = body.number("temperature", 0, 2), body.number("top_p", 0, 1)
     if (temperature is not None and temperature < COLDEST) or (top_p is not None and top_p < SMALLEST_TOP_P):
@@ -150,7 +149,7 @@ def regular(data: Any, systems: Mapping[str, str | None], chat: bool = True, abl
 
 
 def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> None:
-    """Raises Refused for fields that would be ignored."""
+    """Raises Refused for a field that would be ignored."""
     both = {"model", "stop", "n", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"}
     known = both | {"repetition_penalty", "logprobs", *IGNORED, *NOT_DONE}
     known |= {"messages", "tools", "tool_choice", "max_completion_tokens", "top_logprobs"} if chat else {"prompt"}
@@ -158,16 +157,16 @@ def _require_known(body: dict[str, Any], chat: bool, able: Collection[str]) -> N
         if name in MEDIA and value:
             raise Refused(f"{name}: {TEXT_ONLY}", name)
         if name not in known and name not in MEDIA:
-            raise Refused(f"{shown(name)}: no field that this server knows: leave it out", clean(name))
+            raise Refused(f"{shown(name)}: not a field that this server knows: leave it out", clean(name))
         if name in NOT_DONE and name not in able:
             nothing, instead = NOT_DONE[name]
-            # True == 1 in Python, and is another thing in JSON.
+            # True == 1 in Python, but not in JSON.
             if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in nothing):
                 raise Refused(f"{name}: {shown(value)} is not supported: {instead}", name)
 
 
 def _max_tokens(body: Fields) -> int | None:
-    old, new = (body.whole(name, 1, TOKENS, " (left out, serve.sh's max_new_tokens)") for name in LENGTHS)
+    old, new = (body.whole(name, 1, TOKENS, " (if left out: serve.sh's max_new_tokens)") for name in LENGTHS)
     if old is not None and new is not None and old != new:
         raise Refused("max_tokens and max_completion_tokens differ: send the second alone", "max_tokens")
     return old if new is None else new
@@ -184,7 +183,7 @@ def _include_usage(body: Fields, stream: bool) -> bool:
     found = Fields({f"stream_options.{name}": value for name, value in options.items() if value is not None})
     for name in found.data:
         if name not in ("stream_options.include_usage", "stream_options.include_obfuscation"):
-            raise Refused(f"{shown(name)}: no option of a stream: leave it out", "stream_options")
+            raise Refused(f"{shown(name)}: not an option of a stream: leave it out", "stream_options")
     if found.flag("stream_options.include_obfuscation"):
         raise Refused("stream_options.include_obfuscation: not supported: leave it out", "stream_options")
     return found.flag("stream_options.include_usage")
@@ -193,7 +192,7 @@ def _include_usage(body: Fields, stream: bool) -> bool:
 def _logprobs(body: Fields, chat: bool) -> int | None:
     if not chat:
         if body.data.get("logprobs") is not None:
-            raise Refused("logprobs: not supported here: ask /v1/chat/completions", "logprobs")
+            raise Refused("logprobs: not supported here: use /v1/chat/completions", "logprobs")
         return None
     wanted, top = body.flag("logprobs"), body.whole("top_logprobs", 0, 20)
     if top is not None and not wanted:
@@ -210,7 +209,7 @@ def _stop(value: Any) -> tuple[str, ...]:
     if not isinstance(stops, list):
         raise wrong_type("stop", value, "a text or a list of texts")
     if len(stops) > STOPS:
-        raise Refused(f"stop: {len(stops)} texts: at most {STOPS} are taken", "stop")
+        raise Refused(f"stop: {len(stops)} texts: send at most {STOPS}", "stop")
     found = tuple(text_of(each, f"stop.{number}") for number, each in enumerate(stops))
     if "" in found:
         raise Refused("stop: an empty text: leave it out", "stop")
@@ -218,13 +217,13 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _prompt(data: dict[str, Any], system: str | None) -> tuple[dict[str, Any], ...]:
-    """The prompt of /v1/completions as what a user says: the model is one that chats."""
+    """The prompt of /v1/completions as a user's message: the model is a chat model."""
     prompt = data.get("prompt")
     if prompt is None:
         raise Refused("body.prompt: the field is missing: send a text", "prompt", 422)
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if isinstance(prompt, list):
-        raise Refused("prompt: one text at a time is taken, and no token ids", "prompt")
+        raise Refused("prompt: send one text at a time, and no token ids", "prompt")
     said = {"role": "user", "content": text_of(prompt, "prompt")}
     return ({"role": "system", "content": system}, said) if system is not None else (said,)

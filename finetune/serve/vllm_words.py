@@ -1,6 +1,6 @@
-"""vLLM behind ms-swift's server, for those who outgrow one card (BACKEND=vllm); the command serve calls it.
+"""The options of ms-swift's server with vLLM (BACKEND=vllm), for more than one GPU; commands/serve.py calls it.
 
-Not called vllm.py: ms-swift puts the folder of a plugin on Python's path, and would import it as vLLM.
+The file is not called vllm.py: ms-swift puts a plugin's folder on Python's path, and `import vllm` would find it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from common.i18n import _
 from finetune.engines.swift.arguments import Arguments
 from qwen2 import adapter_config
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM 0.19 takes (vllm/config/lora.py)
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM 0.19 supports (vllm/config/lora.py)
 SPREAD = ("vllm_tensor_parallel_size", "vllm_pipeline_parallel_size", "vllm_data_parallel_size")
 
 
 def prepare(args: Arguments, served: Mapping[str, Path]) -> None:
-    """Make `swift deploy`'s options those of vLLM. What is given stays: parallelism, memory, lengths.
+    """Change the options of `swift deploy` to those of vLLM. The user's own options (parallelism, memory) are kept.
 
     Args:
-        args: The options given, without the file's.
+        args: The options on the command line, which are changed.
         served: {name: folder} of the adapters.
 
     Raises:
-        UserError: vLLM is not in this image, more GPUs are asked for than are visible, or an adapter's rank is not one
-            that vLLM takes.
+        UserError: vLLM is not in this image, more GPUs are asked for than are visible, or an adapter's rank is larger
+            than vLLM supports.
     """
     if find_spec("vllm") is None:
         raise UserError(
@@ -42,9 +42,10 @@ def prepare(args: Arguments, served: Mapping[str, Path]) -> None:
         most = next((rank for rank in RANKS if rank >= max(ranks)), None)
         if most is None:
             raise UserError(
-                _("an adapter of rank {rank}: vLLM takes at most {most}; merge it and serve that: {merge}").format(
-                    rank=max(ranks), most=RANKS[-1], merge=_("merge.sh DIR, then serve.sh --model DIR-merged")
-                )
+                _(
+                    "an adapter has rank {rank}, and vLLM supports at most {most}; merge it and serve "
+                    "the merged model: {merge}"
+                ).format(rank=max(ranks), most=RANKS[-1], merge=_("merge.sh DIR, then serve.sh --model DIR-merged"))
             )
         args.set("vllm_max_lora_rank", str(most))
 
@@ -56,12 +57,14 @@ def _rank(adapter: Path) -> int:
 
 
 def _require_gpus(args: Arguments) -> None:
-    """Raises UserError if the GPUs that CUDA_VISIBLE_DEVICES names are fewer than the parallelism needs."""
+    """Raises UserError if CUDA_VISIBLE_DEVICES names fewer GPUs than the parallelism needs."""
     needed = 1
     for name in SPREAD:
         text = (args.get(name) or ["1"])[-1]
         if not text.isdigit() or int(text) < 1:
-            raise UserError(_("--{name} {text}: not a number of GPUs; for example 2").format(name=name, text=text))
+            raise UserError(
+                _("--{name} {text}: not a number of GPUs; give one, for example 2").format(name=name, text=text)
+            )
         needed *= int(text)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len([each for each in named.split(",") if each.strip()]) if named is not None else None

@@ -1,6 +1,6 @@
-"""Answers by the fast lane's own Qwen2, if it supports what was asked for; called by commands/infer.py.
+"""Answers by the fast lane's own Qwen2, if it supports the options given; commands/infer.py calls it.
 
-An answer begins as soon as the weights are loaded, without the twenty seconds of ms-swift's imports.
+An answer begins as soon as the weights are loaded. ms-swift would first need twenty seconds for its imports.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from qwen2 import adapter_config
 from qwen2.config import Config
 
 NUMBERS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
-# Options without effect here, and those that are handled separately.
+# Options that have no effect here, or that are handled separately.
 PASSED_OVER = frozenset({"stream", "model", "adapters", "system", "torch_dtype"})
 MAX_NEW_TOKENS = 2048
-REPLACED = "\ufffd"  # what a decoder leaves for the first half of a character
+REPLACED = "\ufffd"  # what the decoder writes for an incomplete character
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for: the model, the adapter, the system prompt (None: the template's own), and the sampling."""
+    """What the user asks for: model, adapter, system prompt (None: the template's own) and sampling."""
 
     model: Path
     adapter: Path | None
@@ -40,13 +40,13 @@ class Wish:
 
 
 def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | None, system: str | None) -> Wish | str:
-    """The wish, or the reason why ms-swift has to answer.
+    """What the user asks for, or the reason why ms-swift has to answer.
 
     Args:
-        args: What the user wrote, as ms-swift's options.
-        file: The options of the config file, which those win over.
-        model: The base.
-        adapter: The adapter, checked; None asks the base.
+        args: The options that the user gave, in ms-swift's form.
+        file: The options of the config file; `args` override them.
+        model: The folder of the base.
+        adapter: The folder of the adapter, checked; None asks the base.
         system: The system prompt that the adapter was trained with.
     """
     try:
@@ -61,23 +61,23 @@ def wish(args: Arguments, file: Mapping[str, Any], model: Path, adapter: Path | 
         return f"--{strange[0]}"
     if str(options.get("torch_dtype", "bfloat16")) not in ("bfloat16", "auto"):
         return f"--torch_dtype {options['torch_dtype']}"
-    own = json_object(model / "generation_config.json")  # defaults, as in ms-swift
+    own = json_object(model / "generation_config.json")  # the model's defaults hold, as in ms-swift
     values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "seed": 0}
     values |= {name: own[name] for name in values if isinstance(own.get(name), (int, float))}
     try:
         values |= {name: float(options[name]) for name in NUMBERS if name in options}
     except (TypeError, ValueError):
-        return _("an option that is not a number")
+        return _("an option whose value is not a number")
     limit = int(values.pop("max_new_tokens", MAX_NEW_TOKENS))
     values["top_k"], values["seed"] = max(0, int(values["top_k"])), int(values["seed"])
     text = str(options["system"]) if options.get("system") is not None else system
-    if text and text.endswith(".txt"):  # ms-swift reads such a file
+    if text and text.endswith(".txt"):  # ms-swift reads the prompt from such a file
         return f"--system {text}"
     return Wish(model, adapter, text, limit, values)
 
 
 class TalkModel:
-    """The model of a wish, with its adapter."""
+    """The model that was asked for, with its adapter."""
 
     def __init__(self, lane: Lane, wanted: Wish) -> None:
         self.lane, self.wanted = lane, wanted
@@ -85,7 +85,7 @@ class TalkModel:
         self.adapter = load_adapter(wanted.adapter, self.model) if wanted.adapter else None
 
     def stream(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        """The answer to a conversation, piece by piece. Raises UserError for one that is too long."""
+        """The answer to a conversation, piece by piece. Raises UserError if the conversation is too long."""
         pieces: queue.Queue[list[int] | BaseException | None] = queue.Queue()
         stop = threading.Event()
 
@@ -122,7 +122,7 @@ class TalkModel:
         prompt = self.lane.tokenizer.encode_chat(list(messages), system=self.wanted.system)
         room = self.model.config.max_positions - len(prompt)
         if room < 1:
-            raise UserError(_("infer: the conversation is longer than the model reads; `clear` starts over"))
+            raise UserError(_("infer: the conversation is longer than the model's context; type `clear` to start over"))
         limit = min(self.wanted.max_new_tokens, room)
         try:
             (ids,) = generate(self.model, [prompt], limit, self.adapter, watch=watch, **self.wanted.sampling)
@@ -132,4 +132,4 @@ class TalkModel:
 
 
 class _Unwanted(Exception):
-    """Ends the work on an answer that no one reads any more."""
+    """Stops the generation of an answer that is no longer read."""

@@ -1,4 +1,4 @@
-"""A conversation at a terminal, for the fast lane and for llama.cpp; infer.sh starts it."""
+"""A conversation at a terminal; talk/fast.py and export/chat.py give the answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from common.i18n import _
 
 PROMPT = "<<< "
 Message = dict[str, str]
-Answerer = Callable[[Sequence[Message]], Iterator[str]]  # the pieces of the answer to a conversation, as they are made
+Answerer = Callable[[Sequence[Message]], Iterator[str]]  # a conversation -> the pieces of its answer
 
 
 def converse(who: str, answer: Answerer) -> None:
-    """Talk until `exit` or the end of the input; `clear` forgets what was said. `who` is named in the first line.
+    """Talk until `exit` or the end of the input. `clear` forgets the conversation.
 
-    A question that cannot be answered is said, and is not kept: the conversation continues without it.
+    If a question cannot be answered, the error is printed and the conversation continues without the question.
+
+    Args:
+        who: Who answers, for the first line.
+        answer: Gives the answer to a conversation.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() then edits lines and remembers them
@@ -46,7 +50,7 @@ def converse(who: str, answer: Answerer) -> None:
 
 
 def show(parts: Iterator[str]) -> str:
-    """Print an answer while it is made; returns the whole."""
+    """Print an answer while it is generated; returns the whole text."""
     whole = ""
     for part in parts:
         print(part, end="", flush=True)

@@ -1,8 +1,8 @@
 """The entry point's arguments and environment: the shell script itself, and the commands behind it up to their work.
 
 `entrypoint.sh` runs as it is, on a PATH that holds the few tools it calls; `healthcheck` and the scripts of the
-workspace are stand-ins that end with 0. The commands are called in this process; what would load a model is replaced
-by a function that does nothing, and says so below.
+workspace are stand-ins that end with 0. The commands are called in this process, on a model folder without weights;
+what would start a job is replaced by a function that does nothing, and `infer` ends where it misses them.
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ def commands(home: Path) -> dict[str, Any]:
 
 def test_whatever_follows_a_command(home: Path) -> None:
     found = commands(home)
-    import qwen2.training.loop  # noqa: F401 - torch is what is imported, not what a line takes
+    # torch and transformers are what is imported, not what a line takes
+    import qwen2.chat
+    import qwen2.training.loop  # noqa: F401
 
     own = {"MODEL_DIR": f"{home}/Qwen2.5-7B-Instruct", "OUTPUT_DIR": f"{home}/output", "MIRROR_RUN_DIR": f"{home}/run"}
     before = os.environ.copy()

@@ -1,1 +1,1 @@
-"""The fast backend of serve.sh: qwen2's engine in a process of its own, and the endpoint that asks it."""
+"""The fast backend of serve.sh: qwen2's engine in its own process, and the endpoint that sends it requests."""

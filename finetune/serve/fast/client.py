@@ -1,6 +1,6 @@
-"""The engine as the door sees it: a request as token ids to the worker, its tokens as pieces of text back.
+"""The endpoint's side of the engine: sends requests to the worker as token ids, turns tokens of answers into text.
 
-One Client a server, in the endpoint's event loop. It knows no torch.
+A server has one Client, in its event loop. No torch is imported.
 """
 
 from __future__ import annotations
@@ -25,29 +25,36 @@ from qwen2.serving.request import STOP, NextToken
 from qwen2.serving.request import Request as EngineRequest
 from qwen2.serving.request import SamplingParams as Sampling
 
-LONG = 20_000  # characters of a prompt that are made ids of in a thread, while others are answered
+LONG = 20_000  # characters; a longer prompt is tokenized in a thread, so that it does not hold up other requests
 CALLS = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 class PendingAnswer:
-    """One answer under way: what the worker has said of it and no one has taken yet."""
+    """One answer under way, with the tokens that have arrived and were not taken yet."""
 
     def __init__(self, ident: int, eager: bool) -> None:
-        self.id, self.eager = ident, eager  # eager: someone waits for every token, not only for the end
+        self.id, self.eager = ident, eager  # eager: wake up at every token, not only at the end
         self.said: list[Any] = []
         self.finish: str | None = None
         self.failed: Exception | None = None
         self.news = asyncio.Event()
 
     def take(self) -> list[Any]:
-        """The tokens since the last time."""
+        """The tokens since the last call."""
         said, self.said = self.said, []
         self.news.clear()
         return said
 
 
 class Client:
-    """Asks the worker at the other end of `pipe`. `lost` is called when that end is gone."""
+    """Sends requests to the worker at the other end of a pipe.
+
+    Args:
+        pipe: This end of the pipe.
+        settings: The endpoint's settings, for the defaults of a request.
+        tokenizer: The model's.
+        lost: Called when the other end has closed.
+    """
 
     def __init__(
         self, pipe: Connection, settings: EndpointSettings, tokenizer: Tokenizer, lost: Callable[[], None]
@@ -56,14 +63,14 @@ class Client:
         self.numbers = {name: number for number, name in enumerate(settings.names)}
         self.asked: dict[int, PendingAnswer] = {}
         self.ids = itertools.count(1)
-        self.load: dict[str, int] = {}  # the engine's, as it was told last
+        self.load: dict[str, int] = {}  # the engine's latest figures
         self.gone = False
-        # A full pipe must not hold up the event loop, which is the one that empties the other direction.
+        # A thread sends. If a full pipe blocked the event loop, nothing would read the other direction.
         self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._last: tuple[ChatRequest, asyncio.Future[list[int]]] | None = None
 
     def begin(self) -> None:
-        """Listen, in the running event loop."""
+        """Start to listen, in the running event loop."""
         asyncio.get_running_loop().add_reader(self.pipe.fileno(), self._hear)
         threading.Thread(target=self._send, name="asks", daemon=True).start()
 
@@ -76,11 +83,11 @@ class Client:
             self.pipe.close()
 
     def _send(self) -> None:
-        with contextlib.suppress(OSError):  # _hear tells of the end
+        with contextlib.suppress(OSError):  # _hear reports that the worker has ended
             while (message := self.outbox.get()) is not None:
                 self.pipe.send(message)
 
-    # ---- the worker's words
+    # ---- messages of the worker
 
     def _hear(self) -> None:
         try:
@@ -102,7 +109,7 @@ class Client:
         _, news, self.load = message
         for said in news:
             asked = self.asked.get(said.id)
-            if asked is None:  # no one waits for it any more
+            if asked is None:  # the client has left
                 continue
             asked.said.append(said)
             asked.finish = said.finish
@@ -112,7 +119,12 @@ class Client:
     # ---- one answer
 
     async def answers(self, request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
-        """The pieces of one answer; `number` is the choice's. It ends in the engine when no one waits for it."""
+        """The pieces of one answer. If the client leaves, the engine stops it too.
+
+        Args:
+            request: The request.
+            number: The number of the choice.
+        """
         prompt = await self._prompt(request)
         if self.gone:
             raise RuntimeError("the engine has ended: the server's log says why")
@@ -136,7 +148,7 @@ class Client:
                 self.outbox.put(("cancel", asked.id))
 
     async def _prompt(self, request: ChatRequest) -> list[int]:
-        """The ids of a request's conversation; its choices have them in common."""
+        """The token ids of a request's conversation; tokenized once for all choices."""
         if self._last is None or self._last[0] is not request:
             work = asyncio.ensure_future(self._encoded(request))
             self._last = request, work
@@ -170,7 +182,7 @@ def _either(asked: Any, default: Any) -> Any:
 
 
 def laid_out(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A request's messages as the template takes them: each of the `tool_calls` is a message of its own."""
+    """A request's messages as the template takes them: each of the `tool_calls` becomes a separate message."""
     found = []
     for message in messages:
         calls = message.get("tool_calls", ())
@@ -181,7 +193,13 @@ def laid_out(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class AnswerText:
-    """The tokens of one answer as text, which ends before a stop text, with its tool calls and log-probabilities."""
+    """Turns the tokens of one answer into text, tool calls and log-probabilities; detects stop texts.
+
+    Args:
+        tokenizer: The model's.
+        request: The request that is answered.
+        prompt_tokens: Tokens of the prompt, for `usage`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, request: ChatRequest, prompt_tokens: int) -> None:
         self.tokenizer, self.request, self.prompt_tokens = tokenizer, request, prompt_tokens
@@ -191,7 +209,15 @@ class AnswerText:
         self.tail = max((len(stop) for stop in request.stop), default=1) - 1
 
     def add(self, said: Sequence[NextToken], finish: str | None) -> AnswerPiece:
-        """The piece that these tokens make; its `finish` is set where the answer has ended, at a stop text too."""
+        """The piece that these tokens make.
+
+        Args:
+            said: The new tokens.
+            finish: Why the engine has ended the answer; None: it goes on.
+
+        Returns:
+            The piece. Its `finish` is set if the answer has ended, also at a stop text.
+        """
         before = len(self.text)
         likely: list[dict[str, Any]] = []
         stopped = False
@@ -205,7 +231,7 @@ class AnswerText:
             if self.request.stop and self._stopped(before):
                 finish, stopped = STOP, True
                 break
-        if finish and not stopped:  # of a character that never came whole, the stream has kept the beginning
+        if finish and not stopped:  # the stream still holds the bytes of an incomplete last character
             whole = self.tokenizer.decode(self.ids)
             self.text = whole if whole.startswith(self.text) else self.text
         return AnswerPiece(
@@ -232,7 +258,7 @@ class AnswerText:
 
 
 def calls_in(text: str) -> Iterator[dict[str, Any]]:
-    """The tool calls of an answer in Qwen2.5's form; what is not a call is skipped."""
+    """The tool calls in an answer, in Qwen2.5's form. Anything that does not parse as a call is skipped."""
     for found in CALLS.findall(text):
         try:
             call = json.loads(found)

@@ -1,9 +1,9 @@
-"""The program of the fast backend: starts the engine's process, then the endpoint when that is ready; serve starts it.
+"""The program of the fast backend: starts the engine's process, then the endpoint; commands/serve.py starts it.
 
     python -m finetune.serve.fast.server SETTINGS
 
-SETTINGS is settings.py's JSON. The key comes by MIRROR_API_KEY. SIGTERM closes the port, lets answers that have begun
-end, and ends the engine.
+SETTINGS is the JSON of settings.py. MIRROR_API_KEY holds the key. SIGTERM closes the port; answers under way are
+finished, then the engine ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.i18n import _
 from finetune.serve.fast import worker
 from finetune.serve.fast.settings import EndpointSettings
 
-# From the command, as the other backend has them: the key, and what is printed when the port is open.
+# The command sets these for both backends: the key, and what is printed when the port is open.
 KEY, READY = "MIRROR_API_KEY", "MIRROR_SERVE_READY"
 ABLE = ("frequency_penalty", "presence_penalty")
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = EndpointSettings.from_json((sys.argv[1:] if argv is None else argv)[0])
     began = time.monotonic()
     here, there = multiprocessing.Pipe()
-    # Started as a new process, not forked: CUDA does not outlive a fork. It loads while this process imports its own.
+    # CUDA does not work after a fork, so the process is spawned. It loads while this process does its own imports.
     process = multiprocessing.get_context("spawn").Process(
         target=worker.main, args=(there, settings), name="engine", daemon=True
     )
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ready(pipe: Connection) -> dict[str, Any]:
-    """Wait for the engine. Raises UserError with its own words if it cannot start."""
+    """Wait until the engine is ready; returns its figures. Raises UserError with its message if it cannot start."""
     try:
         message = pipe.recv()
     except (EOFError, OSError):
@@ -68,7 +68,7 @@ def ready(pipe: Connection) -> dict[str, Any]:
 
 
 class Endpoint:
-    """The app and its server around a Client. Imports what HTTP needs, while the engine loads."""
+    """The app, its server and its Client. The imports for HTTP run here, while the engine loads."""
 
     def __init__(self, settings: EndpointSettings, pipe: Connection) -> None:
         import uvicorn
@@ -128,7 +128,7 @@ class Endpoint:
         self.server.should_exit = True
 
     def run(self) -> None:
-        """Until a stop signal, or the end of the engine."""
+        """Serve until a stop signal comes or the engine ends."""
         self.server.run()
 
 

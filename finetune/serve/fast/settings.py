@@ -1,4 +1,4 @@
-"""What the command tells the server, and the server its engine; plain data, handed on as JSON."""
+"""The settings that the command passes to the server, and the server to its engine, as JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """One endpoint. The key is not among them: it comes through the environment."""
+    """The settings of one endpoint. The key is not among them: it is in the environment."""
 
-    model: str  # the weights' folder
-    base: str  # the name that a request calls it
+    model: str  # the folder of the weights
+    base: str  # the name of the base in requests
     adapters: dict[str, str] = field(default_factory=dict)  # {name: folder}, in the order of /v1/models
     systems: dict[str, str | None] = field(default_factory=dict)  # {name: system prompt}, None: the template's
     host: str = "127.0.0.1"
@@ -19,7 +19,7 @@ class EndpointSettings:
     owned_by: str = "mirror"
     device: str = "cuda"
     ceiling_gib: float = 0.0
-    rows: int | None = None  # answers at a time, None: what the device suits
+    rows: int | None = None  # answers at a time; None: the device's default
     max_new_tokens: int = 2048
     max_length: int | None = None
     temperature: float = 0.0
@@ -32,7 +32,7 @@ class EndpointSettings:
     ssl_certfile: str | None = None
 
     def to_json(self) -> str:
-        """For a command line."""
+        """The settings as JSON, for a command line."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
@@ -43,5 +43,5 @@ class EndpointSettings:
 
     @property
     def names(self) -> list[str]:
-        """Models that a request can name; the number of one is the number of its adapter, 0 the base."""
+        """The models that a request can name. The index of a name is the number of its adapter; 0 is the base."""
         return [self.base, *self.adapters]

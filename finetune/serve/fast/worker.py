@@ -1,10 +1,10 @@
-"""The engine's process: loads base and adapters, then answers what comes through a pipe; server.py starts it.
+"""The engine's process: loads base and adapters, then answers requests from a pipe; server.py starts it.
 
-Beside the endpoint and not in it: a step of a few milliseconds must not wait for Python that writes HTTP.
+It is separate from the endpoint, so that steps of a few milliseconds never wait for the Python code that writes HTTP.
 
     in:  ("ask", Request)  ("cancel", id)
-    out: ("ready", what it has) once, or ("failed", why, exit code)
-         ("said", [NextToken], load) after every step that has something to tell, ("refused", id, why)
+    out: ("ready", figures) once, or ("failed", why, exit code)
+         ("said", [NextToken], load) after every step with news, ("refused", id, why)
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from finetune.serve.fast.settings import EndpointSettings
 
 ROWS_GPU, ROWS_CPU = 128, 32
 CPU_CACHE_GIB = 0.5
-# GPU memory in addition to weights and cache: activations of a piece of a prompt, logits and their copies, CUDA graphs.
+# GPU memory besides weights and cache: activations of a piece of a prompt, logits and their copies, CUDA graphs.
 ROOM_GIB = 1.25
-FILLED = 0.95  # of what is then left: the allocator's blocks do not fit without gaps
+FILLED = 0.95  # the cache takes this share of what is left: the allocator leaves gaps
 
 
 def main(pipe: Connection, settings: EndpointSettings) -> None:
-    """Answer until the pipe's other end closes. Ignores stop signals: the server takes them, and lets answers end."""
+    """Answer until the other end of the pipe closes. Stop signals are ignored: the server ends answers first."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -41,7 +41,7 @@ def main(pipe: Connection, settings: EndpointSettings) -> None:
             return
         except Exception as error:
             text = " ".join(str(error).split())[:500]
-            why = _("the engine cannot start ({kind}: {text}); BACKEND=swift takes another").format(
+            why = _("the engine cannot start ({kind}: {text}); set BACKEND=swift to use ms-swift's engine").format(
                 kind=type(error).__name__, text=text
             )
             pipe.send(("failed", why, FAILED))
@@ -64,7 +64,7 @@ def main(pipe: Connection, settings: EndpointSettings) -> None:
 
 
 def load(settings: EndpointSettings) -> Any:
-    """The scheduler with base and adapters. Raises UserError if they cannot be loaded."""
+    """The scheduler with base and adapters loaded. Raises UserError if that fails."""
     lane = Lane(Path(settings.model), settings.device, settings.ceiling_gib)
     torch = lane.torch()
     model = lane.model()
@@ -95,7 +95,19 @@ def load(settings: EndpointSettings) -> Any:
 
 
 def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
-    """(rows, pages): a cache of what is free under the ceiling. `asked`: rows, where someone says so."""
+    """Size the cache by the memory that is free under the ceiling.
+
+    Args:
+        lane: Where the model was loaded: its device and its ceiling.
+        model: The model.
+        asked: Rows that the user asked for; None: the device's default.
+
+    Returns:
+        Rows (answers at a time) and pages of the cache.
+
+    Raises:
+        UserError: Too little memory is left for a single answer.
+    """
     from qwen2.serving.batch import page_bytes
     from qwen2.serving.pages import PAGE, pages_for
 
@@ -107,7 +119,7 @@ def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
         torch.cuda.empty_cache()
         rows, free = asked or ROWS_GPU, lane.ceiling_gib() * 2**30 - torch.cuda.memory_reserved()
         free = FILLED * (free - ROOM_GIB * 2**30)
-    # No more than so many rows of the model's longest text can use.
+    # Never more pages than all rows at the model's maximum length can use.
     pages = min(int(free / page), rows * pages_for(model.config.max_positions) + 1)
     if pages * PAGE < 1024 and pages * PAGE < model.config.max_positions:
         raise UserError(
@@ -121,7 +133,7 @@ def size(lane: Lane, model: Any, asked: int | None) -> tuple[int, int]:
 
 
 def serve(pipe: Connection, scheduler: Any) -> None:
-    """Take requests and say what they say, until the pipe is closed."""
+    """Take requests and send their tokens until the pipe is closed."""
     while True:
         while scheduler.idle or pipe.poll(0):
             take(pipe, scheduler, pipe.recv())
@@ -130,7 +142,7 @@ def serve(pipe: Connection, scheduler: Any) -> None:
 
 
 def take(pipe: Connection, scheduler: Any, message: tuple[Any, ...]) -> None:
-    """One message of the endpoint's."""
+    """Handle one message of the endpoint."""
     if message[0] == "cancel":
         scheduler.cancel(message[1])
         return

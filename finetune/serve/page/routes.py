@@ -1,9 +1,9 @@
-"""The page's own paths: static files, and what they show besides the models; door.py adds them.
+"""The page's paths: static files, and /page/setup.json with what the page shows; door.py adds them.
 
-The files hold nothing of anybody's and are given without the key, so that the page can ask for it. Questions, answers
-and system prompts come from someone's data: the guard protects /page/setup.json as every other path, and
-where there is no key it answers only who came by an address of this machine (a page elsewhere can have its own name
-point to 127.0.0.1, and would then read it as its own).
+The files hold no private data. They need no key, so that the page can ask for it. Questions, answers and system prompts
+come from someone's data, so the guard asks for the key at /page/setup.json, as everywhere else. If the server has no
+key, only requests to an address of this machine get it: another site could let its own name point to 127.0.0.1 and
+would then read the response as its own (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from finetune.serve.guard import error_body
 
-ENVIRONMENT = "MIRROR_SERVE_PAGE"  # from the command to the server's process; without it there is no page
+ENVIRONMENT = "MIRROR_SERVE_PAGE"  # the command sets it for the server's process; without it there is no page
 FOLDER = Path(__file__).parent
 FILES = {  # {path: (file, type)}; guard.PAGE names the same paths
     "/": ("index.html", "text/html"),
@@ -32,7 +32,7 @@ FILES = {  # {path: (file, type)}; guard.PAGE names the same paths
 }
 SETUP = "/page/setup.json"
 HEADERS = {
-    # Nothing from another place, no script or style within the HTML, no frame around it.
+    # Nothing from another origin, no inline script or style, no frame around the page.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -48,7 +48,7 @@ class Page:
 
     Args:
         questions: {model: its training's questions}, as finetune.verify.examples gives them.
-        notice: The kind of the model where it is one made for tests; words.js has a sentence for each.
+        notice: The kind of a model made for tests, for which words.js has a sentence; None for others.
         has_key: Whether the guard asks for a key.
     """
 
@@ -57,13 +57,13 @@ class Page:
     has_key: bool = False
 
     def to_environment(self) -> str:
-        """The page as a variable's text; a system takes 128 KiB of one."""
+        """The page as the text of an environment variable. Linux allows 128 KiB for one."""
         text = json.dumps({"questions": self.questions, "notice": self.notice}, ensure_ascii=False)
         return text.encode("utf-8", "replace").decode()
 
     @staticmethod
     def of_environment() -> Page | None:
-        """The page that the command wants; None where it wants none."""
+        """The page from the environment; None if the command wants none."""
         if not (text := os.environ.get(ENVIRONMENT)):
             return None
         return Page(**json.loads(text), has_key=bool(os.environ.get("MIRROR_API_KEY")))
@@ -78,7 +78,7 @@ def routes(page: Page, systems: Mapping[str, str | None]) -> list[Route]:
 
     async def setup(http: Request) -> Response:
         if not page.has_key and http.url.hostname not in THIS_MACHINE:
-            message = f"no key is asked for here, so this is told at 127.0.0.1 alone, not at {http.url.hostname}"
+            message = f"this server has no key, so it tells this at 127.0.0.1 only, not at {http.url.hostname}"
             return JSONResponse(error_body(403, message, "forbidden"), 403)
         models = [{"id": name, "system": system} for name, system in systems.items()]
         told = {"models": models, "questions": page.questions, "notice": page.notice}

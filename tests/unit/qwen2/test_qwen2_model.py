@@ -289,6 +289,14 @@ def test_broken_files_are_named(tiny_dir: Path, tmp_path: Path) -> None:
         Model.load(folder, "cpu")
 
 
+def test_no_memory_is_taken_for_weights_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official = Path(__file__).parents[3] / "standin/official/config.json"
+    (tmp_path / "config.json").write_text(official.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(Model, "__init__", lambda *_args, **_more: pytest.fail("28 GB were allocated"))
+    with pytest.raises(ValueError, match="the weights are missing"):
+        Model.load(tmp_path, "cpu", torch.float32)
+
+
 def test_other_dtypes_and_tied_heads_load(tiny_dir: Path, tmp_path: Path) -> None:
     from transformers import Qwen2ForCausalLM
 

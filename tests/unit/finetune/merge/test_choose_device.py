@@ -13,9 +13,9 @@ GIB = 2**30
     ("free", "weights", "ceiling", "device", "why"),
     [
         (79, 14.2, 22, "cuda", "79.0 GiB of GPU memory are free"),
-        (79, 27.5, 22, "cpu", "VRAM_CEILING_GIB=22 allows less than merging on a GPU needs: 31.2"),
+        (79, 27.5, 22, "cpu", "VRAM_CEILING_GIB=22 is below the 31.2 GiB that merging on a GPU needs"),
         (79, 27.5, 0, "cuda", "79.0 GiB"),
-        (10, 14.2, 22, "cpu", "10.0 GiB of GPU memory are free, merging there needs 16.6"),
+        (10, 14.2, 22, "cpu", "10.0 GiB of GPU memory are free; merging there needs 16.6 GiB"),
     ],
 )
 def test_the_ceiling_counts_as_the_free_memory_does(

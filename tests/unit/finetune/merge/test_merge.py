@@ -252,7 +252,7 @@ def test_a_target_in_use(merge, mirror):
     target = mirror / "output/run-1/checkpoint-7-merged"
     target.mkdir()
     (target / "mine").write_text("keep")
-    with pytest.raises(UserError, match="is there and not empty") as refused:
+    with pytest.raises(UserError, match="exists and is not empty") as refused:
         merge()
     assert refused.value.exit_code == 2 and (target / "mine").read_text() == "keep"
     with pytest.raises(UserError, match="exists and is not a folder"):

@@ -170,12 +170,12 @@ def test_completions():
 @pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [
-        ("POST", "/v1/embeddings", 404, "no embeddings are made here"),
+        ("POST", "/v1/embeddings", 404, "embeddings are not supported"),
         ("POST", "/v1/responses", 404, "no such path"),
         ("POST", "/infer/", 404, "no such path"),
         ("GET", "/", 404, "/v1/chat/completions"),
         ("GET", "/v1/models/gpt-4", 404, '"gpt-4" is not served here'),
-        ("GET", "/v1/chat/completions", 405, "GET is not taken here: send POST"),
+        ("GET", "/v1/chat/completions", 405, "GET is not allowed here: send POST"),
         ("DELETE", "/v1/models", 405, "DELETE"),
     ],
 )

@@ -196,7 +196,7 @@ def test_metrics_are_prometheus_own(server):
 
 
 def test_embeddings_are_not_made(server):
-    with pytest.raises(openai.NotFoundError, match="no embeddings are made here"):
+    with pytest.raises(openai.NotFoundError, match="embeddings are not supported"):
         server.client().embeddings.create(model=BASE, input="x")
 
 

@@ -47,7 +47,7 @@ def test_a_rank_pattern_counts(installed, tmp_path):
 
 
 def test_a_rank_that_vllm_does_not_take(installed, tmp_path):
-    with pytest.raises(UserError, match="an adapter of rank 600: vLLM takes at most 512; merge it"):
+    with pytest.raises(UserError, match="an adapter has rank 600, and vLLM supports at most 512; merge it"):
         vllm.prepare(Arguments([]), {"a": adapter(tmp_path / "a", 600)})
 
 

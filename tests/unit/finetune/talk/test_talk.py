@@ -131,7 +131,7 @@ def test_an_answer_that_nobody_reads_is_ended(answers: fast.TalkModel) -> None:
 
 
 def test_a_conversation_beyond_the_model_is_one_line(answers: fast.TalkModel) -> None:
-    with pytest.raises(UserError, match="`clear` starts over"):
+    with pytest.raises(UserError, match="type `clear` to start over"):
         list(answers.stream([{"role": "user", "content": "word " * answers.model.config.max_positions}]))
 
 
