@@ -22,7 +22,7 @@ from finetune.verify.words import Said
 
 if TYPE_CHECKING:
     from finetune.verify.engine import Engine
-    from finetune.verify.session import VerdictSession, Wordings
+    from finetune.verify.session import VerdictSession
 
 SCHEMA_VERSION = 1
 UPPER_BOUND = Said(
@@ -45,8 +45,8 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     """
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
-    parts = verdict(asked, thresholds)
-    doubt_rules(parts["thresholds"], job.wordings)
+    ruled = job.wordings.mostly_by_rules
+    parts = verdict(asked, thresholds, ruled=ruled)
     if not parts["thresholds"]:
         raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
     shown = {
@@ -58,7 +58,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "epochs": run.epochs,
     }
     failed = {name: check for name, check in parts["thresholds"].items() if not check["ok"]}
-    other = {"adapter": str(job.other), **verdict(asked, thresholds, "other")} if job.other else None
+    other = {"adapter": str(job.other), **verdict(asked, thresholds, "other", ruled)} if job.other else None
     return {
         "schema_version": SCHEMA_VERSION,
         **parts,
@@ -75,14 +75,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "engine": engine.name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "adapter": str(job.adapter),
-        "model": {
-            "path": str(job.model_dir),
-            "standin": job.kind is STANDIN,
-            "kind": job.kind.name,
-            "mark": job.kind.mark(),
-            "device": engine.device,
-            "dtype": engine.dtype,
-        },
+        "model": about_model(job, engine),
         "notes": [*selected.notes, *notes_on_rewordings(job, asked), *notes_on_the_base(engine)],
         "compare": other,
         "run": shown,
@@ -99,6 +92,18 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "seconds": {},
         "memory": engine.memory(),
         "questions": questions(asked),
+    }
+
+
+def about_model(job: VerdictSession, engine: Engine) -> dict[str, Any]:
+    """The base model, and what it ran on."""
+    return {
+        "path": str(job.model_dir),
+        "standin": job.kind is STANDIN,
+        "kind": job.kind.name,
+        "mark": job.kind.mark(),
+        "device": engine.device,
+        "dtype": engine.dtype,
     }
 
 
@@ -123,13 +128,6 @@ def about_data(job: VerdictSession) -> dict[str, Any] | None:
             "trained_on": len(job.selected.trained_on),
         },
     }
-
-
-def doubt_rules(held: dict[str, dict[str, Any]], made: Wordings) -> None:
-    """Mark a pass on rewordings that rules wrote as not certain: customers ask further from the data."""
-    check = held.get("reworded_min")
-    if check and check["ok"] and made.mostly_by_rules:
-        check["certain"] = False
 
 
 def notes_on_rewordings(job: VerdictSession, asked: Sequence[Asked]) -> list[str]:
@@ -175,16 +173,21 @@ def confusion(job: VerdictSession, asked: Sequence[Asked]) -> dict[str, dict[str
     return found.judge.confusion(pairs)
 
 
-def verdict(asked: Sequence[Asked], thresholds: Mapping[str, float], after: str = "after") -> dict[str, Any]:
+def verdict(
+    asked: Sequence[Asked], thresholds: Mapping[str, float], after: str = "after", ruled: bool = False
+) -> dict[str, Any]:
     """The verdict on one adapter: verdict, failures, thresholds, figures.
 
     Args:
         asked: The questions with their scored answers.
         thresholds: The limits by name.
         after: The key of the adapter's answers: "after", or "other" for the second adapter of a comparison.
+        ruled: Rules wrote most of the reworded questions. A pass on those is not certain: customers' own are harder.
     """
     found = figures(asked, after)
     held = {_name(check): _check(check) for check in checks(thresholds, found)}
+    if ruled and held.get("reworded_min", {}).get("ok"):
+        held["reworded_min"]["certain"] = False
     failures = [str(sentence(check)) for check in held.values() if not check["ok"]]
     return {
         "verdict": "fail" if failures or not held else "pass",
