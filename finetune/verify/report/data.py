@@ -22,6 +22,7 @@ from finetune.verify.words import Said
 
 if TYPE_CHECKING:
     from finetune.verify.engine import Engine
+    from finetune.verify.runinfo import Run
     from finetune.verify.session import VerdictSession
 
 SCHEMA_VERSION = 1
@@ -49,14 +50,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     parts = verdict(asked, thresholds, ruled=ruled)
     if not parts["thresholds"]:
         raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
-    shown = {
-        "folder": str(run.folder),
-        "settings": run.shown(),
-        "losses": [list(point) for point in run.losses],
-        "held_out_losses": [list(point) for point in run.held_out],
-        "max_steps": run.max_steps,
-        "epochs": run.epochs,
-    }
+    shown = about_run(run)
     failed = {name: check for name, check in parts["thresholds"].items() if not check["ok"]}
     other = {"adapter": str(job.other), **verdict(asked, thresholds, "other", ruled)} if job.other else None
     return {
@@ -92,6 +86,18 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "seconds": {},
         "memory": engine.memory(),
         "questions": questions(asked),
+    }
+
+
+def about_run(run: Run) -> dict[str, Any]:
+    """How the adapter was trained."""
+    return {
+        "folder": str(run.folder),
+        "settings": run.shown(),
+        "losses": [list(point) for point in run.losses],
+        "held_out_losses": [list(point) for point in run.held_out],
+        "max_steps": run.max_steps,
+        "epochs": run.epochs,
     }
 
 
