@@ -233,7 +233,7 @@ class Sieve:
 
     def likeness(self, row: DataRow, text: str) -> float:
         """How like its question a rewording is, from 0 to 1."""
-        return float(self.questions.scores(text)[self.place[row.key]])
+        return self.questions.between(text, row.question)
 
 
 def for_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> tuple[dict[str, Rewording], list[str]]:
