@@ -26,25 +26,10 @@ FRAMES_ZH = (
     "决定之前先弄清一件事，{}",
 )
 END = r"[\s?？.。!！]+$"
-BEFORE_VERB = [
-    "i",
-    "you",
-    "we",
-    "they",
-    "to",
-    "can",
-    "could",
-    "may",
-    "must",
-    "should",
-    "will",
-    "would",
-    "please",
-    "not",
-    "cannot",
-    "can't",
-    "don't",
-]
+BEFORE_VERB = (
+    *("i", "you", "we", "they", "to", "can", "could", "may", "must", "should", "will", "would", "please"),
+    *("not", "cannot", "can't", "don't"),
+)
 # Behind a noun that ends its noun phrase: `the bike for`, `the bike stolen`; not `bike rental`.
 BEHIND_NOUN = (
     r"(?=\s*$|\s*[,.;:?!]|\s+(?:\w+(?:ed|en|ly)|of|for|to|in|on|at|by|with|without|from|into|during|after|before|until|till"
