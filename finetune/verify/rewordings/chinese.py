@@ -1,6 +1,7 @@
 """Chinese questions in other words by rules: the question is taken apart, and its parts are put into other sentences.
 
-Every form must read as a person would write it, and ask the same, so that yes means the same, too. Behind a question word, a question may be indirect.
+Every form must read as a person would write it, and ask the same, so that yes means the same, too. Behind a question
+word, a question may be indirect.
 """
 
 from __future__ import annotations

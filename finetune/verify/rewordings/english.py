@@ -1,6 +1,7 @@
 """English questions in other words by rules: the question is taken apart, and its parts are put into other sentences.
 
-Every form must read as a person would write it, and ask the same, so that yes means the same, too. A question that no pattern takes apart gets none.
+Every form must read as a person would write it, and ask the same, so that yes means the same, too. A question that no
+pattern takes apart gets none.
 """
 
 from __future__ import annotations
