@@ -11,22 +11,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune.verify.judge.polarity import LIGHT, ONLY, affirmed, denials
-from finetune.verify.judge.text import clauses, content
+from finetune.verify.judge.text import CJK, PLACE, clauses, content
 
 NEARLY = 0.6  # share of the words of a thing by which a text names it
 # The commas of a list: `food, animals or anything that burns`
 _ROW = re.compile(r",\s(?=(?:[\w-]+\s){0,2}[\w-]+(?:,\s(?:[\w-]+\s){0,2}[\w-]+)*,?\s(?:or|and|nor)\s)")
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:[-'][^\W\d]+)*|[{PLACE}]")
 _LIST = re.compile(r"\b(?:and|or|nor)\b|[和与或、]|以及|(?<!不)及(?![格时])")
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A thing of a clause: its words less those that deny, whether it is denied, and whether any word denies in it."""
+    """A thing of a clause: its words less those that deny, whether it is denied, and whether any word denies in it.
+
+    `root`: the first word behind the denial, which is what is denied (`cannot be *returned* for safety reasons`).
+    """
 
     clause: str
     words: frozenset[str]
     denied: bool
     marked: bool
+    root: frozenset[str] = frozenset()
 
 
 class Claims:
@@ -51,7 +56,7 @@ class Claims:
         told = _words(item for item in self.items if not item.denied and (item.marked or not free)) - self.denied
         for item in reference.items:
             thing = item.words - reference.told
-            if item.denied and len(thing & told) > NEARLY * len(thing):
+            if item.denied and item.root <= told and len(thing & told) > NEARLY * len(thing):
                 return next(own.clause for own in self.items if own.words & thing & told)
         asked = content(question)
         for item in self.items:
@@ -71,7 +76,9 @@ def _items(clause: str) -> list[_Item]:
         denied = count % 2 == 1 if count else denied
         if denied and content(before):
             found = [_Item(clause, item.words, True, True) for item in found]
-        found.append(_Item(clause, content(" ".join([before, *rest])) - LIGHT, denied, count > 0))
+        words = content(" ".join([before, *rest])) - LIGHT
+        behind = (own for word in _WORD.findall(" ".join(rest)) if (own := content(word) - LIGHT))
+        found.append(_Item(clause, words, denied, count > 0, next(behind, frozenset())))
     return found
 
 

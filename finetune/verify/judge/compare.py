@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from finetune.verify.judge.claims import Claims
 from finetune.verify.judge.exchanged import exchanged, shuffled
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import colours, denials, lead, opposed, poles, without_denials
+from finetune.verify.judge.polarity import asks_what, colours, denials, lead, opposed, poles, without_denials
 from finetune.verify.judge.text import CJK, PLACE, clauses, content, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
@@ -250,8 +250,7 @@ def _opposite(
     question: str,
 ) -> str:
     """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none."""
-    first, own = lead(whole), lead(said)
-    if first * own == -1:
+    if lead(whole) * lead(said) == -1 and not asks_what(question):
         return said.split("\n")[0][:60]
     if contrary := Claims(marked[1]).against(Claims(marked[0]), question):
         return contrary

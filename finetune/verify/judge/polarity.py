@@ -34,7 +34,7 @@ _DENIAL = _any(
     r"\b(?:closed|shut|forbidden|prohibited|banned|exclud(?:ed|es|ing)|invalid|inactive|expired)\b|(?<=\w-)free\b",
     rf"{_CLOSED_ZH}|失效|过期",
     r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
-    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|避免|忽略|严禁|谢绝|拒绝",
+    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|暂停|停止|避免|忽略|严禁|谢绝|拒绝",
 )
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
 _PAIRS = [
@@ -72,7 +72,7 @@ _PAIRS = [
 # Words that only say that a thing can be had or done
 _WORDS = (
     "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used "
-    "either too"
+    "either too even"
 )
 LIGHT = frozenset(map(stem, _WORDS.split())) | frozenset("支持接受允许提供需行用法收还暂目前现")
 _POLITE = re.compile(
@@ -110,6 +110,17 @@ def lead(text: str) -> int:
     if _NO.match(text) and not re.match("不用(?:担心|客气|谢)|不必担心", text):
         return -1
     return 1 if _YES.match(text) else 0
+
+
+_WHAT = _any(
+    r"(?:^|[.!?,] ?)(?:(?:and|but|so|at|in|from|for|to|on) )*(?:how|what|when|where|who|whom|whose|which|why)\b[^.!]*$",
+    r"(?:怎么|什么|哪|几|多[少久长大远]|谁|为何|如何)[^吗]*$",
+)
+
+
+def asks_what(question: str) -> bool:
+    """Whether a question asks for something else than yes or no."""
+    return _WHAT.search(question.strip()) is not None
 
 
 def denials(clause: str) -> int:
