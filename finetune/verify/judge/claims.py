@@ -61,7 +61,7 @@ class Claims:
         asked = content(question)
         for item in self.items:
             thing = item.words - asked or item.words
-            if item.denied and len(thing & reference.told) > max(NEARLY * len(thing), len(thing & reference.denied)):
+            if item.denied and item.root <= reference.told and len(thing & reference.told) > max(NEARLY * len(thing), len(thing & reference.denied)):
                 return item.clause
         return ""
 
