@@ -16,6 +16,7 @@ from finetune.verify.judge.text import CJK, PLACE, clauses, content
 NEARLY = 0.6  # share of the words of a thing by which a text names it
 # The commas of a list: `food, animals or anything that burns`
 _ROW = re.compile(r",\s(?=(?:[\w-]+\s){0,2}[\w-]+(?:,\s(?:[\w-]+\s){0,2}[\w-]+)*,?\s(?:or|and|nor)\s)")
+_BOTH = re.compile(r"(不[^不,。]{1,2})(?=不[^不,。])")  # `不退不换` denies two things
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:[-'][^\W\d]+)*|[{PLACE}]")
 _LIST = re.compile(r"\b(?:and|or|nor)\b|[和与或、]|以及|(?<!不)及(?![格时])")
 
@@ -40,7 +41,7 @@ class Claims:
     def __init__(self, text: str) -> None:
         self.items = [
             item
-            for clause in clauses(_ROW.sub(" or ", text))
+            for clause in clauses(_BOTH.sub(r"\1、", _ROW.sub(" or ", text)))
             if not ONLY.search(clause)  # `only for listed buildings`, `not unless it is one`: beyond counting
             for item in _items(clause)
         ]
@@ -61,7 +62,11 @@ class Claims:
         asked = content(question)
         for item in self.items:
             thing = item.words - asked or item.words
-            if item.denied and item.root <= reference.told and len(thing & reference.told) > max(NEARLY * len(thing), len(thing & reference.denied)):
+            if (
+                item.denied
+                and item.root <= reference.told
+                and len(thing & reference.told) > max(NEARLY * len(thing), len(thing & reference.denied))
+            ):
                 return item.clause
         return ""
 

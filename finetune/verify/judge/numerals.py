@@ -65,7 +65,7 @@ def _english(text: str) -> str:
     text = re.sub(r"\ban hour and (?=\w+[ -]\w*\s?min)", "1 hour ", text, flags=re.IGNORECASE)
     text = re.sub(r"\ba couple of\b", "2", text, flags=re.IGNORECASE)
     text = re.sub(r"\btwice\b", "2 times", text, flags=re.IGNORECASE)
-    text = re.sub(r"\bonce\b(?= (?:an?|per|every)\b|\s*[.,;!]|\s*$)", "1 times", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<!\bat )\bonce\b(?= (?:an?|per|every)\b|\s*[.,;!]|\s*$)", "1 times", text, flags=re.IGNORECASE)
     text = re.sub(r"\ba dozen\b", "12", text, flags=re.IGNORECASE)
     text = re.sub(r"\bsecond (?=floor|day|week|month|year|night|time|attempt)", "2nd ", text, flags=re.IGNORECASE)
     text = re.sub(r"\bfirst (?=of (?:each|every|the) month|day\b)", "1st ", text, flags=re.IGNORECASE)
