@@ -1,7 +1,7 @@
 """The judge against labels by hand; test_agreement.py holds it to the bar.
 
-`python agreement.py [PART]` prints the agreement and what differs. A part is a file's name up to its hyphen, or a half of
-en.yaml and zh.yaml: development, held-out.
+`python agreement.py [PART]` prints the agreement and what differs. A part is a file's name up to its hyphen, or a half
+of en.yaml and zh.yaml: development, held-out.
 """
 
 from __future__ import annotations
