@@ -17,9 +17,9 @@ from finetune.data.convert import convert
 from finetune.data.findings import CheckOptions, FileReport
 from finetune.data.source import parse, parse_columns
 from finetune.verify import preparation
+from finetune.verify.config import SYSTEM
 
 MAX_LENGTH = 2048  # the article's --max_length
-SYSTEM = "You are a helpful assistant."
 
 
 def parser() -> Parser:

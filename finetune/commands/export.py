@@ -27,7 +27,7 @@ from finetune.merge import folder, model_card, resources, same_answers
 from finetune.runs import adapters, run_folder
 from finetune.runs.progress_bar import Bar
 from finetune.verify import runinfo
-from finetune.verify.config import default_path
+from finetune.verify.config import SYSTEM, default_path
 from finetune.verify.engine import Qwen2Engine, check_adapter
 from qwen2 import adapter_config
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 QUANTS = ("q4_k_m", "q5_k_m", "q8_0", "f16")
 NEAR_EXACT = ("q8_0", "f16")  # merge's rule holds for their answers; the others are asked the verdict's questions
-DEFAULT_SYSTEM = "You are a helpful assistant."  # that of configs/sft.yaml, if the run has no record of its own
 CONTEXT = 4096  # tokens of a prompt and its answer in the proof
 PARALLEL = 4
 
@@ -192,7 +191,7 @@ def _rows(run: runinfo.Run | None) -> Sequence[DataRow]:
 def _system(base: Path, run: runinfo.Run | None) -> str:
     """The training's system prompt: of the run, of a merged folder's args.json, else the recipe's."""
     kept = json_object(base / "args.json").get("system") if run is None else run.system
-    return str(kept) if kept else DEFAULT_SYSTEM
+    return str(kept) if kept else SYSTEM
 
 
 def run(work: Export) -> int:

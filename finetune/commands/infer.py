@@ -71,8 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.gguf:
         return ask_file(options, rest)
     questions = swift_options.take_questions(args, swift_options.options_of("infer"))
-    if any(not question.strip() for question in questions):
-        raise UserError(_('infer: an empty question; write one, such as "你是谁?", or none for a conversation'))
+    _require_words(questions)
     named_model = args.get("model") is not None
     if not named_model:
         args.set("model", str(settings.model_dir))
@@ -102,6 +101,11 @@ def main(argv: list[str] | None = None) -> int:
     if questions:
         return answer(questions, options, args, settings)
     return converse(args, adapter or model, options, settings)
+
+
+def _require_words(questions: list[str]) -> None:
+    if any(not question.strip() for question in questions):
+        raise UserError(_('infer: an empty question; write one, such as "你是谁?", or none for a conversation'))
 
 
 def by_fast_lane(
@@ -165,8 +169,7 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
                 "prompt and template"
             ).format(option="--adapter" if options.adapter else strange)
         )
-    if any(not word.strip() for word in words):
-        raise UserError(_('infer: an empty question; write one, such as "你是谁?", or none for a conversation'))
+    _require_words(words)
     return chat.run(options.gguf, words)
 
 
@@ -224,8 +227,7 @@ def read_answers(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [str(row.get("response", "")) for row in rows]
+    return [str(json.loads(line).get("response", "")) for line in lines]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from finetune.merge import folder, here, model_card, resources, same_answers
 from finetune.runs import adapters, checkpoints, run_folder
 from finetune.runs.gpu_lock import job
 from finetune.verify import runinfo
-from finetune.verify.config import default_path
+from finetune.verify.config import SYSTEM, default_path
 from finetune.verify.engine import check_adapter
 from qwen2 import adapter_config
 
@@ -43,7 +43,6 @@ OURS = (
     "quant_method",
     "push_to_hub",
 )
-DEFAULT_SYSTEM = "You are a helpful assistant."  # that of configs/sft.yaml, if the run has no record of its own
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    merge = Merge(base, adapter, target, kind, dtype, device, run.system or DEFAULT_SYSTEM, run)
+    merge = Merge(base, adapter, target, kind, dtype, device, run.system or SYSTEM, run)
     # Only ms-swift can honour its own options.
     is_ours = device == "cuda" and not extra and dtype == "bfloat16" and here.is_possible(base, adapter)
     asked = _write(merge, None if is_ours else args, texts, settings, options.wait)

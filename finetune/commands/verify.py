@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from finetune.engines.fast import workers
 from finetune.engines.fast.loaded_model import Lane, spare_the_cores
 from finetune.engines.fast.shared import ASKED_FOR
 from finetune.plan import answering, gpu_memory
-from finetune.runs import adapters
+from finetune.runs import adapters, gpu_lock
 from finetune.runs.progress_bar import Bar
 from finetune.verify import base_cache, config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
@@ -103,7 +103,7 @@ def main(
     kind = kind_of(args.model or settings.model_dir)
     cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
-        return _check_questions(selection.read_questions(cfg, args))
+        return _check_questions(selection.read_questions(cfg, args.questions, args.expect, args.forbid))
     if args.ask_base:
         base_cache.forget(settings.output_dir)
     job = prepare(args, cfg, settings, make_engine)
@@ -131,11 +131,11 @@ def prepare(
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
     if make_engine is Qwen2Engine:
         choose_engine(args, settings, model_dir)
-    for named in (adapter, *([other] if other else [])) if args.engine != TransformersEngine.name else ():
+    named = [each for each in (adapter, other) if each]
+    for each in named if args.engine != TransformersEngine.name else ():
+        instead = host.call("infer", adapter=each)
         adapters.require_plain(
-            named,
-            "verify",
-            _("ask it with {command}, which ms-swift answers").format(command=host.call("infer", adapter=named)),
+            each, "verify", _("ask it with {command}, which ms-swift answers").format(command=instead)
         )
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
@@ -143,8 +143,8 @@ def prepare(
     job = VerdictSession(args, cfg, settings, adapter, other, model_dir, run, selected, old)
     job.folder = runinfo.output_folder(run, args.output)
     if make_engine is Qwen2Engine and args.engine == Qwen2Engine.name:
-        for named in (adapter, *([other] if other else [])):
-            check_adapter(named, model_dir)
+        for each in named:
+            check_adapter(each, model_dir)
     return job
 
 
@@ -163,7 +163,8 @@ def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[
     if job.device == "cpu":
         spare_the_cores()
     args, selected = job.args, job.selected
-    with busy(0) as beat, Bar(err, 0, beat) as bar, contextlib.ExitStack() as ending:
+    # The busy lock lets probes see a job at work while the model answers.
+    with gpu_lock.job("verify", total=0) as held, Bar(err, 0, held.step) as bar, contextlib.ExitStack() as ending:
         bar.phase(_("loading {name} on {device}").format(name=job.model_dir.name, device=job.device))
         clock = time.monotonic()
         size = args.batch_size or job.cfg.batch_size
@@ -244,15 +245,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UserError(_("an adapter is named twice; give it once, with --adapter or without"))
     if isinstance(args.columns, str):
         args.columns = parse_columns(args.columns)
-
-
-@contextlib.contextmanager
-def busy(total: int) -> Iterator[Callable[[int, int], None]]:
-    """Hold the busy lock while the model answers, so that probes see a job at work; yields its step(done, total)."""
-    from finetune.runs.gpu_lock import job
-
-    with job("verify", total=total) as held:
-        yield held.step
 
 
 if __name__ == "__main__":

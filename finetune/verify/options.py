@@ -1,4 +1,4 @@
-"""The options that say what the verdict asks and looks for; verify takes them, and finetune before there is a run."""
+"""The command-line options for what the verdict asks, which verify and finetune share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common.i18n import _
 
 
 def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
-    """--questions, --rewordings, --expect, --forbid and --ask-base, on a parser or a group of one."""
+    """Add --questions, --rewordings, --expect, --forbid and --ask-base to a parser or a group."""
     parser.add_argument(
         "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
     )

@@ -1,4 +1,4 @@
-"""The report as one JSON object, of which all others are views; docs/verify-report.schema.json is its schema."""
+"""Assembles report.json, from which all other reports are made; docs/verify-report.schema.json is its schema."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from common.errors import UserError
 from common.i18n import _
 from common.model_kind import STANDIN
 from finetune.verify import advice
-from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures
+from finetune.verify.figures import ROW, Asked, Check, Scored, checks, figures, sentence
 from finetune.verify.judge import Judgement
 from finetune.verify.rules import printable
 from finetune.verify.words import Said
@@ -28,7 +29,16 @@ PACKAGES = ("torch", "safetensors", "tokenizers", "sacrebleu", "rapidfuzz", "ms-
 
 
 def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dict[str, Any]:
-    """The whole report but its `seconds`. Raises UserError if no threshold has a question to judge it by."""
+    """The report, except for `seconds`.
+
+    Args:
+        job: The verdict.
+        asked: The questions with their scored answers.
+        engine: The engine that answered.
+
+    Raises:
+        UserError: No threshold applies, because none of the questions it needs was asked.
+    """
     selected, run = job.selected, job.run
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
@@ -88,7 +98,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
 
 
 def about_data(job: VerdictSession) -> dict[str, Any] | None:
-    """What the data are and how they were asked about; None where there are none."""
+    """What kind of data were judged, and how; None without data."""
     found, chosen = job.selected.found, job.selected.chosen
     if found is None:
         return None
@@ -111,7 +121,7 @@ def about_data(job: VerdictSession) -> dict[str, Any] | None:
 
 
 def notes_on_rewordings(job: VerdictSession) -> list[str]:
-    """Who made the rewordings, where that was not the base alone."""
+    """A note if rules made some of the rewordings."""
     made = job.wordings
     if not made.by_rules:
         return []
@@ -128,7 +138,7 @@ def notes_on_rewordings(job: VerdictSession) -> list[str]:
 
 
 def notes_on_the_base(engine: Engine) -> list[str]:
-    """That answers of the base were not asked for again, if so."""
+    """A note if answers of the base came from the cache."""
     kept = getattr(engine, "taken", 0)
     if not kept:
         return []
@@ -136,7 +146,7 @@ def notes_on_the_base(engine: Engine) -> list[str]:
 
 
 def confusion(job: VerdictSession, asked: Sequence[Asked]) -> dict[str, dict[str, int]] | None:
-    """Label of the data -> label answered -> how often, over unseen rows, else learned ones; None without labels."""
+    """Label in the data -> label answered -> how often, for unseen rows, else learned ones; None without labels."""
     found = job.selected.found
     labels = [a for a in asked if a.question.kind == "label" and a.question.row is not None and "after" in a.scored]
     chosen = [a for a in labels if a.question.part == "unseen"] or [a for a in labels if a.question.part == "learned"]
@@ -147,14 +157,20 @@ def confusion(job: VerdictSession, asked: Sequence[Asked]) -> dict[str, dict[str
 
 
 def verdict(asked: Sequence[Asked], thresholds: Mapping[str, float], after: str = "after") -> dict[str, Any]:
-    """The part that says pass or fail: verdict, failures, thresholds, figures."""
+    """The verdict on one adapter: verdict, failures, thresholds, figures.
+
+    Args:
+        asked: The questions with their scored answers.
+        thresholds: The limits by name.
+        after: The key of the adapter's answers: "after", or "other" for the second adapter of a comparison.
+    """
     found = figures(asked, after)
-    held = checks(thresholds, found)
-    failed = [check for check in held if not check.ok]
+    held = {_name(check): _check(check) for check in checks(thresholds, found)}
+    failures = [str(sentence(check)) for check in held.values() if not check["ok"]]
     return {
-        "verdict": "fail" if failed or not held else "pass",
-        "failures": [check.sentence for check in failed],
-        "thresholds": {_name(check): _check(check) for check in held},
+        "verdict": "fail" if failures or not held else "pass",
+        "failures": failures,
+        "thresholds": held,
         "figures": {name: figure.as_dict() for name, figure in found.items()},
     }
 
@@ -175,7 +191,7 @@ def _check(check: Check) -> dict[str, Any]:
 
 
 def questions(asked: Sequence[Asked]) -> list[dict[str, Any]]:
-    """Every question with its answers, in the order in which they were asked."""
+    """All questions with their answers, in the order in which they were asked."""
     found: dict[str, dict[str, Any]] = {}
     for each in asked:
         question = each.question
@@ -211,7 +227,7 @@ def _answer(scored: Scored) -> dict[str, Any]:
         "ok": scored.ok,
         "old_named": scored.old_named,
         "reason": printable(scored.reason),
-        "marks": [{"start": mark.start, "end": mark.end, "kind": mark.kind} for mark in scored.marks],
+        "marks": [asdict(mark) for mark in scored.marks],
         "facts": _facts(scored.judged) if scored.judged else None,
         "spill": None if scored.spill is None else scored.spill + 1,
         "nll": None if scored.nll is None else round(scored.nll, 4),
@@ -219,7 +235,7 @@ def _answer(scored: Scored) -> dict[str, Any]:
 
 
 def _facts(judged: Judgement) -> dict[str, Any]:
-    """How an answer compares with the answers of the data; rows count from 1."""
+    """The comparison of an answer with those of the data; rows count from 1."""
     return {
         "right": judged.right,
         "why": printable(judged.why),
@@ -232,14 +248,14 @@ def _facts(judged: Judgement) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that had a part in the figures; those that are not installed are left out."""
+    """The versions of Python and of the installed packages that affect the figures."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    # The build that runs (2.10.0+cu128) tells more than the version in the package's metadata.
+    # torch's own version names the build (2.10.0+cu128); the package's metadata does not.
     torch = sys.modules.get("torch")
     if torch is not None:
         found["torch"] = str(torch.__version__)

@@ -1,4 +1,4 @@
-"""Every answer and figure on the terminal, for `--all`: tables there, plain lines elsewhere; ending.py has the end."""
+"""Prints all answers and figures for `--all`, as tables on a terminal, as lines elsewhere; ending.py has the rest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from finetune.verify.report.files import SIDE_TITLES, segments, view
 from finetune.verify.rules import printable
 
 STYLES = {"expected": "bold green", "old": "bold red", "forbidden": "bold red", "denied": "dim", "": ""}
-LONGEST = 160  # characters of an answer in the table; report.html has them whole
+LONGEST = 160  # characters of an answer in the table; report.html has the whole answer
 
 
 def show(report: dict[str, Any], folder: Path, console: Console, every: bool = False, summary: bool = False) -> None:
-    """Print the verdict whose reports are in `folder`: what ending.py says.
+    """Print a verdict.
 
-    `every` puts all answers and figures before it; `summary` leaves the answers out.
+    Args:
+        report: The report.
+        folder: The folder of its files.
+        console: Where to print.
+        every: Print all answers and figures before the end.
+        summary: Print the figures before the end, and no answers.
     """
     if every or summary:
         views = view(report)
@@ -40,20 +45,16 @@ def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
     table.add_column("Question", ratio=2)
     for side in sides:
         table.add_column(SIDE_TITLES[side], ratio=3)
-    for question in group["questions"]:
-        first = question["asked"][0]
-        cells = [_answer(first["answers"][side]) for side in sides if side in first["answers"]]
-        table.add_row(Text(printable(question["messages"][-1]["content"])[:LONGEST]), *cells)
-        for other in question["others"]:
-            cells = [
-                _answer(other["asked"][0]["answers"][side]) for side in sides if side in other["asked"][0]["answers"]
-            ]
-            table.add_row(Text(f"  {printable(other['messages'][-1]['content'])}"[:LONGEST]), *cells)
+    for row in group["questions"]:
+        for question in (row, *row["others"]):
+            answers = question["asked"][0]["answers"]
+            asked = ("" if question is row else "  ") + printable(question["messages"][-1]["content"])
+            table.add_row(Text(asked[:LONGEST]), *(_answer(answers[side]) for side in sides if side in answers))
     console.print(table)
 
 
 def _answer(answer: dict[str, Any]) -> Text:
-    """A mark for right or wrong, then the answer with its deciding words coloured, cut to LONGEST."""
+    """A mark for right or wrong, and the answer with its deciding words coloured, cut to LONGEST characters."""
     sign = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("  ", "")}[answer["ok"]]
     text = Text()
     for piece, kind in segments(answer):
@@ -68,11 +69,9 @@ def _lines(group: dict[str, Any], sides: list[str], console: Console) -> None:
     for question in (each for row in group["questions"] for each in (row, *row["others"])):
         _print(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
         for side in sides:
-            if side not in question["asked"][0]["answers"]:
-                continue
-            answer = question["asked"][0]["answers"][side]
-            word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
-            _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
+            if answer := question["asked"][0]["answers"].get(side):
+                word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
+                _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
 
 
 def _figure_table(views: dict[str, Any], console: Console) -> None:
