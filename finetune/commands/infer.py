@@ -177,8 +177,7 @@ def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: 
     """A conversation by ms-swift, as a job without a limit on its user's silence. -v shows its log."""
     from finetune.runs.gpu_lock import run
 
-    _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
-    command = [swift_launcher.find_real(), "infer", *words]
+    command = _swift(options, args, settings)
     if options.verbose:
         return run("infer", command, options.wait, [], 0)
     print(_("Talking to {who}; exit leaves, clear forgets what was said").format(who=named(who)), file=sys.stderr)
@@ -186,10 +185,22 @@ def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: 
         log = Path(name, "log")
         code = run("infer", ["sh", "-c", 'exec "$@" 2>"$0"', str(log), *command], options.wait, [], 0)
         if code and code not in (130, 143):
-            raise UserError(
-                _("infer: ms-swift ended with exit code {code}: {last}").format(code=code, last=last_line(log)), code
-            )
+            raise _ended(code, log)
     return code
+
+
+def _swift(options: argparse.Namespace, args: Arguments, settings: Settings) -> list[str]:
+    """The `swift infer` command line."""
+    _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
+    return [swift_launcher.find_real(), "infer", *words]
+
+
+def _ended(code: int, log: Path) -> UserError:
+    """The error if ms-swift failed; it quotes the end of its log."""
+    return UserError(
+        _("infer: ms-swift ended with exit code {code}: {last_line}").format(code=code, last_line=last_line(log)),
+        code or FAILED,
+    )
 
 
 def answer(questions: list[str], options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
@@ -204,18 +215,12 @@ def answer(questions: list[str], options: argparse.Namespace, args: Arguments, s
         args.set("val_dataset", str(asked))
         args.set("result_path", str(answered))
         args.set("stream", "false")
-        _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
+        command = _swift(options, args, settings)
         print(_("loading {model} ...").format(model=(args.get("model") or [""])[0]), file=sys.stderr, flush=True)
-        quiet = ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), swift_launcher.find_real(), "infer", *words]
-        code = run("infer", quiet, options.wait, [], None)
+        code = run("infer", ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), *command], options.wait, [], None)
         answers = read_answers(answered)
         if code or len(answers) != len(questions):
-            raise UserError(
-                _("infer: ms-swift ended with exit code {code}: {last_line}").format(
-                    code=code, last_line=last_line(log)
-                ),
-                code or FAILED,
-            )
+            raise _ended(code, log)
         for question, text in zip(questions, answers, strict=True):
             print(text if len(questions) == 1 else f"{question}\n{text}\n")
     return 0

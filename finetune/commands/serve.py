@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     systems = system_prompts(args, file, base, model, served)
     if choice.is_fast:
-        command = fast_server(choice, args, file, settings, systems, Served(model, base, served), options)
+        command = fast_server(choice, args, file, settings, systems, Served(model, base, served, host, port), options)
     else:
         if choice.backend == backend.VLLM:
             vllm_words.prepare(args, served)
@@ -290,11 +290,13 @@ def system_prompts(
 
 @dataclass(frozen=True)
 class Served:
-    """What is served: the weights' folder, their name, {name: folder} of the adapters."""
+    """What is served, and where: the weights' folder, their name, {name: folder} of the adapters, host and port."""
 
     model: Path
     base: str
     adapters: dict[str, Path]
+    host: str
+    port: int
 
 
 def fast_server(
@@ -325,8 +327,8 @@ def fast_server(
         base=served.base,
         adapters={name: str(path) for name, path in served.adapters.items()},
         systems=systems,
-        host=_last(args, file, "host", "127.0.0.1"),
-        port=check_port(_last(args, file, "port", "8000")),
+        host=served.host,
+        port=served.port,
         device="cpu" if on_cpu else "cuda",
         ceiling_gib=settings.vram_ceiling_gib,
         body_kib=options.max_body_kib,
