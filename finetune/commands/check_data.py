@@ -40,9 +40,7 @@ def parser() -> Parser:
     p.add_argument(
         "--convert", type=Path, metavar="OUT", help=_("write the fit rows of all files to OUT, as clean JSONL")
     )
-    p.add_argument(
-        "--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, where the guess is wrong")
-    )
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, if the guess is wrong"))
     p.add_argument(
         "--max-length",
         "--max_length",
@@ -51,10 +49,12 @@ def parser() -> Parser:
         metavar="N",
         help=_("tokens (default {max_length})").format(max_length=MAX_LENGTH),
     )
-    p.add_argument("--system", default=SYSTEM, metavar="TEXT", help=_("the training's system prompt, which counts too"))
+    p.add_argument(
+        "--system", default=SYSTEM, metavar="TEXT", help=_("the training's system prompt, whose tokens count too")
+    )
     p.add_argument("--no-tokens", action="store_true", help=_("do not count tokens"))
     p.add_argument("--json", action="store_true", help=_("print the report as JSON"))
-    p.add_argument("--html", type=Path, metavar="FILE", help=_("write the report as an HTML page, too"))
+    p.add_argument("--html", type=Path, metavar="FILE", help=_("also write the report as an HTML page"))
     return p
 
 
@@ -138,7 +138,7 @@ def _path(spec: str) -> Path | None:
     source = parse(spec)
     if source.path is None:
         print(
-            _("{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them").format(spec=spec),
+            _("{spec}: a hub dataset; ms-swift checks its rows after the download").format(spec=spec),
             file=sys.stderr,
         )
     return source.path

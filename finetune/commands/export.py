@@ -61,25 +61,27 @@ def parser() -> Parser:
         ),
     )
     p.add_argument(
-        "--imatrix", choices=("rows",), help=_("weigh the quantization by the training's own rows (q4_k_m, q5_k_m)")
+        "--imatrix",
+        choices=("rows",),
+        help=_("quantize by an importance matrix of the training's own rows (q4_k_m, q5_k_m)"),
     )
     p.add_argument(
         "adapter", nargs="?", help=_("a checkpoint, a run's folder or a merged folder (default: the newest)")
     )
     p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help=_("the same, as an option"))
     p.add_argument("--format", choices=("gguf",), default="gguf", help=_("the only one; docs/export.md says why"))
-    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("how weights are kept"))
+    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("the format of the weights"))
     p.add_argument(
         "--output", type=Path, metavar="DIR", help=_("where to (default: next to the checkpoint, NAME-gguf-QUANT)")
     )
     p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
     p.add_argument("--system", metavar="TEXT", help=_("the system prompt it gets (default: the training's)"))
     p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("where the adapter is asked"))
+    p.add_argument("--threads", type=int, metavar="N", help=_("CPU threads (default: all that this process may use)"))
     p.add_argument(
-        "--threads", type=int, metavar="N", help=_("of the processor (default: all that this process may use)")
-    )
-    p.add_argument(
-        "--no-check", action="store_true", help=_("do not ask for answers; ids, stops, tensors are still proved")
+        "--no-check",
+        action="store_true",
+        help=_("do not ask for answers; token ids, stop words and tensors are still checked"),
     )
     p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
@@ -134,7 +136,7 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
         raise UserError(_("export: --threads {threads}: must be at least 1").format(threads=options.threads))
     if options.imatrix and options.quant in NEAR_EXACT:
         raise UserError(
-            _("export: --imatrix weighs K-quants; {quant} rounds each weight alone: leave it out").format(
+            _("export: --imatrix is for K-quants; {quant} rounds each weight by itself: leave it out").format(
                 quant=options.quant
             )
         )
@@ -225,9 +227,7 @@ def run(work: Export) -> int:
         failed = [part for part in parts if not part.ok and part.name != "verdict"]
         if failed:
             found = "; ".join(part.sentence for part in failed)
-            raise UserError(
-                _("export: the file is not what it should be: {found}; nothing was written").format(found=found), FAILED
-            )
+            raise UserError(_("export: the file is faulty: {found}; nothing was written").format(found=found), FAILED)
         record = json_object(work.run.folder / "run.json") if work.run else {}
         lora = json_object(work.adapter / adapter_config.CONFIG_FILE) if work.adapter else {}
         about = card.Made(

@@ -90,7 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--holdout",
         type=int,
         metavar="N",
-        help=_("leave at most N rows out of the training, to be asked as unseen; 0: none, whatever the data are"),
+        help=_("leave at most N rows out of the training and ask them as unseen; 0: none"),
     )
 
 
@@ -135,9 +135,9 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     if chosen.holdout and not held_out:
         count = len(chosen.holdout)
         print(
-            _("note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in").format(
-                count=count
-            ),
+            _(
+                "note: {count} rows are left out of the training and asked as unseen; --holdout 0 trains on them too"
+            ).format(count=count),
             file=sys.stderr,
         )
         folder.keep_rows(run)

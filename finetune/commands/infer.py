@@ -55,7 +55,9 @@ def parser() -> Parser:
         metavar="DIR|newest",
         help=_("a checkpoint or a run's folder, or the newest below $OUTPUT_DIR; without it the base model answers"),
     )
-    p.add_argument("--gguf", type=Path, metavar="FILE", help=_("ask a file of export.sh, by llama.cpp on the CPU"))
+    p.add_argument(
+        "--gguf", type=Path, metavar="FILE", help=_("ask a GGUF file of export.sh, with llama.cpp on the CPU")
+    )
     p.add_argument("-v", "--verbose", action="store_true", help=_("say which engine answers, and show its log"))
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
@@ -120,7 +122,7 @@ def by_fast_lane(
     if given and not adapter:
         return "--adapters"
     if cards > 1:
-        return _("a base that one GPU does not hold")
+        return _("a base that is too large for one GPU")
     # a model that merge.sh made has its system prompt in args.json
     system = runinfo.of_adapter(adapter).system if adapter else json_object(model / "args.json").get("system")
     return fast.wish(args, file, model, adapter, system)

@@ -83,9 +83,7 @@ def parser() -> Parser:
         "--output", type=Path, metavar="DIR", help=_("where to (default: next to the checkpoint, NAME-merged)")
     )
     p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
-    p.add_argument(
-        "--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("auto: the GPU where it has room")
-    )
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("auto: the GPU if it has room"))
     p.add_argument("--no-check", action="store_true", help=_("do not compare the answers of adapter and merged model"))
     p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
@@ -243,7 +241,7 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
     dtype = (args.get("torch_dtype") or ["float32" if is_standin else "bfloat16"])[0]
     if dtype not in ("bfloat16", "float32"):
         raise UserError(
-            _("merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded").format(
+            _("merge: --torch_dtype {dtype}: use bfloat16, or float32 for weights that are not rounded").format(
                 dtype=dtype
             )
         )

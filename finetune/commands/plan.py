@@ -37,9 +37,7 @@ def parser() -> Parser:
         ),
     )
     p.add_argument("--dataset", nargs="+", metavar="FILE", help=_("datasets (default: the config's, the 50 rows)"))
-    p.add_argument(
-        "--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, where the guess is wrong")
-    )
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, if the guess is wrong"))
     p.add_argument("--gpu", type=float, metavar="GIB", help=_("a card's memory (default: this machine's, else 24)"))
     p.add_argument("--max_length", "--max-length", type=int, metavar="N", help=_("leave out rows of more tokens"))
     p.add_argument("--config", type=Path, metavar="FILE", help=_("the run's options (default: configs/sft.yaml)"))

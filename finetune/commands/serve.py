@@ -83,9 +83,9 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
     p.add_argument(
         "--new-key",
         action="store_true",
-        help=_("make a key where {key} is not set, and print it when ready").format(key=KEY),
+        help=_("make a key if {key} is not set, and print it when ready").format(key=KEY),
     )
-    p.add_argument("--url", metavar="URL", help=_("the address to print, where the port is published as another one"))
+    p.add_argument("--url", metavar="URL", help=_("the address to print, if the port is published as another one"))
     p.add_argument(
         "--no-page", action="store_true", help=_("leave out the page at /, which asks the models in a browser")
     )
@@ -97,7 +97,7 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
         action="append",
         default=[],
         metavar="ORIGIN",
-        help=_("a web page that may ask, such as https://example.org, or * (default: pages of this machine)"),
+        help=_("a web page that may send requests, such as https://example.org, or * (default: pages of this machine)"),
     )
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
@@ -206,7 +206,7 @@ def check_key(key: str) -> str:
 def check_port(text: str) -> int:
     """A port as a number. Raises UserError if it is not one."""
     if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise UserError(_("--port {text}: no port; choose one from 1 to 65535, such as 8000").format(text=text))
+        raise UserError(_("--port {text}: not a port; choose one from 1 to 65535, such as 8000").format(text=text))
     return int(text)
 
 

@@ -49,7 +49,7 @@ def parser(name: str) -> Parser:
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
     reword = _("also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)")
-    mix = _("also train on N general questions, which the base answers first, so that it keeps what it could do")
+    mix = _("also train on N general questions with the base's own answers, to keep its abilities")
     for option, text in (("--reword", reword), ("--mix", mix)):
         p.add_argument(option, type=int, default=0, metavar="N", help=text)
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help=_("write the finished adapter's path to FILE"))
@@ -59,7 +59,7 @@ def parser(name: str) -> Parser:
 def general_help(name: str) -> str:
     """--general is for the mixed run alone."""
     return (
-        _("a local file for the 500 general rows, in place of the hub's") if name == "sft_mixed" else argparse.SUPPRESS
+        _("a local file for the 500 general rows, instead of the hub's") if name == "sft_mixed" else argparse.SUPPRESS
     )
 
 

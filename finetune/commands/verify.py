@@ -64,15 +64,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--alpaca", type=int, default=0, metavar="N", help=_("also ask N Alpaca rows that were not trained on")
     )
-    p.add_argument("--alpaca-file", type=Path, metavar="FILE", help=_("where those rows are, in place of the hub"))
     p.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help=_("longest answer, in place of the configured limits")
+        "--alpaca-file", type=Path, metavar="FILE", help=_("a local file of such rows, instead of the hub's")
     )
-    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions answered at a time"))
+    p.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help=_("longest answer in tokens, instead of the configured limits")
+    )
+    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions per batch"))
     p.add_argument(
         "--engine",
         choices=[Qwen2Engine.name, TransformersEngine.name],
-        help=_("which engine answers; transformers spreads a base that one GPU does not hold over several"),
+        help=_("which engine answers; transformers spreads a base that is too large for one GPU over several"),
     )
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
@@ -225,7 +227,7 @@ def _lane(job: VerdictSession) -> Lane:
 
 def _check_questions(found: QuestionSet) -> int:
     for source in found.sources:
-        print(_("{source}: nothing to object to").format(source=source))
+        print(_("{source}: valid").format(source=source))
     print(
         _("{count} held-out identity questions, {general} general tasks").format(
             count=len(found.heldout), general=len(found.general)

@@ -43,7 +43,9 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
     if not parts["thresholds"]:
-        raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
+        raise UserError(
+            _("no threshold can be checked, as none of their questions was asked; add questions with --questions")
+        )
     shown = {
         "folder": str(run.folder),
         "settings": run.shown(),
