@@ -1,4 +1,4 @@
-"""`check-data FILE...`: what is wrong with a dataset, and where; `--convert` writes a clean one."""
+"""`check-data FILE...`: reports what is wrong with a dataset, and where; `--convert` writes a clean one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.data.source import parse, parse_columns
 from finetune.verify import preparation
 from finetune.verify.config import SYSTEM
 
-MAX_LENGTH = 2048  # the article's --max_length
+MAX_LENGTH = 2048  # tokens; the article's --max_length
 
 
 def parser() -> Parser:
@@ -59,7 +59,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, and convert if asked to; the exit code."""
+    """Check the files and, with --convert, write a clean one; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
     if args.max_length < 1:
@@ -102,7 +102,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | None) -> None:
-    """Print the report with what a verdict will ask, and the first error as the one line on stderr."""
+    """Print the reports, and the first error on stderr.
+
+    Args:
+        reports: The report of each file.
+        args: The command line.
+        verdict: The line about what a verdict will ask; None: not printed.
+    """
     from rich.console import Console
 
     from finetune.data import report
@@ -145,7 +151,7 @@ def _path(spec: str) -> Path | None:
 
 
 def _tokenizer_folder() -> Path | None:
-    """The model's folder, where it has a tokenizer; without one, tokens are not counted and that is said."""
+    """The model's folder; None, with a line on stderr, if it has no tokenizer: tokens are then not counted."""
     folder = Settings.from_env().model_dir
     if (folder / "tokenizer.json").is_file():
         return folder
@@ -160,7 +166,7 @@ def _tokenizer_folder() -> Path | None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr, where that is a terminal."""
+    """A progress bar on stderr; yields None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

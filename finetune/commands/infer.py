@@ -1,6 +1,6 @@
-"""Ask the model, with or without an adapter, one question or many, or talk to it; infer.sh calls it.
+"""Asks the model one or more questions, or talks to it, with or without an adapter; infer.sh calls it.
 
-The fast lane answers if it supports all that was asked for (talk/fast.py), else `swift infer` does.
+The fast lane answers if it supports all options (talk/fast.py), else `swift infer` does.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; returns the exit code."""
+    """Run infer; returns the exit code."""
     options, rest = parser().parse_known_args(argv)
     if options.config is None:
         raise UserError(_("infer: no --config; run infer.sh, which names its own"))
@@ -113,7 +113,15 @@ def _require_words(questions: list[str]) -> None:
 def by_fast_lane(
     args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, cards: int
 ) -> fast.Wish | str:
-    """What the fast lane is to answer, or the reason why ms-swift does."""
+    """What the fast lane needs to answer, or the reason why ms-swift answers.
+
+    Args:
+        args: The options for ms-swift.
+        file: The options in the config file.
+        model: The model's folder.
+        adapter: The adapter of --adapter, if any.
+        cards: The number of GPUs that are needed to hold the base.
+    """
     if os.environ.get("ENGINE") == "swift":
         return "ENGINE=swift"
     if _several():
@@ -123,7 +131,7 @@ def by_fast_lane(
         return "--adapters"
     if cards > 1:
         return _("a base that is too large for one GPU")
-    # a model that merge.sh made has its system prompt in args.json
+    # merge.sh records the system prompt in the args.json of a merged model.
     system = runinfo.of_adapter(adapter).system if adapter else json_object(model / "args.json").get("system")
     return fast.wish(args, file, model, adapter, system)
 
@@ -133,7 +141,14 @@ def _several() -> bool:
 
 
 def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespace, settings: Settings) -> int:
-    """Answers, or a conversation, by this project's own Qwen2, as a job without a limit on its user's silence."""
+    """Answer questions, or talk, with this project's own Qwen2. The job never times out while the user is silent.
+
+    Args:
+        wanted: What the fast lane needs to answer.
+        questions: The questions; none: a conversation.
+        options: The command's own options.
+        settings: The settings in the environment.
+    """
     from rich.console import Console
 
     from finetune.runs.gpu_lock import job
@@ -155,12 +170,12 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
 
 
 def named(path: Path) -> str:
-    """The name of who answers, for a conversation's first line: run-…/checkpoint-80, or the model's name."""
+    """The name in the first line of a conversation: run-…/checkpoint-80, or the model's name."""
     return f"{path.parent.name}/{path.name}" if (path / "adapter_config.json").is_file() else path.name
 
 
 def ask_file(options: argparse.Namespace, words: list[str]) -> int:
-    """Questions, or a conversation, answered by llama.cpp from a GGUF file; needs neither the GPU nor its lock."""
+    """Answer questions, or talk, with llama.cpp and a GGUF file. It needs neither the GPU nor its lock."""
     from finetune.export import chat
 
     strange = next((word for word in words if word.startswith("-")), None)
@@ -176,7 +191,14 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: Settings) -> int:
-    """A conversation by ms-swift, as a job without a limit on its user's silence. -v shows its log."""
+    """Talk with ms-swift. The job never times out while the user is silent. -v shows the log of ms-swift.
+
+    Args:
+        args: The options for ms-swift.
+        who: The folder of the adapter or the model, for the first line.
+        options: The command's own options.
+        settings: The settings in the environment.
+    """
     from finetune.runs.gpu_lock import run
 
     command = _swift(options, args, settings)
@@ -206,7 +228,14 @@ def _ended(code: int, log: Path) -> UserError:
 
 
 def answer(questions: list[str], options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
-    """Ask each question by itself; the answers go to stdout. ms-swift's output is quoted only on failure."""
+    """Answer each question by itself with ms-swift, on stdout. Its log is quoted only on failure.
+
+    Args:
+        questions: The questions.
+        options: The command's own options.
+        args: The options for ms-swift.
+        settings: The settings in the environment.
+    """
     from finetune.runs.gpu_lock import run
 
     with tempfile.TemporaryDirectory(prefix="infer-") as name:

@@ -22,6 +22,7 @@ from finetune.verify.words import Said
 
 if TYPE_CHECKING:
     from finetune.verify.engine import Engine
+    from finetune.verify.runinfo import Run
     from finetune.verify.session import VerdictSession
 
 SCHEMA_VERSION = 1
@@ -39,21 +40,14 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     Raises:
         UserError: No threshold applies, because none of the questions it needs was asked.
     """
-    selected, run = job.selected, job.run
+    selected = job.selected
     thresholds = selected.thresholds(job.cfg)
     parts = verdict(asked, thresholds)
     if not parts["thresholds"]:
         raise UserError(
             _("no threshold can be checked, as none of their questions was asked; add questions with --questions")
         )
-    shown = {
-        "folder": str(run.folder),
-        "settings": run.shown(),
-        "losses": [list(point) for point in run.losses],
-        "held_out_losses": [list(point) for point in run.held_out],
-        "max_steps": run.max_steps,
-        "epochs": run.epochs,
-    }
+    run = about_run(job.run)
     failed = {name: check for name, check in parts["thresholds"].items() if not check["ok"]}
     other = {"adapter": str(job.other), **verdict(asked, thresholds, "other")} if job.other else None
     return {
@@ -62,7 +56,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "advice": advice.line(
             failed,
             parts["figures"],
-            shown | {"losses": run.losses_of_adapter},
+            run | {"losses": job.run.losses_of_adapter},
             bool(selected.trained_on),
             job.kind is STANDIN,
         ),
@@ -72,17 +66,10 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "engine": engine.name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "adapter": str(job.adapter),
-        "model": {
-            "path": str(job.model_dir),
-            "standin": job.kind is STANDIN,
-            "kind": job.kind.name,
-            "mark": job.kind.mark(),
-            "device": engine.device,
-            "dtype": engine.dtype,
-        },
+        "model": about_model(job, engine),
         "notes": [*selected.notes, *notes_on_rewordings(job), *notes_on_the_base(engine)],
         "compare": other,
-        "run": shown,
+        "run": run,
         "settings": {
             "prompts": {each.prompt: each.system for each in asked if each.prompt != ROW},
             "max_new_tokens": job.limits,
@@ -96,6 +83,30 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "seconds": {},
         "memory": engine.memory(),
         "questions": questions(asked),
+    }
+
+
+def about_model(job: VerdictSession, engine: Engine) -> dict[str, Any]:
+    """The base: its folder, whether it was made for tests, and how it ran."""
+    return {
+        "path": str(job.model_dir),
+        "standin": job.kind is STANDIN,
+        "kind": job.kind.name,
+        "mark": job.kind.mark(),
+        "device": engine.device,
+        "dtype": engine.dtype,
+    }
+
+
+def about_run(run: Run) -> dict[str, Any]:
+    """The run's folder, settings and losses."""
+    return {
+        "folder": str(run.folder),
+        "settings": run.shown(),
+        "losses": [list(point) for point in run.losses],
+        "held_out_losses": [list(point) for point in run.held_out],
+        "max_steps": run.max_steps,
+        "epochs": run.epochs,
     }
 
 
