@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         report.terminal(Console(), found, on, engines, cards, times, shares)
     if any(not isinstance(plan, str) for plan in engines.values()):
         return DONE
-    print(_("error: {next}").format(next=next(iter(engines.values()))), file=sys.stderr)
+    print(_("error: {reason}").format(reason=next(iter(engines.values()))), file=sys.stderr)
     return FAILED
 
 

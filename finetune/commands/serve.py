@@ -60,8 +60,8 @@ def parser() -> Parser:
         description=_("Serve the model at an OpenAI-compatible address, with adapters under names of their own."),
         epilog=_(
             """A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
-Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
-/health and /v1/models need no key; the page at / asks for it. --new-key makes one where none is set.
+Without a key it listens to this machine only (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
+/health and /v1/models need no key; the page at / asks for it. --new-key makes one if none is set.
 SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
 Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512"""
         ),

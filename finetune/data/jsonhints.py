@@ -28,7 +28,7 @@ def beginning(first: str) -> tuple[str, str]:
 def explain(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
     """(what, remedy) of JSON that cannot be parsed. `text` is what the positions in `error` refer to."""
     message = error.msg[:1].lower() + error.msg[1:]  # part of a sentence here
-    return _("not JSON, {jsonhints}").format(jsonhints=message), _hint(text, error)
+    return _("not JSON, {reason}").format(reason=message), _hint(text, error)
 
 
 def long_number() -> tuple[str, str]:

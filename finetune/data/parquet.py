@@ -48,8 +48,8 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
             yield Row(number, number, _as_json(row))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
-            _("{path}: not a Parquet file ({names}); export it again").format(
-                path=path, names=" ".join(str(error).split())[:120]
+            _("{path}: not a Parquet file ({reason}); export it again").format(
+                path=path, reason=" ".join(str(error).split())[:120]
             )
         ) from error
 
