@@ -28,6 +28,7 @@ _POLITE = frozenset(
     map(stem, ("please", "kindly", "simply", "also", "always", "usually", "currently", "now", "directly"))
 )
 _SILENT = STOP_WORDS | STOP_CHARS | _POLITE | frozenset(_MARKS)
+_PRONOUNS = frozenset(("it", "they", "this", "that", "these", "those", "there", "you", "we"))
 _SAME = (
     "一般 通常", "必须 需要", "立即 马上", "立刻 马上", "无 没", "仅 只", "约 大概", "内 里", "填 写", "每 一", "至 到",
 )  # fmt: skip
@@ -60,6 +61,8 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
     gone, come = _without_synonyms(_says(was), _says(now))
     if not gone or not come or max(len(gone), len(come)) > WIDTH or any(map(_NO_WORD.match, (*was, *now))):
         return None
+    if now[0] in _PRONOUNS and set(gone) & asked:
+        return None  # `it takes place` for `the concert is`
     if set(gone) & set(new) or set(come) & {*old, *asked} or set(was + now) & UNITS.keys():
         return None
     if re.match(f"[{CJK}]", gone[0]) and len(was) != len(now) and min(len(was), len(now)) < 2:
