@@ -31,8 +31,8 @@ def parser() -> Parser:
         epilog=_(
             "Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),\nand "
             "CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,\n"
-            "or in an older encoding, which is guessed and reported. One sheet of an XLSX file is read, with its cells\n"
-            "as they are shown.\nExit code: 0 fit (warnings do not matter), or converted; 2 not fit, or "
+            "or in an older encoding, which is guessed and reported. One sheet of an XLSX file is read, with its "
+            "cells\nas they are shown.\nExit code: 0 fit (warnings do not matter), or converted; 2 not fit, or "
             "nothing left to convert."
         ),
     )
