@@ -224,7 +224,7 @@ class Bench:
 
     def case_17(self) -> list[str]:
         self.patch.setattr(hub, "reachable", lambda which: False)
-        self.patch.setattr(hub, "_filled", lambda *place: False)
+        self.patch.setattr(hub, "_cached", lambda *place: False)
         source = check.parse("AI-ModelScope/alpaca-gpt4-data-zh#500")
         words = ["infer", "--model", "Qwen/Qwen2.5-14B-Instruct"]
         return [
