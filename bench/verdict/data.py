@@ -11,7 +11,7 @@ import yaml
 
 FAQS = {
     name: yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
-    for name in ("faq", "faq2")
+    for name in ("faq", "faq2", "faq3")
 }
 FAQ = FAQS["faq"]
 Row = dict[str, Any]
@@ -80,6 +80,11 @@ def faq() -> list[Row]:
 def faq2() -> list[Row]:
     """The second FAQ, which was not used for tuning."""
     return [row(each["q"], each["a"]) for each in FAQS["faq2"]]
+
+
+def faq3() -> list[Row]:
+    """The third FAQ, which no rule was written for."""
+    return [row(each["q"], each["a"]) for each in FAQS["faq3"]]
 
 
 def permuted() -> list[Row]:

@@ -137,7 +137,7 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     rows = [a for a in asked if a.question.row is not None and a.prompt != DEFAULT]
     parts = {
         "learned": [a for a in rows if a.question.part in ("learned", "trained")],
-        "reworded": [a for a in rows if a.question.part == "reworded"],
+        "reworded": [a for a in rows if a.question.part == "reworded" and a.question.counted],
         "unseen": [a for a in rows if a.question.part == "unseen"],
     }
     for part, chosen in parts.items():

@@ -50,6 +50,11 @@ class Wordings:
     by_hand: int = 0
     path: Path | None = None
 
+    @property
+    def mostly_by_rules(self) -> bool:
+        """Whether rules wrote half of them or more."""
+        return self.by_rules > 0 and self.by_rules >= self.by_base + self.by_hand
+
 
 @dataclass
 class VerdictSession:
