@@ -22,7 +22,9 @@ def asked(makers: Sequence[str], near: int, far: int) -> list[Question]:
     found = survey.of_rows([row for row in data if row is not None])
     known = {
         question_key(row.question): Rewording(
-            row.question, [f"Now: {row.question}" if n < near else f"zzz {n} vvv"], made=[makers[n % len(makers)]]
+            row.question,
+            [f"Now: {row.question}" if n < near else f"zzz {'q' * (n + 1)}"],
+            made=[makers[n % len(makers)]],
         )
         for n, row in enumerate(found.rows)
     }
