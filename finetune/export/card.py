@@ -42,7 +42,11 @@ def write(path: Path, made: Made) -> None:
             name=made.file.name, size=made.file.stat().st_size, quant=made.quant.upper()
         ),
         "sha256": f"`{sha256sums.digest(made.file)}`",
-        **({N_("base"): made.base.name} if made.adapter is None else _provenance(made, digest)),
+        **(
+            model_card.provenance(made.base, digest, made.adapter, made.record, made.lora)
+            if made.adapter
+            else {N_("base"): made.base.name}
+        ),
         N_("exported"): model_card.now(),
         N_("versions at export"): ", ".join(f"{each} {version}" for each, version in made.versions.items()),
         N_("licence"): _("{licence}, see LICENSE").format(licence=model_card.licence_of(made.base)),
@@ -70,8 +74,3 @@ def _start(file: str) -> list[str]:
         "```",
         "",
     ]
-
-
-def _provenance(made: Made, digest: str | None) -> dict[str, str]:
-    assert made.adapter is not None
-    return model_card.provenance(made.base, digest, made.adapter, made.record, made.lora)

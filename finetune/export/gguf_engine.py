@@ -37,10 +37,7 @@ class GgufEngine:
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
         """The answers, in the order of `asks`."""
-        prompts = [
-            self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=getattr(ask, "tools", None))
-            for ask in asks
-        ]
+        prompts = [self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=ask.tools) for ask in asks]
         limits = [ask.max_new_tokens for ask in asks]
         found = []
         for said in self.model.answers(prompts, limits, progress):

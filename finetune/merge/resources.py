@@ -40,10 +40,7 @@ def require_disk(target: Path, weights: int, what: str = N_("the merged model"))
     Raises:
         UserError: There is no room for them and DISK_MARGIN.
     """
-    place = target
-    while not place.exists():
-        place = place.parent
-    need, free = weights + DISK_MARGIN, shutil.disk_usage(place).free
+    need, free = weights + DISK_MARGIN, shutil.disk_usage(_existing(target)).free
     if free < need:
         raise UserError(
             _(
@@ -51,6 +48,11 @@ def require_disk(target: Path, weights: int, what: str = N_("the merged model"))
                 "some, or name a folder on another disk with --output DIR"
             ).format(target=target, what=_(what), need=need / GIB, free=free / GIB)
         )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tuple[str, str]:
@@ -145,9 +147,7 @@ def require_target(target: Path) -> None:
                     target=target
                 )
             )
-        place = target.parent
-        while not place.exists():
-            place = place.parent
+        place = _existing(target.parent)
     except OSError as error:
         raise UserError(
             _("{target}: cannot be read ({strerror}); name another with --output DIR").format(

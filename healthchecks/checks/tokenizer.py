@@ -12,6 +12,7 @@ from typing import Any
 
 from common import sha256sums
 from common.i18n import N_, _
+from common.json_files import json_object
 from healthchecks.context import Context, Failure, Outcome
 
 NAME = "tokenizer"
@@ -150,7 +151,7 @@ def _hold_special(context: Context, tokenizer: Any) -> None:
             raise Failure(
                 "tokenizer-wrong", _("tokenizer.json has no special token {token}").format(token=token), NOT_CHATML
             )
-    config = _json(context.model_dir / "config.json")
+    config = json_object(context.model_dir / "config.json")  # `weights` reports what is wrong with it
     rows = config.get("vocab_size")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if isinstance(rows, int) and largest >= rows:
@@ -162,7 +163,9 @@ def _hold_special(context: Context, tokenizer: Any) -> None:
             OTHERS,
         )
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    for name, ends in (("generation_config.json", _ends(context)), ("config.json", config.get("eos_token_id"))):
+    generation = json_object(context.model_dir / "generation_config.json")
+    for name, file in (("generation_config.json", generation), ("config.json", config)):
+        ends = file.get("eos_token_id")
         for end in ends if isinstance(ends, list) else [ends]:
             if isinstance(end, int) and end not in special:
                 text = tokenizer.id_to_token(end)
@@ -230,19 +233,6 @@ def _load(context: Context) -> Any:
         raise Failure(
             "tokenizer-wrong", _("{path} cannot be loaded: {reason}").format(path=path, reason=error), INCOMPLETE
         ) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} if the file has none: `weights` reports what is wrong with config.json."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _ends(context: Context) -> Any:
-    return _json(context.model_dir / "generation_config.json").get("eos_token_id")
 
 
 def _template(context: Context) -> str | None:
