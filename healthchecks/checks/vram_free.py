@@ -64,7 +64,8 @@ def check(context: Context) -> Outcome:
             REMEDY,
         )
     figure = _("{free} of {total} free, {why}").format(free=gib(gpu.free), total=gib(gpu.total), why=why)
-    return Outcome(figure + _others(context))
+    others = _listed(context)
+    return Outcome(figure + (_("; also there: {names}").format(names=", ".join(others)) if others else ""))
 
 
 REMEDY = N_(
@@ -83,8 +84,3 @@ def _holders(context: Context) -> str:
     if not listed:
         return _("held by processes that this container cannot see")
     return _("held by ") + ", ".join(listed)
-
-
-def _others(context: Context) -> str:
-    listed = _listed(context)
-    return _("; also there: {names}").format(names=", ".join(listed)) if listed else ""
