@@ -32,7 +32,12 @@ class Made:
 
 
 def write(path: Path, made: Made) -> None:
-    """Write the card. It holds the sha256 of the file."""
+    """Write the card. It holds the sha256 of the file.
+
+    Args:
+        path: The card's file.
+        made: What it says.
+    """
     lines = model_card.head(made.file.stem, made.base, made.kind, "gguf")
     lines += [*_start(made.file.name), _("## What it is"), ""]
     official = made.base / sha256sums.NAME

@@ -144,7 +144,15 @@ class LlamaServer:
         self._server = None  # its destructor ends the server's threads
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request: POST if it has a body, else GET. Raises ValueError with the server's message if refused."""
+        """Send one request and return the JSON of the response.
+
+        Args:
+            path: The path, such as /props.
+            body: Sent as JSON with POST; None sends a GET.
+
+        Raises:
+            ValueError: The server refuses it. The message is the server's.
+        """
         with self._response(path, body) as response:
             return dict(json.loads(response.read()))
 
@@ -168,7 +176,7 @@ class LlamaServer:
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
     def answer(self, prompt: Sequence[int], max_tokens: int) -> Completion:
-        """The greedy answer to a prompt."""
+        """The greedy answer to a prompt of token ids, of at most `max_tokens` tokens."""
         body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
         found = self.call("/completion", body | {"return_tokens": True})
         return Completion(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
@@ -187,6 +195,10 @@ class LlamaServer:
 
     def stream(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> Iterator[str]:
         """The greedy answer to a conversation, by the file's own template, piece by piece.
+
+        Args:
+            messages: In the API's form.
+            max_tokens: Tokens of the answer, at most.
 
         Raises:
             ValueError: The server refuses it. The message is the server's.

@@ -86,7 +86,15 @@ def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tu
 
 
 def require_memory(weights: int, check: bool) -> None:
-    """Raises UserError if memory is too small to merge on the CPU (bfloat16), or for the check after it (float32)."""
+    """Check the memory for a merge on the CPU.
+
+    Args:
+        weights: Bytes of the weights in bfloat16.
+        check: Whether the merged model is asked afterwards, which takes float32.
+
+    Raises:
+        UserError: The memory is too small.
+    """
     _require_free(weights * MEMORY_FACTOR, _("merging on the CPU"), _("use a larger machine"))
     if check:
         require_memory_to_ask(weights)

@@ -179,7 +179,7 @@ def _event(chunk: dict[str, Any]) -> str:
 
 
 def error(status: int, message: str, param: str | None = None, code: str = "invalid_request") -> JSONResponse:
-    """An error in the API's form."""
+    """An error in the API's form; guard.error_body describes the arguments."""
     return JSONResponse(error_body(status, message, code, param), status)
 
 

@@ -214,7 +214,7 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
 async def refuse(
     send: Send, status: int, message: str, code: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """Send an error as the whole response."""
+    """Send an error as the whole response; `error_body` describes the arguments, `headers` are added."""
     body = json.dumps(error_body(status, message, code), ensure_ascii=False).encode()
     fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *(headers or [])]
     await send({"type": "http.response.start", "status": status, "headers": fields})
