@@ -24,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from bench.shapes import config_of  # noqa: E402
 
 GIB = 2**30
 BEGIN = time.perf_counter()
@@ -267,9 +268,7 @@ def fit(args: argparse.Namespace) -> None:
     from finetune.plan import memory
 
     found = json.loads(Path(args.out).read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(found["shape"]))
-        shape = memory.Config.from_dir(folder)
+    shape = config_of(found["shape"])
     rows = [row for row in found["swift"] if "reserved_gib" in row]
     adapter = memory.LoraSpec(RANK)
 

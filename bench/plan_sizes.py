@@ -16,7 +16,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from bench.plan_fit import first_label  # noqa: E402
-from bench.shapes import SHAPES, config_json  # noqa: E402
+from bench.shapes import SHAPES, config_json, config_of  # noqa: E402
 
 CARDS_GB = (8, 12, 16, 24, 48, 80)
 ROWS, LONGEST, BATCH = 50, 64, 16  # the article's: 50 rows of at most 64 tokens, 16 per step
 LONG = 1024  # tokens of one long row, the other extreme of typical training data
 OVER, UNDER = 0.05, -0.02
-
-
-def shape_of(size: str) -> Any:
-    """The Config for a size."""
-    from qwen2.config import Config
-
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config_json(size)))
-        return Config.from_dir(folder)
 
 
 def fast_peak(shape: Any, tokens: int, ceiling: float) -> str:
@@ -68,7 +58,7 @@ def table() -> None:
     print("| size | weights, GB | " + " | ".join(f"{card} GB card" for card in CARDS_GB) + " |")
     print("| --- " * (len(CARDS_GB) + 2) + "|")
     for size in SHAPES:
-        shape = shape_of(size)
+        shape = config_of(config_json(size))
         heads = 1 if shape.tie_embeddings else 2
         weights = 2 * (shape.linear_parameters + heads * shape.vocab_size * shape.hidden_size) / 1e9
         cells = []
@@ -106,7 +96,7 @@ def check(out: Path) -> None:
     print("| size | engine | setting | measured, GiB | predicted | off |\n| --- | --- | --- | --- | --- | --- |")
     offs: list[float] = []
     for file in sorted(out.glob("*B.json"), key=lambda path: float(path.stem.removesuffix("B"))):
-        found, shape = json.loads(file.read_text()), shape_of(file.stem)
+        found, shape = json.loads(file.read_text()), config_of(config_json(file.stem))
         rows = []
         for row in found.get("fast", []):
             if "reserved_gib" in row:

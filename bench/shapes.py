@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,12 @@ def config_json(size: str) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "tie_word_embeddings": tied,
     }
+
+
+def config_of(raw: dict[str, Any]) -> Any:
+    """The Config that qwen2 reads from that config.json."""
+    from qwen2.config import Config
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(raw))
+        return Config.from_dir(folder)
