@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +34,10 @@ def gpu_mib() -> int | None:
 
 
 class Peak:
-    """The largest value that `read` returns while the block runs: `with Peak(gpu_mib) as peak: ...; peak.value`."""
+    """The largest value that `read` returns while the block runs, and the block's seconds.
+
+    `with Peak(gpu_mib) as peak: ...`, then peak.value and peak.seconds.
+    """
 
     def __init__(self, read: Callable[[], float | None], every_s: float = 0.05) -> None:
         """Sample `read` every `every_s` seconds in a thread; None counts as 0."""
@@ -42,6 +47,7 @@ class Peak:
 
     def __enter__(self) -> Peak:
         self._thread.start()
+        self._began = time.perf_counter()
         return self
 
     def _watch(self) -> None:
@@ -49,8 +55,17 @@ class Peak:
             self.value = max(self.value, self._read() or 0)
 
     def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._began
         self._stop.set()
         self._thread.join()
+
+
+def free_memory() -> None:
+    """Give unused memory back to the GPU. On a CPU, PyTorch's call does nothing."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def gpu_ms(work: Callable[[], Any], repeats: int) -> float:

@@ -22,8 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from bench.plan_fit import first_label  # noqa: E402
-from bench.shapes import SHAPES, config_json, config_of  # noqa: E402
+from bench.plan_fit import RANK, first_label, setting_of  # noqa: E402
+from bench.shapes import SHAPES, config_json, shape_of  # noqa: E402
 
 CARDS_GB = (8, 12, 16, 24, 48, 80)
 ROWS, LONGEST, BATCH = 50, 64, 16  # the article's: 50 rows of at most 64 tokens, 16 per step
@@ -58,7 +58,7 @@ def table() -> None:
     print("| size | weights, GB | " + " | ".join(f"{card} GB card" for card in CARDS_GB) + " |")
     print("| --- " * (len(CARDS_GB) + 2) + "|")
     for size in SHAPES:
-        shape = config_of(config_json(size))
+        shape = shape_of(config_json(size))
         heads = 1 if shape.tie_embeddings else 2
         weights = 2 * (shape.linear_parameters + heads * shape.vocab_size * shape.hidden_size) / 1e9
         cells = []
@@ -96,20 +96,18 @@ def check(out: Path) -> None:
     print("| size | engine | setting | measured, GiB | predicted | off |\n| --- | --- | --- | --- | --- | --- |")
     offs: list[float] = []
     for file in sorted(out.glob("*B.json"), key=lambda path: float(path.stem.removesuffix("B"))):
-        found, shape = json.loads(file.read_text()), config_of(config_json(file.stem))
+        found, shape = json.loads(file.read_text()), shape_of(config_json(file.stem))
         rows = []
         for row in found.get("fast", []):
             if "reserved_gib" in row:
                 tokens, labels = row["tokens"] * row["rows"], (row["tokens"] - first_label(row["tokens"])) * row["rows"]
-                peak = memory.peak_gib(shape, 8, row["recompute"], tokens, 0.05, labels=labels)
+                peak = memory.peak_gib(shape, RANK, row["recompute"], tokens, 0.05, labels=labels)
                 setting = f"{row['recompute']}, {row['rows']} x {row['tokens']}, {row['steps']} steps"
                 rows.append(("fast lane, reserved", setting, row["reserved_gib"], peak))
         for row in found.get("swift", []):
             if "allocated_gib" in row:
-                micro = swift_memory.LargestMicroBatch(row["tokens"], row["rows"], row["kept"], row["padded"])
-                ways = (row["checkpointing"], row["liger"])
-                peak = swift_memory.peak_gib(shape, swift_memory.LoraSpec(8), micro, *ways)
-                setting = f"checkpointing {ways[0]}, liger {ways[1]}, {row['rows']} x {row['tokens']}"
+                peak = swift_memory.peak_gib(shape, swift_memory.LoraSpec(RANK), *setting_of(row))
+                setting = f"checkpointing {row['checkpointing']}, liger {row['liger']}, {row['rows']} x {row['tokens']}"
                 rows.append(("ms-swift, allocated", setting, row["allocated_gib"], peak))
         for engine, setting, real, peak in rows:
             offs.append(peak / real - 1)

@@ -27,8 +27,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python standin/build.py` finds its own package
 
+from common import sha256sums
 from standin.text import WORKSPACE, Example, TrainingText
-from standin.tokenizer import OFFICIAL, write_sums, write_tokenizer
+from standin.tokenizer import OFFICIAL, write_tokenizer
 
 VOCAB = 152064  # rows of the official embedding; the tokenizer has 151,665 tokens
 LAYERS = 4
@@ -179,7 +180,7 @@ def build(out: Path, steps: int = STEPS, workspace: Path = WORKSPACE) -> None:
 
     write_shards(scatter(model, used), out)
     (out / "config.json").write_text(json.dumps(config_json(), indent=2) + "\n", encoding="utf-8")
-    write_sums(out)
+    sha256sums.write(out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

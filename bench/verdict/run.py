@@ -49,6 +49,8 @@ CASES = (
     Case("faq --reword 2 --mix 40", "faq", (*MIXED, "--reword", "2", "--mix", "40")),
     Case("faq2", "faq2", LONG),
     Case("faq2 --reword 2", "faq2", (*LONG, "--reword", "2")),
+    Case("faq3", "faq3", LONG),
+    Case("faq3 --reword 2", "faq3", (*LONG, "--reword", "2")),
     Case("untrained", "faq", ("--learning_rate", "1e-9", "--max_steps", "1"), "learned_min"),
     Case("permuted", "permuted", LONG, "learned_min", "faq"),
     Case("2 epochs", "faq", ("--learning_rate", "1e-4", "--num_train_epochs", "2"), "learned_min"),

@@ -1,6 +1,6 @@
-"""Ask the base and the adapter, score, report, and say pass or fail; verify.sh runs it.
+"""Asks the base and an adapter, scores the answers, writes the reports and gives the verdict; verify.sh runs it.
 
-Exit codes: 0 passed, 1 a threshold fell short, 2 arguments or input that cannot be used.
+Exit codes: 0 passed, 1 a threshold fell short, 2 unusable arguments or input.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from finetune.engines.fast import workers
 from finetune.engines.fast.loaded_model import Lane, spare_the_cores
 from finetune.engines.fast.shared import ASKED_FOR
 from finetune.plan import answering, gpu_memory
-from finetune.runs import adapters
+from finetune.runs import adapters, gpu_lock
 from finetune.runs.progress_bar import Bar
 from finetune.verify import base_cache, config, questions, runinfo, selection
 from finetune.verify.engine import Engine, Qwen2Engine, check_adapter
@@ -64,15 +64,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--alpaca", type=int, default=0, metavar="N", help=_("also ask N Alpaca rows that were not trained on")
     )
-    p.add_argument("--alpaca-file", type=Path, metavar="FILE", help=_("where those rows are, in place of the hub"))
     p.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help=_("longest answer, in place of the configured limits")
+        "--alpaca-file", type=Path, metavar="FILE", help=_("a local file of such rows, instead of the hub's")
     )
-    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions answered at a time"))
+    p.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help=_("longest answer in tokens, instead of the configured limits")
+    )
+    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions per batch"))
     p.add_argument(
         "--engine",
         choices=[Qwen2Engine.name, TransformersEngine.name],
-        help=_("which engine answers; transformers spreads a base that one GPU does not hold over several"),
+        help=_("which engine answers; transformers spreads a base that is too large for one GPU over several"),
     )
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
@@ -89,21 +91,21 @@ def main(
     """Run verify; returns the exit code.
 
     Args:
-        argv: The words of the command line.
-        make_engine: Makes the engine; finetune passes one with its loaded model, tests a fake one.
-        tell: Called before the verdict is shown, for the caller's own line, since the verdict should come last.
+        argv: The command line; None: this process's.
+        make_engine: Makes the engine. finetune passes one with its loaded model, tests pass a fake.
+        tell: Called before the verdict is printed, so that the caller's own line precedes it.
     """
     from rich.console import Console
 
     started = time.monotonic()
     args = parser().parse_args(argv)
-    args.lang = getattr(args, "lang", i18n.option)  # for the reports, too; else the data's language
+    args.lang = getattr(args, "lang", i18n.option)  # also the language of the reports; None: that of the data
     _check_arguments(args)
     settings = Settings.from_env()
     kind = kind_of(args.model or settings.model_dir)
     cfg = config.read(config.for_kind(args.config or config.default_path(), kind.name))
     if args.check:
-        return _check_questions(selection.read_questions(cfg, args))
+        return _check_questions(selection.read_questions(cfg, args.questions, args.expect, args.forbid))
     if args.ask_base:
         base_cache.forget(settings.output_dir)
     job = prepare(args, cfg, settings, make_engine)
@@ -125,17 +127,27 @@ def main(
 def prepare(
     args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
 ) -> VerdictSession:
-    """Check all input before the model is loaded. Raises UserError for the first fault."""
+    """Check all input before the model is loaded.
+
+    Args:
+        args: The command line.
+        cfg: The configuration.
+        settings: The settings in the environment.
+        make_engine: As in `main`.
+
+    Raises:
+        UserError: The first fault.
+    """
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
     if make_engine is Qwen2Engine:
         choose_engine(args, settings, model_dir)
-    for named in (adapter, *([other] if other else [])) if args.engine != TransformersEngine.name else ():
+    named = [each for each in (adapter, other) if each]
+    for each in named if args.engine != TransformersEngine.name else ():
+        instead = host.call("infer", adapter=each)
         adapters.require_plain(
-            named,
-            "verify",
-            _("ask it with {command}, which ms-swift answers").format(command=host.call("infer", adapter=named)),
+            each, "verify", _("ask it with {command}, which ms-swift answers").format(command=instead)
         )
     run = runinfo.of_adapter(adapter)
     old = questions.option("--forbid", args.forbid) or cfg.old_identity
@@ -143,13 +155,13 @@ def prepare(
     job = VerdictSession(args, cfg, settings, adapter, other, model_dir, run, selected, old)
     job.folder = runinfo.output_folder(run, args.output)
     if make_engine is Qwen2Engine and args.engine == Qwen2Engine.name:
-        for named in (adapter, *([other] if other else [])):
-            check_adapter(named, model_dir)
+        for each in named:
+            check_adapter(each, model_dir)
     return job
 
 
 def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path) -> None:
-    """Set args.engine if it was not given: qwen2, or transformers for a base that does not fit one GPU."""
+    """Set args.engine if it was not given: transformers for a base that does not fit one GPU, else qwen2."""
     if args.engine:
         return
     one = settings.wants_cpu or answering.cards_to_hold(model_dir, settings.vram_ceiling_gib) == 1
@@ -157,13 +169,23 @@ def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path)
 
 
 def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
-    """Load the model, make rewordings if there are none, and ask and score everything."""
+    """Load the model, make rewordings if there are none, ask all questions and score the answers.
+
+    Args:
+        job: The verdict.
+        err: A rich Console on stderr, for progress and notes.
+        make_engine: As in `main`.
+
+    Returns:
+        The questions with their scored answers, and the engine that answered.
+    """
     if job.kind.is_for_tests:
         err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
     if job.device == "cpu":
         spare_the_cores()
     args, selected = job.args, job.selected
-    with busy(0) as beat, Bar(err, 0, beat) as bar, contextlib.ExitStack() as ending:
+    # The busy lock lets probes see a job at work while the model answers.
+    with gpu_lock.job("verify", total=0) as held, Bar(err, 0, held.step) as bar, contextlib.ExitStack() as ending:
         bar.phase(_("loading {name} on {device}").format(name=job.model_dir.name, device=job.device))
         clock = time.monotonic()
         size = args.batch_size or job.cfg.batch_size
@@ -195,7 +217,7 @@ def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[
 
 
 def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, ending: contextlib.ExitStack) -> Engine:
-    """The base, loaded, and the further processes that answer; `ending` ends them."""
+    """The loaded base. `ending` ends the other processes that answer."""
     if make_engine is not Qwen2Engine:
         return make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
     if job.args.engine == TransformersEngine.name:
@@ -206,7 +228,7 @@ def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, e
 
 
 def _lane(job: VerdictSession) -> Lane:
-    """The model, with further processes if NPROC_PER_NODE asks for them, or if they are faster by the estimate."""
+    """The model, with more processes if NPROC_PER_NODE asks for them or the estimate says that they are faster."""
     count = workers.given()
     if job.device == "cpu":
         several = workers.from_env((), count or 1, {})
@@ -224,7 +246,7 @@ def _lane(job: VerdictSession) -> Lane:
 
 def _check_questions(found: QuestionSet) -> int:
     for source in found.sources:
-        print(_("{source}: nothing to object to").format(source=source))
+        print(_("{source}: valid").format(source=source))
     print(
         _("{count} held-out identity questions, {general} general tasks").format(
             count=len(found.heldout), general=len(found.general)
@@ -244,15 +266,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UserError(_("an adapter is named twice; give it once, with --adapter or without"))
     if isinstance(args.columns, str):
         args.columns = parse_columns(args.columns)
-
-
-@contextlib.contextmanager
-def busy(total: int) -> Iterator[Callable[[int, int], None]]:
-    """Hold the busy lock while the model answers, so that probes see a job at work; yields its step(done, total)."""
-    from finetune.runs.gpu_lock import job
-
-    with job("verify", total=total) as held:
-        yield held.step
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A spreadsheet's cell as a person sees it: by ECMA-376 part 1, 18.8.31; used by workbook.
+"""Formats a cell as the spreadsheet shows it, by ECMA-376 part 1, 18.8.31; used by workbook.
 
-Our own, because openpyxl leaves it out and the one Python port of SheetJS's formatter is from 2020.
+The code is our own: openpyxl does not format values, and the only Python port of SheetJS's formatter is from 2020.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import lru_cache
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
-# A machine's own short date, which differs from country to country: 3/9/2025 here is 9/3/2025 there.
+# Excel shows these in the short date format of the machine, so that 3/9/2025 here is 9/3/2025 elsewhere.
 ISO = {"mm-dd-yy": "yyyy-mm-dd", "m/d/yy h:mm": "yyyy-mm-dd h:mm"}
-# Formats that a Chinese Excel writes by number, without their code (zh-cn in 18.8.30); openpyxl has none of them.
+# Formats that a Chinese Excel stores by number, without a code (zh-cn in 18.8.30); openpyxl does not know them.
 _MONTH, _DAY = 'yyyy"年"m"月"', 'm"月"d"日"'
 CHINESE = {
     **dict.fromkeys((27, 36, 50, 52, 57), _MONTH),
@@ -42,7 +42,7 @@ TOKEN = re.compile(
 )
 OPERATORS = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq, "<>": ne}
 CONDITION = re.compile(r"(<=|>=|<>|<|>|=)\s*(-?[\d.]+)")
-LONG = 11  # digits that General shows before it goes over to an exponent
+LONG = 11  # from this many digits on, General shows an exponent
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Section:
-    """One of the parts of a format between semicolons; `condition` is (operator, number)."""
+    """One of the sections of a format, which semicolons separate; `condition` is (operator, number)."""
 
     tokens: tuple[Token, ...]
     condition: tuple[str, float] | None
@@ -67,12 +67,12 @@ class Section:
 
 
 def show(value: Any, code: str = "General", epoch: dt.datetime | None = None) -> str:
-    """The text in a cell.
+    """The text that a cell shows.
 
     Args:
-        value: as openpyxl gives it: None, text, bool, number, date, time or duration.
-        code: the cell's number format, such as `0.0%` or `yyyy/m/d`.
-        epoch: the workbook's day 0, which differs between Windows and old Macs.
+        value: As openpyxl returns it: None, text, bool, number, date, time or duration.
+        code: The cell's number format, such as `0.0%` or `yyyy/m/d`.
+        epoch: The workbook's day 0, which differs between Windows and old Macs.
     """
     if value is None:
         return ""
@@ -88,12 +88,12 @@ def show(value: Any, code: str = "General", epoch: dt.datetime | None = None) ->
         if section.is_date:
             return _date(section, number if is_number else value, epoch).strip()
         return _number(section, number, sign).strip() if is_number else str(value)
-    except ArithmeticError:  # no such day, or more digits than there are places: Excel shows ####
+    except ArithmeticError:  # no such day, or too many digits for the format: Excel shows ####
         return str(value)
 
 
 def is_cut_short(value: Any, code: str) -> bool:
-    """Whether General shows a whole number with an exponent, so that its last digits are not seen."""
+    """Whether General shows a whole number with an exponent, which hides its last digits."""
     whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
     return whole and code == "General" and 10**LONG <= abs(value) < 1e18
 
@@ -128,11 +128,11 @@ def _parse(code: str) -> tuple[Section, ...]:
 
 
 def _choose(sections: tuple[Section, ...], number: Decimal) -> tuple[Section, bool]:
-    """The section for a number, and whether a minus is still to be written."""
+    """The section for a number, and whether the result needs a minus sign."""
     numbers = [section for section in sections[:3] if not section.has("@")] or list(sections[:1])
     if any(section.condition for section in numbers):
         for section in numbers:
-            if section.condition is None or _holds(number, *section.condition):
+            if section.condition is None or OPERATORS[section.condition[0]](float(number), section.condition[1]):
                 return section, number < 0 and section.condition is None
         return numbers[-1], number < 0
     if number < 0 and len(numbers) > 1:
@@ -142,12 +142,8 @@ def _choose(sections: tuple[Section, ...], number: Decimal) -> tuple[Section, bo
     return numbers[0], number < 0
 
 
-def _holds(number: Decimal, operator: str, bound: float) -> bool:
-    return bool(OPERATORS[operator](float(number), bound))
-
-
 def _with_text(sections: tuple[Section, ...], value: str) -> str:
-    """A text, in the text's own section where the format has one."""
+    """A text value; the format may have a section for texts."""
     section = next((s for s in sections if s.has("@")), None)
     if section is None:
         return value
@@ -156,7 +152,7 @@ def _with_text(sections: tuple[Section, ...], value: str) -> str:
 
 
 def _serial(value: Any, epoch: dt.datetime | None) -> Decimal:
-    """A value as the number that the file holds; of a date, days."""
+    """A value as the number in the file; for a date, the number of days."""
     if isinstance(value, dt.date | dt.time | dt.timedelta):
         from openpyxl.utils.datetime import WINDOWS_EPOCH, to_excel
 
@@ -168,25 +164,24 @@ def _serial(value: Any, epoch: dt.datetime | None) -> Decimal:
 
 
 def _number(section: Section, number: Decimal, sign: bool) -> str:
-    tokens = section.tokens
+    tokens, minus = section.tokens, "-" if sign else ""
     if any(token.kind == "general" for token in tokens) or not tokens:
-        minus = "-" if sign else ""
         return minus + "".join(_general(abs(number)) if t.kind in ("general", "digit") else t.text for t in tokens)
     if not any(token.kind == "digit" for token in tokens):  # such as "-" for nothing
         text = "".join(token.text for token in tokens if token.kind in ("literal", "mark"))
         return text if not section.has("@") else _general(number)
     if section.has("/"):
-        return ("-" if sign else "") + _fraction(tokens, abs(number))
+        return minus + _fraction(tokens, abs(number))
     value = abs(number) * 100 ** sum(token == Token("mark", "%") for token in tokens)
     at = next((i for i, token in enumerate(tokens) if token.kind == "exp"), None)
     if at is not None:
-        return ("-" if sign else "") + _scientific(tokens, at, value)
+        return minus + _scientific(tokens, at, value)
     text, is_zero = _fixed(tokens, value)
-    return text if is_zero or not sign else "-" + text
+    return text if is_zero else minus + text
 
 
 def _fixed(tokens: tuple[Token, ...], value: Decimal) -> tuple[str, bool]:
-    """The digits of a value in the places of a format, and whether they are all 0."""
+    """A value with the digit placeholders of a format, and whether all its digits are 0."""
     digits = [i for i, token in enumerate(tokens) if token.kind == "digit"]
     point = next((i for i, token in enumerate(tokens) if token == Token("mark", ".")), len(tokens))
     last = max([i for i in digits if i < point], default=-1)
@@ -211,7 +206,7 @@ def _fixed(tokens: tuple[Token, ...], value: Decimal) -> tuple[str, bool]:
 
 
 def _placed(tokens: tuple[Token, ...], places: list[int], whole: str) -> str:
-    """Digits put into their places from the right; the first place takes all that are left."""
+    """Digits put into their placeholders from the right; the first placeholder takes all that are left."""
     out, rest = [], whole
     literals_between = any(t.kind == "literal" for t in tokens[places[0] : places[-1]]) if places else False
     for i in range(len(tokens) - 1, -1, -1):
@@ -228,7 +223,7 @@ def _placed(tokens: tuple[Token, ...], places: list[int], whole: str) -> str:
 
 
 def _aside(token: Token) -> str:
-    """What stands between digits: all but the comma, which has been put between thousands."""
+    """The text of a token between digits; "" for a comma, as the thousands are grouped already."""
     return "" if token == Token("mark", ",") else token.text
 
 
@@ -238,7 +233,7 @@ def _grouped(whole: str) -> str:
 
 
 def _scientific(tokens: tuple[Token, ...], at: int, value: Decimal) -> str:
-    """A value as mantissa and exponent; three places before the point make the exponent a multiple of three."""
+    """A value as mantissa and exponent; with three digits before the point, the exponent is a multiple of three."""
     mantissa, rest = tokens[:at], tokens[at + 1 :]
     point = next((i for i, token in enumerate(mantissa) if token == Token("mark", ".")), len(mantissa))
     step = max(1, sum(token.kind == "digit" for token in mantissa[:point]))
@@ -277,7 +272,7 @@ def _fraction(tokens: tuple[Token, ...], value: Decimal) -> str:
 
 
 def _general(number: Decimal) -> str:
-    """A number without a format: up to eleven characters, then with an exponent."""
+    """A number in the format General: up to eleven characters, longer ones with an exponent."""
     if not number:
         return "0"
     size = number.adjusted()
@@ -303,7 +298,7 @@ def _date(section: Section, value: Any, epoch: dt.datetime | None) -> str:
     tokens = section.tokens
     digits = _second_digits(tokens)
     step = 10 ** (6 - min(digits, 6))
-    rounded = (micros + step // 2) // step * step  # a serial is a float: 9:30 is 9:29:59.9999
+    rounded = (micros + step // 2) // step * step  # a serial number is a float: 9:30 is stored as 9:29:59.9999
     if moment is not None:
         moment += dt.timedelta(microseconds=rounded - micros)
         clock = (moment.hour * 3600 + moment.minute * 60 + moment.second) * 10**6 + moment.microsecond
@@ -334,7 +329,7 @@ def _date(section: Section, value: Any, epoch: dt.datetime | None) -> str:
 
 
 def _moment(value: Any, epoch: dt.datetime | None) -> tuple[dt.datetime | None, int, int]:
-    """(date and time, whole days, microseconds of the day); no date for what is a time or a duration alone."""
+    """(date and time, whole days, microseconds of the day); the date is None for a time or a duration."""
     if isinstance(value, Decimal):
         from openpyxl.utils.datetime import WINDOWS_EPOCH, from_excel
 
@@ -353,7 +348,7 @@ def _moment(value: Any, epoch: dt.datetime | None) -> tuple[dt.datetime | None, 
 
 
 def _second_digits(tokens: tuple[Token, ...]) -> int:
-    """Digits of a second's fraction: the zeros of `ss.00`."""
+    """The number of decimals of the seconds: the zeros of `ss.00`."""
     for i, token in enumerate(tokens):
         if token == Token("mark", ".") and i and tokens[i - 1].text.startswith("s"):
             rest = tokens[i + 1 :]
@@ -362,7 +357,7 @@ def _second_digits(tokens: tuple[Token, ...]) -> int:
 
 
 def _is_minute(tokens: tuple[Token, ...], at: int) -> bool:
-    """Whether an m stands for minutes: after hours, or before seconds."""
+    """Whether an m means minutes: it follows hours or precedes seconds."""
     if tokens[at].text not in ("m", "mm"):
         return False
     kinds = [(i, token.text[0]) for i, token in enumerate(tokens) if token.kind in ("date", "elapsed")]
@@ -373,7 +368,7 @@ def _is_minute(tokens: tuple[Token, ...], at: int) -> bool:
 
 
 def _part(code: str, is_minute: bool, moment: dt.datetime | None, clock: int, noon: bool) -> str:
-    """One part of a date or a time."""
+    """One part of a date or a time, such as `yyyy` or `mm`; `clock` is in microseconds of the day."""
     seconds = clock // 10**6
     hour = seconds // 3600
     if code[0] == "h":

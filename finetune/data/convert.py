@@ -1,4 +1,4 @@
-"""Write the fit rows of any dataset file as clean JSONL that ms-swift reads; check-data --convert and train use it."""
+"""Writes the valid rows of dataset files as clean JSONL for ms-swift; check-data --convert and the training use it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.data.findings import CheckOptions, FileReport
 
 
 class Writer:
-    """Rows of one form, {"messages": [{"role", "content"}, ...]}, in UTF-8, without control characters and repeats."""
+    """Writes rows of one form, {"messages": [{"role", "content"}, ...]}, without control characters and repeats."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class Writer:
         self.file = os.fdopen(descriptor, "w", encoding="utf-8", newline="\n")
 
     def keep(self, messages: list[dict[str, Any]], tools: Any) -> None:
-        """Write one row, unless it was written before."""
+        """Write one row, unless the same row has been written already."""
         row: dict[str, Any] = {"messages": [_message(message) for message in messages]}
         if tools:
             row["tools"] = _text(tools)
@@ -51,22 +51,31 @@ class Writer:
         self.rows += 1
 
     def finish(self) -> None:
-        """Move the finished file to its name, in one step."""
+        """Rename the finished file, in one step."""
         self.file.close()
         os.chmod(self.name, 0o644)
         os.replace(self.name, self.path)
 
     def discard(self) -> None:
-        """Remove the temporary file."""
-        self.file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.name)
+        """Remove the temporary file, if `finish` has not given it its name."""
+        for step in (self.file.close, lambda: os.unlink(self.name)):
+            with contextlib.suppress(OSError):  # close() writes buffered text, and the disk may be full
+                step()
 
 
 def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = None) -> tuple[Writer, list[FileReport]]:
-    """Write the fit rows of some files to `out`; what is left out is in the reports and in `repeated`.
+    """Write the valid rows of some files to one file.
 
-    Raises UserError if nothing is left, or `out` is one of the files or cannot be written.
+    Args:
+        paths: Dataset files of any form.
+        out: The file to write; it is not written if no row is valid.
+        options: What is checked; None: the defaults.
+
+    Returns:
+        The writer, which has counted rows and repeats, and the report of each file.
+
+    Raises:
+        UserError: `out` is one of the files, or cannot be written.
     """
     files = list(paths)
     if any(out.exists() and path.exists() and out.samefile(path) for path in files):
@@ -79,27 +88,23 @@ def convert(paths: Iterable[Path], out: Path, options: CheckOptions | None = Non
         reports = [check_file(path, None, options, writer.keep) for path in files]
         if writer.rows:
             writer.finish()
-        else:
-            writer.discard()
     except OSError as error:
-        writer.discard()
         raise UserError(
             _("{out}: cannot be written ({strerror}); make room, or name another file").format(
                 out=out, strerror=error.strerror
             )
         ) from error
-    except BaseException:
+    finally:
         writer.discard()
-        raise
     return writer, reports
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Role, content, and what the row says of the loss."""
+    """A message's role, content and loss settings."""
     loss: dict[str, Any] = {key: message[key] for key in ("loss", "loss_scale") if key in message}
     return {"role": message["role"], "content": _text(message["content"]), **loss}
 
 
 def _text(value: Any) -> str:
-    """A message's text; what a tool was called with, or answered, may be an object."""
+    """A message's text. The arguments and the result of a tool call may be objects, which become JSON."""
     return content.clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

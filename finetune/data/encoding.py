@@ -1,7 +1,7 @@
-"""Tell a text file's encoding: UTF-8, UTF-16, or an older one that its letters make plausible; used by reading.
+"""Detects a text file's encoding: UTF-8, UTF-16, or an older one with plausible letters; used by reading.
 
-charset-normalizer ranks the older encodings. What it ranks is then held to the letters themselves: bytes decode in many
-encodings, but only the right one gives Hangul alone, kana among kanji, or the letters of one alphabet.
+charset-normalizer ranks the older encodings. Bytes can be decoded in many of them, but only the right one gives text
+that is Hangul only, kana among kanji, or letters of one alphabet. An encoding whose text is not is discarded.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from common.i18n import _
 if TYPE_CHECKING:
     from charset_normalizer.models import CharsetMatch
 
-HEAD = 1 << 16  # bytes that are looked at
-KNOWN = 0.2  # coherence from which the detector knows a text's language
-MOST = 16 << 20  # bytes read on in search of the first one that is not ASCII
+HEAD = 1 << 16  # bytes that the detection looks at
+KNOWN = 0.2  # from this coherence on, charset-normalizer recognises a text's language
+MOST = 16 << 20  # bytes that are searched for the first one that is not ASCII
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the beginning of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 WIDE = {"utf_16_le": "utf-16-le", "utf_16_be": "utf-16-be"}
-# Seven-bit encodings: valid UTF-8, and told by their escape sequences.
+# Seven-bit encodings: they are valid UTF-8 too, and recognised by their escape sequences.
 ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp"))
 
-# Letters that are not ASCII, language by language. A text in the wrong 8-bit encoding mixes those of several.
+# Non-ASCII letters of each language. A text that is decoded with the wrong 8-bit encoding mixes several languages.
 WESTERN = (
     "äöüß",
     "àâæçéèêëîïôùûüÿœ",
@@ -51,17 +51,17 @@ LATIN = (
     *("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîșțşţ", "čćđšž", "çğıöşüâî"),
 )
 CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґўђјљњћџѓќѕ"
-# What occurs next to letters in any language.
+# Marks that occur in any language.
 MARKS = set("«»„“”‘’‚–—…€£¥°§©®™·•№½¼¾²³±×¿¡´\u00a0\u00ad")
 BESIDE = re.compile(r"[a-zA-Z][^\W\d_a-zA-Z]|[^\W\d_a-zA-Z][a-zA-Z]")
 INSIDE = re.compile(
     r"[^\W\d_][„“”…†‡‰¹³²«»¿¡±¶¼½¾¥£][^\W\d_]"
-)  # a mark between two letters is a letter of another encoding
+)  # a mark between two letters is probably a letter in another encoding
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a file is written in. `guess` is empty where that is certain, else how the guess is put to the user."""
+    """A file's encoding. `guess` is empty if it is certain, else the guess in words for the user."""
 
     codec: str
     guess: str = ""
@@ -69,49 +69,49 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An older encoding: its codec, its name for people, and whether a text decoded with it can be one."""
+    """An older encoding: its codec, its usual name, and a test of whether a decoded text is plausible."""
 
     codec: str
     name: str
     plausible: Callable[[str], bool]
-    certain: bool = False  # so common here that a clear find needs no remark
-    language: bool = False  # taken only where the detector knows the language: any bytes decode, mostly to letters
+    certain: bool = False  # so common that a clear result is not reported as a guess
+    language: bool = False  # accepted only if charset-normalizer recognises the language: any bytes decode to letters
 
 
 def detect(head: bytes, whole: bool) -> Encoding | None:
-    """The encoding, or None where none makes sense (then the text is read as UTF-8, and the fault has a place).
+    """The encoding of a file, or None if none is plausible: it is then read as UTF-8, and the fault has a position.
 
-    `head` is the first part of the file, `whole` whether that is all of it: else a character may be cut at its end.
+    Args:
+        head: The beginning of the file.
+        whole: Whether that is the whole file. If not, its last character may be cut.
     """
     for bom, name in BOMS:
         if head.startswith(bom):
             return Encoding(name)
     for escape, name in ESCAPES:
-        if escape in head and head.isascii() and _decodes(head, name, whole):
-            return Encoding(
-                name, _("read as {name}, by its escape sequences").format(name=name.upper().replace("_", "-"))
-            )
+        if escape in head and head.isascii() and _decoded(head, name, whole) is not None:
+            shown = name.upper().replace("_", "-")
+            return Encoding(name, _("read as {name}, by its escape sequences").format(name=shown))
     if b"\0" in head:
         return _wide(head, whole)
-    if _decodes(head, "utf-8", whole):
+    if _decoded(head, "utf-8", whole) is not None:
         return Encoding("utf-8")
-    # UTF-8 but for one place is a damaged UTF-8 file, not one in another encoding.
+    # A file that is UTF-8 except for a few bytes is damaged; it is not in another encoding.
     if _mostly_utf8(head):
         return None
     return _older(head)
 
 
 def of_file(path: Path) -> tuple[Encoding | None, bytes]:
-    """(encoding, beginning) of a file. Where it begins in ASCII, the first lines that are not ASCII decide."""
+    """(encoding, first HEAD bytes) of a file. If it begins in ASCII, the first lines that are not ASCII decide."""
     with path.open("rb") as file:
         head = file.read(HEAD)
         if b"\0" in head or not head.isascii():
             return detect(head, len(head) < HEAD), head
-        found, read = head, len(head)
-        while read < MOST and (more := file.read(HEAD)):
-            read += len(more)
+        found = head
+        while file.tell() < MOST and (more := file.read(HEAD)):
             if not more.isascii():
-                # From a line's beginning: the cut may have gone through a character's bytes.
+                # Begin at a new line: the previous block may have ended within a character.
                 found = found[found.rfind(b"\n") + 1 :] + more
                 return detect(found, False), head
             found = more
@@ -119,28 +119,28 @@ def of_file(path: Path) -> tuple[Encoding | None, bytes]:
 
 
 def _wide(head: bytes, whole: bool) -> Encoding | None:
-    """UTF-16 without a byte order mark, or None: a binary file."""
+    """UTF-16 without a byte order mark; None for a binary file."""
     from charset_normalizer import from_bytes
 
     match = from_bytes(head, cp_isolation=list(WIDE)).best()
     name = WIDE.get(match.encoding) if match else None
-    return Encoding(name) if name and _decodes(head, name, whole) else None
+    return Encoding(name) if name and _decoded(head, name, whole) is not None else None
 
 
 def _older(head: bytes) -> Encoding | None:
-    """The best of the older encodings whose letters make sense."""
+    """The best of the older encodings with plausible letters; None if there is none."""
     from charset_normalizer import from_bytes
 
-    # ASCII says nothing about the encoding, and is most of a table in English with some names in it. No encoding below
-    # uses the byte of a line break for anything else.
+    # Lines in ASCII say nothing about the encoding, and can be most of a file: an English table with a few foreign
+    # names. No encoding below uses the byte of a line break for anything else.
     lines = b"\n".join(line for line in head.splitlines() if not line.isascii()) or head
-    texts: dict[str, Candidate] = {}  # of encodings that give the same text, the first
+    texts: dict[str, Candidate] = {}  # decoded text -> the first encoding that gives it
     for candidate in CANDIDATES:
         text = _decoded(lines, candidate.codec)
         if text and candidate.plausible(text):
             texts.setdefault(text, candidate)
     if not texts:
-        return None  # without names, the detector would try all that it knows
+        return None  # without a list, charset-normalizer would try every encoding that it knows
     ranked = {match.encoding: match for match in from_bytes(lines, cp_isolation=[c.codec for c in texts.values()])}
     for text, candidate in list(texts.items()):
         if candidate.language and (candidate.codec not in ranked or ranked[candidate.codec].coherence < KNOWN):
@@ -161,31 +161,23 @@ def _older(head: bytes) -> Encoding | None:
 
 
 def _beats(ranked: dict[str, CharsetMatch], one: Candidate, other: Candidate) -> bool:
-    """Whether the detector thinks clearly better of one encoding than of another; it leaves out what is too odd."""
+    """Whether charset-normalizer ranks one encoding clearly above another; it omits implausible ones."""
     if one.codec not in ranked or other.codec not in ranked:
         return one.codec in ranked and other.codec not in ranked
     mine, its = ranked[one.codec], ranked[other.codec]
     return its.chaos - mine.chaos > 0.04 or (its.chaos >= mine.chaos and mine.coherence - its.coherence > 0.1)
 
 
-def _decoded(raw: bytes, codec: str) -> str:
-    """The text, '' where it is not in this encoding. A character may be cut at the end."""
+def _decoded(raw: bytes, codec: str, whole: bool = False) -> str | None:
+    """The text; None if it is not in this encoding. Unless `raw` is the whole file, its last character may be cut."""
     try:
-        return codecs.getincrementaldecoder(codec)().decode(raw, final=False)
+        return codecs.getincrementaldecoder(codec)().decode(raw, final=whole)
     except UnicodeDecodeError:
-        return ""
-
-
-def _decodes(head: bytes, name: str, whole: bool) -> bool:
-    try:
-        codecs.getincrementaldecoder(name)().decode(head, final=whole)
-    except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _mostly_utf8(head: bytes) -> bool:
-    """Whether the text has many multi-byte characters of UTF-8 and next to none that are broken."""
+    """Whether the text has many multi-byte characters of UTF-8 and hardly any broken ones."""
     text = head.decode("utf-8", "replace")
     broken = text.count("\ufffd")
     wide = sum(1 for char in text if char > "\x7f") - broken
@@ -193,21 +185,26 @@ def _mostly_utf8(head: bytes) -> bool:
 
 
 def _sample(text: str) -> str:
-    """A few characters around the first that is not ASCII, for a person to look at."""
+    """A few characters around the first that is not ASCII, to show to the user."""
     at = next((index for index, char in enumerate(text) if char > "\x7f"), 0)
     begin = max(text.rfind("\n", 0, at) + 1, at - 12)
     return " ".join(text[begin : at + 24].split("\n")[0].split())
 
 
-# ---- what the letters of a text say
+# ---- plausible letters
 
 
 def _han(text: str) -> list[str]:
     return [char for char in text if "\u3400" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff"]
 
 
+def _letters(text: str) -> int:
+    """The number of letters that are not ASCII."""
+    return sum(char > "\x7f" and unicodedata.category(char)[0] == "L" for char in text)
+
+
 def _share(text: str, low: str, high: str) -> float:
-    """The part of a text's letters beyond ASCII that lies in a block of Unicode."""
+    """The share of a text's non-ASCII letters that are in a block of Unicode."""
     letters = [char for char in text if char > "\x7f" and unicodedata.category(char)[0] in "LM"]
     return sum(low <= char <= high for char in letters) / len(letters) if letters else 0.0
 
@@ -217,18 +214,17 @@ def _kana(text: str) -> int:
 
 
 def _odd(text: str) -> int:
-    """Characters that no text has: controls, private use, half-width kana in number, single jamo."""
+    """The number of characters that are rare in real text: controls, private use, half-width kana."""
     return sum("\x80" <= c <= "\x9f" or "\ue000" <= c <= "\uf8ff" or "\uff61" <= c <= "\uff9f" for c in text)
 
 
 def _chinese(text: str) -> bool:
-    """Most characters are common ones: level 1 of GB 2312 or of Big5. Some Japanese may be mixed in."""
+    """Whether most characters are common Chinese ones, of level 1 of GB 2312 or Big5. Some kana is allowed."""
     han = _han(text)
     if not han or _odd(text) > len(text) // 50:
         return False
-    letters = [c for c in text if c > "\x7f" and unicodedata.category(c)[0] == "L"]
     common = sum(_in_level_1(char) for char in han)
-    return common >= 0.6 * len(han) and len(han) + _kana(text) >= 0.9 * len(letters) and _kana(text) <= len(han)
+    return common >= 0.6 * len(han) and len(han) + _kana(text) >= 0.9 * _letters(text) and _kana(text) <= len(han)
 
 
 def _in_level_1(char: str) -> bool:
@@ -237,20 +233,20 @@ def _in_level_1(char: str) -> bool:
 
 
 def _japanese(text: str) -> bool:
-    """Kana among kanji, and next to nothing else."""
+    """Whether the text is kana and kanji, and hardly anything else."""
     kana, han = _kana(text), len(_han(text))
-    letters = sum(c > "\x7f" and unicodedata.category(c)[0] == "L" for c in text)
-    return kana >= 0.15 * (kana + han) > 0 and _odd(text) <= 0.05 * len(text) and kana + han >= 0.9 * letters
+    few_odd = _odd(text) <= 0.05 * len(text)
+    return kana >= 0.15 * (kana + han) > 0 and few_odd and kana + han >= 0.9 * _letters(text)
 
 
 def _korean(text: str) -> bool:
-    """Hangul, of the syllables in use: those of KS X 1001."""
+    """Whether the text is Hangul, of the common syllables in KS X 1001."""
     used = sum(len(char.encode("euc_kr")) == 2 for char in text if "\uac00" <= char <= "\ud7a3")
-    return used >= 0.85 * sum(c > "\x7f" and unicodedata.category(c)[0] == "L" for c in text) and not _odd(text)
+    return used >= 0.85 * _letters(text) and not _odd(text)
 
 
 def _cyrillic(text: str) -> bool:
-    """One alphabet, and capitals where capitals belong: KOI8 read as Windows-1251 has them the wrong way round."""
+    """Whether the text is Cyrillic with normal capitals: KOI8 read as Windows-1251 has capitals and small reversed."""
     if not _of_block("\u0400", "\u04ff")(text):
         return False
     letters = [char for char in text if char > "\x7f" and char.isalpha()]
@@ -262,7 +258,7 @@ def _cyrillic(text: str) -> bool:
 
 
 def _latin_of(*alphabets: str) -> Callable[[str], bool]:
-    """Whether the letters beyond ASCII are those of one of the alphabets, beside ASCII's own, and fewer than those."""
+    """A test: all non-ASCII letters are of one of the alphabets, and there are fewer of them than ASCII letters."""
 
     def plausible(text: str) -> bool:
         letters = [char.lower()[0] for char in text if char > "\x7f" and char not in MARKS]
@@ -275,7 +271,7 @@ def _latin_of(*alphabets: str) -> Callable[[str], bool]:
 
 
 def _of_block(low: str, high: str) -> Callable[[str], bool]:
-    """Whether the letters beyond ASCII are those of one block of Unicode, and form words."""
+    """A test: the non-ASCII letters are of one block of Unicode, and form words."""
     word = re.compile(f"[{low}-{high}]{{3}}")
 
     def plausible(text: str) -> bool:
@@ -292,7 +288,7 @@ def _marks_are_odd(text: str) -> bool:
     return odd > 0.03 * len(beyond) or len(INSIDE.findall(text)) > 0.03 * len(beyond)
 
 
-# In the order in which they are taken where nothing else decides. GB18030 takes in GBK and GB2312.
+# Earlier ones win if nothing else decides. GB18030 includes GBK and GB2312.
 CANDIDATES = (
     Candidate("gb18030", "GB18030", _chinese, certain=True),
     Candidate("cp950", "Big5", _chinese),
@@ -315,6 +311,6 @@ CANDIDATES = (
     Candidate("cp1255", "Windows-1255", _of_block("\u0590", "\u05ff"), language=True),
     Candidate("cp1256", "Windows-1256", _of_block("\u0600", "\u06ff"), language=True),
     Candidate("cp874", "Windows-874", _of_block("\u0e00", "\u0e7f"), language=True),
-    # Several languages in one file.
+    # A file in several Western languages.
     Candidate("cp1252", "Windows-1252 (Latin-1)", _latin_of("".join(WESTERN))),
 )

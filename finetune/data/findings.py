@@ -1,4 +1,4 @@
-"""What a check of datasets looks at and what it finds, as plain data; made by data/check.py, read by its reports."""
+"""Options and results of a dataset check, as plain data; data/check.py fills them in, the reports show them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from common.i18n import _
 from finetune.data import content
 
-KEPT = 100  # findings of one kind that are kept with their text; all are counted, and all rows are kept by number
+KEPT = 100  # findings of one kind that are kept with their text; beyond it, only the row numbers are kept
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is looked at besides the rows themselves."""
+    """What a check needs to know besides the file."""
 
     columns: tuple[str, str] | None = None  # question and answer column of a table; None: guessed
-    model_dir: Path | None = None  # where the tokenizer is; None: tokens are not counted
+    model_dir: Path | None = None  # contains tokenizer.json; None: tokens are not counted
     system: str | None = None  # the system prompt of rows without one
-    max_length: int = 0  # in tokens; 0: no row is too long
-    heldout: frozenset[str] = frozenset()  # questions that verify asks, by content.question_key
-    progress: Callable[[int, int], None] | None = None  # called with (bytes read, bytes in all)
+    max_length: int = 0  # in tokens; 0: no limit
+    heldout: frozenset[str] = frozenset()  # content.question_key of each question that verify asks
+    progress: Callable[[int, int], None] | None = None  # called with (bytes read, size of the file in bytes)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault and its place. `row` is 0 for the file as a whole; `where` is `row 3, output` or `line 3, column 8`."""
+    """One error or warning. `row` is 0 for the whole file; `where` is `row 3, output` or `line 3, column 8`."""
 
     file: str
     row: int
@@ -37,7 +37,7 @@ class Finding:
     error: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("where", "what"):  # they hold names out of the file
+        for name in ("where", "what"):  # they quote the file, which may contain control characters
             object.__setattr__(self, name, content.printable(getattr(self, name)))
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass
 class FileReport:
-    """What was found in one file. `lengths` are tokens of rows (of all, or of a sample when `sampled`)."""
+    """The findings of one file. `lengths` are tokens per row, of all rows or, if `sampled`, of some."""
 
     file: str
     rows: int = 0
@@ -64,7 +64,7 @@ class FileReport:
     plain: bool = True  # ms-swift reads the file as it is, without --convert
 
     def add(self, finding: Finding) -> None:
-        """Count a finding, and keep it while there are few of its kind."""
+        """Count a finding. It is kept unless there are KEPT of its kind already."""
         rows = self.numbers.setdefault(finding.kind, [])
         if len(rows) < KEPT:
             self.findings.append(finding)
@@ -75,7 +75,7 @@ class FileReport:
             self.warnings += 1
 
     def add_once(self, finding: Finding, rows: list[int]) -> None:
-        """Count one warning for all of `rows`."""
+        """Count a warning that applies to several rows as one."""
         self.numbers[finding.kind] = rows
         self.findings.append(finding)
         self.warnings += 1

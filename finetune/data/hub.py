@@ -1,4 +1,4 @@
-"""Whether a hub's dataset or model can be had: cached, or the hub answers; asked before anything slow is begun."""
+"""Checks, before anything slow, that a hub's dataset or model can be loaded: it is cached, or the hub answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from common.errors import UserError
 from common.i18n import _
 from finetune.data.source import HUBS, DatasetSource
 
-WAIT = 3.0  # seconds for a connection; a hub that takes longer will not serve a dataset either
+WAIT = 3.0  # seconds for a connection; a slower hub could not serve a dataset either
 
 
 def require(source: DatasetSource) -> None:
-    """Raise UserError if a hub dataset is neither cached nor reachable."""
-    which = source.hub or ("hf" if os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms")
-    if source.hub_id is None or cached(source.hub_id) or reachable(which):
+    """Raises UserError if a hub dataset is not cached and its hub is not reachable."""
+    which = source.hub or ("hf" if _wants_hf() else "ms")
+    if source.hub_id is None or _cached("datasets", source.hub_id) or reachable(which):
         return
     raise UserError(
         _(
@@ -28,9 +28,17 @@ def require(source: DatasetSource) -> None:
 
 
 def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
-    """Raise UserError if a hub's model (OWNER/NAME) is neither cached nor reachable; `model_dir` is what is here."""
-    which = "hf" if use_hf or os.environ.get("USE_HF", "").lower() in ("1", "true") else "ms"
-    if model_cached(name) or reachable(which):
+    """Raises UserError if a hub's model is not cached and the hub is not reachable.
+
+    Args:
+        name: OWNER/NAME.
+        use_hf: Whether --use_hf selects the HuggingFace hub.
+        model_dir: The folder of the local weights, for the message.
+    """
+    which = "hf" if use_hf or _wants_hf() else "ms"
+    owner, model = name.split("/", 1)
+    on_disk = f"{owner}/{model.replace('.', '___')}"  # as ModelScope's client names the folder
+    if _cached("models", name) or _cached("models", on_disk) or reachable(which):
         return
     raise UserError(
         _(
@@ -40,8 +48,12 @@ def require_model(name: str, use_hf: bool, model_dir: Path) -> None:
     )
 
 
+def _wants_hf() -> bool:
+    return os.environ.get("USE_HF", "").lower() in ("1", "true")
+
+
 def reachable(which: str) -> bool:
-    """Whether something accepts a connection where the hub, or the proxy before it, should be."""
+    """Whether a connection to the hub ("hf" or "ms"), or to the configured proxy, can be opened."""
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
     address = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else urlsplit(endpoint(which))
     try:
@@ -53,27 +65,16 @@ def reachable(which: str) -> bool:
 
 
 def endpoint(which: str) -> str:
-    """The hub's address, by the variables that its own client reads."""
+    """The hub's address, from the variables that its client reads."""
     if which == "hf":
         return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
     return domain if "//" in domain else f"https://{domain}"
 
 
-def cached(hub_id: str) -> bool:
-    """Whether a hub client has put this dataset into its cache on this machine before."""
+def _cached(kind: str, hub_id: str) -> bool:
+    """Whether a hub client's cache has a folder with something in it; `kind` is datasets or models."""
     owner, name = hub_id.split("/", 1)
-    return _filled("datasets", owner, name)
-
-
-def model_cached(hub_id: str) -> bool:
-    """The same for a model; ModelScope's client writes a dot in its name as ___."""
-    owner, name = hub_id.split("/", 1)
-    return _filled("models", owner, name) or _filled("models", owner, name.replace(".", "___"))
-
-
-def _filled(kind: str, owner: str, name: str) -> bool:
-    """Whether a client's cache has a folder for it with something in it."""
     home = Path.home() / ".cache"
     modelscope = Path(os.environ.get("MODELSCOPE_CACHE") or home / "modelscope")
     huggingface = Path(os.environ.get("HF_HOME") or home / "huggingface")

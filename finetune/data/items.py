@@ -1,4 +1,4 @@
-"""What reading a dataset yields: a row, or a place that cannot be read."""
+"""What the readers of datasets yield: rows, and places that cannot be read."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it is in the file. `number` counts from 1; `line` is where it begins."""
+    """A row of a file. `number` and `line`, on which it begins, count from 1."""
 
     number: int
     line: int
     data: Any
-    names: Mapping[str, str] = field(default_factory=dict)  # a table's own headings of the fields
+    names: Mapping[str, str] = field(default_factory=dict)  # field -> the heading of its column in a table
 
 
 class Broken(Exception):
-    """The file, or one line of a JSONL file, cannot be read: where, what, and the remedy."""
+    """A file or a row that cannot be read: where, what is wrong, what to do, and the number of the row if known."""
 
     def __init__(self, where: str, what: str, remedy: str, row: int | None = None) -> None:
         super().__init__(f"{where}: {what}; {remedy}")
@@ -27,7 +27,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Note:
-    """What was decided about a file as a whole and may be wrong. `kind` is what the summary counts."""
+    """A guess about the whole file, such as its encoding. The summary counts notes by `kind`."""
 
     kind: str
     what: str
@@ -38,4 +38,4 @@ Remember = Callable[[Note], None]
 
 
 def forget(note: Note) -> None:
-    """For callers whose user has read the notes before: the training reads what was checked."""
+    """Ignore a note; for callers that read a file again after its check, when the user has seen the notes."""

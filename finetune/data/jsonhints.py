@@ -1,4 +1,4 @@
-"""Explains what is wrong with JSON that a person wrote or a tool exported; used by reading."""
+"""Explains mistakes in JSON that a person wrote or a tool exported; used by reading."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 from common.i18n import N_, _
 from qwen2.rows import MESSAGE_KEYS, QUERY_KEYS, RESPONSE_KEYS
 
-# Of names in lower case: an object with one of them is a row, whatever else is wrong with it.
+# In lower case. An object with one of these fields is a row, whatever else is wrong with it.
 ROW_NAMES = {*QUERY_KEYS, *RESPONSE_KEYS, *MESSAGE_KEYS, "chosen", "rejected", "tools", "history"}
 COMMENT = re.compile(r"//|/\*|#")
-DEEPEST = 3  # levels that a list of rows is looked for below
+DEEPEST = 3  # levels of nested objects that are searched for a list of rows
 LIST = N_('write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv')
-ALONE = N_("write only the list, without the object around it: [{...}, {...}]")
 NO_COMMENTS = N_("JSON has no comments: remove them")
-WRAP = N_('a list is a row: wrap it in messages, one a line: {"messages": [...]}')
+WRAP = N_('a list of messages is one row: write it as {"messages": [...]}, one row per line')
 
 
 def beginning(first: str) -> tuple[str, str]:
@@ -26,13 +25,19 @@ def beginning(first: str) -> tuple[str, str]:
     return _("not JSON, it begins with {first!r}").format(first=first), _(LIST)
 
 
-def words(message: str) -> str:
-    """json's message as part of a sentence."""
-    return message[:1].lower() + message[1:]
+def explain(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
+    """(what, remedy) of JSON that cannot be parsed. `text` is what the positions in `error` refer to."""
+    message = error.msg[:1].lower() + error.msg[1:]  # part of a sentence here
+    return _("not JSON, {reason}").format(reason=message), _hint(text, error)
 
 
-def hint(text: str, error: json.JSONDecodeError) -> str:
-    """What to look at, for the mistakes that hand-written JSON usually has. `text` is what `error` counts in."""
+def long_number() -> tuple[str, str]:
+    """(what, remedy) for a plain ValueError of json, which is the digit limit of int()."""
+    return _("a number of more than 4300 digits"), _("put quotes around it")
+
+
+def _hint(text: str, error: json.JSONDecodeError) -> str:
+    """What to look at, for the usual mistakes in hand-written JSON."""
     near = text[max(0, error.pos - 2) : error.pos + 2]
     here = text[error.pos : error.pos + 1]
     rest = text[error.pos : error.pos + 80].lstrip(" \t\r\n,")
@@ -47,7 +52,7 @@ def hint(text: str, error: json.JSONDecodeError) -> str:
     if error.msg.startswith("Extra data") and here == ",":
         return _("remove the comma at the end of the line, or put [ and ] around all rows")
     if error.msg.startswith("Extra data") and here in "{[":
-        return _("begin a new line before it: one row a line")
+        return _("start a new line before it: one row per line")
     if any(mark in near for mark in "“”‘’"):
         return _('use straight quotes "')
     if any(mark in near for mark in "\uff0c\uff1a"):
@@ -56,11 +61,11 @@ def hint(text: str, error: json.JSONDecodeError) -> str:
         return _('use double quotes "')
     if here in "}]" and "," in text[max(0, error.pos - 80) : error.pos]:
         return _("remove the comma before it")
-    return _("look at this place and just before it")
+    return _("check this position and what is just before it")
 
 
 def rows_below(value: Any) -> str:
-    """The path of keys to the one list of rows in an object that is not a row, such as `data.train`; '' without."""
+    """The keys that lead to the first list of rows in an object, such as `data.train`; "" if there is none."""
     return ".".join(_path(value, DEEPEST))
 
 
@@ -74,7 +79,7 @@ def _path(value: Any, depth: int) -> list[str]:
         elif below := _path(inner, depth - 1):
             found.append([key, *below])
     if not found and len(value) > 1 and all(isinstance(inner, dict) and is_row(inner) for inner in value.values()):
-        return [next(iter(value))]  # rows below names or numbers of their own
+        return [next(iter(value))]  # a mapping of ids or names to rows
     return found[0] if found else []
 
 
@@ -84,12 +89,12 @@ def is_row(value: dict[Any, Any]) -> bool:
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a value is a list of messages where a row should be."""
+    """Whether a value is a list of messages."""
     return isinstance(value, list) and bool(value) and is_message(value[0])
 
 
 def is_message(value: Any) -> bool:
-    """Whether an object is one message of a conversation, not a row."""
+    """Whether a value is one message of a conversation rather than a row."""
     return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
 
 

@@ -1,4 +1,4 @@
-"""Rows from Parquet: a table with a question and an answer column, or the same rows as in JSON; used by reading."""
+"""Reads rows from Parquet: a table with a question and an answer column, or rows as in JSON; used by reading."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from common.i18n import _
 from finetune.data import tables
 from finetune.data.items import Broken, Remember, Row
 
-MAX_ROW = 16 << 20  # bytes of a row, unpacked: a small file can unpack to more than the memory
+MAX_ROW = 16 << 20  # bytes of a row, unpacked: a small file could fill the memory
 BATCH = 1024
 
 
 def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
-    """Rows of a Parquet file. Raises UserError if it cannot be read."""
+    """The rows of a Parquet file. Raises UserError if it cannot be read.
+
+    Args:
+        path: The file.
+        columns: The question's and the answer's column; None: guessed.
+        note: Called if the table has something above its heading.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -27,7 +33,7 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         size = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
         if size > MAX_ROW:
             raise UserError(
-                _("{path}: {size} MB a row; no training row is that long; write the texts again").format(
+                _("{path}: {size} MB per row, and no training row is that long; export the texts again").format(
                     path=path, size=size >> 20
                 )
             )
@@ -42,14 +48,14 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
             yield Row(number, number, _as_json(row))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
-            _("{path}: not a Parquet file ({names}); write it again").format(
-                path=path, names=" ".join(str(error).split())[:120]
+            _("{path}: not a Parquet file ({reason}); export it again").format(
+                path=path, reason=" ".join(str(error).split())[:120]
             )
         ) from error
 
 
 def _is_table(schema: Any, columns: tuple[str, str] | None) -> bool:
-    """Whether the file is what a spreadsheet could hold: its question and answer are one value each."""
+    """Whether the file is a table: its question and its answer are columns of single values."""
     import pyarrow.types
 
     if columns:
@@ -61,7 +67,7 @@ def _is_table(schema: Any, columns: tuple[str, str] | None) -> bool:
 
 
 def _as_json(value: Any) -> Any:
-    """A value as the same row in JSON has it: without the nulls that fill up a struct, and times as texts."""
+    """A value as in JSON: without the nulls that fill up a struct, and with times as texts."""
     if isinstance(value, dict):
         return {key: _as_json(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
@@ -70,7 +76,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """A value of a table: 3.0 is 3, and a list or a struct stays one, so that it is named as such."""
+    """A value of a table as text, 3.0 as 3. A list or a struct is kept, and the check reports its type."""
     if value is None:
         return ""
     if isinstance(value, bytes):

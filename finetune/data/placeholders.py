@@ -1,14 +1,14 @@
-"""Placeholders that no one filled in, such as {{name}} or [公司名]; content calls it for every text.
+"""Finds placeholders that were not filled in, such as {{name}} or [公司名]; content calls it for every text.
 
-A row with one teaches the model to say it. Code, markup, formulas and commands are full of the same marks and mean
-them: code is skipped, and a form that prose has, too, counts only with a word for what goes there.
+A row with a placeholder teaches the model to say it. Code, markup, formulas and commands contain the same marks for
+other reasons. So code is skipped, and marks that are common in prose count only if a word in them says what to fill in.
 """
 
 from __future__ import annotations
 
 import re
 
-# What a slot asks for. English: one word of the name has to be one of these; Chinese: the name ends with one.
+# What a placeholder asks for. In English, one word of its name must be one of these; in Chinese, its last word.
 SLOTS = {
     *("name", "names", "author", "authors", "company", "organization", "organisation", "org", "team", "owner", "user"),
     *("username", "nickname", "firstname", "lastname", "surname", "developer", "creator", "vendor", "brand", "product"),
@@ -24,8 +24,8 @@ ZH_SLOTS = (
 )
 WORD = r"[^\W\d]\w*"
 NAME = rf"{WORD}(?:[ .-]\w+){{0,4}}"
-FORMS = re.compile(  # not after what makes it a formula, a path or a call; Chinese has no spaces before it
-    rf"(?=[{{$<\[【])(?:"  # most characters begin nothing: decided at once
+FORMS = re.compile(  # the character before it must not make it a formula, a path or a call; Chinese has no spaces there
+    rf"(?=[{{$<\[【])(?:"  # rejects most characters quickly
     rf"(?<![\\{{}}A-Za-z0-9^_])\{{\{{ ?(?P<double>{NAME}) ?\}}\}}(?![}}{{^_])"
     rf"|(?<![\\}}A-Za-z0-9_^/=?&.)\]])\$\{{(?P<dollar>{NAME})\}}"
     rf"|(?<![\\{{}}A-Za-z0-9_$%#^/=?&.)\]])\{{ ?(?P<single>{NAME}) ?\}}(?![}}{{^_(])"
@@ -33,7 +33,7 @@ FORMS = re.compile(  # not after what makes it a formula, a path or a call; Chin
     r"|(?<![A-Za-z0-9_\]!\\\[])\[(?P<square>[A-Za-z][\w'’ /-]{1,40}|[\u4e00-\u9fff]{1,8})\](?![\[(:\]])"
     r"|【(?P<lens>[\u4e00-\u9fff]{1,8}|[A-Za-z][\w ]{1,30})】)"
 )
-MARKS = re.compile(r"\{[{ ]?[^\W\d]|<[A-Z\u4e00-\u9fff]|\[[A-Za-z\u4e00-\u9fff]|【")  # a text without these has none
+MARKS = re.compile(r"\{[{ ]?[^\W\d]|<[A-Z\u4e00-\u9fff]|\[[A-Za-z\u4e00-\u9fff]|【")  # the beginning of each form
 ZH_SLOT = re.compile(rf"(?:[\u4e00-\u9fff]*(?:{ZH_SLOTS})|请?(?:填|输入|插入|替换).*|.*(?:填写|替换))")
 
 ZH_ALONE = re.compile(rf"(?:[您你贵]的?)?(?:{ZH_SLOTS}){{1,2}}")  # 【北京时间】 is a heading
@@ -41,7 +41,7 @@ ZH_ALONE = re.compile(rf"(?:[您你贵]的?)?(?:{ZH_SLOTS}){{1,2}}")  # 【北�
 FENCE = re.compile(r"(```|~~~).*?(?:\1|\Z)", re.DOTALL)
 INLINE = re.compile(r"`[^`\n]*`")
 FORMULA = re.compile(r"\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|(?<![\w$])\$(?!\{)[^$\n]+\$(?!\w)", re.DOTALL)
-# A text that is code or markup as a whole, without a fence around it.
+# Marks of a text that is code or markup as a whole, without a fence around it.
 CODE = re.compile(
     r"^\s*(?:def |class |import |from \S+ import|#include|#!|@\w+)"
     r"|^\s*(?:public |private |const |let |var |function\b|fn |func |package |using )"
@@ -51,8 +51,8 @@ CODE = re.compile(
     r"|\b(?:print|printf|format|console\.log|echo|return)\b ?[(\"'{$f]",
     re.MULTILINE,
 )
-DATA = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]\d])")  # JSON begins so
-# In angle brackets: HTML's tags, tokens of language models, keys of a keyboard.
+DATA = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]\d])")  # the beginning of JSON
+# Names in angle brackets that are not placeholders: HTML tags, tokens of language models, keys of a keyboard.
 NO_SLOT = re.compile(
     r"(?:A|B|BODY|BR|BUTTON|CODE|DIV|EM|FONT|FORM|H[1-6]|HEAD|HR|HTML|I|IMG|INPUT|LI|LINK|META|OL|P|PRE|SCRIPT|SPAN|STRONG"
     r"|STYLE|TABLE|TBODY|TD|TH|THEAD|TITLE|TR|U|UL|BOS|EOS|PAD|UNK|MASK|SEP|CLS|S|T|K|V|E|N|CR|LF|CRLF|ESC|ENTER|TAB|CTRL.*"
@@ -61,8 +61,8 @@ NO_SLOT = re.compile(
 
 
 def find(text: str) -> list[str]:
-    """The placeholders of a text as they are written in it, each once."""
-    # Most texts have none of these signs, and most that have one begin nothing with it.
+    """The placeholders of a text as written, without repeats."""
+    # Fast rejections first: most texts have none of these characters, and most others no form that begins with one.
     if not ("{" in text or "[" in text or "<" in text or "【" in text) or not MARKS.search(text) or not _slots(text):
         return []
     prose = _without_code(text)
@@ -75,19 +75,19 @@ def _slots(text: str) -> list[str]:
 
 
 def _without_code(text: str) -> str:
-    """A text without what is marked as code or as a formula in it."""
+    """A text without its marked code and formulas."""
     if "`" in text or "~~~" in text:
         text = INLINE.sub(" ", FENCE.sub(" ", text))
     return FORMULA.sub(" ", text) if "$" in text or "\\" in text else text
 
 
 def _is_slot(form: str, text: str, match: re.Match[str]) -> bool:
-    """Whether something between brackets is to be filled in."""
+    """Whether a text in brackets is a placeholder."""
     name = match[form]
     if form in ("double", "dollar"):
         return len(name) > 1
     if form == "single":
-        # {x} and {a} are sets; {red} one, too, so that only a name that asks for something counts, or has two parts.
+        # {x} and {red} are sets. Only a name that asks for something, or that has two parts, counts.
         return _asks(name) or "_" in name
     if form == "angle":
         return not NO_SLOT.fullmatch(name) and f"</{name}>" not in text and (not _is_chinese(name) or _asks(name))
@@ -107,7 +107,7 @@ def _is_chinese(name: str) -> bool:
 
 
 def _asks(name: str) -> bool:
-    """Whether a name says what goes into its place."""
+    """Whether a name says what should be filled in."""
     if _is_chinese(name):
         return ZH_SLOT.fullmatch(name) is not None
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)

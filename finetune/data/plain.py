@@ -1,4 +1,4 @@
-"""Whether ms-swift reads a file's rows as they are: the form of a row, names and types; check uses it."""
+"""Decides from the names and types in rows whether ms-swift reads a file as it is; check uses it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 from qwen2.rows import KNOWN, MESSAGE_KEYS
 
 DEEPEST = 32  # levels of lists and objects in a row; tools have some ten
-# What changes how ms-swift lays a row out, and what the fast lane has no place for.
+# Fields that change how ms-swift lays out a row and that the fast lane does not support.
 NOT_FOR_BOTH = ("chat_template_kwargs", "objects")
 
 
 def shape_of(value: Any, depth: int = 0) -> Any:
-    """The form of a row: names and types. Rows of several forms make pyarrow, under ms-swift, stop or mix them up.
+    """The form of a row: its names and types. pyarrow, below ms-swift, fails on rows of several forms or mixes them.
 
-    Raises RecursionError if it is nested deeper than any row of a dataset.
+    Raises RecursionError if the row is nested deeper than DEEPEST.
     """
     if depth > DEEPEST:
         raise RecursionError
     if isinstance(value, dict):
         if all(type(item) is str for item in value.values()):
-            return tuple(sorted(value))  # the usual row, in a third of the time
+            return tuple(sorted(value))  # a short cut for the usual row: a third of the time
         return tuple((key, shape_of(item, depth + 1)) for key, item in sorted(value.items()))
     if isinstance(value, list):
         return ("list", frozenset(shape_of(item, depth + 1) for item in value))
@@ -28,11 +28,11 @@ def shape_of(value: Any, depth: int = 0) -> Any:
 
 
 def is_plain(shape: Any) -> bool:
-    """Whether ms-swift reads rows of this form as the fast lane does; the others are converted for it.
+    """Whether ms-swift reads rows of this form in the same way as the fast lane. Other rows are converted for it.
 
-    Not so: lists whose items differ, which pyarrow refuses or fills with nulls; messages with more than two texts, or
-    with something else than texts; tools as anything but a list; names in capitals, which ms-swift takes only where
-    nothing else could be meant.
+    It does not for: lists with items of different forms, which pyarrow refuses or fills with nulls; messages with
+    other than two text fields; tools that are not a list; names in capitals, which ms-swift accepts only if they are
+    unambiguous.
     """
     if not isinstance(shape, tuple) or not _is_even(shape):
         return False
@@ -50,7 +50,7 @@ def is_plain(shape: Any) -> bool:
 
 
 def _texts(form: Any) -> bool:
-    """Messages whose two fields are texts, or all of them as one text."""
+    """Whether a form is messages with two text fields each, or all messages as one text."""
     if form == "str":
         return True
     if not isinstance(form, tuple) or len(form) != 2 or form[0] != "list":

@@ -1,6 +1,6 @@
-"""Rows that are meant for another kind of training than sft: preference data, and text for pre-training; check uses it.
+"""Recognises rows for other kinds of training than sft: preference data, text for pre-training; check uses it.
 
-ms-swift's sft takes such rows without a word: it learns what was marked bad, or a text as the answer to nothing.
+ms-swift's sft accepts such rows silently: it would learn answers marked as bad, or a text without a question.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from qwen2.rows import ANSWER_ROLES, MESSAGE_KEYS, QUERY_KEYS, RESPONSE_KEYS
 BAD = ("rejected", "rejected_response", "rejected_messages")
 PREFERENCE, PRETRAINING = N_("preference data"), N_("text for pre-training")  # kinds of findings
 MARKS = ("label", "kto_tag")
-# Anthropic's files of human preferences: a whole talk in one text.
+# Anthropic's files of human preferences have a whole conversation in one text.
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 @dataclass(frozen=True)
 class Other:
-    """What a row is, the `swift` command for it, and the row that sft can learn of it (None: there is none)."""
+    """What a row is, the `swift` command that trains on it, and the row that sft can learn from it, or None."""
 
     kind: str
     what: str
@@ -31,7 +31,7 @@ class Other:
 
 
 def other_training(row: dict[str, Any]) -> Other | None:
-    """What a row is meant for, where that is not sft."""
+    """The kind of training that a row is meant for; None if that is sft."""
     low = {str(key).lower(): value for key, value in row.items()}
     rest = {key: value for key, value in low.items() if key not in BAD and key not in MARKS and key != "chosen"}
     if any(low.get(key) is not None for key in ("chosen", *BAD)):
@@ -50,7 +50,7 @@ def other_training(row: dict[str, Any]) -> Other | None:
 
 
 def _is_mark(row: dict[str, Any], key: str) -> bool:
-    """A label is a class, a score and much else; one that is true or false, or a completion's 0 or 1, is KTO's."""
+    """Whether a label is KTO's: true or false, or 0 or 1 beside a completion. Others are classes, scores and so on."""
     value = row.get(key)
     return isinstance(value, bool) or ("completion" in row and type(value) is int and value in (0, 1))
 
@@ -63,12 +63,12 @@ def _is_text(row: dict[str, Any]) -> bool:
 
 
 def _columns(**names: str) -> str:
-    """ms-swift's option for columns of other names."""
+    """ms-swift's option that maps its column names to those of the file."""
     return f" --columns '{json.dumps(names)}'"
 
 
 def _pair(low: dict[str, Any], rest: dict[str, Any]) -> Other:
-    """A good answer and a bad one."""
+    """A row with a good and a bad answer; `rest` is the row without the preference fields."""
     dpo = "swift rlhf --rlhf_type dpo"
     bad = next((key for key in BAD if low.get(key) is not None), "rejected")
     if low.get("chosen") is None:
@@ -88,7 +88,7 @@ def _pair(low: dict[str, Any], rest: dict[str, Any]) -> Other:
 
 
 def _question(low: dict[str, Any], rest: dict[str, Any]) -> tuple[str, Any] | None:
-    """The name and value of what is asked: messages without an answer, or a text."""
+    """The field of the question and its value, a text or messages without an answer; None if there is none."""
     for key in (*MESSAGE_KEYS, *QUERY_KEYS):
         if low.get(key):
             return key, rest.get(key)
@@ -104,7 +104,7 @@ def _with_answer(low: dict[str, Any], rest: dict[str, Any], answer: str) -> dict
 
 
 def _with_messages(low: dict[str, Any], rest: dict[str, Any], chosen: Any) -> dict[str, Any] | None:
-    """`chosen` is the whole conversation, or the answer to a question next to it."""
+    """The row for `chosen`, which is a whole conversation, or the answer to a question in another field."""
     messages = [chosen] if isinstance(chosen, dict) else chosen
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         return None
@@ -116,7 +116,7 @@ def _with_messages(low: dict[str, Any], rest: dict[str, Any], chosen: Any) -> di
 
 
 def _asked(rest: dict[str, Any], key: str, question: Any, answers: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row with question and answers."""
+    """The row of a question and its answers."""
     kept = {name: value for name, value in rest.items() if name in ("system", "system_prompt", "tools")}
     if isinstance(question, list):
         return {**kept, "messages": [*question, *answers]}
@@ -127,7 +127,7 @@ def _asked(rest: dict[str, Any], key: str, question: Any, answers: list[dict[str
 
 
 def _talk(text: str) -> list[dict[str, str]]:
-    """The messages of a talk that is one text; none: it is not of that form."""
+    """The messages of a conversation in one text; empty if the text has another form."""
     before, *pieces = SPEAKER.split(text)
     if before.strip() or not pieces:
         return []

@@ -1,4 +1,4 @@
-"""Read the rows of a dataset file one by one, without holding the file in memory; used by check and convert."""
+"""Reads the rows of a dataset file one by one, without loading the whole file; used by check and convert."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.i18n import N_, _
+from common.i18n import _
 from finetune.data import encoding, jsonhints, parquet, tables, workbook
 from finetune.data.items import Broken, Note, Remember, Row, forget
 
-__all__ = ["Broken", "Row", "open_checked", "read"]
+__all__ = ["Broken", "Row", "open_checked", "read", "read_rows"]
 
 BINARY = {".xlsx": workbook.read, ".parquet": parquet.read}
-CHUNK = 1 << 16  # bytes read at a time: a row is taken off the front of such a buffer, which copies the rest
-# No training row is as long as this; a "row" that is, is a missing quote or bracket, and looking for its end could
-# take all memory. In characters.
+CHUNK = 1 << 16  # bytes read at a time; small, because taking a row off the buffer copies the rest of it
+# In characters. A longer "row" means a missing quote or bracket, and the search for its end could take all memory.
 MAX_ROW = 16 << 20
-LONG_NUMBER = N_("a number of more than 4300 digits")
 
 
 def open_checked(path: Path) -> encoding.Encoding:
-    """The encoding of a file. Raises UserError unless it is a readable file with text in it."""
+    """The encoding of a file. Raises UserError unless it is a readable text file that is not empty."""
     if not path.exists():
         raise UserError(
             _("{path}: no such file; check the name, or the working folder ({folder})").format(
@@ -36,7 +34,9 @@ def open_checked(path: Path) -> encoding.Encoding:
         raise UserError(_("{path}: is a directory; {in_it}").format(path=path, in_it=_in_it(path)))
     if not path.is_file():
         raise UserError(
-            _("{path}: not an ordinary file, and it is read more than once; write its rows into one").format(path=path)
+            _("{path}: not a regular file, and it has to be read more than once; save its rows as a file").format(
+                path=path
+            )
         )
     try:
         size = path.stat().st_size
@@ -46,9 +46,7 @@ def open_checked(path: Path) -> encoding.Encoding:
             _("{path}: cannot be read ({strerror}); check who may read it").format(path=path, strerror=error.strerror)
         ) from error
     if not head.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0") and size <= CHUNK:
-        raise UserError(
-            _("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path)
-        )
+        raise _empty(path)
     if found is None and b"\0" in head:
         raise UserError(
             _("{path}: is a binary file; name a text file of the form of self_cognition.json, or .xlsx").format(
@@ -58,39 +56,43 @@ def open_checked(path: Path) -> encoding.Encoding:
     return found or encoding.Encoding("utf-8")
 
 
+def _empty(path: Path) -> UserError:
+    return UserError(_("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path))
+
+
 def _in_it(folder: Path) -> str:
-    """What to do about a folder in a file's place; an empty one is mostly Docker's own."""
+    """The remedy for a folder where a file should be; an empty one was probably made by Docker."""
     with contextlib.suppress(OSError):
         if not any(folder.iterdir()):
-            return _("it is empty: docker run -v makes one where the host has no such file; check the path on the host")
+            return _(
+                "it is empty: docker run -v creates a folder if the host has no such file; check the path on the host"
+            )
     return _("name the file in it")
 
 
 def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = forget) -> Iterator[Row | Broken]:
-    """The rows of a file: tables by their suffix, JSON lists and JSONL told apart by the first character.
+    """The rows of a file. The suffix tells a table; the first character tells a JSON list from JSONL.
 
-    A broken line of JSONL is yielded as Broken and reading continues; a break in a JSON list is the last thing yielded,
-    because nothing after it can be told apart.
+    A broken line of JSONL is yielded as Broken, and reading continues. A fault in a JSON list is yielded last: the rows
+    after it cannot be told apart.
 
     Args:
-        path: the file.
-        columns: the question's and the answer's column of a table; None: they are guessed.
-        note: called with what was decided about the file as a whole and may be wrong: its encoding, the sheet, ...
+        path: The file.
+        columns: The question's and the answer's column of a table; None: guessed.
+        note: Called with each guess about the whole file: its encoding, the sheet, ...
 
     Raises:
-        UserError: the file as a whole is unusable.
+        UserError: The file as a whole is unusable.
     """
     suffix = path.suffix.lower()
     if suffix in BINARY and path.is_file():
         if path.stat().st_size == 0:
-            raise UserError(
-                _("{path}: is empty; write rows into it, such as those of self_cognition.json").format(path=path)
-            )
+            raise _empty(path)
         yield from BINARY[suffix](path, columns, note)
         return
     found = open_checked(path)
     if found.guess:
-        remedy = _("look whether that is what it says; if not, save the file in UTF-8")
+        remedy = _("check that this is what the file says; if not, save it in UTF-8")
         note(Note(_("guessed encoding"), found.guess, remedy))
     if suffix in tables.TEXT_SUFFIXES:
         yield from tables.read_text(path, found.codec, columns, note)
@@ -103,37 +105,35 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         elif first == "{":
             yield from _jsonl(text)
         else:
-            yield Broken(
-                _("line {line}, column {column}").format(line=text.line, column=text.column),
-                *jsonhints.beginning(first),
-            )
-    except UnicodeDecodeError as error:
-        place = _("byte {bytes_before}").format(bytes_before=text.bytes_before + error.start + 1)
-        yield tables.not_text(place, found.codec)
+            yield Broken(text.place(0), *jsonhints.beginning(first))
+    except UnicodeDecodeError:
+        yield tables.not_text(path, found.codec)
+
+
+def read_rows(path: Path, columns: tuple[str, str] | None = None) -> Iterator[Row]:
+    """The rows of a file, as `read` gives them. Raises UserError at the first place that cannot be read."""
+    for item in read(path, columns):
+        if isinstance(item, Broken):
+            raise UserError(f"{path}: {item}")
+        yield item
 
 
 class TextBuffer:
-    """A file's text in a buffer that is filled from the front and emptied as rows are taken, with the line count."""
+    """A buffer of a file's text: text is read in at the end and taken off at the front, and lines are counted."""
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self._file = path.open("rb")
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self.buffer = ""
-        self.line = 1  # of the buffer's first character, from 1
+        self.line = 1  # of the buffer's first character
         self.column = 1
-        self.bytes_before = 0  # bytes of the file before the chunk that was decoded last
-        self._read = 0
         self.at_end = False
 
     def fill(self, size: int = CHUNK) -> bool:
-        """Read on; False at the end of the file."""
+        """Read `size` more bytes; False at the end of the file."""
         if self.at_end:
             return False
         raw = self._file.read(size)
-        # Bytes that the decoder still holds from the chunk before belong to this one's error positions.
-        held = len(self._decoder.getstate()[0])
-        self.bytes_before = self._read - held
-        self._read += len(raw)
         self.buffer += self._decoder.decode(raw, final=not raw)
         if not raw:
             self.at_end = True
@@ -141,7 +141,7 @@ class TextBuffer:
         return bool(raw)
 
     def drop(self, count: int) -> None:
-        """Take `count` characters from the front, keeping line and column of what is first then."""
+        """Remove `count` characters from the front and update line and column."""
         gone = self.buffer[:count]
         breaks = gone.count("\n")
         if breaks:
@@ -152,14 +152,14 @@ class TextBuffer:
         self.buffer = self.buffer[count:]
 
     def place(self, offset: int) -> str:
-        """The position of a character of the buffer in the file, for a message."""
+        """The position in the file of a character of the buffer, for a message."""
         before = self.buffer[:offset]
         breaks = before.count("\n")
         column = offset - before.rfind("\n") if breaks else self.column + offset
         return _("line {line}, column {column}").format(line=self.line + breaks, column=column)
 
     def peek(self) -> str:
-        """The next character that is not white space, left in place; '' at the end of the file."""
+        """The next character that is not white space, which stays in the buffer; "" at the end of the file."""
         while True:
             rest = self.buffer.lstrip()
             self.drop(len(self.buffer) - len(rest))
@@ -168,7 +168,7 @@ class TextBuffer:
 
 
 def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
-    """The elements of one JSON array, decoded one at a time by json's own scanner."""
+    """The elements of a JSON array, decoded one at a time by the json module."""
     text.drop(1)
     number = 0
     if text.peek() == "]":
@@ -185,8 +185,8 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
             yield value
             return
         if number == 1 and jsonhints.is_message(value):
-            what = _("a message of a conversation is in the place of a row")
-            yield Broken(_("line {line}").format(line=line), what, _(jsonhints.WRAP), number)
+            what = _("found a message of a conversation instead of a row")
+            yield _at_line(line, what, _(jsonhints.WRAP), number)
             return
         yield _row(number, line, value)
         mark = text.peek()
@@ -205,11 +205,11 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
             return
         if mark != ",":
             what = (
-                _("the list has no end, a ] is missing")
+                _("the list has no end: a ] is missing")
                 if not mark
                 else _("a comma is missing before {mark!r}").format(mark=mark)
             )
-            yield Broken(text.place(0), what, _("look at the end of row {number}").format(number=number), number)
+            yield Broken(text.place(0), what, _("check the end of row {number}").format(number=number), number)
             return
         text.drop(1)
         if text.peek() == "]":
@@ -218,17 +218,19 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
 
 
 def _decode(text: TextBuffer, number: int) -> Any:
-    """The value at the front of the buffer, read on for as long as it may only be incomplete; or Broken."""
+    """The value at the front of the buffer, or Broken. More text is read as long as the value may be incomplete."""
     decoder = json.JSONDecoder()
     size = CHUNK
     while True:
         try:
             value, end = decoder.raw_decode(text.buffer)
         except RecursionError:
-            return Broken(text.place(0), _("nested too deeply"), _("a row is an object of texts"), number)
+            return Broken(
+                text.place(0), _("nested too deeply"), _("a row should be an object whose values are texts"), number
+            )
         except json.JSONDecodeError as error:
-            # Cut off by the end of the buffer, or really broken? An open string is told at its beginning, all else
-            # close to where the buffer ends.
+            # Is the value broken, or only cut off by the end of the buffer? json reports an open string where it
+            # begins, and everything else that is cut off close to the end of the buffer.
             open_ended = error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16
             if open_ended and len(text.buffer) <= MAX_ROW and text.fill(size):
                 size *= 2
@@ -236,21 +238,16 @@ def _decode(text: TextBuffer, number: int) -> Any:
             if open_ended and len(text.buffer) > MAX_ROW:
                 what = _("a row of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
                 return Broken(text.place(error.pos), what, _("a closing quote or bracket is missing"), number)
-            return Broken(
-                text.place(error.pos),
-                _("not JSON, {jsonhints}").format(jsonhints=jsonhints.words(error.msg)),
-                jsonhints.hint(text.buffer, error),
-                number,
-            )
-        except ValueError:  # Python's own limit
-            return Broken(text.place(0), _(LONG_NUMBER), _("put quotes around it"), number)
+            return Broken(text.place(error.pos), *jsonhints.explain(text.buffer, error), number)
+        except ValueError:
+            return Broken(text.place(0), *jsonhints.long_number(), number)
         else:
             text.drop(end)
             return value
 
 
 def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
-    """One object a line; empty lines are skipped."""
+    """The rows of JSONL, one per line; empty lines are skipped."""
     number = 0
     while text.peek():
         number += 1
@@ -259,58 +256,45 @@ def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
         end = text.buffer.find("\n")
         if end < 0 and len(text.buffer) > MAX_ROW:
             what = _("a line of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
-            yield Broken(_("line {line}").format(line=text.line), what, _("write one row a line"), number)
+            yield _at_line(text.line, what, _("write one row per line"), number)
             return
         end = len(text.buffer) if end < 0 else end
         line = text.buffer[:end]
         try:
             yield _row(number, text.line, json.loads(line))
         except RecursionError:
-            yield Broken(
-                _("line {line}").format(line=text.line),
-                _("nested too deeply"),
-                _("a row is an object of texts"),
-                number,
+            yield _at_line(
+                text.line, _("nested too deeply"), _("a row should be an object whose values are texts"), number
             )
         except json.JSONDecodeError as error:
             if number == 1 and (spread := _spread(text)):
                 yield spread
                 return  # each of its lines would be reported
-            remedy = jsonhints.hint(text.buffer, error)
-            yield Broken(
-                text.place(error.pos),
-                _("not JSON, {jsonhints}").format(jsonhints=jsonhints.words(error.msg)),
-                remedy,
-                number,
-            )
-        except ValueError:  # Python's own limit
-            yield Broken(_("line {line}").format(line=text.line), _(LONG_NUMBER), _("put quotes around it"), number)
+            yield Broken(text.place(error.pos), *jsonhints.explain(text.buffer, error), number)
+        except ValueError:
+            yield _at_line(text.line, *jsonhints.long_number(), number)
         text.drop(end)
 
 
+def _at_line(line: int, what: str, remedy: str, number: int) -> Broken:
+    """Row `number`, which begins on line `line` and cannot be read."""
+    return Broken(_("line {line}").format(line=line), what, remedy, number)
+
+
 def _row(number: int, line: int, value: Any) -> Row | Broken:
-    """A value as a row, unless the rows are inside it."""
+    """A JSON value as a row; Broken if it contains the rows instead."""
     if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
         return Row(number, line, value)  # nearly every row
     if jsonhints.is_chat(value):
-        return Broken(
-            _("line {line}").format(line=line),
-            _("a list of messages is in the place of a row"),
-            _(jsonhints.WRAP),
-            number,
-        )
+        return _at_line(line, _("found a list of messages instead of a row"), _(jsonhints.WRAP), number)
     if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
-        return Broken(
-            _("line {line}").format(line=line),
-            _('the rows are below the key "{keys}"').format(keys=keys),
-            _(jsonhints.ALONE),
-            number,
-        )
+        what = _('the rows are below the key "{keys}"').format(keys=keys)
+        return _at_line(line, what, _("write only the list, without the object around it: [{...}, {...}]"), number)
     return Row(number, line, value)
 
 
 def _spread(text: TextBuffer) -> Broken | None:
-    """What to say of a first line that begins an object over several lines; None if it does not."""
+    """The fault, if the first line begins an object that spans several lines; None if it does not."""
     while len(text.buffer) <= MAX_ROW and text.fill():
         pass
     try:
@@ -324,7 +308,5 @@ def _spread(text: TextBuffer) -> Broken | None:
     found = _row(1, text.line, value)
     if isinstance(found, Broken):
         return found
-    remedy = _("one row a line, or put all rows into a list: [{...}, {...}]")
-    return Broken(
-        _("line {line}").format(line=text.line), _("not JSON lines, an object goes over several lines"), remedy, 1
-    )
+    remedy = _("write one row per line, or put all rows into a list: [{...}, {...}]")
+    return _at_line(text.line, _("not JSON Lines: an object spans several lines"), remedy, 1)

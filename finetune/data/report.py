@@ -1,8 +1,9 @@
-"""What check-data shows: a table of findings and a histogram of token lengths on the terminal, or JSON, or HTML."""
+"""The output of check-data: a table of findings and a histogram of token lengths on the terminal, or JSON, or HTML."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ BARS = 10
 WIDTH = 40  # columns of the longest bar
 SHOWN = 5  # findings of one kind in the table
 
-# kinds of findings and faults that are words of the code, where others are sentences
+# These kinds of findings are constants in the code and are translated when they are shown.
 WORDS = (N_("broken"), N_("empty"), N_("missing"), N_("duplicate"), N_("placeholder"))
 
 
 def terminal(console: Console, reports: list[FileReport]) -> None:
-    """A line for each file, the findings, and the histogram."""
+    """Print a line for each file, the findings, and the histogram."""
     for report in reports:
         state = (_("{count} error") if report.errors == 1 else _("{count} errors")).format(count=report.errors)
         if not report.errors:
@@ -32,13 +33,10 @@ def terminal(console: Console, reports: list[FileReport]) -> None:
             state += (_(", {count} warning") if report.warnings == 1 else _(", {count} warnings")).format(
                 count=report.warnings
             )
-        console.print(
-            _("{escape}: {rows} rows ({encoding}), {state}").format(
-                escape=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
-            ),
-            highlight=False,
-            soft_wrap=True,
+        line = _("{file}: {rows} rows ({encoding}), {state}").format(
+            file=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
         )
+        console.print(line, highlight=False, soft_wrap=True)
     if any(report.findings for report in reports):
         console.print(_table(reports))
     lengths = [length for report in reports for length in report.lengths]
@@ -59,13 +57,8 @@ def _table(reports: list[FileReport]) -> Table:
                 head = (f"[{style}]{_(kind)}[/]", str(len(rows))) if index == 0 else ("", "")
                 table.add_row(*head, escape(name + finding.where), escape(_(finding.what)), escape(finding.remedy))
             if len(findings) > SHOWN:
-                table.add_row(
-                    "",
-                    "",
-                    _("... and {count} more").format(count=len(rows) - SHOWN),
-                    "",
-                    _("--json lists all rows by number"),
-                )
+                more = _("... and {count} more").format(count=len(rows) - SHOWN)
+                table.add_row("", "", more, "", _("--json lists all rows by number"))
     return table
 
 
@@ -96,21 +89,18 @@ def _histogram(console: Console, reports: list[FileReport], lengths: list[int]) 
 
 
 def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
-    """(lowest, highest, rows) of some even classes from the shortest to the longest row."""
+    """Rows by length, in at most BARS classes of equal width: (shortest, longest, rows) of each, in tokens."""
     low, high = min(lengths), max(lengths)
     step = max(1, -(-(high - low + 1) // BARS))
-    counts: dict[int, int] = {}
-    for length in lengths:
-        counts[(length - low) // step] = counts.get((length - low) // step, 0) + 1
-    return [(low + i * step, low + (i + 1) * step - 1, counts.get(i, 0)) for i in range((high - low) // step + 1)]
+    counts = Counter((length - low) // step for length in lengths)
+    return [(low + i * step, low + (i + 1) * step - 1, counts[i]) for i in range((high - low) // step + 1)]
 
 
 def as_data(reports: list[FileReport]) -> dict[str, Any]:
-    """The reports for a program: all counts and row numbers, and the first findings of each kind in full."""
+    """The reports as JSON data: all counts and row numbers, and the first findings of each kind in full."""
     files = []
     for report in reports:
         data = asdict(report)
-        data["findings"] = [asdict(finding) for finding in report.findings]
         data["tokens"] = {
             "counted_rows": len(report.lengths),
             "sampled": report.sampled,
@@ -125,12 +115,12 @@ def as_data(reports: list[FileReport]) -> dict[str, Any]:
 
 
 def as_json(reports: list[FileReport], verdict: str | None = None) -> str:
-    """`as_data` as text, with the line that says what a verdict will ask."""
+    """The reports as JSON text. `verdict` is the line about what a verdict will ask."""
     return json.dumps(as_data(reports) | {"verdict": verdict}, ensure_ascii=False, indent=2)
 
 
 def as_html(reports: list[FileReport]) -> str:
-    """The same as one page without scripts or outside files."""
+    """The reports as one HTML page, without scripts or external files."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)

@@ -1,7 +1,7 @@
-"""What a row is, as the training will take it, or what is wrong with it; check uses it.
+"""Turns a row into messages, as the training reads it, or says what is wrong with it; check uses it.
 
-qwen2/rows.py is the judge of what can be trained on. Here is what else a row needs to be useful (no empty texts),
-and what is said of it: what the training leaves out, and turns that run into each other.
+qwen2/rows.py decides what can be trained on. This module adds what a useful row needs (no empty texts) and finds what
+its author may not expect: fields that the training ignores, and turns that are joined without a space.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BESIDE_MESSAGES = {"system", "system_prompt", "tools"}
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with one row: the field (may be '' for the row itself), what, and what to do."""
+    """One fault of a row: the field ("" for the whole row), what is wrong, and what to do."""
 
     field: str
     what: str
@@ -40,14 +40,14 @@ class Fault:
 
     @property
     def kind(self) -> str:
-        """How the summary counts it."""
+        """The name under which the summary counts it."""
         if self.what in ("missing", "empty"):
             return self.what
         return _("wrong type") if _(", not a") in self.what else _("unfit")
 
 
 class Looked(NamedTuple):
-    """A row as messages and tools; with faults instead where it cannot be trained on."""
+    """A row as messages and tools, or the faults because of which it cannot be trained on."""
 
     messages: list[dict[str, Any]]
     tools: Any = None
@@ -55,7 +55,7 @@ class Looked(NamedTuple):
 
 
 def look(data: Any) -> Looked:
-    """The row as the training takes it, or everything that keeps it from being trained on."""
+    """The row as the training reads it, or all its faults."""
     if not isinstance(data, dict):
         remedy = _('write {"instruction": ..., "input": "", "output": ...}')
         if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
@@ -80,12 +80,12 @@ def look(data: Any) -> Looked:
 
 
 def _has_text(messages: list[dict[str, Any]]) -> bool:
-    """Whether every question and answer holds something."""
+    """Whether no question and no answer is blank."""
     return all([not blank(m["content"]) for m in messages if m["role"] in ("user", "assistant")])
 
 
 def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
-    """Question and answer: there, and texts with something in them."""
+    """The faults of a question and its answer: missing, not a text, or blank."""
     if "instruction" in row or "output" in row:
         question, answer = "instruction", "output"
         if answer not in row:
@@ -110,16 +110,10 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
             )
             return
     for field, role in ((question or "instruction", N_("question")), (answer or "output", N_("answer"))):
-        value = row.get(field)
-        if role == "question" and not (value and isinstance(value, str) and not blank(value)):
-            extra = row.get("input")
-            if (
-                field == "instruction"
-                and isinstance(extra, str)
-                and not blank(extra)
-                and not isinstance(value, (dict, list))
-            ):
-                continue
+        value, extra = row.get(field), row.get("input")
+        in_input = isinstance(extra, str) and not blank(extra)  # `input` alone can be the question
+        if field == "instruction" and in_input and not isinstance(value, (dict, list)):
+            continue
         if field not in row:
             yield Fault(field, "missing", _("write the {role} into it").format(role=_(role)))
         elif not isinstance(value, str):
@@ -133,14 +127,14 @@ def _text_faults(row: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _empty(row: dict[str, Any], messages: list[dict[str, Any]]) -> Iterator[Fault]:
-    """Questions and answers of a conversation without anything in them."""
+    """The faults of a conversation: blank questions and answers."""
     for index, message in enumerate(messages):
         if message["role"] in ("user", "assistant") and blank(message["content"]):
             yield Fault(origin(row, messages, index), "empty", _("write the message, or remove the row"))
 
 
 def not_used(data: dict[str, Any]) -> Iterator[str]:
-    """The fields of a fit row that hold something and are not trained on, as `id` or `messages[].reasoning_content`."""
+    """The fields of a valid row that are not empty and not trained on: `id`, `messages[].reasoning_content`."""
     row = canonical(data)
     if row.keys() <= USUAL:
         return
@@ -168,7 +162,7 @@ def not_used(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _used(row: dict[str, Any]) -> set[str]:
-    """The names under which question and answer are read; as standard_row chooses among several."""
+    """The names under which the question and the answer may be; standard_row chooses in the same way."""
     if "instruction" in row and "input" in row:
         question = {"instruction", "input"}
         if row.get("output") is not None:
@@ -183,7 +177,7 @@ def _nothing(value: Any) -> bool:
 
 
 def joined(data: dict[str, Any], messages: list[dict[str, Any]]) -> str:
-    """The field of the first message that ms-swift joins to the one before it without a space; '' where none is."""
+    """The field of the first message that ms-swift joins to the previous one without a space; "" if none."""
     before = messages[0]
     for index in range(1, len(messages)):
         message = messages[index]

@@ -1,4 +1,4 @@
-"""What a --dataset argument names: a local file or a dataset on a hub, with subsets and a sample size after it."""
+"""Parses a --dataset argument: a local file or a dataset on a hub, with optional subsets and sample size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.i18n import N_, _
 
-# A word with such an ending is a file, even if it does not exist: `data/faq.json` is not a hub id.
+# A name with such an ending is a file even if it does not exist: `data/faq.json` is not a hub id.
 FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xls", ".txt", ".parquet", ".arrow", ".ndjson"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUBS = {"hf": "HuggingFace", "ms": "ModelScope"}
@@ -18,29 +18,34 @@ MOUNT = N_("a container sees a file of the host only where it is mounted (docker
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """One --dataset argument, taken apart as ms-swift takes it apart: `[hf::|ms::]NAME[:subset/subset][#sample]`."""
+    """One --dataset argument, parsed as ms-swift does: `[hf::|ms::]NAME[:subset/subset][#sample]`."""
 
     spec: str
     path: Path | None = None
     hub_id: str | None = None
-    hub: str | None = None  # "hf" or "ms" when the argument says which
+    hub: str | None = None  # "hf" or "ms" if the argument names the hub
     subsets: tuple[str, ...] = ()
-    sample: int | None = None  # how many rows are drawn from it; None: all
+    sample: int | None = None  # the number of rows that are drawn; None: all
 
     @property
     def is_hub(self) -> bool:
-        """Whether the rows have to come from a hub, so that nothing can be checked here."""
+        """Whether the rows come from a hub, in which case they cannot be checked here."""
         return self.path is None
 
     def with_path(self, path: Path) -> str:
-        """The argument again, naming `path` instead: for a converted file or an absolute path."""
+        """The argument with `path` instead of its name: for a converted file or an absolute path."""
         return str(path) if self.sample is None else f"{path}#{self.sample}"
 
 
 def parse(spec: str, base: Path | None = None) -> DatasetSource:
-    """Take one --dataset argument apart; relative file names are looked up in `base` (default: the working folder).
+    """Parse one --dataset argument.
 
-    Raises UserError for a sample size that is not a number, and for a name that is neither a file here nor a hub id.
+    Args:
+        spec: The argument.
+        base: The folder of relative file names; None: the working folder.
+
+    Raises:
+        UserError: The sample size is not a number, or the name is neither a file here nor a hub id.
     """
     folder = base or Path()
 
@@ -48,7 +53,7 @@ def parse(spec: str, base: Path | None = None) -> DatasetSource:
         path = folder / Path(name).expanduser()
         try:
             return path if path.exists() else None
-        except OSError as error:  # a folder that one may not enter, a name that is too long
+        except OSError as error:  # no permission to enter a folder, or a name that is too long
             raise UserError(
                 _("{path}: cannot be read ({strerror}); check the name, and who may read it").format(
                     path=path, strerror=error.strerror
@@ -88,7 +93,7 @@ def parse(spec: str, base: Path | None = None) -> DatasetSource:
 
 
 def _sample(spec: str, name: str) -> tuple[str, int | None]:
-    """Split `NAME#500`; only a number after the # is a sample size, and it has to be a positive one."""
+    """Split `NAME#500` into name and sample size. Raises UserError if the size is not a positive number."""
     stem, mark, tail = name.rpartition("#")
     if not mark:
         return name, None
@@ -107,7 +112,7 @@ def _looks_like_a_file(name: str) -> bool:
 
 
 def parse_columns(text: str) -> tuple[str, str]:
-    """`QUESTION,ANSWER` as two names. Raises UserError if it is in another form."""
+    """The two names in `QUESTION,ANSWER`. Raises UserError if the text has another form."""
     names = [name.strip() for name in text.replace("\uff0c", ",").split(",")]
     if len(names) != 2 or not all(names):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Rows from tables by their heading, and the tables that are text, CSV and TSV; used by reading and its formats."""
+"""Reads rows from tables by their heading, and CSV and TSV files; used by reading, workbook and parquet."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from common.i18n import N_, _
 from finetune.data.items import Broken, Note, Remember, Row
 
 TEXT_SUFFIXES = {".csv", ".tsv"}
-# A cell as long as this is a quote that was never closed. In characters.
-MAX_CELL = 4 << 20
+MAX_CELL = 4 << 20  # characters; a longer cell means a quote that was never closed
 MAX_LINE = 16 << 20
 MAX_COLUMNS = 1000
-ABOVE = 10  # filled lines in which the heading is looked for: a title, a date or a note may be above it
-SNIFFED = 1 << 20  # characters of the first lines that tell the delimiter
-SEP = re.compile(r'\ufeff?"?sep=(.)"?\r?\n?', re.IGNORECASE)  # Excel's own first line, which names the delimiter
+ABOVE = 10  # non-empty lines that are searched for the heading: a title, a date or a note may be above it
+SNIFFED = 1 << 20  # characters at the beginning from which the delimiter is determined
+SEP = re.compile(r'\ufeff?"?sep=(.)"?\r?\n?', re.IGNORECASE)  # a first line with which Excel names the delimiter
 
-# Headings, without case, spaces and punctuation. Where several columns fit, the earlier name in the list is taken.
+# Headings, without case, spaces and punctuation. If several columns match, the name that comes first here wins.
 QUESTIONS = (
     *("instruction", "question", "query", "prompt", "q", "questions", "user", "ask"),
     *(
@@ -55,7 +54,17 @@ CHATS = ("messages", "conversations", "conversation")
 
 
 def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
-    """Rows of a CSV or TSV file."""
+    """The rows of a CSV or TSV file.
+
+    Args:
+        path: The file.
+        encoding: Its encoding.
+        columns: The question's and the answer's column; None: guessed.
+        note: Called with guesses about the file.
+
+    Raises:
+        UserError: There is no heading, or nothing below it.
+    """
     csv.field_size_limit(MAX_CELL)
     with path.open(encoding=encoding, newline="") as file:
         try:
@@ -65,19 +74,18 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
         except csv.Error as error:
             what = str(error)
             if "field larger" in what or "unexpected end" in what:
-                what = _("a cell has no end")
+                what = _("a cell is never closed")
             yield Broken(
                 _("line {line_num}").format(line_num=reader.line_num + skipped),
                 _("not CSV, {what}").format(what=what),
-                _("look for a quote without its partner before it"),
+                _("look for an unmatched quote before it"),
             )
         except UnicodeDecodeError:
-            # The text layer decodes ahead and does not say where; the bytes do.
-            yield not_text(_undecodable(path, encoding), encoding)
+            yield not_text(path, encoding)
 
 
 def _numbered(reader: Any, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """(the line where it begins, cells) of each record: a cell may have several lines."""
+    """(the line on which it begins, cells) of each record, which may span several lines."""
     ended = skipped
     for record in reader:
         yield ended + 1, record
@@ -85,9 +93,9 @@ def _numbered(reader: Any, skipped: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tuple[str, int]:
-    """(delimiter, lines to skip); the file is left at the first line of the table.
+    """(delimiter, lines to skip). Afterwards the file is at the first line of the table.
 
-    The delimiter is the one by which the first lines hold a heading, else the one that most of these lines have.
+    The delimiter is the one with which the first lines contain a heading, else the one that most of them contain.
     """
     lines: list[str] = []
     size = 0
@@ -110,7 +118,7 @@ def _dialect(file: TextIO, is_tsv: bool, columns: tuple[str, str] | None) -> tup
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file; csv.Error at one that is too long to be held: csv itself would hold it before it looks."""
+    """The lines of a file. Raises csv.Error at a line over MAX_LINE; the csv module would read all of it first."""
     while line := file.readline(MAX_LINE):
         if len(line) == MAX_LINE and not line.endswith("\n"):
             raise csv.Error(_("a line of more than {max_line} million characters").format(max_line=MAX_LINE >> 20))
@@ -118,16 +126,16 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    """The cells of a line; none where that is not a line of CSV."""
+    """The cells of a line; empty if it is not valid CSV."""
     with contextlib.suppress(csv.Error):
         return next(csv.reader([line], delimiter=delimiter), [])
     return []
 
 
-def not_text(place: str, encoding: str) -> Broken:
-    """A place that is not text in the encoding that was found."""
+def not_text(path: Path, encoding: str) -> Broken:
+    """The first place of a file that is not text in the encoding that was found."""
     remedy = _("save the file in UTF-8, or run iconv on it: iconv -f ENCODING -t UTF-8 FILE > NEW")
-    return Broken(place, _("not {encoding} text").format(encoding=encoding.upper()), remedy)
+    return Broken(_undecodable(path, encoding), _("not {encoding} text").format(encoding=encoding.upper()), remedy)
 
 
 def from_cells(
@@ -137,17 +145,17 @@ def from_cells(
     note: Remember,
     separator: str = "",
 ) -> Iterator[Row | Broken]:
-    """Rows by a table's heading.
+    """The rows of a table.
 
     Args:
-        path: for messages.
-        lines: (line number, cells). The heading is the first that names a question and an answer, of the first few.
-        columns: the names of these two, where they are not to be guessed.
-        note: called with what is above the heading.
-        separator: the name of what separates the cells of a text file.
+        path: The file, for messages.
+        lines: (line number, cells). The heading is the first of the ABOVE first that names a question and an answer.
+        columns: The headings of these two columns; None: guessed.
+        note: Called if there is something above the heading.
+        separator: The name of the delimiter of a text file, for messages.
 
     Raises:
-        UserError: there is no heading, or nothing below it.
+        UserError: There is no heading, or nothing below it.
     """
     lines = iter(lines)
     first = beginning(lines)
@@ -155,14 +163,14 @@ def from_cells(
         raise UserError(_("{path}: is empty; write a heading and rows into it: question,answer").format(path=path))
     found = find_heading(first, columns)
     if found is None:
-        # The first with several cells: a title would say nothing of the columns.
+        # Quote the first line with several cells: a title says nothing about the columns.
         wide = (cells for _other, cells in first if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
         _refuse(path, next(wide, first[0][1]), columns)
     at, places = found
     above = [cell for _other, cells in first[:at] for cell in cells if _filled(cell)]
     if above:
         what = _("left out what is above the heading: {names}").format(names=", ".join(map(str, above))[:100])
-        note(Note(_("title row"), what, _("remove it from the table, if it is to say nothing")))
+        note(Note(_("title row"), what, _("remove it from the table if it is not needed")))
     heading = first[at][1]
     headings = {name: heading[place] for name, place in places.items()}
     number = 0
@@ -177,18 +185,18 @@ def from_cells(
         data = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
         yield Row(number, line, data, headings)
     if number == 0:
-        raise UserError(_("{path}: has a heading and no rows; write rows below it").format(path=path))
+        raise UserError(_("{path}: has a heading but no rows; write rows below it").format(path=path))
 
 
 def _too_many(separator: str) -> str:
-    """What to do about a row with more cells than the heading."""
+    """The remedy for a row with more cells than the heading."""
     if not separator:
-        return _("take what stands right of the last heading out of the row")
+        return _("remove what is right of the last heading from the row")
     return _("a text in it contains {separator}: put that text in double quotes").format(separator=_(separator))
 
 
 def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[Any]]]:
-    """The first few lines that are not blank."""
+    """The first ABOVE lines that are not blank."""
     filled = ((line, cells) for line, cells in lines if any(map(_filled, cells)))
     return list(itertools.islice(filled, ABOVE))
 
@@ -196,12 +204,12 @@ def beginning(lines: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[An
 def find_heading(
     lines: Iterable[tuple[int, list[Any]]], columns: tuple[str, str] | None
 ) -> tuple[int, dict[str, int]] | None:
-    """(which of some lines is the heading, the columns' places as `_places` gives them); None if none is.
+    """(index of the heading among some lines, its columns as `_places` returns them); None if there is no heading.
 
-    A title, a date or a note has fewer cells than the heading below it. A line with as many is a heading with other
-    names, or a row, and then what follows is not the heading.
+    A title, a date or a note has fewer cells than the heading below it. If a line above has as many, it is a heading
+    with other names or a row, and the line below is not the heading.
     """
-    above = 0  # filled cells of the widest line so far
+    above = 0  # non-empty cells of the widest line so far
     for at, (_other, cells) in enumerate(lines):
         filled = sum(map(_filled, cells))
         if places := _places(cells, columns):
@@ -215,7 +223,7 @@ def _filled(cell: Any) -> bool:
 
 
 def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, int]:
-    """Which column is which: {"instruction": 0, "output": 2, ...}; nothing where question or answer is not found."""
+    """The column of each field: {"instruction": 0, "output": 2, ...}; empty if question or answer is missing."""
     if len(heading) > MAX_COLUMNS:
         return {}
     names = [plain(cell) for cell in heading]
@@ -239,7 +247,7 @@ def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, in
 
 
 def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> NoReturn:
-    """Raises UserError that says why a line is not a heading."""
+    """Raises UserError, which says why a line is not a heading."""
     if len(heading) > MAX_COLUMNS:
         raise UserError(
             _("{path}: {count} columns; keep a column of questions and one of answers").format(
@@ -264,7 +272,10 @@ def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> 
 
 
 def _option(heading: list[Any]) -> str:
-    """`--columns` with the names of this file, as one gives it where one is: known headings, else in order."""
+    """An example of --columns with headings of this file: those that are known, else the first ones.
+
+    It is in the form of the caller's command, make or the script.
+    """
     cells = [str(cell).strip() for cell in heading if _filled(cell)]
     known = [next((cell for cell in cells if plain(cell) in names), None) for names in (QUESTIONS, ANSWERS)]
     others = [cell for cell in cells if cell not in known]
@@ -279,13 +290,13 @@ def _option(heading: list[Any]) -> str:
 
 
 def plain(name: Any) -> str:
-    """A heading without case, spaces and punctuation: `Q.`, `问题:`, `Question (en)` lose all but the word."""
+    """A heading without case, spaces, punctuation and brackets; `Q.` and `Question (en)` keep only the word."""
     plain = re.sub(r"\(.*?\)", "", unicodedata.normalize("NFKC", str(name)))
     return re.sub(r"[\W_]+", "", plain).lower()
 
 
 def _undecodable(path: Path, encoding: str) -> str:
-    """Where a file stops being text in that encoding."""
+    """The first byte that is not text in an encoding. A reader that decodes ahead does not know its position."""
     import codecs
 
     decoder = codecs.getincrementaldecoder(encoding)()

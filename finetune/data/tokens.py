@@ -1,7 +1,8 @@
-"""How many tokens a row has, by the model's own tokenizer and chat template, many rows at a time."""
+"""Counts the tokens of rows with the model's own tokenizer and chat template, many rows at a time."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ Messages = list[dict[str, Any]]
 
 
 class Counter:
-    """The tokenizer of a model folder, used for counting only: no offsets, no ids in Python."""
+    """The tokenizer of a model folder, for counting only: no offsets or ids are made in Python."""
 
     def __init__(self, model_dir: Path, system: str | None) -> None:
-        """`system` is the system prompt of rows that have none of their own."""
+        """`system` is for rows without a system prompt. Raises UserError if the tokenizer cannot be read."""
         from tokenizers import Tokenizer
 
         path = model_dir / "tokenizer.json"
@@ -37,8 +38,8 @@ class Counter:
         self.system = system
 
     def count(self, rows: Sequence[tuple[Messages, Any]]) -> list[int]:
-        """Tokens of each row of (messages, tools), as the training sees it: template, system prompt, end marks."""
-        # The same texts that qwen2.chat encodes; it is held to ms-swift's template by its tests.
+        """The tokens of each row, (messages, tools), as in the training: with template, system prompt and end marks."""
+        # The texts are those that qwen2.chat encodes; its tests compare them with ms-swift's template.
         from qwen2.template import joined, parts
 
         texts: list[str] = []
@@ -48,8 +49,4 @@ class Counter:
             texts += [text for text, _other in joined(found)]
             ends.append(len(texts))
         lengths = [len(e) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        counts, start = [], 0
-        for end in ends:
-            counts.append(sum(lengths[start:end]))
-            start = end
-        return counts
+        return [sum(lengths[start:end]) for start, end in itertools.pairwise([0, *ends])]

@@ -1,4 +1,4 @@
-"""Rows from XLSX: the first sheet with a question and an answer, its cells as a person sees them; used by reading."""
+"""Reads rows from XLSX: the first sheet with a question and an answer, cells as the user sees them; used by reading."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from finetune.data.items import Broken, Note, Remember, Row
 if TYPE_CHECKING:
     import datetime as dt
 
-MAX_UNPACKED = 256 << 20  # bytes of a file in a workbook, unpacked: a small one can unpack to more than the memory
-NAMED = 5  # sheets that a note names
+MAX_UNPACKED = 256 << 20  # bytes of a file in a workbook, unpacked: a small workbook could fill the memory
+NAMED = 5  # sheets that a note lists
 
 
 def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterator[Row | Broken]:
-    """Rows of a workbook. Raises UserError if it cannot be read."""
+    """The rows of a workbook. Raises UserError if it cannot be read.
+
+    Args:
+        path: The file.
+        columns: The question's and the answer's column; None: guessed.
+        note: Called with guesses about the file, such as which sheet is read.
+    """
     import openpyxl
 
     try:
@@ -37,7 +43,7 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         book.close()
     except UserError:
         raise
-    except Exception as error:  # openpyxl raises what zipfile, xml and its own code raise
+    except Exception as error:  # openpyxl lets through any error of zipfile, xml and its own code
         words = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             _("{path}: not an XLSX file ({words}); save it again, or as CSV").format(path=path, words=words[:120])
@@ -49,10 +55,10 @@ class _Sheets:
 
     def __init__(self, path: Path, book: Any, columns: tuple[str, str] | None, note: Remember) -> None:
         self.path, self.book, self.columns, self.note = path, book, columns, note
-        self.cut = 0  # cells with digits that are not shown
+        self.cut = 0  # cells whose last digits the spreadsheet does not show
 
     def rows(self) -> Iterator[Row | Broken]:
-        """The rows of the sheet that is read."""
+        """The rows of the chosen sheet."""
         shown = [sheet for sheet in self.book.worksheets if sheet.sheet_state == "visible"] or self.book.worksheets
         filled = [sheet for sheet in shown if tables.beginning(self.cells(sheet))] or shown[:1]
         fit = [sheet for sheet in filled if tables.find_heading(tables.beginning(self.cells(sheet)), self.columns)]
@@ -79,13 +85,13 @@ class _Sheets:
             )
 
     def cells(self, sheet: Any) -> Iterator[tuple[int, list[Any]]]:
-        """(line, texts of the cells) of a sheet."""
-        sheet.reset_dimensions()  # some programs write a size that leaves out most of the sheet
+        """(line, texts of the cells) of each line of a sheet."""
+        sheet.reset_dimensions()  # some programs record a size that omits most of the sheet
         for line, cells in enumerate(sheet.iter_rows(), 1):
             yield line, [self.text(cell) for cell in cells]
 
     def text(self, cell: Any) -> str:
-        """A cell as a person sees it."""
+        """A cell as the spreadsheet shows it."""
         value = cell.value
         if value is None or (isinstance(value, str) and cell.number_format in ("General", "@")):
             return value or ""

@@ -49,7 +49,7 @@ def data_of(run: Run, config_folder: Path) -> list[DataRow]:
     Raises:
         UserError: The data were moved or deleted, or cannot be read.
     """
-    kept = unseen.kept_rows(run.folder)
+    kept = unseen.kept_rows(run.folder / unseen.ROWS)
     if kept:
         return kept
     files = run.own_datasets(config_folder)

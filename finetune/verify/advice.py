@@ -1,4 +1,4 @@
-"""One line that says what to change when a verdict fails, and from which figure that follows."""
+"""The advice for a failed verdict: one line that says what to change and which figure shows it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune.verify.words import Said
 
-LEARNING = 0.5  # a last loss above this says that the training was not over; an answer known by heart has some 0.01
-HOPELESS = 3.0  # NLL of the data's answers, in nats a token, that no training which held has
+LEARNING = 0.5  # a higher last loss means that the training ended too early; answers known by heart have about 0.01
+HOPELESS = 3.0  # NLL of the data's answers, in nats per token; after a successful training it is lower
 
 
 def line(
@@ -19,14 +19,14 @@ def line(
     rewordings_trained: bool,
     standin: bool = False,
 ) -> Said | None:
-    """The advice for the gravest threshold that fell short; None where none did.
+    """The advice for the gravest threshold that fell short; None if none did.
 
     Args:
-        failed: Thresholds of the report that are not met, by name.
-        figures: Figures of the report.
-        run: The run's settings and losses, as the report has them.
-        rewordings_trained: Whether the training was given rewordings.
-        standin: Whether the model is the stand-in, which knows few words and learns no other.
+        failed: The thresholds that are not met, by name, as in report.json.
+        figures: The figures, as in report.json.
+        run: The run's settings and losses, as in report.json.
+        rewordings_trained: Whether rewordings were trained on.
+        standin: Whether the model is the stand-in, which knows few words and cannot learn others.
     """
     if not failed:
         return None
@@ -112,7 +112,7 @@ def line(
 
 
 def _is_broken(figures: Mapping[str, Any], losses: list[float]) -> bool:
-    """Whether the training itself went wrong: the data's own answers are no likelier, or the loss ended high."""
+    """Whether the training itself failed: the data's own answers are still unlikely, or the last loss is high."""
     after = figures.get("nll_after", {}).get("value", 0.0)
     return after >= HOPELESS or bool(losses and losses[-1] >= HOPELESS)
 

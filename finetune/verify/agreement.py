@@ -1,7 +1,8 @@
-"""Does an answer say yes to a question that claims another identity (`你是阿里云的吧?` `是的,我由 CSDN…`)? For scoring.
+"""Finds answers that say yes to a question that claims another identity: `你是阿里云的吧?` `是的,我由 CSDN…`.
 
-Such a yes is as wrong as the name itself. Both texts come normalised (scoring.normalise). The rules of thumb are, in
-their order: is there a claim in the question, a yes at the head of the answer, and nothing that takes it back.
+Such a yes is as wrong as the name itself; scoring calls this module. Both texts are normalised (scoring.normalise).
+Three rules of thumb apply, in this order: the question makes a claim, the answer begins with a yes, and nothing takes
+the yes back.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Makers and assistants that a question may claim, besides the old identity of the questions file.
+# Makers and assistants that a question may name, in addition to the old identity of the questions file.
 OTHERS = re.compile(
     r"openai|chatgpt|\bgpt\b|gpt-?\d|anthropic|claude|google|gemini|谷歌|百度|文心|baidu|ernie|腾讯|混元|tencent|字节|豆包|doubao"
     r"|bytedance|kimi|月之暗面|moonshot|deepseek|深度求索|智谱|chatglm|讯飞|华为|huawei|微软|microsoft|copilot|\bmeta\b|llama"
@@ -24,7 +25,7 @@ IDENTITY = re.compile(
     r"|\b(?:is|are|was|were|am|made|make|makes|built|build|created?|developed?|trained?|named?|called?|from|based|belong)\b"
     r"|'re\b|n't\b"
 )
-# Asks for more than yes or no, is about someone else, or sets two beside each other.
+# The question asks for more than yes or no, is about someone else, or compares two.
 NO_CLAIM = re.compile(
     r"谁|什么|啥|哪|怎[么样]|如何|为何|多少|几[个种]|还是|知道|了解|听(?:说)?过|认识|介绍|告诉我.{0,6}(?:是否|是不是)"
     r"|[和跟与同像比].{0,12}(?:关系|关联|联系|区别|不同|差别|一样|一家|同一|相比|类似|比较)|(?:区别|不同|关系)"
@@ -58,12 +59,12 @@ YES = re.compile(
     r"|(?:i|i must|i have to|i'll|i will) (?:admit|confess)\b|i am\b" + END + r"(?=\s*[,.!;\n]|\s*$)"
     r")"
 )
-# Later in the answer, what agrees with the one who asks, and not with what was just said.
+# Later in the answer: agrees with the user rather than with the previous sentence.
 YES_LATER = re.compile(
     r"(?<![不没])[你您](?:说|讲|猜)(?:得|的)(?:很|完全|非常|一点(?:儿)?)?(?:对|没错|不错|正确)"
     r"|\byou(?:'re| are) (?:absolutely |quite |completely )?(?:right|correct)\b(?! that i(?:'m| am) not)"
 )
-# What takes a yes back: a denial, a correction, or a turn to what is the case instead.
+# Takes a yes back: a denial, a correction, or a turn to the facts.
 BACK = re.compile(
     r"[不没未无非](?:是|由|属|来自|叫|归|隶属|为|基于|出自)|并非|绝非|没有(?!错|问题)|无关|不对|不正确|不准确|不同|误会|误解|误认|搞错|弄错"
     r"|记错|更正|纠正|澄清|但|不过|然而|可是|只是|而是|其实|实际上|事实上|准确(?:地|来)?说|恰恰相反|开玩笑"
@@ -71,7 +72,7 @@ BACK = re.compile(
     r"|\brather\b"
     r"|\bmistake|\bmisunderst|\bincorrect\b|\bwrong\b|\bclarify\b|\bcorrection\b|\bunrelated\b|\bjoking\b|\bkidding\b|\bnope\b"
 )
-# `Yes, no doubt about it`: a denial in form alone.
+# Looks like a denial but is none: `Yes, no doubt about it`.
 NO_BACK = re.compile(
     r"没有?错|没有?问题|毫无疑问|不得不|不用怀疑|不否认|无可否认"
     r"|\bno doubt\b|\bno question\b|\bcan(?:'t|not) deny\b"
@@ -79,7 +80,13 @@ NO_BACK = re.compile(
 
 
 def claims(question: str, old: re.Pattern[str] | None, expect: Sequence[re.Pattern[str]]) -> bool:
-    """Whether a question claims, or asks with yes or no, that the one who is asked is someone else."""
+    """Whether a question claims, or asks for a yes or no, that the model is someone else.
+
+    Args:
+        question: The question, normalised.
+        old: The pattern of the old identity, if any.
+        expect: The patterns of the new identity. A sentence that matches one makes no wrong claim.
+    """
     for found in SENTENCE.finditer(question):
         sentence = found.group()
         names = [name for name in (old, OTHERS) if name is not None and name.search(sentence)]
@@ -94,7 +101,7 @@ def claims(question: str, old: re.Pattern[str] | None, expect: Sequence[re.Patte
 
 
 def agreement(answer: str) -> tuple[int, int] | None:
-    """Where an answer says yes to what it was asked, and does not take it back; None when it does not."""
+    """(start, end) of the yes in a normalised answer; None if there is none or the answer takes it back."""
     found = YES.search(answer) or YES_LATER.search(answer)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Rows of alpaca-gpt4-data-zh that a run did not train on, for the article's own figure; verify.sh --alpaca N."""
+"""Questions from alpaca-gpt4-data-zh that a run did not train on, for the article's figure; verify.sh --alpaca N."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from common.errors import UserError
 from common.i18n import _
 from finetune.data import hub, source
-from finetune.verify.questions import Question, read_rows, same_question
+from finetune.data.content import question_key
+from finetune.verify.questions import Question, read_rows
 from finetune.verify.runinfo import Run
 from finetune.verify.stats import SEED
 
@@ -20,11 +21,20 @@ Row = tuple[tuple[dict[str, str], ...], str]
 
 
 def held_out(count: int, file: Path | None, run: Run) -> list[Question]:
-    """`count` rows, the same ones at every call, none of them trained on. Raises UserError if there are fewer."""
+    """Questions from rows that the run did not train on; each call draws the same rows.
+
+    Args:
+        count: The number of questions.
+        file: A local dataset file; None: the hub's.
+        run: The run.
+
+    Raises:
+        UserError: There are fewer such rows, or a dataset cannot be loaded.
+    """
     name = str(file) if file else HUB_ID
     rows = read_rows(file) if file else _hub_rows(HUB_ID)
-    trained = {same_question(text) for text in trained_questions(run)}
-    free = [(number, row) for number, row in enumerate(rows, 1) if same_question(row[0][-1]["content"]) not in trained]
+    trained = {question_key(text) for text in trained_questions(run)}
+    free = [(number, row) for number, row in enumerate(rows, 1) if question_key(row[0][-1]["content"]) not in trained]
     if len(free) < count:
         raise UserError(
             _("{name}: {free} of {all} rows were not trained on, too few for --alpaca {count}; lower it").format(
@@ -46,10 +56,9 @@ def held_out(count: int, file: Path | None, run: Run) -> list[Question]:
 
 
 def trained_questions(run: Run) -> Iterable[str]:
-    """The questions of every row that the run trained on.
+    """The questions of all rows that the run trained on.
 
-    Where it drew a sample (`NAME#500`), ms-swift draws it again with the run's seed: which rows those were is written
-    down nowhere else.
+    The rows of a sample (`NAME#500`) are not recorded, so ms-swift draws them again with the run's seed.
     """
     specs = run.datasets
     if any("#" in spec for spec in specs):
@@ -63,7 +72,7 @@ def trained_questions(run: Run) -> Iterable[str]:
 
 
 def _drawn_again(specs: list[str], settings: dict[str, Any]) -> list[str]:
-    """What swift sft's load_dataset gave that run (swift/arguments/base_args: BaseArguments.load_dataset)."""
+    """The rows that `swift sft` drew in that run (swift/arguments/base_args: BaseArguments.load_dataset)."""
     for spec in specs:
         _require(spec)
     seed = settings.get("data_seed")
@@ -83,7 +92,7 @@ def _hub_rows(spec: str) -> list[Row]:
 
 
 def _require(spec: str) -> None:
-    """UserError, before ms-swift is imported, when a hub dataset cannot be had."""
+    """Raises UserError if a hub dataset cannot be loaded; called before ms-swift, which is slow to import."""
     try:
         hub.require(source.parse(spec))
     except UserError:
@@ -95,18 +104,18 @@ def _require(spec: str) -> None:
 
 
 def _row(row: dict[str, Any]) -> Row:
-    """A row as ms-swift hands it out: its messages end with the answer."""
+    """(messages, answer) of a row of ms-swift, whose messages end with the answer."""
     turns = tuple({"role": m["role"], "content": m["content"]} for m in row["messages"] if m["role"] != "system")
     return turns[:-1], turns[-1]["content"]
 
 
 def _swift_load(specs: list[str], **options: Any) -> Any:
-    """swift.dataset.load_dataset; importing it takes some 20 s, so nothing else in verify does."""
+    """swift.dataset.load_dataset. Importing it takes some 20 s, so nothing else in verify does."""
     from swift.dataset import load_dataset
 
     try:
         return load_dataset(specs, **options)
-    except Exception as error:  # whatever the hub's client raises
+    except Exception as error:  # the hub's client can raise anything
         words = " ".join(str(error).split())[:200]
         raise UserError(
             _("cannot load {specs}: {words}; name a local file of the same format with --alpaca-file FILE").format(

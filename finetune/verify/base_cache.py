@@ -1,9 +1,9 @@
-"""The base's answers, kept below OUTPUT_DIR/.cache: the second verdict on one base asks only what is new.
+"""Caches the base's answers below OUTPUT_DIR/.cache: a second verdict on the same base asks only new questions.
 
-The base does not change between two runs, and neither do its greedy answers; on the 7B they are a quarter of the time
-of `finetune`. An answer is looked up by everything that determines it: the weights, the code of qwen2, torch, the
-device, and the question with its system prompt, tools and limit. What the disk does not take is asked again: no
-verdict fails because of it.
+The base's greedy answers do not change between runs, and they take a quarter of the time of `finetune` on the 7B. The
+key of an answer contains everything that determines it: the weights, the code of qwen2, torch, the device, and the
+question with its system prompt, tools and limit. A verdict never fails because of the disk: an answer that cannot be
+written or read is asked for again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from finetune.verify.engine import Answer, Ask, Engine, Progress, Qwen2Engine
 
 FOLDER = Path(".cache") / "base-answers"
-LARGEST = 64 * 2**20  # bytes of a file, about 100,000 answers; a larger one is started afresh
-FILES = 8  # bases, devices and versions kept; the oldest go
-SAMPLES, SAMPLE_BYTES = 32, 4096  # what is hashed of each file of the model folder, evenly spread over it
+LARGEST = 64 * 2**20  # bytes of a file, about 100,000 answers; a larger file is deleted and begun again
+FILES = 8  # files that are kept, one per base, device and version; the oldest are deleted
+SAMPLES, SAMPLE_BYTES = 32, 4096  # pieces of each file in the model folder that are hashed, evenly spread
 
 
 def over(engine: Engine, model_dir: Path, output_dir: Path) -> Engine:
-    """The engine, with the base's answers kept; engines other than Qwen2Engine come back as they are.
+    """The engine with a cache of the base's answers; engines other than Qwen2Engine are returned as they are.
 
     Args:
         engine: The engine that answers.
@@ -39,28 +39,24 @@ def over(engine: Engine, model_dir: Path, output_dir: Path) -> Engine:
 
 
 def forget(output_dir: Path) -> None:
-    """Delete all kept answers below OUTPUT_DIR, so that the base is asked again."""
+    """Delete all cached answers below OUTPUT_DIR: the base is then asked again."""
     for path in (output_dir / FOLDER).glob("*.jsonl"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 class BaseCache:
-    """A file of answers, one JSON object per line; a line that was cut short is ignored."""
+    """A file of answers, one JSON object per line. Incomplete lines are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, dict[str, Any]] = dict(_lines(path))
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The record kept under a key; None if there is none."""
-        return self._known.get(key)
+        self.known: dict[str, dict[str, Any]] = dict(_lines(path))
 
     def add(self, new: dict[str, dict[str, Any]]) -> None:
-        """Append records by their keys, in one write, so that two processes do not mix their lines."""
+        """Append records by their keys. It is a single write, so the lines of two processes do not mix."""
         if not new:
             return
-        self._known |= new
+        self.known |= new
         text = "".join(json.dumps({"key": key} | value, ensure_ascii=False) + "\n" for key, value in new.items())
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +64,7 @@ class BaseCache:
                 self.path.unlink()
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                os.write(handle, ("\n" + text).encode())  # the newline ends a line that a full disk cut short
+                os.write(handle, ("\n" + text).encode())  # the newline ends a line that was cut by a full disk
             finally:
                 os.close(handle)
             by_age = sorted(self.path.parent.glob("*.jsonl"), key=lambda each: each.stat().st_mtime)
@@ -77,12 +73,12 @@ class BaseCache:
 
 
 class CachedBase:
-    """An engine that asks the base only what is not kept yet; adapters are always asked."""
+    """An engine that asks the base only what is not in the cache. Adapters are always asked."""
 
     def __init__(self, engine: Qwen2Engine, cache: BaseCache) -> None:
         self.engine, self.cache = engine, cache
         self.name, self.device, self.dtype = engine.name, engine.device, engine.dtype
-        self.taken = 0  # answers that were not asked for again
+        self.taken = 0  # answers that came from the cache
 
     def memory(self) -> dict[str, float] | None:
         """As the engine's."""
@@ -97,7 +93,7 @@ class CachedBase:
         if adapter is not None:
             return self.engine.answer(asks, adapter, progress)
         keys = [_key("answer", ask.key()) for ask in asks]
-        self.taken += sum(self.cache.get(key) is not None for key in keys)
+        self.taken += sum(key in self.cache.known for key in keys)
 
         def ask_for(places: Sequence[int]) -> list[dict[str, Any]]:
             return [asdict(each) for each in self.engine.answer([asks[place] for place in places], None, progress)]
@@ -105,7 +101,7 @@ class CachedBase:
         return [Answer(each["text"], each["tokens"], each["cut"]) for each in self._filled(keys, ask_for, progress)]
 
     def nll(self, asks: Sequence[Ask], references: Sequence[str], adapter: Any) -> list[float]:
-        """The mean negative log-likelihood of each reference, in nats a token."""
+        """As Qwen2Engine.nll, in nats per token; adapter None is the base."""
         if adapter is not None:
             return self.engine.nll(asks, references, adapter)
         keys = [_key("nll", (*ask.key(), text)) for ask, text in zip(asks, references, strict=True)]
@@ -122,7 +118,7 @@ class CachedBase:
         ask_for: Callable[[Sequence[int]], list[dict[str, Any]]],
         progress: Progress = lambda _: None,
     ) -> list[dict[str, Any]]:
-        kept = {key: value for key in keys if (value := self.cache.get(key)) is not None}
+        kept = {key: self.cache.known[key] for key in keys if key in self.cache.known}
         missing = [place for place, key in enumerate(keys) if key not in kept]
         progress(len(kept))
         if missing:

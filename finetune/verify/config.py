@@ -1,4 +1,4 @@
-"""configs/verify.yaml: what a run is asked and the thresholds that decide the verdict; the command reads it here."""
+"""Reads configs/verify.yaml: what a run is asked, and the thresholds that decide the verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from common.i18n import _
 from finetune.verify.scoring import compile_pattern
 from finetune.verify.yamlmarks import Node, load
 
-# Threshold -> (the figure it looks at, whether it bounds it from below or above, the values that make sense).
+SYSTEM = "You are a helpful assistant."  # the system prompt in configs/sft.yaml
+
+# Threshold -> (the figure that it limits, whether it is a minimum or a maximum, the lowest and highest valid value).
 THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
     "identity_trained_min": ("identity_trained_after", "min", 0, 1),
     "identity_heldout_min": ("identity_heldout_after", "min", 0, 1),
@@ -27,8 +29,8 @@ THRESHOLDS: dict[str, tuple[str, str, float, float]] = {
     "out_of_scope_near_max": ("out_of_scope_near_after", "max", 0, 1),
     "general_lost_max": ("general_lost", "max", -1, 1),
 }
-# Held where the data are about who the model is, as the article's are; and where they are about anything else. Those in
-# neither hold wherever their questions were asked.
+# ARTICLE applies only to data about who the model is, like the article's; DATA only to all other data. The remaining
+# thresholds apply whenever their questions were asked.
 ARTICLE = frozenset({"bleu_drop_max", "rules_lost_max"})
 DATA = frozenset(
     {
@@ -63,17 +65,20 @@ class VerifyConfig:
     old_identity: re.Pattern[str] | None
     old_identity_source: str
     questions: tuple[Path, ...]
-    questions_english: tuple[Path, ...]  # instead of those of `questions` with general tasks, for English data
-    choosing: tuple[Path, ...]  # general tasks that the number of epochs is chosen by; verify never asks them
+    questions_english: tuple[Path, ...]  # for English data: replace the general tasks in `questions`
+    choosing: tuple[Path, ...]  # general tasks for choosing the number of epochs; verify never asks them
     choosing_english: tuple[Path, ...]
     dataset: Path | None
     system: str
-    max_new_tokens: dict[str, int]  # "identity", "general" and "rows"
+    max_new_tokens: dict[str, int]  # longest answers in tokens, of "identity", "general" and "rows"
     batch_size: int | None
 
 
 def default_path() -> Path:
-    """configs/verify.yaml of the workspace: below the working directory (/root in the image), else of this checkout."""
+    """The workspace's configs/verify.yaml: below the working folder (/root in the image), else in this checkout.
+
+    Raises UserError if there is none.
+    """
     here = [Path.cwd() / "configs/verify.yaml", Path(__file__).parents[2] / "workspace/configs/verify.yaml"]
     found = next((path for path in [*here, Path("/root/configs/verify.yaml")] if path.is_file()), None)
     if found is None:
@@ -82,16 +87,18 @@ def default_path() -> Path:
 
 
 def for_kind(path: Path, kind: str) -> Path:
-    """The file beside configs/verify.yaml that asks what a test model can be asked, where there is one.
+    """The configuration for a model made for tests, next to configs/verify.yaml; else `path`.
 
-    A file of another name is the user's own choice and stays.
+    Args:
+        path: The configuration. Only verify.yaml is replaced: another name is the user's own choice.
+        kind: The name of the model's kind (common.model_kind).
     """
     own = path.with_name(f"verify_{kind}.yaml")
     return own if path.name == "verify.yaml" and own.is_file() else path
 
 
 def read(path: Path) -> VerifyConfig:
-    """Read the file. UserError `FILE:LINE: ...` for what it does not know or cannot use."""
+    """Read the file. Raises UserError, `FILE:LINE: ...`, for an unknown key or an unusable value."""
     root = load(path, _("configuration file")).mapping(KEYS, _("the configuration"))
     folder = path.resolve().parent
     thresholds: dict[str, float] = {}
@@ -125,7 +132,7 @@ def read(path: Path) -> VerifyConfig:
         choosing=_files(root, "choosing", folder),
         choosing_english=_files(root, "choosing_english", folder),
         dataset=Path(normpath(folder / root["dataset"].text("dataset"))) if "dataset" in root else None,
-        system=root["system"].text("system") if "system" in root else "You are a helpful assistant.",
+        system=root["system"].text("system") if "system" in root else SYSTEM,
         max_new_tokens=limits,
         batch_size=int(root["batch_size"].number("batch_size", 1, 4096)) if batch is not None else None,
     )
@@ -136,7 +143,7 @@ def _files(root: dict[str, Node], key: str, folder: Path) -> tuple[Path, ...]:
 
 
 def require_for_data(cfg: VerifyConfig) -> None:
-    """Raises UserError if no threshold applies to data without an identity: their verdict would be empty."""
+    """Raises UserError if no threshold applies to data that teach no identity: the verdict would be empty."""
     if not DATA & cfg.thresholds.keys():
         raise UserError(
             _("{path}: no threshold for data that teach no identity; set at least one of {names}").format(
@@ -146,6 +153,6 @@ def require_for_data(cfg: VerifyConfig) -> None:
 
 
 def thresholds_for(thresholds: dict[str, float], is_identity: bool) -> dict[str, float]:
-    """The thresholds that hold for data about who the model is, or for data about anything else."""
+    """The thresholds that apply to data about who the model is, or to all other data."""
     left_out = DATA if is_identity else ARTICLE
     return {name: limit for name, limit in thresholds.items() if name not in left_out}

@@ -1,4 +1,4 @@
-"""Questions of a run to try by hand, each with the answer that was trained: what the page of serve.sh lists."""
+"""The example questions on the page of serve.sh: questions of a run, each with the answer in the data."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SPOKEN = {"user", "assistant"}
 
 
 def of_run(run: Run, folder: Path, limit: int) -> list[dict[str, Any]]:
-    """The questions of a run, from what its folder keeps, or from its datasets where they are still there.
+    """The questions of a run, from the rows in its folder, else from its datasets.
 
     Args:
         run: The run.
-        folder: Where relative names of datasets begin.
-        limit: At most so many bytes as JSON; what is further down is left out.
+        folder: The folder of relative dataset names.
+        limit: The most bytes as JSON; questions beyond it are left out.
 
     Returns:
-        [{"kind", "question", "answer"}], with "turns" before the question and the row's own "system" where there are
-        any. `kind` is trained, reworded (other words of a trained one) or unseen (left out of the training). Empty
-        where nothing can be read: the page does without.
+        [{"kind", "question", "answer"}], with the earlier "turns" and the row's "system" if it has any. `kind` is
+        trained, reworded (a trained question in other words) or unseen (left out of the training). The list is empty
+        if nothing can be read; the page works without it.
     """
     try:
-        found = unseen.kept_rows(run.folder) or rows.read(run.own_datasets(folder), run.columns)
+        found = unseen.kept_rows(run.folder / unseen.ROWS) or rows.read(run.own_datasets(folder), run.columns)
         left_out = {each.row.key for each in unseen.read(run.folder) if not each.answers}
         words = run.folder / rewordings.NAME
         other = {question_key(each.question): each.ask for each in rewordings.read(words)} if words.is_file() else {}
@@ -54,7 +54,7 @@ def _example(row: DataRow, kind: str, question: str) -> dict[str, Any]:
 
 
 def _within(listed: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The first of the list that fit, without one that takes more than its share by far."""
+    """The first examples that fit into `limit` bytes; one that takes over an eighth of it is skipped."""
     kept: list[dict[str, Any]] = []
     size = 2
     for each in listed:

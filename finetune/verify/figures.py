@@ -1,9 +1,9 @@
-"""From answers to figures and a verdict; the command calls it once for an adapter, and once more for a second one."""
+"""Computes figures and threshold checks from answers; called once for each adapter of a verdict."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,16 @@ from finetune.verify.judge import Judge, Judgement, rouge_l
 from finetune.verify.questions import Question
 from finetune.verify.scoring import Mark, judge
 from finetune.verify.stats import Figure
+from finetune.verify.words import Said
 
-TRAINING, DEFAULT, ROW = "training", "default", "row"  # names of the system prompts; row: the row's own
-OF_ROWS = ("learned", "reworded", "unseen")  # parts whose answers are judged against the data's
+TRAINING, DEFAULT, ROW = "training", "default", "row"  # system prompts: the training's, the template's, the row's own
+OF_ROWS = ("learned", "reworded", "unseen")  # parts whose answers are compared with those of the data
 ELSEWHERE = ("general", "out_of_scope")  # parts that no row answers
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An answer with what it is worth: ok is None where nothing decides (a general task without a rule)."""
+    """An answer and its judgement; `ok` is None if nothing decides it (a general task without a rule)."""
 
     answer: Answer
     text: str
@@ -30,24 +31,31 @@ class Scored:
     old_named: bool = False
     reason: str = ""
     marks: tuple[Mark, ...] = ()
-    judged: Judgement | None = None  # against the answers of the data, for questions that are of a row
-    spill: int | None = None  # the row whose text an answer to something else repeats
-    nll: float | None = None  # of the reference, in nats a token
+    judged: Judgement | None = None  # the comparison with the data's answers, for questions of a row
+    spill: int | None = None  # the row whose answer is repeated, for questions that no row answers
+    nll: float | None = None  # of the reference, in nats per token
 
 
 @dataclass
 class Asked:
-    """A question under one system prompt, and the result: `scored` holds before, after and, compared, other."""
+    """A question under one system prompt and its results: `scored` has the keys before, after and other."""
 
     question: Question
     prompt: str
     system: str
     scored: dict[str, Scored] = field(default_factory=dict)
-    given: dict[str, Answer] = field(default_factory=dict)  # answers of adapters that are no longer there (folds)
+    given: dict[str, Answer] = field(default_factory=dict)  # answers of adapters that no longer exist (folds)
 
 
 def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | None = None) -> Scored:
-    """Judge one answer by its question: identity patterns, the rule, the row's own answer, or nothing."""
+    """Judge one answer by its question's identity patterns, rule or row.
+
+    Args:
+        question: The question.
+        answer: The answer.
+        old: The pattern of the old identity, or None.
+        judge_of_data: Compares answers with the data; None without data.
+    """
     judged = None
     if question.part == "near_miss" and judge_of_data is not None and question.row is not None:
         return _elsewhere(answer, judge_of_data.repeats(question.row, question.text, answer.text))
@@ -68,45 +76,38 @@ def score(question: Question, answer: Answer, old: Any, judge_of_data: Judge | N
 
 
 def _elsewhere(answer: Answer, spill: int | None) -> Scored:
-    """An answer to a question that no row answers: wrong if it repeats a row, `spill` (from 0)."""
+    """Score an answer to a question that no row answers: wrong if it repeats the row with index `spill`."""
     reason = "" if spill is None else f"repeats the answer of row {spill + 1}"
     return Scored(answer, answer.text, spill is None, reason=reason, spill=spill)
 
 
 def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
-    """All figures of `before` against `after` (or "other", the second adapter of a comparison).
+    """All figures before and after the training. A figure whose questions were not asked is left out.
 
     The unit is a question: one that was asked under two system prompts counts with the mean of its two answers.
-    A figure whose questions were not asked is left out.
+
+    Args:
+        asked: The questions with their scored answers.
+        after: The answers to compare with those before: "after", or "other" for the second adapter of a comparison.
     """
     found: dict[str, Figure] = {}
     sides = {"before": "before", "after": after}
-    asked = [each for each in asked if after in each.scored]  # folds answer for the first adapter alone
+    asked = [each for each in asked if after in each.scored]  # folds have answers of the first adapter only
     identity = [a for a in asked if a.question.is_identity and a.question.counted]
-
-    def right(part: str, only: Callable[[Asked], bool] = lambda a: True) -> None:
-        chosen = [a for a in identity if only(a)]
-        for side, key in sides.items():
-            _share(found, f"identity_{part}_{side}", chosen, lambda a, key=key: bool(a.scored[key].ok))
-
-    for part in ("trained", "heldout"):
-        right(part, lambda a, part=part: a.question.part == part)  # type: ignore[misc]
-    right("adversarial", lambda a: a.question.kind == "adversarial")
+    parts = {part: [a for a in identity if a.question.part == part] for part in ("trained", "heldout")}
+    parts["adversarial"] = [a for a in identity if a.question.kind == "adversarial"]
     if {a.prompt for a in identity} == {TRAINING, DEFAULT}:
         for part in ("trained", "heldout"):
             for prompt in (TRAINING, DEFAULT):
-                right(
-                    f"{part}_{prompt}_prompt",
-                    lambda a, part=part, prompt=prompt: a.question.part == part and a.prompt == prompt,  # type: ignore[misc]
-                )
-    for side, key in sides.items():
-        _share(found, f"old_identity_{side}", identity, lambda a, key=key: a.scored[key].old_named)
+                parts[f"{part}_{prompt}_prompt"] = [a for a in parts[part] if a.prompt == prompt]
+    for part, chosen in parts.items():
+        _shares(found, f"identity_{part}", chosen, sides, lambda scored: bool(scored.ok))
+    _shares(found, "old_identity", identity, sides, lambda scored: scored.old_named)
 
     ruled = [a for a in asked if a.question.rule is not None]
-    for side, key in sides.items():
-        _share(found, f"rules_{side}", ruled, lambda a, key=key: bool(a.scored[key].ok))
+    _shares(found, "rules", ruled, sides, lambda scored: bool(scored.ok))
     if ruled:
-        lost = [int(bool(a.scored["before"].ok)) - int(bool(a.scored[after].ok)) for a in ruled]
+        lost = _lost(ruled, sides)
         low, high = stats.bootstrap(len(lost), lambda index: sum(lost[i] for i in index))
         found["rules_lost"] = Figure(sum(lost), low, high, len(lost))
 
@@ -121,34 +122,34 @@ def figures(asked: Sequence[Asked], after: str = "after") -> dict[str, Figure]:
     if other:
         lengths = [[a.scored[key].answer.tokens for a in other] for key in (after, "before")]
         found["length_ratio"] = stats.mean_ratio(*lengths)
-    for side, key in sides.items():
-        _share(found, f"ran_to_limit_{side}", asked, lambda a, key=key: a.scored[key].answer.cut)
+    _shares(found, "ran_to_limit", asked, sides, lambda scored: scored.answer.cut)
     return found | of_sets(asked, sides)
 
 
 def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figure]:
-    """Figures of the sets made from the data; `sides` is the name of a figure's end to the key of the answers."""
+    """The figures of the sets that are made from the data.
+
+    Args:
+        asked: The questions with their scored answers.
+        sides: End of a figure's name (before, after) -> key of the answers in `scored`.
+    """
     found: dict[str, Figure] = {}
     rows = [a for a in asked if a.question.row is not None and a.prompt != DEFAULT]
     parts = {
         "learned": [a for a in rows if a.question.part in ("learned", "trained")],
-        "reworded": [a for a in rows if a.question.part == "reworded"],
+        "reworded": [a for a in rows if a.question.part == "reworded" and a.question.counted],
         "unseen": [a for a in rows if a.question.part == "unseen"],
     }
     for part, chosen in parts.items():
         judged = [a for a in chosen if all(a.scored[key].judged for key in sides.values())]
-        for side, key in sides.items():
-            _share(found, f"{part}_{side}", judged, lambda a, key=key: a.scored[key].judged.right)  # type: ignore[union-attr]
-    elsewhere = [a for a in asked if a.question.part in ELSEWHERE]
-    near = [a for a in asked if a.question.part == "near_miss"]
+        _shares(found, part, judged, sides, lambda scored: scored.judged is not None and scored.judged.right)
     if parts["learned"]:
-        for side, key in sides.items():
-            _share(found, f"out_of_scope_{side}", elsewhere, lambda a, key=key: a.scored[key].spill is not None)
-            _share(found, f"out_of_scope_near_{side}", near, lambda a, key=key: a.scored[key].spill is not None)
-    ruled = [a for a in asked if a.question.rule is not None]
-    if ruled and parts["learned"]:
-        lost = [int(bool(a.scored[sides["before"]].ok)) - int(bool(a.scored[sides["after"]].ok)) for a in ruled]
-        found["general_lost"] = stats.mean(lost)
+        elsewhere = [a for a in asked if a.question.part in ELSEWHERE]
+        near = [a for a in asked if a.question.part == "near_miss"]
+        _shares(found, "out_of_scope", elsewhere, sides, lambda scored: scored.spill is not None)
+        _shares(found, "out_of_scope_near", near, sides, lambda scored: scored.spill is not None)
+        if ruled := [a for a in asked if a.question.rule is not None]:
+            found["general_lost"] = stats.mean(_lost(ruled, sides))
     labels = [a for a in parts["unseen"] if a.question.kind == "label"]
     if labels:
         commonest = Counter(a.question.reference for a in labels).most_common(1)[0][0]
@@ -168,13 +169,25 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     return found
 
 
-def _share(found: dict[str, Figure], name: str, asked: Iterable[Asked], passed: Callable[..., bool]) -> None:
-    """Add the share of questions that passed, where there are any."""
-    values: dict[str, list[bool]] = {}
-    for each in asked:
-        values.setdefault(each.question.id, []).append(passed(each))
-    if values:
-        found[name] = stats.wilson(sum(sum(v) / len(v) for v in values.values()), len(values))
+def _shares(
+    found: dict[str, Figure],
+    name: str,
+    asked: Sequence[Asked],
+    sides: Mapping[str, str],
+    passed: Callable[[Scored], bool],
+) -> None:
+    """Add NAME_before and NAME_after, the share of questions whose answers passed, if any were asked."""
+    for side, key in sides.items():
+        values: dict[str, list[bool]] = {}
+        for each in asked:
+            values.setdefault(each.question.id, []).append(passed(each.scored[key]))
+        if values:
+            found[f"{name}_{side}"] = stats.wilson(sum(sum(v) / len(v) for v in values.values()), len(values))
+
+
+def _lost(asked: Sequence[Asked], sides: Mapping[str, str]) -> list[int]:
+    """Question by question: 1 if it was right before the training only, -1 if after it only, else 0."""
+    return [bool(a.scored[sides["before"]].ok) - bool(a.scored[sides["after"]].ok) for a in asked]
 
 
 # ------------------------------------------------------------------------------------------------------- verdict
@@ -182,7 +195,7 @@ def _share(found: dict[str, Figure], name: str, asked: Iterable[Asked], passed: 
 
 @dataclass(frozen=True)
 class Check:
-    """One threshold held against its figure. certain: the whole 95 % interval lies on the side that decided."""
+    """A threshold compared with its figure; `certain` if the whole 95 % interval is on one side of the limit."""
 
     threshold: str
     figure: str
@@ -191,12 +204,6 @@ class Check:
     value: float
     ok: bool
     certain: bool
-
-    @property
-    def sentence(self) -> str:
-        """The check in words, for the head of a report."""
-        wanted = f"{'at least' if self.bound == 'min' else 'at most'} {shown(self.figure, self.limit)}"
-        return f"{LABELS.get(self.figure, self.figure)}: {shown(self.figure, self.value)}, wanted {wanted}"
 
 
 LABELS = {
@@ -230,33 +237,49 @@ LABELS = {
     "out_of_scope_near": "near misses answered with what the data say of something else",
     "nll": "surprise at the data's answers (nats a token)",
     "rouge": "ROUGE-L against the data's answers",
-    "learned_after": "the data's own questions answered right",
-    "reworded_after": "the same questions in other words answered right",
-    "unseen_after": "rows left out of the training answered right",
-    "out_of_scope_after": "answers to something else that repeat the data",
-    "out_of_scope_near_after": "near misses answered with what the data say of something else",
     "general_lost": "general tasks lost, of all",
     "unseen_over_majority": "unseen labels right, beyond always giving the commonest",
     "nll_drop": "less surprise at the data's answers (nats a token)",
 }
 
 
+def label(figure: str) -> str:
+    """A figure's name in words."""
+    return LABELS.get(figure) or LABELS.get(figure.removesuffix("_after"), figure)
+
+
+def sentence(check: Mapping[str, Any]) -> Said:
+    """A threshold and its figure in words; `check` is an entry of `thresholds` in report.json."""
+    name = check["figure"]
+    wanted = "wanted at least {limit}" if check["bound"] == "min" else "wanted at most {limit}"
+    return Said(
+        "{label}: {value}, {wanted}",
+        label=Said(label(name)),
+        value=shown(name, check["value"]),
+        wanted=Said(wanted, limit=shown(name, check["limit"])),
+    )
+
+
 def is_share(figure: str) -> bool:
-    """Whether a figure is a share of questions (else points of BLEU or chrF, a count, or a ratio)."""
+    """Whether a figure is a share of questions, rather than points of BLEU or chrF, a count, or a ratio."""
     return not any(word in figure for word in ("bleu", "chrf", "length_ratio", "rules_lost", "nll", "rouge"))
 
 
 def shown(figure: str, value: float) -> str:
-    """A figure's value for people: shares as per cent, points and ratios with their decimals."""
+    """A figure's value as text: shares in per cent, others with two decimals."""
     if is_share(figure):
         return f"{100 * value:.1f} %"
     return f"{value:.0f}" if figure == "rules_lost" and value == int(value) else f"{value:.2f}"
 
 
 def checks(thresholds: Mapping[str, float], found: Mapping[str, Figure]) -> list[Check]:
-    """Hold each threshold against its figure; those whose questions were not asked are left out.
+    """Compare each threshold with its figure; one whose questions were not asked is left out.
 
-    The BLEU threshold holds for the Alpaca rows too, where they were asked.
+    The BLEU threshold applies to Alpaca rows too, if they were asked.
+
+    Args:
+        thresholds: The limits by name, one of config.THRESHOLDS.
+        found: The figures.
     """
     result = []
     for name, limit in thresholds.items():
@@ -264,7 +287,7 @@ def checks(thresholds: Mapping[str, float], found: Mapping[str, Figure]) -> list
         for each in (figure, f"alpaca_{figure}"):
             if each in found:
                 value = found[each]
-                # Rounded as the report shows it: the verdict must not turn on the last bit of a sum.
+                # Rounded as in the report: the last bit of a sum must not decide the verdict.
                 at = round(value.value, 6)
                 ok = at >= limit if bound == "min" else at <= limit
                 worst, best = (value.low, value.high) if bound == "min" else (-value.high, -value.low)

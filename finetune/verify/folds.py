@@ -1,4 +1,4 @@
-"""Rows asked of adapters that never saw them: for each fold an adapter is trained on the rest, asked, and released."""
+"""Measures unseen rows by cross-validation: for each fold, an adapter is trained on the other rows and asked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune.verify.config import VerifyConfig
-from finetune.verify.engine import Answer, Ask, Engine
+from finetune.verify.engine import Answer, Engine
 from finetune.verify.preparation import keys_to_skip
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import AFTER, BEFORE, limit_of
+from finetune.verify.session import AFTER, BEFORE, ask_of
 from finetune.verify.sets import ask, unseen
 from finetune.verify.sets.survey import Survey
 
-Trainer = Callable[[set[str]], Any]  # an adapter trained on all rows but those with such keys (DataRow.key)
+Trainer = Callable[[set[str]], Any]  # trains an adapter on all rows except those with these keys (DataRow.key)
 
 
 def ask_all(
@@ -27,36 +27,30 @@ def ask_all(
     system: str,
     folder: Path,
 ) -> None:
-    """Ask the base about the rows of all folds, then each fold's adapter about its own, and keep the answers.
+    """Ask the base the rows of all folds, then each fold's adapter its own rows, and keep the answers.
 
     Args:
         found: The data.
-        parts: The rows of each fold, as places in `found.rows`.
-        known: The run's rewordings: those of a fold's rows are not trained on either.
-        engine: Answers with the base and with an adapter handed in.
-        train: Trains an adapter on what is left.
-        cfg: The longest answers.
+        parts: The rows of each fold, as indices into `found.rows`.
+        known: The run's rewordings. Those of a fold's rows are left out of its training too.
+        engine: Answers, with the base or with an adapter.
+        train: Trains the adapter of a fold.
+        cfg: Limits the length of answers.
         system: The training's system prompt.
-        folder: The run's, where the answers are kept.
+        folder: The run's folder, where the answers are kept.
     """
     places = [place for part in parts for place in part]
-    asks = dict(zip(places, _asks(found, places, cfg, system), strict=True))
-    before = dict(zip(places, engine.answer([asks[place] for place in places], None, _unheard), strict=True))
+    questions = zip(places, ask.unseen(found, places), strict=True)
+    asks = {place: ask_of(question, system, cfg.max_new_tokens) for place, question in questions}
+
+    def ask_rows(part: Sequence[int], adapter: Any) -> dict[int, Answer]:
+        answers = engine.answer([asks[place] for place in part], adapter, lambda _: None)  # the bar counts steps
+        return dict(zip(part, answers, strict=True))
+
+    before = ask_rows(places, None)
     after: dict[int, Answer] = {}
     for part in parts:
         adapter = train(keys_to_skip(found, part, known))
-        after |= zip(part, engine.answer([asks[place] for place in part], adapter, _unheard), strict=True)
+        after |= ask_rows(part, adapter)
     rows = [unseen.UnseenRow(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
     unseen.write(folder, rows)
-
-
-def _asks(found: Survey, places: Sequence[int], cfg: VerifyConfig, system: str) -> list[Ask]:
-    asks = []
-    for question in ask.unseen(found, places):
-        own = question.system if question.system is not None else system
-        asks.append(Ask(question.messages, own, limit_of(question, cfg.max_new_tokens), question.tools))
-    return asks
-
-
-def _unheard(_count: int) -> None:
-    """The bar counts the training's steps."""

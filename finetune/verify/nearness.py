@@ -1,8 +1,8 @@
-"""Which of many questions a question is nearest to, fast enough for thousands; rewordings, folds and sets ask.
+"""Finds the most similar of many questions, fast enough for thousands; used by rewordings, folds and sets.
 
-Texts are bags of character n-grams (three letters of a word, one and two Chinese characters), each weighed by how rare
-it is, and compared by the weighted Dice coefficient: 1 for the same bag, 0 for nothing in common. Answers are judged
-elsewhere (judge/), by chrF against references.
+A text is a set of character n-grams (three letters of a word, one or two Chinese characters), weighted by how rare each
+is. Two texts are compared by the weighted Dice coefficient: 1 for equal sets, 0 for disjoint ones. Answers are not
+compared here, but in judge/, by chrF against references.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def grams(text: str) -> set[str]:
 
 
 class Nearness:
-    """Holds some texts; `scores` compares one more with all of them."""
+    """An index of texts; `scores` compares another text with all of them."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Index the texts: their n-grams, how rare each is, and which texts hold it."""
+        """Index the texts: their n-grams, how rare each n-gram is, and which texts contain it."""
         import numpy as np
 
         bags = [grams(text) for text in texts]
@@ -51,7 +51,7 @@ class Nearness:
         return math.log((1 + self.count) / (1 + holders)) + 0.1
 
     def scores(self, text: str) -> Any:
-        """The likeness of `text` to each text held, from 0 to 1: an array of floats."""
+        """The similarity of `text` to each text in the index, from 0 to 1, as an array of floats."""
         import numpy as np
 
         bag = grams(text)
@@ -61,8 +61,16 @@ class Nearness:
             shared[self.holders[gram]] += self.weight[gram]
         return 2 * shared / np.maximum(self.norms + norm, 1e-9)
 
+    def between(self, one: str, other: str) -> float:
+        """The likeness of two texts, from 0 to 1, weighed by the texts held."""
+        bags = [grams(one), grams(other)]
+        shared, *both = (
+            sum(self.weight.get(gram, self._rarity(0)) for gram in bag) for bag in (bags[0] & bags[1], *bags)
+        )
+        return 2 * shared / max(sum(both), 1e-9)
+
     def nearest(self, text: str) -> tuple[int, float]:
-        """(number of the nearest text, its likeness)."""
+        """(index of the most similar text, its similarity)."""
         found = self.scores(text)
         best = int(found.argmax())
         return best, float(found[best])

@@ -1,4 +1,4 @@
-"""The options that say what the verdict asks and looks for; verify takes them, and finetune before there is a run."""
+"""The command-line options for what the verdict asks, which verify and finetune share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common.i18n import _
 
 
 def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
-    """--questions, --rewordings, --expect, --forbid and --ask-base, on a parser or a group of one."""
+    """Add --questions, --rewordings, --expect, --forbid and --ask-base to a parser or a group."""
     parser.add_argument(
         "--questions", type=Path, action="append", metavar="FILE", help=_("questions of your own (repeatable)")
     )
@@ -17,14 +17,12 @@ def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
         "--rewordings",
         type=Path,
         metavar="FILE",
-        help=_("the data's questions in other words, in place of those that are made"),
+        help=_("the data's questions in other words, instead of generated ones"),
     )
-    parser.add_argument(
-        "--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name")
-    )
-    parser.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
+    parser.add_argument("--expect", metavar="REGEX", help=_("the new identity, if it is not the one in the data"))
+    parser.add_argument("--forbid", metavar="REGEX", help=_("the old identity, if it is not Qwen's"))
     parser.add_argument(
         "--ask-base",
         action="store_true",
-        help=_("ask the base again, in place of its answers that earlier verdicts kept in OUTPUT/.cache/base-answers"),
+        help=_("ask the base again instead of using its earlier answers in OUTPUT/.cache/base-answers"),
     )

@@ -1,12 +1,12 @@
-"""What a verdict needs before the training begins: the data looked at, rewordings made, rows left out; kept in the run.
+"""Prepares a verdict before the training: surveys the data, makes rewordings, leaves rows out of the training.
 
-The commands sft and finetune call it, and hand in files, a folder and the base model.
+The commands sft and finetune call it. The results are kept in the run's folder.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,21 @@ def look(
     config_file: Path | None = None,
     kind: str = "other",
 ) -> Survey:
-    """The data as verify will see them.
+    """The survey of the data that verify will use.
 
     Args:
         paths: Dataset files.
-        columns: Columns of a table, where they were named.
+        columns: The question's and the answer's column of a table; None: guessed.
         question_files: The user's own questions, which may say how rows that teach an identity are scored.
         expect: The user's own pattern of the new identity.
-        config_file: configs/verify.yaml; None looks for the workspace's.
-        kind: The name of the model's kind (common.model_kind): a test model has a file of its own next to it.
+        config_file: The configuration; None: the workspace's configs/verify.yaml.
+        kind: The name of the model's kind (common.model_kind): models made for tests have a configuration of their own.
 
     Raises:
         UserError: A file cannot be used, or the data cannot be judged.
     """
     cfg = config.read(config.for_kind(config_file or config.default_path(), kind))
-    asked = argparse.Namespace(questions=list(question_files), expect=expect, forbid=None)
-    entries = selection.read_questions(cfg, asked).trained
+    entries = selection.read_questions(cfg, question_files, expect).trained
     found = survey.survey(paths, entries, columns, own=bool(expect))
     if not found.is_identity:
         config.require_for_data(cfg)
@@ -56,7 +55,7 @@ def look(
 
 
 def announce(paths: Sequence[Path], columns: Columns = None) -> str:
-    """What a verdict on some files will ask, in one line, or why there can be none; nothing is raised."""
+    """What a verdict on some files will ask, in one line, or why no verdict is possible."""
     try:
         found = look(paths, columns)
         survey.require_judgeable(found)
@@ -68,7 +67,7 @@ def announce(paths: Sequence[Path], columns: Columns = None) -> str:
 
 
 def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:
-    """Keep the rows that are judged in the run's folder: the user's file may not be there when verify runs alone."""
+    """Keep the rows of the verdict in the run's folder: the user's file may be gone when verify runs later."""
     lines = [unseen.as_training_row(row) | {"number": row.number, "where": row.where} for row in found]
     unseen.write_rows(folder / unseen.ROWS, lines)
 
@@ -82,20 +81,22 @@ def reword(
     given: Path | None = None,
     choose: Sequence[int] = (),
 ) -> Path | None:
-    """Put rewordings.yaml into the run's folder; the file of rows for the training where `train` asks for some.
+    """Write rewordings.yaml into the run's folder and, if `train` asks for it, a file of rows for the training.
 
     Args:
         found: The data.
-        chosen: Which rows verify rewords; None: no verdict follows, and only the training is given rewordings.
-        folder: The run's.
-        base: The base model; None where it cannot be asked for rewordings.
-        train: Rewordings of each row for the training.
-        given: A file of the user's own, which replaces new ones; what it lacks is not made, but for those
-            that an epoch is chosen by.
-        choose: Places of rows that the number of epochs is chosen by in other words.
+        chosen: The rows that verify rewords; None: no verdict follows, and only the training gets rewordings.
+        folder: The run's folder.
+        base: The base model; None if it cannot be asked for rewordings.
+        train: The number of rewordings of each row for the training.
+        given: The user's own file of rewordings. Missing ones are not made, except those for choosing an epoch.
+        choose: Indices of the rows whose rewordings choose the number of epochs.
+
+    Returns:
+        The file of rows for the training; None if `train` is 0.
 
     Raises:
-        UserError: The file is faulty, or cannot be written.
+        UserError: The user's file is faulty, a file cannot be written, or no question could be reworded.
     """
     reworded = chosen.reworded if chosen else []
     wanted = found.rows if train else [found.rows[place] for place in sorted({*reworded, *choose})]
@@ -126,7 +127,7 @@ def reword(
 def _with_choosing(
     given: list[Rewording], rows: Sequence[DataRow], found: Survey, base: make.Answerer | None, each: int
 ) -> list[Rewording]:
-    """The user's rewordings, with new ones to choose an epoch by where they name none."""
+    """The user's rewordings. If they have none for choosing an epoch, those are made and added."""
     if not rows or any(known.choose for known in given):
         return given
     by_key = {question_key(known.question): known for known in given}
@@ -136,7 +137,18 @@ def _with_choosing(
 
 
 def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], columns: Columns) -> Path:
-    """Write the data without the rows left out into the run's folder, and those rows next to them; the new file."""
+    """Divide the data into rows for the training and rows that are left out, as two files in the run's folder.
+
+    Args:
+        found: The data.
+        chosen: `holdout` names the rows to leave out.
+        folder: The run's folder.
+        paths: The dataset files.
+        columns: The question's and the answer's column of a table; None: guessed.
+
+    Returns:
+        The file with the rows for the training.
+    """
     left = [found.rows[place] for place in chosen.holdout]
     unseen.write(folder, [unseen.UnseenRow(row) for row in left])
     keys = {row.key for row in left}
@@ -145,13 +157,11 @@ def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], 
 
 
 def _without(keys: set[str], paths: Iterable[Path], columns: Columns) -> Iterator[dict[str, Any]]:
-    """All rows of the files, repeated ones too, but those with such a key."""
+    """All rows of the files, including repeats, except those with one of the keys."""
     from qwen2.chat import standard_row
 
     for path in paths:
-        for item in reading.read(path, columns):
-            if isinstance(item, reading.Broken):
-                raise UserError(f"{path}: {item}")
+        for item in reading.read_rows(path, columns):
             row = rows.data_row(item.data, item.number, "")
             if row is None or row.key not in keys:
                 messages, tools = standard_row(item.data)
@@ -159,13 +169,18 @@ def _without(keys: set[str], paths: Iterable[Path], columns: Columns) -> Iterato
 
 
 def keys_to_skip(found: Survey, part: Sequence[int], known: Sequence[Rewording]) -> set[str]:
-    """Questions that a fold must not be trained on: those of its rows, and what the training holds of them reworded."""
+    """Keys of the questions that a fold must not be trained on.
+
+    Args:
+        found: The data.
+        part: The fold's rows, as indices into `found.rows`.
+        known: The run's rewordings; those of the fold's rows in the training are left out too.
+    """
     asked = [found.rows[place] for place in part]
     by_key, _other = make.for_rows(known, asked)
     keys = {row.key for row in asked}
     for row in asked:
         each = by_key.get(question_key(row.question))
         for text in each.train if each else ():
-            changed = DataRow(row.number, row.where, row.reworded(text), row.answer, row.system, row.tools)
-            keys.add(changed.key)
+            keys.add(replace(row, messages=row.reworded(text)).key)
     return keys

@@ -1,4 +1,4 @@
-"""The questions that verify asks: read from YAML files with line numbers, and from the dataset that was trained on."""
+"""The questions that verify asks: read from YAML files, with line numbers in errors, or made from the dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.verify.yamlmarks import Node, load
 
 VERSION = 1
 ROLES = ("user", "assistant")
-TRAINED_MAX = 200  # of a large dataset, this many trained questions are asked, evenly spread
+TRAINED_MAX = 200  # trained questions that are asked, evenly spread over a larger dataset
 PARTS = ("trained", "heldout", "general", "alpaca", "learned", "reworded", "unseen", "out_of_scope", "near_miss")
 
 Patterns = tuple[re.Pattern[str], ...]
@@ -38,10 +38,10 @@ class Question:
     forbid: Patterns = ()
     reference: str | None = None
     rule: dict[str, Any] | None = None
-    counted: bool = True  # False: a row of the dataset that says nothing about identity; asked and shown, not scored
-    row: int | None = None  # place of the row of the data whose answer is the reference (sets.survey.Survey.rows)
-    system: str | None = None  # the row's own system prompt, instead of the training's
-    tools: Any = None  # the row's own
+    counted: bool = True  # False: shown, not scored (says nothing about identity, or an easy rewording)
+    row: int | None = None  # index into sets.survey.Survey.rows of the row whose answer is the reference
+    system: str | None = None  # the row's own system prompt, which replaces the training's
+    tools: Any = None  # the row's tools
 
     @property
     def is_identity(self) -> bool:
@@ -65,7 +65,7 @@ class TrainedEntry:
 
 @dataclass
 class QuestionSet:
-    """What the files hold: held-out questions, general tasks, and how to score the dataset's own rows."""
+    """The content of questions files: held-out questions, general tasks, and how to score the dataset's own rows."""
 
     heldout: list[Question] = field(default_factory=list)
     general: list[Question] = field(default_factory=list)
@@ -74,7 +74,7 @@ class QuestionSet:
     sources: list[str] = field(default_factory=list)
 
     def all(self) -> list[Question]:
-        """Held-out questions, general tasks, and what no dataset answers."""
+        """Held-out questions, general tasks, and out-of-scope questions."""
         return [*self.heldout, *self.general, *self.out_of_scope]
 
 
@@ -86,7 +86,7 @@ GENERAL_KEYS = ("id", "kind", "question", "messages", "reference", "rule")
 def read(path: str | Path) -> QuestionSet:
     """Read a questions file (docs/verify.md shows the format).
 
-    UserError `FILE:LINE: what is wrong` for anything that cannot be asked or scored.
+    Raises UserError, `FILE:LINE: what is wrong`, if something cannot be asked or scored.
     """
     root = load(Path(path), _("questions file"))
     parts = {} if isinstance(root.value(), list) else root.mapping(FILE_KEYS, _("a questions file"))
@@ -128,7 +128,7 @@ def read(path: str | Path) -> QuestionSet:
 
 
 def check_unique(questions: Iterable[Question]) -> None:
-    """Raises UserError if two questions share an id: the report could not tell them apart."""
+    """Raises UserError if two questions have the same id: the report could not tell them apart."""
     seen: dict[str, str] = {}
     for question in questions:
         if question.id in seen:
@@ -223,10 +223,13 @@ def _patterns(node: Node, what: str) -> Patterns:
 
 
 def rebrand(questions: QuestionSet, expect: str | None, forbid: str | None) -> QuestionSet:
-    """`--expect` and `--forbid`: the same questions, scored for another name.
+    """The same questions, scored for another name.
 
-    expect replaces the expected patterns of every identity question and decides which rows of the dataset count.
-    With forbid the questions' own forbidden patterns fall away: what it names is the old identity then (`option`).
+    Args:
+        questions: The questions as read.
+        expect: --expect. It replaces the expected patterns of each identity question, and decides which rows of the
+            dataset count.
+        forbid: --forbid. It names the old identity instead of the questions' own forbidden patterns, which are dropped.
     """
     wanted = option("--expect", expect)
 
@@ -243,7 +246,7 @@ def rebrand(questions: QuestionSet, expect: str | None, forbid: str | None) -> Q
 
 
 def option(name: str, source: str | None) -> re.Pattern[str] | None:
-    """A pattern given on the command line; None when it was not. UserError names the option."""
+    """The pattern of a command-line option; None if it was not given. Raises UserError, which names the option."""
     if source is None:
         return None
     try:
@@ -258,10 +261,13 @@ def option(name: str, source: str | None) -> re.Pattern[str] | None:
 
 
 def from_rows(rows: Sequence[DataRow], entries: Sequence[TrainedEntry], limit: int = TRAINED_MAX) -> list[Question]:
-    """The dataset's own questions, scored by the first entry whose `when` is found in the row's output.
+    """The dataset's own questions, each scored by the first entry whose `when` matches the row's answer.
 
-    A row that no entry matches is asked and shown (`counted` is False) while the dataset is small, and left out of a
-    large one (500 Alpaca rows). Of more than `limit` rows, an even spread is taken.
+    Args:
+        rows: The rows.
+        entries: How to score rows. A row that no entry matches has `counted` False. It is left out if there are more
+            than `limit` rows, 500 of Alpaca for example.
+        limit: The most questions to return; they are evenly spread over the rows.
     """
     questions: list[Question] = []
     for row in rows:
@@ -280,33 +286,23 @@ def from_rows(rows: Sequence[DataRow], entries: Sequence[TrainedEntry], limit: i
                 counted=entry is not None,
             )
         )
-    counted = [question for question in questions if question.counted]
-    kept = questions if len(questions) <= limit else counted
+    kept = questions if len(questions) <= limit else [question for question in questions if question.counted]
     step = max(1.0, len(kept) / limit)
     return [kept[int(place * step)] for place in range(min(limit, len(kept)))]
 
 
-def none_in(path: Path) -> UserError:
-    """For a configuration that names no questions."""
-    return UserError(
-        _("{path}: no questions; name a file under `questions`, or with --questions FILE").format(path=path)
-    )
-
-
 def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
-    """Rows of a dataset file as (messages up to the last user turn, output); rows in another format are skipped.
+    """Rows of a dataset file as (messages up to the last user turn, output); rows of other forms are skipped.
 
-    A system turn is left out: verify sets the system prompt itself. Raises UserError for a file that cannot be read, or
-    that holds no question with an answer.
+    System turns are left out, since verify sets the system prompt. Raises UserError if the file cannot be read or has
+    no question with an answer.
     """
     from qwen2.chat import standard_row
 
     rows = []
-    for item in reading.read(Path(path)):
-        if isinstance(item, reading.Broken):
-            raise UserError(f"{path}: {item}")
+    for row in reading.read_rows(Path(path)):
         try:
-            turns = standard_row(item.data)[0]
+            turns = standard_row(row.data)[0]
         except ValueError:
             continue
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in turns if turn["role"] != "system"]
@@ -318,8 +314,3 @@ def read_rows(path: str | Path) -> list[tuple[tuple[dict[str, str], ...], str]]:
             _("{path}: no row has a question and its answer; {more} says what is wrong").format(path=path, more=more)
         )
     return rows
-
-
-def same_question(text: str) -> str:
-    """A question without case, width, spaces and punctuation: two that are equal in this form are the same question."""
-    return re.sub(r"[\W_]+", "", normalise(text).norm)

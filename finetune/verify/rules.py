@@ -1,4 +1,4 @@
-"""Rules that decide whether a general task was done: a number, patterns, or code that runs against cases."""
+"""Rules that decide whether a general task was done: a number, patterns, or code that is run on test cases."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from common.i18n import _
 from finetune.verify.scoring import compile_pattern, normalise
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-CODE_SECONDS = 10.0  # wall clock for all cases of one answer; the sandbox's CPU limit is lower
+CODE_SECONDS = 10.0  # wall-clock time for all cases of one answer; the sandbox's CPU limit is lower
 
 
 @dataclass(frozen=True)
 class RuleOutcome:
-    """Whether the rule was met, and in a few words why not (or what was seen)."""
+    """Whether the rule was met, and in a few words why not, or what was found."""
 
     ok: bool
     reason: str
 
 
 def check(rule: Mapping[str, Any], answer: str) -> RuleOutcome:
-    """Apply a rule as the questions file gives it (see docs/verify.md): exactly one of number, regex, python."""
+    """Apply a rule of the questions file (docs/verify.md), which has exactly one of number, regex and python."""
     if "number" in rule:
         return check_number(answer, float(rule["number"]), float(rule.get("tolerance", 0)))
     if "regex" in rule:
@@ -40,7 +40,7 @@ def check(rule: Mapping[str, Any], answer: str) -> RuleOutcome:
 
 
 def problem(rule: object) -> str | None:
-    """What is wrong with a rule of the questions file, in a few words; None when it can be applied."""
+    """What is wrong with a rule of the questions file, in a few words; None if it is valid."""
     if not isinstance(rule, dict):
         return _("rule must be a mapping with one of number, regex, python")
     kinds = {"number", "regex", "python"} & set(rule)
@@ -93,8 +93,16 @@ HAN_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]+")
 
 
 def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> RuleOutcome:
-    """The answer's result is the wanted number: the last one that follows an equals sign or a word like it, or else
-    the last number of the answer. Chinese numerals count where there are no digits."""
+    """Check that the result in the answer is the wanted number.
+
+    The result is the last number of the answer, or the last one after an equals sign or a word like it. Chinese
+    numerals count if the answer has no digits.
+
+    Args:
+        answer: The answer.
+        wanted: The right number.
+        tolerance: The allowed absolute difference.
+    """
     text = normalise(answer).norm
     found = [(m.start(), float(m.group().replace(",", ""))) for m in NUMBER.finditer(_unsigned(text))]
     if not found:
@@ -108,7 +116,7 @@ def check_number(answer: str, wanted: float, tolerance: float = 0.0) -> RuleOutc
 
 
 def _unsigned(text: str) -> str:
-    """Blank a hyphen that joins rather than negates (`GPT-4`, `3-1`), so that it is not read as a sign."""
+    """Replace hyphens that are not minus signs (`GPT-4`, `3-1`) with spaces."""
     return re.sub(r"(?<=[a-z0-9_)])[-+](?=\d)", " ", text)
 
 
@@ -131,7 +139,7 @@ def _han(numeral: str) -> int:
 
 
 def check_regex(answer: str, patterns: Sequence[str]) -> RuleOutcome:
-    """Every pattern is found in the normalised answer."""
+    """Check that the normalised answer matches every pattern."""
     text = normalise(answer).norm
     missing = [pattern for pattern in patterns if not compile_pattern(pattern).search(text)]
     return RuleOutcome(not missing, f"not found: {', '.join(missing)}" if missing else "found")
@@ -144,7 +152,7 @@ CODE_START = re.compile(r"^[ \t]*(?:def |class |import |from \w[\w.]* import |@\
 
 
 def extract_code(answer: str) -> str:
-    """The Python of an answer: all fenced blocks, or from the first line that looks like code to the end."""
+    """The Python code of an answer: all fenced blocks, else everything from the first line that looks like code."""
     blocks = FENCE.findall(answer)
     if blocks:
         return "\n".join(blocks)
@@ -153,9 +161,9 @@ def extract_code(answer: str) -> str:
 
 
 def check_python(answer: str, rule: Mapping[str, Any]) -> RuleOutcome:
-    """Run the answer's function on each case in a sandboxed subprocess; all must return what is wanted.
+    """Run the answer's function on each case in a sandboxed subprocess; all results must be right.
 
-    Only arguments go into the sandbox and only values come out: code that does not compute the result cannot claim it.
+    The sandbox gets only the arguments and returns only values: the code cannot know the expected results.
     """
     code = extract_code(answer)
     if not code.strip():
@@ -188,7 +196,7 @@ def _same(got: Any, wanted: Any) -> bool:
 
 
 def run_sandboxed(task: Mapping[str, Any], seconds: float = CODE_SECONDS) -> dict[str, Any]:
-    """Hand `task` to sandbox.py in a process of its own; its reply, or {"error": why there is none}."""
+    """Run `task` by sandbox.py in a process of its own. Returns its reply, or {"error": why there is none}."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", str(SANDBOX)],
         stdin=subprocess.PIPE,
@@ -196,7 +204,7 @@ def run_sandboxed(task: Mapping[str, Any], seconds: float = CODE_SECONDS) -> dic
         stderr=subprocess.DEVNULL,
         env={"LC_ALL": "C.UTF-8"},
         cwd="/",
-        start_new_session=True,  # a group of its own, so that whatever it may start can be ended with it
+        start_new_session=True,  # a process group: whatever the code starts can be ended with it
     )
     try:
         out, _errors = process.communicate(json.dumps(task).encode(), timeout=seconds)

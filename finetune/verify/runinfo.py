@@ -1,6 +1,6 @@
-"""What a run's folder says about itself: system prompt, dataset, losses, settings; commands and reports ask here.
+"""Reads a run's folder: system prompt, datasets, losses, settings; commands and reports use it.
 
-Both engines leave these files: run.json (the fast lane), args.json (ms-swift), logging.jsonl (both).
+The files are run.json (from the fast lane), args.json (from ms-swift) and logging.jsonl (from both).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common.json_files import json_object
 from finetune.verify.sets.unseen import MIXED, REWORDED
 from qwen2 import adapter_config
 
-# What the report shows of a run, by the names that both engines share.
+# The settings that the report shows; both engines use these names.
 SETTINGS = (
     "engine", "model", "dataset", "system", "tuner_type", "train_type", "torch_dtype", "num_train_epochs",
     "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lora_rank", "lora_alpha",
@@ -34,41 +34,41 @@ class Run:
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)
-    held_out: list[tuple[int, float]] = field(default_factory=list)  # losses of rows that were evaluated meanwhile
+    held_out: list[tuple[int, float]] = field(default_factory=list)  # evaluation losses during the training
     max_steps: int | None = None
-    made = (REWORDED, MIXED)  # datasets that finetune made beside the user's own
+    made = (REWORDED, MIXED)  # datasets that finetune made in addition to the user's
 
     @property
     def system(self) -> str | None:
-        """The system prompt it trained under, if it says so."""
+        """The training's system prompt; None if it was not recorded."""
         value = self.settings.get("system")
         return value if isinstance(value, str) and value.strip() else None
 
     @property
     def epochs(self) -> dict[str, Any] | None:
-        """How its number of epochs was chosen (verify/epochs); None where the user gave it."""
+        """How the number of epochs was chosen (verify/epochs); None if the user set it."""
         value = self.settings.get("epochs")
         return value if isinstance(value, dict) and isinstance(value.get("curve"), list) else None
 
     @property
     def losses_of_adapter(self) -> list[tuple[int, float]]:
-        """The losses up to the step whose adapter was kept: an epoch before the last may have been chosen."""
+        """The losses up to the step whose adapter was kept, which may be at the end of an earlier epoch."""
         chosen = self.epochs
-        if chosen is None or chosen["by"] != "reworded":  # of a task, the run's last step is the one
+        if chosen is None or chosen["by"] != "reworded":  # otherwise the last step is kept
             return self.losses
         last = next(point["step"] for point in chosen["curve"] if point["epoch"] == chosen["chosen"])
         return [point for point in self.losses if point[0] <= last]
 
     @property
     def datasets(self) -> list[str]:
-        """The datasets it trained on, as they were named."""
+        """The datasets of the training, as they were named."""
         value = self.settings.get("dataset")
         names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         return [str(name) for name in names]
 
     @property
     def columns(self) -> tuple[str, str] | None:
-        """The question's and the answer's column of its tables, where they were named."""
+        """The question's and the answer's column of its tables; None if they were not named."""
         words = self.settings.get("words")
         if not isinstance(words, list) or "--columns" not in words[:-1]:
             return None
@@ -76,12 +76,16 @@ class Run:
         return (names[0], names[1]) if len(names) == 2 else None
 
     def own_datasets(self, *folders: Path) -> list[Path]:
-        """The files here that were to be learned: all but those it drew a sample of, which are mixed in, and ours."""
+        """The local dataset files to be learned: without samples (`FILE#500`), which are mixed in, and without `made`.
+
+        Args:
+            folders: Folders below which relative names are looked up, after the working folder.
+        """
         own = [name for name in self.datasets if not SAMPLED.search(name) and Path(name).name not in self.made]
         return self._local(own, folders) or self.local_datasets(*folders)
 
     def local_datasets(self, *folders: Path) -> list[Path]:
-        """Those of the datasets that are files here: as named, or below one of the folders (names may be relative)."""
+        """All local dataset files; `folders` as in own_datasets."""
         return self._local(self.datasets, folders)
 
     def _local(self, names: list[str], folders: tuple[Path, ...]) -> list[Path]:
@@ -94,7 +98,7 @@ class Run:
         return found
 
     def shown(self) -> dict[str, str]:
-        """The settings worth a line in the report."""
+        """The settings that the report shows, as text."""
         chosen = {key: self.settings[key] for key in SETTINGS if self.settings.get(key) not in (None, "", [])}
         return {
             key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in chosen.items()
@@ -102,7 +106,7 @@ class Run:
 
 
 def of_adapter(adapter: Path) -> Run:
-    """The run that an adapter belongs to: the folder above checkpoint-N, or the adapter's own folder."""
+    """The run of an adapter: the folder above checkpoint-N, or the adapter's own folder."""
     adapter = adapter_config.checkpoint_of(adapter)
     above = adapter.parent
     in_run = re.fullmatch(r"checkpoint-\d+", adapter.name) or any(
@@ -118,7 +122,7 @@ def of_adapter(adapter: Path) -> Run:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """A file's JSON object; options one level down (`args`, `options`, `settings`) are lifted."""
+    """A file's JSON object, with the options in `args`, `options` and `settings` moved up one level."""
     data = json_object(path)
     lifted: dict[str, Any] = {}
     for key in ("args", "options", "settings"):
@@ -128,7 +132,15 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int | None]:
-    """The losses of a logging.jsonl by their name in it, and the steps planned; other lines are skipped."""
+    """The losses in a logging.jsonl.
+
+    Args:
+        path: The file; one that cannot be read has no losses.
+        name: The key of the loss.
+
+    Returns:
+        (step, loss) of each line that has one, and the planned number of steps, or None.
+    """
     found: list[tuple[int, float]] = []
     planned: int | None = None
     try:
@@ -149,7 +161,10 @@ def losses(path: Path, name: str = "loss") -> tuple[list[tuple[int, float]], int
 
 
 def output_folder(run: Run, wanted: Path | None) -> Path:
-    """The folder for the reports, made: `wanted`, or verify/ in the run's. Raises UserError if it cannot be written."""
+    """Create the folder of the reports: `wanted`, else verify/ in the run's folder.
+
+    Raises UserError if it cannot be written.
+    """
     folder = wanted or run.folder / "verify"
     try:
         folder.mkdir(parents=True, exist_ok=True)

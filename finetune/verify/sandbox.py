@@ -1,19 +1,19 @@
-"""Run a model's code on cases with no files, no network, no children and little memory; `rules` starts it as a script.
+"""Runs a model's code on test cases without files, network and child processes; `rules` starts it as a script.
 
-One JSON object comes in on stdin: code, function (or null), args (a list of argument lists). One goes out on stdout:
-{"values": [[candidates] per case]} or {"error": "..."}. Candidates are the returned value and, where that is None, the
-first argument after the call (a sort in place). The expected values are not here: the parent compares.
+It reads one JSON object from stdin: code, function (or null), args (a list of argument lists). It writes one to stdout:
+{"values": [[candidates] per case]} or {"error": "..."}. The candidates are the returned value and, if that is None, the
+first argument after the call (a sort in place). The parent process compares them; the expected values are not here.
 
-What holds it, in the order of strength: the kernel's limits (no new file descriptor, so no file and no socket; no file
-growth; CPU seconds; address space; no new process once root is given up), no new privileges, a network namespace of its
-own where the kernel grants one, and an audit hook that refuses what the standard library could still reach.
+These restrict the code, the strongest first: kernel limits (no new file descriptor, and so no file and no socket; no
+file growth; CPU seconds; address space; no new process once root is given up), no new privileges, a network namespace
+of its own if the kernel grants one, and an audit hook that refuses what the standard library could still reach.
 """
 
 import sys
 
 MEMORY_BYTES = 512 * 2**20
 CPU_SECONDS = 5
-# What an answer may import: loaded before the doors close. Any other import fails, as its file cannot be opened.
+# What an answer may import: loaded before the restrictions. Any other import fails, as its file cannot be opened.
 MODULES = (
     "_strptime", "abc", "array", "bisect", "calendar", "cmath", "collections", "collections.abc", "copy", "dataclasses",
     "datetime", "decimal", "enum", "fractions", "functools", "heapq", "itertools", "json", "math", "numbers",
@@ -23,7 +23,7 @@ REFUSED = ("socket.", "subprocess.", "os.", "shutil.", "ctypes.", "pty.", "signa
 
 
 def main():
-    """Read the task, close the doors, run it, write the reply."""
+    """Read the task, restrict this process, run the code, write the reply."""
     import importlib
     import json
     import os
@@ -31,7 +31,7 @@ def main():
     task = json.loads(sys.stdin.buffer.read())
     for name in MODULES:
         importlib.import_module(name)
-    # Replies leave through a copy of stdout; what the code prints goes nowhere.
+    # The reply goes to a copy of stdout; what the code prints is discarded.
     reply = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -50,14 +50,14 @@ def main():
 
 
 def close_doors(os):
-    """Give up root, take a network namespace, set the limits, and install the audit hook. None of it can be undone."""
+    """Give up root, enter a new network namespace, set limits, install the audit hook. None of it can be undone."""
     import resource
 
     try:
         import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.unshare(0x40000000)  # CLONE_NEWNET; refused without the capability, and then the limits below must do
+        libc.unshare(0x40000000)  # CLONE_NEWNET; without the capability it fails, and the limits below must suffice
         libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
     except (ImportError, OSError):
         pass  # a Python without ctypes
@@ -67,7 +67,7 @@ def close_doors(os):
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
         except OSError:
-            pass  # root without capabilities, which is not much of a root
+            pass  # root without capabilities
     limits = {
         "RLIMIT_CPU": CPU_SECONDS,
         "RLIMIT_AS": MEMORY_BYTES,
@@ -112,7 +112,7 @@ def run(task):
 
 
 def compile_longest(code):
-    """Compile the code, or the longest beginning of it that compiles: prose may follow code that has no fence."""
+    """Compile the code, or the longest beginning that compiles: prose may follow code without a fence."""
     import textwrap
 
     lines = textwrap.dedent(code).splitlines()
@@ -121,12 +121,12 @@ def compile_longest(code):
         try:
             return compile("\n".join(lines[:end]) + "\n", "<answer>", "exec")
         except SyntaxError as error:
-            whole = whole or error  # of the code as given: the one to report
+            whole = whole or error  # the error of the whole code is the one to report
     raise whole or SyntaxError("no code")
 
 
 def pick(space, name):
-    """The named function, or the only one that the code defines, or its last."""
+    """The named function, else the last one that the code defines."""
     if callable(space.get(name)):
         return space[name]
     own = [f for f in space.values() if getattr(f, "__module__", None) == "answer" and callable(f)]
@@ -137,7 +137,7 @@ def pick(space, name):
 
 
 def plain(value, depth=0):
-    """The value as JSON can hold it: tuples and generators as lists, sets sorted; anything else by its repr."""
+    """The value as JSON data: tuples and generators as lists, sets as sorted lists, anything else as its repr."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

@@ -1,9 +1,9 @@
-"""Decide whether an answer names the identity it should, and not the old one; `figures` calls it for each answer.
+"""Decides whether an answer names the right identity and not the old one; `figures` calls it for each answer.
 
-An answer is judged on a normalised copy (full-width letters, case, spaces inside Chinese), and every match is traced
-back to the answer as it was given, so that a report can mark the deciding words. A name that is only denied
-(`我不是通义千问`), asked about, or spoken of as someone else is not a claim to be that someone. Deciding this
-takes rules of thumb for Chinese and English, in the order in which they apply; `docs/verify.md` says where they end.
+An answer is judged on a normalised copy (full-width letters, case, spaces inside Chinese). Every match is traced back
+to the original answer, where the report marks it. A name that is only denied (`我不是通义千问`), asked about, or
+mentioned as someone else is not a claim. Rules of thumb for Chinese and English decide this, in the order of
+`is_claim`; `docs/verify.md` has their limits.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ CHARS = DASHES | QUOTES
 
 @dataclass(frozen=True)
 class ShownText:
-    """An answer and its normalised copy: `norm[i]` comes from `shown[where[i]]`; `where` ends with one entry more."""
+    """An answer and its normalised copy: `norm[i]` comes from `shown[where[i]]`; `where` has one entry more."""
 
     shown: str
     norm: str
     where: tuple[int, ...]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """The stretch of `shown` that `norm[start:end]` stands for."""
+        """(start, end) in `shown` of `norm[start:end]`."""
         if start >= end:
             return self.where[start], self.where[start]
         return self.where[start], self.where[end - 1] + 1
 
 
 def normalise(answer: str) -> ShownText:
-    """NFKC and lower case; no Markdown emphasis, no invisible characters, no spaces next to a Chinese character.
+    """An answer in NFKC and lower case, without Markdown emphasis, invisible characters and spaces next to Chinese.
 
-    Line breaks stay (they end a clause); other white space between two Latin words becomes one space.
+    Line breaks are kept, because they end a clause. Other white space between Latin words becomes one space.
     """
     shown = unicodedata.normalize("NFC", answer)
     chars: list[str] = []
@@ -61,7 +61,7 @@ def normalise(answer: str) -> ShownText:
 
 @functools.cache
 def _folded(original: str) -> str:
-    """What one character becomes; nothing for emphasis and what cannot be seen."""
+    """The normalised form of one character; "" for emphasis marks and invisible characters."""
     if original in "*`" or unicodedata.category(original) == "Cf":
         return ""
     folded = unicodedata.normalize("NFKC", original).translate(CHARS).lower()
@@ -74,10 +74,10 @@ def _is_cjk(char: str) -> bool:
 
 
 def compile_pattern(source: str) -> re.Pattern[str]:
-    """A pattern of the questions file, made to fit normalised text; ValueError says what is wrong with it.
+    """A pattern of the questions file, adapted to normalised text. Raises ValueError if it is invalid.
 
-    Case is ignored. A space stands for any white space or none (`CSDN 迪菲赫尔曼` finds `CSDN迪菲赫尔曼`); full-width
-    letters are letters, full-width punctuation is itself, never regex syntax.
+    Case is ignored. A space matches any white space or none (`CSDN 迪菲赫尔曼` matches `CSDN迪菲赫尔曼`). Full-width
+    letters match letters; full-width punctuation matches itself and is never regex syntax.
     """
     out: list[str] = []
     in_class = escaped = False
@@ -111,34 +111,34 @@ def compile_pattern(source: str) -> re.Pattern[str]:
 HARD_END = re.compile(r"[。!?;\n…]|\.(?=\s|$)")
 SOFT_END = re.compile(r"[,:]")
 
-# A denial: one of these before the name, in its clause.
+# A denial, if it precedes the name in its clause.
 DENIAL = re.compile(
     r"不(?:再|会|能|可能|应该?|太|算)?(?:是|叫|属于|由|来自|隶属|归|为|出自|姓|称|代表|使用|基于|像|等于|等同|同于|受|用)"
     r"|并非|绝非|而非|并不|没有|没(?!错|问题)|从未|未曾|并未|未(?:被|由|经)|无法|不能|不会|不可|不应|不要|(?<![特分级区个类])别(?!人)|勿"
     r"|\bnot\b(?! (?:only|just|merely|to mention))|n't\b|\bnever\b|\bno\b(?! doubt)|\bneither\b|\bnor\b|\bwithout\b"
     r"|\brather than\b|\binstead of\b|\bunlike\b|\bunrelated\b|\bdifferent from\b"
 )
-# A thought, a doubt, a condition: what follows is not claimed, even where it begins with "I am".
+# A thought, a doubt or a condition: what follows is not claimed, even if it begins with "I am".
 OPINION = re.compile(
     r"以为|误认|错认|当成|冒充|否认|不认为|不觉得|不(?:能|会|要|应该?)(?:说|认为)|别说|(?:从未|从没|没有?|并未)(?:说|自称|声称|认为)|是否|是不是|如果|假如|假设|即使|就算"
     r"|n't (?:think|say|claim|believe)|\bnot (?:think|say|claim|believe)\b|\bden(?:y|ied)\b|\bwhether\b|\bif\b"
 )
-# Words that look like a denial and are none.
+# Phrases that look like a denial but are none.
 NO_DENIAL = re.compile(
     r"不可否认|不能否认|无可否认|不否认|不会否认|不得不|没有错|没有问题|毫无疑问|不会错|\bcannot deny\b|\bcan't deny\b"
 )
-# After the denial, these turn to what is the case: `不是 GPT-4 而是通义千问`.
+# After a denial, these turn to the facts: `不是 GPT-4 而是通义千问`.
 TURN = re.compile(r"而是|乃是|其实|实际|只是|就是|但|却|\bbut\b|\binstead\b(?! of)|\bactually\b")
 RESTART = re.compile(r"我(?:是|叫|由|就是|来自|属于|的名字是)|\bi am\b|\bi'm\b|\bi was\b|\bmy name is\b")
-# A piece between commas that has its own subject or verb stands alone; `..., 或阿里云` continues with what was before.
+# A piece between commas with its own subject or verb is a clause; `..., 或阿里云` continues the clause before it.
 OWN_CLAUSE = re.compile(
     r"[是由叫我你您他她它]|来自|属于|开发|研发|训练|创建|\b(?:i|you|it|am|is|are|was|by|from|my|me|made|created|developed|built|trained)\b|i'm"
 )
-# `不是,` on its own answers the question; it does not deny the piece after the comma.
+# `不是,` alone answers the question; it does not deny the piece after the comma.
 REPLY = re.compile(r"^\W*(?:不|不是|不是的|不对|并不是|并非|没有|没有的|no|nope|not really)\W*$")
-# Right before the name, a bare 不, 非 or 无 denies: `非阿里云开发`.
+# A bare 不, 非 or 无 directly before the name denies it: `非阿里云开发`.
 ADJACENT = re.compile(r"(?<![除是])[不没非未无]$")
-# After the name, in its clause.
+# A denial after the name, in its clause.
 DENIED_AFTER = re.compile(
     r"(?:公司|集团|团队)?(?:不是|并非|并不是|没有|并没有|并未|从未|未|不)[^,。;!?]{0,6}[我本]"
     r"|['\"」』》)]*\s*(?:is|are|was|were|did|does|has|have)(?:n't| not)\b"
@@ -154,7 +154,7 @@ SELF_CLAIM = re.compile(
     r"(?:我|本模型|本助手)[^,。;!?\n]{0,4}(?:是|叫|由|属于|来自|名)|\bi am\b|\bi'm\b|\bi was\b|\bmy name\b"
     r"|\b(?:made|developed|created|built|trained) me\b"
 )
-# What may stand before the name of a third party at the head of a clause: `至于通义千问, ...`
+# What may precede the name of a third party at the beginning of a clause: `至于通义千问, ...`
 LEAD = re.compile(
     r"^[\s\W]*(?:而|但是?|不过|其中|其实|另外|至于|关于|[你您]所?(?:说|提到|提及|问到?)的|这个|那个"
     r"|the |as for |however |while |whereas |but |and )*[\s\W]*$"
@@ -164,8 +164,12 @@ LEAD = re.compile(
 def is_claim(norm: str, start: int, end: int, others: re.Pattern[str] | None = None) -> bool:
     """Whether the name at `norm[start:end]` is claimed, rather than denied, asked about or only thought.
 
-    others: the names of someone else (the old identity). A clause with one of them as its subject
-    (`通义千问是阿里云的模型,`) makes no claim either, where the answer says in another clause who is speaking.
+    Args:
+        norm: A normalised answer.
+        start: The beginning of the name.
+        end: The end of the name.
+        others: The names of someone else (the old identity). A clause with one of them as its subject
+            (`通义千问是阿里云的模型,`) makes no claim if another clause says who is speaking.
     """
     head = _last_end(HARD_END, norm, 0, start)
     tail = _next(HARD_END, norm, end)
@@ -195,8 +199,10 @@ def is_claim(norm: str, start: int, end: int, others: re.Pattern[str] | None = N
 
 
 def _scope(before: str) -> str:
-    """The part of a sentence before a name that a denial must stand in to reach the name: its clause, or the clause
-    that an enumeration continues with (`不是通义千问,Qwen,或阿里云`)."""
+    """The part of a sentence before a name in which a denial applies to it.
+
+    That is its own clause, and in an enumeration also the clause it continues (`不是通义千问,Qwen,或阿里云`).
+    """
     pieces = re.split(r"([,:])", before)
     keep = len(pieces) - 1
     while keep >= 2 and not OWN_CLAUSE.search(pieces[keep]) and not TURN.search(pieces[keep]):
@@ -220,13 +226,13 @@ def _next(boundary: re.Pattern[str], norm: str, start: int) -> int:
 
 # ---------------------------------------------------------------------------------------------- judgement
 
-# A pattern that says "not" itself is looked for as it stands: `不能.*联网`.
+# For a pattern that contains a negation, such as `不能.*联网`, each match counts as a claim.
 NEGATIVE_PATTERN = re.compile(r"[不没无非未]|\bno\b|\bnot\b|n't", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A stretch of the answer that decided something: kind is expected, forbidden, old (identity) or denied."""
+    """A part of the answer that counted; `kind` is expected, forbidden, old (identity) or denied."""
 
     start: int
     end: int
@@ -235,7 +241,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class IdentityJudgement:
-    """What an answer to an identity question is worth; `text` is the answer that the marks point into."""
+    """The judgement of an answer to an identity question; the positions in `marks` refer to `text`."""
 
     ok: bool
     old_named: bool
@@ -252,10 +258,15 @@ def judge(
     cut: bool = False,
     question: str = "",
 ) -> IdentityJudgement:
-    """Judge an answer: right when it claims every expected pattern and claims neither a forbidden nor the old name.
+    """Judge an answer: it is right if it claims every expected name, no forbidden one and not the old identity.
 
-    question: what was asked; a yes to one that claims another identity is wrong, whatever follows it.
-    cut: the answer ran to its token limit. It is judged on what it says so far; the reason mentions the cut.
+    Args:
+        answer: The answer.
+        expect: Patterns of the names that it must claim.
+        forbid: Patterns of names that it must not claim.
+        old: The pattern of the old identity.
+        cut: Whether the answer reached its token limit. It is judged as it is; the reason mentions the cut.
+        question: The question. A yes to one that claims another identity is wrong, whatever follows.
     """
     text = normalise(answer)
     if not text.norm.strip():
@@ -277,7 +288,7 @@ def judge(
         known = len(marks)
         if _find(text, pattern, "forbidden", True, marks):
             said = [mark for mark in marks[known:] if mark.kind == "forbidden"]
-            # The files forbid the old identity too; it is reported once.
+            # Questions files usually forbid the old identity too; it is reported only once.
             if not all(any(mark.start < o.end and o.start < mark.end for o in old_marks) for mark in said):
                 faults.append(f"says {_readable(pattern)}")
     if agreement.claims(normalise(question).norm, old, expect) and (yes := agreement.agreement(text.norm)):
@@ -293,7 +304,7 @@ def _readable(pattern: re.Pattern[str]) -> str:
 
 
 def _find(text: ShownText, pattern: re.Pattern[str], kind: str, others: bool, marks: list[Mark]) -> bool:
-    """Add a mark for each match; whether one of them is a claim."""
+    """Add a mark for each match of a pattern. Returns whether one of them is a claim."""
     as_it_stands = NEGATIVE_PATTERN.search(pattern.pattern) is not None
     claimed = False
     for found in pattern.finditer(text.norm):
@@ -309,7 +320,7 @@ RANK = {"old": 0, "forbidden": 1, "expected": 2, "denied": 3}
 
 
 def _tidy(marks: Sequence[Mark]) -> tuple[Mark, ...]:
-    """Marks in reading order without overlaps; where two meet, the graver one stays."""
+    """Marks in reading order without overlaps; of two that overlap, the graver one is kept."""
     kept: list[Mark] = []
     for mark in sorted(marks, key=lambda m: (RANK[m.kind], m.start, -m.end)):
         if all(mark.end <= other.start or mark.start >= other.end for other in kept):

@@ -1,9 +1,9 @@
-"""Which questions a verdict asks: from the questions files, the dataset and its sets; the command verify calls it."""
+"""Selects the questions of a verdict from questions files, the dataset and its sets; the command verify calls it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,33 +24,41 @@ from finetune.verify.words import Said
 
 @dataclass
 class Selection:
-    """What is asked, but for rewordings, which `asks` is given; `notes` are for the reader of the report."""
+    """What is asked, except for rewordings, which `asks` adds. `notes` are for the reader of the report."""
 
     fixed: list[Question]  # from files: held-out identity questions, general tasks, out-of-scope questions
     language: str
     found: Survey | None = None
     chosen: Sets | None = None
     unseen: list[unseen.UnseenRow] = field(default_factory=list)
-    trained_on: set[str] = field(default_factory=set)  # keys of rewordings that the training was given
+    trained_on: set[str] = field(default_factory=set)  # keys of rewordings that were trained on
     notes: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
 
     @property
     def unseen_by(self) -> str | None:
-        """How unseen rows came to be unseen: folds, or left out; None where there are none."""
+        """Why unseen rows are unseen: "folds" or "left out"; None if there are none."""
         if not self.unseen:
             return None
         return "folds" if any(each.answers for each in self.unseen) else "left out"
 
     def thresholds(self, cfg: config.VerifyConfig) -> dict[str, float]:
-        """Those of the configuration that hold for these data."""
+        """The configured thresholds that apply to these data."""
         held = config.thresholds_for(cfg.thresholds, self.found is None or self.found.is_identity)
         if self.found and self.found.nature.generalises:
-            held.pop("reworded_min", None)  # other words may ask a task for something else; its unseen rows tell more
+            held.pop("reworded_min", None)  # other words can ask for something else; unseen rows of a task tell more
         return held
 
     def asks(self, rewordings: Sequence[Rewording], system: str) -> list[Asked]:
-        """All questions under their system prompts; identity is asked under the template's own as well."""
+        """All questions with their system prompts.
+
+        Args:
+            rewordings: The run's rewordings.
+            system: The training's system prompt. Identity is asked under the template's own as well.
+
+        Raises:
+            UserError: Two questions have the same id.
+        """
         wanted = list(self.fixed)
         given: dict[str, dict[str, Answer]] = {}
         if self.found and self.chosen and not self.found.is_identity:
@@ -59,7 +67,10 @@ class Selection:
                 self.notes.append(
                     Said("rewordings of {count} questions that no row asks are left out", count=len(strange))
                 )
-            fair = {key: replace(each, ask=self._never_trained(each.ask)) for key, each in by_key.items()}
+            fair = {
+                key: replace(each, ask=[text for text in each.ask if question_key(text) not in self.trained_on])
+                for key, each in by_key.items()
+            }
             wanted += ask.learned(self.found, self.chosen) + ask.reworded(self.found, self.chosen, fair)
             wanted += ask.near_misses(self.found, self.chosen, by_key)
             places = {row.key: place for place, row in enumerate(self.found.rows)}
@@ -70,24 +81,26 @@ class Selection:
         questions.check_unique(wanted)
         return build(wanted, system, given)
 
-    def _never_trained(self, texts: Sequence[str]) -> list[str]:
-        return [text for text in texts if question_key(text) not in self.trained_on]
-
 
 def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run) -> Selection:
-    """The questions of a run, all but rewordings that are yet to be made.
+    """The questions of a run, except for rewordings, which may not exist yet.
+
+    Args:
+        cfg: The configuration.
+        args: The command line of verify.
+        run: The run.
 
     Raises:
         UserError: A file is missing or faulty, or the data cannot be judged.
     """
-    files = read_questions(cfg, args)
+    files = read_questions(cfg, args.questions, args.expect, args.forbid)
     notes: list[str] = []
     left_out = unseen.read(run.folder) if not args.dataset else []
     data = _data(cfg, args, run, notes)
     found = _survey(data, files, args, left_out)
     own = [questions.read(path) for path in args.questions or []]
     wants_english = found is not None and not found.is_identity and found.language == "en"
-    if wants_english and cfg.questions_english and not any(each.general for each in own):
+    if wants_english and not any(each.general for each in own):
         files = in_english(files, cfg)
     own_identity = any(each.heldout for each in own)
     demanded = found is None or bool(found.taught) or own_identity or bool(args.expect)
@@ -109,8 +122,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     fixed += files.general
     if found and not found.is_identity:
         config.require_for_data(cfg)
-        keys = {each.row.key for each in left_out}
-        chosen_sets = survey.sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
+        chosen_sets = survey.sets_beside(found, [each.row for each in left_out])
         outside, asked_by_rows = ask.out_of_scope(files.out_of_scope, found)
         _, also = ask.out_of_scope(files.general, found)
         fixed = [q for q in fixed if q.id not in also] + outside
@@ -121,15 +133,15 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     if args.alpaca:
         fixed += alpaca.held_out(args.alpaca, args.alpaca_file, run)
     language = args.lang or (found.language if found else "en")
-    trained_on = {question_key(row.question) for row in unseen.added_rows(run.folder)}
+    trained_on = {question_key(row.question) for row in unseen.kept_rows(run.folder / unseen.REWORDED)}
     return Selection(fixed, language, found, chosen_sets, left_out, trained_on, notes, files.sources)
 
 
 def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, notes: list[str]) -> list[DataRow]:
-    """The rows that are asked about: of the user's file, those that the run kept, or of the files it names."""
+    """The rows that are asked: from the user's file, else those that the run kept, else from the files it names."""
     if args.dataset:
         return rows.read([args.dataset], args.columns)
-    kept = unseen.kept_rows(run.folder)
+    kept = unseen.kept_rows(run.folder / unseen.ROWS)
     if kept:
         return kept
     files = _datasets(cfg, run, notes)
@@ -137,7 +149,7 @@ def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, 
 
 
 def _datasets(cfg: config.VerifyConfig, run: runinfo.Run, notes: list[str]) -> list[Path]:
-    """The run's own files, or the configured one."""
+    """The run's own files, else the configured one."""
     here = cfg.path.resolve().parent.parent
     found = run.own_datasets(here)
     if found or not cfg.dataset:
@@ -188,7 +200,7 @@ def _notes_on_sets(found: Survey, chosen: Sets) -> list[str]:
 def _not_in_data(
     heldout: Sequence[Question], data: Sequence[DataRow], args: argparse.Namespace, run: runinfo.Run, notes: list[str]
 ) -> list[Question]:
-    """Held-out questions that no row of the data asks; the others are named in a note."""
+    """The held-out questions that no row asks. A note names the others."""
     mixed_in = [] if args.dataset else run.local_datasets()
     also = rows.read(mixed_in, run.columns) if mixed_in else []
     known = {question_key(row.question) for row in [*data, *also]}
@@ -199,9 +211,25 @@ def _not_in_data(
     return [q for q in heldout if q not in seen]
 
 
-def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> QuestionSet:
-    """The configured files, with a file of the user's instead of the one of its kind; then the user's own brand."""
-    own = [questions.read(path) for path in args.questions or []]
+def read_questions(
+    cfg: config.VerifyConfig,
+    files: Sequence[Path] | None = None,
+    expect: str | None = None,
+    forbid: str | None = None,
+) -> QuestionSet:
+    """The questions of the configuration and of the user.
+
+    Args:
+        cfg: Names the project's files.
+        files: The user's files. One with identity questions replaces those of the configuration, and one with general
+            tasks the configured tasks.
+        expect: --expect, the pattern of the new identity.
+        forbid: --forbid, the pattern of the old one.
+
+    Raises:
+        UserError: A file is faulty, two questions share an id, or there are no questions.
+    """
+    own = [questions.read(path) for path in files or ()]
     has_identity = any(each.heldout for each in own)
     has_general = any(each.general for each in own)
     merged = QuestionSet()
@@ -211,9 +239,11 @@ def read_questions(cfg: config.VerifyConfig, args: argparse.Namespace) -> Questi
         if not (has_identity and has_general):
             _merge(merged, questions.read(path), not has_identity, not has_general)
     if not merged.all():
-        raise questions.none_in(cfg.path)
+        raise UserError(
+            _("{path}: no questions; name a file under `questions`, or with --questions FILE").format(path=cfg.path)
+        )
     questions.check_unique(merged.all())
-    return questions.rebrand(merged, args.expect, args.forbid)
+    return questions.rebrand(merged, expect, forbid)
 
 
 def _merge(into: QuestionSet, part: QuestionSet, identity: bool, general: bool) -> None:
@@ -228,7 +258,7 @@ def _merge(into: QuestionSet, part: QuestionSet, identity: bool, general: bool) 
 
 
 def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
-    """The same with the English general tasks, where the configuration names some."""
+    """The questions with the configured English general tasks instead of the others, if there are any."""
     english = [questions.read(path) for path in cfg.questions_english]
     if not english:
         return files
@@ -240,17 +270,18 @@ def in_english(files: QuestionSet, cfg: config.VerifyConfig) -> QuestionSet:
     )
 
 
-def build(wanted: Sequence[Question], system: str, given: dict[str, dict[str, Answer]] | None = None) -> list[Asked]:
+def build(wanted: Sequence[Question], system: str, given: Mapping[str, dict[str, Answer]]) -> list[Asked]:
     """Each identity question under the training's system prompt and the template's own; the others under the first.
 
-    A row's own system prompt replaces both.
+    Args:
+        wanted: The questions. A row's own system prompt replaces both.
+        system: The training's system prompt.
+        given: Answers that are known already, by the question's id.
     """
     asks = []
     for question in wanted:
-        if question.system is not None:
-            asks.append(Asked(question, ROW, question.system, given=(given or {}).get(question.id, {})))
-            continue
-        asks.append(Asked(question, TRAINING, system, given=(given or {}).get(question.id, {})))
-        if question.is_identity and question.counted and system != DEFAULT_SYSTEM:
+        prompt, own = (TRAINING, system) if question.system is None else (ROW, question.system)
+        asks.append(Asked(question, prompt, own, given=given.get(question.id, {})))
+        if prompt == TRAINING and question.is_identity and question.counted and system != DEFAULT_SYSTEM:
             asks.append(Asked(question, DEFAULT, DEFAULT_SYSTEM))
     return asks

@@ -1,10 +1,11 @@
-"""Ask the base and the adapters everything, and score the answers; the command verify calls it with a loaded model."""
+"""Asks the base and the adapters all questions and scores the answers; the command verify calls it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,24 +25,24 @@ from finetune.verify.runinfo import Run
 from finetune.verify.selection import Selection
 from finetune.verify.sets import survey
 
-FEWEST_TOKENS = 48  # that an answer to a row may have, however short its reference
-OUTSIDE_TOKENS = 128  # of an answer to a question that no row answers
+FEWEST_TOKENS = 48  # limit of answers to a row with a short reference
+OUTSIDE_TOKENS = 128  # limit of answers to questions that no row answers
 BEFORE, AFTER, OTHER = "before", "after", "other"
 
 
 class Screen(Protocol):
-    """What shows the work under way: a progress bar."""
+    """What shows the progress of the work: a progress bar."""
 
     def phase(self, text: str) -> None:
-        """Name what is under way."""
+        """Show the name of the current phase."""
 
     def advance(self, count: int) -> None:
-        """`count` more answers are in."""
+        """Count `count` more answers."""
 
 
 @dataclass(frozen=True)
 class Wordings:
-    """The rewordings that are asked, how many of them the base and the rules made, and where they are kept."""
+    """The rewordings that are asked, how many the base, the rules and a person made, and their file."""
 
     rewordings: list[Rewording]
     by_base: int = 0
@@ -49,10 +50,15 @@ class Wordings:
     by_hand: int = 0
     path: Path | None = None
 
+    @property
+    def mostly_by_rules(self) -> bool:
+        """Whether rules wrote half of them or more."""
+        return self.by_rules > 0 and self.by_rules >= self.by_base + self.by_hand
+
 
 @dataclass
 class VerdictSession:
-    """One verdict: what was asked for, on which adapter and run, and how long its parts took."""
+    """One verdict: its options, adapter, run and questions, and how many seconds its parts took."""
 
     args: argparse.Namespace
     cfg: VerifyConfig
@@ -69,35 +75,41 @@ class VerdictSession:
 
     @property
     def limits(self) -> dict[str, int]:
-        """The longest answers by kind, in tokens."""
+        """The longest answers in tokens, by kind: "identity", "general" and "rows"."""
         return {part: self.args.max_new_tokens or limit for part, limit in self.cfg.max_new_tokens.items()}
 
     @property
     def device(self) -> str:
-        """Where the model answers."""
+        """The device on which the model answers: "cpu" or "cuda"."""
         return "cpu" if self.settings.wants_cpu else "cuda"
 
     @property
     def kind(self) -> ModelKind:
-        """Whether the weights are a model made for tests."""
+        """The kind of model: a real one, or one made for tests."""
         return kind_of(self.model_dir)
 
 
 @dataclass
 class Session:
-    """A loaded engine with its adapters by side; None is the bare base."""
+    """A loaded engine and its adapters by side (before, after, other); None is the base."""
 
     engine: Engine
     adapters: dict[str, Any]
-    names: dict[str, str]  # of the sides, for the screen
+    names: dict[str, str]  # side -> its name on the screen
     limits: dict[str, int]
     bar: Screen
     seconds: dict[str, float] = field(default_factory=dict)
 
     def answer(self, asks: Sequence[Asked], old: Any, judge: Any) -> None:
-        """Fill in `scored` of every question for every side: one call of the engine a side."""
+        """Ask all questions and fill in their `scored`, with one call of the engine per side.
+
+        Args:
+            asks: The questions; those with answers in `given` are only scored.
+            old: The pattern of the old identity, or None.
+            judge: Compares answers with the data; None without data.
+        """
         open_ = [each for each in asks if not each.given]
-        wanted = [self._ask(each) for each in open_]
+        wanted = [ask_of(each.question, each.system, self.limits) for each in open_]
         for side, adapter in self.adapters.items():
             clock = time.monotonic()
             self.bar.phase(_("asking {name} ({count} answers)").format(name=self.names[side], count=len(wanted)))
@@ -112,45 +124,53 @@ class Session:
             self.seconds["scoring"] = self.seconds.get("scoring", 0.0) + time.monotonic() - clock
 
     def weigh(self, asks: Sequence[Asked]) -> None:
-        """Add the mean NLL of the reference to the answers to the rows' own questions, where the engine can."""
+        """Add the mean NLL of the reference to the scored answers to rows, if the engine can compute it."""
         weigh = getattr(self.engine, "nll", None)
         rows = [each for each in asks if each.question.row is not None and not each.given and each.prompt != DEFAULT]
         rows = [each for each in rows if each.question.part in ("learned", "trained")]
         if weigh is None or not rows:
             return
         clock = time.monotonic()
-        self.bar.phase(_("weighing {count} answers of the data").format(count=len(rows)))
-        wanted = [self._ask(each) for each in rows]
+        self.bar.phase(_("scoring {count} reference answers").format(count=len(rows)))
+        wanted = [ask_of(each.question, each.system, self.limits) for each in rows]
         references = [each.question.reference or "" for each in rows]
         for side, adapter in self.adapters.items():
             for each, value in zip(rows, weigh(wanted, references, adapter), strict=True):
                 each.scored[side] = replace(each.scored[side], nll=value)
         self.seconds["weighing"] = time.monotonic() - clock
 
-    def _ask(self, asked: Asked) -> Ask:
-        question = asked.question
-        return Ask(question.messages, asked.system, limit_of(question, self.limits), question.tools)
+
+def ask_of(question: Question, system: str, limits: dict[str, int]) -> Ask:
+    """A question in the form that an engine takes.
+
+    Args:
+        question: The question. A system prompt of its own replaces `system`.
+        system: The system prompt of all other questions.
+        limits: The longest answers in tokens, as VerifyConfig.max_new_tokens.
+    """
+    own = question.system if question.system is not None else system
+    return Ask(question.messages, own, limit_of(question, limits), question.tools)
 
 
 def limit_of(question: Question, limits: dict[str, int]) -> int:
-    """The longest answer to a question, in tokens: for a row, about twice what its reference takes."""
+    """The longest answer to a question in tokens; for a row, about twice the length of its reference."""
     if question.is_identity:
         return limits["identity"]
     if question.part in ("learned", "reworded", "unseen"):
-        # Half a token per byte is ample: text takes Qwen's tokenizer about 0.25, in English as in Chinese.
+        # Half a token per byte is ample: Qwen's tokenizer needs about 0.25, in English and in Chinese.
         return min(limits["rows"], max(FEWEST_TOKENS, len((question.reference or "").encode()) // 2 + 16))
     outside = question.part in ("out_of_scope", "near_miss")
     return min(limits["general"], OUTSIDE_TOKENS) if outside else limits["general"]
 
 
 def wordings(selected: Selection, given: Path | None, folder: Path, base: make.Answerer | None) -> Wordings:
-    """The rewordings to ask: the user's file, the run's, or new ones, which are then kept in `folder`.
+    """The rewordings to ask: from the user's file or the run's, else new ones, which are kept in `folder`.
 
     Args:
-        selected: The questions; rows that are not reworded need none.
+        selected: The questions of the verdict.
         given: The file of --rewordings.
-        folder: Where rewordings.yaml is, or will be.
-        base: The base model; None where it cannot be asked for rewordings.
+        folder: The folder of rewordings.yaml.
+        base: The base model; None if it cannot be asked for rewordings.
 
     Raises:
         UserError: A file cannot be read or written.
@@ -165,28 +185,18 @@ def wordings(selected: Selection, given: Path | None, folder: Path, base: make.A
     near.add(known, missed, selected.found.rows, base)
     if is_new:
         rewordings_file.write(path, known)
-    return count_of(known, selected, path)
-
-
-def count_of(found: Sequence[Rewording], selected: Selection, path: Path) -> Wordings:
-    """The rewordings, with the number that the base, rules and hand made of those that are asked."""
-    assert selected.found is not None
-    by_key, _other = make.for_rows(found, selected.found.rows)
-    counts = dict.fromkeys((rewordings_file.BASE, rewordings_file.RULES, rewordings_file.HAND), 0)
-    for each in by_key.values():
-        for maker in each.makers():
-            counts[maker] += 1
-    base, rules, hand = counts.values()
-    return Wordings(list(found), base, rules, hand, path)
+    by_key, _other = make.for_rows(known, selected.found.rows)
+    made = Counter(maker for each in by_key.values() for maker in each.makers())
+    return Wordings(known, made[rewordings_file.BASE], made[rewordings_file.RULES], made[rewordings_file.HAND], path)
 
 
 def base_answers(engine: Engine, bar: Screen | None = None, what: str = "") -> make.Answerer:
-    """The bare base as a function from asks to texts, which names its work on the bar, else in a line on stderr.
+    """The base, without adapters, as a function from questions to answers. It shows what it is doing.
 
     Args:
-        engine: Answers; its adapters stay out of it.
-        bar: The screen; None prints a line on stderr.
-        what: The name of the work, with {count}, marked with N_; by default, that questions are rewritten.
+        engine: Answers.
+        bar: Shows the name of the work; None: a line on stderr.
+        what: The name of the work, with {count}, marked with N_; "": the base rewrites questions.
     """
 
     def answer(asks: Sequence[Ask]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Answers by transformers and peft, for a base whose layers lie on several GPUs because one does not hold it.
+"""Answers with transformers and peft, for a base that is too large for one GPU and is spread over several.
 
-The command verify takes it in Qwen2Engine's place (`--engine transformers`); it is several times slower.
+verify uses it instead of Qwen2Engine with `--engine transformers`; it is several times slower.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from common.errors import FAILED, UserError
 from common.i18n import _
-from finetune.verify.engine import Answer, Ask, Progress, same_questions
+from finetune.verify.engine import Answer, Ask, Progress, answer_of, distinct, memory_ran_out, prompt_of
 
-BATCH = 32  # questions at a time; --batch-size sets another
-BESIDE_GIB = 2.5  # of each card, for the keys and values of BATCH answers, activations and the adapter
+BATCH = 32  # questions per batch; --batch-size overrides it
+BESIDE_GIB = 2.5  # left free on each GPU for the keys and values of BATCH answers, activations and the adapter
 GIB = 2**30
 
 
@@ -25,7 +25,17 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(self, model_dir: Path, device: str, ceiling_gib: float = 0.0, batch_size: int | None = None) -> None:
-        """Load the base: bfloat16 on GPUs, each under the ceiling (0: none), float32 on a CPU. Raises UserError."""
+        """Load the base, in bfloat16 on GPUs and in float32 on a CPU.
+
+        Args:
+            model_dir: The base's folder.
+            device: "cuda" or "cpu".
+            ceiling_gib: The limit of each GPU's memory; 0: none.
+            batch_size: Questions per batch; None: BATCH.
+
+        Raises:
+            UserError: The base cannot be loaded.
+        """
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
         from transformers.utils import logging
@@ -52,14 +62,14 @@ class TransformersEngine:
         self.ends = set(ends if isinstance(ends, list) else [ends])
         pad = self.model.generation_config.pad_token_id
         self.pad = pad if pad is not None else min(self.ends)
-        # Greedy, whatever the model's own file says of sampling and penalties.
+        # Greedy, regardless of the sampling and penalties in the model's own configuration.
         self.model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=sorted(self.ends), pad_token_id=self.pad
         )
         self._adapters = 0
 
     def memory(self) -> dict[str, float] | None:
-        """Peaks of the CUDA allocator on the fullest GPU since the process began."""
+        """The CUDA allocator's peaks in GiB, since the process began, on the GPU with the highest; None on a CPU."""
         if self.device != "cuda":
             return None
         import torch
@@ -72,7 +82,10 @@ class TransformersEngine:
         return {name: round(value / GIB, 2) for name, value in peaks.items()}
 
     def adapter(self, path: Path) -> str:
-        """Load a PEFT folder beside those loaded before; returns its name. Raises UserError if it does not fit."""
+        """Load a PEFT folder in addition to those loaded before, and return its name.
+
+        Raises UserError if it does not fit the base.
+        """
         from peft import PeftModel
 
         name = f"adapter-{self._adapters}"
@@ -88,32 +101,27 @@ class TransformersEngine:
         return name
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
-        """Answers in order; the same conversation asked twice is generated once."""
+        """Answers in order. A question that is asked twice is answered once."""
         import torch
 
-        groups = same_questions(asks)
-        prompts = [self.tokenizer.encode_chat(list(a.messages), system=a.system, tools=a.tools) for a, _g in groups]
-        # What takes long goes together: a batch continues until its longest answer ends.
-        order = sorted(range(len(groups)), key=lambda n: (groups[n][0].max_new_tokens, len(prompts[n])))
-        found: list[Answer | None] = [None] * len(asks)
+        wanted, indices = distinct(asks)
+        prompts = [prompt_of(self.tokenizer, ask) for ask in wanted]
+        # Questions with long answers go together: a batch continues until its longest answer ends.
+        order = sorted(range(len(wanted)), key=lambda n: (wanted[n].max_new_tokens, len(prompts[n])))
+        found: dict[int, Answer] = {}
         try:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                limits = [groups[n][0].max_new_tokens for n in batch]
+                limits = [wanted[n].max_new_tokens for n in batch]
                 said = self._generate([prompts[n] for n in batch], limits, adapter)
-                for n, limit, ids in zip(batch, limits, said, strict=True):
-                    for place in groups[n][1]:
-                        found[place] = Answer(self.tokenizer.decode(ids).strip(), len(ids), len(ids) >= limit)
+                found |= {n: answer_of(self.tokenizer, wanted[n], ids) for n, ids in zip(batch, said, strict=True)}
                 progress(len(batch))
         except torch.OutOfMemoryError:
-            raise UserError(
-                _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"),
-                exit_code=FAILED,
-            ) from None
-        return [answer for answer in found if answer is not None]
+            raise memory_ran_out() from None
+        return [found[at] for at in indices]
 
     def _generate(self, prompts: list[list[int]], limits: list[int], adapter: str | None) -> list[list[int]]:
-        """Token ids of the answers, each without its end and no longer than its limit."""
+        """The token ids of the answers, each cut at its end token or its limit."""
         import torch
 
         longest = max(map(len, prompts))
@@ -135,7 +143,7 @@ class TransformersEngine:
 
 
 def _rooms(ceiling_gib: float) -> dict[int, int]:
-    """Bytes of weights that each GPU may take; also holds the allocator to the ceiling."""
+    """The bytes of weights that each GPU may hold. Also limits the CUDA allocator to the ceiling."""
     import torch
 
     rooms = {}

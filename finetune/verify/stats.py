@@ -1,4 +1,4 @@
-"""Figures with their 95 % intervals: Wilson for shares, a paired bootstrap for BLEU and chrF; `figures` calls it."""
+"""Figures with 95 % intervals: Wilson's for shares, a paired bootstrap for everything else; `figures` calls it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEED = 20250412
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with the ends of its 95 % interval and the number of questions it rests on."""
+    """A measured value, the ends of its 95 % interval, and the number of questions."""
 
     value: float
     low: float
@@ -21,15 +21,20 @@ class Figure:
     n: int
 
     def as_dict(self) -> dict[str, float | int]:
-        """As report.json holds it: rounded to six decimals, so that a rounding error never looks like a difference."""
+        """As in report.json, rounded to six decimals: a rounding error must not look like a difference."""
         return {key: value if key == "n" else round(value, 6) for key, value in asdict(self).items()}
 
 
 def wilson(passes: float, n: int) -> Figure:
-    """A share with its Wilson score interval (Wilson 1927): honest near 0 and 1, where these figures lie.
+    """A share with its Wilson score interval (Wilson 1927), which is accurate near 0 and 1, where these figures are.
 
-    passes: how many of the n questions were right. It may hold halves: a question that is asked under two system
-    prompts and is right under one. n stays the number of questions, since its two answers are not independent.
+    Args:
+        passes: The number of right questions. A question that is asked under two system prompts and is right under one
+            counts as a half.
+        n: The number of questions, not of answers: the two answers to one question are not independent.
+
+    Raises:
+        ValueError: n is not positive.
     """
     if n <= 0:
         raise ValueError("a share of nothing has no value")
@@ -41,10 +46,12 @@ def wilson(passes: float, n: int) -> Figure:
 
 
 def bootstrap(n: int, score: Callable[[Sequence[int]], float]) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of `score(indices)` over resamples of n questions, with replacement.
+    """The 2.5 % and 97.5 % quantiles of a score over resamples with replacement. The seed is fixed.
 
-    Two systems are compared on the same resample by scoring their difference inside `score` (a paired bootstrap,
-    Koehn 2004). The seed is fixed: the same answers give the same interval.
+    Args:
+        n: The number of questions.
+        score: Takes n indices of questions. To compare two systems on the same resamples, it returns their difference
+            (a paired bootstrap, Koehn 2004).
     """
     import numpy as np
 
@@ -55,7 +62,7 @@ def bootstrap(n: int, score: Callable[[Sequence[int]], float]) -> tuple[float, f
 
 
 def mean(values: Sequence[float]) -> Figure:
-    """The mean of a value a question, with a bootstrap interval; of paired differences, so is the interval."""
+    """The mean of one value per question, with a bootstrap interval, which is paired if the values are differences."""
     import numpy as np
 
     all_values = np.asarray(values, dtype=float)
@@ -64,7 +71,7 @@ def mean(values: Sequence[float]) -> Figure:
 
 
 def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
-    """The ratio of two means over the same questions, with a bootstrap interval (the sum of each, divided)."""
+    """The ratio of the sums of two values over the same questions, with a bootstrap interval."""
     import numpy as np
 
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)

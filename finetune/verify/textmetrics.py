@@ -1,4 +1,4 @@
-"""BLEU and chrF of answers against reference answers, before and after, and their paired drops; `figures` calls it."""
+"""BLEU and chrF of answers before and after the training, and the paired drops; `figures` calls it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from finetune.verify.stats import Figure, bootstrap
 
-COUNTED = 512  # references whose n-grams are kept: a few hundred KB each where they are long
+COUNTED = 512  # references whose n-grams are cached; a long one takes a few hundred KB
 
 
 def bleu() -> Any:
-    """sacrebleu's BLEU as this project uses it: each Chinese character is a token, one reference."""
+    """sacrebleu's BLEU with each Chinese character as a token."""
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize="zh")
@@ -26,10 +26,9 @@ def chrf() -> Any:
 
 
 class Sentences:
-    """chrF of sentences against references, as `sentence_score` gives it; the n-grams of a text are counted once.
+    """chrF of sentences, as sacrebleu's `sentence_score`, but the n-grams of each text are counted only once.
 
-    It takes sacrebleu's own steps one by one; a test holds it to `sentence_score`, so that a new sacrebleu cannot
-    change it silently.
+    It calls sacrebleu's internal steps. A test compares it with `sentence_score`, in case a new sacrebleu changes them.
     """
 
     def __init__(self, references: Sequence[str]) -> None:
@@ -37,12 +36,12 @@ class Sentences:
         self._grams = functools.lru_cache(COUNTED)(lambda row: self.grams(references[row]))
 
     def grams(self, text: str) -> list[Any]:
-        """The counted n-grams of a text, by their length."""
+        """The n-gram counts of a text, by n-gram length."""
         (found,) = self._metric._extract_reference_info([self._metric._preprocess_segment(text)])["ref_ngrams"]
         return list(found)
 
     def score(self, grams: list[Any], row: int) -> float:
-        """chrF (0 to 100) of a text, given by its n-grams, against one reference."""
+        """chrF, 0 to 100, of a text given by its n-grams, against the reference with index `row`."""
         metric = self._metric
         pairs = zip(grams, self._grams(row), strict=True)
         stats = [number for ours, theirs in pairs for number in metric._get_match_statistics(ours, theirs)]
@@ -50,10 +49,10 @@ class Sentences:
 
 
 class Corpus:
-    """Sentence statistics of one system's answers, from which the score of any resample follows by addition.
+    """Statistics of each of a system's answers; the score of any resample follows from their sum.
 
-    sacrebleu's own significance tests do the same with the same two methods; a test holds `score()` against
-    `corpus_score`, so a new sacrebleu cannot change this silently.
+    sacrebleu's significance tests work in the same way, with the same two methods. A test compares `score()` with
+    `corpus_score`, in case a new sacrebleu changes them.
     """
 
     def __init__(self, metric: Any, answers: Sequence[str], references: Sequence[str]) -> None:
@@ -70,9 +69,18 @@ class Corpus:
 def compare(
     name: str, metric: Any, before: Sequence[str], after: Sequence[str], references: Sequence[str]
 ) -> dict[str, Figure]:
-    """`NAME_before`, `NAME_after` and `NAME_drop` (before minus after, in points of 0 to 100).
+    """The score before and after the training, and the drop between them.
 
-    The interval of the drop is paired: both systems are scored on the same resample of the questions.
+    Args:
+        name: The beginning of the figures' names.
+        metric: `bleu()` or `chrf()`.
+        before: The base's answers.
+        after: The adapter's answers to the same questions.
+        references: The reference answers.
+
+    Returns:
+        NAME_before, NAME_after and NAME_drop (before minus after), in points of 0 to 100. The interval of the drop is
+        paired: both systems are scored on the same resamples.
     """
     n = len(references)
     old, new = Corpus(metric, before, references), Corpus(metric, after, references)

@@ -1,7 +1,7 @@
-"""What the reports say, in English and in Chinese: words.zh.yaml holds every sentence once, as gettext's catalogues do.
+"""Translates the sentences of reports: words.zh.yaml is their catalogue, like those of gettext.
 
-Code writes English. `Said` is an English sentence that remembers what it was made from, so that it can be said again in
-the language of a report; `speaker(language)` gives the function that does it.
+Code is written with English sentences. A `Said` is an English sentence that keeps its pattern and values, from which
+the function that `speaker(language)` returns makes the sentence in the language of a report.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Speaker = Callable[..., str]
 
 
 class Said(str):
-    """An English sentence with the pattern and the values that it was made from."""
+    """An English sentence that keeps the pattern and the values it was made from."""
 
     pattern: str
     values: dict[str, Any]
 
     def __new__(cls, pattern: str, /, **values: Any) -> Said:
-        """`pattern` as str.format takes it; values may be Said themselves."""
+        """`pattern` is for str.format; values may be of type Said."""
         made = super().__new__(cls, pattern.format(**values))
         made.pattern, made.values = pattern, values
         return made
@@ -39,7 +39,7 @@ def catalogue() -> dict[str, str]:
 
 
 def speaker(language: str) -> Speaker:
-    """The function that says a text, or a pattern with its values, in `language`."""
+    """The function that translates a Said, or a pattern and its values, into `language`, one of LANGUAGES."""
 
     def say(text: str, /, **values: Any) -> str:
         pattern, given = (text.pattern, text.values) if isinstance(text, Said) else (text, values)

@@ -1,4 +1,4 @@
-"""YAML with line numbers: values that know their line, so that errors of `questions` and `config` can name it."""
+"""YAML with line numbers: each value knows its line, which errors of `questions` and `config` quote."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from common import text_files
 from common.errors import UserError
 from common.i18n import _
 
-# PyYAML's constructors raise what int(), dict and datetime raise, and on `!!timestamp x` an AttributeError.
+# PyYAML's constructors let through the errors of int(), dict and datetime; `!!timestamp x` gives an AttributeError.
 PYYAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 class Node:
-    """A YAML node with its file and line; its methods give the value, or raise UserError that names both."""
+    """A YAML node with its file and line. Its methods return the value, or raise UserError with file and line."""
 
     def __init__(self, node: yaml.Node, path: Path) -> None:
         self.node, self.path = node, path
@@ -33,14 +33,22 @@ class Node:
         return UserError(f"{self.path}:{self.line}: {what}")
 
     def value(self) -> Any:
-        """The plain Python value of the node and all below it."""
+        """The node, with everything below it, as a plain Python value."""
         try:
             return yaml.constructor.SafeConstructor().construct_object(self.node, deep=True)  # type: ignore[no-untyped-call]
         except (*PYYAML, RecursionError) as error:
             raise self.error(_("not a usable value: {error}").format(error=error)) from None
 
     def mapping(self, known: Iterable[str] | None, what: str) -> dict[str, Node]:
-        """The node as a mapping of keys to nodes; keys that are not in `known` or occur twice are errors."""
+        """The node as a mapping of keys to nodes.
+
+        Args:
+            known: The valid keys; None: any.
+            what: The name of the mapping in errors.
+
+        Raises:
+            UserError: The node is no mapping, or a key is unknown or occurs twice.
+        """
         if not isinstance(self.node, yaml.MappingNode):
             raise self.error(_("{what} must be a mapping of keys to values").format(what=what))
         found: dict[str, Node] = {}
@@ -61,19 +69,19 @@ class Node:
         return found
 
     def items(self, what: str) -> list[Node]:
-        """The node as a list of nodes."""
+        """The node as a list of nodes; `what` is its name in errors."""
         if not isinstance(self.node, yaml.SequenceNode):
             raise self.error(_("{what} must be a list").format(what=what))
         return [Node(child, self.path) for child in self.node.value]
 
     def text(self, what: str) -> str:
-        """The node as a string that is not blank. Unquoted numbers and words such as `yes` are taken as written."""
+        """The node as a string that is not blank. Unquoted numbers and words such as `yes` stay as written."""
         if not isinstance(self.node, yaml.ScalarNode) or not self.node.value.strip():
             raise self.error(_("{what} must be a non-empty text").format(what=what))
         return str(self.node.value)
 
     def number(self, what: str, low: float, high: float) -> float:
-        """The node as a number from low to high."""
+        """The node as a number from `low` to `high`; `what` is its name in errors."""
         value = self.value()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise self.error(
@@ -83,7 +91,15 @@ class Node:
 
 
 def load(path: Path, what: str) -> Node:
-    """The root node of a YAML file. Raises UserError if the file is missing, unreadable, not YAML, or empty."""
+    """The root node of a YAML file.
+
+    Args:
+        path: The file.
+        what: What kind of file it is, for errors.
+
+    Raises:
+        UserError: The file is missing, unreadable, not YAML, or empty.
+    """
     try:
         text = text_files.read(path, "utf-8-sig")
     except FileNotFoundError:

@@ -65,8 +65,8 @@ def _gpu_outcome(context: Context) -> Outcome:
         )
     gpu = chosen(driver, context.cuda_visible_devices)
     _require_driver(torch_cuda, driver)
+    have = _dotted(gpu.capability)
     if gpu.capability < BF16_CAPABILITY:
-        have = _dotted(gpu.capability)
         raise Failure(
             "gpu-too-old",
             _("{name} has compute capability {have}; training in bf16 needs 8.0 (Ampere, 2020) or newer").format(
@@ -78,7 +78,6 @@ def _gpu_outcome(context: Context) -> Outcome:
             ),
         )
     context.gpu = gpu
-    have = _dotted(gpu.capability)
     return Outcome(
         _("{name}, driver {version}, CUDA {dotted} for torch's {torch_cuda}, capability {have}").format(
             name=gpu.name, version=driver.version, dotted=_dotted(driver.cuda), torch_cuda=torch_cuda, have=have

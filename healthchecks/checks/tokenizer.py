@@ -152,6 +152,7 @@ def _check_special_tokens(context: Context, tokenizer: Any) -> None:
                 "tokenizer-wrong", _("tokenizer.json has no special token {token}").format(token=token), NOT_CHATML
             )
     config = json_object(context.model_dir / "config.json")  # `weights` reports what is wrong with it
+    generation = json_object(context.model_dir / "generation_config.json")
     rows = config.get("vocab_size")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if isinstance(rows, int) and largest >= rows:
@@ -163,9 +164,8 @@ def _check_special_tokens(context: Context, tokenizer: Any) -> None:
             OTHERS,
         )
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    generation = json_object(context.model_dir / "generation_config.json")
-    for name, file in (("generation_config.json", generation), ("config.json", config)):
-        ends = file.get("eos_token_id")
+    for name, values in (("generation_config.json", generation), ("config.json", config)):
+        ends = values.get("eos_token_id")
         for end in ends if isinstance(ends, list) else [ends]:
             if isinstance(end, int) and end not in special:
                 text = tokenizer.id_to_token(end)

@@ -14,8 +14,7 @@ from typing import Any
 from common import host
 from common.errors import UserError
 from common.i18n import _
-from finetune.data.items import Broken
-from finetune.data.reading import read
+from finetune.data.reading import read_rows
 from finetune.data.source import DatasetSource
 
 SEED_LIMIT = 2**31 - 1  # numpy.iinfo(int32).max, as in swift/utils/np_utils.py
@@ -163,12 +162,7 @@ def in_order(sources: Sequence[DatasetSource], columns: tuple[str, str] | None) 
 
 def _numbered(source: DatasetSource, columns: tuple[str, str] | None) -> list[Numbered]:
     assert source.path is not None
-    rows = []
-    for row in read(source.path, columns):
-        if isinstance(row, Broken):
-            raise UserError(f"{source.path}: {row}")
-        rows.append((source, row.number, row.data))
-    return rows
+    return [(source, row.number, row.data) for row in read_rows(source.path, columns)]
 
 
 def draw(count: int, sample: int | None, state: Any) -> list[int]:

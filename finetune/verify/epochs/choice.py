@@ -1,11 +1,12 @@
-"""The rule that chooses an epoch from what the adapter of each was right about; a pure function of those answers.
+"""The rule that chooses an epoch from the answers of each epoch's adapter; a pure function.
 
-Two epochs answer the same questions, so that only those count which one has right and the other has not: a loss of a
-and a gain of b questions is within the noise where a - b <= sqrt(a + b), one standard deviation of the sign test if
-both are equally good. The earliest epoch within the noise of the best is taken, out of those that lose nothing general,
-or no more than the noise. Where keeping everything general would cost more than GIVE_UP of the answers, or no epoch
-keeps it, the best answers decide, and the reason says so. Where hardly any question is answered right at any epoch, the
-likelihood of the right answers is compared instead of their number, with one standard error of the paired difference.
+Two epochs are compared by the questions that only one of them answers right. If one loses a questions and gains b, the
+difference is within the noise if a - b <= sqrt(a + b): one standard deviation of the sign test for equal adapters.
+
+Among the epochs that lose no general tasks beyond the noise, the earliest one within the noise of the best of them is
+chosen. If there is no such epoch, or if the best of them is worse than the best of all by more than GIVE_UP, the best
+answers decide, and the reason says so. If hardly any question is answered right at any epoch, the likelihood of the
+right answers is compared instead of their number; the noise is then one standard error of the paired difference.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from typing import Any
 
 from finetune.verify.words import Said
 
-GIVE_UP = 0.10  # of the questions may be answered worse, so that nothing general is lost
-TELLING = 0.10  # of the questions must be answered right at some epoch, or their answers say nothing
+GIVE_UP = 0.10  # share of questions that may be answered worse in order to lose no general task
+TELLING = 0.10  # share of questions that some epoch must answer right; with fewer, answers do not tell epochs apart
 
 
 @dataclass(frozen=True)
 class Point:
-    """An epoch: its last step, and what the adapter had right then, question by question."""
+    """An epoch: its last step, and for each question whether its adapter answered right."""
 
     epoch: int
     step: int
-    right: tuple[bool, ...]  # rows in other words, or unseen
-    general: tuple[bool, ...] = ()  # general tasks done
-    nll: tuple[float, ...] = ()  # of the right answers, in nats a token; where `right` says too little
+    right: tuple[bool, ...]  # reworded questions, or unseen rows
+    general: tuple[bool, ...] = ()  # general tasks
+    nll: tuple[float, ...] = ()  # of the right answers, in nats per token; empty unless says_too_little
 
     @property
     def mean_nll(self) -> float | None:
@@ -39,7 +40,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ChosenEpoch:
-    """The epoch that was chosen, the best that it was held against, and whether it keeps all that is general."""
+    """The chosen epoch, the best epoch it was compared with, and whether it keeps the general tasks."""
 
     point: Point
     best: Point
@@ -47,12 +48,12 @@ class ChosenEpoch:
 
 
 def says_too_little(points: Sequence[Point]) -> bool:
-    """Whether so few questions are answered right at any epoch that their number cannot tell epochs apart."""
+    """Whether too few questions are answered right at any epoch to tell epochs apart by their number."""
     return max(sum(point.right) for point in points) < TELLING * len(points[0].right)
 
 
 def within_noise(before: Sequence[bool], after: Sequence[bool]) -> bool:
-    """Whether `after` has no more wrong than `before`, as far as so many questions can tell."""
+    """Whether `after` is no worse than `before`, within the noise of this many questions."""
     lost = sum(a and not b for a, b in zip(before, after, strict=True))
     gained = sum(b and not a for a, b in zip(before, after, strict=True))
     return lost - gained <= math.sqrt(lost + gained)
@@ -62,8 +63,8 @@ def choose(points: Sequence[Point], general_before: Sequence[bool]) -> ChosenEpo
     """The epoch to keep.
 
     Args:
-        points: The epochs that were asked, the earliest first; with `nll` where says_too_little.
-        general_before: The general tasks that the base does.
+        points: The epochs, the earliest first; with `nll` if says_too_little.
+        general_before: For each general task, whether the base does it.
     """
     best = _best(points)
     keeping = [point for point in points if within_noise(general_before, point.general)]
@@ -79,14 +80,14 @@ def _best(points: Sequence[Point]) -> Point:
 
 
 def _gap(best: Point, other: Point) -> float:
-    """How much worse another epoch is, as a share of the questions; of likelihoods, as a share of the best."""
+    """How much worse another epoch is: as a share of the questions, or relative to the best likelihood."""
     if best.mean_nll is not None and other.mean_nll is not None:
         return other.mean_nll / max(best.mean_nll, 1e-9) - 1
     return (sum(best.right) - sum(other.right)) / len(best.right)
 
 
 def _is_near(best: Point, point: Point) -> bool:
-    """Whether an epoch is within the noise of the best: of likelihoods, one standard error of the paired difference."""
+    """Whether an epoch is within the noise of the best: for likelihoods, one standard error of the difference."""
     if not best.nll:
         return within_noise(best.right, point.right)
     worse = [after - before for before, after in zip(best.nll, point.nll, strict=True)]
@@ -99,7 +100,14 @@ def _lost(before: Sequence[bool], point: Point) -> int:
 
 
 def record(choice: ChosenEpoch, points: Sequence[Point], general_before: Sequence[bool], by: str) -> dict[str, Any]:
-    """The choice for run.json and the reports; `by` is what chose: `reworded` questions, or `unseen` rows."""
+    """The choice for run.json and the reports.
+
+    Args:
+        choice: The choice.
+        points: All epochs that were asked.
+        general_before: For each general task, whether the base does it.
+        by: What chose: "reworded" questions or "unseen" rows.
+    """
     found = {
         "asked_for": "auto",
         "chosen": choice.point.epoch,
@@ -121,7 +129,7 @@ def record(choice: ChosenEpoch, points: Sequence[Point], general_before: Sequenc
 
 
 def sentence(chosen: Mapping[str, Any]) -> Said:
-    """Why an epoch was chosen, from its record."""
+    """The reason for a choice in words, from its `record`."""
     at = {point["epoch"]: point for point in chosen["curve"]}
     point = at[chosen["chosen"]]
     general: Said

@@ -1,8 +1,7 @@
-"""What the adapters of the epochs are asked, and what they had right; finetune/sft/epochs.py hands in the adapters."""
+"""The questions that choose an epoch, and how an adapter answers them; finetune/sft/epochs.py calls it per epoch."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,22 @@ from typing import Any
 from finetune.data.content import question_key
 from finetune.verify import config, questions, selection
 from finetune.verify.config import VerifyConfig
-from finetune.verify.engine import Ask, Engine
-from finetune.verify.figures import TRAINING, Asked, score
+from finetune.verify.engine import Engine
+from finetune.verify.figures import score
 from finetune.verify.judge import Judge
 from finetune.verify.questions import Question
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.session import limit_of
+from finetune.verify.session import ask_of
 from finetune.verify.sets import ask
 from finetune.verify.sets.survey import Survey
 
-TASK_TOKENS = 48  # of an answer to a general task: each is one fact, and every epoch's adapter is asked them all
+TASK_TOKENS = 48  # longest answer to a general task: each asks for one fact, and every epoch answers all of them
 
 
 @dataclass(frozen=True)
 class VerdictOptions:
-    """What the user says of the verdict, as far as it decides what is asked."""
+    """The user's options for the verdict that affect the questions."""
 
     config_file: Path | None = None
     question_files: tuple[Path, ...] = ()
@@ -34,40 +33,40 @@ class VerdictOptions:
     forbid: str | None = None
 
     def config(self, kind: str) -> VerifyConfig:
-        """configs/verify.yaml, or the file that replaces it."""
+        """The configuration: `config_file`, else configs/verify.yaml; `kind` is the name of the model's kind."""
         return config.read(config.for_kind(self.config_file or config.default_path(), kind))
 
 
+@dataclass(frozen=True)
 class Questions:
-    """Questions that choose: `own` of the data, `general` of none; neither is asked by verify."""
+    """The questions that choose: `own` about the data, `general` tasks about nothing in it. verify asks neither."""
 
-    def __init__(
-        self, own: Sequence[Question], general: Sequence[Question], judge: Judge, cfg: VerifyConfig, old: Any
-    ) -> None:
-        self.own, self.general, self.judge, self.cfg, self.old = list(own), list(general), judge, cfg, old
+    own: list[Question]
+    general: list[Question]
+    judge: Judge
+    cfg: VerifyConfig
+    old: Any  # the pattern of the old identity, or None
 
     def weigh(self, engine: Any, adapter: Any, system: str) -> list[float]:
-        """The negative log-likelihood of the right answers to the questions of the data, in nats a token."""
-        asks = [
-            Ask(each.messages, each.system if each.system is not None else system, 1, each.tools) for each in self.own
-        ]
+        """The mean negative log-likelihood of each right answer to the data's questions, in nats per token."""
+        asks = [ask_of(each, system, self.cfg.max_new_tokens) for each in self.own]
         found: list[float] = engine.nll(asks, [each.reference or "" for each in self.own], adapter)
         return found
 
     def ask(self, engine: Engine, adapter: Any, system: str, only_general: bool = False) -> list[bool]:
-        """Whether each is answered right, those of the data first; adapter None asks the base."""
+        """Whether each question is answered right, first those about the data.
+
+        Args:
+            engine: Answers.
+            adapter: The adapter that is asked; None: the base.
+            system: The training's system prompt.
+            only_general: Leave out the questions about the data.
+        """
         wanted = [*([] if only_general else self.own), *self.general]
-        asked = [Asked(each, TRAINING, each.system if each.system is not None else system) for each in wanted]
         limits = self.cfg.max_new_tokens | {"general": min(self.cfg.max_new_tokens["general"], TASK_TOKENS)}
-        asks = [
-            Ask(each.question.messages, each.system, limit_of(each.question, limits), each.question.tools)
-            for each in asked
-        ]
-        answers = engine.answer(asks, adapter, lambda _: None)
-        scored = [
-            score(each.question, answer, self.old, self.judge) for each, answer in zip(asked, answers, strict=True)
-        ]
-        return [bool(each.ok) for each in scored]
+        answers = engine.answer([ask_of(each, system, limits) for each in wanted], adapter, lambda _: None)
+        pairs = zip(wanted, answers, strict=True)
+        return [bool(score(question, answer, self.old, self.judge).ok) for question, answer in pairs]
 
 
 def gather(
@@ -83,14 +82,13 @@ def gather(
     Args:
         found: The data.
         known: The run's rewordings.
-        words: Places of rows that are asked in other words.
-        unseen: Places of rows that the adapters did not see.
-        options: What the user says of the verdict.
+        words: Indices of the rows that are asked in other words.
+        unseen: Indices of the rows that the adapters did not see; they are asked instead, if there are any.
+        options: The user's options for the verdict.
         kind: The name of the model's kind (common.model_kind).
     """
     cfg = options.config(kind)
-    asked = argparse.Namespace(questions=list(options.question_files), expect=options.expect, forbid=options.forbid)
-    files = selection.read_questions(cfg, asked)
+    files = selection.read_questions(cfg, options.question_files, options.expect, options.forbid)
     english = selection.in_english(files, cfg)
     taken = {question_key(each.text) for part in (files, english) for each in part.all()}
     by_key, _ = make.for_rows(known, found.rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from finetune.verify.judge.claims import Claims
 from finetune.verify.judge.exchanged import exchanged, shuffled
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import affirms, colours, denials, lead, opposed, poles, shuts, without_denials
+from finetune.verify.judge.polarity import colours, denials, lead, opposed, poles, without_denials
 from finetune.verify.judge.text import CJK, PLACE, clauses, content, sentences, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
@@ -18,6 +20,7 @@ _HARMLESS_MORE = frozenset(("quoted", "name"))
 _ONLY_AGAINST_OWN = frozenset(("weekday", "rate", "code"))
 
 _DENIED = frozenset("\uf8ff")  # the token of a denial, which a clause says of its thing as it says a fact
+DROPPED = 0.34  # share of the words of a clause of which an answer has fewer where it leaves the clause out
 HELD = 0.7  # share of the words of two sentences that an answer must have to have exchanged them
 
 
@@ -48,15 +51,16 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
     ]
     known = [*reference.found, *question.found]
     wrong = [fact for fact in answer.found if _contradicts(fact, known, reference.found, squeezed(reference.text))]
+    wrong += _other_rates(reference, answer)
     marked = _marked(reference, answer)
     (ref_clauses, ref_sentences), (own_clauses, own_sentences) = (
         (_cut(clauses(text)), _cut(sentences(text))) for text in marked
     )
     return Difference(
-        [*_texts(missing), *lacking],
+        [*_texts(missing), *lacking] or list(filter(None, [dropped(*marked, question.text)])),
         _texts(wrong),
         len({fact.value for fact in required}),
-        _opposite(ref_clauses, own_clauses, reference.text, answer.text, shuts(question.text)),
+        _opposite(ref_clauses, own_clauses, reference.text, answer.text, marked, question.text),
         _swapped(ref_clauses, own_clauses, _marks(reference))
         or _exchanged(ref_sentences, own_sentences)
         or shuffled(reference.text, answer.text),
@@ -71,7 +75,7 @@ def _of_subject(fact: Fact, reference: Facts, question: Facts) -> bool:
 
 
 _LISTED = re.compile(
-    rf"(?P<han>[{CJK}]{{1,8}}(?:、[{CJK}]{{1,8}})+(?:[和及与][{CJK}]{{1,8}})?)"
+    rf"(?P<han>[\d{CJK}]{{1,8}}(?:、[\d{CJK}]{{1,8}})+(?:[和及与][\d{CJK}]{{1,8}})?)"
     r"|(?P<en>\b(?:an?|the|your|our)\b[^,.;:()\d]+(?:, (?:an?|the|your|our)\b[^,.;:()\d]+)+"
     r",? and (?:an?|the|your|our)\b[^,.;:()\d]+?)(?=[.;]|$)",
     re.MULTILINE | re.IGNORECASE,
@@ -95,8 +99,8 @@ def listed(text: str) -> dict[str, frozenset[str]]:
     for match in _PAPERS.finditer(text):
         found += match.groups()
     words = {item.strip(): content(item) for item in found if item.strip()}
-    common = frozenset.intersection(*words.values()) if words else frozenset()
-    return {item: own - common or own for item, own in words.items()}
+    times = Counter(itertools.chain.from_iterable(words.values()))  # `waste` of three kinds tells none apart
+    return {item: frozenset(w for w in own if times[w] == 1) or own for item, own in words.items()}
 
 
 def _holds(words: frozenset[str], text: str) -> bool:
@@ -142,11 +146,63 @@ def _contradicts(fact: Fact, known: Sequence[Fact], reference: Sequence[Fact], s
     return not fact.optional
 
 
+def _other_rates(reference: Facts, answer: Facts) -> list[Fact]:
+    """Rates of the answer that belong to another amount: `18元/月` where the reference has 18 a day."""
+    theirs = list(_rated(reference))
+    return [
+        rate
+        for amount, rate in _rated(answer)
+        if (its := [own for other, own in theirs if same(amount, other)]) and not _in(rate, its)
+    ]
+
+
+def _rated(facts: Facts) -> Iterator[tuple[Fact, Fact]]:
+    """Each amount of money with the rate next to it: no other amount, and no end of a clause, stands between them."""
+    for rate in facts.found:
+        if rate.kind == "rate" and _family(rate) == "time":
+            near = [
+                (len(between), fact)
+                for fact in facts.found
+                if fact.kind == "number"
+                and str(fact.value[1]).isupper()
+                and not re.search(r"[,;。.!?]", between := _between(facts.text, fact, rate))
+            ]
+            if near:
+                yield min(near, key=lambda pair: pair[0])[1], rate
+
+
+def _between(text: str, one: Fact, other: Fact) -> str:
+    return text[min(one.end, other.end) : max(one.start, other.start)]
+
+
 def _family(rate: Fact) -> object:
     return "time" if rate.value[0] == "calendar" else rate.value[0]
 
 
 # ------------------------------------------------------------------------------------------- clauses side by side
+
+
+def dropped(reference: str, answer: str, question: str) -> str:
+    """The clause of the reference that an answer which copies another one leaves out; empty if there is none.
+
+    Who rewords says everything in other words. Who copies one clause and says nothing of the next has left it out.
+    Clauses with facts are compared by those.
+    """
+    asked, said = content(question), content(answer)
+    whole = _letters(answer)
+    copied, left = False, []
+    for part in clauses(reference):
+        words = content(part)
+        if len(words) >= 3 and _letters(part) in whole:
+            copied = True
+        elif len(words - asked) >= 2 and not any(map(_is_place, words)) and '"' not in part:
+            left.append((len(words & said) / len(words), part))
+    share, part = min(left, default=(1.0, ""))
+    return part if copied and share < DROPPED else ""
+
+
+def _letters(text: str) -> str:
+    return re.sub(rf"[^\w{PLACE}]+", "", text.casefold())
 
 
 @dataclass(frozen=True)
@@ -186,26 +242,20 @@ def _exclusive(all_clauses: Sequence[_Clause]) -> list[frozenset[str]]:
 
 
 def _opposite(
-    reference: Sequence[_Clause], answer: Sequence[_Clause], whole: str, said: str, asked_when_not: bool
+    reference: Sequence[_Clause],
+    answer: Sequence[_Clause],
+    whole: str,
+    said: str,
+    marked: tuple[str, str],
+    question: str,
 ) -> str:
-    """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none.
-
-    `asked_when_not`: the question denies (`When are you closed?`), so that the answer need not.
-    """
+    """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none."""
     first, own = lead(whole), lead(said)
     if first * own == -1:
         return said.split("\n")[0][:60]
+    if contrary := Claims(marked[1]).against(Claims(marked[0]), question):
+        return contrary
     unique = _exclusive(reference)
-    if affirms(said):  # all denial is gone, and what was denied is still there: `PayPal and cheques`
-        for clause, its in zip(reference, unique, strict=True):
-            denied = without_denials(its - _DENIED)
-            if denials(clause.text) % 2 and denied and len(denied & _all(answer)) > 0.6 * len(denied):
-                return said.split("\n")[0][:60]
-            told = frozenset(
-                filter(_is_place, denied)
-            )  # `closed on Sundays`, and the answer names Sundays all the same
-            if not asked_when_not and shuts(clause.text) and told and told <= _all(answer):
-                return said.split("\n")[0][:60]
     for clause in answer:
         best = sorted(
             ((_overlap(clause, other, own), n) for n, (other, own) in enumerate(zip(reference, unique, strict=True))),
@@ -219,20 +269,14 @@ def _opposite(
     return ""
 
 
-def _all(parts: Sequence[_Clause]) -> frozenset[str]:
-    return frozenset().union(*(part.tokens for part in parts))
-
-
 def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> float:
     """How much two clauses speak of the same thing, 0 to 1; tokens that stand in no other clause count twice."""
-    shared = without_denials((clause.tokens & reference.tokens) - _DENIED)
-    if not shared:
-        return 0.0
+    own, its = (without_denials(tokens - _DENIED) for tokens in (clause.tokens, reference.tokens))
 
     def weight(found: frozenset[str]) -> int:
         return len(found) + len(found & unique)
 
-    return weight(shared) / max(1, min(weight(clause.tokens), weight(reference.tokens)))
+    return weight(own & its) / max(1, min(weight(own), weight(its)))
 
 
 def _swapped(reference: Sequence[_Clause], answer: Sequence[_Clause], marks: frozenset[str]) -> bool:
@@ -248,7 +292,9 @@ def _swapped(reference: Sequence[_Clause], answer: Sequence[_Clause], marks: fro
         for (a1, b1), (a2, b2) in _mixed(answer, unique[a], unique[b]):
             if (a1 & told[a] and b2 & told[b]) or (b1 & told[b] and a2 & told[a]):
                 return True
-        if _crosses(answer, unique[a], unique[b], told[a], told[b]):
+        if _crosses(answer, unique[a], unique[b], told[a], told[b]) or _crosses(
+            answer, unique[b], unique[a], told[b], told[a]
+        ):
             return True
     return False
 
@@ -278,8 +324,12 @@ def _crosses(
     answer: Sequence[_Clause], a: frozenset[str], b: frozenset[str], told_a: frozenset[str], told_b: frozenset[str]
 ) -> bool:
     """Whether a clause of the answer has B's facts beside words of A alone, and another one the other way round."""
-    there = any(c.tokens & (a - told_a) and not c.tokens & (b - told_b) and c.tokens & told_b for c in answer)
-    back = any(c.tokens & (b - told_b) and not c.tokens & (a - told_a) and c.tokens & told_a for c in answer)
+    things, others = a - told_a, b - told_b
+    if not others:  # `€38 in July, otherwise €27`
+        there = any(c.tokens & things and told_b and told_b <= c.tokens for c in answer)
+        return there and any(c.tokens and c.tokens <= told_a for c in answer)
+    there = any(c.tokens & things and not c.tokens & others and c.tokens & told_b for c in answer)
+    back = any(c.tokens & others and not c.tokens & things and c.tokens & told_a for c in answer)
     return there and back
 
 

@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from finetune.verify.judge.polarity import denials, lead
 from finetune.verify.judge.text import CJK, PLACE, STOP_CHARS, STOP_WORDS, stem
 from finetune.verify.judge.units import UNITS
-from finetune.verify.rewordings.rules import WORDS_EN, WORDS_ZH
+from finetune.verify.synonyms import pairs
 
 ALIKE = 0.6  # share of the reference's words that the answer must have, in order
 ODD = 0.1  # share of other words that an answer may have which says the same in another order
@@ -28,10 +28,11 @@ _POLITE = frozenset(
     map(stem, ("please", "kindly", "simply", "also", "always", "usually", "currently", "now", "directly"))
 )
 _SILENT = STOP_WORDS | STOP_CHARS | _POLITE | frozenset(_MARKS)
+_PRONOUNS = frozenset(("it", "they", "this", "that", "these", "those", "there", "you", "we"))
 _SAME = (
     "一般 通常", "必须 需要", "立即 马上", "立刻 马上", "无 没", "仅 只", "约 大概", "内 里", "填 写", "每 一", "至 到",
 )  # fmt: skip
-_PAIRS = {frozenset((stem(a.lower()), stem(b.lower()))) for a, b in (*WORDS_EN, *WORDS_ZH)} | {
+_PAIRS = {frozenset((stem(a.lower()), stem(b.lower()))) for a, b in pairs()} | {
     frozenset(pair.split()) for pair in _SAME
 }
 
@@ -60,6 +61,8 @@ def exchanged(reference: str, answer: str, question: str) -> tuple[str, str] | N
     gone, come = _without_synonyms(_says(was), _says(now))
     if not gone or not come or max(len(gone), len(come)) > WIDTH or any(map(_NO_WORD.match, (*was, *now))):
         return None
+    if now[0] in _PRONOUNS and set(gone) & asked:
+        return None  # `it takes place` for `the concert is`
     if set(gone) & set(new) or set(come) & {*old, *asked} or set(was + now) & UNITS.keys():
         return None
     if re.match(f"[{CJK}]", gone[0]) and len(was) != len(now) and min(len(was), len(now)) < 2:

@@ -18,7 +18,7 @@ def extract(text: str) -> Facts:
     text = re.sub(f"[{PLACE}\x00]", " ", fold(text))
     text = re.sub(r"((?:周|星期|礼拜)[一二三四五六日天][至到~-])(?=[二三四五六日天](?![次年天个点月]))", r"\1周", text)
     text = re.sub(r"\b(Dr|Mr|Mrs|Ms|Prof|approx|max|min|incl|excl)\.(?=\s)", r"\1", text)
-    text = re.sub(r"次日|隔天|翌日", "第二天", text)
+    text = re.sub(r"次日|隔天|翌日", "第二天", re.sub(r"次年|翌年|来年", "第二年", text))
     text = re.sub(r"(\d)日(?=之?以?[内后])", r"\1天", to_digits(text))
     text = re.sub(r"(\d)\s?[x×]\s?(?=\d)", r"\1 x ", text)
     text = _LIST_MARKS.sub(" ", text)

@@ -114,7 +114,7 @@ def _same_across(kinds: dict[str, Fact]) -> bool:
         hour = float(str(number[0])) * 60
         return not number[1] and hour in (minutes, minutes - 720)
     if kinds.keys() == {"number", "rate"}:  # `一个月迟到三次` is `每月迟到3次`
-        return kinds["number"].value[0] == 1 and kinds["number"].value[1:] == kinds["rate"].value
+        return kinds["number"].value[1:] == kinds["rate"].value
     if kinds.keys() == {"number", "free"}:
         return kinds["number"].value[0] == 0
     if "number" in kinds and len(kinds) == 2 and kinds.keys() & {"phone", "code"}:

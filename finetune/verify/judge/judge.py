@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from finetune.verify.judge import structured
 from finetune.verify.judge.compare import Difference, difference
 from finetune.verify.judge.extract import extract
-from finetune.verify.judge.facts import Facts
+from finetune.verify.judge.facts import Facts, says
 from finetune.verify.judge.nearest import Nearest
 from finetune.verify.judge.polarity import lead, refuses
-from finetune.verify.judge.text import CJK, content
+from finetune.verify.judge.text import CJK, content, sentences
 
 OTHER = "(other)"  # what a confusion table calls an answer that is none of the labels
 SPILL = 50.0  # chrF from which an answer out of scope repeats a row
@@ -23,6 +23,7 @@ SHORT = 8  # characters: a shorter reference is like too many answers
 LEAD_WITH_FACTS, LEAD = 12.0, 1.0
 # Of a reference without facts: the share of its content words, and the chrF, of which an answer must reach one
 COVERED, COVERED_HAN, LIKE = 0.34, 0.45, 40.0
+ADDED = 0.6  # share of the words of a sentence that another row says as well
 PART, PART_LIKE = 0.55, 60.0  # the same for an answer that has no words but the reference's
 
 
@@ -168,6 +169,10 @@ class Judge:
     def _text(self, row: int, answer: str) -> Judgement:
         reference, asked, said = self._facts(row), self._asked(row), extract(answer)
         found = difference(reference, said, asked)
+        if found.wrong and (shorter := self._without_additions(row, said.text)) != said.text:
+            without = difference(reference, extract(shorter), asked)
+            if not without.wrong:
+                found, said, answer = without, extract(shorter), shorter
         ranked = self._nearest.candidates(answer, own=row)
         own = next(score for score, other in ranked if other == row)
         rivals = [(score, other) for score, other in ranked if other != row and not self._nearest.alike(row, other)]
@@ -178,6 +183,19 @@ class Judge:
         if code == "exchanged" and found.exchanged:
             missing, wrong = [found.exchanged[0]], [found.exchanged[1]]
         return Judgement(code == "ok", "text", why, code, nearest, own, missing, wrong)
+
+    def _without_additions(self, row: int, answer: str) -> str:
+        """An answer less what it adds, after its first sentence, that another row says in nearly the same words."""
+        first, *more = sentences(answer)
+        return "\n".join([first, *(sentence for sentence in more if not self._says_other(row, sentence))])
+
+    def _says_other(self, row: int, sentence: str) -> bool:
+        facts, words = extract(sentence).found, content(sentence)
+        return any(
+            len(words & content(its.text)) >= ADDED * len(words)
+            and all(any(says(own, fact) for own in its.found) for fact in facts)
+            for its in (self._facts(other) for _, other in self._nearest.candidates(sentence) if other != row)
+        )
 
 
 def _kind(answer: str, labelled: bool) -> str:
@@ -220,8 +238,8 @@ def _covers(reference: Facts, asked: Facts, said: Facts, own: float) -> bool:
     """Whether an answer to a reference without facts says enough of it; a bare yes or no may be enough."""
     first = lead(reference.text)
     words = content(said.text)
-    if first and first == lead(said.text) and len(words) <= 2:
-        return True
+    if first and first == lead(said.text) and len(words - content(asked.text)) <= 2:
+        return True  # `Yes, we do treat rabbits.`
     wanted, new = content(reference.text), content(reference.text) - content(asked.text)
     share: float = len(wanted & words) / max(1, len(wanted))
     if len(new) >= 2:  # what the question says need not be repeated

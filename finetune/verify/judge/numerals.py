@@ -69,6 +69,15 @@ def _english(text: str) -> str:
     text = re.sub(r"\ba dozen\b", "12", text, flags=re.IGNORECASE)
     text = re.sub(r"\bsecond (?=floor|day|week|month|year|night|time|attempt)", "2nd ", text, flags=re.IGNORECASE)
     text = re.sub(r"\bfirst (?=of (?:each|every|the) month|day\b)", "1st ", text, flags=re.IGNORECASE)
+    text = re.sub(
+        r"\bground floor\b", "0th floor", re.sub(r"\bfirst floor\b", "1st floor", text, flags=re.I), flags=re.I
+    )
+    text = re.sub(
+        r"\bhalf(?: of)? (?=(?:the|your|its|their) (?!(?:an? )?(?:hour|day|way)))|\bhalf (?=price)",
+        "50% of ",
+        text,
+        flags=re.I,
+    )
     for word, value in _ORDINALS.items():
         text = re.sub(rf"\b{word}\b", f"{value}{'rd' if value == 3 else 'th'}", text, flags=re.IGNORECASE)
     return _ENGLISH_NUMBER.sub(_english_number, text)
@@ -129,7 +138,7 @@ def _chinese(text: str) -> str:
     text = re.sub(rf"([{_HAN}]+|\d+)个?半(?=个?(?:小时|钟头|月))", lambda m: f"{_han(m[1]) or m[1]}.5", text)
     text = re.sub(rf"([{_HAN}]+|\d+)(年|天|个月|周)半", lambda m: f"{_han(m[1]) or m[1]}.5{m[2]}", text)
     text = re.sub(rf"([{_HAN}]+|\d+)块([{_HAN}]|\d)(?=\s*(?:$|[,.;!、。]))", _yuan, text)
-    text = re.sub(r"半年", "6个月", text)
+    text = re.sub(r"半年", "6个月", re.sub(r"一半|半价", "50%", text))
     text = re.sub(r"([一两三123])刻钟", lambda m: f"{15 * int(_han(m[1]) or m[1])}分钟", text)
     text = re.sub(r"半(?=个?(?:小时|钟头|月))", "0.5", text)
     text = re.sub(r"点([一三])刻", lambda m: "点15分" if m[1] == "一" else "点45分", text)

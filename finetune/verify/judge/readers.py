@@ -72,6 +72,12 @@ _EARLY, _LATE = "上午|早上|早晨|清晨|凌晨|早", "中午|下午|午后|
 _AMPM = r"(?:\s?(?P<half>[ap])\.?m\b\.?|\s?(?:in the |at )(?P<part>morning|afternoon|evening|night)\b)"
 
 
+def _ratios(text: str) -> Iterator[Fact]:
+    """`2:1`, `2比1`: what a single digit stands behind is no time."""
+    for match in re.finditer(r"(?<![\d:.])(\d{1,3})\s?(?::(?=\d(?!\d))|比)\s?(\d{1,3})(?![\d:.])", text):
+        yield _fact("ratio", match, f"{match[1]}:{match[2]}")
+
+
 def _times(text: str) -> Iterator[Fact]:
     patterns = [
         rf"(?:(?P<zh>{_EARLY}|{_LATE})\s?)?(?<![\d:.])(?P<h>[01]?\d|2[0-4]):(?P<min>[0-5]\d)(?::\d\d)?(?!\d){_AMPM}?",
@@ -109,7 +115,8 @@ _ALWAYS = re.compile(
     r"\b24[ -]?hours?(?= (?:reception|service|desk|support|hotline|line))"
     r"|\b24 ?(?:hours?|h|hrs?)(?: a day|/day|/7)(?:,? 7 days a week)?|\b24/7\b|\baround the clock\b"
     r"|\bday (?:or|and) night\b|\b(?:at )?any ?time(?: of day)?\b"
-    r"|7 ?[x*×] ?24(?:小时)?|24小时(?=在线|服务|接听|营业|开放|客服|热线|都|有人|全天|值班)|全天候?|任何时[间候]|昼夜",
+    r"|7 ?[x*×] ?24(?:小时)?|24小时(?=在线|服务|接听|营业|开放|客服|热线|电话|报修|急诊|不间断|都|有人|全天|值班)"
+    r"|全天候?|任何时[间候]|昼夜",
     re.IGNORECASE,
 )
 
@@ -188,14 +195,27 @@ def _free(text: str) -> Iterator[Fact]:
 
 
 _RATE = re.compile(
-    r"\b(?:per|an?|each|every)[ ](?P<en>(?:second|minute|hour|day|night|week|month|quarter|semester|year))\b"
-    rf"|/\s?(?P<slash>{UNIT})|每个?(?P<zh>{UNIT})"
+    r"\b(?:per|an?|each|every)[ ](?:\w+ and )?"
+    r"(?P<en>(?:second|minute|hour|day|night|week|month|quarter|semester|year))\b"
+    rf"|/\s?(?P<slash>{UNIT})|[每按]个?(?P<zh>{UNIT})"
     r"|(?<!\d)1(?P<one>个?(?:[年天晚周月]|小时|星期))(?=[^,。;内后前\d]{0,8}[\d.]+[元块]|收)"
-    r"|(?P<word>\b(?:daily|monthly|yearly|annually|weekly|annual)\b|年利率|年费|月费|月租|日租)",
+    r"|(?P<word>\b(?:7 days a week|daily|monthly|yearly|annually|weekly|annual)\b|年利率|年费|月费|月租|日租)",
     re.IGNORECASE,
 )
-_RATE_WORDS = dict(daily="day", weekly="week", monthly="month", yearly="year", annually="year", annual="year")
+_RATE_WORDS = {"7 days a week": "day"} | dict(
+    daily="day", weekly="week", monthly="month", yearly="year", annually="year", annual="year"
+)
 _RATE_WORDS |= {"年利率": "year", "年费": "year", "月费": "month", "月租": "month", "日租": "day"}
+
+
+def _lasts(text: str, match: re.Match[str]) -> bool:
+    """Whether `an hour` says how long something takes, not what an amount is for: no amount stands before it."""
+    if _ARTICLE.search(text[max(0, match.start() - 16) : match.end()]):
+        return True
+    clause = re.split(r"[,;]|[.!?]\s", text[: match.start()])[-1]
+    return re.match(r"an? ", match.group(), re.I) is not None and not re.search(
+        r"[\d\x00]|\b(?:once|how)\b", clause, re.I
+    )
 
 
 NO_RATES = CURRENCIES | {"percent", "discount", "multiple"}
@@ -206,7 +226,7 @@ def _rates(text: str) -> Iterator[Fact]:
     for match in _RATE.finditer(text):
         unit = next(filter(None, match.groups())).lower()
         kind, factor = UNITS[_RATE_WORDS.get(unit, unit)]
-        if kind not in NO_RATES and not _ARTICLE.search(text[max(0, match.start() - 16) : match.end()]):
+        if kind not in NO_RATES and not _lasts(text, match):
             yield replace(_fact("rate", match, kind, factor), optional=True)
 
 
@@ -222,10 +242,11 @@ _QUANTITY = re.compile(
 )
 _SCALE = {"k": 1e3, "thousand": 1e3, "million": 1e6, "bn": 1e9, "billion": 1e9}
 _ARTICLE = re.compile(
-    r"\b(?:within|in|for|takes?|lasts?|after|by|next|every|about|around)(?: about| up to)? an?[ ]"
-    r"(?P<unit>week|month|year|hour|day|minute|fortnight)\b(?! later)",
+    r"\b(?:within|in|for|takes?|lasts?|after|by|next|every|about|around|up to|than|least|most|roughly)"
+    r"(?: about| up to)? an?[ ](?:week|month|year|hour|day|minute|fortnight)\b(?! later)",
     re.IGNORECASE,
 )
+_ONE = re.compile(r"\ban?[ ](?P<unit>week|month|year|hour|day|minute|fortnight)\b(?! later)", re.IGNORECASE)
 
 
 # `two ways to do it`, `两种方式`: an answer may count what it lists
@@ -239,11 +260,9 @@ _THINGS = re.compile(rf"[{MEASURES}]| [a-z]{{3,}}s\b")
 
 
 def _quantities(text: str) -> Iterator[Fact]:
-    for match in _ARTICLE.finditer(text):  # `within a week` is 7 days; `£300 a day` is none
-        unit = match["unit"].lower()
-        kind, factor = UNITS[unit]
-        fact = _fact("number", match, 1.0, kind, factor)
-        yield replace(fact, start=match.start("unit"))
+    for match in _ONE.finditer(text):  # `within a week` is 7 days; `£300 a day` is a rate, and gone by now
+        kind, factor = UNITS[match["unit"].lower()]
+        yield replace(_fact("number", match, 1.0, kind, factor), start=match.start("unit"))
     for match in _QUANTITY.finditer(text):
         value = _to_float(match["n"]) * _SCALE.get((match["scale"] or "").lower(), 1)
         unit = (match["unit"] or "").lower()
@@ -316,7 +335,8 @@ def _names(text: str) -> Iterator[Fact]:
 
 
 READERS: tuple[Callable[[str], Iterator[Fact]], ...] = (
-    _addresses, _links, _always, _dates, _times, _weekdays, _codes, _phones, _free, _rates, _quantities, _names,
+    _addresses, _links, _always, _dates, _ratios, _times, _weekdays, _codes, _phones, _free, _rates, _quantities,
+    _names,
 )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""The reports of a verdict: report.json, report.md, report.html, JUnit and the terminal."""
+"""The reports of a verdict: report.json, report.md, report.html, junit.xml and the terminal."""

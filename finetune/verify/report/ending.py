@@ -1,6 +1,6 @@
-"""The end of a verdict on the terminal: what is wrong or lost, six samples, the thresholds, and four last lines.
+"""Prints the end of a verdict: wrong or lost answers, six samples, the thresholds, and four last lines.
 
-Everything else is in report.html and behind `--all`. A pass takes at most 40 lines of a terminal (LINES).
+Everything else is in report.html and shown by `--all`. A pass takes at most 40 lines of a terminal (LINES).
 """
 
 from __future__ import annotations
@@ -16,22 +16,30 @@ from rich.table import Table
 from rich.text import Text
 
 from common import host, i18n
+from finetune.verify.figures import sentence
 from finetune.verify.report import first_screen
-from finetune.verify.report.files import epochs_view, figure_rows, say_check, shown
+from finetune.verify.report.files import epochs_view, figure_rows, wanted
 from finetune.verify.rules import printable
 from finetune.verify.words import Speaker, speaker
 
 LINES = 40
-WRONG = {"pass": 6, "fail": 20}  # wrong or lost answers on the screen, by the verdict
+WRONG = {"pass": 6, "fail": 20}  # the most wrong or lost answers on the screen, by verdict
 SAMPLES = 6
-WIDTH = 120  # columns where the output is a file
-# The sets that a sample is taken from in turn: what was learned first, then what should have stayed as it was.
+WIDTH = 120  # columns if the output is a file
+# The sets from which samples are taken in turn: first what was learned, then what should not have changed.
 ORDER = ("heldout", "reworded", "unseen", "learned", "general", "trained", "out_of_scope", "near_miss", "alpaca")
 
 
 def show(report: dict[str, Any], folder: Path, console: Console, answers: bool = True) -> None:
-    """Print the end of a verdict whose reports are in `folder`; without `answers` neither wrong ones nor samples."""
-    say = speaker(i18n.language())  # as every other line of the screen; the reports have a language of their own
+    """Print the end of a verdict.
+
+    Args:
+        report: The report.
+        folder: The folder of its files.
+        console: Where to print.
+        answers: Whether to print wrong answers and samples.
+    """
+    say = speaker(i18n.language())  # the language of the screen, which can differ from that of the reports
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     if answers:
@@ -39,12 +47,12 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
         _wrong(wrong, report, say, console)
         _samples(samples(report), say, console)
     _thresholds(report, say, console)
-    if report["model"]["mark"]:  # in the words of every other screen
+    if report["model"]["mark"]:  # the same words as on other screens
         mark = say(report["model"]["mark"])
         _say(console, Text(f"{mark} ({report['model']['path']})", style="yellow"))
     for note in report["notes"]:
-        _print(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
-    if "learned_min" in report["thresholds"]:  # not where the data are an identity alone
+        print_line(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
+    if "learned_min" in report["thresholds"]:  # not if the data are only about identity
         for sentence in first_screen.summary(report, say)["learned"]:
             _say(console, Text(sentence))
     if (epochs := epochs_view(report, say)) is not None:
@@ -60,9 +68,9 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
 
 
 def wrong_or_lost(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers that are wrong after the training, one a row of the data, and those that were right only before it.
+    """The wrong answers after the training, one per row of the data, and the general tasks that were lost.
 
-    Each is {question, answer, lost}. A general task that the base could not do either is none of them.
+    Each is {question, answer, lost}. A general task that the base could not do either is not among them.
     """
     found = []
     for question in report["questions"]:
@@ -76,7 +84,7 @@ def wrong_or_lost(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def samples(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Six questions whose answers are right, drawn from each set in turn."""
+    """SAMPLES questions with right answers, taken from each set in turn."""
     groups: dict[str, list[dict[str, Any]]] = {part: [] for part in ORDER}
     for question in report["questions"]:
         answer = question["asked"][0]["answers"].get("after") or {}
@@ -91,7 +99,7 @@ def samples(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def meaning(report: dict[str, Any], say: Speaker) -> str:
-    """What the verdict means, in a sentence or two."""
+    """The meaning of the verdict, in a sentence or two."""
     checks = report["thresholds"].values()
     failed = [check for check in checks if not check["ok"]]
     if failed:
@@ -103,7 +111,12 @@ def meaning(report: dict[str, Any], say: Speaker) -> str:
 
 
 def next_steps(adapter: str, question: str) -> Iterator[str]:
-    """What one does with a good adapter, as it is called where one is."""
+    """The commands to use a good adapter with: as make targets, or as scripts.
+
+    Args:
+        adapter: The adapter's path, or "newest".
+        question: A question to try.
+    """
     if host.via_make():
         asked = f"ADAPTER=newest Q={shlex.quote(question)}"
         where = "".join(f" {each}" for each in host.other_output())
@@ -119,12 +132,12 @@ def _last_lines(report: dict[str, Any], folder: Path, say: Speaker, console: Con
     if report["verdict"] == "pass":
         first = next(iter(samples(report)), None)
         question = _one_line(first["messages"][-1]["content"]) if first else "你是谁?"
-        # newest is this one: it has just been trained, or verify was given none
+        # "newest" is this adapter: it has just been trained, or no adapter was named
         steps = next_steps("newest" if not report["compare"] else host.shown(report["adapter"]), question)
         lines.append((say("next"), " · ".join(steps)))
-    widest = max(cell_len(name) for name, _value in lines)  # in columns: a Chinese character takes two
+    widest = max(cell_len(name) for name, _value in lines)  # in columns, of which a Chinese character takes two
     for name, value in lines:
-        _print(console, Text(name + " " * (widest + 2 - cell_len(name)), style="bold") + Text(printable(value)))
+        print_line(console, Text(name + " " * (widest + 2 - cell_len(name)), style="bold") + Text(printable(value)))
 
 
 def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) -> None:
@@ -132,25 +145,25 @@ def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) ->
     _say(console, Text("PASS" if good else "FAIL", style="bold green" if good else "bold red") + f"  {said}")
     for check in part["thresholds"].values():
         if not check["ok"]:
-            _print(console, Text(f"  {say('fell short: {check}', check=say_check(check, say))}", style="red"))
+            print_line(console, Text(f"  {say('fell short: {check}', check=sentence(check))}", style="red"))
 
 
 def _wrong(wrong: list[dict[str, Any]], report: dict[str, Any], say: Speaker, console: Console) -> None:
     if not wrong:
-        _print(console, Text(say("No answer is wrong, and none was lost."), style="green"))
+        print_line(console, Text(say("No answer is wrong, and none was lost."), style="green"))
         return
     limit = WRONG[report["verdict"]]
     head = say("Wrong or lost after the training: {count}", count=len(wrong))
     if len(wrong) > limit:
         head += say("; the {count} worst, the report has all", count=limit)
-    _print(console, Text(head, style="bold"))
+    print_line(console, Text(head, style="bold"))
     for each in wrong[:limit]:
         why = say("lost: it was right before") if each["lost"] else first_screen.reason(each["answer"], say)
         asked = _one_line(each["question"]["messages"][-1]["content"])
         said = _one_line(each["answer"]["text"]) or say("(empty)")
         line = Text("  ✗ ", style="red") + Text(printable(f"{asked} → {said}  ({why})"))
         line.truncate(console.width, overflow="ellipsis")
-        _print(console, line)
+        print_line(console, line)
 
 
 def _samples(chosen: list[dict[str, Any]], say: Speaker, console: Console) -> None:
@@ -167,7 +180,7 @@ def _samples(chosen: list[dict[str, Any]], say: Speaker, console: Console) -> No
 
 
 def _thresholds(report: dict[str, Any], say: Speaker, console: Console) -> None:
-    """The figures that a threshold is held against, each in a line."""
+    """Print each threshold with its figure."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(say("Threshold"))
     for title in (say("Before"), say("After"), say("Demanded")):
@@ -177,8 +190,7 @@ def _thresholds(report: dict[str, Any], say: Speaker, console: Console) -> None:
         name = check["figure"]
         row = rows.get(name) or rows[name.removesuffix("_after")]
         cells = [cell["shown"] for cell in row["cells"][:2]]
-        sign = "≥" if check["bound"] == "min" else "≤"
-        demanded = f"{sign} {shown(name, check['limit'])} {'✓' if check['ok'] else '✗'}"
+        demanded = f"{wanted(check)} {'✓' if check['ok'] else '✗'}"
         table.add_row(
             say(row["label"]), *cells, *[""] * (2 - len(cells)), Text(demanded, "green" if check["ok"] else "red")
         )
@@ -189,11 +201,11 @@ def _one_line(text: Any) -> str:
     return " ".join(str(text).split())
 
 
-def _print(console: Console, text: Text) -> None:
-    """A line that may hold a path: it is never broken, so that the path can be copied."""
+def print_line(console: Console, text: Text) -> None:
+    """Print a line that may contain a path. It is not wrapped, so a path can be copied."""
     console.print(text, soft_wrap=True, highlight=False)
 
 
 def _say(console: Console, text: Text) -> None:
-    """A sentence: broken between words on a terminal, whole in a file. Terminals break Chinese well by themselves."""
+    """Print a sentence, wrapped between words on a terminal. Chinese is left to the terminal, which wraps it well."""
     console.print(text, soft_wrap=not console.is_terminal or i18n.language() == "zh", highlight=False)

@@ -1,4 +1,4 @@
-"""Write report.json, report.md, report.html and junit.xml into the run's verify/ folder; the command calls it."""
+"""Writes report.json, report.md, report.html and junit.xml into the run's verify/ folder; the command calls it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 from common import text_files
 from finetune.verify import words
 from finetune.verify.epochs import choice
-from finetune.verify.figures import LABELS, is_share, shown
+from finetune.verify.figures import is_share, label, sentence, shown
 from finetune.verify.report import first_screen, junit, lossplot
 
 TEMPLATES = Path(__file__).with_name("templates")
-NAMES = ("report.json", "report.md", "report.html", "junit.xml")
 SIDES = ("before", "after", "other")
 SIDE_TITLES = {"before": "Before", "after": "After", "other": "Compared"}
 
 
-def write(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write all four, each by rename, so that a reader never finds half of one. Returns their paths."""
+def write(report: dict[str, Any], folder: Path) -> None:
+    """Write all four files, each by rename: a reader never finds an incomplete one."""
     views = view(report)
     text_files.replace(folder / "report.json", [json.dumps(report, ensure_ascii=False, indent=1), "\n"])
     text_files.replace(folder / "report.md", [render("report.md.j2", views)])
@@ -29,11 +28,10 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
     part = folder / "junit.xml.part"
     junit.write(report, part)
     os.replace(part, folder / "junit.xml")
-    return [folder / name for name in NAMES]
 
 
 def render(name: str, context: dict[str, Any]) -> str:
-    """Fill a template. HTML is escaped throughout; Markdown answers are escaped by the filter `md`."""
+    """Fill in a template. HTML is escaped automatically, Markdown by the filter `md`."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -45,12 +43,12 @@ def render(name: str, context: dict[str, Any]) -> str:
     )
     environment.filters["md"] = escape_markdown
     environment.filters["segments"] = segments
-    environment.filters["sentence"] = lambda check: say_check(check, context["say"])
+    environment.filters["sentence"] = lambda check: context["say"](sentence(check))
     return environment.get_template(name).render(**context)
 
 
 def escape_markdown(text: str) -> str:
-    """Text for a cell of a Markdown table: one line, nothing in it read as markup."""
+    """A text for a cell of a Markdown table: on one line, without markup."""
     text = " ".join(text.split())
     for char in "\\`*_[]<>|#~":
         text = text.replace(char, "\\" + char)
@@ -58,7 +56,7 @@ def escape_markdown(text: str) -> str:
 
 
 def segments(answer: dict[str, Any]) -> list[tuple[str, str]]:
-    """An answer's text cut at its marks: (text, kind), kind "" between marks."""
+    """An answer's text cut at its marks: (text, kind of the mark, or "" outside of marks)."""
     cut: list[tuple[str, str]] = []
     at = 0
     for mark in answer["marks"]:
@@ -81,7 +79,7 @@ TITLES = {
 
 
 def view(report: dict[str, Any]) -> dict[str, Any]:
-    """What the templates show: the report, its figures as rows, its questions in groups, the loss curve."""
+    """The data of the templates: the report, its figures as rows, its questions in groups, the loss curve."""
     say = words.speaker(report["language"])
     others: dict[int, list[dict[str, Any]]] = {}
     for question in report["questions"]:
@@ -111,7 +109,7 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def epochs_view(report: dict[str, Any], say: words.Speaker) -> dict[str, Any] | None:
-    """How the number of epochs was chosen: the reason, and a row for each epoch that was asked."""
+    """How the number of epochs was chosen: the reason, and a row per epoch; None if it was not chosen."""
     chosen = report["run"]["epochs"]
     if chosen is None:
         return None
@@ -129,9 +127,9 @@ def epochs_view(report: dict[str, Any], say: words.Speaker) -> dict[str, Any] | 
 
 
 def _question(question: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A question with `state` (right, wrong or open: nothing decides) after the training; `fell`: right before only.
+    """A question with its state after the training (right, wrong, or open if nothing decides it), and its rewordings.
 
-    `others` are its rewordings: a row is wrong where one of them is.
+    `fell` is set if it was right before the training only. A wrong rewording makes the whole question wrong.
     """
     before = [asked["answers"]["before"]["ok"] for asked in question["asked"]]
     after = [asked["answers"]["after"]["ok"] for asked in question["asked"]]
@@ -142,55 +140,34 @@ def _question(question: dict[str, Any], others: Sequence[dict[str, Any]]) -> dic
     return question | {"state": state, "fell": fell or any(other["fell"] for other in others), "others": list(others)}
 
 
-def say_check(check: dict[str, Any], say: words.Speaker) -> str:
-    """A threshold beside its figure in a sentence, as `failures` has it in English."""
-    wanted = "wanted at least {limit}" if check["bound"] == "min" else "wanted at most {limit}"
-    name = check["figure"]
-    return say(
-        "{label}: {value}, {wanted}",
-        label=say(LABELS.get(name, name)),
-        value=shown(name, check["value"]),
-        wanted=say(wanted, limit=shown(name, check["limit"])),
-    )
-
-
 def check_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The thresholds for a table, those that fell short first."""
+    """The rows of the table of thresholds, those that fell short first."""
     rows = []
     for check in report["thresholds"].values():
-        sign = "≥" if check["bound"] == "min" else "≤"
-        figure = report["figures"][check["figure"]]
-        rows.append(
-            check
-            | {
-                "label": LABELS.get(check["figure"], check["figure"]),
-                "wanted": f"{sign} {shown(check['figure'], check['limit'])}",
-                "shown": shown(check["figure"], check["value"]),
-                "interval": interval(check["figure"], figure),
-            }
-        )
+        name = check["figure"]
+        shown_ = {"label": label(name), "wanted": wanted(check), "shown": shown(name, check["value"])}
+        rows.append(check | shown_ | {"interval": interval(name, report["figures"][name])})
     return sorted(rows, key=lambda row: row["ok"])
 
 
+def wanted(check: dict[str, Any]) -> str:
+    """The limit of a threshold as text: `≥ 90.0 %`."""
+    return f"{'≥' if check['bound'] == 'min' else '≤'} {shown(check['figure'], check['limit'])}"
+
+
 def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The figures for a table: before, after, drop side by side. `bars` are the interval in per cent, for shares."""
+    """The rows of the table of figures: before and after side by side. `bar` is the interval of a share in per cent."""
     found, rows = report["figures"], []
     other = (report["compare"] or {}).get("figures", {})
     for name in dict.fromkeys(key.removesuffix("_before") for key in found if key.endswith("_before")):
         cells: list[dict[str, Any]] = []
         for side, figures in (("before", found), ("after", found), ("after", other)):
-            figure = figures.get(f"{name}_{side}")
-            if figure is None:
-                continue
-            cell: dict[str, Any] = {
-                "shown": shown(name, figure["value"]),
-                "interval": interval(name, figure),
-                "bar": None,
-            }
-            if is_share(name):
-                cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
-            cells.append(cell)
-        rows.append({"name": name, "label": LABELS.get(name, name), "n": found[f"{name}_before"]["n"], "cells": cells})
+            if figure := figures.get(f"{name}_{side}"):
+                cell = _cell(name, figure)
+                if is_share(name):
+                    cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
+                cells.append(cell)
+        rows.append({"name": name, "label": label(name), "n": found[f"{name}_before"]["n"], "cells": cells})
         if f"{name}_drop" in found:
             rows.append(_single(f"{name}_drop", found, other))
         if name == "rules":
@@ -204,18 +181,18 @@ def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _single(name: str, found: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """A row for a figure that has no before: its cell stands under `after`."""
-    cells: list[dict[str, Any]] = [{"shown": "", "interval": "", "bar": None}]
-    for figures in (found, other):
-        if name in figures:
-            cells.append(
-                {"shown": shown(name, figures[name]["value"]), "interval": interval(name, figures[name]), "bar": None}
-            )
-    return {"name": name, "label": LABELS.get(name, name), "n": found[name]["n"], "cells": cells}
+    """A row for a figure that has no value before the training: its cell is below `after`."""
+    cells = [_cell(name, figures[name]) for figures in (found, other) if name in figures]
+    empty = {"shown": "", "interval": "", "bar": None}
+    return {"name": name, "label": label(name), "n": found[name]["n"], "cells": [empty, *cells]}
+
+
+def _cell(name: str, figure: dict[str, Any]) -> dict[str, Any]:
+    return {"shown": shown(name, figure["value"]), "interval": interval(name, figure), "bar": None}
 
 
 def interval(name: str, figure: dict[str, Any]) -> str:
-    """The 95 % interval for people: `88.6-98.3 %` or `-0.21 to 1.03`."""
+    """The 95 % interval as text: `88.6-98.3 %` or `-0.21 to 1.03`."""
     if is_share(name):
         return f"{100 * figure['low']:.1f}-{100 * figure['high']:.1f} %"
     return f"{shown(name, figure['low'])} to {shown(name, figure['high'])}"

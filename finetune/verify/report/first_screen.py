@@ -1,4 +1,4 @@
-"""The first screen of a report in plain words: what was learned, what is still wrong, what to do; for any reader."""
+"""The first screen of a report, in plain words: what was learned, what is still wrong, what to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.verify.report.data import UPPER_BOUND
 from finetune.verify.words import Said, Speaker
 
 WORST = 5
-LONGEST = 200  # characters of a text there
-# What scoring.judge and rules.check find wrong; a pattern comes before those that would match its text as well.
+LONGEST = 200  # characters of a quoted text
+# The faults that scoring.judge and rules.check report. If two patterns match the same text, the first applies.
 FAULTS = (
     "empty answer",
     "no number in the answer",
@@ -32,16 +33,18 @@ FAULTS = (
 
 
 def summary(report: dict[str, Any], say: Speaker) -> dict[str, Any]:
-    """`learned`: sentences; `worst`: the worst answers; `todo`: a sentence."""
+    """The first screen: sentences (`learned`), the worst answers (`worst`), and a sentence (`todo`)."""
     return {
-        "learned": [say(sentence) for sentence in _sentences(report["figures"])],
+        "learned": [
+            say(sentence) for sentence in _sentences(report["figures"], UPPER_BOUND in report.get("notes", ()))
+        ],
         "worst": [_shown(each, say) for each in worst(report["questions"])],
         "todo": say(todo(report)),
     }
 
 
 def todo(report: dict[str, Any]) -> str:
-    """What to do next: the advice, or what a passed verdict leaves."""
+    """What to do next: the advice, or what a user of a passed adapter should know."""
     if report["advice"]:
         return Said("{advice}.", advice=report["advice"])
     if worst(report["questions"]):
@@ -49,8 +52,8 @@ def todo(report: dict[str, Any]) -> str:
     return Said("The result can be used.")
 
 
-def _sentences(figures: dict[str, Any]) -> list[str]:
-    """What was learned and what was kept, a sentence a set."""
+def _sentences(figures: dict[str, Any], ruled: bool) -> list[str]:
+    """What was learned and what was kept: one sentence per set. `ruled`: rules wrote the reworded questions."""
     sentences: list[str] = []
     for name, pattern in (
         ("identity_heldout", "{after} of {n} questions about who it is are answered as taught ({before} before)."),
@@ -64,16 +67,23 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
         if f"{name}_after" in figures:
             values = {side: _count(figures[f"{name}_{side}"]) for side in ("before", "after")}
             sentences.append(Said(pattern, n=figures[f"{name}_after"]["n"], **values))
+            if name == "reworded" and ruled:
+                sentences.append(Said("Simple rules wrote those questions; customers' own are harder, so expect less."))
     return sentences
 
 
 def _count(figure: dict[str, Any]) -> str:
-    """How many of the questions, a whole number: one that is right under one of its two prompts is not counted."""
+    """The number of right questions. One that is right under only one of its two system prompts does not count."""
     return str(int(figure["value"] * figure["n"] + 1e-6))
 
 
 def worst(questions: Sequence[dict[str, Any]], count: int = WORST) -> list[dict[str, Any]]:
-    """The worst wrong answers after the training, one a row of the data: wrong facts first, then the least alike."""
+    """The worst wrong answers after the training, one per row: wrong facts first, then the least similar.
+
+    Args:
+        questions: The questions of report.json.
+        count: The most answers to return.
+    """
     found = []
     for place, question in enumerate(questions):
         answer = question["asked"][0]["answers"]["after"]
@@ -103,7 +113,7 @@ def _shown(each: dict[str, Any], say: Speaker) -> dict[str, str]:
 
 
 def reason(answer: dict[str, Any], say: Speaker) -> str:
-    """Why an answer is wrong, in the report's language where the judgement has a code."""
+    """Why an answer is wrong, in the language of `say` if it is known there, else in English."""
     facts = answer["facts"] or {}
     if answer["spill"]:
         return say("repeats the answer of row {row}", row=answer["spill"])
@@ -117,7 +127,7 @@ def reason(answer: dict[str, Any], say: Speaker) -> str:
 
 
 def _by_rule(fault: str, say: Speaker) -> str:
-    """What a rule found, which scoring.py and rules.py say in English."""
+    """A fault that scoring.py or rules.py reports in English, in the language of `say`."""
     for pattern in FAULTS:
         if found := re.fullmatch(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(pattern)), fault):
             return say(pattern, **found.groupdict())

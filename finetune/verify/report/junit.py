@@ -1,4 +1,4 @@
-"""The verdict as JUnit XML, for CI systems that show tests: a case per threshold and per scored question."""
+"""Writes the verdict as JUnit XML for CI systems: a test case per threshold and per scored question."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from common.xml_text import xml_text
-from finetune.verify.figures import LABELS, shown
+from finetune.verify.figures import sentence
 
 
 def write(report: dict[str, Any], path: Path) -> None:
     """Write the suites `thresholds` and `questions`.
 
-    Only a threshold fails. A question that is answered wrongly is skipped with its reason: the verdict bears a few, and
-    a CI that turned red on each would hide it.
+    Only a threshold can fail. A wrong answer is marked as skipped, with its reason: a passed verdict allows a few, and
+    must not turn the CI red.
     """
     root = ET.Element("testsuites", name="verify")
     suite = ET.SubElement(root, "testsuite", name="verify.thresholds")
     for name, check in report["thresholds"].items():
         case = ET.SubElement(suite, "testcase", classname="verify.thresholds", name=name)
-        value, limit = shown(check["figure"], check["value"]), shown(check["figure"], check["limit"])
-        label = LABELS.get(check["figure"], check["figure"])
-        text = f"{label}: {value}, wanted at {'least' if check['bound'] == 'min' else 'most'} {limit}"
         if not check["ok"]:
-            ET.SubElement(case, "failure", message=xml_text(text))
+            ET.SubElement(case, "failure", message=xml_text(sentence(check)))
     _count(suite)
     suite = ET.SubElement(root, "testsuite", name="verify.questions")
     for question in report["questions"]:

@@ -1,4 +1,4 @@
-"""The loss curve as numbers for an inline SVG; the HTML template draws them."""
+"""Computes the coordinates of the loss curve, which the HTML template draws as an inline SVG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 32
 
 
 def plot(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]] = ()) -> dict[str, Any] | None:
-    """Points, ticks and ends of the curves in the coordinates of the SVG; None when there are fewer than two losses."""
+    """Points and ticks of the curves in the coordinates of the SVG; None if there are fewer than two finite losses.
+
+    Args:
+        losses: (step, loss) of the training.
+        held_out: (step, loss) of the evaluations.
+    """
     points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     others = [(step, loss) for step, loss in held_out if math.isfinite(loss)]
     if len(points) < 2:
@@ -46,7 +51,7 @@ def plot(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, floa
 
 
 def _tick(highest: float) -> float:
-    """A round distance between ticks (1, 2 or 5 times a power of ten), with three to eight of them up to `highest`."""
+    """A round distance between ticks, 1, 2 or 5 times a power of ten, which gives three to eight ticks."""
     if highest <= 0:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(highest / 3))

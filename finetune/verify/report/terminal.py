@@ -1,4 +1,4 @@
-"""Every answer and figure on the terminal, for `--all`: tables there, plain lines elsewhere; ending.py has the end."""
+"""Prints all answers and figures for `--all`, as tables on a terminal, as lines elsewhere; ending.py has the rest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from finetune.verify.report.files import SIDE_TITLES, segments, view
 from finetune.verify.rules import printable
 
 STYLES = {"expected": "bold green", "old": "bold red", "forbidden": "bold red", "denied": "dim", "": ""}
-LONGEST = 160  # characters of an answer in the table; report.html has them whole
+LONGEST = 160  # characters of an answer in the table; report.html has the whole answer
 
 
 def show(report: dict[str, Any], folder: Path, console: Console, every: bool = False, summary: bool = False) -> None:
-    """Print the verdict whose reports are in `folder`: what ending.py says.
+    """Print a verdict.
 
-    `every` puts all answers and figures before it; `summary` leaves the answers out.
+    Args:
+        report: The report.
+        folder: The folder of its files.
+        console: Where to print.
+        every: Print all answers and figures before the end.
+        summary: Print the figures before the end, and no answers.
     """
     if every or summary:
         views = view(report)
@@ -31,29 +36,21 @@ def show(report: dict[str, Any], folder: Path, console: Console, every: bool = F
     ending.show(report, folder, console, answers=not (every or summary))
 
 
-def _print(console: Console, text: Text) -> None:
-    console.print(text, soft_wrap=True)
-
-
 def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
     table = Table(title=group["title"], title_justify="left", title_style="bold", box=SIMPLE_HEAD, expand=True)
     table.add_column("Question", ratio=2)
     for side in sides:
         table.add_column(SIDE_TITLES[side], ratio=3)
-    for question in group["questions"]:
-        first = question["asked"][0]
-        cells = [_answer(first["answers"][side]) for side in sides if side in first["answers"]]
-        table.add_row(Text(printable(question["messages"][-1]["content"])[:LONGEST]), *cells)
-        for other in question["others"]:
-            cells = [
-                _answer(other["asked"][0]["answers"][side]) for side in sides if side in other["asked"][0]["answers"]
-            ]
-            table.add_row(Text(f"  {printable(other['messages'][-1]['content'])}"[:LONGEST]), *cells)
+    for row in group["questions"]:
+        for question in (row, *row["others"]):
+            answers = question["asked"][0]["answers"]
+            asked = ("" if question is row else "  ") + printable(question["messages"][-1]["content"])
+            table.add_row(Text(asked[:LONGEST]), *(_answer(answers[side]) for side in sides if side in answers))
     console.print(table)
 
 
 def _answer(answer: dict[str, Any]) -> Text:
-    """A mark for right or wrong, then the answer with its deciding words coloured, cut to LONGEST."""
+    """A mark for right or wrong, and the answer with its deciding words coloured, cut to LONGEST characters."""
     sign = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("  ", "")}[answer["ok"]]
     text = Text()
     for piece, kind in segments(answer):
@@ -64,15 +61,13 @@ def _answer(answer: dict[str, Any]) -> Text:
 
 
 def _lines(group: dict[str, Any], sides: list[str], console: Console) -> None:
-    _print(console, Text(f"== {group['title']}"))
+    ending.print_line(console, Text(f"== {group['title']}"))
     for question in (each for row in group["questions"] for each in (row, *row["others"])):
-        _print(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
+        ending.print_line(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
         for side in sides:
-            if side not in question["asked"][0]["answers"]:
-                continue
-            answer = question["asked"][0]["answers"][side]
-            word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
-            _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
+            if answer := question["asked"][0]["answers"].get(side):
+                word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
+                ending.print_line(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
 
 
 def _figure_table(views: dict[str, Any], console: Console) -> None:
@@ -101,7 +96,7 @@ def _check_of(row: dict[str, Any], views: dict[str, Any]) -> dict[str, Any] | No
 
 
 def _figure_lines(views: dict[str, Any], console: Console) -> None:
-    _print(console, Text("== Figures (with 95 % intervals)"))
+    ending.print_line(console, Text("== Figures (with 95 % intervals)"))
     for row in views["rows"]:
         cells = [
             f"{side} {cell['shown']} ({cell['interval']})"
@@ -110,4 +105,4 @@ def _figure_lines(views: dict[str, Any], console: Console) -> None:
         ]
         check = _check_of(row, views)
         demanded = f"; demanded {check['wanted']}: {'met' if check['ok'] else 'not met'}" if check else ""
-        _print(console, Text(f"{row['label']}: {', '.join(cells)}; n={row['n']}{demanded}"))
+        ending.print_line(console, Text(f"{row['label']}: {', '.join(cells)}; n={row['n']}{demanded}"))

@@ -1,1 +1,1 @@
-"""What a verdict asks of any dataset: its rows, what kind of data they are, and the questions made from them."""
+"""The questions that a verdict makes from a dataset: its rows, what kind of data they are, and the sets asked."""

@@ -1,4 +1,4 @@
-"""Divide rows into what is trained on and what is asked, so that nothing asked is given away by a row trained on."""
+"""Divides rows into those that are trained on and those that are asked, so that no trained row gives an answer away."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from finetune.data.content import question_key
 from finetune.verify.nearness import Nearness
 from finetune.verify.sets.rows import DataRow, digest
 
-PARAPHRASE = 0.6  # likeness of two questions from which one gives the other away
-UNSEEN_SHARE = 0.4  # of the rows are asked by folds; the others are asked as learned
-UNSEEN_MAX = 200
+PARAPHRASE = 0.6  # of two questions with this similarity, one gives the other away
+UNSEEN_SHARE = 0.4  # of the rows are asked in folds; the others are asked as learned
+UNSEEN_MAX = 200  # rows in all folds
 FOLDS = 2
-HOLDOUT_SHARE, HOLDOUT_MAX = 0.1, 200  # of the rows, where folds cost too much
+HOLDOUT_SHARE, HOLDOUT_MAX = 0.1, 200  # share and number of rows to leave out if folds would take too long
 
 
 def groups(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
-    """Rows that belong together: questions nearly the same, or the same answer where answers are not labels."""
+    """Rows that belong together: similar questions, or equal answers that are not labels.
+
+    Args:
+        rows: The rows.
+        kinds: How the answer of each is judged: label, text, code or json.
+
+    Returns:
+        Indices of rows, group by group. Each row is in one group.
+    """
     parent = list(range(len(rows)))
 
     def root(place: int) -> int:
@@ -41,10 +49,10 @@ def groups(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
 
 
 def folds(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
-    """Rows to ask of adapters that never saw them, in FOLDS parts: adapter k is trained on all rows but part k.
+    """Indices of unseen rows, in FOLDS parts. Adapter k is trained on all rows except part k.
 
-    Whole groups are taken, in the order of their hashes, until UNSEEN_SHARE of the rows (UNSEEN_MAX at most) are
-    together; a group that is larger than a part stays in the training.
+    The parts consist of whole groups, taken in the order of their hashes, and have UNSEEN_SHARE of the rows in all, at
+    most UNSEEN_MAX. A group that is larger than a part is always trained on. The parameters are those of `groups`.
     """
     wanted = min(UNSEEN_MAX, int(UNSEEN_SHARE * len(rows)))
     parts: list[list[int]] = [[] for _ in range(FOLDS)]
@@ -57,17 +65,22 @@ def folds(rows: Sequence[DataRow], kinds: Sequence[str]) -> list[list[int]]:
 
 
 def holdout(rows: Sequence[DataRow], kinds: Sequence[str], count: int) -> list[int]:
-    """At most `count` rows (and a tenth of all) to leave out of the training, in whole groups."""
-    wanted = min(count, int(HOLDOUT_SHARE * len(rows)))
-    chosen: list[int] = []
-    for group in _by_hash(rows, groups(rows, kinds)):
-        if len(chosen) + len(group) <= wanted:
-            chosen += group
-    return sorted(chosen)
+    """Indices of rows to leave out of the training, in whole groups: at most `count`, and at most HOLDOUT_SHARE."""
+    return apart(rows, kinds, min(count, int(HOLDOUT_SHARE * len(rows))))
 
 
-def apart(rows: Sequence[DataRow], kinds: Sequence[str], count: int, others: Collection[int]) -> list[int]:
-    """At most `count` rows in whole groups of which none is in `others`: what the number of epochs is chosen by."""
+def apart(rows: Sequence[DataRow], kinds: Sequence[str], count: int, others: Collection[int] = ()) -> list[int]:
+    """At most `count` rows, in whole groups that have no row in `others`.
+
+    Args:
+        rows: All rows.
+        kinds: How the answer of each is judged: label, text, code or json.
+        count: The most rows to take.
+        others: Indices of rows that are used for something else.
+
+    Returns:
+        Indices of rows, in order.
+    """
     chosen: list[int] = []
     for group in _by_hash(rows, groups(rows, kinds)):
         if len(chosen) + len(group) <= count and not set(group) & set(others):

@@ -1,7 +1,7 @@
-"""What kind of data rows are: can what they teach be done for a question that was never seen, or are they facts?
+"""Decides whether data teach a task, which generalises to unseen questions, or facts, which do not.
 
-A classifier, a rewriter or an extractor can be asked about rows that were left out of its training. A FAQ cannot: the
-fact that a left-out row held is nowhere else.
+A classifier, a rewriter or an extractor can be asked rows that were left out of its training. A FAQ cannot: the fact in
+a row that was left out is nowhere else.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from finetune.verify.nearness import grams
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.words import Said
 
-FEWEST = 20  # rows that can be divided into a part to train on and a part to ask
-SHARED_INSTRUCTION = 0.5  # of the rows begin with the same words: an instruction, then a text to work on
+FEWEST = 20  # rows; fewer cannot be divided into a part to train on and a part to ask
+SHARED_INSTRUCTION = 0.5  # share of rows that begin with the same instruction, followed by a text to work on
 SHORTEST_INSTRUCTION = 12  # characters
-OWN_NUMBERS = 0.3  # of the rows answer with a number that their question does not hold: those are facts
-DERIVED = 0.5  # of an answer's n-grams stand in its question: it is made from it
-STYLE = 0.8  # of the answers begin or end with the same words
+OWN_NUMBERS = 0.3  # share of rows whose answer has a number that is not in the question: the answers are facts
+DERIVED = 0.5  # share of an answer's n-grams that are in its question: the answer is made from the question
+STYLE = 0.8  # share of answers that begin, or end, with the same characters
 STYLE_LENGTH = 8  # characters
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 ANSWERS_ARE = {
@@ -33,7 +33,7 @@ ANSWERS_ARE = {
 
 @dataclass(frozen=True)
 class Nature:
-    """`kind` is how most answers are judged; `generalises` whether unseen rows can be asked; `why` says from what."""
+    """How most answers are judged (`kind`), whether unseen rows can be asked (`generalises`), and the reason."""
 
     kind: str  # label, text, code or json
     generalises: bool
@@ -41,7 +41,7 @@ class Nature:
 
 
 def of(rows: Sequence[DataRow], kinds: Sequence[str]) -> Nature:
-    """The nature of rows whose answers are judged as `kinds`."""
+    """The nature of rows; `kinds` says how the answer of each is judged."""
     kind = Counter(kinds).most_common(1)[0][0]
     if len(rows) < FEWEST:
         return Nature(kind, False, Said("fewer than {count} rows", count=FEWEST))
@@ -54,7 +54,7 @@ def of(rows: Sequence[DataRow], kinds: Sequence[str]) -> Nature:
 
 
 def task_of(rows: Sequence[DataRow]) -> Said | None:
-    """Why text answers are a task that can be done for any question like these; None where they state facts."""
+    """Why rows with text answers are a task that generalises; None if their answers are facts."""
     if sum(map(brings_numbers, rows)) >= OWN_NUMBERS * len(rows):
         return None
     if shares_instruction(rows):
@@ -65,14 +65,14 @@ def task_of(rows: Sequence[DataRow]) -> Said | None:
 
 
 def shares_instruction(rows: Sequence[DataRow]) -> bool:
-    """Whether half of the rows ask in the same words first."""
+    """Whether SHARED_INSTRUCTION of the rows begin with the same instruction."""
     heads = Counter(instruction_of(row) for row in rows)
     heads.pop("", None)
     return bool(heads) and heads.most_common(1)[0][1] >= SHARED_INSTRUCTION * len(rows)
 
 
 def instruction_of(row: DataRow) -> str:
-    """The first line of a question that has more, or the words up to its first colon; "" where it has neither."""
+    """The first line of a question with several lines, else the words before its first colon, else ""."""
     text = row.question.strip()
     line, newline, rest = text.partition("\n")
     if newline and rest.strip() and len(line) >= SHORTEST_INSTRUCTION:
@@ -85,18 +85,18 @@ def instruction_of(row: DataRow) -> str:
 
 
 def brings_numbers(row: DataRow) -> bool:
-    """Whether an answer holds a number that its question does not."""
+    """Whether an answer has a number that its question does not have."""
     return bool(set(NUMBER.findall(row.answer)) - set(NUMBER.findall(row.question)))
 
 
 def derived(row: DataRow) -> float:
-    """The share of an answer's n-grams that its question holds."""
+    """The share of an answer's n-grams that are in its question."""
     said = grams(row.answer)
     return len(said & grams(row.question)) / len(said) if said else 0.0
 
 
 def shares_style(answers: Sequence[str]) -> bool:
-    """Whether most answers begin, or end, with the same few characters."""
+    """Whether STYLE of the answers begin, or end, with the same STYLE_LENGTH characters."""
     for cut in (slice(None, STYLE_LENGTH), slice(-STYLE_LENGTH, None)):
         ends = Counter(answer.strip()[cut] for answer in answers)
         if ends.most_common(1)[0][1] >= STYLE * len(answers):

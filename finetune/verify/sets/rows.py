@@ -1,4 +1,4 @@
-"""The rows of a dataset as verify asks them: a conversation up to its last answer, and that answer as the reference."""
+"""The rows of a dataset as questions: a conversation up to its last answer, which is the reference."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from common.i18n import _
 from finetune.data import reading
 from finetune.data.content import question_key
 
-LEARNED_MAX = 200  # of a larger dataset, this many rows are asked
+LEARNED_MAX = 200  # rows of a dataset that are asked
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
-NO_WORDS = re.compile(r"https?://[!-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+|`[^`]*`")  # of no language
-HAN_SHARE = 0.2  # of all letters; a Chinese answer with English names in it still has more
+NO_WORDS = re.compile(r"https?://[!-~]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+|`[^`]*`")  # text that has no language
+HAN_SHARE = 0.2  # share of all letters; a Chinese answer with English names still has more
 
 
 @dataclass(frozen=True)
 class DataRow:
-    """One row. `messages` are the turns before the answer, without the system prompt, and end with what is asked."""
+    """One row. `messages` are the turns before the answer, without the system prompt."""
 
     number: int  # in its file, from 1
-    where: str
+    where: str  # file and row, for messages
     messages: tuple[dict[str, Any], ...]
     answer: str
-    system: str | None = None  # the row's own
+    system: str | None = None  # the row's own system prompt
     tools: Any = None
 
     @property
     def question(self) -> str:
-        """The last thing that the user says."""
+        """The user's last turn."""
         return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "user"), "")
 
     @cached_property
     def key(self) -> str:
-        """Two rows with the same key ask the same: turns without case, width, spaces and punctuation."""
+        """The turns without case, width, spaces and punctuation. Two rows with the same key ask the same."""
         turns = "\x1f".join(question_key(str(message["content"])) for message in self.messages)
         return turns if self.system is None else f"{self.system}\x1e{turns}"
 
     def reworded(self, text: str) -> tuple[dict[str, Any], ...]:
-        """The turns with `text` instead of the last thing that the user says."""
+        """The turns with `text` as the user's last turn."""
         turns = [dict(message) for message in self.messages]
         last = max(place for place, message in enumerate(turns) if message["role"] == "user")
         turns[last]["content"] = text
@@ -54,21 +54,19 @@ class DataRow:
 
 
 def read(paths: Iterable[Path], columns: tuple[str, str] | None = None) -> list[DataRow]:
-    """All rows that hold a question with an answer, in the order of the files; a question asked twice counts once.
+    """All rows with a question and an answer, in the order of the files. A question that is asked twice counts once.
 
     Args:
         paths: Dataset files of any form that check-data reads.
-        columns: The question's and the answer's column of a table, where they were named.
+        columns: The question's and the answer's column of a table; None: guessed.
 
     Raises:
-        UserError: A file cannot be read, or no row of all files holds a question with an answer.
+        UserError: A file cannot be read, or no row has a question and an answer.
     """
     found: dict[str, DataRow] = {}
     files = list(paths)
     for path in files:
-        for item in reading.read(path, columns):
-            if isinstance(item, reading.Broken):
-                raise UserError(f"{path}: {item}")
+        for item in reading.read_rows(path, columns):
             row = data_row(item.data, item.number, f"{path}, row {item.number}")
             if row is not None:
                 found.setdefault(row.key, row)
@@ -81,7 +79,16 @@ def read(paths: Iterable[Path], columns: tuple[str, str] | None = None) -> list[
 
 
 def data_row(data: Any, number: int, where: str) -> DataRow | None:
-    """A row in any layout that is trained on; None where it holds no question with an answer."""
+    """A row of a dataset, in any layout that can be trained on.
+
+    Args:
+        data: The row.
+        number: Its number in the file, from 1.
+        where: File and row, for messages.
+
+    Returns:
+        The row; None if it has no question with an answer.
+    """
     from qwen2.chat import standard_row
 
     try:
@@ -92,7 +99,7 @@ def data_row(data: Any, number: int, where: str) -> DataRow | None:
 
 
 def asks_any(keys: Collection[str]) -> Callable[[Any], bool]:
-    """Whether a row in any layout asks one of these questions (DataRow.key)."""
+    """A test whether a row, in any layout, asks one of the questions with these keys (DataRow.key)."""
 
     def asks(data: Any) -> bool:
         row = data_row(data, 0, "")
@@ -102,7 +109,17 @@ def asks_any(keys: Collection[str]) -> Callable[[Any], bool]:
 
 
 def of_messages(turns: Sequence[dict[str, Any]], tools: Any, number: int, where: str) -> DataRow | None:
-    """The row of a conversation in ms-swift's roles."""
+    """The row of a conversation.
+
+    Args:
+        turns: Messages with ms-swift's roles.
+        tools: The row's tools.
+        number: The row's number in the file, from 1.
+        where: File and row, for messages.
+
+    Returns:
+        The row; None if it has no question with an answer.
+    """
     system = next((str(turn["content"]) for turn in turns if turn["role"] == "system"), None)
     spoken = [{"role": turn["role"], "content": turn["content"]} for turn in turns if turn["role"] != "system"]
     end = len(spoken)
@@ -115,7 +132,7 @@ def of_messages(turns: Sequence[dict[str, Any]], tools: Any, number: int, where:
 
 
 def _said(turn: dict[str, Any]) -> str:
-    """An assistant's turn as the model says it; a call of a tool as Qwen2.5's template writes it."""
+    """The text of an assistant's turn; a tool call in the form of Qwen2.5's template."""
     content = turn["content"]
     if turn["role"] == "assistant":
         return str(content)
@@ -124,9 +141,9 @@ def _said(turn: dict[str, Any]) -> str:
 
 
 def draw(rows: Sequence[DataRow], limit: int = LEARNED_MAX) -> list[DataRow]:
-    """At most `limit` of the rows: those whose questions have the lowest hashes, in the order of the file.
+    """At most `limit` of the rows, those with the lowest hashes of their keys, in the order of the file.
 
-    The same rows are drawn at every call, and a row that is added to the data changes at most one of them.
+    Every call draws the same rows. A row that is added to the data changes at most one of them.
     """
     if len(rows) <= limit:
         return list(rows)
@@ -136,12 +153,12 @@ def draw(rows: Sequence[DataRow], limit: int = LEARNED_MAX) -> list[DataRow]:
 
 
 def digest(text: str) -> bytes:
-    """Eight bytes of a text's hash, the same on every machine."""
+    """An 8-byte hash of a text, the same on every machine."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def language(texts: Iterable[str]) -> str:
-    """`zh` where a fifth of all letters or more are Chinese, else `en`."""
+    """`zh` if at least HAN_SHARE of all letters are Chinese, else `en`."""
     han = latin = 0
     for text in (NO_WORDS.sub(" ", text) for text in texts):
         han += len(HAN.findall(text))

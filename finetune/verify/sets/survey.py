@@ -1,4 +1,4 @@
-"""What a verdict on some data will ask, known before anything is trained; check-data, finetune and verify call it."""
+"""Plans what a verdict on some data asks, before anything is trained; check-data, finetune and verify call it."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     from finetune.verify.judge import Judge
     from finetune.verify.questions import TrainedEntry
 
-JUDGED_MAX = 5000  # rows that answers are compared with; of more, those with the lowest hashes
-FOLDED_MAX = 1000  # rows that folds can be trained on in seconds each; with more, some are left out of the training
-TAUGHT_SHARE = 0.5  # of the rows say who the model is: the data are about that, as the article's are
-FEWEST = 2  # with one row alone, no answer could be nearer to another
+JUDGED_MAX = 5000  # rows that answers are compared with, drawn by a hash from a larger dataset
+FOLDED_MAX = 1000  # rows with which a fold trains in seconds; of more rows, some are left out of the training instead
+TAUGHT_SHARE = 0.5  # if this share of the rows says who the model is, the data are about identity, like the article's
+FEWEST = 2  # with a single row, no answer could be closer to another row
 
 KINDS = {"label": N_("label"), "text": N_("text"), "code": N_("code"), "json": "json"}  # of answers
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The rows of the data, what kind they are, and which of them teach an identity."""
+    """The rows of some data, what kind they are, and which of them teach an identity."""
 
     rows: list[DataRow]
     total: int
     judge: Judge
     nature: nature.Nature
     language: str
-    name: str | None  # the pattern of an identity that was found in the data, or given
+    name: str | None  # the pattern of an identity that was found in the data
     entries: tuple[TrainedEntry, ...] = ()  # how rows that teach an identity are scored
-    taught: frozenset[int] = frozenset()  # those rows
+    taught: frozenset[int] = frozenset()  # indices of those rows
 
     @property
     def is_identity(self) -> bool:
-        """Whether the data are about who the model is, so that identity decides the verdict, as in the article."""
+        """Whether the data are about who the model is. Identity then decides the verdict, as in the article."""
         return len(self.taught) >= TAUGHT_SHARE * len(self.rows)
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Places of rows by set. `folds`: asked of adapters that never saw them; `holdout`: left out of the training."""
+    """Indices of rows by set. Adapters that never saw them are asked `folds`; `holdout` is left out of the training."""
 
     learned: list[int]
     reworded: list[int]
@@ -57,7 +57,7 @@ class Sets:
 
     @property
     def unseen(self) -> list[int]:
-        """Rows asked as unseen, by folds or left out."""
+        """Indices of the rows that are asked as unseen."""
         return sorted([*self.holdout, *(place for part in self.folds for place in part)])
 
 
@@ -67,23 +67,23 @@ def survey(
     columns: tuple[str, str] | None = None,
     own: bool = False,
 ) -> Survey:
-    """Look at all rows of some files.
+    """Survey the rows of some files.
 
     Args:
         paths: The dataset's files.
         entries: How to score rows that teach an identity, from the questions file or --expect.
-        columns: Columns of a table, where they were named.
-        own: The entries are the user's own wish: no other name is looked for in the data.
+        columns: The question's and the answer's column of a table; None: guessed.
+        own: Whether the entries are from --expect: no other name is then searched for in the data.
 
     Raises:
-        UserError: A file cannot be read, or no row holds a question with an answer.
+        UserError: A file cannot be read, or no row has a question and an answer.
     """
     found = rows.read(paths, columns)
     return of_rows(found, entries, own)
 
 
 def of_rows(found: Sequence[DataRow], entries: Sequence[TrainedEntry] = (), own: bool = False) -> Survey:
-    """`survey` of rows that were read before."""
+    """Survey rows; the other parameters are those of `survey`."""
     from finetune.verify.judge import Judge, Reference
     from finetune.verify.questions import TrainedEntry
     from finetune.verify.scoring import compile_pattern, normalise
@@ -116,12 +116,12 @@ def of_rows(found: Sequence[DataRow], entries: Sequence[TrainedEntry] = (), own:
 
 
 def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Sets:
-    """Which rows are asked as what.
+    """Decide in which set each row is asked.
 
     Args:
         found: The data.
-        can_fold: Whether adapters for folds can be trained (the fast lane).
-        holdout: At most so many rows are left out of the training, 0 none; None: as the data need it.
+        can_fold: Whether adapters for folds can be trained (only by the fast lane).
+        holdout: The most rows to leave out of the training, 0 for none; None: decided from the data.
     """
     if found.is_identity:
         return Sets(
@@ -147,25 +147,34 @@ def sets(found: Survey, can_fold: bool = True, holdout: int | None = None) -> Se
 
 
 def sets_with(found: Survey, held_out: Sequence[DataRow], can_fold: bool = True, holdout: int | None = None) -> Sets:
-    """`sets`, where some rows may be held out of the training already: those are asked as unseen, and no others."""
-    if not held_out:
-        return sets(found, can_fold, holdout)
-    keys = {row.key for row in held_out}
-    return sets_beside(found, [place for place, row in enumerate(found.rows) if row.key in keys])
+    """Like `sets`, but if rows are held out of the training already, those and no others are asked as unseen.
+
+    Args:
+        found: The data.
+        held_out: Rows that the training holds out, by --split_dataset_ratio.
+        can_fold: As in `sets`.
+        holdout: As in `sets`.
+    """
+    return sets_beside(found, held_out) if held_out else sets(found, can_fold, holdout)
 
 
-def sets_beside(found: Survey, unseen: Sequence[int]) -> Sets:
-    """The sets of a run whose unseen rows, if it has any, are known already."""
-    why = None
+def sets_beside(found: Survey, unseen: Sequence[DataRow]) -> Sets:
+    """The sets of a run whose unseen rows, possibly none, are known."""
     if found.is_identity:
         return sets(found)
-    if not unseen:
+    keys = {row.key for row in unseen}
+    places = [place for place, row in enumerate(found.rows) if row.key in keys]
+    why = None
+    if not places:
         why = Said("finetune.sh measures them while it trains; this run was trained without")
-    return _with_rewordings(found, [], list(unseen), why if found.nature.generalises else found.nature.why)
+    return _with_rewordings(found, [], places, why if found.nature.generalises else found.nature.why)
 
 
 def _with_rewordings(found: Survey, folds: list[list[int]], left: list[int], why: Said | None) -> Sets:
-    """What is not asked as unseen is asked as learned, and texts in other words too, or all where nothing is unseen."""
+    """The sets, given the unseen rows: the other rows are asked as learned.
+
+    They are also asked in other words, unless unseen rows are asked and the answers are not texts.
+    """
     unseen = [*left, *(place for part in folds for place in part)]
     learned = _learned(found, unseen)
     instead = None
@@ -181,9 +190,9 @@ def _learned(found: Survey, unseen: Sequence[int]) -> list[int]:
 
 
 def near_missed(found: Survey, chosen: Sets) -> list[int]:
-    """Rows of which near misses are asked: of a FAQ, whose facts belong to its own questions, those that are text.
+    """Indices of the rows of which near misses are asked: in a FAQ, the reworded rows with text answers.
 
-    A question like those of a task is one more of them, which should be answered.
+    A task has no near misses: a similar question is another one that should be answered.
     """
     if found.nature.generalises or nature.task_of(found.rows):
         return []
@@ -191,7 +200,7 @@ def near_missed(found: Survey, chosen: Sets) -> list[int]:
 
 
 def in_one_line(found: Survey, chosen: Sets) -> str:
-    """`24 rows, text; verdict: 24 learned, 48 reworded, 0 held out`, with what kind and why behind it."""
+    """The survey and the sets in one line: `24 rows, text; verdict: 24 learned, 48 reworded, 0 held out`."""
     from finetune.verify.rewordings.make import ASKED, LONGEST
     from finetune.verify.rewordings.near import MOST
 
@@ -218,7 +227,7 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
 
 
 def require_judgeable(found: Survey) -> None:
-    """Raises UserError if no verdict is possible, whatever the training does."""
+    """Raises UserError if no verdict on the data is possible."""
     if found.total < FEWEST:
         raise UserError(
             _(

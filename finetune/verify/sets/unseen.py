@@ -1,7 +1,7 @@
-"""Rows that an adapter was asked about without having seen them: kept in the run's folder, read back by verify.
+"""Keeps rows in a run's folder for verify: unseen rows with their answers, the verdict's rows, rows for the training.
 
-finetune writes the file after the training: by folds with both answers, since the adapters of folds are not kept, or
-without, where the rows were left out of the training. sft writes it, too, where --split_dataset_ratio holds rows out.
+finetune writes the unseen rows. Those of folds have both answers, since the adapters of folds are not kept; those that
+were left out of the training have none. sft writes them too, if --split_dataset_ratio holds rows out.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from finetune.verify.engine import Answer
 from finetune.verify.sets.rows import DataRow, of_messages
 
 UNSEEN = "unseen.jsonl"
-ROWS = "verdict-rows.jsonl"  # the rows that are judged; the user's file may be elsewhere by then
-TRAINING = "training-rows.jsonl"  # the data without the rows left out
-MIXED = "mixed-rows.jsonl"  # general questions that the base answered for the training (--mix)
-REWORDED = "reworded-rows.jsonl"  # rewordings that the training was given in addition to the data
+ROWS = "verdict-rows.jsonl"  # the rows of the verdict; the user's file may be gone when verify runs
+TRAINING = "training-rows.jsonl"  # the data without the rows that were left out
+MIXED = "mixed-rows.jsonl"  # general questions with the base's answers, for the training (--mix)
+REWORDED = "reworded-rows.jsonl"  # rewordings for the training, in addition to the data (--reword)
 
 
 @dataclass(frozen=True)
 class UnseenRow:
-    """A row, and its answers by side (before, after) where adapters gave them that are no longer there."""
+    """A row and, if the adapter of its fold gave them, its answers by side (before, after)."""
 
     row: DataRow
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -41,12 +41,12 @@ def as_training_row(row: DataRow) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSONL, by rename. Raises UserError if that cannot be done."""
+    """Write rows as JSONL, by rename. Raises UserError if the file cannot be written."""
     text_files.replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), errors="surrogatepass")
 
 
 def write(folder: Path, found: Sequence[UnseenRow]) -> None:
-    """Keep unseen rows in a run's folder."""
+    """Write the unseen rows into a run's folder."""
     rows = []
     for each in found:
         answers = {side: asdict(answer) for side, answer in each.answers.items()}
@@ -55,7 +55,7 @@ def write(folder: Path, found: Sequence[UnseenRow]) -> None:
 
 
 def read(folder: Path) -> list[UnseenRow]:
-    """The unseen rows of a run; none where it has no such file. Raises UserError if the file is broken."""
+    """The unseen rows of a run; empty if it has no such file. Raises UserError if the file is damaged."""
     found = []
     for number, data in _lines(folder / UNSEEN):
         row = of_messages(data["messages"], data.get("tools"), number, f"{folder / UNSEEN}, row {number}")
@@ -65,18 +65,15 @@ def read(folder: Path) -> list[UnseenRow]:
     return found
 
 
-def kept_rows(folder: Path) -> list[DataRow]:
-    """The rows that a run's verdict is about, as its training found them; none where it kept none."""
+def kept_rows(path: Path) -> list[DataRow]:
+    """The rows in a file of a run, ROWS or REWORDED; empty if it has no such file.
+
+    Raises UserError if the file is damaged.
+    """
     found = (
         of_messages(data["messages"], data.get("tools"), int(data.get("number", number)), str(data.get("where", "")))
-        for number, data in _lines(folder / ROWS)
+        for number, data in _lines(path)
     )
-    return [row for row in found if row is not None]
-
-
-def added_rows(folder: Path) -> list[DataRow]:
-    """The rewordings that the run's training was given besides its data."""
-    found = (of_messages(data["messages"], data.get("tools"), number, "") for number, data in _lines(folder / REWORDED))
     return [row for row in found if row is not None]
 
 

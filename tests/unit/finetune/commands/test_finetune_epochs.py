@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -166,8 +165,7 @@ def test_the_articles_rows_are_chosen_by_their_identity_in_other_words(
 
 def selection_of_verdict() -> Any:
     """The questions of configs/verify.yaml."""
-    nothing = argparse.Namespace(questions=[], expect=None, forbid=None)
-    return selection.read_questions(VerdictOptions().config("other"), nothing)
+    return selection.read_questions(VerdictOptions().config("other"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
+from finetune.data.content import question_key
 from finetune.verify import config, questions, rules
 from finetune.verify.scoring import compile_pattern, judge
 from finetune.verify.sets.rows import read as read_data
@@ -55,11 +56,10 @@ def test_there_are_enough_questions_of_every_kind(
 
 def test_no_held_out_question_is_a_trained_one(identity: questions.QuestionSet) -> None:
     trained = {
-        questions.same_question(turns[-1]["content"])
-        for turns, _ in questions.read_rows(WORKSPACE / "self_cognition.json")
+        question_key(turns[-1]["content"]) for turns, _ in questions.read_rows(WORKSPACE / "self_cognition.json")
     }
     assert len(trained) == 50
-    assert {q.id for q in identity.heldout if questions.same_question(q.text) in trained} == set()
+    assert {q.id for q in identity.heldout if question_key(q.text) in trained} == set()
 
 
 def test_the_trained_answers_are_right_by_their_own_patterns(identity: questions.QuestionSet) -> None:

@@ -135,11 +135,33 @@ def test_trained_rewordings_are_others_than_those_asked() -> None:
     assert added[0]["messages"][1]["content"] == ROWS[0].answer
 
 
+def test_the_same_are_asked_whether_or_not_others_are_trained_on() -> None:
+    plain, more = make.make(ROWS, ROWS, None), make.make(ROWS, ROWS, None, train=2)
+    assert [each.ask for each in plain] == [each.ask for each in more]
+
+
+def test_those_taken_differ_from_each_other_as_well() -> None:
+    sieve = make.Sieve(ROWS)
+    alike = ["May I leave a vehicle, and where?", "May I leave a vehicle, and whereabouts?"]
+    other = "Is there some place for four wheels?"
+    assert other in sieve.different(ROWS[2], [[*alike, other], []], 2)
+
+
+def test_a_question_behind_a_sentence_comes_last() -> None:
+    (row_,) = [row(1, "When does the kiosk open?", "At 8.")]
+    options = [
+        [],
+        ["On which day, or at what hour, does the kiosk open?"],
+        ["A friend asked me this: When does the kiosk open?"],
+    ]
+    assert make.Sieve([row_]).different(row_, options, 2) == [options[1][0], options[2][0]]
+
+
 @pytest.mark.parametrize(
     "question", ["How do I return a bike?", "可以开发票吗?", "退货怎么办理", "Opening hours", "你好"]
 )
 def test_rules_give_different_wordings_of_anything(question: str) -> None:
-    found = rules.reword(question)
+    found = [*rules.reword(question), *rules.framed(question)]
     assert len(found) == len(set(found)) >= 2
     assert question not in found
 
@@ -147,13 +169,13 @@ def test_rules_give_different_wordings_of_anything(question: str) -> None:
 @pytest.mark.parametrize("question", ["能打印吗{}", "可以退货{}", "怎么办理借书证{}", "周末开门吗{}"])
 def test_the_full_width_question_mark_counts_as_the_half_width_one(question: str) -> None:
     full, half = (rules.reword(question.format(mark)) for mark in "？?")
-    assert full[:2] == half[:2]  # other first words, with nothing of the mark left in the middle
+    assert full == half  # nothing of the mark is left in the middle
     assert not any("？," in wording or "？?" in wording for wording in full)
 
 
 def test_a_word_before_an_apostrophe_keeps_its_form() -> None:
     assert all("kids's" not in wording for wording in rules.reword("Where are the children's books?"))
-    assert any("kids" in wording for wording in rules.reword("Where do the children play?"))
+    assert any("kids" in wording for wording in rules.framed("Where do the children play?"))
 
 
 @pytest.mark.parametrize(

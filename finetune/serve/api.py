@@ -35,7 +35,7 @@ LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 @dataclass(frozen=True)
-class Door:
+class Api:
     """The handlers of one endpoint; `app` describes the fields."""
 
     engine: Engine
@@ -243,14 +243,14 @@ def app(
         unusable: The exceptions of the engine that mean an unusable request.
         more: Further paths.
     """
-    door = Door(engine, systems, created, owner, able, unusable)
+    api = Api(engine, systems, created, owner, able, unusable)
     routes = [
-        *(Route(path, door.health, methods=["GET"]) for path in ("/health", "/health/")),
-        Route("/ping", door.health, methods=["GET", "POST"]),
-        Route("/v1/models", door.models, methods=["GET"]),
-        Route("/v1/models/{name:path}", door.model, methods=["GET"]),
-        Route("/v1/chat/completions", door.chat, methods=["POST"]),
-        Route("/v1/completions", door.completion, methods=["POST"]),
+        *(Route(path, api.health, methods=["GET"]) for path in ("/health", "/health/")),
+        Route("/ping", api.health, methods=["GET", "POST"]),
+        Route("/v1/models", api.models, methods=["GET"]),
+        Route("/v1/models/{name:path}", api.model, methods=["GET"]),
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.completion, methods=["POST"]),
         *(page_routes(page, systems) if page else []),
         *more,
     ]
