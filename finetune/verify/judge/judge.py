@@ -13,7 +13,7 @@ from finetune.verify.judge.compare import Difference, difference
 from finetune.verify.judge.extract import extract
 from finetune.verify.judge.facts import Facts, says
 from finetune.verify.judge.nearest import Nearest
-from finetune.verify.judge.polarity import lead, refuses
+from finetune.verify.judge.polarity import lead, plain, refuses
 from finetune.verify.judge.text import CJK, content, sentences
 
 OTHER = "(other)"  # what a confusion table calls an answer that is none of the labels
@@ -237,7 +237,7 @@ def _verdict(
 def _covers(reference: Facts, asked: Facts, said: Facts, own: float) -> bool:
     """Whether an answer to a reference without facts says enough of it; a bare yes or no may be enough."""
     first = lead(reference.text)
-    words = content(said.text)
+    words = content(plain(said.text))
     if first and first == lead(said.text) and len(words - content(asked.text)) <= 2:
         return True  # `Yes, we do treat rabbits.`
     wanted, new = content(reference.text), content(reference.text) - content(asked.text)
