@@ -176,7 +176,17 @@ def _pieces(wanted: list[tuple[Entry, torch.Tensor]]) -> Iterator[_Piece]:
 
 
 def read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> None:
-    """Fill the view from a file that is open. Raises ValueError if it ends before."""
+    """Read bytes of a shard.
+
+    Args:
+        descriptor: The open file. Threads may share it: its position is not used.
+        view: Filled completely.
+        offset: Where to read, in bytes.
+        path: The file's path, for the message.
+
+    Raises:
+        ValueError: The file ends before.
+    """
     done = 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
