@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.machine import ROOT, environment
 from bench.verdict import data
 
-ROOT = Path(__file__).parents[2]
 RATE, STEPS = "1e-3", "60"
 COLUMNS = ("learned", "reworded", "unseen", "out_of_scope", "out_of_scope_near")
 
@@ -112,13 +111,7 @@ def start(command: str, model: Path, out: Path, *words: str) -> subprocess.Compl
     """`finetune` or `verify` with this checkout's code and configurations."""
     configs = ROOT / "workspace/configs"
     head = ["sft", "--config", str(configs / "sft.yaml"), "--verify-config"] if command == "finetune" else ["--config"]
-    environ = os.environ | {
-        "MODEL_DIR": str(model),
-        "OUTPUT_DIR": str(out),
-        "HEALTH_LEVEL": "off",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "MIRROR_RUN_DIR": str(out / "state"),
-    }
+    environ = environment(str(model), str(out), str(out / "state")) | {"HEALTH_LEVEL": "off"}
     (out / "state").mkdir(exist_ok=True)
     line = [sys.executable, "-m", f"finetune.commands.{command}", *head, str(configs / "verify.yaml"), *words]
     return subprocess.run(line, env=environ, cwd=ROOT / "workspace", capture_output=True, text=True, check=False)
