@@ -35,7 +35,7 @@ answers() {
 
 # usage: check_host -- explain, in one line, what to install if this script cannot help
 check_host() {
-  local ID=''
+  local ID='' VERSION_CODENAME=''
   # shellcheck disable=SC1091
   [[ -r /etc/os-release ]] && . /etc/os-release
   # not through a pipe: docker exits with 1 there, and pipefail would hide grep's result
@@ -43,22 +43,18 @@ check_host() {
     die 1 "Docker runs, but this user may not talk to it. Run 'sudo usermod -aG docker $(id -un)', log in again, and retry." "Docker 在运行，但当前用户无权访问。请执行 'sudo usermod -aG docker $(id -un)'，重新登录后再试。"
   fi
   case $ID in
-    debian | ubuntu) ;;
-    *) die 1 "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 25 or later with buildx and compose v2, start it, and retry." "没有 Docker 引擎响应，而本脚本只能在 Debian 和 Ubuntu 上启动引擎。请安装 Docker Engine 25 或更高版本及 buildx、compose v2，启动后再试。" ;;
-  esac
-  [[ $(id -u) == 0 ]] ||
-    die 1 "no Docker engine answers. Start it ('sudo systemctl start docker'), or run this once as root: sudo host/engine.sh start" "没有 Docker 引擎响应。请启动它（'sudo systemctl start docker'），或以 root 运行一次：sudo host/engine.sh start"
-  case $ID in
     debian)
       packages=(docker.io docker-cli docker-buildx docker-compose containerd)
       suite=trixie
       ;;
     ubuntu)
       packages=(docker.io docker-buildx docker-compose-v2 containerd)
-      # shellcheck disable=SC1091
-      suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+      suite=$VERSION_CODENAME
       ;;
+    *) die 1 "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 25 or later with buildx and compose v2, start it, and retry." "没有 Docker 引擎响应，而本脚本只能在 Debian 和 Ubuntu 上启动引擎。请安装 Docker Engine 25 或更高版本及 buildx、compose v2，启动后再试。" ;;
   esac
+  [[ $(id -u) == 0 ]] ||
+    die 1 "no Docker engine answers. Start it ('sudo systemctl start docker'), or run this once as root: sudo host/engine.sh start" "没有 Docker 引擎响应。请启动它（'sudo systemctl start docker'），或以 root 运行一次：sudo host/engine.sh start"
 }
 
 # usage: sources_for SUITE -- the host's own apt sources, changed to SUITE, in deb822 form

@@ -88,23 +88,31 @@ def one(case: Case, model: Path, out: Path) -> dict[str, Any]:
     folder = out / case.name.replace(" ", "-")
     file = out / f"{case.rows}.json"
     file.write_text(json.dumps(getattr(data, case.rows)()), encoding="utf-8")
-    begin = time.monotonic()
-    done = start("finetune", model, out, "--dataset", str(file), "--output_dir", str(folder), *case.options)
-    seconds = time.monotonic() - begin
-    report = read(folder / "verify/report.json", done)
-    result: dict[str, Any] = {"name": case.name, "seconds": round(seconds, 1), **short(report)}
+    report, seconds = trained(model, out, folder, "--dataset", str(file), *case.options)
+    result: dict[str, Any] = {"name": case.name, "seconds": seconds, **short(report)}
     if case.judged_on:
         judged = out / f"{case.judged_on}.json"
         judged.write_text(json.dumps(getattr(data, case.judged_on)()), encoding="utf-8")
-        done = start("verify", model, out, str(folder), "--dataset", str(judged), "--output", str(folder / "other"))
-        result |= short(read(folder / "other/report.json", done))
+        result |= short(judge(model, out, folder, folder / "other", "--dataset", str(judged)))
     elif case.rows in data.FAQS:
         hand = out / f"by_hand_{case.rows}.yaml"
         hand.write_text(data.by_hand(case.rows), encoding="utf-8")
-        done = start("verify", model, out, str(folder), "--rewordings", str(hand), "--output", str(folder / "hand"))
-        result["by_hand"] = read(folder / "hand/report.json", done)["figures"].get("reworded_after")
+        report = judge(model, out, folder, folder / "hand", "--rewordings", str(hand))
+        result["by_hand"] = report["figures"].get("reworded_after")
     result["wrong"] = bool(case.fails) and case.fails not in result["failed"]
     return result
+
+
+def trained(model: Path, out: Path, folder: Path, *words: str) -> tuple[dict[str, Any], float]:
+    """The verdict's report of a `finetune` into `folder`, and its seconds from start to exit."""
+    begin = time.monotonic()
+    done = start("finetune", model, out, "--output_dir", str(folder), *words)
+    return read(folder / "verify/report.json", done), round(time.monotonic() - begin, 1)
+
+
+def judge(model: Path, out: Path, folder: Path, to: Path, *words: str) -> dict[str, Any]:
+    """The report of a further `verify` of the run in `folder`, written to `to`."""
+    return read(to / "report.json", start("verify", model, out, str(folder), *words, "--output", str(to)))
 
 
 def start(command: str, model: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:

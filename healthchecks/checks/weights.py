@@ -20,9 +20,6 @@ from qwen2 import safetensors_header
 from qwen2.config import EMBEDDING, HEAD, Sizes
 from qwen2.safetensors_header import BrokenHeader, Header
 
-NAME = "weights"
-LEVEL = "fast"
-
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"  # a model in one file, without an index
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # torch_dtype of config.json -> safetensors
