@@ -131,7 +131,7 @@ class Session:
         if weigh is None or not rows:
             return
         clock = time.monotonic()
-        self.bar.phase(_("weighing {count} answers of the data").format(count=len(rows)))
+        self.bar.phase(_("scoring {count} reference answers").format(count=len(rows)))
         wanted = [ask_of(each.question, each.system, self.limits) for each in rows]
         references = [each.question.reference or "" for each in rows]
         for side, adapter in self.adapters.items():

@@ -61,7 +61,7 @@ def _gpu_outcome(context: Context) -> Outcome:
             "no-gpu", _("driver {version} shows no GPU to this container").format(version=driver.version), WITH_GPU
         )
     gpu = chosen(driver, context.cuda_visible_devices)
-    _hold_driver_against(torch_cuda, driver)
+    _require_driver(torch_cuda, driver)
     have = _dotted(gpu.capability)
     if gpu.capability < BF16_CAPABILITY:
         raise Failure(
@@ -92,7 +92,7 @@ def torch_cuda_version() -> str | None:
     return found.group(1) if found else None
 
 
-def _hold_driver_against(torch_cuda: str | None, driver: Driver) -> None:
+def _require_driver(torch_cuda: str | None, driver: Driver) -> None:
     if torch_cuda is None:
         raise Failure(
             "torch-without-cuda",

@@ -37,7 +37,7 @@ def check(context: Context) -> Outcome:
     config = _json(folder, "config.json", "no-config")
     is_single = (folder / SINGLE).is_file() and not (folder / INDEX).exists()
     shards = {SINGLE: None} if is_single else _shards(_json(folder, INDEX, "no-index"))
-    _hold_small_files(context)
+    _check_small_files(context)
     wanted = expected_tensors(config)
     allowed = {HEAD: wanted[EMBEDDING]} | wanted  # a model with tied embeddings may contain the matrix twice
     dtype = _dtype(config)
@@ -56,7 +56,7 @@ def check(context: Context) -> Outcome:
         )
     hashed = ""
     if context.checksum:
-        hashed = _(", sha256 of {hold_shards} shards right").format(hold_shards=_hold_shards(context, list(shards)))
+        hashed = _(", sha256 of {count} shards right").format(count=_check_sums(context, list(shards)))
     context.sums_match = context.sums_match or recorded_official(context)
     kind = f"{_(context.kind.title)}, " if context.kind.is_for_tests else ""
     files = _("1 file") if is_single else _("{count} shards").format(count=len(shards))
@@ -220,7 +220,7 @@ def _read_header(path: Path) -> Header:
         raise Failure(code, cause, _(CHECKSUM).format(again=_(AGAIN))) from error
 
 
-def _hold_small_files(context: Context) -> None:
+def _check_small_files(context: Context) -> None:
     """Hash all files in the folder's own list except the shards: only this reveals an edit of, say, rope_theta."""
     for name, wanted in sha256sums.read(context.model_dir / "SHA256SUMS").items():
         if name.endswith(".safetensors"):
@@ -247,7 +247,7 @@ def _hold_small_files(context: Context) -> None:
             )
 
 
-def _hold_shards(context: Context, names: list[str]) -> int:
+def _check_sums(context: Context, names: list[str]) -> int:
     """Compare the sha256 of all shards with the list, several at a time (hashlib releases the GIL); their number."""
     sums = sha256sums.read(context.model_dir / "SHA256SUMS") or sha256sums.read(context.official_sums)
     if unknown := [name for name in names if name not in sums]:

@@ -44,13 +44,15 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     Raises:
         UserError: No threshold applies, because none of the questions it needs was asked.
     """
-    selected, run = job.selected, job.run
+    selected = job.selected
     thresholds = selected.thresholds(job.cfg)
     ruled = job.wordings.mostly_by_rules
     parts = verdict(asked, thresholds, ruled=ruled)
     if not parts["thresholds"]:
-        raise UserError(_("no threshold has a question to be checked against; add questions with --questions"))
-    shown = about_run(run)
+        raise UserError(
+            _("no threshold can be checked, as none of their questions was asked; add questions with --questions")
+        )
+    run = about_run(job.run)
     failed = {name: check for name, check in parts["thresholds"].items() if not check["ok"]}
     other = {"adapter": str(job.other), **verdict(asked, thresholds, "other", ruled)} if job.other else None
     return {
@@ -59,7 +61,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "advice": advice.line(
             failed,
             parts["figures"],
-            shown | {"losses": run.losses_of_adapter},
+            run | {"losses": job.run.losses_of_adapter},
             bool(selected.trained_on),
             job.kind is STANDIN,
         ),
@@ -72,7 +74,7 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
         "model": about_model(job, engine),
         "notes": [*selected.notes, *notes_on_rewordings(job, asked), *notes_on_the_base(engine)],
         "compare": other,
-        "run": shown,
+        "run": run,
         "settings": {
             "prompts": {each.prompt: each.system for each in asked if each.prompt != ROW},
             "max_new_tokens": job.limits,
@@ -89,18 +91,6 @@ def assemble(job: VerdictSession, asked: Sequence[Asked], engine: Engine) -> dic
     }
 
 
-def about_run(run: Run) -> dict[str, Any]:
-    """How the adapter was trained."""
-    return {
-        "folder": str(run.folder),
-        "settings": run.shown(),
-        "losses": [list(point) for point in run.losses],
-        "held_out_losses": [list(point) for point in run.held_out],
-        "max_steps": run.max_steps,
-        "epochs": run.epochs,
-    }
-
-
 def about_model(job: VerdictSession, engine: Engine) -> dict[str, Any]:
     """The base model, and what it ran on."""
     return {
@@ -110,6 +100,18 @@ def about_model(job: VerdictSession, engine: Engine) -> dict[str, Any]:
         "mark": job.kind.mark(),
         "device": engine.device,
         "dtype": engine.dtype,
+    }
+
+
+def about_run(run: Run) -> dict[str, Any]:
+    """How the adapter was trained."""
+    return {
+        "folder": str(run.folder),
+        "settings": run.shown(),
+        "losses": [list(point) for point in run.losses],
+        "held_out_losses": [list(point) for point in run.held_out],
+        "max_steps": run.max_steps,
+        "epochs": run.epochs,
     }
 
 

@@ -1,6 +1,7 @@
 """Chinese questions in other words by rules: the question is taken apart, and its parts are put into other sentences.
 
-Every form must read as a person would write it, and ask the same. Behind a question word, a question may be indirect.
+Every form must read as a person would write it, and ask the same, so that yes means the same, too. Behind a question
+word, a question may be indirect.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ FORMS: list[tuple[str, ...]] = [
         "{who} {np} 有吗？",
     ),
     (
+        rf"{NP}(?:是不是)?(?:是)?(?:必须|必需|必要)(?:的)?{IF}?",
+        "听说{np}必不可少，是这样吗？",
+        "{np}是不能少的吗？",
+    ),
+    (
         rf"{WHO}(?:是否|需不)?(?:需要|必须|得|要)(?P<vp>{SOME}){IF}|(?P<who2>[^{ASKING}]*?)(?:需不需要|是否需要|要不要|用不用)(?P<vp2>{SOME})",
         "听说{who}要{vp}，是这样吗？",
         "{who}{vp}是必需的吗？",
@@ -81,7 +87,11 @@ FORMS: list[tuple[str, ...]] = [
         "没找到{np}，该往哪边走？",
         "{np} 位置？",
     ),
-    (rf"{ME}(?:在|去|到|从)?(?:哪里|哪儿|哪)(?:可以|能|能够)?{VP}", "想{vp}，该去什么地方？", "{vp}的地点能告诉我吗？"),
+    (
+        rf"{ME}(?:在|去|到|从)?(?:哪里|哪儿|哪(?![些个种位天家款一]))(?:可以|能|能够)?{VP}",
+        "想{vp}，该去什么地方？",
+        "{vp}的地点能告诉我吗？",
+    ),
     (
         rf"{NP}几点(?:钟)?(?P<vp>(?:{OPENING}){'(?!.*[几多什哪谁怎])'}.*)",
         "{np}{vp}的时间能说一下吗？",

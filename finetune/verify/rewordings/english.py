@@ -1,6 +1,7 @@
 """English questions in other words by rules: the question is taken apart, and its parts are put into other sentences.
 
-Every form must read as a person would write it, and ask the same. A question that no pattern takes apart gets none.
+Every form must read as a person would write it, and ask the same, so that yes means the same, too. A question that no
+pattern takes apart gets none.
 """
 
 from __future__ import annotations
@@ -153,14 +154,14 @@ FORMS: list[tuple[str, ...]] = [
     (
         rf"(?:do|must) {ME} (?:have|need) to {VP}|(?:must|should) (?P<me2>i|we) (?P<vp2>.+)"
         rf"|is it (?:necessary|required|mandatory|compulsory) to (?P<vp3>.+)",
-        "Is there any way around it, or am I obliged to {vp}?",
+        "Am I obliged to {vp}?",
         "Someone said I have to {vp}. Is that right?",
         "{vp_}, compulsory?",
     ),
     (rf"(?:do|will|would) {ME} get (?P<np>an? .+)", "Can I expect {np}?"),
     (
         rf"(?:do|will) {ME} need (?P<np>an? .+|any .+|my .+)",
-        "Can I do without {np}?",
+        "Will I be asked for {np}?",
         "Someone said I need {np}. Is that right?",
         "{np_} compulsory?",
     ),

@@ -16,10 +16,14 @@ from finetune.verify.sets.rows import DataRow, language
 
 ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
-ABLE = 0.7  # share of the rewordings wanted that the base must find; below it, none of its are taken
+# Shares of the rewordings wanted that the base must find, and find far from their questions; below either, none of its
+# are taken. A small model's mostly keep the question but for a word, and the few others mostly ask something else.
+ABLE, ABLE_FAR = 0.7, 0.5
 NEAR = 0.5  # likeness to its question from which a rewording tells little: whoever knows the one knows the other
 ALMOST = 0.8  # likeness from which a rewording is the question but for a word
 ECHO = 0.6  # share of the words that a line adds to its question; so many from one example are that example again
+# Words, or Chinese characters, of an example in a row that no line shares by chance; `is it possible to` is usual
+RUN = {"en": 5, "zh": 8}
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
 SENTENCE = 100  # characters that any question may be put in
@@ -98,7 +102,9 @@ def make(
     written = _written(fit, wanted + SPARE, answer) if answer else [[] for _ in fit]
     sieve = Sieve(all_rows)
     kept = [sieve.keep(row, texts) for row, texts in zip(fit, written, strict=True)]
-    if sum(len(texts[:wanted]) for texts in kept) < ABLE * wanted * len(fit):
+    far = [[text for text in texts if not sieve.nearness(row, text)] for row, texts in zip(fit, kept, strict=True)]
+    found_all, found_far = (sum(len(texts[:wanted]) for texts in each) for each in (kept, far))
+    if found_all < ABLE * wanted * len(fit) or found_far < ABLE_FAR * wanted * len(fit):
         kept = [[] for _ in fit]  # a base that rarely finds a rewording mostly writes other questions
     found = []
     for row, base in zip(fit, kept, strict=True):
@@ -146,11 +152,21 @@ def ends_asking(text: str) -> bool:
 def echoes(question: str, text: str) -> bool:
     """Whether a line is one of the prompt's examples with the question's noun put in, as small models write it."""
     new = content(text) - content(question)
+    runs = _runs(text) - _runs(question)
     for example in (line for pairs in EXAMPLES.values() for texts in pairs for line in texts):
         shared = new & content(example)
         if question_key(text) == question_key(example) or (len(shared) >= 2 and len(shared) >= ECHO * len(new)):
             return True
+        if runs & _runs(example):
+            return True
     return False
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    """All runs of RUN words, or Chinese characters, of a text."""
+    size = RUN[language([text])]
+    pieces = re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", text.lower())
+    return {tuple(pieces[start : start + size]) for start in range(len(pieces) - size + 1)}
 
 
 class Sieve:
@@ -233,7 +249,7 @@ class Sieve:
 
     def likeness(self, row: DataRow, text: str) -> float:
         """How like its question a rewording is, from 0 to 1."""
-        return float(self.questions.scores(text)[self.place[row.key]])
+        return self.questions.between(text, row.question)
 
 
 def for_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> tuple[dict[str, Rewording], list[str]]:

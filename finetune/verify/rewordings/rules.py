@@ -14,9 +14,11 @@ from finetune.verify.synonyms import tables
 
 # What people say before a question: the last resort, since the question stays as it is
 FRAMES_EN = (
-    "It may be a silly question, but I found nothing about it. {}", "A friend asked me this, and I had no idea: {}",
-    "Sorry to bother you, I'm new here. {}", "Before I decide, one thing first: {}",
-)  # fmt: skip
+    "It may be a silly question, but I found nothing about it. {}",
+    "A friend asked me this, and I had no idea: {}",
+    "Sorry to bother you, I'm new here. {}",
+    "Before I decide, one thing first: {}",
+)
 FRAMES_ZH = (
     "不好意思打扰了，找了半天没找到答案：{}",
     "朋友问起这个，我答不上来：{}",
@@ -24,7 +26,10 @@ FRAMES_ZH = (
     "决定之前先弄清一件事，{}",
 )
 END = r"[\s?？.。!！]+$"
-BEFORE_VERB = r"(?:i|you|we|they|to|can|could|may|must|should|will|would|please|not|cannot|can't|don't)"
+BEFORE_VERB = (
+    *("i", "you", "we", "they", "to", "can", "could", "may", "must", "should", "will", "would", "please"),
+    *("not", "cannot", "can't", "don't"),
+)
 # Behind a noun that ends its noun phrase: `the bike for`, `the bike stolen`; not `bike rental`.
 BEHIND_NOUN = (
     r"(?=\s*$|\s*[,.;:?!]|\s+(?:\w+(?:ed|en|ly)|of|for|to|in|on|at|by|with|without|from|into|during|after|before|until|till"
@@ -54,47 +59,35 @@ def framed(question: str) -> list[str]:
 
 
 def _bare(question: str) -> tuple[str, str]:
-    """A question without the marks at its end, and the same with its words exchanged."""
+    """A question without the marks at its end, and the same with its words exchanged, each once."""
     bare = re.sub(END, "", question.strip())
-    return bare, (_swapped_zh if language([question]) == "zh" else _swapped_en)(bare)
+    words = _words_zh() if language([question]) == "zh" else _words_en()
+    return bare, words.sub(lambda found: tables()[str(found.lastgroup)][found[0].lower()], bare)
 
 
 def articles(text: str) -> str:
     """`a` and `an` as the word behind them wants it, which may have been exchanged."""
-    text = re.sub(r"\b([Aa])n (?=[bcdfghjklmnpqrstvwxz])", r"\1 ", text)
+    text = re.sub(r"\b([Aa])n (?=[bcdfgjklmnpqrstvwz]|h(?!our|on[eo]))", r"\1 ", text)
     return re.sub(r"\b([Aa]) (?=[aei]|o(?!n[ec])|un(?!i))", r"\1n ", text)
 
 
-def _swapped_en(text: str) -> str:
-    """The words of the table exchanged, each once and none of those that were put in."""
-    return _pattern_en().sub(lambda found: _instead(found), text)
-
-
-def _instead(found: re.Match[str]) -> str:
-    kind = str(found.lastgroup)
-    return tables()[kind][found[0].lower()]
-
-
 @cache
-def _pattern_en() -> re.Pattern[str]:
-    words = tables()
-    others, verbs, nouns = (_any(words[kind]) for kind in ("others", "verbs", "nouns"))
-    behind = "|".join(rf"(?<=\b{word} )" for word in BEFORE_VERB[3:-1].split("|"))
+def _words_en() -> re.Pattern[str]:
+    """The words that are exchanged where their part of speech stands; each group has the name of its table."""
+    others, verbs, nouns = (_any(kind) for kind in ("others", "verbs", "nouns"))
+    behind = "|".join(rf"(?<=\b{word} )" for word in BEFORE_VERB)
     return re.compile(
-        rf"\b(?P<others>{others})\b(?!['’-])|(?:{behind})(?P<verbs>{verbs})\b(?!['’]){PARTICLE}"
-        rf"|(?<![-\w])(?!(?:{behind}))(?P<nouns>{nouns})\b(?!['’-]){BEHIND_NOUN}",
+        rf"\b{others}\b(?!['’-])|(?:{behind}){verbs}\b(?!['’]){PARTICLE}"
+        rf"|(?<![-\w])(?!(?:{behind})){nouns}\b(?!['’-]){BEHIND_NOUN}",
         re.IGNORECASE,
     )
 
 
 @cache
-def _pattern_zh() -> re.Pattern[str]:
-    return re.compile(_any(tables()["zh"]))
+def _words_zh() -> re.Pattern[str]:
+    return re.compile(_any("zh"))
 
 
-def _swapped_zh(text: str) -> str:
-    return _pattern_zh().sub(lambda found: tables()["zh"][found[0]], text)
-
-
-def _any(words: dict[str, str]) -> str:
-    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+def _any(kind: str) -> str:
+    """A group of all words of a table, the longest first."""
+    return f"(?P<{kind}>{'|'.join(map(re.escape, sorted(tables()[kind], key=len, reverse=True)))})"

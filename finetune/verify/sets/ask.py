@@ -65,20 +65,21 @@ def reworded(found: Survey, chosen: Sets, rewordings: Mapping[str, Rewording]) -
         chosen: Which rows are asked.
         rewordings: By question_key of the row's own question.
     """
-    questions, ruled = [], set()
+    questions: list[Question] = []
+    ruled: dict[str, str] = {}
     for place, number, text in _new_words(found, chosen.reworded, rewordings, "ask"):
         row, name = found.rows[place], f"reworded-{place + 1:03d}-{number}"
         own = of_row(row, place, "reworded", name, found.judge.kinds[place])
         questions.append(replace(own, messages=row.reworded(text)))
         if rewordings[question_key(row.question)].makers()[number - 1] == RULES:
-            ruled.add(name)
+            ruled[name] = row.question
     return _as_far_as_people(questions, ruled, found) if ruled else questions
 
 
-def _as_far_as_people(questions: Sequence[Question], ruled: Collection[str], found: Survey) -> list[Question]:
-    """The questions, of which those that rules (`ruled`: ids) wrote too near to their row's question do not count."""
+def _as_far_as_people(questions: Sequence[Question], ruled: Mapping[str, str], found: Survey) -> list[Question]:
+    """The questions, of which those that rules wrote too near to their row's (`ruled`: by id) do not count."""
     near = Nearness([row.question for row in found.rows])
-    likeness = {q.id: float(near.scores(q.text)[q.row]) if q.id in ruled else 0.0 for q in questions}
+    likeness = {q.id: near.between(q.text, ruled[q.id]) if q.id in ruled else 0.0 for q in questions}
     first = sorted(likeness, key=lambda name: likeness[name])[:FEWEST]
     return [replace(q, counted=likeness[q.id] <= FAR or q.id in first) for q in questions]
 

@@ -290,7 +290,7 @@ def test_a_page_escapes_what_the_data_says(files, capsys):
 
 def test_a_hub_dataset_is_left_to_ms_swift(files, capsys):
     assert main(["AI-ModelScope/alpaca-gpt4-data-zh#500"]) == 0
-    assert "a dataset of a hub" in capsys.readouterr().err
+    assert "a hub dataset" in capsys.readouterr().err
 
 
 def test_the_host_s_name_of_a_mounted_file_is_the_one_that_is_shown(tmp_path, monkeypatch, capsys):

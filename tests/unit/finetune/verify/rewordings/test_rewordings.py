@@ -102,6 +102,8 @@ def test_a_usual_opening_is_no_echo_of_an_example() -> None:
     assert not make.echoes("Can I bring a guest?", "Is it possible to bring a visitor?")
     assert not make.echoes("能带朋友吗?", "可以带一位客人进去吗?")
     assert make.echoes("怎么开发票?", "原来的发票不用了,登录要怎么换?")
+    assert make.echoes("How can I pay?", "My old payment method is gone, what can I do about it?")
+    assert make.echoes("Do you offer discounts for groups?", "I have a group discount. What can I do about it?")
 
 
 def test_what_is_near_the_question_is_asked_only_where_nothing_else_is_left() -> None:
@@ -122,6 +124,13 @@ def test_rules_may_be_like_another_rows_question_and_the_base_may_not() -> None:
 def test_of_a_base_that_hardly_finds_a_wording_none_is_taken() -> None:
     found = make.make(ROWS, ROWS, lambda asks: [GOOD[0], "", *["I do not know."] * 4])
     assert all(each.makers() == [file.RULES] * 2 for each in found)
+
+
+def test_of_a_base_that_only_changes_a_word_none_is_taken() -> None:
+    near = ["When might the pool open?", "What would a ticket for 2 people cost?", "Where could I park my car?"]
+    said = [f"{line}\n{line[:-1]} now?" for text in near for line in (text, f"And {text[0].lower()}{text[1:]}")]
+    found = make.make(ROWS, ROWS, lambda asks: said)
+    assert all(file.BASE not in each.makers() for each in found)
 
 
 def test_trained_rewordings_are_others_than_those_asked() -> None:
