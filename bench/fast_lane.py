@@ -5,7 +5,7 @@
     python bench/fast_lane.py MODEL_DIR --mixed           550 rows of 20 to 600 tokens, one epoch
     python bench/fast_lane.py MODEL_DIR --floor           matmul peak, copy rate, the base matmuls of a step alone
     python bench/fast_lane.py MODEL_DIR --losses          40 steps against float32 and peft (which it needs)
-    python bench/fast_lane.py MODEL_DIR --dropout-seeds 5  40 steps with dropout per seed, beside peft in both precisions
+    python bench/fast_lane.py MODEL_DIR --dropout-seeds 5  40 steps with dropout per seed; peft in both precisions
     python bench/fast_lane.py MODEL_DIR --profile         time by kernel of one step
 
 Every mode prints one JSON line on stdout, beginning with its name; progress goes to stderr.
