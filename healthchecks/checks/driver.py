@@ -10,9 +10,6 @@ from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome
 from healthchecks.nvml import Driver, Gpu, NvmlProblem, read
 
-NAME = "driver"
-LEVEL = "fast"
-
 # The oldest Linux driver for each CUDA major version (NVIDIA CUDA Compatibility, "minor version compatibility").
 OLDEST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 tensor cores

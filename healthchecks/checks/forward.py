@@ -12,9 +12,6 @@ from common.i18n import N_, _
 from healthchecks.checks import tokenizer
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "forward"
-LEVEL = "full"
-
 # An everyday sentence, and the highest mean negative log-likelihood that the real model may give it, in nats per token.
 # Uniform guessing over 152,064 entries gives ln 152064 = 11.9. Not tested on the real weights, so it only warns.
 SENTENCE = "今天天气很好,我和朋友一起去公园散步,然后回家吃了晚饭。"

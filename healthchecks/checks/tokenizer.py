@@ -15,9 +15,6 @@ from common.i18n import N_, _
 from common.json_files import json_object
 from healthchecks.context import Context, Failure, Outcome
 
-NAME = "tokenizer"
-LEVEL = "fast"
-
 ENTRIES = 151_665  # 151,643 of the vocabulary and 22 added; the model's 152,064 rows include padding
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
 CHATML = ("<|im_start|>", "<|im_end|>")  # used in rows and questions, whatever the model

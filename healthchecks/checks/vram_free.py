@@ -7,9 +7,6 @@ import os
 from common.i18n import N_, _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "vram-free"
-LEVEL = "fast"
-
 # What a forward pass needs in addition to the weights: activations, and the CUDA context, which NVML counts.
 MARGIN_BYTES = 1 * GIB
 USUAL_BYTES = 22 * GIB  # of a 24 GB card

@@ -20,9 +20,6 @@ from qwen2 import safetensors_header
 from qwen2.config import EMBEDDING, HEAD, Sizes
 from qwen2.safetensors_header import BrokenHeader, Header
 
-NAME = "weights"
-LEVEL = "fast"
-
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"  # a model in one file, without an index
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # torch_dtype of config.json -> safetensors
@@ -98,16 +95,15 @@ def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
             _("there is no model folder {folder}").format(folder=folder),
             _("set MODEL_DIR to one, or {again}").format(again=_(AGAIN)),
         )
+    path = folder / name
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Failure(code, _("{folder} is missing").format(folder=folder / name), AGAIN) from error
+        raise Failure(code, _("{path} is missing").format(path=path), AGAIN) from error
     except (OSError, ValueError) as error:
-        raise Failure(
-            code, _("{folder} cannot be read: {reason}").format(folder=folder / name, reason=error), AGAIN
-        ) from error
+        raise Failure(code, _("{path} cannot be read: {reason}").format(path=path, reason=error), AGAIN) from error
     if not isinstance(value, dict):
-        raise Failure(code, _("{folder} holds no JSON object").format(folder=folder / name), AGAIN)
+        raise Failure(code, _("{path} holds no JSON object").format(path=path), AGAIN)
     return value
 
 
