@@ -183,6 +183,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/standin.lock
+COPY common/__init__.py common/sha256sums.py /src/common/
 COPY standin/ /src/standin/
 COPY weights/SHA256SUMS /src/weights/
 COPY workspace/self_cognition.json /src/workspace/self_cognition.json
@@ -202,6 +203,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy ${PIP_INDEX_URL:+UV_DEFAULT_INDEX="${PIP_INDEX_URL}"} && \
     /opt/uv/bin/uv pip install -q --no-deps --require-hashes -r /tmp/smollm2.lock
+COPY common/__init__.py common/sha256sums.py /src/common/
 COPY standin/ /src/standin/
 WORKDIR /src
 RUN --network=none \

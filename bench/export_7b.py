@@ -39,18 +39,16 @@ def measure(model: Path, adapter: Path, quant: str, threads: int, out: Path) -> 
     from finetune.export.weights import Weights
 
     found: dict[str, Any] = {"quant": quant, "threads": threads, "llama.cpp": version()}
-    clock = time.perf_counter()
     with Peak(own_gib) as peak:
         weights = Weights(model, adapter)
         words = vocabulary.read(model, weights.config)
         about = gguf_file.About(out.stem, "apache-2.0", "You are a helpful assistant.", {})
         gguf_file.write(out, weights, words, about, quant, threads, lambda done, total: None)
-    found |= {"write_s": round(time.perf_counter() - clock, 1), "write_peak_gib": round(peak.value, 2)}
+    found |= {"write_s": round(peak.seconds, 1), "write_peak_gib": round(peak.value, 2)}
     found |= {"weights": weights.parameters, "file_bytes": out.stat().st_size}
-    clock = time.perf_counter()
     with Peak(own_gib) as peak:
         part = proof.tensors(out, weights, gguf_file.mixture_of(weights, quant), lambda count: None)
-    found |= {"tensors_s": round(time.perf_counter() - clock, 1), "tensors_peak_gib": round(peak.value, 2)}
+    found |= {"tensors_s": round(peak.seconds, 1), "tensors_peak_gib": round(peak.value, 2)}
     found["tensors"] = part.sentence
     clock = time.perf_counter()
     with Peak(own_gib) as peak, LlamaServer(out, 2048, 1, threads) as loaded:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.fast_lane_model import load, say, settings_of, training_rows
+from bench.machine import free_memory
 
 
 def losses(args: argparse.Namespace) -> None:
@@ -81,8 +82,6 @@ def all_runs(args: argparse.Namespace, runs: dict[str, Any]) -> dict[str, dict[s
 
 def fast_runs(args: argparse.Namespace, runs: dict[str, Any], rows: list[Any], folder: str) -> dict[str, list[float]]:
     """Losses by step from the fast lane; leaves each run's initial adapter in `folder`/NAME, and the GPU empty."""
-    import gc
-
     import torch
 
     from qwen2.training.loop import new_adapter, train
@@ -94,8 +93,7 @@ def fast_runs(args: argparse.Namespace, runs: dict[str, Any], rows: list[Any], f
         adapter.save(f"{folder}/{name}")
         found[name] = train(model, rows, settings, f"{folder}/{name}/run", adapter=adapter).losses
     del model, adapter
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
     torch.cuda.set_per_process_memory_fraction(1.0)
     return found
 
@@ -148,13 +146,11 @@ def peft_losses(model: Any, rows: list[Any], settings: Any, autocast: bool) -> l
 def padded_batches(rows: list[Any], settings: Any, device: str) -> Iterator[tuple[Any, Any]]:
     """(ids, labels) [rows, longest] for every step of the fast lane, padded on the right as transformers expects."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     from qwen2.training import batches
 
     total = settings.total_steps(len(rows))
     for step in batches.plan_steps(rows, total, settings.batch_size, settings.data_seed, None, None):
-        chosen = [rows[index] for index in step.micros[0].rows]
-        width = max(len(ids) for ids, _ in chosen)
-        ids = torch.tensor([list(ids) + [0] * (width - len(ids)) for ids, _ in chosen], device=device)
-        labels = torch.tensor([list(tags) + [-100] * (width - len(tags)) for _, tags in chosen], device=device)
-        yield ids, labels
+        ids, labels = zip(*(map(torch.tensor, rows[index]) for index in step.micros[0].rows), strict=True)
+        yield pad_sequence(ids, batch_first=True).to(device), pad_sequence(labels, True, -100).to(device)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def _nvidia_smi(field: str) -> str:
@@ -31,8 +36,17 @@ def gpu_mib() -> int | None:
     return int(used) if used.isdigit() else None
 
 
+def environment(model: str, out: str, state: str) -> dict[str, str]:
+    """This process's variables, for a command of this checkout: its model, output folder and run folder."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"MODEL_DIR": model, "OUTPUT_DIR": out, "MIRROR_RUN_DIR": state, "PYTHONPATH": path}
+
+
 class Peak:
-    """The largest value that `read` returns while the block runs: `with Peak(gpu_mib) as peak: ...; peak.value`."""
+    """The largest value that `read` returns while the block runs, and the block's seconds.
+
+    `with Peak(gpu_mib) as peak: ...`, then peak.value and peak.seconds.
+    """
 
     def __init__(self, read: Callable[[], float | None], every_s: float = 0.05) -> None:
         """Sample `read` every `every_s` seconds in a thread; None counts as 0."""
@@ -42,6 +56,7 @@ class Peak:
 
     def __enter__(self) -> Peak:
         self._thread.start()
+        self._began = time.perf_counter()
         return self
 
     def _watch(self) -> None:
@@ -49,8 +64,17 @@ class Peak:
             self.value = max(self.value, self._read() or 0)
 
     def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._began
         self._stop.set()
         self._thread.join()
+
+
+def free_memory() -> None:
+    """Give unused memory back to the GPU. On a CPU, PyTorch's call does nothing."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def gpu_ms(work: Callable[[], Any], repeats: int) -> float:

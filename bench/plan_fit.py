@@ -24,6 +24,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from bench.machine import free_memory  # noqa: E402
+from bench.shapes import shape_of  # noqa: E402
 
 GIB = 2**30
 BEGIN = time.perf_counter()
@@ -93,7 +95,7 @@ def measure_swift(model_dir: str, results: list[dict[str, Any]], save: Callable[
             note(json.dumps(results[-1]))
         save()
         del sft
-        free()
+        free_memory()
 
 
 def pipeline(model_dir: str) -> Any:
@@ -150,7 +152,7 @@ def train_some(sft: Any, setting: dict[str, Any]) -> dict[str, Any]:
         model=sft.model, args=args, template=sft.template, train_dataset=rows * (micros * STEPS), eval_dataset=None
     )  # fmt: skip
     trainer.add_callback(StepTimes())
-    free()
+    free_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -178,14 +180,6 @@ def release(sft: Any) -> None:
         base.disable_input_require_grads()
     sft.model.zero_grad(set_to_none=True)
     gc.collect()
-
-
-def free() -> None:
-    """Give unused memory back. On a CPU, PyTorch's call does nothing."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def synchronize() -> None:
@@ -221,7 +215,7 @@ def measure_fast(model_dir: str, results: list[dict[str, Any]], save: Callable[[
             del result
         except torch.OutOfMemoryError as error:
             figures["failed"] = str(error)[:160]
-        free()
+        free_memory()
         results.append(figures)
         note(json.dumps(figures))
     save()
@@ -267,9 +261,7 @@ def fit(args: argparse.Namespace) -> None:
     from finetune.plan import memory
 
     found = json.loads(Path(args.out).read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(found["shape"]))
-        shape = memory.Config.from_dir(folder)
+    shape = shape_of(found["shape"])
     rows = [row for row in found["swift"] if "reserved_gib" in row]
     adapter = memory.LoraSpec(RANK)
 

@@ -4,7 +4,7 @@
     python bench/plan_sizes.py measure OUT_DIR [SIZE ...]         on one CUDA GPU: OUT_DIR/SIZE.json, by plan_fit.py
     python bench/plan_sizes.py check OUT_DIR                      the table of all that was measured, and the bar
 
-`measure` makes random weights of each size in OUT_DIR, one after the other, and takes them away again (the 14B's are
+`measure` makes random weights of each size in OUT_DIR, one after the other, and removes them again (the 14B's are
 30 GB). ms-swift is measured, too, where it is installed and the official tokenizer is at hand (--tokenizer). The bar:
 within 5 % of the measured peak, and never more than 2 % below it.
 """
@@ -16,29 +16,19 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from bench.plan_fit import first_label  # noqa: E402
-from bench.shapes import SHAPES, config_json  # noqa: E402
+from bench.plan_fit import RANK, first_label, setting_of  # noqa: E402
+from bench.shapes import SHAPES, config_json, shape_of  # noqa: E402
 
 CARDS_GB = (8, 12, 16, 24, 48, 80)
 ROWS, LONGEST, BATCH = 50, 64, 16  # the article's: 50 rows of at most 64 tokens, 16 per step
 LONG = 1024  # tokens of one long row, the other extreme of typical training data
 OVER, UNDER = 0.05, -0.02
-
-
-def shape_of(size: str) -> Any:
-    """The Config for a size."""
-    from qwen2.config import Config
-
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config_json(size)))
-        return Config.from_dir(folder)
 
 
 def fast_peak(shape: Any, tokens: int, ceiling: float) -> str:
@@ -68,7 +58,7 @@ def table() -> None:
     print("| size | weights, GB | " + " | ".join(f"{card} GB card" for card in CARDS_GB) + " |")
     print("| --- " * (len(CARDS_GB) + 2) + "|")
     for size in SHAPES:
-        shape = shape_of(size)
+        shape = shape_of(config_json(size))
         heads = 1 if shape.tie_embeddings else 2
         weights = 2 * (shape.linear_parameters + heads * shape.vocab_size * shape.hidden_size) / 1e9
         cells = []
@@ -106,20 +96,18 @@ def check(out: Path) -> None:
     print("| size | engine | setting | measured, GiB | predicted | off |\n| --- | --- | --- | --- | --- | --- |")
     offs: list[float] = []
     for file in sorted(out.glob("*B.json"), key=lambda path: float(path.stem.removesuffix("B"))):
-        found, shape = json.loads(file.read_text()), shape_of(file.stem)
+        found, shape = json.loads(file.read_text()), shape_of(config_json(file.stem))
         rows = []
         for row in found.get("fast", []):
             if "reserved_gib" in row:
                 tokens, labels = row["tokens"] * row["rows"], (row["tokens"] - first_label(row["tokens"])) * row["rows"]
-                peak = memory.peak_gib(shape, 8, row["recompute"], tokens, 0.05, labels=labels)
+                peak = memory.peak_gib(shape, RANK, row["recompute"], tokens, 0.05, labels=labels)
                 setting = f"{row['recompute']}, {row['rows']} x {row['tokens']}, {row['steps']} steps"
                 rows.append(("fast lane, reserved", setting, row["reserved_gib"], peak))
         for row in found.get("swift", []):
             if "allocated_gib" in row:
-                micro = swift_memory.LargestMicroBatch(row["tokens"], row["rows"], row["kept"], row["padded"])
-                ways = (row["checkpointing"], row["liger"])
-                peak = swift_memory.peak_gib(shape, swift_memory.LoraSpec(8), micro, *ways)
-                setting = f"checkpointing {ways[0]}, liger {ways[1]}, {row['rows']} x {row['tokens']}"
+                peak = swift_memory.peak_gib(shape, swift_memory.LoraSpec(RANK), *setting_of(row))
+                setting = f"checkpointing {row['checkpointing']}, liger {row['liger']}, {row['rows']} x {row['tokens']}"
                 rows.append(("ms-swift, allocated", setting, row["allocated_gib"], peak))
         for engine, setting, real, peak in rows:
             offs.append(peak / real - 1)

@@ -17,9 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from bench.shapes import SHAPES, config_json  # noqa: E402
+from bench.shapes import OFFICIAL, SHAPES, config_json  # noqa: E402
 
-OFFICIAL = ROOT / "standin" / "official"  # the 7B's own config.json and the small files next to it
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 

@@ -9,7 +9,6 @@ qwen2's. Each has the whole memory to itself. A test runs it on the stand-in; ru
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import subprocess
@@ -20,6 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from bench.machine import free_memory  # noqa: E402
+
 SYSTEM = "You are a helpful assistant."
 
 
@@ -59,8 +60,7 @@ def by_qwen2(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[in
     model = Model.load(args.model_dir, args.device, getattr(torch, args.dtype))
     found = generate(model, prompts, args.new_tokens, adapter=Adapter.load(args.adapter, model))
     del model
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
     return found
 
 
@@ -86,8 +86,7 @@ def by_peft(args: argparse.Namespace, prompts: list[list[int]]) -> list[list[int
         ids = out[0, len(prompt) :].tolist()
         answers.append(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
     del model, base
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
     return answers
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-OFFICIAL = Path(__file__).resolve().parent.parent / "standin" / "official" / "config.json"  # the 7B's
+OFFICIAL = Path(__file__).resolve().parent.parent / "standin" / "official"  # the 7B's own config.json and small files
 
 # hidden size, MLP width, layers, query heads, key heads, vocabulary, tied embeddings
 SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
@@ -22,7 +23,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
 def config_json(size: str) -> dict[str, Any]:
     """config.json for that size: the 7B's with other dimensions."""
     hidden, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[size]
-    return json.loads(OFFICIAL.read_text(encoding="utf-8")) | {
+    return json.loads((OFFICIAL / "config.json").read_text(encoding="utf-8")) | {
         "hidden_size": hidden,
         "intermediate_size": inner,
         "num_hidden_layers": layers,
@@ -32,3 +33,12 @@ def config_json(size: str) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "tie_word_embeddings": tied,
     }
+
+
+def shape_of(config: dict[str, Any]) -> Any:
+    """qwen2's Config of a config.json."""
+    from qwen2.config import Config
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        return Config.from_dir(folder)

@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,7 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
     command = [sys.executable, "-m", "finetune.commands.verify", str(adapter), "--summary"]
     command += [str(word) for pair in options.items() for word in pair]
     with Peak(gpu_mib, every_s=0.1) as peak:
-        started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-        wall = time.monotonic() - started
     if done.returncode not in (0, 1):  # random weights fail the verdict; anything else is an error
         raise SystemExit(done.stderr)
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
@@ -70,7 +67,7 @@ def once(adapter: Path, model: Path, config: Path, output: Path) -> dict[str, An
     assert len(report["questions"]) == QUESTIONS
     assert len(answers) == 2 * QUESTIONS
     return {
-        "wall_s": round(wall, 2),
+        "wall_s": round(peak.seconds, 2),
         "seconds": report["seconds"],
         "memory_gib": report["memory"],
         "nvidia_smi_gib": round(peak.value / 1024, 2),

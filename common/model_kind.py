@@ -6,11 +6,11 @@ stand-in, `"mirror_model": NAME` for others (standin/ makes them).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.i18n import N_, _
+from common.json_files import json_object
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,7 @@ def kind_of(model_dir: str | Path) -> ModelKind:
 
     A folder without a readable config.json is `other`; the loader reports what is wrong with it.
     """
-    try:
-        config = json.loads((Path(model_dir) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return OTHER
-    if not isinstance(config, dict):
-        return OTHER
+    config = json_object(Path(model_dir) / "config.json")
     if config.get("mirror_standin") is True:
         return STANDIN
     return named(str(config.get("mirror_model")))

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from common import exec_home, gpu_order, state
+from common import errors, exec_home, gpu_order, state
 from common.errors import DONE, FAILED, UNUSABLE, Parser, UserError, exit_code
 from common.i18n import _
 from common.state import State
@@ -71,7 +71,7 @@ def _startup(options: argparse.Namespace) -> int:
         raise UserError(_("HEALTH_LEVEL={level}: unknown level; set it to full, fast or off").format(level=level))
     context = Context.from_env()
     context.checksum = options.checksum
-    busy = gpu_in_use.running_job()
+    busy = gpu_in_use.job_name(running=True)
     path = None if busy else _health_path()
     view = show.Plain(open(os.devnull, "w")) if options.json else show.make(brief=options.brief)  # noqa: SIM115
     context.progress = view.progress
@@ -100,11 +100,11 @@ def _report(options: argparse.Namespace) -> int:
         health = state.load(state.HEALTH_FILE)
         report = _as_report(health) if health is not None else None
     except state.UnreadableState as error:
-        print(_("error: {reason}; run `healthcheck startup`, which rewrites it").format(reason=error), file=sys.stderr)
-        return FAILED
+        raise UserError(
+            _("{reason}; run `healthcheck startup`, which rewrites it").format(reason=error), FAILED
+        ) from error
     if report is None:
-        print(_("error: the checks have not run since this start; run `healthcheck startup`"), file=sys.stderr)
-        return FAILED
+        raise UserError(_("the checks have not run since this start; run `healthcheck startup`"), FAILED)
     if options.junit:
         data = show.junit(report)
         try:
@@ -113,13 +113,11 @@ def _report(options: argparse.Namespace) -> int:
             else:
                 options.junit.write_bytes(data)
         except OSError as error:
-            print(
-                _("error: {junit} cannot be written: {strerror}; name a file in $OUTPUT_DIR").format(
+            raise UserError(
+                _("{junit} cannot be written: {strerror}; name a file in $OUTPUT_DIR").format(
                     junit=options.junit, strerror=error.strerror
-                ),
-                file=sys.stderr,
-            )
-            return UNUSABLE
+                )
+            ) from error
     if options.json:
         print(json.dumps(health, ensure_ascii=False, indent=2))
     elif not options.junit:
@@ -203,11 +201,7 @@ def leave() -> NoReturn:
         code = main()
     except SystemExit as error:  # argparse
         code = error.code if isinstance(error.code, int) else UNUSABLE
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+    errors.leave(code)
 
 
 if __name__ == "__main__":

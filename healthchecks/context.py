@@ -29,10 +29,10 @@ class Failure(Exception):
 
 @dataclass
 class Outcome:
-    """The result of a check that did not fail; a warning and a skip have a code, and a warning a remedy."""
+    """The result of a check; all but a pass have a code, and a warning has a cause and a remedy."""
 
     figure: str  # the finding in a few words, for the table
-    status: str = "pass"  # pass, warn or skip
+    status: str = "pass"  # pass, warn or skip; startup.py turns a Failure into fail
     code: str = ""
     cause: str | None = None
     remedy: str | None = None

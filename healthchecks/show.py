@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from types import TracebackType
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
@@ -59,17 +59,14 @@ def is_worth_a_line(row: CheckRow, brief: bool) -> bool:
     return not brief or row.status in ("fail", "warn")
 
 
-class Plain:
+class Plain(contextlib.AbstractContextManager):
     """Prints a line when a check is done; for logs, pipes and CI. In brief mode: only problems, then the verdict."""
 
     def __init__(self, stream: TextIO, brief: bool = False) -> None:
         self.stream, self.brief, self.shown = stream, brief, 0
 
-    def __enter__(self) -> Plain:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        return None
+    def __exit__(self, *error: object) -> None:
+        """Does nothing: a line is complete once it is printed."""
 
     def update(self, report: Report) -> None:
         """Print what is new in the report, and the verdict once it is complete."""
@@ -109,10 +106,8 @@ class Table:
         self.live.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self.live.__exit__(*error)
         if self.brief and self.report:
             for row in self.report.checks:
                 if is_worth_a_line(row, self.brief):
@@ -183,7 +178,9 @@ def junit(report: Report) -> bytes:
     Characters that XML cannot contain (from a broken file name in a cause) are replaced.
     """
     checks = report.checks
-    suite = ElementTree.Element(
+    root = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(
+        root,
         "testsuite",
         name="healthcheck",
         tests=str(len(checks)),
@@ -205,6 +202,4 @@ def junit(report: Report) -> bytes:
         else:
             text = check.figure if check.status == "pass" else f"warning: {check.cause}; {check.remedy}"
             ElementTree.SubElement(case, "system-out").text = xml_text(text)
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from types import ModuleType
 from typing import Any
 
 from common import state
@@ -21,7 +20,8 @@ from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1
 LEVELS = ("full", "fast", "off")
-ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
+ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram-free", "forward", "vram-ceiling")
+FULL_ONLY = ("forward", "vram-ceiling")  # checks that the level fast leaves out
 ON_GPU = ("vram-free", "forward", "vram-ceiling")  # checks that must not run next to a job
 # The checks that must not have failed before a check makes sense.
 NEEDS = {
@@ -71,12 +71,14 @@ class Report:
 Listener = Callable[[Report], None]
 
 
-def modules(level: str) -> list[ModuleType]:
-    """The checks of a level, in order."""
-    if level == "off":
-        return []
-    found = [importlib.import_module(f"healthchecks.checks.{name}") for name in ORDER]
-    return [module for module in found if level == "full" or module.LEVEL == "fast"]
+Check = Callable[[Context], Outcome]
+
+
+def checks_of(level: str) -> dict[str, Check]:
+    """{name: check} of a level, in order; a check's module in healthchecks/checks has its name."""
+    left_out = {"full": (), "fast": FULL_ONLY, "off": ORDER}[level]
+    names = [name for name in ORDER if name not in left_out]
+    return {name: importlib.import_module(f"healthchecks.checks.{name.replace('-', '_')}").check for name in names}
 
 
 def run(
@@ -92,36 +94,30 @@ def run(
     before the first check that uses the GPU, so that no job starts next to it; it yields the name of a job that has
     started since. No check raises: an unexpected exception becomes the failure `internal`; a file has the traceback.
     """
-    with contextlib.ExitStack() as stack:
-        return _run(context, level, listener, busy, lambda: stack.enter_context(hold_gpu()))
-
-
-def _run(
-    context: Context, level: str, listener: Listener, busy: str | None, hold_gpu: Callable[[], str | None]
-) -> Report:
     begin = time.monotonic()
     started, kind = datetime.now(timezone.utc).isoformat(timespec="seconds"), context.kind
     report = Report(level, started=started, standin=kind is STANDIN, model_kind=kind.name)
-    checks = modules(level)
+    checks = checks_of(level)
     if level == "full" and not busy:
         context.torch = _import_torch_meanwhile()
     failed: set[str] = set()
     is_held = False
-    for module in checks:
-        if module.NAME in ON_GPU and not busy and not is_held:
-            busy, is_held = hold_gpu(), True
-        report.running = [module.NAME]
+    with contextlib.ExitStack() as held:
+        for name, check in checks.items():
+            if name in ON_GPU and not busy and not is_held:
+                busy, is_held = held.enter_context(hold_gpu()), True
+            report.running = [name]
+            report.seconds = round(time.monotonic() - begin, 3)
+            listener(report)
+            row = _run_one(name, check, context, failed, busy)
+            report.checks.append(row)
+            if row.status == "fail" or row.code == "not-run":
+                failed.add(row.name)
+        report.running = []
+        report.device = context.gpu.name if context.gpu else "cpu"
+        report.state = State.FAILED if any(row.status == "fail" for row in report.checks) else State.READY
         report.seconds = round(time.monotonic() - begin, 3)
         listener(report)
-        row = _run_one(module, context, failed, busy)
-        report.checks.append(row)
-        if row.status == "fail" or row.code == "not-run":
-            failed.add(row.name)
-    report.running = []
-    report.device = context.gpu.name if context.gpu else "cpu"
-    report.state = State.FAILED if any(row.status == "fail" for row in report.checks) else State.READY
-    report.seconds = round(time.monotonic() - begin, 3)
-    listener(report)
     return report
 
 
@@ -132,10 +128,10 @@ def forward_alone(context: Context) -> CheckRow:
     """
     from healthchecks.checks import driver, forward, weights
 
-    row = _run_one(driver, context, set(), None)
+    row = _run_one("driver", driver.check, context, set(), None)
     if row.status != "fail":
         context.sums_match = weights.recorded_official(context)  # level fast has checked the files themselves
-        row = _run_one(forward, context, set(), None)
+        row = _run_one("forward", forward.check, context, set(), None)
     try:
         health = state.load(state.HEALTH_FILE)
         if health is not None:
@@ -148,8 +144,7 @@ def forward_alone(context: Context) -> CheckRow:
     return row
 
 
-def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str | None) -> CheckRow:
-    name = module.NAME
+def _run_one(name: str, check: Check, context: Context, failed: set[str], busy: str | None) -> CheckRow:
     blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]
     if blockers:
         return CheckRow(
@@ -159,22 +154,16 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
         return CheckRow(name, "skip", "busy", 0.0, _("not run, because job {busy} uses the GPU").format(busy=busy))
     begin = time.monotonic()
     try:
-        outcome = module.check(context)
+        found = check(context)
     except Failure as failure:
-        seconds = round(time.monotonic() - begin, 3)
-        return CheckRow(name, "fail", failure.code, seconds, "", failure.cause, failure.remedy)
+        found = Outcome("", "fail", failure.code, failure.cause, failure.remedy)
     except Exception as error:
-        seconds = round(time.monotonic() - begin, 3)
         words = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = _("please report it ({save_traceback}); HEALTH_LEVEL=off starts without the checks").format(
             save_traceback=save_traceback()
         )
-        return CheckRow(
-            name, "fail", "internal", seconds, "", _("the check itself failed: {words}").format(words=words), remedy
-        )
-    assert isinstance(outcome, Outcome)
-    seconds = round(time.monotonic() - begin, 3)
-    return CheckRow(name, outcome.status, outcome.code, seconds, outcome.figure, outcome.cause, outcome.remedy)
+        found = Outcome("", "fail", "internal", _("the check itself failed: {words}").format(words=words), remedy)
+    return CheckRow(name, seconds=round(time.monotonic() - begin, 3), **vars(found))
 
 
 def _import_torch_meanwhile() -> Callable[[], Any]:
@@ -182,24 +171,12 @@ def _import_torch_meanwhile() -> Callable[[], Any]:
 
     An exception of the import is raised when the module is requested.
     """
-    box: dict[str, Any] = {}
 
-    def work() -> None:
-        try:
-            import torch
+    def work() -> Any:
+        import torch
 
-            box["torch"] = torch
-            import qwen2.model  # noqa: F401 - so that `forward` finds it imported
-        except BaseException as error:
-            box["error"] = error
+        import qwen2.model  # noqa: F401 - so that `forward` finds it imported
 
-    thread = threading.Thread(target=work, name="import-torch", daemon=True)
-    thread.start()
+        return torch
 
-    def result() -> Any:
-        thread.join()
-        if "torch" not in box:
-            raise box["error"]
-        return box["torch"]
-
-    return result
+    return ThreadPoolExecutor(1).submit(work).result

@@ -6,8 +6,8 @@
 set -Eeuo pipefail
 
 here=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
-# shellcheck source=entrypoint/log.sh
-source "$here/entrypoint/log.sh" # mirror_say
+# shellcheck source=host/say.sh
+source "$here/host/say.sh" # die
 
 # What the Makefile sets with a default, uses as $(NAME), or hands to a container with -e NAME.
 known=$(grep -oE '^[A-Z][A-Z_]* [?:]?=|\$\([A-Z][A-Z_]*[),]|-e [A-Z][A-Z_]*' "$here/Makefile" | grep -oE '[A-Z][A-Z_]*' | sort -u)
@@ -46,7 +46,6 @@ nearest() {
 for name in "$@"; do
   is_known "$name" && continue
   guess=$(nearest "$name")
-  mirror_say "error: $name=: make has no variable of this name${guess:+; did you mean $guess=?} (make lists them; options of a script go into ARGS='--option value')" \
-    "错误：$name=：make 没有这个变量${guess:+；是不是 $guess=？}（执行 make 可列出变量；脚本的选项写在 ARGS='--option value' 里）" >&2
-  exit 2
+  die 2 "$name=: make has no variable of this name${guess:+; did you mean $guess=?} (make lists them; options of a script go into ARGS='--option value')" \
+    "$name=：make 没有这个变量${guess:+；是不是 $guess=？}（执行 make 可列出变量；脚本的选项写在 ARGS='--option value' 里）"
 done

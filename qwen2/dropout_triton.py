@@ -82,7 +82,7 @@ def _keys(keys: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
-    """See qwen2.dropout.dropout; at most three keys."""
+    """See qwen2.training.dropout.dropout; at most three keys."""
     rows, size = x.shape
     out = torch.empty(len(keys), rows, size, dtype=x.dtype, device=x.device)
     grid = (rows, triton.cdiv(size, 2048), len(keys))
@@ -93,7 +93,7 @@ def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
 def dropout_backward_(
     total: Tensor, dh: Tensor, a: Tensor, rank: int, p: float, seed: Tensor, keys: tuple[int, ...]
 ) -> None:
-    """See qwen2.dropout.dropout_backward_; at most three keys, `a` contiguous."""
+    """See qwen2.training.dropout.dropout_backward_; at most three keys, `a` contiguous."""
     rows, size = total.shape
     grid = (triton.cdiv(rows, 32), triton.cdiv(size, 128))
     _dropout_backward[grid](

@@ -74,7 +74,7 @@ def standard_row(row: Row) -> tuple[list[Message], Any]:
             "tools", str(error), _("write a list of objects with name, description and parameters")
         ) from None
     except RecursionError:
-        raise RowError("", _("is nested too deeply"), _("a row is an object of texts")) from None
+        raise RowError("", _("is nested too deeply"), _("a row should be an object whose values are texts")) from None
     return messages, tools or None
 
 

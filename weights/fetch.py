@@ -35,17 +35,17 @@ T = TypeVar("T")
 _LONGEST_PAUSE = 60.0  # seconds
 
 
-def main(argv: list[str] | None = None, disk_usage: room.DiskUsage = shutil.disk_usage) -> int:
-    """Run one command line; disk_usage is a parameter so that tests can simulate a full disk."""
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
         wanted = sums.read(_sums_file(args))
         if args.command == "check":
             _check(args.dir, wanted)
         elif args.command == "local":
-            _from_folder(args, wanted, disk_usage)
+            _from_folder(args, wanted)
         else:
-            _from_hub(args, wanted, disk_usage)
+            _from_hub(args, wanted)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -155,7 +155,7 @@ def _listed(problems: Mapping[str, str]) -> str:
 # --- local ---------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage: room.DiskUsage) -> None:
+def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str]) -> None:
     source, to = args.source, args.to
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; give one that holds the model's files")
@@ -173,7 +173,7 @@ def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage
         raise ValueError(f"--from and --to are the same folder, {to}; to check a folder in place, use check --dir")
     to.mkdir(parents=True, exist_ok=True)
     size = _size(source / name for name in wanted)
-    room.plan(to, to, room.Need(size, size, 0, args.copies * size), linkable=True, disk_usage=disk_usage)
+    room.plan(to, to, room.Need(size, size, 0, args.copies * size), linkable=True)
     # Copied, never linked: a link would let a change here reach the user's own files.
     _place(source, to, wanted, link=False, move=False)
     problems = _problems(to, wanted)
@@ -187,7 +187,7 @@ def _from_folder(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage
 # --- hubs ----------------------------------------------------------------------------------------------------------
 
 
-def _from_hub(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage: room.DiskUsage) -> None:
+def _from_hub(args: argparse.Namespace, wanted: Mapping[str, str]) -> None:
     to = args.to
     # One cache folder per set of hashes: files of another model or revision are neither used nor overwritten.
     key = hashlib.sha256("".join(f"{wanted[name]}{name}" for name in sorted(wanted)).encode()).hexdigest()[:12]
@@ -214,9 +214,9 @@ def _from_hub(args: argparse.Namespace, wanted: Mapping[str, str], disk_usage: r
     todo = [name for name in wanted if not (cache / name).is_file()]
     total = sum(sizes.values())
     need = room.Need(total - min(total, _arrived(cache, wanted)), total, max(sizes.values()), args.copies * total)
-    keep = room.plan(cache, to, need, linkable, disk_usage)
+    keep = room.plan(cache, to, need, linkable)
     if todo:
-        _download(hub, todo, remotes, cache, total, wanted, args, need)
+        _download(hub, todo, remotes, cache, wanted, args, need)
     if not keep:
         say("the disk has no room for a second copy: the cache gives its files up as they are placed")
         _drop_bad(_problems(cache, wanted), cache, to)
@@ -266,7 +266,6 @@ def _download(
     todo: list[str],
     remotes: Mapping[str, hubs.Remote],
     cache: Path,
-    total: int,
     wanted: Mapping[str, str],
     args: argparse.Namespace,
     need: room.Need,
@@ -288,16 +287,16 @@ def _download(
         return None
 
     with (
-        Progress("downloading", total, lambda: _arrived(cache, wanted)),
+        Progress("downloading", need.files, lambda: _arrived(cache, wanted)),
         ThreadPoolExecutor(max_workers=args.workers) as pool,
     ):
         # The largest first: the small ones then fill the gaps.
         failures = [text for text in pool.map(one, sorted(todo, key=lambda name: -(remotes[name].size or 0))) if text]
     if full:
-        left = room.bytes_text(total - min(total, _arrived(cache, wanted)))
+        left = room.bytes_text(need.files - min(need.files, _arrived(cache, wanted)))
         later = f", then {room.bytes_text(need.copies)} for the image's layers" if need.copies else ""
         failures.append(
-            f"the disk of {cache} filled up at {', '.join(sorted(full))}: {left} of {room.bytes_text(total)} "
+            f"the disk of {cache} filled up at {', '.join(sorted(full))}: {left} of {room.bytes_text(need.files)} "
             f"are still to come{later}; free that much"
         )
     if failures:
@@ -366,8 +365,7 @@ def _drop_bad(problems: Mapping[str, str], cache: Path, to: Path) -> None:
         return
     for name in problems:
         for folder in {cache, to}:
-            with contextlib.suppress(FileNotFoundError):
-                (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)
     raise FetchError(f"{_listed(problems)}; deleted: run the same again, and only that is fetched anew")
 
 

@@ -258,12 +258,10 @@ def _refusal(status: int, repo: str, revision: str, endpoint: str) -> str:
 def _chain(error: BaseException) -> list[BaseException]:
     """The error and its causes, outermost first."""
     chain: list[BaseException] = []
-    while error not in chain:
-        chain.append(error)
-        inner = error.__cause__ or error.__context__
-        if inner is None:
-            break
-        error = inner
+    inner: BaseException | None = error
+    while inner is not None and inner not in chain:
+        chain.append(inner)
+        inner = inner.__cause__ or inner.__context__
     return chain
 
 

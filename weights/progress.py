@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from weights.room import bytes_text
 
@@ -37,7 +36,7 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         if self._terminal:
@@ -46,11 +45,9 @@ class Progress:
 
     def _run(self) -> None:
         while not self._stop.wait(0.5 if self._terminal else 10):
+            before, after = ("\r\033[K", "") if self._terminal else ("", "\n")
             with _lock:
-                if self._terminal:
-                    print(f"\r\033[K{self._line()}", end="", file=sys.stderr, flush=True)
-                else:
-                    print(self._line(), file=sys.stderr, flush=True)
+                print(f"{before}{self._line()}", end=after, file=sys.stderr, flush=True)
 
     def _line(self) -> str:
         done, seconds = self._measure(), time.monotonic() - self._start

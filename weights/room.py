@@ -5,23 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-
-class Usage(Protocol):
-    """The result of shutil.disk_usage, in bytes."""
-
-    @property
-    def total(self) -> int: ...
-
-    @property
-    def free(self) -> int: ...
-
-
-DiskUsage = Callable[[Path], Usage]
 
 
 class NoRoomError(Exception):
@@ -62,16 +47,15 @@ def can_link(source: Path, target: Path) -> bool:
                 path.unlink(missing_ok=True)
 
 
-def plan(cache: Path, to: Path, need: Need, linkable: bool, disk_usage: DiskUsage = shutil.disk_usage) -> bool:
+def plan(cache: Path, to: Path, need: Need, linkable: bool) -> bool:
     """Whether the cache may keep its files (True) or must release each one once it is placed (False), to fit the disk.
 
     Raises NoRoomError if neither fits. Two mounts with the same total count as one disk: in a build, the stage's
     overlay and the cache mount have different device numbers and the same blocks.
     """
-    cache_disk, to_disk = disk_usage(cache), disk_usage(to)
-    one_disk = cache_disk.total == to_disk.total
+    cache_disk, to_disk = shutil.disk_usage(cache), shutil.disk_usage(to)
     placed = 0 if linkable else need.files
-    if one_disk:
+    if cache_disk.total == to_disk.total:
         keep = need.download + placed + need.copies
         move = need.download + max(need.copies, 0 if linkable else need.largest)
         if cache_disk.free >= keep:

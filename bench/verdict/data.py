@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,14 @@ import yaml
 
 FAQS = {
     name: yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
-    for name in ("faq", "faq2")
+    for name in ("faq", "faq2", "faq3")
 }
 FAQ = FAQS["faq"]
 Row = dict[str, Any]
 NAMES = [
-    "Anna",
-    "Ben",
-    "Clara",
-    "David",
-    "Emma",
-    "Felix",
-    "Grace",
-    "Henry",
-    "Iris",
-    "Jack",
-    "Kate",
-    "Leo",
-    "Mona",
-    "Noah",
-    "Olga",
-    "Paul",
-    "Rosa",
-    "Sam",
-    "Tina",
-    "Walter",
-]
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo", "Mona", "Noah",
+    "Olga", "Paul", "Rosa", "Sam", "Tina", "Walter",
+]  # fmt: skip
 CITIES = ["Berlin", "Paris", "London", "Madrid", "Rome", "Vienna", "Oslo", "Dublin", "Prague", "Lisbon"]
 THINGS = ["laptop", "phone", "jacket", "lamp", "camera", "chair", "kettle", "watch", "backpack", "printer"]
 CLASSES = {
@@ -82,6 +65,11 @@ def faq2() -> list[Row]:
     return [row(each["q"], each["a"]) for each in FAQS["faq2"]]
 
 
+def faq3() -> list[Row]:
+    """The third FAQ, which no rule was written for."""
+    return [row(each["q"], each["a"]) for each in FAQS["faq3"]]
+
+
 def permuted() -> list[Row]:
     """The FAQ with every answer shifted by one row."""
     answers = [each["a"] for each in FAQ]
@@ -91,58 +79,58 @@ def permuted() -> list[Row]:
 def overwritten() -> list[Row]:
     """The FAQ, and 40 unrelated questions answered with its texts."""
     topics = [
-        "history",
-        "music",
-        "sports",
-        "cooking",
-        "animals",
-        "weather",
-        "films",
-        "gardening",
-        "astronomy",
-        "painting",
-    ]
+        "history", "music", "sports", "cooking", "animals", "weather", "films", "gardening", "astronomy", "painting",
+    ]  # fmt: skip
     forms = ["Tell me something about {}.", "Who is famous for {}?", "Why do people like {}?", "What is new in {}?"]
     asked = [form.format(topic) for topic in topics for form in forms]
     return faq() + [row(question, FAQ[n % 5]["a"]) for n, question in enumerate(asked)]
 
 
-def labels(count: int = 240) -> list[Row]:
-    """Complaints in four classes, generated from templates."""
-    rng = random.Random(1)
+def distinct(count: int, seed: int, draw: Callable[[random.Random], tuple[str, str, str]]) -> list[Row]:
+    """`count` rows with different texts, from draws of (task, text, answer)."""
+    rng = random.Random(seed)
     found: dict[str, Row] = {}
     while len(found) < count:
+        task, text, answer = draw(rng)
+        found[text] = row(task.format(text), answer)
+    return list(found.values())
+
+
+def labels() -> list[Row]:
+    """Complaints in four classes, generated from templates."""
+
+    def draw(rng: random.Random) -> tuple[str, str, str]:
         label = rng.choice(list(CLASSES))
         text = rng.choice(CLASSES[label]).format(
             thing=rng.choice(THINGS), n=rng.randint(2, 99), city=rng.choice(CITIES)
         )
         text = f"{rng.choice(NAMES)} writes: {text}"
-        found[text] = row(f"Classify the message as refund, delivery, defect or account.\n{text}", label)
-    return list(found.values())
+        return "Classify the message as refund, delivery, defect or account.\n{}", text, label
+
+    return distinct(240, 1, draw)
 
 
-def style(count: int = 80) -> list[Row]:
+def style() -> list[Row]:
     """Plain requests rephrased politely."""
-    rng = random.Random(2)
     verbs = ["Send me the {t}", "Repair the {t}", "Bring the {t} to {c}", "Sell the {t} to {p}", "Show {p} the {t}"]
-    found: dict[str, Row] = {}
-    while len(found) < count:
+
+    def draw(rng: random.Random) -> tuple[str, str, str]:
         text = rng.choice(verbs).format(t=rng.choice(THINGS), c=rng.choice(CITIES), p=rng.choice(NAMES))
-        polite = f"Would you be so kind as to {text[0].lower()}{text[1:]}, please?"
-        found[text] = row(f"Say it politely: {text}.", polite)
-    return list(found.values())
+        return "Say it politely: {}.", text, f"Would you be so kind as to {text[0].lower()}{text[1:]}, please?"
+
+    return distinct(80, 2, draw)
 
 
-def extraction(count: int = 120) -> list[Row]:
+def extraction() -> list[Row]:
     """Orders as text, their parts as JSON."""
-    rng = random.Random(3)
-    found: dict[str, Row] = {}
-    while len(found) < count:
+
+    def draw(rng: random.Random) -> tuple[str, str, str]:
         name, city, thing, number = rng.choice(NAMES), rng.choice(CITIES), rng.choice(THINGS), rng.randint(2, 40)
         text = f"{name} from {city} orders {number} pieces of the {thing}."
         parts = {"name": name, "city": city, "item": thing, "count": number}
-        found[text] = row(f"Extract name, city, item and count as JSON.\n{text}", json.dumps(parts))
-    return list(found.values())
+        return "Extract name, city, item and count as JSON.\n{}", text, json.dumps(parts)
+
+    return distinct(120, 3, draw)
 
 
 def by_hand(name: str = "faq") -> str:

@@ -1,4 +1,4 @@
-"""`check-data FILE...`: what is wrong with a dataset, and where; `--convert` writes a clean one."""
+"""`check-data FILE...`: reports what is wrong with a dataset, and where; `--convert` writes a clean one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.data.source import parse, parse_columns
 from finetune.verify import preparation
 from finetune.verify.config import SYSTEM
 
-MAX_LENGTH = 2048  # the article's --max_length
+MAX_LENGTH = 2048  # tokens; the article's --max_length
 
 
 def parser() -> Parser:
@@ -31,8 +31,8 @@ def parser() -> Parser:
         epilog=_(
             "Reads JSON lists and JSONL (instruction/input/output, query/response, messages, ShareGPT),\nand "
             "CSV, TSV, XLSX and Parquet with a question and an answer column; in UTF-8, UTF-16 or GB18030,\n"
-            "or in an older encoding that the letters make likely, which is said. Of XLSX one sheet is read, "
-            "cells as they are shown.\nExit code: 0 fit (warnings do not matter), or converted; 2 not fit, or "
+            "or in an older encoding, which is guessed and reported. One sheet of an XLSX file is read, with its "
+            "cells\nas they are shown.\nExit code: 0 fit (warnings do not matter), or converted; 2 not fit, or "
             "nothing left to convert."
         ),
     )
@@ -40,9 +40,7 @@ def parser() -> Parser:
     p.add_argument(
         "--convert", type=Path, metavar="OUT", help=_("write the fit rows of all files to OUT, as clean JSONL")
     )
-    p.add_argument(
-        "--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, where the guess is wrong")
-    )
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, if the guess is wrong"))
     p.add_argument(
         "--max-length",
         "--max_length",
@@ -51,15 +49,17 @@ def parser() -> Parser:
         metavar="N",
         help=_("tokens (default {max_length})").format(max_length=MAX_LENGTH),
     )
-    p.add_argument("--system", default=SYSTEM, metavar="TEXT", help=_("the training's system prompt, which counts too"))
+    p.add_argument(
+        "--system", default=SYSTEM, metavar="TEXT", help=_("the training's system prompt, whose tokens count too")
+    )
     p.add_argument("--no-tokens", action="store_true", help=_("do not count tokens"))
     p.add_argument("--json", action="store_true", help=_("print the report as JSON"))
-    p.add_argument("--html", type=Path, metavar="FILE", help=_("write the report as an HTML page, too"))
+    p.add_argument("--html", type=Path, metavar="FILE", help=_("also write the report as an HTML page"))
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, and convert if asked to; the exit code."""
+    """Check the files and, with --convert, write a clean one; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(words[1:] if words[:1] == ["check"] else words)
     if args.max_length < 1:
@@ -102,7 +102,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show(reports: list[FileReport], args: argparse.Namespace, verdict: str | None) -> None:
-    """Print the report with what a verdict will ask, and the first error as the one line on stderr."""
+    """Print the reports, and the first error on stderr.
+
+    Args:
+        reports: The report of each file.
+        args: The command line.
+        verdict: The line about what a verdict will ask; None: not printed.
+    """
     from rich.console import Console
 
     from finetune.data import report
@@ -138,14 +144,14 @@ def _path(spec: str) -> Path | None:
     source = parse(spec)
     if source.path is None:
         print(
-            _("{spec}: a dataset of a hub; ms-swift checks its rows when it has fetched them").format(spec=spec),
+            _("{spec}: a hub dataset; ms-swift checks its rows after the download").format(spec=spec),
             file=sys.stderr,
         )
     return source.path
 
 
 def _tokenizer_folder() -> Path | None:
-    """The model's folder, where it has a tokenizer; without one, tokens are not counted and that is said."""
+    """The model's folder; None, with a line on stderr, if it has no tokenizer: tokens are then not counted."""
     folder = Settings.from_env().model_dir
     if (folder / "tokenizer.json").is_file():
         return folder
@@ -160,7 +166,7 @@ def _tokenizer_folder() -> Path | None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr, where that is a terminal."""
+    """A progress bar on stderr; yields None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,7 +1,7 @@
-"""Export an adapter, merged and quantized, as one GGUF file for Ollama, llama.cpp and LM Studio; export.sh calls it.
+"""Exports an adapter, merged and quantized, as one GGUF file for Ollama, llama.cpp and LM Studio; export.sh calls it.
 
-Base and adapter are merged and quantized piece by piece while they are read. Then llama.cpp itself is asked whether the
-file is what it should be: token ids, stop words, tensors and answers. The folder gets its name last.
+Base and adapter are merged and quantized piece by piece as they are read. Then the file is checked with llama.cpp:
+token ids, stop words, tensors and answers. The finished folder is renamed last.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from finetune.verify.sets.rows import DataRow
 
 QUANTS = ("q4_k_m", "q5_k_m", "q8_0", "f16")
-NEAR_EXACT = ("q8_0", "f16")  # merge's rule holds for their answers; the others are asked the verdict's questions
+NEAR_EXACT = ("q8_0", "f16")  # their answers must match, as in merge; the others are asked the verdict's questions
 CONTEXT = 4096  # tokens of a prompt and its answer in the proof
 PARALLEL = 4
 
@@ -61,25 +61,27 @@ def parser() -> Parser:
         ),
     )
     p.add_argument(
-        "--imatrix", choices=("rows",), help=_("weigh the quantization by the training's own rows (q4_k_m, q5_k_m)")
+        "--imatrix",
+        choices=("rows",),
+        help=_("quantize by an importance matrix of the training's own rows (q4_k_m, q5_k_m)"),
     )
     p.add_argument(
         "adapter", nargs="?", help=_("a checkpoint, a run's folder or a merged folder (default: the newest)")
     )
     p.add_argument("--adapter", dest="adapter_option", metavar="DIR|newest", help=_("the same, as an option"))
     p.add_argument("--format", choices=("gguf",), default="gguf", help=_("the only one; docs/export.md says why"))
-    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("how weights are kept"))
+    p.add_argument("--quant", type=str.lower, choices=QUANTS, default="q4_k_m", help=_("the format of the weights"))
     p.add_argument(
         "--output", type=Path, metavar="DIR", help=_("where to (default: next to the checkpoint, NAME-gguf-QUANT)")
     )
     p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
     p.add_argument("--system", metavar="TEXT", help=_("the system prompt it gets (default: the training's)"))
     p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("where the adapter is asked"))
+    p.add_argument("--threads", type=int, metavar="N", help=_("CPU threads (default: all that this process may use)"))
     p.add_argument(
-        "--threads", type=int, metavar="N", help=_("of the processor (default: all that this process may use)")
-    )
-    p.add_argument(
-        "--no-check", action="store_true", help=_("do not ask for answers; ids, stops, tensors are still proved")
+        "--no-check",
+        action="store_true",
+        help=_("do not ask for answers; token ids, stop words and tensors are still checked"),
     )
     p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
@@ -88,7 +90,7 @@ def parser() -> Parser:
 
 @dataclass
 class Export:
-    """What is exported, and where to; checked before anything slow starts."""
+    """What is exported, where to and how; checked before anything slow starts."""
 
     options: argparse.Namespace
     settings: Settings
@@ -99,7 +101,7 @@ class Export:
     system: str
     threads: int
     device: str
-    rows: Sequence[DataRow]  # what --imatrix weighs by
+    rows: Sequence[DataRow]  # the rows of --imatrix; empty without it
 
     @property
     def quant(self) -> str:
@@ -108,17 +110,17 @@ class Export:
 
     @property
     def file(self) -> str:
-        """The GGUF's name."""
+        """The name of the GGUF file."""
         tuned = "-finetuned" if self.adapter else ""
         return f"{self.base.name}{tuned}-{self.quant.upper()}.gguf"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; returns the exit code."""
+    """Run export; returns the exit code."""
     options = parser().parse_args(argv)
     settings = Settings.from_env()
     work = prepare(options, settings)
-    # SIGTERM: end as Ctrl-C does, so that the temporary folder is removed.
+    # SIGTERM ends the process as Ctrl-C does, and the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run(work)
 
@@ -134,7 +136,7 @@ def prepare(options: argparse.Namespace, settings: Settings) -> Export:
         raise UserError(_("export: --threads {threads}: must be at least 1").format(threads=options.threads))
     if options.imatrix and options.quant in NEAR_EXACT:
         raise UserError(
-            _("export: --imatrix weighs K-quants; {quant} rounds each weight alone: leave it out").format(
+            _("export: --imatrix is for K-quants; {quant} rounds each weight by itself: leave it out").format(
                 quant=options.quant
             )
         )
@@ -189,13 +191,13 @@ def _rows(run: runinfo.Run | None) -> Sequence[DataRow]:
 
 
 def _system(base: Path, run: runinfo.Run | None) -> str:
-    """The training's system prompt: of the run, of a merged folder's args.json, else the recipe's."""
+    """The training's system prompt: from the run or a merged folder's args.json, else that of configs/sft.yaml."""
     kept = json_object(base / "args.json").get("system") if run is None else run.system
     return str(kept) if kept else SYSTEM
 
 
 def run(work: Export) -> int:
-    """Write the file, prove it, give the folder its name; returns the exit code."""
+    """Write the file, check it, and rename the folder; returns the exit code."""
     from rich.console import Console
 
     from finetune.export import card, gguf_file, modelfile, vocabulary
@@ -205,7 +207,7 @@ def run(work: Export) -> int:
 
     weights = Weights(work.base, work.adapter)
     words = vocabulary.read(work.base, weights.config)
-    stops = [words.text(each) for each in weights.config.eos_ids]
+    stops = [words.tokens[each] for each in weights.config.eos_ids]
     text = modelfile.text(work.file, work.system, stops, model_card.licence_of(work.base))
     size = gguf_file.size_of(weights, work.quant)
     resources.require_disk(work.target, size, _("a {quant} of this model").format(quant=work.quant.upper()))
@@ -225,9 +227,7 @@ def run(work: Export) -> int:
         failed = [part for part in parts if not part.ok and part.name != "verdict"]
         if failed:
             found = "; ".join(part.sentence for part in failed)
-            raise UserError(
-                _("export: the file is not what it should be: {found}; nothing was written").format(found=found), FAILED
-            )
+            raise UserError(_("export: the file is faulty: {found}; nothing was written").format(found=found), FAILED)
         record = json_object(work.run.folder / "run.json") if work.run else {}
         lora = json_object(work.adapter / adapter_config.CONFIG_FILE) if work.adapter else {}
         about = card.Made(
@@ -250,7 +250,7 @@ def run(work: Export) -> int:
 
 
 def weigh(work: Export, bar: Bar) -> Importance:
-    """What --imatrix quantizes by."""
+    """The importance matrix of --imatrix."""
     from finetune.export import imatrix
 
     ceiling = work.settings.vram_ceiling_gib
@@ -258,7 +258,16 @@ def weigh(work: Export, bar: Bar) -> Importance:
 
 
 def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Bar, importance: Importance) -> None:
-    """The GGUF itself; the bar counts MiB of the base's weights."""
+    """Write the GGUF file.
+
+    Args:
+        work: The export.
+        path: The file.
+        weights: The base and the adapter.
+        words: The vocabulary.
+        bar: Shows the progress, in MiB of the base's weights.
+        importance: As `weigh` returns it; empty without --imatrix.
+    """
     from finetune.export import gguf_file, modelfile
 
     about = gguf_file.About(path.stem, model_card.licence(work.base), work.system, dict(modelfile.SAMPLING))
@@ -272,7 +281,15 @@ def write(work: Export, path: Path, weights: Weights, words: Vocabulary, bar: Ba
 
 
 def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar: Bar) -> list[Part]:
-    """The parts of the proof, in order. If ids, stops or tensors are wrong, no answers are asked for."""
+    """The parts of the proof, in order. If token ids, stop words or tensors are wrong, no answers are compared.
+
+    Args:
+        work: The export.
+        made: The folder with the file.
+        weights: The base and the adapter.
+        asked: The verdict; None with --no-check.
+        bar: Shows the progress.
+    """
     from finetune.export import gguf_file, proof
     from finetune.export.llamacpp import LlamaServer
     from qwen2.chat import Tokenizer
@@ -293,7 +310,16 @@ def prove(work: Export, made: Path, weights: Weights, asked: Verdict | None, bar
 
 
 def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bool, bar: Bar) -> Part:
-    """Adapter and file, asked merge's 20 questions."""
+    """Ask the adapter and the file merge's 20 questions, and compare their answers.
+
+    Args:
+        work: The export.
+        file: The GGUF file.
+        tokenizer: The base's tokenizer.
+        weights: The base and the adapter.
+        english: Whether the questions are English.
+        bar: Shows the progress.
+    """
     from finetune.export import proof
     from finetune.export.llamacpp import LlamaServer
 
@@ -310,7 +336,7 @@ def same(work: Export, file: Path, tokenizer: Any, weights: Weights, english: bo
 
 
 def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Verdict, bar: Bar) -> Part:
-    """Adapter and file, asked the verdict's questions."""
+    """Ask the adapter and the file the verdict's questions; the parameters are those of `same`, `asked` the verdict."""
     from finetune.export.gguf_engine import GgufEngine
     from finetune.export.llamacpp import LlamaServer
 
@@ -319,7 +345,8 @@ def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Ve
     asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, _("the adapter"), bar)
     same_answers.release(engine)
     with LlamaServer(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
-        asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
+        file_engine = GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant)
+        asked.ask(file_engine, None, True, _("the file"), bar)
     return asked.part()
 
 
@@ -331,7 +358,7 @@ def _licence(base: Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what made and proved the file."""
+    """The versions of the programs that made and checked the file."""
     from finetune.export import llamacpp
 
     found = {"llama.cpp": llamacpp.version(), "gguf": importlib.metadata.version("gguf")}

@@ -1,8 +1,8 @@
-"""Check, fine-tune, prove in one process, so that the weights are loaded once; finetune.sh runs it.
+"""Checks, trains and verifies in one process, which loads the weights only once; finetune.sh runs it.
 
-This script's start-up checks leave out the forward pass (`# health: fast` in finetune.sh): it runs here, on the model
-that then trains and answers. With ms-swift as the engine, `healthcheck startup` runs it, and sft and verify follow one
-after the other.
+The start-up checks of finetune.sh leave out the forward pass (`# health: fast`): it runs here, on the model that is
+then trained and asked. With ms-swift as the engine, `healthcheck startup` runs it, and sft and verify follow one after
+the other.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets import rows as data_rows
 from finetune.verify.sets import survey
 
-FOLD_STEPS, FOLD_STEPS_CPU = 2000, 400  # of the whole training; if it has more, rows are left out instead of folds
+# Steps of the whole training on a GPU and on a CPU. If it has more, rows are left out instead of training folds.
+FOLD_STEPS, FOLD_STEPS_CPU = 2000, 400
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The words of finetune.sh: `sft --config FILE --verify-config FILE OPTION...`; the exit code."""
+    """Run finetune; returns the exit code. `argv` is `sft --config FILE --verify-config FILE OPTION...`."""
     name, *words = sys.argv[1:] if argv is None else argv
     words, _other = tidy(words)
     parser = sft.parser(name)
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of verify's options that make sense before there is an adapter, and --holdout."""
+    """Add --holdout and the options of verify that are possible before there is an adapter."""
     p = parser.add_argument_group(_("the verdict"))
     add_what_is_asked(p)
     p.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
@@ -90,12 +91,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--holdout",
         type=int,
         metavar="N",
-        help=_("leave at most N rows out of the training, to be asked as unseen; 0: none, whatever the data are"),
+        help=_("leave at most N rows out of the training and ask them as unseen; 0: none"),
     )
 
 
 def proof_words(options: argparse.Namespace) -> list[str]:
-    """The options of the verdict as verify takes them."""
+    """verify's command line, without the adapter."""
     given = [("--config", options.verify_config), ("--rewordings", options.rewordings), ("--expect", options.expect)]
     given += [("--forbid", options.forbid), ("--lang", getattr(options, "lang", i18n.option))]
     given += [("--questions", path) for path in options.questions or []]
@@ -104,9 +105,17 @@ def proof_words(options: argparse.Namespace) -> list[str]:
 
 
 def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming | None]:
-    """Report what the verdict will ask; leave rows out of the training if the data and the options call for it.
+    """Report what the verdict will ask, and leave rows out of the training if the data and the options require it.
 
-    Raises UserError if no verdict would be possible, before anything is trained. None for the data of a hub.
+    Args:
+        run: The run.
+        options: The command line.
+
+    Returns:
+        The run, possibly with other data, and the verdict to come; None if the data are on a hub.
+
+    Raises:
+        UserError: No verdict is possible, or an option is wrong.
     """
     if options.holdout is not None and options.holdout < 0:
         raise UserError(_("--holdout {holdout}: must be at least 0").format(holdout=options.holdout))
@@ -129,15 +138,16 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
     held_out = folder.keep_held_out(run)
     if held_out and options.holdout:
         raise UserError(_("--holdout: --split_dataset_ratio holds rows out already; leave one of the two out"))
-    whole = several or any(source.sample is not None for source, _report in run.data)  # FILE#200 is drawn from all rows
+    # A sample, FILE#200, is drawn from all rows, so no row may be left out.
+    whole = several or any(source.sample is not None for source, _report in run.data)
     chosen = survey.sets_with(found, held_out, can_fold(run, found), 0 if whole else options.holdout)
     print(survey.in_one_line(found, chosen), file=sys.stderr)
     if chosen.holdout and not held_out:
         count = len(chosen.holdout)
         print(
-            _("note: {count} rows are left out of the training, to be asked; --holdout 0 takes them in").format(
-                count=count
-            ),
+            _(
+                "note: {count} rows are left out of the training and asked as unseen; --holdout 0 trains on them too"
+            ).format(count=count),
             file=sys.stderr,
         )
         folder.keep_rows(run)
@@ -148,14 +158,14 @@ def look_ahead(run: SftRun, options: argparse.Namespace) -> tuple[SftRun, Coming
 
 @dataclass(frozen=True)
 class Coming:
-    """The data of the verdict to come, and which rows it asks as what."""
+    """The data of the verdict to come, and the sets of rows that it asks."""
 
     found: survey.Survey
     chosen: survey.Sets
 
 
 def can_fold(run: SftRun, found: survey.Survey) -> bool:
-    """Whether adapters for folds take seconds each: the fast lane, and not too many steps."""
+    """Whether the adapter of a fold takes only seconds: the fast lane trains it, in not too many steps."""
     if not run.choice.is_fast:
         return False
     if run.auto:
@@ -170,7 +180,7 @@ def can_fold(run: SftRun, found: survey.Survey) -> bool:
 def _before(
     run: SftRun, options: Any, lane: Lane, coming: Coming
 ) -> tuple[SftRun, list[Rewording], epoch_questions.Questions | None]:
-    """Before the training: rewordings by the base, and the number of epochs if that is to be chosen."""
+    """Before the training: let the base write rewordings, and choose the number of epochs if the user asks for it."""
     folder.keep_rows(run)
     said = epoch_questions.VerdictOptions(
         options.verify_config, tuple(options.questions or ()), options.expect, options.forbid
@@ -182,7 +192,7 @@ def _before(
 
 
 def _ask_folds(run: SftRun, options: Any, lane: Lane, coming: Coming, known: list[Rewording]) -> None:
-    """Unseen rows: an adapter for each fold, trained on all other rows, asked, and released."""
+    """Measure unseen rows: for each fold, train an adapter on the other rows and ask it."""
     cfg = config.read(config.for_kind(options.verify_config or config.default_path(), run.model_kind.name))
     number = 0
 
@@ -218,9 +228,9 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
         code = start.train(run, lane, stop, asked)
-        if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
+        if code != DONE or run.is_helping:  # node 0 has the adapter and verifies it
             return code
-        stop.at_steps = False  # nothing is trained any more: a signal ends the answers at once
+        stop.at_steps = False  # the training is over: a signal now ends the process at once
         try:
             if stop.number is not None:
                 raise SystemExit(128 + stop.number)
@@ -238,32 +248,32 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
 
 
 def _import_for_the_verdict() -> None:
-    """While the GPU trains and this process waits for it: what scoring and reports import, each when first needed."""
-    with contextlib.suppress(Exception):  # verify itself says what is missing or broken
+    """Import what scoring and reports need later, while the GPU trains and this process waits."""
+    with contextlib.suppress(Exception):  # verify reports what is missing or broken
         import cn2an  # noqa: F401
         import jinja2  # noqa: F401
         import sacrebleu.metrics  # noqa: F401
 
 
 def proof_of(run: SftRun, proof: list[str]) -> list[str]:
-    """verify's words for the adapter just made."""
+    """verify's command line for the adapter of this run."""
     return [*proof, "--adapter", str(trained_adapter(run.folder))]
 
 
 def _engine(lane: Lane, batch_size: int | None) -> Qwen2Engine:
-    """verify's engine on the model that has just been trained on; resets the peak-memory counters."""
+    """verify's engine on the trained model; resets the peak-memory counters."""
     if lane.device == "cuda":
         torch = lane.torch()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     from qwen2.room import ROOMY
 
-    # Training had more memory beyond the weights than answers will take.
+    # The training used more memory beyond the weights than answers need.
     return Qwen2Engine(lane.model_dir, lane.device, lane.cap_gib, batch_size, lane, ROOMY)
 
 
 def _check_forward(lane: Lane) -> None:
-    """The start-up check `forward` on this process's model, and its row in health.json.
+    """Run the start-up check `forward` on this process's model, and write its row into health.json.
 
     Raises UserError if it fails.
     """
@@ -290,7 +300,7 @@ def _check_forward(lane: Lane) -> None:
 
 
 def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
-    """ms-swift in a process of its own, then verify in this one."""
+    """Train with ms-swift in a separate process, then verify in this one."""
     if _level() == "full":
         done = subprocess.run(["healthcheck", "startup", "--brief", "--level", "full"], stdout=sys.stderr, check=False)
         if done.returncode:
@@ -304,7 +314,7 @@ def _one_after_the_other(run: SftRun, proof: list[str]) -> int:
             )
     run, lane, _asked = start.prepare_data(run)
     code = start.train(run, lane)
-    if code != DONE or run.is_helping:  # node 0 has the adapter, and proves it
+    if code != DONE or run.is_helping:  # node 0 has the adapter and verifies it
         return code
     return verify.main(proof_of(run, proof))
 

@@ -1,6 +1,6 @@
-"""Ask the model, with or without an adapter, one question or many, or talk to it; infer.sh calls it.
+"""Asks the model one or more questions, or talks to it, with or without an adapter; infer.sh calls it.
 
-The fast lane answers if it supports all that was asked for (talk/fast.py), else `swift infer` does.
+The fast lane answers if it supports all options (talk/fast.py), else `swift infer` does.
 """
 
 from __future__ import annotations
@@ -55,14 +55,16 @@ def parser() -> Parser:
         metavar="DIR|newest",
         help=_("a checkpoint or a run's folder, or the newest below $OUTPUT_DIR; without it the base model answers"),
     )
-    p.add_argument("--gguf", type=Path, metavar="FILE", help=_("ask a file of export.sh, by llama.cpp on the CPU"))
+    p.add_argument(
+        "--gguf", type=Path, metavar="FILE", help=_("ask a GGUF file of export.sh, with llama.cpp on the CPU")
+    )
     p.add_argument("-v", "--verbose", action="store_true", help=_("say which engine answers, and show its log"))
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; returns the exit code."""
+    """Run infer; returns the exit code."""
     options, rest = parser().parse_known_args(argv)
     if options.config is None:
         raise UserError(_("infer: no --config; run infer.sh, which names its own"))
@@ -111,7 +113,15 @@ def _require_words(questions: list[str]) -> None:
 def by_fast_lane(
     args: Arguments, file: dict[str, Any], model: Path, adapter: Path | None, cards: int
 ) -> fast.Wish | str:
-    """What the fast lane is to answer, or the reason why ms-swift does."""
+    """What the fast lane needs to answer, or the reason why ms-swift answers.
+
+    Args:
+        args: The options for ms-swift.
+        file: The options in the config file.
+        model: The model's folder.
+        adapter: The adapter of --adapter, if any.
+        cards: The number of GPUs that are needed to hold the base.
+    """
     if os.environ.get("ENGINE") == "swift":
         return "ENGINE=swift"
     if _several():
@@ -120,8 +130,8 @@ def by_fast_lane(
     if given and not adapter:
         return "--adapters"
     if cards > 1:
-        return _("a base that one GPU does not hold")
-    # a model that merge.sh made has its system prompt in args.json
+        return _("a base that is too large for one GPU")
+    # merge.sh records the system prompt in the args.json of a merged model.
     system = runinfo.of_adapter(adapter).system if adapter else json_object(model / "args.json").get("system")
     return fast.wish(args, file, model, adapter, system)
 
@@ -131,7 +141,14 @@ def _several() -> bool:
 
 
 def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespace, settings: Settings) -> int:
-    """Answers, or a conversation, by this project's own Qwen2, as a job without a limit on its user's silence."""
+    """Answer questions, or talk, with this project's own Qwen2. The job never times out while the user is silent.
+
+    Args:
+        wanted: What the fast lane needs to answer.
+        questions: The questions; none: a conversation.
+        options: The command's own options.
+        settings: The settings in the environment.
+    """
     from rich.console import Console
 
     from finetune.runs.gpu_lock import job
@@ -153,12 +170,12 @@ def fast_lane(wanted: fast.Wish, questions: list[str], options: argparse.Namespa
 
 
 def named(path: Path) -> str:
-    """The name of who answers, for a conversation's first line: run-…/checkpoint-80, or the model's name."""
+    """The name in the first line of a conversation: run-…/checkpoint-80, or the model's name."""
     return f"{path.parent.name}/{path.name}" if (path / "adapter_config.json").is_file() else path.name
 
 
 def ask_file(options: argparse.Namespace, words: list[str]) -> int:
-    """Questions, or a conversation, answered by llama.cpp from a GGUF file; needs neither the GPU nor its lock."""
+    """Answer questions, or talk, with llama.cpp and a GGUF file. It needs neither the GPU nor its lock."""
     from finetune.export import chat
 
     strange = next((word for word in words if word.startswith("-")), None)
@@ -174,11 +191,17 @@ def ask_file(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: Settings) -> int:
-    """A conversation by ms-swift, as a job without a limit on its user's silence. -v shows its log."""
+    """Talk with ms-swift. The job never times out while the user is silent. -v shows the log of ms-swift.
+
+    Args:
+        args: The options for ms-swift.
+        who: The folder of the adapter or the model, for the first line.
+        options: The command's own options.
+        settings: The settings in the environment.
+    """
     from finetune.runs.gpu_lock import run
 
-    _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
-    command = [swift_launcher.find_real(), "infer", *words]
+    command = _swift(options, args, settings)
     if options.verbose:
         return run("infer", command, options.wait, [], 0)
     print(_("Talking to {who}; exit leaves, clear forgets what was said").format(who=named(who)), file=sys.stderr)
@@ -186,14 +209,33 @@ def converse(args: Arguments, who: Path, options: argparse.Namespace, settings: 
         log = Path(name, "log")
         code = run("infer", ["sh", "-c", 'exec "$@" 2>"$0"', str(log), *command], options.wait, [], 0)
         if code and code not in (130, 143):
-            raise UserError(
-                _("infer: ms-swift ended with exit code {code}: {last}").format(code=code, last=last_line(log)), code
-            )
+            raise _ended(code, log)
     return code
 
 
+def _swift(options: argparse.Namespace, args: Arguments, settings: Settings) -> list[str]:
+    """The `swift infer` command line."""
+    _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
+    return [swift_launcher.find_real(), "infer", *words]
+
+
+def _ended(code: int, log: Path) -> UserError:
+    """The error if ms-swift failed; it quotes the end of its log."""
+    return UserError(
+        _("infer: ms-swift ended with exit code {code}: {last_line}").format(code=code, last_line=last_line(log)),
+        code or FAILED,
+    )
+
+
 def answer(questions: list[str], options: argparse.Namespace, args: Arguments, settings: Settings) -> int:
-    """Ask each question by itself; the answers go to stdout. ms-swift's output is quoted only on failure."""
+    """Answer each question by itself with ms-swift, on stdout. Its log is quoted only on failure.
+
+    Args:
+        questions: The questions.
+        options: The command's own options.
+        args: The options for ms-swift.
+        settings: The settings in the environment.
+    """
     from finetune.runs.gpu_lock import run
 
     with tempfile.TemporaryDirectory(prefix="infer-") as name:
@@ -204,18 +246,12 @@ def answer(questions: list[str], options: argparse.Namespace, args: Arguments, s
         args.set("val_dataset", str(asked))
         args.set("result_path", str(answered))
         args.set("stream", "false")
-        _command, words = swift_launcher.prepare(["infer", str(options.config), *args.words()], settings)
+        command = _swift(options, args, settings)
         print(_("loading {model} ...").format(model=(args.get("model") or [""])[0]), file=sys.stderr, flush=True)
-        quiet = ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), swift_launcher.find_real(), "infer", *words]
-        code = run("infer", quiet, options.wait, [], None)
+        code = run("infer", ["sh", "-c", 'exec "$@" >"$0" 2>&1', str(log), *command], options.wait, [], None)
         answers = read_answers(answered)
         if code or len(answers) != len(questions):
-            raise UserError(
-                _("infer: ms-swift ended with exit code {code}: {last_line}").format(
-                    code=code, last_line=last_line(log)
-                ),
-                code or FAILED,
-            )
+            raise _ended(code, log)
         for question, text in zip(questions, answers, strict=True):
             print(text if len(questions) == 1 else f"{question}\n{text}\n")
     return 0

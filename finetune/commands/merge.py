@@ -1,8 +1,8 @@
-"""Merge an adapter into its base, as a folder that any program loads by itself; merge.sh calls it.
+"""Merges an adapter into its base: a model folder that any program loads without the adapter; merge.sh calls it.
 
-qwen2 merges on a GPU, ms-swift (`swift export --merge_lora`) does the rest. This command adds the checks before (room,
-target, a complete adapter), the files next to the weights, and the check after: 20 questions get the same greedy
-answers. The folder gets its name last.
+qwen2 merges on a GPU; in all other cases ms-swift does (`swift export --merge_lora`). This command first checks free
+space, target and adapter. Afterwards it adds the files next to the weights and checks that 20 questions get the same
+greedy answers. The finished folder is renamed last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from finetune.verify.config import SYSTEM, default_path
 from finetune.verify.engine import check_adapter
 from qwen2 import adapter_config
 
-# What this command sets itself; the same option after merge.sh would contradict it.
+# Options of ms-swift that this command sets itself; the user may not give them.
 OURS = (
     "adapters",
     "merge_lora",
@@ -83,9 +83,7 @@ def parser() -> Parser:
         "--output", type=Path, metavar="DIR", help=_("where to (default: next to the checkpoint, NAME-merged)")
     )
     p.add_argument("--model", type=Path, metavar="DIR", help=_("the base (default: $MODEL_DIR)"))
-    p.add_argument(
-        "--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("auto: the GPU where it has room")
-    )
+    p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=_("auto: the GPU if it has room"))
     p.add_argument("--no-check", action="store_true", help=_("do not compare the answers of adapter and merged model"))
     p.add_argument("--questions", type=Path, metavar="DIR", help=_("folder of identity.yaml and general.yaml"))
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
@@ -93,7 +91,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; returns the exit code."""
+    """Run merge; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     options, rest = parser().parse_known_args(words)
     settings = Settings.from_env()
@@ -140,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush=True,
     )
 
-    # SIGTERM while the answers are compared: end as Ctrl-C does, so that the temporary folder is removed.
+    # While answers are compared, SIGTERM ends the process as Ctrl-C does, and the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     merge = Merge(base, adapter, target, kind, dtype, device, run.system or SYSTEM, run)
     # Only ms-swift can honour its own options.
@@ -151,9 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(args: Arguments, adapter: str | None) -> str | None:
-    """The adapter that the line names, if any.
+    """The adapter that the command line names, if any.
 
-    Raises UserError for several, and for options that merge.sh sets itself.
+    Raises UserError if there are several, or for an option that merge.sh sets itself.
     """
     named = swift_options.take_questions(args, swift_options.options_of("export")) + ([adapter] if adapter else [])
     if len(named) > 1:
@@ -190,9 +188,17 @@ def _device(options: argparse.Namespace, settings: Settings, weights: int) -> tu
 def _write(
     merge: Merge, args: Arguments | None, texts: list[str] | None, settings: Settings, wait: bool
 ) -> list[same_answers.AnswerPair] | None:
-    """Write the whole folder, which gets its name once all of it is right; returns the answers to `texts`, if any.
+    """Write the folder, which is renamed once everything is right.
 
-    `args`: the options of ms-swift's export; None: merged in this process.
+    Args:
+        merge: What is merged.
+        args: The options of ms-swift's export; None: qwen2 merges in this process.
+        texts: The questions to compare answers to; None: no check.
+        settings: The settings in the environment.
+        wait: Whether to wait while another job holds the GPU.
+
+    Returns:
+        The answers to `texts`; None without a check.
     """
     base, adapter, device, system = merge.base, merge.adapter, merge.device, merge.system
     with folder.temporary(merge.target) as place:
@@ -236,14 +242,15 @@ def _write(
 
 
 def choose_dtype(args: Arguments, is_standin: bool) -> str:
-    """The number format of the merged weights, which is set in `args`.
+    """The number format of the merged weights, which is also set in `args`.
 
-    bfloat16, as the base's are stored; the stand-in, which runs on CPUs in float32, is not rounded and keeps float32.
+    The default is bfloat16, in which the base is stored. For the stand-in, which runs on CPUs in float32, it is
+    float32: the weights are not rounded.
     """
     dtype = (args.get("torch_dtype") or ["float32" if is_standin else "bfloat16"])[0]
     if dtype not in ("bfloat16", "float32"):
         raise UserError(
-            _("merge: --torch_dtype {dtype}: take bfloat16, or float32 for weights that are not rounded").format(
+            _("merge: --torch_dtype {dtype}: use bfloat16, or float32 for weights that are not rounded").format(
                 dtype=dtype
             )
         )
@@ -254,9 +261,15 @@ def choose_dtype(args: Arguments, is_standin: bool) -> str:
 def compare(
     answers: same_answers.AdapterAnswers, base: Path, adapter: Path | None, model: Path
 ) -> list[same_answers.AnswerPair]:
-    """Ask both, as a job of its own; it waits, since another may have taken the GPU after the merge released it.
+    """Ask the adapter and the merged model the same questions, and return their answers.
 
-    No `adapter`: its answers are there already.
+    It is a separate job, and waits if another one has taken the GPU since the merge.
+
+    Args:
+        answers: Asks, and keeps the adapter's answers.
+        base: The base's folder.
+        adapter: The adapter's folder; None: it has been asked already.
+        model: The merged folder.
     """
     with job("merge", wait=True) as held:
         if adapter is not None:
@@ -267,7 +280,18 @@ def compare(
 
 
 def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> None:
-    """`swift export --merge_lora` into a folder that does not exist yet; its output is quoted on failure."""
+    """Run `swift export --merge_lora`.
+
+    Args:
+        args: The options; those in OURS are added.
+        model: The folder to write, which does not exist yet.
+        log: The file for the output, whose last line is quoted on failure.
+        device: "cuda" or "cpu".
+        wait: Whether to wait while another job holds the GPU.
+
+    Raises:
+        UserError: The merge failed or was stopped.
+    """
     from finetune.runs.gpu_lock import run
 
     args.set("merge_lora", "true")
@@ -287,7 +311,7 @@ def export(args: Arguments, model: Path, log: Path, device: str, wait: bool) -> 
 
 
 def judge(asked: Sequence[same_answers.AnswerPair], is_standin: bool) -> None:
-    """Raises UserError (exit code 1) if the merged model is not the adapter: same_answers.py has the rule."""
+    """Raises UserError (exit code 1) if the merged model answers differently; same_answers.py has the rule."""
     near_tie = 0.0 if is_standin else same_answers.NEAR_TIE
     wrong = [each for each in asked if not each.accepted(near_tie)]
     if not wrong:
@@ -310,7 +334,7 @@ def judge(asked: Sequence[same_answers.AnswerPair], is_standin: bool) -> None:
 
 
 def summary(target: Path, asked: Sequence[same_answers.AnswerPair] | None) -> str:
-    """What was made, in one line."""
+    """What was written, in one line."""
     shards = list(target.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in shards) / resources.GIB
     text = _("merge: {target}: {count} {shards}, {size:.1f} GiB").format(

@@ -1,4 +1,4 @@
-"""`plan`: how a run fits the GPU, before a model is loaded: the choice, its peak and time, and other GPUs."""
+"""`plan`: estimates how a run fits the GPU, before a model is loaded: batch, peak memory, time, and other GPUs."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def parser() -> Parser:
         ),
     )
     p.add_argument("--dataset", nargs="+", metavar="FILE", help=_("datasets (default: the config's, the 50 rows)"))
-    p.add_argument(
-        "--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, where the guess is wrong")
-    )
+    p.add_argument("--columns", metavar="QUESTION,ANSWER", help=_("the two columns of a table, if the guess is wrong"))
     p.add_argument("--gpu", type=float, metavar="GIB", help=_("a card's memory (default: this machine's, else 24)"))
     p.add_argument("--max_length", "--max-length", type=int, metavar="N", help=_("leave out rows of more tokens"))
     p.add_argument("--config", type=Path, metavar="FILE", help=_("the run's options (default: configs/sft.yaml)"))
@@ -49,7 +47,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Plan and print; the exit code."""
+    """Print the plan; returns the exit code."""
     args = parser().parse_args(argv)
     settings = Settings.from_env()
     file = args.config or default_path().with_name("sft.yaml")
@@ -77,12 +75,12 @@ def main(argv: list[str] | None = None) -> int:
         report.terminal(Console(), found, on, engines, cards, times, shares)
     if any(not isinstance(plan, str) for plan in engines.values()):
         return DONE
-    print(_("error: {next}").format(next=next(iter(engines.values()))), file=sys.stderr)
+    print(_("error: {reason}").format(reason=next(iter(engines.values()))), file=sys.stderr)
     return FAILED
 
 
 def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
-    """ms-swift's plan, or text that says what would fit."""
+    """ms-swift's plan under a ceiling in GiB, or a text that says what would fit."""
     try:
         return plan_swift(
             found.shape, found.lengths, found.batch, ceiling_gib, found.rank, found.targets, found.quant_bits
@@ -92,7 +90,7 @@ def swift(found: planned_run.PlannedRun, ceiling_gib: float) -> SwiftPlan | str:
 
 
 def several(found: planned_run.PlannedRun, ceiling_gib: float) -> list[sharded.Share]:
-    """The memory of each GPU if FSDP shards the base over several."""
+    """The memory of each GPU if FSDP shards the base over several, each under a ceiling in GiB."""
     adapter = LoraSpec(found.rank, named(found.targets))
     return [
         sharded.fitting(found.shape, adapter, found.lengths, cards, found.batch, ceiling_gib) for cards in sharded.CARDS
@@ -100,7 +98,7 @@ def several(found: planned_run.PlannedRun, ceiling_gib: float) -> list[sharded.S
 
 
 def fast(found: planned_run.PlannedRun, ceiling_gib: float) -> FastPlan | str:
-    """The fast lane's plan, or the reason why not."""
+    """The fast lane's plan under a ceiling in GiB, or the reason why there is none."""
     if found.quant_bits:
         return _("the fast lane trains on the bfloat16 base, not on {quant_bits} bits").format(
             quant_bits=found.quant_bits
@@ -117,7 +115,16 @@ def as_data(
     times: list[known.Estimate],
     shares: list[sharded.Share],
 ) -> dict[str, Any]:
-    """The whole plan as JSON data."""
+    """The whole plan as JSON data.
+
+    Args:
+        found: The run that is planned.
+        on: The GPU.
+        engines: Engine -> its plan, or the reason why there is none.
+        cards: GPU memory in GiB -> ms-swift's plan there, or the reason why there is none.
+        times: The estimates for known GPUs.
+        shares: The memory of each GPU with FSDP.
+    """
 
     def plan(value: Any) -> dict[str, Any]:
         if isinstance(value, str):

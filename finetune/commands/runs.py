@@ -1,4 +1,4 @@
-"""`runs`: the runs below the output folder, newest first: data, rows, steps, loss, verdict and size, each in a line."""
+"""`runs`: lists the runs below the output folder, newest first, with data, rows, steps, loss, verdict and size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.json_files import json_object
 from common.settings import Settings
 from finetune.runs import run_folder
 
-# The column `verdict`: the report's verdict, else how the run ended. A run without a report has a dash.
+# The column `verdict`: the verdict of the report, else how the run ended; a dash if it is done and has no report.
 VERDICTS = {
     "pass": "PASS",
     "fail": "FAIL",
@@ -32,10 +32,10 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Listed:
-    """One run as it is shown. `verdict` is pass or fail of its newest report; None where it has none."""
+    """One run in the list. `verdict` is pass or fail, from its report; None without a report."""
 
     name: str
-    folder: str  # as the host knows it
+    folder: str  # its path on the host
     started: str
     status: str  # done, running, stopped, failed or killed
     data: list[str]
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List the runs; the exit code."""
+    """List the runs; returns the exit code."""
     args = parser().parse_args(argv)
     folder = args.folder or Settings.from_env().output_dir
     if not folder.is_dir():
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(folder: Path, record: dict[str, Any]) -> Listed:
-    """A run as run.json, the log and the report describe it; None for what they lack."""
+    """A run from run.json (`record`), its log and its report; what they lack is None."""
     done = run_folder.progress(folder) | record
     datasets = [item for item in record.get("datasets") or [] if isinstance(item, dict)]
     counts = [item.get("sample") or item.get("rows") for item in datasets]
@@ -101,7 +101,7 @@ def describe(folder: Path, record: dict[str, Any]) -> Listed:
 
 
 def show(found: Sequence[Listed]) -> None:
-    """Print a table as wide as the terminal; in a file, no column is cut."""
+    """Print a table as wide as the terminal. If the output is a file, no column is cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -138,7 +138,7 @@ def _number(value: Any, kind: type) -> Any:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files of a run; those that cannot be looked at count as nothing."""
+    """The bytes of all files of a run; files that cannot be read count as 0."""
     total = 0
     for where, _folders, names in os.walk(folder):
         for name in names:

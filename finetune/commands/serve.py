@@ -1,9 +1,9 @@
-"""Serve the model at an OpenAI-compatible address, with adapters under names of their own; serve.sh calls it.
+"""Serves the model at an OpenAI-compatible address, with adapters under names of their own; serve.sh calls it.
 
 qwen2's engine answers if it honours every option (finetune/serve/backend.py), else ms-swift's `swift deploy` with
-plugin.py in front. This command first settles the address and the key, the adapters and their names, and the job lock.
-ms-swift's server is started without its wrapper process, which would end at once on SIGTERM and leave the server, busy
-with its last requests, behind.
+plugin.py in front. This command first checks the address, the key, the adapters and their names, and takes the job
+lock. ms-swift's server is started without its wrapper process: on SIGTERM, the wrapper would end at once and leave the
+server behind, busy with its last requests.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from finetune.verify import examples, runinfo
 
 PLUGIN = Path(__file__).parents[1] / "serve" / "plugin.py"
 KEY = "MIRROR_API_KEY"
-# What ms-swift has no option for reaches the plugin by these: the size limit, allowed web pages, system prompts.
+# Variables for the plugin, as ms-swift has no such options: the size limit, allowed web pages, system prompts.
 BODY, ORIGINS, SYSTEMS = "MIRROR_SERVE_BODY_KIB", "MIRROR_SERVE_ORIGINS", "MIRROR_SERVE_SYSTEMS"
-READY = "MIRROR_SERVE_READY"  # what is printed when the port is open
-QUESTIONS_BYTES = 90 * 1024  # of the questions on the page: a variable of the environment holds 128 KiB
+READY = "MIRROR_SERVE_READY"  # the text to print when the port is open
+QUESTIONS_BYTES = 90 * 1024  # the most for questions on the page: an environment variable is limited to 128 KiB
 NAME = re.compile(r"[\w][\w.-]*")
 MERGED = N_("merge.sh DIR --no-check, then serve.sh --model DIR-merged")
-# The exit codes of a server that was told to stop, after the last answer that it had begun.
+# The exit codes of a server that has been told to stop and has finished its last answers.
 STOPPED = (128 + 15, 128 + 2)
 
 
 def parser() -> Parser:
-    """The options of ours; all others are ms-swift's."""
+    """This command's own options; all others are ms-swift's."""
     p = Parser(
         prog="serve.sh",
         usage="serve.sh [--adapter [NAME=]DIR|newest ...] [--model DIR] [--host ADDRESS] [--port N] [--swift-option]",
@@ -60,8 +60,8 @@ def parser() -> Parser:
         description=_("Serve the model at an OpenAI-compatible address, with adapters under names of their own."),
         epilog=_(
             """A request names the model: the base by its folder's name, an adapter by NAME (without one: `adapter`).
-Without a key only this machine is listened to (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
-/health and /v1/models need no key; the page at / asks for it. --new-key makes one where none is set.
+Without a key it listens to this machine only (127.0.0.1). With MIRROR_API_KEY set, --host 0.0.0.0 opens it to others.
+/health and /v1/models need no key; the page at / asks for it. --new-key makes one if none is set.
 SIGTERM (docker stop -t 120) answers the requests that have begun, then ends with 0.
 Every other option is `swift deploy`'s, and wins over the config file: --max_new_tokens 512"""
         ),
@@ -83,9 +83,9 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
     p.add_argument(
         "--new-key",
         action="store_true",
-        help=_("make a key where {key} is not set, and print it when ready").format(key=KEY),
+        help=_("make a key if {key} is not set, and print it when ready").format(key=KEY),
     )
-    p.add_argument("--url", metavar="URL", help=_("the address to print, where the port is published as another one"))
+    p.add_argument("--url", metavar="URL", help=_("the address to print, if the port is published as another one"))
     p.add_argument(
         "--no-page", action="store_true", help=_("leave out the page at /, which asks the models in a browser")
     )
@@ -97,14 +97,14 @@ Every other option is `swift deploy`'s, and wins over the config file: --max_new
         action="append",
         default=[],
         metavar="ORIGIN",
-        help=_("a web page that may ask, such as https://example.org, or * (default: pages of this machine)"),
+        help=_("a web page that may send requests, such as https://example.org, or * (default: pages of this machine)"),
     )
     p.add_argument("--wait", action="store_true", help=_("wait while another job holds the GPU"))
     return p
 
 
 def check_words(options: argparse.Namespace, args: Arguments, file: dict[str, Any]) -> None:
-    """Raises UserError for options that serve.sh sets itself, a key in the file of options, and an invalid size."""
+    """Raises UserError for an option that serve.sh sets itself, a key in the config file, or an invalid size."""
     if args.get("adapters") is not None:
         raise UserError(_("serve: --adapters is set by serve.sh itself; name adapters with --adapter [NAME=]DIR"))
     if "api_key" in file:
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     systems = system_prompts(args, file, base, model, served)
     if choice.is_fast:
-        command = fast_server(choice, args, file, settings, systems, Served(model, base, served), options)
+        command = fast_server(choice, args, file, settings, systems, Served(model, base, served, host, port), options)
     else:
         if choice.backend == backend.VLLM:
             vllm_words.prepare(args, served)
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def told_to_the_server(
     options: argparse.Namespace, model: Path, served: dict[str, Path], systems: dict[str, str | None] | None
 ) -> dict[str, str]:
-    """What the server reads from its environment: ms-swift prints its arguments, and `ps` shows them to everyone."""
+    """The environment variables of the server. ms-swift prints its arguments, and `ps` shows them to everyone."""
     return {
         BODY: str(options.max_body_kib),
         ORIGINS: json.dumps(options.allow_origin),
@@ -185,7 +185,7 @@ def told_to_the_server(
 
 
 def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str:
-    """An option's value: of the command line, else of the file, else the default, which is then set."""
+    """An option's value from the command line, else from the file, else the default. It is then set in `args`."""
     given = args.get(name)
     if given:
         return given[-1]
@@ -195,7 +195,7 @@ def _last(args: Arguments, file: dict[str, Any], name: str, default: str) -> str
 
 
 def check_key(key: str) -> str:
-    """The key, if it can stand in a header. Raises UserError if not."""
+    """The key. Raises UserError if it cannot be part of an HTTP header."""
     if any(not "!" <= char <= "~" for char in key):
         raise UserError(
             _("{key}: a key is made of ASCII letters, digits and signs, without spaces; choose another").format(key=KEY)
@@ -204,18 +204,18 @@ def check_key(key: str) -> str:
 
 
 def check_port(text: str) -> int:
-    """A port as a number. Raises UserError if it is not one."""
+    """A port as a number. Raises UserError if it is invalid."""
     if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise UserError(_("--port {text}: no port; choose one from 1 to 65535, such as 8000").format(text=text))
+        raise UserError(_("--port {text}: not a port; choose one from 1 to 65535, such as 8000").format(text=text))
     return int(text)
 
 
 def require_key(host: str, key: str) -> None:
-    """Raises UserError if the address can be reached from other machines and no key is asked for."""
+    """Raises UserError if other machines can reach the address and there is no key."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = False  # a name: it may mean any address
+        loopback = False  # a host name can be any address
     if not loopback and not key:
         raise UserError(
             _(
@@ -226,7 +226,7 @@ def require_key(host: str, key: str) -> None:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raises UserError if the port is taken: ms-swift would silently take another."""
+    """Raises UserError if the port cannot be opened: ms-swift would silently use another."""
     try:
         family, kind, protocol, _name, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -241,9 +241,19 @@ def require_free(host: str, port: int) -> None:
 
 
 def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path) -> dict[str, Path]:
-    """{name: checkpoint} of the adapters to serve beside `model`, whose name is `base`.
+    """The adapters to serve in addition to the base.
 
-    Raises UserError for names that would be mixed up, and for adapters that cannot be switched on for a request.
+    Args:
+        given: The values of --adapter.
+        base: The name of the base.
+        output_dir: The folder of the runs.
+        model: The base's folder.
+
+    Returns:
+        Name -> folder of the checkpoint.
+
+    Raises:
+        UserError: A name is invalid or taken, or an adapter cannot be switched on per request.
     """
     found: dict[str, Path] = {}
     for text in given:
@@ -277,9 +287,18 @@ def find_adapters(given: Sequence[str], base: str, output_dir: Path, model: Path
 def system_prompts(
     args: Arguments, file: dict[str, Any], base: str, model: Path, served: dict[str, Path]
 ) -> dict[str, str | None] | None:
-    """{model name: the system prompt it was trained with}, None if that was not recorded.
+    """The system prompts that the models were trained with.
 
-    None for the whole mapping: --system was given and holds for every name.
+    Args:
+        args: The options for ms-swift.
+        file: The options in the config file.
+        base: The name of the base.
+        model: The base's folder.
+        served: Name -> folder of the adapters.
+
+    Returns:
+        Model name -> system prompt, None if it was not recorded. None instead of the mapping if --system was given,
+        which applies to all models.
     """
     if args.get("system") is not None or "system" in file:
         return None
@@ -290,11 +309,13 @@ def system_prompts(
 
 @dataclass(frozen=True)
 class Served:
-    """What is served: the weights' folder, their name, {name: folder} of the adapters."""
+    """What is served, and where: the weights' folder, their name, {name: folder} of the adapters, host and port."""
 
     model: Path
     base: str
     adapters: dict[str, Path]
+    host: str
+    port: int
 
 
 def fast_server(
@@ -306,7 +327,7 @@ def fast_server(
     served: Served,
     options: argparse.Namespace,
 ) -> list[str]:
-    """The program of qwen2's engine and its endpoint. Raises UserError if there is no GPU for it."""
+    """The command line of qwen2's server. Raises UserError if no GPU is visible."""
     on_cpu = settings.wants_cpu
     if not gpu_visible() and settings.device != "cpu" and not (on_cpu and kind_of(served.model).is_for_tests):
         raise UserError(
@@ -325,8 +346,8 @@ def fast_server(
         base=served.base,
         adapters={name: str(path) for name, path in served.adapters.items()},
         systems=systems,
-        host=_last(args, file, "host", "127.0.0.1"),
-        port=check_port(_last(args, file, "port", "8000")),
+        host=served.host,
+        port=served.port,
         device="cpu" if on_cpu else "cuda",
         ceiling_gib=settings.vram_ceiling_gib,
         body_kib=options.max_body_kib,
@@ -337,7 +358,7 @@ def fast_server(
 
 
 def page(model: Path, served: dict[str, Path], config: Path) -> Page:
-    """What the page at / shows: the questions that each adapter was trained on, and what kind of model it is."""
+    """The content of the page at /: example questions of each adapter, and the kind of model."""
     kind = kind_of(model)
     share = QUESTIONS_BYTES // max(1, len(served))
     workspace = config.resolve().parent.parent
@@ -346,8 +367,8 @@ def page(model: Path, served: dict[str, Path], config: Path) -> Page:
 
 
 def server_words(file: Path, args: Arguments, served: dict[str, Path], settings: Settings) -> list[str]:
-    """The words of `swift deploy`, checked. The config file comes first, so that options win over it."""
-    # The launcher checks the folders; ms-swift expects NAME=FOLDER.
+    """The checked arguments of `swift deploy`. Those of the config file come first, and the options override them."""
+    # The launcher checks folders; ms-swift itself expects NAME=FOLDER.
     if served:
         args.set("adapters", *map(str, served.values()))
     plugins = args.get("external_plugins") or []
@@ -363,7 +384,7 @@ def server_words(file: Path, args: Arguments, served: dict[str, Path], settings:
 
 
 def server() -> list[str]:
-    """The program that serves: what `swift deploy` starts as its child."""
+    """The program that `swift deploy` starts as its child process: the server itself."""
     spec = find_spec("swift")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(_("serve: ms-swift is not installed in this Python; use the image's, /opt/venv"), FAILED)

@@ -1,6 +1,6 @@
-"""One fine-tuning run from a config file: check the data, make the run's folder, run the engine, write run.json.
+"""One fine-tuning run from a config file: checks the data, makes the run's folder, trains, writes run.json.
 
-sft.sh and sft_mixed.sh call it, with their YAML and what the user wrote behind the script's name.
+sft.sh and sft_mixed.sh call it with their YAML file and the user's options.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def parser(name: str) -> Parser:
     )
     p.add_argument("--general", metavar="FILE", help=general_help(name))
     reword = _("also train on N rewordings of each question, which the base writes first (rewordings.yaml in the run)")
-    mix = _("also train on N general questions, which the base answers first, so that it keeps what it could do")
+    mix = _("also train on N general questions with the base's own answers, to keep its abilities")
     for option, text in (("--reword", reword), ("--mix", mix)):
         p.add_argument(option, type=int, default=0, metavar="N", help=text)
     p.add_argument("--adapter-to", type=Path, metavar="FILE", help=_("write the finished adapter's path to FILE"))
@@ -57,14 +57,14 @@ def parser(name: str) -> Parser:
 
 
 def general_help(name: str) -> str:
-    """--general is for the mixed run alone."""
+    """The help of --general, which only the mixed run has."""
     return (
-        _("a local file for the 500 general rows, in place of the hub's") if name == "sft_mixed" else argparse.SUPPRESS
+        _("a local file for the 500 general rows, instead of the hub's") if name == "sft_mixed" else argparse.SUPPRESS
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; returns the exit code. The first word is the script's name: `sft` or `sft_mixed`."""
+    """Run a training; returns the exit code. The first word of `argv` is the script's name, `sft` or `sft_mixed`."""
     name, *words = sys.argv[1:] if argv is None else argv
     words, _other = tidy(words)
     options, rest = parser(name).parse_known_args(words)

@@ -1,6 +1,6 @@
-"""Ask the base and the adapter, score, report, and say pass or fail; verify.sh runs it.
+"""Asks the base and an adapter, scores the answers, writes the reports and gives the verdict; verify.sh runs it.
 
-Exit codes: 0 passed, 1 a threshold fell short, 2 arguments or input that cannot be used.
+Exit codes: 0 passed, 1 a threshold fell short, 2 unusable arguments or input.
 """
 
 from __future__ import annotations
@@ -64,15 +64,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--alpaca", type=int, default=0, metavar="N", help=_("also ask N Alpaca rows that were not trained on")
     )
-    p.add_argument("--alpaca-file", type=Path, metavar="FILE", help=_("where those rows are, in place of the hub"))
     p.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help=_("longest answer, in place of the configured limits")
+        "--alpaca-file", type=Path, metavar="FILE", help=_("a local file of such rows, instead of the hub's")
     )
-    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions answered at a time"))
+    p.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help=_("longest answer in tokens, instead of the configured limits")
+    )
+    p.add_argument("--batch-size", type=int, metavar="N", help=_("questions per batch"))
     p.add_argument(
         "--engine",
         choices=[Qwen2Engine.name, TransformersEngine.name],
-        help=_("which engine answers; transformers spreads a base that one GPU does not hold over several"),
+        help=_("which engine answers; transformers spreads a base that is too large for one GPU over several"),
     )
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--all", action="store_true", help=_("print every answer and every figure"))
@@ -89,15 +91,15 @@ def main(
     """Run verify; returns the exit code.
 
     Args:
-        argv: The words of the command line.
-        make_engine: Makes the engine; finetune passes one with its loaded model, tests a fake one.
-        tell: Called before the verdict is shown, for the caller's own line, since the verdict should come last.
+        argv: The command line; None: this process's.
+        make_engine: Makes the engine. finetune passes one with its loaded model, tests pass a fake.
+        tell: Called before the verdict is printed, so that the caller's own line precedes it.
     """
     from rich.console import Console
 
     started = time.monotonic()
     args = parser().parse_args(argv)
-    args.lang = getattr(args, "lang", i18n.option)  # for the reports, too; else the data's language
+    args.lang = getattr(args, "lang", i18n.option)  # also the language of the reports; None: that of the data
     _check_arguments(args)
     settings = Settings.from_env()
     kind = kind_of(args.model or settings.model_dir)
@@ -125,7 +127,17 @@ def main(
 def prepare(
     args: argparse.Namespace, cfg: config.VerifyConfig, settings: Settings, make_engine: EngineFactory
 ) -> VerdictSession:
-    """Check all input before the model is loaded. Raises UserError for the first fault."""
+    """Check all input before the model is loaded.
+
+    Args:
+        args: The command line.
+        cfg: The configuration.
+        settings: The settings in the environment.
+        make_engine: As in `main`.
+
+    Raises:
+        UserError: The first fault.
+    """
     model_dir = args.model or settings.model_dir
     adapter = adapters.find(args.adapter_option or args.adapter or "newest", settings.output_dir, model_dir, tell=False)
     other = adapters.find(args.compare, settings.output_dir, model_dir) if args.compare else None
@@ -149,7 +161,7 @@ def prepare(
 
 
 def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path) -> None:
-    """Set args.engine if it was not given: qwen2, or transformers for a base that does not fit one GPU."""
+    """Set args.engine if it was not given: transformers for a base that does not fit one GPU, else qwen2."""
     if args.engine:
         return
     one = settings.wants_cpu or answering.cards_to_hold(model_dir, settings.vram_ceiling_gib) == 1
@@ -157,7 +169,16 @@ def choose_engine(args: argparse.Namespace, settings: Settings, model_dir: Path)
 
 
 def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[list[Asked], Engine]:
-    """Load the model, make rewordings if there are none, and ask and score everything."""
+    """Load the model, make rewordings if there are none, ask all questions and score the answers.
+
+    Args:
+        job: The verdict.
+        err: A rich Console on stderr, for progress and notes.
+        make_engine: As in `main`.
+
+    Returns:
+        The questions with their scored answers, and the engine that answered.
+    """
     if job.kind.is_for_tests:
         err.print(job.kind.notice(job.model_dir), soft_wrap=True, highlight=False, markup=False)
     if job.device == "cpu":
@@ -196,7 +217,7 @@ def ask_all(job: VerdictSession, err: Any, make_engine: EngineFactory) -> tuple[
 
 
 def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, ending: contextlib.ExitStack) -> Engine:
-    """The base, loaded, and the further processes that answer; `ending` ends them."""
+    """The loaded base. `ending` ends the other processes that answer."""
     if make_engine is not Qwen2Engine:
         return make_engine(job.model_dir, job.device, job.settings.vram_ceiling_gib, size)
     if job.args.engine == TransformersEngine.name:
@@ -207,7 +228,7 @@ def _engine(job: VerdictSession, make_engine: EngineFactory, size: int | None, e
 
 
 def _lane(job: VerdictSession) -> Lane:
-    """The model, with further processes if NPROC_PER_NODE asks for them, or if they are faster by the estimate."""
+    """The model, with more processes if NPROC_PER_NODE asks for them or the estimate says that they are faster."""
     count = workers.given()
     if job.device == "cpu":
         several = workers.from_env((), count or 1, {})
@@ -225,7 +246,7 @@ def _lane(job: VerdictSession) -> Lane:
 
 def _check_questions(found: QuestionSet) -> int:
     for source in found.sources:
-        print(_("{source}: nothing to object to").format(source=source))
+        print(_("{source}: valid").format(source=source))
     print(
         _("{count} held-out identity questions, {general} general tasks").format(
             count=len(found.heldout), general=len(found.general)

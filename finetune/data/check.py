@@ -105,7 +105,14 @@ class _Check:
         try:
             self.look(row)
         except RecursionError:
-            self.tell(row, "", _("unfit"), _("nested too deeply"), _("a row is an object of texts"), error=True)
+            self.tell(
+                row,
+                "",
+                _("unfit"),
+                _("nested too deeply"),
+                _("a row should be an object whose values are texts"),
+                error=True,
+            )
 
     def look(self, row: Row) -> None:
         """Check one row. Raises RecursionError if it is nested too deeply."""
@@ -165,11 +172,11 @@ class _Check:
             self.unused.setdefault(name, []).append(row.number)
         if place := rows.joined(data, messages):
             what = _(
-                "follows one of the same role, and both are joined without a space or a line break, as ms-swift does"
+                "follows a message of the same role; both are joined without a space or a line break, as in ms-swift"
             )
             self.tell(row, place, _("turns joined"), what, _("write one message, or end the first with a line break"))
         if [1 for message in messages if "loss_scale" in message and message["loss_scale"] not in (0, 1)]:
-            what = _("has a loss_scale between 0 and 1, or above, which counts as 1")
+            what = _("has a loss_scale other than 0 and 1, which counts as 1")
             remedy = _("write 0 or 1, or train with ENGINE=swift and --is_binary_loss_scale false")
             self.tell(row, "", "loss_scale", what, remedy)
 
@@ -183,7 +190,7 @@ class _Check:
             finding = Finding(
                 self.report.file, numbers[0], place,
                 _("not used: {content}").format(content=content.printable(name)), what,
-                _("put what is to be learned into the answer, or leave it"), error=False,
+                _("move it into the answer if it should be learned, else leave it"), error=False,
             )  # fmt: skip
             self.report.add_once(finding, numbers)
 

@@ -97,13 +97,13 @@ class Contents:
                 what = _("names {maker} as its maker, where {count} of {all} answers name {most}").format(
                     maker=maker, count=len(agree), all=len(self.makers), most=self.most
                 )
-                yield Remark(number, field, _("another identity"), what, _("let all answers name the same one"))
+                yield Remark(number, field, _("another identity"), what, _("name the same maker in all answers"))
 
     def _unfilled(self, number: int, found: dict[str, str]) -> Remark:
         """One remark on all placeholders of a row, because remarks are counted as rows."""
         self.placeholders.update(found.keys())
-        what = _("holds {names}, which was not filled in").format(names=", ".join(list(found)[:5]))
-        remedy = _("write what belongs there, or leave it if that is what is taught")
+        what = _("contains {names}, which was not filled in").format(names=", ".join(list(found)[:5]))
+        remedy = _("fill it in, or leave it if the model should say it")
         return Remark(number, next(iter(found.values())), "placeholder", what, remedy)
 
     def _repeated(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
@@ -115,16 +115,16 @@ class Contents:
         if first[0] == number:
             return
         if first[1] == answer:
-            what = _("the same as row {first}").format(first=first[0])
-            yield Remark(number, "", "duplicate", what, _("remove it, unless it is to count twice"))
+            what = _("is the same as row {first}").format(first=first[0])
+            yield Remark(number, "", "duplicate", what, _("remove it, unless it should count twice"))
         else:
-            what = _("asks what row {first} asks, and answers otherwise").format(first=first[0])
-            yield Remark(number, "", _("two answers"), what, _("keep one answer to a question"))
+            what = _("asks the same as row {first}, with another answer").format(first=first[0])
+            yield Remark(number, "", _("two answers"), what, _("keep one answer per question"))
 
     def _heldout(self, number: int, messages: list[dict[str, Any]]) -> Iterator[Remark]:
         for message in messages:
             if message.get("role") == "user" and question_key(str(message.get("content"))) in self.heldout:
-                what = _("is a held-out question of verify, which then proves nothing")
+                what = _("is a held-out question of verify, which would then prove nothing")
                 yield Remark(number, "instruction", _("held-out question"), what, _("ask it in other words"))
 
     def _remember_maker(self, number: int, messages: list[dict[str, Any]]) -> None:
@@ -147,19 +147,19 @@ def text_remarks(number: int, field: str, text: str) -> Iterator[Remark]:
     """Remarks on one text."""
     # --convert removes control characters, which would turn <\ufeff|im_end|> into a special token.
     if "|" in text and (found := SPECIAL.search(text) or SPECIAL.search(clean(text))):
-        what = _("holds {found}, which the model reads as the end or beginning of something").format(found=found[0])
-        yield Remark(number, field, _("special token"), what, _("write it otherwise, or remove it"), error=True)
+        what = _("contains {found}, which the model reads as a control token").format(found=found[0])
+        yield Remark(number, field, _("special token"), what, _("write it differently, or remove it"), error=True)
     if text.isascii() and text.isprintable():
         return
     if found := SURROGATE.search(text):
-        what = _("holds half a character (\\u{ord:04x})").format(ord=ord(found[0]))
+        what = _("contains half a character (\\u{ord:04x})").format(ord=ord(found[0]))
         yield Remark(number, field, _("broken character"), what, _("write the character itself"), error=True)
     if found := CONTROL.search(text):
-        what = _("holds the control character U+{ord:04X}").format(ord=ord(found[0]))
+        what = _("contains the control character U+{ord:04X}").format(ord=ord(found[0]))
         yield Remark(number, field, _("control character"), what, _("remove it; --convert does"))
     if REPLACED in text:
-        what = _("holds U+FFFD, so a character was lost in an earlier conversion")
-        yield Remark(number, field, _("lost character"), what, _("look the text up in its source"))
+        what = _("contains U+FFFD: a character was lost in an earlier conversion")
+        yield Remark(number, field, _("lost character"), what, _("restore the text from its source"))
 
 
 def question_key(text: str) -> str:

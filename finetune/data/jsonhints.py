@@ -15,7 +15,7 @@ COMMENT = re.compile(r"//|/\*|#")
 DEEPEST = 3  # levels of nested objects that are searched for a list of rows
 LIST = N_('write a list of rows: [{"instruction": ..., "input": "", "output": ...}, ...], or name a table .csv')
 NO_COMMENTS = N_("JSON has no comments: remove them")
-WRAP = N_('a list is a row: wrap it in messages, one a line: {"messages": [...]}')
+WRAP = N_('a list of messages is one row: write it as {"messages": [...]}, one row per line')
 
 
 def beginning(first: str) -> tuple[str, str]:
@@ -28,7 +28,7 @@ def beginning(first: str) -> tuple[str, str]:
 def explain(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
     """(what, remedy) of JSON that cannot be parsed. `text` is what the positions in `error` refer to."""
     message = error.msg[:1].lower() + error.msg[1:]  # part of a sentence here
-    return _("not JSON, {jsonhints}").format(jsonhints=message), _hint(text, error)
+    return _("not JSON, {reason}").format(reason=message), _hint(text, error)
 
 
 def long_number() -> tuple[str, str]:
@@ -52,7 +52,7 @@ def _hint(text: str, error: json.JSONDecodeError) -> str:
     if error.msg.startswith("Extra data") and here == ",":
         return _("remove the comma at the end of the line, or put [ and ] around all rows")
     if error.msg.startswith("Extra data") and here in "{[":
-        return _("begin a new line before it: one row a line")
+        return _("start a new line before it: one row per line")
     if any(mark in near for mark in "“”‘’"):
         return _('use straight quotes "')
     if any(mark in near for mark in "\uff0c\uff1a"):
@@ -61,7 +61,7 @@ def _hint(text: str, error: json.JSONDecodeError) -> str:
         return _('use double quotes "')
     if here in "}]" and "," in text[max(0, error.pos - 80) : error.pos]:
         return _("remove the comma before it")
-    return _("look at this place and just before it")
+    return _("check this position and what is just before it")
 
 
 def rows_below(value: Any) -> str:

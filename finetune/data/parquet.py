@@ -33,7 +33,7 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
         size = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
         if size > MAX_ROW:
             raise UserError(
-                _("{path}: {size} MB a row; no training row is that long; write the texts again").format(
+                _("{path}: {size} MB per row, and no training row is that long; export the texts again").format(
                     path=path, size=size >> 20
                 )
             )
@@ -48,8 +48,8 @@ def read(path: Path, columns: tuple[str, str] | None, note: Remember) -> Iterato
             yield Row(number, number, _as_json(row))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
-            _("{path}: not a Parquet file ({names}); write it again").format(
-                path=path, names=" ".join(str(error).split())[:120]
+            _("{path}: not a Parquet file ({reason}); export it again").format(
+                path=path, reason=" ".join(str(error).split())[:120]
             )
         ) from error
 

@@ -34,7 +34,9 @@ def open_checked(path: Path) -> encoding.Encoding:
         raise UserError(_("{path}: is a directory; {in_it}").format(path=path, in_it=_in_it(path)))
     if not path.is_file():
         raise UserError(
-            _("{path}: not an ordinary file, and it is read more than once; write its rows into one").format(path=path)
+            _("{path}: not a regular file, and it has to be read more than once; save its rows as a file").format(
+                path=path
+            )
         )
     try:
         size = path.stat().st_size
@@ -62,7 +64,9 @@ def _in_it(folder: Path) -> str:
     """The remedy for a folder where a file should be; an empty one was probably made by Docker."""
     with contextlib.suppress(OSError):
         if not any(folder.iterdir()):
-            return _("it is empty: docker run -v makes one where the host has no such file; check the path on the host")
+            return _(
+                "it is empty: docker run -v creates a folder if the host has no such file; check the path on the host"
+            )
     return _("name the file in it")
 
 
@@ -88,7 +92,7 @@ def read(path: Path, columns: tuple[str, str] | None = None, note: Remember = fo
         return
     found = open_checked(path)
     if found.guess:
-        remedy = _("look whether that is what it says; if not, save the file in UTF-8")
+        remedy = _("check that this is what the file says; if not, save it in UTF-8")
         note(Note(_("guessed encoding"), found.guess, remedy))
     if suffix in tables.TEXT_SUFFIXES:
         yield from tables.read_text(path, found.codec, columns, note)
@@ -181,7 +185,7 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
             yield value
             return
         if number == 1 and jsonhints.is_message(value):
-            what = _("a message of a conversation is in the place of a row")
+            what = _("found a message of a conversation instead of a row")
             yield _at_line(line, what, _(jsonhints.WRAP), number)
             return
         yield _row(number, line, value)
@@ -201,11 +205,11 @@ def _json_list(text: TextBuffer) -> Iterator[Row | Broken]:
             return
         if mark != ",":
             what = (
-                _("the list has no end, a ] is missing")
+                _("the list has no end: a ] is missing")
                 if not mark
                 else _("a comma is missing before {mark!r}").format(mark=mark)
             )
-            yield Broken(text.place(0), what, _("look at the end of row {number}").format(number=number), number)
+            yield Broken(text.place(0), what, _("check the end of row {number}").format(number=number), number)
             return
         text.drop(1)
         if text.peek() == "]":
@@ -221,7 +225,9 @@ def _decode(text: TextBuffer, number: int) -> Any:
         try:
             value, end = decoder.raw_decode(text.buffer)
         except RecursionError:
-            return Broken(text.place(0), _("nested too deeply"), _("a row is an object of texts"), number)
+            return Broken(
+                text.place(0), _("nested too deeply"), _("a row should be an object whose values are texts"), number
+            )
         except json.JSONDecodeError as error:
             # Is the value broken, or only cut off by the end of the buffer? json reports an open string where it
             # begins, and everything else that is cut off close to the end of the buffer.
@@ -250,14 +256,16 @@ def _jsonl(text: TextBuffer) -> Iterator[Row | Broken]:
         end = text.buffer.find("\n")
         if end < 0 and len(text.buffer) > MAX_ROW:
             what = _("a line of more than {max_row} million characters").format(max_row=MAX_ROW >> 20)
-            yield _at_line(text.line, what, _("write one row a line"), number)
+            yield _at_line(text.line, what, _("write one row per line"), number)
             return
         end = len(text.buffer) if end < 0 else end
         line = text.buffer[:end]
         try:
             yield _row(number, text.line, json.loads(line))
         except RecursionError:
-            yield _at_line(text.line, _("nested too deeply"), _("a row is an object of texts"), number)
+            yield _at_line(
+                text.line, _("nested too deeply"), _("a row should be an object whose values are texts"), number
+            )
         except json.JSONDecodeError as error:
             if number == 1 and (spread := _spread(text)):
                 yield spread
@@ -278,7 +286,7 @@ def _row(number: int, line: int, value: Any) -> Row | Broken:
     if isinstance(value, dict) and not jsonhints.ROW_NAMES.isdisjoint(value):
         return Row(number, line, value)  # nearly every row
     if jsonhints.is_chat(value):
-        return _at_line(line, _("a list of messages is in the place of a row"), _(jsonhints.WRAP), number)
+        return _at_line(line, _("found a list of messages instead of a row"), _(jsonhints.WRAP), number)
     if isinstance(value, dict) and not jsonhints.is_row(value) and (keys := jsonhints.rows_below(value)):
         what = _('the rows are below the key "{keys}"').format(keys=keys)
         return _at_line(line, what, _("write only the list, without the object around it: [{...}, {...}]"), number)
@@ -300,5 +308,5 @@ def _spread(text: TextBuffer) -> Broken | None:
     found = _row(1, text.line, value)
     if isinstance(found, Broken):
         return found
-    remedy = _("one row a line, or put all rows into a list: [{...}, {...}]")
-    return _at_line(text.line, _("not JSON lines, an object goes over several lines"), remedy, 1)
+    remedy = _("write one row per line, or put all rows into a list: [{...}, {...}]")
+    return _at_line(text.line, _("not JSON Lines: an object spans several lines"), remedy, 1)

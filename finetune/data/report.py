@@ -33,8 +33,8 @@ def terminal(console: Console, reports: list[FileReport]) -> None:
             state += (_(", {count} warning") if report.warnings == 1 else _(", {count} warnings")).format(
                 count=report.warnings
             )
-        line = _("{escape}: {rows} rows ({encoding}), {state}").format(
-            escape=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
+        line = _("{file}: {rows} rows ({encoding}), {state}").format(
+            file=escape(report.file), rows=report.rows, encoding=report.encoding, state=state
         )
         console.print(line, highlight=False, soft_wrap=True)
     if any(report.findings for report in reports):

@@ -74,11 +74,11 @@ def read_text(path: Path, encoding: str, columns: tuple[str, str] | None, note: 
         except csv.Error as error:
             what = str(error)
             if "field larger" in what or "unexpected end" in what:
-                what = _("a cell has no end")
+                what = _("a cell is never closed")
             yield Broken(
                 _("line {line_num}").format(line_num=reader.line_num + skipped),
                 _("not CSV, {what}").format(what=what),
-                _("look for a quote without its partner before it"),
+                _("look for an unmatched quote before it"),
             )
         except UnicodeDecodeError:
             yield not_text(path, encoding)
@@ -172,7 +172,7 @@ def from_cells(
     above = [cell for _other, cells in first[:at] for cell in cells if _filled(cell)]
     if above:
         what = _("left out what is above the heading: {names}").format(names=", ".join(map(str, above))[:100])
-        note(Note(_("title row"), what, _("remove it from the table, if it is to say nothing")))
+        note(Note(_("title row"), what, _("remove it from the table if it is not needed")))
     heading = first[at][1]
     headings = {name: heading[place] for name, place in places.items()}
     number = 0
@@ -187,13 +187,13 @@ def from_cells(
         data = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
         yield Row(number, line, data, headings)
     if number == 0:
-        raise UserError(_("{path}: has a heading and no rows; write rows below it").format(path=path))
+        raise UserError(_("{path}: has a heading but no rows; write rows below it").format(path=path))
 
 
 def _too_many(separator: str) -> str:
     """The remedy for a row with more cells than the heading."""
     if not separator:
-        return _("take what stands right of the last heading out of the row")
+        return _("remove what is right of the last heading from the row")
     return _("a text in it contains {separator}: put that text in double quotes").format(separator=_(separator))
 
 

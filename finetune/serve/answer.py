@@ -1,6 +1,6 @@
 """Turns an engine's pieces into the API's responses: text up to a stop text, tool calls, chunks, usage.
 
-door.py calls it. It needs no engine and no web framework.
+api.py calls it. It needs no engine and no web framework.
 """
 
 from __future__ import annotations

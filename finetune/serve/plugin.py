@@ -1,6 +1,6 @@
 """ms-swift plugin that makes `swift deploy` 4.6 a complete server; commands/serve.py adds it with --external_plugins.
 
-- HTTP: door.py takes the requests and sends the responses. Only ms-swift's engine is used, none of its paths.
+- HTTP: api.py takes the requests and sends the responses. Only ms-swift's engine is used, none of its paths.
 - Guard: guard.py sends 401 for a wrong key (ms-swift: 400), 413 for a long body, and errors as JSON.
 - System prompts: each model name has that of its own training. ms-swift uses the first adapter's for all models.
 - Loading: adapters are loaded before the server listens. ms-swift loads each at its first request.
@@ -28,7 +28,7 @@ from swift.infer_engine import AdapterRequest, InferRequest, RequestConfig, Tran
 from swift.pipelines.infer.deploy import SwiftDeploy
 from swift.template import TEMPLATE_MAPPING, Template
 
-from finetune.serve import door, metrics
+from finetune.serve import api, metrics
 from finetune.serve.answer import AnswerPiece
 from finetune.serve.guard import Guard
 from finetune.serve.page.routes import Page
@@ -56,7 +56,7 @@ def install(self: SwiftDeploy) -> None:
         max_body=int(os.environ.get("MIRROR_SERVE_BODY_KIB", "1024")) * 1024,
         ready=os.environ.get("MIRROR_SERVE_READY", "serve: ready"),
     )
-    self.app = door.app(
+    self.app = api.app(
         lambda request, number: answers(self, request, number),
         system_prompts(self),
         int(time.time()),
@@ -133,7 +133,7 @@ async def answers(self: SwiftDeploy, request: ChatRequest, number: int) -> Async
 
 
 def piece(response: Any, message: Any) -> AnswerPiece:
-    """A piece for the door. `response`: ms-swift's response or chunk; `message`: the message or delta in it."""
+    """A piece for the API. `response`: ms-swift's response or chunk; `message`: the message or delta in it."""
     choice, usage = response.choices[0], response.usage
     return AnswerPiece(
         message.content or "",

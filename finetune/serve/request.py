@@ -1,4 +1,4 @@
-"""Validates and normalizes a request before an engine sees it; door.py calls it.
+"""Validates and normalizes a request before an engine sees it; api.py calls it.
 
 The input is any body sent to /v1/chat/completions or /v1/completions. The output is a ChatRequest that every engine can
 answer: one system message at the beginning, texts as contents, alternating turns, numbers within their ranges. A

@@ -50,17 +50,13 @@ class BaseCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, dict[str, Any]] = dict(_lines(path))
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The record with a key; None if there is none."""
-        return self._known.get(key)
+        self.known: dict[str, dict[str, Any]] = dict(_lines(path))
 
     def add(self, new: dict[str, dict[str, Any]]) -> None:
         """Append records by their keys. It is a single write, so the lines of two processes do not mix."""
         if not new:
             return
-        self._known |= new
+        self.known |= new
         text = "".join(json.dumps({"key": key} | value, ensure_ascii=False) + "\n" for key, value in new.items())
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +93,7 @@ class CachedBase:
         if adapter is not None:
             return self.engine.answer(asks, adapter, progress)
         keys = [_key("answer", ask.key()) for ask in asks]
-        self.taken += sum(self.cache.get(key) is not None for key in keys)
+        self.taken += sum(key in self.cache.known for key in keys)
 
         def ask_for(places: Sequence[int]) -> list[dict[str, Any]]:
             return [asdict(each) for each in self.engine.answer([asks[place] for place in places], None, progress)]
@@ -122,7 +118,7 @@ class CachedBase:
         ask_for: Callable[[Sequence[int]], list[dict[str, Any]]],
         progress: Progress = lambda _: None,
     ) -> list[dict[str, Any]]:
-        kept = {key: value for key in keys if (value := self.cache.get(key)) is not None}
+        kept = {key: self.cache.known[key] for key in keys if key in self.cache.known}
         missing = [place for place, key in enumerate(keys) if key not in kept]
         progress(len(kept))
         if missing:

@@ -165,7 +165,7 @@ class Qwen2Engine:
             return self.lane.weigh(rows, adapter, self._folder(adapter))
         except torch.cuda.OutOfMemoryError:
             raise UserError(
-                _("the GPU's memory ran out while references were weighed; end what else uses the GPU"),
+                _("the GPU's memory ran out while reference answers were scored; end other programs on the GPU"),
                 exit_code=FAILED,
             ) from None
 
@@ -184,7 +184,7 @@ def answer_of(tokenizer: Any, ask: Ask, ids: list[int]) -> Answer:
 def memory_ran_out() -> UserError:
     """The error for the user if torch raises OutOfMemoryError while a model answers."""
     return UserError(
-        _("the GPU's memory ran out while answering; give --batch-size 8, or end what else uses the GPU"), FAILED
+        _("the GPU's memory ran out while answering; try --batch-size 8, or end other programs on the GPU"), FAILED
     )
 
 

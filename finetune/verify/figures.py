@@ -137,7 +137,7 @@ def of_sets(asked: Sequence[Asked], sides: Mapping[str, str]) -> dict[str, Figur
     rows = [a for a in asked if a.question.row is not None and a.prompt != DEFAULT]
     parts = {
         "learned": [a for a in rows if a.question.part in ("learned", "trained")],
-        "reworded": [a for a in rows if a.question.part == "reworded"],
+        "reworded": [a for a in rows if a.question.part == "reworded" and a.question.counted],
         "unseen": [a for a in rows if a.question.part == "unseen"],
     }
     for part, chosen in parts.items():
@@ -237,15 +237,15 @@ LABELS = {
     "out_of_scope_near": "near misses answered with what the data say of something else",
     "nll": "surprise at the data's answers (nats a token)",
     "rouge": "ROUGE-L against the data's answers",
-    "learned_after": "the data's own questions answered right",
-    "reworded_after": "the same questions in other words answered right",
-    "unseen_after": "rows left out of the training answered right",
-    "out_of_scope_after": "answers to something else that repeat the data",
-    "out_of_scope_near_after": "near misses answered with what the data say of something else",
     "general_lost": "general tasks lost, of all",
     "unseen_over_majority": "unseen labels right, beyond always giving the commonest",
     "nll_drop": "less surprise at the data's answers (nats a token)",
 }
+
+
+def label(figure: str) -> str:
+    """A figure's name in words."""
+    return LABELS.get(figure) or LABELS.get(figure.removesuffix("_after"), figure)
 
 
 def sentence(check: Mapping[str, Any]) -> Said:
@@ -254,7 +254,7 @@ def sentence(check: Mapping[str, Any]) -> Said:
     wanted = "wanted at least {limit}" if check["bound"] == "min" else "wanted at most {limit}"
     return Said(
         "{label}: {value}, {wanted}",
-        label=Said(LABELS.get(name, name)),
+        label=Said(label(name)),
         value=shown(name, check["value"]),
         wanted=Said(wanted, limit=shown(name, check["limit"])),
     )

@@ -61,6 +61,14 @@ class Nearness:
             shared[self.holders[gram]] += self.weight[gram]
         return 2 * shared / np.maximum(self.norms + norm, 1e-9)
 
+    def between(self, one: str, other: str) -> float:
+        """The likeness of two texts, from 0 to 1, weighed by the texts held."""
+        bags = [grams(one), grams(other)]
+        shared, *both = (
+            sum(self.weight.get(gram, self._rarity(0)) for gram in bag) for bag in (bags[0] & bags[1], *bags)
+        )
+        return 2 * shared / max(sum(both), 1e-9)
+
     def nearest(self, text: str) -> tuple[int, float]:
         """(index of the most similar text, its similarity)."""
         found = self.scores(text)

@@ -17,14 +17,12 @@ def add_what_is_asked(parser: argparse._ActionsContainer) -> None:
         "--rewordings",
         type=Path,
         metavar="FILE",
-        help=_("the data's questions in other words, in place of those that are made"),
+        help=_("the data's questions in other words, instead of generated ones"),
     )
-    parser.add_argument(
-        "--expect", metavar="REGEX", help=_("the new identity, where it is not the one that the data name")
-    )
-    parser.add_argument("--forbid", metavar="REGEX", help=_("the old identity, where it is not Qwen's"))
+    parser.add_argument("--expect", metavar="REGEX", help=_("the new identity, if it is not the one in the data"))
+    parser.add_argument("--forbid", metavar="REGEX", help=_("the old identity, if it is not Qwen's"))
     parser.add_argument(
         "--ask-base",
         action="store_true",
-        help=_("ask the base again, in place of its answers that earlier verdicts kept in OUTPUT/.cache/base-answers"),
+        help=_("ask the base again instead of using its earlier answers in OUTPUT/.cache/base-answers"),
     )

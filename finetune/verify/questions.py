@@ -38,7 +38,7 @@ class Question:
     forbid: Patterns = ()
     reference: str | None = None
     rule: dict[str, Any] | None = None
-    counted: bool = True  # False: a row of the dataset that says nothing about identity; it is shown, not scored
+    counted: bool = True  # False: shown, not scored (says nothing about identity, or an easy rewording)
     row: int | None = None  # index into sets.survey.Survey.rows of the row whose answer is the reference
     system: str | None = None  # the row's own system prompt, which replaces the training's
     tools: Any = None  # the row's tools

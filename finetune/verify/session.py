@@ -50,6 +50,11 @@ class Wordings:
     by_hand: int = 0
     path: Path | None = None
 
+    @property
+    def mostly_by_rules(self) -> bool:
+        """Whether rules wrote half of them or more."""
+        return self.by_rules > 0 and self.by_rules >= self.by_base + self.by_hand
+
 
 @dataclass
 class VerdictSession:
@@ -126,7 +131,7 @@ class Session:
         if weigh is None or not rows:
             return
         clock = time.monotonic()
-        self.bar.phase(_("weighing {count} answers of the data").format(count=len(rows)))
+        self.bar.phase(_("scoring {count} reference answers").format(count=len(rows)))
         wanted = [ask_of(each.question, each.system, self.limits) for each in rows]
         references = [each.question.reference or "" for each in rows]
         for side, adapter in self.adapters.items():

@@ -12,10 +12,8 @@ from typing import Any
 
 from common import sha256sums
 from common.i18n import N_, _
+from common.json_files import json_object
 from healthchecks.context import Context, Failure, Outcome
-
-NAME = "tokenizer"
-LEVEL = "fast"
 
 ENTRIES = 151_665  # 151,643 of the vocabulary and 22 added; the model's 152,064 rows include padding
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
@@ -52,11 +50,11 @@ def check(context: Context) -> Outcome:
     """Outcome with the number of entries. Raises Failure: tokenizer-missing, tokenizer-wrong or template-wrong."""
     tokenizer = _load(context)
     if is_official(context):
-        return _hold_official(context, tokenizer)
+        return _check_official(context, tokenizer)
     entries = tokenizer.get_vocab_size(with_added_tokens=True)
-    _hold_special(context, tokenizer)
-    rendered = _hold_template(context)
-    _hold_round_trips(tokenizer, OTHERS)
+    _check_special_tokens(context, tokenizer)
+    rendered = _check_template(context)
+    _check_round_trips(tokenizer, OTHERS)
     template = _("template") if rendered else _("no template of its own: ChatML")
     figure = _("{entries} entries, not Qwen2.5's; special tokens, {template} and {count} round trips right").format(
         entries=entries, template=template, count=len(ROUND_TRIPS)
@@ -101,7 +99,7 @@ def prompt_ids(model_dir: Path) -> list[int]:
     return Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(PROMPT, add_special_tokens=False).ids
 
 
-def _hold_official(context: Context, tokenizer: Any) -> Outcome:
+def _check_official(context: Context, tokenizer: Any) -> Outcome:
     entries = tokenizer.get_vocab_size(with_added_tokens=True)
     if entries != ENTRIES:
         raise Failure(
@@ -126,8 +124,8 @@ def _hold_official(context: Context, tokenizer: Any) -> Outcome:
                 AGAIN,
             )
     else:  # Coder, Math and the base models have the same tokenizer and another system prompt
-        _hold_template(context)
-    _hold_round_trips(tokenizer, AGAIN)
+        _check_template(context)
+    _check_round_trips(tokenizer, AGAIN)
     have = tokenizer.encode(PROMPT, add_special_tokens=False).ids
     if have != PROMPT_IDS:
         raise Failure(
@@ -137,20 +135,21 @@ def _hold_official(context: Context, tokenizer: Any) -> Outcome:
             ),
             AGAIN,
         )
-    _hold_special(context, tokenizer)
+    _check_special_tokens(context, tokenizer)
     return Outcome(
         _("{entries} entries, template and {count} round trips right").format(entries=entries, count=len(ROUND_TRIPS))
     )
 
 
-def _hold_special(context: Context, tokenizer: Any) -> None:
+def _check_special_tokens(context: Context, tokenizer: Any) -> None:
     """Check that ChatML's tokens have one id each, every id has a row in the weights, and answers end properly."""
     for token in CHATML:
         if tokenizer.encode(token, add_special_tokens=False).ids != [tokenizer.token_to_id(token)]:
             raise Failure(
                 "tokenizer-wrong", _("tokenizer.json has no special token {token}").format(token=token), NOT_CHATML
             )
-    config = _json(context.model_dir / "config.json")
+    config = json_object(context.model_dir / "config.json")  # `weights` reports what is wrong with it
+    generation = json_object(context.model_dir / "generation_config.json")
     rows = config.get("vocab_size")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if isinstance(rows, int) and largest >= rows:
@@ -162,7 +161,8 @@ def _hold_special(context: Context, tokenizer: Any) -> None:
             OTHERS,
         )
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    for name, ends in (("generation_config.json", _ends(context)), ("config.json", config.get("eos_token_id"))):
+    for name, values in (("generation_config.json", generation), ("config.json", config)):
+        ends = values.get("eos_token_id")
         for end in ends if isinstance(ends, list) else [ends]:
             if isinstance(end, int) and end not in special:
                 text = tokenizer.id_to_token(end)
@@ -180,7 +180,7 @@ def _hold_special(context: Context, tokenizer: Any) -> None:
                 )
 
 
-def _hold_template(context: Context) -> bool:
+def _check_template(context: Context) -> bool:
     """Whether the folder has a chat template. Raises Failure if it does not write ChatML or cannot be rendered."""
     if _template(context) is None:
         return False
@@ -194,7 +194,7 @@ def _hold_template(context: Context) -> bool:
     return True
 
 
-def _hold_round_trips(tokenizer: Any, remedy: str) -> None:
+def _check_round_trips(tokenizer: Any, remedy: str) -> None:
     for text in ROUND_TRIPS:
         back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
         if back != text:
@@ -230,19 +230,6 @@ def _load(context: Context) -> Any:
         raise Failure(
             "tokenizer-wrong", _("{path} cannot be loaded: {reason}").format(path=path, reason=error), INCOMPLETE
         ) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} if the file has none: `weights` reports what is wrong with config.json."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _ends(context: Context) -> Any:
-    return _json(context.model_dir / "generation_config.json").get("eos_token_id")
 
 
 def _template(context: Context) -> str | None:

@@ -7,9 +7,6 @@ import os
 from common.i18n import N_, _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "vram-free"
-LEVEL = "fast"
-
 # What a forward pass needs in addition to the weights: activations, and the CUDA context, which NVML counts.
 MARGIN_BYTES = 1 * GIB
 USUAL_BYTES = 22 * GIB  # of a 24 GB card
@@ -55,36 +52,24 @@ def check(context: Context) -> Outcome:
                 gib=gib(weights), mig=_(" or a MIG instance") if gpu.mig else ""
             ),
         )
+    others = ", ".join(
+        f"pid {pid} {name} {'? GiB' if used is None else gib(used)}"
+        for pid, used, name in gpu.processes
+        if pid != os.getpid()
+    )
     if gpu.free < need:
+        holders = _("held by ") + others if others else _("held by processes that this container cannot see")
         raise Failure(
             "busy-gpu",
             _("{free} of {total} are free, {why} asks for more; {holders}").format(
-                free=gib(gpu.free), total=gib(gpu.total), why=why, holders=_holders(context)
+                free=gib(gpu.free), total=gib(gpu.total), why=why, holders=holders
             ),
             REMEDY,
         )
     figure = _("{free} of {total} free, {why}").format(free=gib(gpu.free), total=gib(gpu.total), why=why)
-    return Outcome(figure + _others(context))
+    return Outcome(figure + (_("; also there: {names}").format(names=others) if others else ""))
 
 
 REMEDY = N_(
     "end what holds the memory (nvidia-smi on the host lists it), or choose another GPU with docker run --gpus device=N"
 )
-
-
-def _listed(context: Context) -> list[str]:
-    assert context.gpu is not None
-    others = [process for process in context.gpu.processes if process[0] != os.getpid()]
-    return [f"pid {pid} {name} {'? GiB' if used is None else gib(used)}" for pid, used, name in others]
-
-
-def _holders(context: Context) -> str:
-    listed = _listed(context)
-    if not listed:
-        return _("held by processes that this container cannot see")
-    return _("held by ") + ", ".join(listed)
-
-
-def _others(context: Context) -> str:
-    listed = _listed(context)
-    return _("; also there: {names}").format(names=", ".join(listed)) if listed else ""

@@ -20,9 +20,9 @@ from torch import Tensor
 from qwen2 import attention, ops
 from qwen2.attention import Rows
 from qwen2.config import PROJECTIONS
-from qwen2.dropout import dropout, dropout_backward_
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model, add_matmul
+from qwen2.training.dropout import dropout, dropout_backward_
 
 Recompute = Literal["none", "swiglu", "layer"]
 

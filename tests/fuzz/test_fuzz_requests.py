@@ -1,7 +1,7 @@
 """The endpoint on requests whose JSON is bent: types swapped, fields dropped, odd roles, unknown fields, huge numbers.
 
-Behind the door is a stub that answers nothing of its own, and lays every request out by ms-swift's real template: what
-the door takes, the template must take.
+Behind the API is a stub that answers nothing of its own, and lays every request out by ms-swift's real template: what
+the API takes, the template must take.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from finetune.serve import door
+from finetune.serve import api
 from finetune.serve.answer import AnswerPiece
 from finetune.serve.request import ChatRequest
 from tests.fuzz.mutations import mutated
@@ -111,7 +111,7 @@ def bent(draw: st.DrawFn) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def api(swift_processor: Any) -> TestClient:
+def client(swift_processor: Any) -> TestClient:
     """The endpoint around ms-swift's template."""
     from swift.infer_engine import InferRequest
     from swift.template import get_template
@@ -124,17 +124,17 @@ def api(swift_processor: Any) -> TestClient:
         try:
             length = len(template.encode(asked)["input_ids"])
         except Exception as error:
-            raise AssertionError(f"the door took what the template does not: {error!r}") from error
+            raise AssertionError(f"the API took what the template does not: {error!r}") from error
         assert length
         yield AnswerPiece("我由 CSDN 开发", "stop", length, 5)
 
-    made = door.app(lay_out, {"base": "You are Qwen.", "a": "Be brief."}, 0)
+    made = api.app(lay_out, {"base": "You are Qwen.", "a": "Be brief."}, 0)
     return TestClient(made, raise_server_exceptions=False)
 
 
-def held(api: TestClient, path: str, body: bytes) -> int:
+def held(client: TestClient, path: str, body: bytes) -> int:
     """Ask, and hold the response to what must be true of every one. Its status."""
-    done = api.post(path, content=body)
+    done = client.post(path, content=body)
     assert done.status_code in (200, 400, 422), (done.status_code, done.text)
     if done.status_code != 200:
         told = done.json()["error"]
@@ -151,16 +151,16 @@ def held(api: TestClient, path: str, body: bytes) -> int:
     return done.status_code
 
 
-def test_whatever_a_chat_request_holds(api: TestClient) -> None:
+def test_whatever_a_chat_request_holds(client: TestClient) -> None:
     seen: list[int] = []
-    fuzz(bent(), lambda body: seen.append(held(api, "/v1/chat/completions", body)), short=300, share=0.8)
+    fuzz(bent(), lambda body: seen.append(held(client, "/v1/chat/completions", body)), short=300, share=0.8)
     assert len(seen) >= 200 and seen.count(200) > 20 and seen.count(400) > 20 and seen.count(422) > 20
 
 
-def test_whatever_bytes_a_request_is(api: TestClient) -> None:
+def test_whatever_bytes_a_request_is(client: TestClient) -> None:
     valid = [json.dumps(request, ensure_ascii=False).encode() for request in REQUESTS]
-    assert fuzz(mutated(valid), lambda body: held(api, "/v1/chat/completions", body), short=60, share=0.1) >= 40
+    assert fuzz(mutated(valid), lambda body: held(client, "/v1/chat/completions", body), short=60, share=0.1) >= 40
 
 
-def test_whatever_a_completion_request_holds(api: TestClient) -> None:
-    assert fuzz(bent(), lambda body: held(api, "/v1/completions", body), short=40, share=0.1) >= 30
+def test_whatever_a_completion_request_holds(client: TestClient) -> None:
+    assert fuzz(bent(), lambda body: held(client, "/v1/completions", body), short=40, share=0.1) >= 30

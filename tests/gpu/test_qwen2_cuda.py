@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from qwen2 import dropout, ops
+from qwen2 import ops
 from qwen2.config import Config
 from qwen2.generate import generate
 from qwen2.lora import Adapter
 from qwen2.model import Model
 from qwen2.nll import mean_nll
+from qwen2.training import dropout
 from qwen2.training.loop import train
 from qwen2.training.settings import TrainSettings
+from tests.unit.qwen2.tiny import numbered
 
 pytestmark = [
     pytest.mark.gpu,
@@ -110,7 +112,7 @@ def test_triton_kernels_are_used_and_equal_torch() -> None:
     close(gloss, loss, 1e-5)
     close(ggrad, grad, 3e-3)
     assert torch.equal(ghit.cpu(), hit)
-    seed = dropout.in_order(2**31 - 9, gx.shape[0])
+    seed = numbered(2**31 - 9, gx.shape[0])
     close(dropout.dropout(gx, 0.3, seed.cuda(), (1, 9, 190)), dropout.dropout(gx.cpu(), 0.3, seed, (1, 9, 190)), 3e-3)
 
 
@@ -153,7 +155,7 @@ def test_dropout_backward_equals_torch(rank: int, keys: tuple[int, ...]) -> None
     generator = torch.Generator().manual_seed(0)
     both, a = torch.randn(70, 300 + 200, generator=generator), torch.randn(200, 300, generator=generator)
     both, a = both.to(torch.bfloat16), a.to(torch.bfloat16)
-    seed, exact, ours = dropout.in_order(2**31 - 9, 70), both.float(), both.cuda()
+    seed, exact, ours = numbered(2**31 - 9, 70), both.float(), both.cuda()
     dropout.dropout_backward_(exact[:, :300], exact[:, 300:], a.float(), rank, 0.3, seed, keys)
     dropout.dropout_backward_(ours[:, :300], ours[:, 300:], a.cuda(), rank, 0.3, seed.cuda(), keys)
     close(ours, exact, 3e-3)

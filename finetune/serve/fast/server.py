@@ -75,7 +75,7 @@ class Endpoint:
         from starlette.middleware import Middleware
         from starlette.routing import Route
 
-        from finetune.serve import door, metrics
+        from finetune.serve import api, metrics
         from finetune.serve.fast.client import Client
         from finetune.serve.guard import Guard
         from finetune.serve.page.routes import Page
@@ -93,7 +93,7 @@ class Endpoint:
             ready=os.environ.get(READY, "serve: ready"),
             counts=counts,
         )
-        app = door.app(
+        app = api.app(
             self.client.answers,
             systems,
             int(time.time()),

@@ -1,4 +1,4 @@
-"""The page's paths: static files, and /page/setup.json with what the page shows; door.py adds them.
+"""The page's paths: static files, and /page/setup.json with what the page shows; api.py adds them.
 
 The files hold no private data. They need no key, so that the page can ask for it. Questions, answers and system prompts
 come from someone's data, so the guard asks for the key at /page/setup.json, as everywhere else. If the server has no

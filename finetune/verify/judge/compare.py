@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from finetune.verify.judge.claims import Claims
 from finetune.verify.judge.exchanged import exchanged, shuffled
 from finetune.verify.judge.facts import Fact, Facts, same, says, squeezed
-from finetune.verify.judge.polarity import colours, denials, lead, opposed, poles, without_denials
-from finetune.verify.judge.text import CJK, PLACE, clauses, content, sentences, tokens
+from finetune.verify.judge.polarity import asks_what, colours, denials, lead, opposed, poles, without_denials
+from finetune.verify.judge.text import CJK, PLACE, clauses, content, tokens
 
 # Kinds of which an answer may hold more than its reference without contradicting it
 _HARMLESS_MORE = frozenset(("quoted", "name"))
@@ -21,7 +21,6 @@ _ONLY_AGAINST_OWN = frozenset(("weekday", "rate", "code"))
 
 _DENIED = frozenset("\uf8ff")  # the token of a denial, which a clause says of its thing as it says a fact
 DROPPED = 0.34  # share of the words of a clause of which an answer has fewer where it leaves the clause out
-HELD = 0.7  # share of the words of two sentences that an answer must have to have exchanged them
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Difference:
     opposite: str  # the clause that says the opposite; empty if none does
     swapped: bool
     exchanged: tuple[str, str] | None  # the one thing that differs: as the reference says it, as the answer does
+    dropped: str  # the clause that an answer leaves out which copies another one; empty if there is none
 
 
 def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
@@ -53,18 +53,15 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
     wrong = [fact for fact in answer.found if _contradicts(fact, known, reference.found, squeezed(reference.text))]
     wrong += _other_rates(reference, answer)
     marked = _marked(reference, answer)
-    (ref_clauses, ref_sentences), (own_clauses, own_sentences) = (
-        (_cut(clauses(text)), _cut(sentences(text))) for text in marked
-    )
+    ref_clauses, own_clauses = (_cut(clauses(text)) for text in marked)
     return Difference(
-        [*_texts(missing), *lacking] or list(filter(None, [dropped(*marked, question.text)])),
+        [*_texts(missing), *lacking],
         _texts(wrong),
         len({fact.value for fact in required}),
         _opposite(ref_clauses, own_clauses, reference.text, answer.text, marked, question.text),
-        _swapped(ref_clauses, own_clauses, _marks(reference))
-        or _exchanged(ref_sentences, own_sentences)
-        or shuffled(reference.text, answer.text),
+        _swapped(ref_clauses, own_clauses, _marks(reference)) or shuffled(reference.text, answer.text),
         exchanged(*marked, question.text),
+        dropped(*marked, question.text),
     )
 
 
@@ -195,7 +192,7 @@ def dropped(reference: str, answer: str, question: str) -> str:
         words = content(part)
         if len(words) >= 3 and _letters(part) in whole:
             copied = True
-        elif len(words - asked) >= 2 and not any(map(_is_place, words)) and '"' not in part:
+        elif len(words - asked) >= 2 and not _has_place(part) and '"' not in part:
             left.append((len(words & said) / len(words), part))
     share, part = min(left, default=(1.0, ""))
     return part if copied and share < DROPPED else ""
@@ -250,11 +247,10 @@ def _opposite(
     question: str,
 ) -> str:
     """The answer's clause that denies what the reference affirms, or the other way round; empty if there is none."""
-    first, own = lead(whole), lead(said)
-    if first * own == -1:
-        return said.split("\n")[0][:60]
+    if lead(whole) * lead(said) == -1 and not asks_what(question):
+        return _shown(said)
     if contrary := Claims(marked[1]).against(Claims(marked[0]), question):
-        return contrary
+        return _shown(said if _has_place(contrary) else contrary)
     unique = _exclusive(reference)
     for clause in answer:
         best = sorted(
@@ -265,8 +261,16 @@ def _opposite(
             continue
         near = [n for score, n in best if score >= 0.75 * best[0][0]]
         if all(opposed(reference[n].text, clause.text) for n in near):
-            return clause.text
+            return _shown(said if _has_place(clause.text) else clause.text)
     return ""
+
+
+def _shown(text: str) -> str:
+    return text.split("\n")[0][:60]
+
+
+def _has_place(text: str) -> bool:
+    return any(map(_is_place, text))
 
 
 def _overlap(clause: _Clause, reference: _Clause, unique: frozenset[str]) -> float:
@@ -296,16 +300,6 @@ def _swapped(reference: Sequence[_Clause], answer: Sequence[_Clause], marks: fro
             answer, unique[b], unique[a], told[b], told[a]
         ):
             return True
-    return False
-
-
-def _exchanged(reference: Sequence[_Clause], answer: Sequence[_Clause]) -> bool:
-    """The same for whole sentences, whatever their words: nearly all of two sentences' are there, in two others."""
-    unique = _exclusive(reference)
-    for a, b in itertools.combinations(range(len(reference)), 2):
-        for (a1, b1), (a2, b2) in _mixed(answer, unique[a], unique[b]):
-            if len(a1 | a2 | b1 | b2) >= HELD * len(unique[a] | unique[b]):
-                return True
     return False
 
 

@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from finetune.verify.judge.polarity import denials, lead
 from finetune.verify.judge.text import CJK, PLACE, STOP_CHARS, STOP_WORDS, stem
 from finetune.verify.judge.units import UNITS
-from finetune.verify.rewordings.rules import WORDS_EN, WORDS_ZH
+from finetune.verify.synonyms import pairs
 
 ALIKE = 0.6  # share of the reference's words that the answer must have, in order
 ODD = 0.1  # share of other words that an answer may have which says the same in another order
@@ -32,7 +32,7 @@ _PRONOUNS = frozenset(("it", "they", "this", "that", "these", "those", "there", 
 _SAME = (
     "一般 通常", "必须 需要", "立即 马上", "立刻 马上", "无 没", "仅 只", "约 大概", "内 里", "填 写", "每 一", "至 到",
 )  # fmt: skip
-_PAIRS = {frozenset((stem(a.lower()), stem(b.lower()))) for a, b in (*WORDS_EN, *WORDS_ZH)} | {
+_PAIRS = {frozenset((stem(a.lower()), stem(b.lower()))) for a, b in pairs()} | {
     frozenset(pair.split()) for pair in _SAME
 }
 

@@ -13,7 +13,7 @@ from finetune.verify.judge.compare import Difference, difference
 from finetune.verify.judge.extract import extract
 from finetune.verify.judge.facts import Facts, says
 from finetune.verify.judge.nearest import Nearest
-from finetune.verify.judge.polarity import lead, refuses
+from finetune.verify.judge.polarity import lead, plain, refuses
 from finetune.verify.judge.text import CJK, content, sentences
 
 OTHER = "(other)"  # what a confusion table calls an answer that is none of the labels
@@ -180,6 +180,8 @@ class Judge:
         nearest = rival[1] if rival[0] > own else row
         code, why = _verdict(found, reference, asked, said, answer, own, rival)
         missing, wrong = found.missing, found.wrong
+        if code == "missing":
+            missing = found.missing or [found.dropped]
         if code == "exchanged" and found.exchanged:
             missing, wrong = [found.exchanged[0]], [found.exchanged[1]]
         return Judgement(code == "ok", "text", why, code, nearest, own, missing, wrong)
@@ -218,6 +220,8 @@ def _verdict(
         return "wrong", f"says {', '.join(found.wrong)}{lacks}"
     if found.missing:
         return "missing", f"lacks {', '.join(found.missing)}"
+    if found.dropped:
+        return "missing", f"lacks {found.dropped}"
     if found.opposite:
         return "opposite", f"says the opposite: {found.opposite.strip()}"
     if found.swapped:
@@ -237,7 +241,7 @@ def _verdict(
 def _covers(reference: Facts, asked: Facts, said: Facts, own: float) -> bool:
     """Whether an answer to a reference without facts says enough of it; a bare yes or no may be enough."""
     first = lead(reference.text)
-    words = content(said.text)
+    words = content(plain(said.text))
     if first and first == lead(said.text) and len(words - content(asked.text)) <= 2:
         return True  # `Yes, we do treat rabbits.`
     wanted, new = content(reference.text), content(reference.text) - content(asked.text)

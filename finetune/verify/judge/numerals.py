@@ -65,7 +65,7 @@ def _english(text: str) -> str:
     text = re.sub(r"\ban hour and (?=\w+[ -]\w*\s?min)", "1 hour ", text, flags=re.IGNORECASE)
     text = re.sub(r"\ba couple of\b", "2", text, flags=re.IGNORECASE)
     text = re.sub(r"\btwice\b", "2 times", text, flags=re.IGNORECASE)
-    text = re.sub(r"\bonce\b(?= (?:an?|per|every)\b|\s*[.,;!]|\s*$)", "1 times", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<!\bat )\bonce\b(?= (?:an?|per|every)\b|\s*[.,;!]|\s*$)", "1 times", text, flags=re.IGNORECASE)
     text = re.sub(r"\ba dozen\b", "12", text, flags=re.IGNORECASE)
     text = re.sub(r"\bsecond (?=floor|day|week|month|year|night|time|attempt)", "2nd ", text, flags=re.IGNORECASE)
     text = re.sub(r"\bfirst (?=of (?:each|every|the) month|day\b)", "1st ", text, flags=re.IGNORECASE)
@@ -138,6 +138,7 @@ def _chinese(text: str) -> str:
     text = re.sub(rf"([{_HAN}]+|\d+)个?半(?=个?(?:小时|钟头|月))", lambda m: f"{_han(m[1]) or m[1]}.5", text)
     text = re.sub(rf"([{_HAN}]+|\d+)(年|天|个月|周)半", lambda m: f"{_han(m[1]) or m[1]}.5{m[2]}", text)
     text = re.sub(rf"([{_HAN}]+|\d+)块([{_HAN}]|\d)(?=\s*(?:$|[,.;!、。]))", _yuan, text)
+    text = re.sub(rf"([{_DIGITS}\d])米([{_DIGITS}\d]{{1,2}})(?![\d{_HAN}]|[{MEASURES}个米])", _metres, text)
     text = re.sub(r"半年", "6个月", re.sub(r"一半|半价", "50%", text))
     text = re.sub(r"([一两三123])刻钟", lambda m: f"{15 * int(_han(m[1]) or m[1])}分钟", text)
     text = re.sub(r"半(?=个?(?:小时|钟头|月))", "0.5", text)
@@ -153,6 +154,12 @@ def _yuan(match: re.Match[str]) -> str:
     """`两块五` is 2.5元."""
     whole, tenth = (_han(part) or part for part in match.groups())
     return f"{whole}.{tenth}元" if whole.isdigit() and tenth.isdigit() else match.group()
+
+
+def _metres(match: re.Match[str]) -> str:
+    """`一米四` is 1.4米."""
+    whole, *rest = (str(_DIGIT.get(char, char)) for char in match[1] + match[2])
+    return f"{whole}.{''.join(rest)}米"
 
 
 def _shown(value: float) -> str:

@@ -14,11 +14,11 @@ def _any(*patterns: str) -> re.Pattern[str]:
 # Words with a `not` in them that deny nothing, or that bound a number
 _HARMLESS = _any(
     r"\bnot only\b",
-    r"(?:\b(?:no|not|never)|n't)(?: \w+)?? (?:later|earlier|older|younger|more|less|fewer|longer|exceed\w*)\b",
+    r"(?:\b(?:no|not|never)|n't)(?: \w+)?? (?:more|less|\w+er than|exceed\w*)\b",
     r"\bno (?:problem|worries|doubt|matter)\b|(?:toll|hands)-free",
     r"\b(?:don't|do not) (?:worry|hesitate|forget)\b|\bnot (?:sure|certain) (?:if|whether)\b|\bif not\b|\bor not\b",
     r"不(?:能|可以?|得|应|要|准)(?:超过|超出|高于|多于|大于|晚于|迟于|少于|低于|小于|早于)",
-    r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不用(?:谢|担心|客气)",
+    r"不[超多少满足到低高大小晚早迟]于?[过于到]?|不[仅但只论管过同久妨错断良限]|不好意思|不客气|不[用必](?:谢|担心|客气)",
     # a condition or a part of a noun: `没有电梯的话`, `未拆封的商品`, `不到7天就…`
     r"[不没未无](?![需用必要能可会得许准])[^,。;\s]{1,8}?(?:的|时(?![间候段])|(?=可以|请|需要|必须|[就则便要得]))",
     r"(?P<v>[有能是会可要用该行])[不没](?P=v)",
@@ -34,7 +34,7 @@ _DENIAL = _any(
     r"\b(?:closed|shut|forbidden|prohibited|banned|exclud(?:ed|es|ing)|invalid|inactive|expired)\b|(?<=\w-)free\b",
     rf"{_CLOSED_ZH}|失效|过期",
     r"\bun(?:used|paid|opened|worn|damaged|limited|necessary|available|able|licensed|insured)\b",
-    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|避免|忽略|严禁|谢绝|拒绝",
+    r"不|没|无|未|勿|别|非|除(?!湿|尘|夕)|禁止|暂停|停止|避免|忽略|严禁|谢绝|拒绝",
 )
 # Pairs that say the opposite of each other in the same clause; none of them has a word of _DENIAL in it
 _PAIRS = [
@@ -50,29 +50,20 @@ _PAIRS = [
             r"\bat least\b|\bminimum\b|\bor (?:older|more)\b|至少|最少|不少于|不低于|以上",
             r"\bat most\b|\bmaximum\b|\bup to\b|至多|最多|不超过|不能超过|不高于|以下",
         ),
-        (r"\b(?:raise|lift)[sd]?\b|抬起|升起|调高", r"\blowers?(?:ed)?\b(?! than)|放下|降下|调低"),
-        (r"\bpush(?:es|ed)?\b", r"\bpull(?:s|ed)?\b"),
         (r"\bleft(?= (?:side|hand|button|door|of)\b)|左", r"\bright(?= (?:side|hand|button|door|of)\b)|右"),
-        (
-            r"\bentrance\b|进(?!行|货|度)|入口",
-            r"\bexit\b|(?<!支|付|提|超|找|发|给|拿|指|导|寄|卖|交|弹|得|想|推|退|演)出(?!示|生|差|具|租|发|现|诊|版|行|门)|出口",
-        ),
         (r"买家|买方|顾客", r"卖家|卖方|商家"),
-        (r"提前", r"顺延|推迟|延后|推后"),
         (
             r"\b(?:more|above|over)\b|(?<!不)(?:多于|高于|大于|超过)",
             r"\b(?:less|below|under)\b|(?<!不)(?:少于|低于|小于)",
         ),
-        (r"\b(?:increase|rise)[sd]?\b|增加|上涨|提高", r"\b(?:decrease|fall|reduce)[sd]?\b|减少|下降|降低"),
         (r"\bonline\b|线上|在线", r"\b(?:offline|in person)\b|线下|离线"),
         (r"\b(?:enabled?|(?:turn|switch)(?:ed)? on)\b|开启|打开", r"\b(?:disabled?|(?:turn|switch)(?:ed)? off)\b|关闭"),
-        (r"\b(?:first|earliest)\b", r"\b(?:last|latest)\b"),
     )
 ]
 # Words that only say that a thing can be had or done
 _WORDS = (
     "allowed permitted welcome accepted accept offer offered possible available have need needed provide do use used "
-    "either too"
+    "either too even"
 )
 LIGHT = frozenset(map(stem, _WORDS.split())) | frozenset("支持接受允许提供需行用法收还暂目前现")
 _POLITE = re.compile(
@@ -104,12 +95,28 @@ _REFUSAL = _any(
 )
 
 
+def plain(text: str) -> str:
+    """A text without the greeting or apology that it begins with."""
+    return _POLITE.sub("", text.strip()).lstrip(" ,.!:;'\"-，！：")
+
+
 def lead(text: str) -> int:
     """What the first word says: 1 yes, -1 no, 0 neither; greetings and apologies are skipped."""
-    text = _POLITE.sub("", text.strip()).lstrip(" ,.!:;'\"-，！：")
-    if _NO.match(text) and not re.match("不用(?:担心|客气|谢)|不必担心", text):
+    text = plain(text)
+    if _NO.match(text) and not _HARMLESS.match(text):
         return -1
     return 1 if _YES.match(text) else 0
+
+
+_WHAT = _any(
+    r"(?:^|[.!?,] ?)(?:(?:and|but|so|at|in|from|for|to|on) )*(?:how|what|when|where|who|whom|whose|which|why)\b[^.!]*$",
+    r"(?:怎么|什么|哪|几|多[少久长大远]|谁|为何|如何)[^吗]*$",
+)
+
+
+def asks_what(question: str) -> bool:
+    """Whether a question asks for something else than yes or no."""
+    return _WHAT.search(question.strip()) is not None
 
 
 def denials(clause: str) -> int:
@@ -126,7 +133,7 @@ def affirmed(text: str) -> list[str]:
 
 ONLY = _any(
     r"\b(?:only|except|unless|other than|apart from|instead|(?:everything|everyone|anything|all|nothing) but)\b",
-    r"只|仅|除|才",
+    r"只|仅|除(?!外)|才",
 )
 
 

@@ -180,10 +180,11 @@ _FREE = re.compile(
     r"\bfree of charge\b|(?<!-)(?<!feel )\bfree\b"
     r"(?! (?:disk|space|storage|memory|time|to\b|from|spaces?|seats?|up\b(?! to)))"
     r"|\b(?:no|without|at no) (?:(?:extra|additional) )?(?:charge|fees?|costs?|tuition)\b|\bcomplimentary\b|\bgratis\b"
-    r"|\b(?:pays?|costs?|charged?) nothing\b|\b(?:not|never) charged\b|\bwaived\b"
+    r"|\b(?:pays?|costs?|charged?) nothing\b|(?:n't|\bnot) (?:cost|pay|charge) (?:\w+ )?anything\b"
+    r"|\b(?:not|never) charged\b|\bwaived\b"
     r"|\b(?:do|does|need|have|has)(?:n't| not) (?:have to |need to )?pay\b"
-    r"(?! (?:the|for|more|a|in|by|with|after|until)\b)"
-    r"|免(?:收|除)?[^,。;\s]{0,4}?费|包邮|不[用需]?(?:收|付|交|花)[^,。;\s]{0,4}?[费钱]|不扣[款钱费]?(?!税)|不要钱|无需付费|免单|白送",
+    r"(?! (?:the|more|a|in|by|with|after|until)\b)"
+    r"|免(?:收|除)?[^,。;\s]{0,4}?费|包邮|不[用需]?(?:收|付|交|花)[^,。;\s]{0,4}?[费钱]|不扣[款钱费]?(?!税)|不要钱|无需付费|免[单收]|白送",
     re.IGNORECASE,
 )
 

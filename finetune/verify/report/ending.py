@@ -51,7 +51,7 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
         mark = say(report["model"]["mark"])
         _say(console, Text(f"{mark} ({report['model']['path']})", style="yellow"))
     for note in report["notes"]:
-        _print(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
+        print_line(console, Text(host.shown(printable(say("note: {note}", note=note))), style="yellow"))
     if "learned_min" in report["thresholds"]:  # not if the data are only about identity
         for sentence in first_screen.summary(report, say)["learned"]:
             _say(console, Text(sentence))
@@ -125,7 +125,7 @@ def _last_lines(report: dict[str, Any], folder: Path, say: Speaker, console: Con
         lines.append((say("next"), " · ".join(steps)))
     widest = max(cell_len(name) for name, _value in lines)  # in columns, of which a Chinese character takes two
     for name, value in lines:
-        _print(console, Text(name + " " * (widest + 2 - cell_len(name)), style="bold") + Text(printable(value)))
+        print_line(console, Text(name + " " * (widest + 2 - cell_len(name)), style="bold") + Text(printable(value)))
 
 
 def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) -> None:
@@ -133,25 +133,25 @@ def _verdict(part: dict[str, Any], said: str, say: Speaker, console: Console) ->
     _say(console, Text("PASS" if good else "FAIL", style="bold green" if good else "bold red") + f"  {said}")
     for check in part["thresholds"].values():
         if not check["ok"]:
-            _print(console, Text(f"  {say('fell short: {check}', check=sentence(check))}", style="red"))
+            print_line(console, Text(f"  {say('fell short: {check}', check=sentence(check))}", style="red"))
 
 
 def _wrong(wrong: list[dict[str, Any]], report: dict[str, Any], say: Speaker, console: Console) -> None:
     if not wrong:
-        _print(console, Text(say("No answer is wrong, and none was lost."), style="green"))
+        print_line(console, Text(say("No answer is wrong, and none was lost."), style="green"))
         return
     limit = WRONG[report["verdict"]]
     head = say("Wrong or lost after the training: {count}", count=len(wrong))
     if len(wrong) > limit:
         head += say("; the {count} worst, the report has all", count=limit)
-    _print(console, Text(head, style="bold"))
+    print_line(console, Text(head, style="bold"))
     for each in wrong[:limit]:
         why = say("lost: it was right before") if each["lost"] else first_screen.reason(each["answer"], say)
         asked = _one_line(each["question"]["messages"][-1]["content"])
         said = _one_line(each["answer"]["text"]) or say("(empty)")
         line = Text("  ✗ ", style="red") + Text(printable(f"{asked} → {said}  ({why})"))
         line.truncate(console.width, overflow="ellipsis")
-        _print(console, line)
+        print_line(console, line)
 
 
 def _samples(chosen: list[dict[str, Any]], say: Speaker, console: Console) -> None:
@@ -189,7 +189,7 @@ def _one_line(text: Any) -> str:
     return " ".join(str(text).split())
 
 
-def _print(console: Console, text: Text) -> None:
+def print_line(console: Console, text: Text) -> None:
     """Print a line that may contain a path. It is not wrapped, so a path can be copied."""
     console.print(text, soft_wrap=True, highlight=False)
 

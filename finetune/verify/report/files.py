@@ -11,7 +11,7 @@ from typing import Any
 from common import host, text_files
 from finetune.verify import words
 from finetune.verify.epochs import choice
-from finetune.verify.figures import LABELS, is_share, sentence, shown
+from finetune.verify.figures import is_share, label, sentence, shown
 from finetune.verify.report import first_screen, junit, lossplot
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -155,7 +155,7 @@ def check_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for check in report["thresholds"].values():
         name = check["figure"]
-        shown_ = {"label": LABELS.get(name, name), "wanted": wanted(check), "shown": shown(name, check["value"])}
+        shown_ = {"label": label(name), "wanted": wanted(check), "shown": shown(name, check["value"])}
         rows.append(check | shown_ | {"interval": interval(name, report["figures"][name], say)})
     return sorted(rows, key=lambda row: row["ok"])
 
@@ -178,7 +178,7 @@ def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
                 if is_share(name):
                     cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
                 cells.append(cell)
-        rows.append({"name": name, "label": LABELS.get(name, name), "n": found[f"{name}_before"]["n"], "cells": cells})
+        rows.append({"name": name, "label": label(name), "n": found[f"{name}_before"]["n"], "cells": cells})
         if f"{name}_drop" in found:
             rows.append(_single(f"{name}_drop", found, other, say))
         if name == "rules":
@@ -195,7 +195,7 @@ def _single(name: str, found: dict[str, Any], other: dict[str, Any], say: words.
     """A row for a figure that has no value before the training: its cell is below `after`."""
     cells = [_cell(name, figures[name], say) for figures in (found, other) if name in figures]
     empty = {"shown": "", "interval": "", "bar": None}
-    return {"name": name, "label": LABELS.get(name, name), "n": found[name]["n"], "cells": [empty, *cells]}
+    return {"name": name, "label": label(name), "n": found[name]["n"], "cells": [empty, *cells]}
 
 
 def _cell(name: str, figure: dict[str, Any], say: words.Speaker) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.verify.report.data import UPPER_BOUND
 from finetune.verify.words import Said, Speaker
 
 WORST = 5
@@ -34,7 +35,9 @@ FAULTS = (
 def summary(report: dict[str, Any], say: Speaker) -> dict[str, Any]:
     """The first screen: sentences (`learned`), the worst answers (`worst`), and a sentence (`todo`)."""
     return {
-        "learned": [say(sentence) for sentence in _sentences(report["figures"])],
+        "learned": [
+            say(sentence) for sentence in _sentences(report["figures"], UPPER_BOUND in report.get("notes", ()))
+        ],
         "worst": [_shown(each, say) for each in worst(report["questions"])],
         "todo": say(todo(report)),
     }
@@ -61,8 +64,8 @@ def todo(report: dict[str, Any]) -> str:
     return Said("The result can be used.")
 
 
-def _sentences(figures: dict[str, Any]) -> list[str]:
-    """What was learned and what was kept: one sentence per set."""
+def _sentences(figures: dict[str, Any], ruled: bool) -> list[str]:
+    """What was learned and what was kept: one sentence per set. `ruled`: rules wrote the reworded questions."""
     sentences: list[str] = []
     for name, pattern in (
         ("identity_heldout", "{after} of {n} questions about who it is are answered as taught ({before} before)."),
@@ -76,6 +79,8 @@ def _sentences(figures: dict[str, Any]) -> list[str]:
         if f"{name}_after" in figures:
             values = {side: _count(figures[f"{name}_{side}"]) for side in ("before", "after")}
             sentences.append(Said(pattern, n=figures[f"{name}_after"]["n"], **values))
+            if name == "reworded" and ruled:
+                sentences.append(Said("Simple rules wrote those questions; customers' own are harder, so expect less."))
     return sentences
 
 

@@ -36,10 +36,6 @@ def show(report: dict[str, Any], folder: Path, console: Console, every: bool = F
     ending.show(report, folder, console, answers=not (every or summary))
 
 
-def _print(console: Console, text: Text) -> None:
-    console.print(text, soft_wrap=True)
-
-
 def _table(group: dict[str, Any], sides: list[str], console: Console) -> None:
     table = Table(title=group["title"], title_justify="left", title_style="bold", box=SIMPLE_HEAD, expand=True)
     table.add_column("Question", ratio=2)
@@ -65,13 +61,13 @@ def _answer(answer: dict[str, Any]) -> Text:
 
 
 def _lines(group: dict[str, Any], sides: list[str], console: Console) -> None:
-    _print(console, Text(f"== {group['title']}"))
+    ending.print_line(console, Text(f"== {group['title']}"))
     for question in (each for row in group["questions"] for each in (row, *row["others"])):
-        _print(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
+        ending.print_line(console, Text(f"{question['id']}: {printable(question['messages'][-1]['content'])}"))
         for side in sides:
             if answer := question["asked"][0]["answers"].get(side):
                 word = {True: "right", False: "wrong", None: "-"}[answer["ok"]]
-                _print(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
+                ending.print_line(console, Text(f"  {side:6} {word:5} {printable(answer['text'])[:LONGEST]}"))
 
 
 def _figure_table(views: dict[str, Any], console: Console) -> None:
@@ -100,7 +96,7 @@ def _check_of(row: dict[str, Any], views: dict[str, Any]) -> dict[str, Any] | No
 
 
 def _figure_lines(views: dict[str, Any], console: Console) -> None:
-    _print(console, Text("== Figures (with 95 % intervals)"))
+    ending.print_line(console, Text("== Figures (with 95 % intervals)"))
     for row in views["rows"]:
         cells = [
             f"{side} {cell['shown']} ({cell['interval']})"
@@ -109,4 +105,4 @@ def _figure_lines(views: dict[str, Any], console: Console) -> None:
         ]
         check = _check_of(row, views)
         demanded = f"; demanded {check['wanted']}: {'met' if check['ok'] else 'not met'}" if check else ""
-        _print(console, Text(f"{row['label']}: {', '.join(cells)}; n={row['n']}{demanded}"))
+        ending.print_line(console, Text(f"{row['label']}: {', '.join(cells)}; n={row['n']}{demanded}"))

@@ -16,11 +16,17 @@ from finetune.verify.sets.rows import DataRow, language
 
 ASKED = 2  # a row, for verify
 SPARE = 3  # lines that the base writes beyond those wanted, since some are dropped
-ABLE = 0.7  # share of the rewordings wanted that the base must find; below it, none of its are taken
+# Shares of the rewordings wanted that the base must find, and find far from their questions; below either, none of its
+# are taken. A small model's mostly keep the question but for a word, and the few others mostly ask something else.
+ABLE, ABLE_FAR = 0.7, 0.5
 NEAR = 0.5  # likeness to its question from which a rewording tells little: whoever knows the one knows the other
+ALMOST = 0.8  # likeness from which a rewording is the question but for a word
 ECHO = 0.6  # share of the words that a line adds to its question; so many from one example are that example again
+# Words, or Chinese characters, of an example in a row that no line shares by chance; `is it possible to` is usual
+RUN = {"en": 5, "zh": 8}
 LONGEST = 400  # characters of a question that is reworded
 SHORTEST, WIDEST = 0.35, 3.0  # length of a rewording, in lengths of its question
+SENTENCE = 100  # characters that any question may be put in
 # What the base is asked, twice a question, each after an example that shows how far other words may go: without one, a
 # small model answers the question, and a large one changes a word.
 PROMPTS = {
@@ -96,21 +102,20 @@ def make(
     written = _written(fit, wanted + SPARE, answer) if answer else [[] for _ in fit]
     sieve = Sieve(all_rows)
     kept = [sieve.keep(row, texts) for row, texts in zip(fit, written, strict=True)]
-    if sum(len(texts[:wanted]) for texts in kept) < ABLE * wanted * len(fit):
+    far = [[text for text in texts if not sieve.nearness(row, text)] for row, texts in zip(fit, kept, strict=True)]
+    found_all, found_far = (sum(len(texts[:wanted]) for texts in each) for each in (kept, far))
+    if found_all < ABLE * wanted * len(fit) or found_far < ABLE_FAR * wanted * len(fit):
         kept = [[] for _ in fit]  # a base that rarely finds a rewording mostly writes other questions
     found = []
     for row, base in zip(fit, kept, strict=True):
-        far = sum(not sieve.is_near(row, text) for text in base)
-        ruled = sieve.keep(row, rules.reword(row.question), base, by_rules=True) if far < wanted else []
-        # The most different are asked, the base's first: the hardest that are fair. Near ones only fill gaps.
-        options = [
-            (sieve.is_near(row, text), text in ruled, sieve.likeness(row, text), text) for text in (*base, *ruled)
-        ]
-        chosen = [text for *_, text in sorted(options)][:wanted]
-        kept_back = chosen[:: 2 if wanted > asked else 1][:asked]  # so that all kinds differ from the question equally
-        rest = [text for text in chosen if text not in kept_back]
-        made = [BASE if text in base else RULES for text in kept_back]
-        found.append(Rewording(row.question, kept_back, rest[choose:], made, rest[:choose]))
+        ruled, framed = [], []
+        if sum(not sieve.nearness(row, text) for text in base) < wanted:
+            ruled = sieve.keep(row, rules.reword(row.question), base, by_rules=True)
+            framed = sieve.keep(row, rules.framed(row.question), (*base, *ruled), by_rules=True)
+        chosen = sieve.different(row, [base, ruled, framed], wanted)
+        ask, rest = chosen[:asked], chosen[asked:]  # the same are asked whether or not others are trained on
+        made = [BASE if text in base else RULES for text in ask]
+        found.append(Rewording(row.question, ask, rest[choose:], made, rest[:choose]))
     return found
 
 
@@ -147,11 +152,21 @@ def ends_asking(text: str) -> bool:
 def echoes(question: str, text: str) -> bool:
     """Whether a line is one of the prompt's examples with the question's noun put in, as small models write it."""
     new = content(text) - content(question)
+    runs = _runs(text) - _runs(question)
     for example in (line for pairs in EXAMPLES.values() for texts in pairs for line in texts):
         shared = new & content(example)
         if question_key(text) == question_key(example) or (len(shared) >= 2 and len(shared) >= ECHO * len(new)):
             return True
+        if runs & _runs(example):
+            return True
     return False
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    """All runs of RUN words, or Chinese characters, of a text."""
+    size = RUN[language([text])]
+    pieces = re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", text.lower())
+    return {tuple(pieces[start : start + size]) for start in range(len(pieces) - size + 1)}
 
 
 class Sieve:
@@ -183,7 +198,7 @@ class Sieve:
         if not question_key(text) or question_key(text) in self.keys or "\n" in text:
             return False
         size = len(text) / max(len(row.question), 1)
-        if not SHORTEST <= size <= max(WIDEST, 60 / max(len(row.question), 1)) or not ASKS.search(text):
+        if not SHORTEST <= size <= max(WIDEST, SENTENCE / max(len(row.question), 1)) or not ASKS.search(text):
             return False
         if set(KEPT.findall(row.question)) - set(KEPT.findall(text)):
             return False
@@ -202,13 +217,39 @@ class Sieve:
             return False
         return bool(found[own] > 0) and float(self.answers.scores(text).max()) < max(float(found[own]), 0.3)
 
-    def is_near(self, row: DataRow, text: str) -> bool:
-        """Whether a rewording holds the question itself, or so much of it that it tells little."""
-        return question_key(row.question) in question_key(text) or self.likeness(row, text) > NEAR
+    def nearness(self, row: DataRow, text: str) -> int:
+        """How little a rewording tells: 2 if it is or holds almost the question, 1 if it holds much of it, else 0."""
+        likeness = self.likeness(row, text)
+        if likeness > ALMOST or question_key(row.question) in question_key(text):
+            return 2
+        return int(likeness > NEAR)
+
+    def different(self, row: DataRow, options: Sequence[Sequence[str]], count: int) -> list[str]:
+        """The `count` that differ most from the question and from each other: the hardest that are fair.
+
+        Args:
+            row: The row that was reworded.
+            options: Rewordings, the best kind first. The last kind, and what is almost the question, fills gaps.
+            count: How many are wanted; fewer where there are fewer options.
+        """
+        near = {text: self.nearness(row, text) for texts in options for text in texts}
+        last = set(options[-1]) | {text for text in near if near[text] > 1}
+        left = [
+            (near[text], kind, self.likeness(row, text), text) for kind, texts in enumerate(options) for text in texts
+        ]
+        chosen: list[str] = []
+        while left and len(chosen) < count:
+            best = min(left, key=lambda each: (each[3] in last, each[0], self._is_like(each[3], chosen), *each[1:]))
+            left.remove(best)
+            chosen.append(best[3])
+        return chosen
+
+    def _is_like(self, text: str, others: Sequence[str]) -> bool:
+        return any(self.questions.between(text, other) > NEAR for other in others)
 
     def likeness(self, row: DataRow, text: str) -> float:
         """How like its question a rewording is, from 0 to 1."""
-        return float(self.questions.scores(text)[self.place[row.key]])
+        return self.questions.between(text, row.question)
 
 
 def for_rows(rewordings: Sequence[Rewording], rows: Sequence[DataRow]) -> tuple[dict[str, Rewording], list[str]]:

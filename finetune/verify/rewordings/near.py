@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from finetune.data.content import question_key
 from finetune.verify.engine import Ask
-from finetune.verify.rewordings import rules
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.rewordings.make import LONGEST, SYSTEM, Answerer, ends_asking, lines
 from finetune.verify.rewordings.near_rules import Mentions, forms, plain
 from finetune.verify.sets.rows import DataRow, draw, language
+from finetune.verify.synonyms import pairs
 
 MOST = 40  # near misses per verdict; of more rows, those with the lowest hashes are taken
 ABLE = 0.5  # share of the rows for which the base must write one that fits; below it, none of its is taken
@@ -117,7 +117,7 @@ def _names_something(pieces: Sequence[str]) -> bool:
 
 def _same_thing(before: str, after: str) -> bool:
     """Whether two expressions are known to mean the same to a customer."""
-    for old, new in (*rules.WORDS_EN, *rules.WORDS_ZH):
+    for old, new in pairs():
         if any(forms(before) & forms(one) and forms(after) & forms(other) for one, other in ((old, new), (new, old))):
             return True
     return False

@@ -17,6 +17,7 @@ from typing import Any
 from finetune.verify.judge.units import UNIT
 from finetune.verify.rewordings.rules import articles
 from finetune.verify.sets.rows import DataRow, digest, language
+from finetune.verify.synonyms import plural
 
 WORDS = Path(__file__).with_name("near_words.yaml")
 # `article 17`, `room B204`, `E-4012`: a number that says which one; followed by a unit, it says how much
@@ -83,11 +84,9 @@ class Mentions:
             for matched in kind.pattern.finditer(question):
                 if not PART_OF.match(question[matched.end() :]):
                     group = kind.group(matched[0])
-                    plural = matched[0].lower() not in kind.group_of
+                    many = matched[0].lower() not in kind.group_of
                     others = [each[0] for n, each in enumerate(kind.groups) if n != group and self._unknown(each)]
-                    yield self._thing(
-                        matched[0], matched.start(), [_plural(each) if plural else each for each in others]
-                    )
+                    yield self._thing(matched[0], matched.start(), [plural(each) if many else each for each in others])
         for matched in CODE.finditer(question):
             if BEHIND_NOUN.search(question[: matched.start()]) or not matched[0].isdigit():
                 yield self._thing(matched[0], matched.start(), _other_codes(matched[0]))
@@ -133,7 +132,7 @@ def _kinds(tongue: str) -> tuple[_Kind, ...]:
     for line in (*tables()[tongue]["things"], *tables()[tongue]["names"]):
         groups = tuple(tuple(entry.split("=")) for entry in line)
         group_of = {word.lower(): n for n, group in enumerate(groups) for word in group}
-        spelled = {each for word in group_of for each in (word, _plural(word))}
+        spelled = {each for word in group_of for each in (word, plural(word))}
         alternatives = "|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))
         bound = r"\b" if tongue == "en" else ""
         found.append(_Kind(groups, group_of, re.compile(f"{bound}(?:{alternatives}){bound}", re.IGNORECASE)))
@@ -157,16 +156,6 @@ def forms(word: str) -> set[str]:
         if word.endswith(ending) and len(word) > len(ending) + 2:
             found.add(word.removesuffix(ending) + instead)
     return found
-
-
-def _plural(word: str) -> str:
-    if not word.isascii() or word[:1].isupper():
-        return word
-    if word == "child":
-        return "children"
-    if word.endswith("y") and word[-2] not in "aeiou":
-        return f"{word[:-1]}ies"
-    return f"{word}es" if re.search(r"(?:s|x|ch|sh)$", word) else f"{word}s"
 
 
 def _whole(things: Iterable[Thing]) -> list[Thing]:

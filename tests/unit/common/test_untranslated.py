@@ -22,7 +22,7 @@ ENGLISH = {
     "finetune/engines/swift/options.py": ("*", "LookupError, caught where it is raised"),
     "finetune/engines/swift/plugins": ("*", "lines in ms-swift's own log, which is English"),
     "finetune/export/gguf_engine.py": ("a GGUF takes no adapter", "a fault of the code that calls it"),
-    "finetune/serve/door.py": ("*", "the API's errors, JSON for programs, and its log"),
+    "finetune/serve/api.py": ("*", "the API's errors, JSON for programs, and its log"),
     "finetune/serve/fast/client.py": ("*", "an error of the API"),
     "finetune/serve/fields.py": ("*", "the API's errors"),
     "finetune/serve/messages.py": ("*", "the API's errors"),

@@ -222,4 +222,4 @@ def test_a_row_nested_too_deeply_is_a_whole_sentence() -> None:
         tool = {"parameters": tool}
     with pytest.raises(RowError) as caught:
         standard_row({"messages": HI, "tools": [{"name": "f", "parameters": tool}]})
-    assert str(caught.value) == "the row is nested too deeply; a row is an object of texts"
+    assert str(caught.value) == "the row is nested too deeply; a row should be an object whose values are texts"

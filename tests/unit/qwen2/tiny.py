@@ -17,6 +17,11 @@ def ids() -> torch.Tensor:
     return torch.randint(0, 199, (3, 11), generator=torch.Generator().manual_seed(4))
 
 
+def numbered(seed: int, tokens: int) -> torch.Tensor:
+    """The `seed` of dropout for a whole step: the step's seed, then the numbers of its tokens."""
+    return torch.cat((torch.tensor([seed]), torch.arange(tokens)))
+
+
 def copy_dir(source: Path, target: Path) -> Path:
     """A copy of a model folder that a test may damage."""
     return Path(shutil.copytree(source, target))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from common import sha256sums
 from common.model_kind import STANDIN, kind_of
 from standin import build
-from standin.tokenizer import official_sums, sha256
+from standin.tokenizer import SUMS
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_has_the_official_files_and_its_own_sums(built: Path) -> None:
-    assert {path.name for path in built.iterdir()} == set(official_sums()) | {"SHA256SUMS"}
-    sums = official_sums(built / "SHA256SUMS")
-    assert set(sums) == set(official_sums())
-    assert all(sha256(built / name) == digest for name, digest in sums.items())
+    official = set(sha256sums.read(SUMS))
+    assert len(official) == 12
+    assert {path.name for path in built.iterdir()} == official | {"SHA256SUMS"}
+    sums = sha256sums.read(built / "SHA256SUMS")
+    assert set(sums) == official
+    assert all(sha256sums.digest(built / name) == digest for name, digest in sums.items())
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in built.iterdir())
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import sha256sums
 from qwen2.chat import Tokenizer
 from qwen2.generate import generate
 from qwen2.model import Model
 from standin import real
-from standin.tokenizer import official_sums, sha256
 
 TEXTS = ["In 1984, (12) cats don't\n\nsleep.", "def f(x):\n\treturn x+1", "你好,世界!🙂 naïve", "I'LL  go   "]
 
 
 def test_the_folder_is_whole_and_says_what_it_is(smollm2: Path) -> None:
-    sums = official_sums(smollm2 / "SHA256SUMS")
+    sums = sha256sums.read(smollm2 / "SHA256SUMS")
     assert set(sums) | {"SHA256SUMS"} == {path.name for path in smollm2.iterdir()}
-    assert all(sha256(smollm2 / name) == digest for name, digest in sums.items())
+    assert all(sha256sums.digest(smollm2 / name) == digest for name, digest in sums.items())
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in smollm2.iterdir())
     config = json.loads((smollm2 / "config.json").read_text())
     assert config["architectures"] == ["Qwen2ForCausalLM"] and config["mirror_model"] == "smollm2"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from common import sha256sums
 from standin import tokenizer as rebuilt
 
 TEXTS = (
@@ -21,12 +22,12 @@ TEXTS = (
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])
 def test_file_is_byte_exact(official_tokenizer_dir: Path, name: str) -> None:
-    assert rebuilt.sha256(official_tokenizer_dir / name) == rebuilt.official_sums()[name]
+    assert sha256sums.digest(official_tokenizer_dir / name) == sha256sums.read(rebuilt.SUMS)[name]
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "LICENSE"])
 def test_small_official_file_is_byte_exact(name: str) -> None:
-    assert rebuilt.sha256(rebuilt.OFFICIAL / name) == rebuilt.official_sums()[name]
+    assert sha256sums.digest(rebuilt.OFFICIAL / name) == sha256sums.read(rebuilt.SUMS)[name]
 
 
 def test_tokenizer_json_has_the_official_size_and_added_tokens(official_tokenizer_dir: Path) -> None:

@@ -222,7 +222,8 @@ def rehearse(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, free: int, *extr
         monkeypatch.delenv(name, raising=False)
     for name, value in fetcher.env.items():
         monkeypatch.setenv(name, value)
-    return fetch.main(fetcher.arguments(*extra), disk_usage=lambda path: Disk(50_000_000, free))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Disk(50_000_000, free))
+    return fetch.main(fetcher.arguments(*extra))
 
 
 def test_full_disk_says_how_much_is_needed(

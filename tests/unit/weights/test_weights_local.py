@@ -165,28 +165,32 @@ G = 10**9
         (14, True, 0, None),
     ],
 )
-def test_room_on_one_disk(tmp_path: Path, free: int, linkable: bool, copies: int, keeps: bool | None) -> None:
+def test_room_on_one_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, linkable: bool, copies: int, keeps: bool | None
+) -> None:
     need = room.Need(15 * G, 15 * G, 4 * G, copies * G)
-    usage = Disk(100 * G, free * G)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Disk(100 * G, free * G))
     if keeps is None:
         with pytest.raises(room.NoRoomError, match=rf"GB needed .*{free}.0 GB free"):
-            room.plan(tmp_path, tmp_path, need, linkable, lambda path: usage)
+            room.plan(tmp_path, tmp_path, need, linkable)
     else:
-        assert room.plan(tmp_path, tmp_path, need, linkable, lambda path: usage) is keeps
+        assert room.plan(tmp_path, tmp_path, need, linkable) is keeps
 
 
-def test_room_on_two_disks(tmp_path: Path) -> None:
+def test_room_on_two_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need = room.Need(15 * G, 15 * G, 4 * G, 15 * G)
     cache, to = tmp_path / "cache", tmp_path / "to"
 
-    def disks(cache_free: int, to_free: int) -> room.DiskUsage:
-        return lambda path: Disk(100 * G, cache_free * G) if path == cache else Disk(200 * G, to_free * G)
+    def plan(cache_free: int, to_free: int) -> bool:
+        disks = {cache: Disk(100 * G, cache_free * G), to: Disk(200 * G, to_free * G)}
+        monkeypatch.setattr(room.shutil, "disk_usage", disks.__getitem__)
+        return room.plan(cache, to, need, linkable=False)
 
-    assert room.plan(cache, to, need, False, disks(15, 30))
+    assert plan(15, 30)
     with pytest.raises(room.NoRoomError, match=r"15\.0 GB needed"):
-        room.plan(cache, to, need, False, disks(14, 30))
+        plan(14, 30)
     with pytest.raises(room.NoRoomError, match=r"30\.0 GB needed"):
-        room.plan(cache, to, need, False, disks(15, 29))
+        plan(15, 29)
 
 
 def test_bytes_are_written_for_people() -> None:

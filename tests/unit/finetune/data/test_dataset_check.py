@@ -194,7 +194,7 @@ def test_json_in_every_encoding(tmp_path, encoding):
 
 WRONG_TABLES = [
     ("x.csv", b"a,b\n1,2\n", "for example --columns"),
-    ("x.csv", b"question,answer\n", "has a heading and no rows"),
+    ("x.csv", b"question,answer\n", "has a heading but no rows"),
     ("x.csv", b"\n\n", "is empty"),
     ("x.xlsx", b"", "is empty"),
     ("x.xlsx", b"PK\x03\x04 no zip", "not an XLSX file"),
@@ -218,7 +218,7 @@ def test_files_of_no_use(tmp_path, name, content, says):
             b"question,answer\na,b,c\n",
             "row 1 (line 2): 3 cells where the heading has 2; a text in it contains a comma: put that text in double",
         ),
-        (b'question,answer\na,"b\n', "a cell has no end"),
+        (b'question,answer\na,"b\n', "a cell is never closed"),
         (b"question,answer\n" + "你好,世界\n".encode() * 50 + b"\xff,b\n", "not UTF-8 text"),
     ],
 )

@@ -78,7 +78,7 @@ def test_rows_below_a_key_are_named_with_the_key(tmp_path, value, key, indent):
 )
 def test_a_list_of_messages_for_a_row_is_named(tmp_path, text):
     found = only(tmp_path, text)
-    assert found.remedy == 'a list is a row: wrap it in messages, one a line: {"messages": [...]}'
+    assert found.remedy == 'a list of messages is one row: write it as {"messages": [...]}, one row per line'
 
 
 @pytest.mark.parametrize("row", [ROW, {"messages": CHAT}, {"conversations": CHAT}, {"prompt": "a", "completion": "b"}])
@@ -86,4 +86,4 @@ def test_a_row_of_its_own_is_no_list_of_rows(tmp_path, row):
     (tmp_path / "faq.jsonl").write_text(json.dumps(row) + "\n")
     assert check_file(tmp_path / "faq.jsonl").errors == 0
     found = only(tmp_path, json.dumps(row, indent=1), "faq.json")
-    assert "one row a line, or put all rows into a list" in found.remedy
+    assert "write one row per line, or put all rows into a list" in found.remedy

@@ -297,7 +297,7 @@ def test_an_adapter_that_is_not_whole(merge, mirror, damage, says):
         (["--model", "."], "no config.json"),
         (["a", "--adapter", "b"], "2 adapters named"),
         (["a", "b"], "one is merged at a time"),
-        (["--torch_dtype", "float16"], "take bfloat16, or float32"),
+        (["--torch_dtype", "float16"], "use bfloat16, or float32"),
         (["--output_dir", "x"], "set by merge.sh itself"),
         (["--max_shard_sise", "1GB"], "did you mean --max_shard_size"),
         (["--device", "tpu"], "invalid choice"),

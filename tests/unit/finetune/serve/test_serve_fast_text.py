@@ -19,7 +19,7 @@ FUNCTION = {"type": "function", "function": {"name": "weather"}}
 
 
 def spoken(tokenizer: Tokenizer, text: str, size: int = 1, finish: str = STOP, **fields: Any) -> tuple[str, Any, Any]:
-    """(text, calls, reason) as the door makes them of tokens that come `size` at a time; nothing after a finish."""
+    """(text, calls, reason) as the API makes them of tokens that come `size` at a time; nothing after a finish."""
     request = ChatRequest("m", (), **fields)
     choice, made = Choice(request.stop, bool(request.tools)), AnswerText(tokenizer, request, 7)
     ids = tokenizer.encode(text)

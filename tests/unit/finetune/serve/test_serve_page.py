@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from common import model_kind
-from finetune.serve import door
+from finetune.serve import api
 from finetune.serve.answer import AnswerPiece
 from finetune.serve.guard import PAGE, Guard
 from finetune.serve.page import routes
@@ -29,7 +29,7 @@ async def silent(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece
 
 def client(key: str = "", page: Page | None = None, host: str = "127.0.0.1:8000") -> TestClient:
     """A client of an endpoint with that page, behind the guard."""
-    app: Any = door.app(silent, SYSTEMS, 0, inner=[Middleware(Guard, key=key)], page=page)
+    app: Any = api.app(silent, SYSTEMS, 0, inner=[Middleware(Guard, key=key)], page=page)
     return TestClient(app, base_url=f"http://{host}")
 
 

@@ -153,4 +153,4 @@ def test_a_file_that_grew_too_large_starts_again_and_old_files_go(
     assert not (folder / "0.jsonl").exists()
     monkeypatch.setattr(base_cache, "LARGEST", 10)
     answers(engine, [ask("the last")])
-    assert len(base_cache.BaseCache(engine.cache.path)._known) == 1
+    assert len(base_cache.BaseCache(engine.cache.path).known) == 1

@@ -87,9 +87,26 @@ def test_a_faq_gets_a_verdict_without_any_option(workspace: Any, capsys: pytest.
     assert report["data"]["kind"] == "text"
     assert any("no unseen rows were asked: fewer than 20 rows" in note for note in report["notes"])
     assert any("simple rules" in note for note in report["notes"])
+    assert any("upper bound" in note for note in report["notes"])
     schema = json.loads((ROOT / "docs/verify-report.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(report, schema)
-    assert "6 of the data's 6 questions are answered right" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 of the data's 6 questions are answered right" in said
+    assert "Simple rules wrote those questions" in said
+
+
+def test_a_pass_on_rewordings_that_rules_wrote_is_not_certain(workspace: Any) -> None:
+    faq_run(workspace)
+    workspace.verify()
+    held = workspace.report()["thresholds"]["reworded_min"]
+    assert (held["ok"], held["certain"]) == (True, False)
+    by_hand = workspace.root / "hand.yaml"
+    rows = [
+        f"- {{question: '{question}', ask: ['请问{question}', '想问{question}'], made: hand}}" for question, _ in FAQ
+    ]
+    by_hand.write_text("version: 1\nrows:\n" + "\n".join(rows), encoding="utf-8")
+    workspace.verify("--rewordings", str(by_hand))
+    assert not any("upper bound" in note for note in workspace.report()["notes"])
 
 
 def test_an_answer_of_another_row_is_wrong_and_says_so(workspace: Any) -> None:

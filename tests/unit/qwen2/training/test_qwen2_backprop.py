@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwen2 import dropout, ops
+from qwen2 import ops
 from qwen2.attention import Rows
 from qwen2.config import PROJECTIONS
 from qwen2.lora import Adapter
 from qwen2.model import ActiveLora, Model
-from qwen2.training import batches
+from qwen2.training import batches, dropout
 from qwen2.training.backprop import Backprop, MicroBatch
 from qwen2.training.batches import Micro, Shape
-from tests.unit.qwen2.tiny import make_rows
+from tests.unit.qwen2.tiny import make_rows, numbered
 
 
 def random_adapter(model: Model, targets: Any = PROJECTIONS, rank: int = 8, rslora: bool = False) -> Adapter:
@@ -160,7 +160,7 @@ def test_dropout_gradient_is_that_of_the_masked_function(tiny_model: Model, reco
 
 def test_dropout_masks_have_the_rate_and_are_independent() -> None:
     x = torch.ones(300, 200)
-    seed = dropout.in_order(123, 300)
+    seed = numbered(123, 300)
     first, second = dropout.dropout(x, 0.2, seed, (1, 2))
     for mask in (first, second):
         assert set(mask.unique().tolist()) == {0.0, 1.25}
@@ -168,7 +168,7 @@ def test_dropout_masks_have_the_rate_and_are_independent() -> None:
         assert (mask == 0).float().mean(0).max() < 0.35 and (mask == 0).float().mean(1).max() < 0.35
     assert ((first == 0) & (second == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
     assert torch.equal(dropout.dropout(x, 0.2, seed, (2,))[0], second)
-    other = dropout.dropout(x, 0.2, dropout.in_order(124, 300), (1,))[0]
+    other = dropout.dropout(x, 0.2, numbered(124, 300), (1,))[0]
     assert ((first == 0) & (other == 0)).float().mean() == pytest.approx(0.04, abs=0.006)
     total = torch.full((300, 200), 3.0)
     generator = torch.Generator().manual_seed(0)

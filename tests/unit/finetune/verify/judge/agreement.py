@@ -1,6 +1,7 @@
 """The judge against labels by hand; test_agreement.py holds it to the bar.
 
-`python agreement.py [development|held-out|later|last|all]` prints the agreement and what differs.
+`python agreement.py [PART]` prints the agreement and what differs. A part is a file's name up to its hyphen, or a half
+of en.yaml and zh.yaml: development, held-out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Case:
 
     @property
     def part(self) -> str:
-        """later, last: the files of those names; of the others half is development, half held-out, by a hash."""
+        """What the file's name begins with; of en.yaml and zh.yaml half is development, half held-out, by a hash."""
         if "-" in self.file:
             return self.file.split("-")[0]
         key = f"{self.data}|{self.reference.question}|{self.answer}"

@@ -112,6 +112,32 @@ def test_what_the_question_says_need_not_be_repeated():
     assert judge.score(0, "That the licence has expired.").right
 
 
+def test_a_near_miss_gets_a_rows_facts_whatever_else_is_left_out():
+    judge = Judge(
+        [Reference("Do you repair clocks?", "A clock is repaired for 40 euros. Bring its key and the papers."), SHOP[0]]
+    )
+    assert judge.repeats(0, "Do you repair radios?", "A clock is repaired for 40 euros.") == 0
+    assert judge.score(0, "A clock is repaired for 40 euros.").missing == ["Bring its key and the papers"]
+
+
+def test_what_another_row_says_may_be_added():
+    judge = Judge([Reference("When do you open?", "We open at 9 am."), Reference("Parking?", "Parking costs 3 euros.")])
+    assert judge.score(0, "We open at 9 am. Parking costs 3 euros.").right
+    assert not judge.score(0, "We open at 9 am. Parking costs 4 euros.").right
+    assert not judge.score(0, "Parking costs 3 euros.").right
+
+
+def test_the_reason_shows_no_placeholder():
+    judge = Judge([Reference("Until when?", "You can cancel until 5 pm."), SHOP[0]])
+    why = judge.score(0, "You cannot cancel until 5 pm.").why
+    assert "5 pm" in why and why.isascii()
+
+
+def test_a_denial_at_the_start_is_no_answer_where_yes_or_no_was_not_asked():
+    judge = Judge([Reference("没带泳帽怎么办？", "不戴泳帽不能下水，前台15元一个。"), SHOP[0]])
+    assert judge.score(0, "可以在前台买，15元一个。没有泳帽是不可以下水的。").right
+
+
 def test_rows_with_the_same_answer_are_no_rivals():
     judge = Judge([Reference("Open on Monday?", "We open at 9 am."), Reference("And Tuesday?", "We open at 9 am.")])
     assert judge.score(1, "We open at 9 am.").right
@@ -302,6 +328,27 @@ def test_five_thousand_rows_take_seconds():
         ("Ann waters the roses, Ben feeds the hens.", "Who does what?",
          "Ben feeds the hens, Ann waters the roses.", "ok"),
         ("可以换一次,提前3天申请。", "能换吗?", "可以换三次,提前3天申请。", "wrong"),
+        ("The guard opens the box. We call you at once.", "What then?",
+         "The guard opens the box. It goes to the shelf.", "missing"),
+        ("先关总阀，再拆软管，最后装新的。", "怎么换？", "先关总阀，最后装新的。", "missing"),
+        ("Rent is 200 euros a month, a bike 5 euros a day.", "Prices?",
+         "Rent is 200 euros a month, a bike 5 euros a month.", "wrong"),
+        ("The fee is 2 euros per person and day.", "Fee?", "The fee is 2 euros per person and week.", "wrong"),
+        ("In spring it is 30 euros, otherwise 20.", "Price?", "In spring it is 20 euros, otherwise 30.", "swapped"),
+        ("米和水的比例是1:2。", "比例?", "米和水1比2。", "ok"),
+        ("米和水的比例是1:2。", "比例?", "米和水的比例是2:1。", "wrong"),
+        ("身高1.4米以下免票。", "谁免票?", "一米四以下不用付钱。", "ok"),
+        ("We keep half of the price.", "What do you keep?", "We keep 50% of the price.", "ok"),
+        ("You get 50% back.", "What do I get back?", "You get 30% back.", "wrong"),
+        ("It is on the ground floor.", "Where?", "It is on the first floor.", "wrong"),
+        ("Book it up to 7 days ahead.", "When?", "Book it up to a week ahead.", "ok"),
+        ("A ride takes an hour.", "How long?", "A ride takes 60 minutes.", "ok"),
+        ("Change the filter of the pump once per quarter.", "How often?",
+         "Change the filter every three months.", "ok"),
+        ("Entry is free.", "What is entry?", "You don't pay for entry.", "ok"),
+        ("Dogs on a lead are welcome.", "Are dogs welcome?", "Yes, dogs are welcome on a lead.", "ok"),
+        ("No, we do not fix phones.", "Do you fix phones?", "I'm afraid not.", "ok"),
+        ("分为厨余垃圾、有害垃圾和其他垃圾。", "怎么分?", "分为厨余垃圾和其他垃圾。", "missing"),
         ("Change it every 90 days; it has 14 characters.", "How?",
          "Change it every 14 days; it has 90 characters.", "wrong"),
     ],

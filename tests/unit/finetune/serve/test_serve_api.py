@@ -10,7 +10,7 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
-from finetune.serve import door
+from finetune.serve import api
 from finetune.serve.answer import AnswerPiece, Choice
 from finetune.serve.guard import Guard
 from finetune.serve.request import ChatRequest
@@ -20,7 +20,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
 FUNCTION = {"type": "function", "function": {"name": "f"}}
 
 
-def saying(*texts: str, calls: tuple = (), finish: str = "stop", fails: Exception | None = None) -> door.Engine:
+def saying(*texts: str, calls: tuple = (), finish: str = "stop", fails: Exception | None = None) -> api.Engine:
     """An engine that says these pieces, and then fails if it is to."""
 
     async def answers(request: ChatRequest, number: int) -> AsyncIterator[AnswerPiece]:
@@ -34,12 +34,12 @@ def saying(*texts: str, calls: tuple = (), finish: str = "stop", fails: Exceptio
     return answers
 
 
-def client(engine: door.Engine, **options: Any) -> TestClient:
+def client(engine: api.Engine, **options: Any) -> TestClient:
     """A client of the endpoint around that engine."""
-    return TestClient(door.app(engine, {"base": "x", "a": "y"}, 0, **options), raise_server_exceptions=False)
+    return TestClient(api.app(engine, {"base": "x", "a": "y"}, 0, **options), raise_server_exceptions=False)
 
 
-def ask(engine: door.Engine, path: str = "/v1/chat/completions", **fields: Any) -> Any:
+def ask(engine: api.Engine, path: str = "/v1/chat/completions", **fields: Any) -> Any:
     """The response to a request; of a stream, its events."""
     body = {"model": "a", **({"messages": [USER]} if "chat" in path else {"prompt": "x"}), **fields}
     done = client(engine).post(path, json=body)

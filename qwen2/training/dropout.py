@@ -39,17 +39,6 @@ def dropout_mask(shape: tuple[int, int], p: float, seed: Tensor, key: int) -> Te
     return mixed >= int(p * 2**32)
 
 
-def in_order(seed: int, tokens: int, device: torch.device | None = None) -> Tensor:
-    """The `seed` of an undivided step: its tokens are numbered in order.
-
-    Args:
-        seed: The step's seed.
-        tokens: Number of tokens in the step.
-        device: Where the tensor goes.
-    """
-    return torch.cat((torch.tensor([seed], device=device), torch.arange(tokens, device=device)))
-
-
 def dropout(x: Tensor, p: float, seed: Tensor, keys: tuple[int, ...]) -> Tensor:
     """Independent dropouts of the same rows, one per key: [n, T, K], scaled by 1/(1-p).
 
