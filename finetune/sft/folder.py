@@ -59,7 +59,7 @@ def discard(run: SftRun) -> None:
 
 
 def abandon(run: SftRun, why: BaseException) -> None:
-    """Discard a run that ends before its first step. A stop signal (SystemExit) gets its line here; an error has one."""
+    """Discard a run that ends before its first step. A stop signal (SystemExit) gets a line; an error has its own."""
     discard(run)
     if isinstance(why, SystemExit):
         line = _("error: {name}: stopped before the first step, so nothing is lost")
