@@ -52,11 +52,8 @@ def check(context: Context) -> Outcome:
                 gib=gib(weights), mig=_(" or a MIG instance") if gpu.mig else ""
             ),
         )
-    others = ", ".join(
-        f"pid {pid} {name} {'? GiB' if used is None else gib(used)}"
-        for pid, used, name in gpu.processes
-        if pid != os.getpid()
-    )
+    processes = [process for process in gpu.processes if process[0] != os.getpid()]
+    others = ", ".join(f"pid {pid} {name} {'? GiB' if used is None else gib(used)}" for pid, used, name in processes)
     if gpu.free < need:
         holders = _("held by ") + others if others else _("held by processes that this container cannot see")
         raise Failure(
