@@ -75,6 +75,10 @@ BUILD_FLAGS ?=
 # the date in the image's settings; the commit's, so that one commit gives one image id (docs/security.md)
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 
+# A mistyped variable, such as ADAPTR=newest, is refused: make itself says nothing about it.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
+$(if $(GIVEN),$(if $(shell MIRROR_LANG="$(MIRROR_LANG)" host/variables.sh $(GIVEN) || echo refused),$(error nothing was done)))
+
 REF = $(IMAGE):$(TAG)
 PLAIN_REF = $(IMAGE):$(if $(WITH_VLLM),$(TAG:%-vllm=%),$(TAG))
 TEST_REF = $(IMAGE):test
@@ -210,7 +214,7 @@ finetune: image ## check, fine-tune, prove; adapter in OUTPUT (DATASET=my.json R
 
 .PHONY: infer
 infer: image ## ask (Q="who are you?"), or talk; ADAPTER=newest is the fine-tuned model ## 提问（Q="你是谁？"）或对话；ADAPTER=newest 使用微调后的模型
-	$(call $(if $(ADAPTER),mirror_use,mirror_look),infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $${Q:+"$$Q"} $(ARGS))
+	$(call $(if $(ADAPTER),mirror_use,mirror_look),infer,$(if $(ADAPTER),--adapter "$(ADAPTER)") $${Q:+"$$Q"} $(ARGS),$(if $(Q),,-i))
 
 .PHONY: runs
 runs: image ## the runs in OUTPUT: data, steps, loss, verdict, size ## OUTPUT 里的历次训练：数据、步数、损失、结论、大小

@@ -5,7 +5,7 @@
     python bench/fast_lane.py MODEL_DIR --mixed           550 rows of 20 to 600 tokens, one epoch
     python bench/fast_lane.py MODEL_DIR --floor           matmul peak, copy rate, the base matmuls of a step alone
     python bench/fast_lane.py MODEL_DIR --losses          40 steps against float32 and peft (which it needs)
-    python bench/fast_lane.py MODEL_DIR --dropout-seeds 5  40 steps with dropout a seed, beside peft in both precisions
+    python bench/fast_lane.py MODEL_DIR --dropout-seeds 5  40 steps with dropout per seed; peft in both precisions
     python bench/fast_lane.py MODEL_DIR --profile         time by kernel of one step
 
 Every mode prints one JSON line on stdout, beginning with its name; progress goes to stderr.
@@ -244,14 +244,8 @@ def floor(args: argparse.Namespace) -> None:
             del plain
             torch.cuda.empty_cache()
         tflops = 4 * model.config.linear_parameters * tokens / total["plain"] / 1e9
-        rows.append(
-            {
-                "tokens": tokens,
-                **{k: round(v, 2) for k, v in total.items()},
-                "plain_tflops": round(tflops),
-                "detail_ms": detail,
-            }
-        )
+        total = {name: round(ms, 2) for name, ms in total.items()}
+        rows.append({"tokens": tokens, **total, "plain_tflops": round(tflops), "detail_ms": detail})
     say("floor", matmul_tflops=round(peak), copy_gb_s=round(copy), base_matmuls_ms=rows)
 
 

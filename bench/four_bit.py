@@ -127,24 +127,19 @@ def measure(size: str, tokens: Sequence[int]) -> None:
                     grads[weight.shape[0]] @ (four_bit.unpack(buffer) if unpack else weight)
 
         plain, with_unpacking = milliseconds(lambda: step(False)), milliseconds(lambda: step(True))
-        print(
-            "four_bit",
-            json.dumps(
-                {
-                    "size": size,
-                    "gpu": torch.cuda.get_device_name(),
-                    "tokens": number,
-                    "linears": count,
-                    "gib_bfloat16": round(sixteen / 2**30, 2),
-                    "gib_nf4_with_buffer": round(four / 2**30, 2),
-                    "unpack_all_once_ms": round(once, 2),
-                    "unpack_gb_s": round(count * MOVED / once / 1e6),
-                    "matmuls_ms": round(plain, 2),
-                    "matmuls_unpacking_ms": round(with_unpacking, 2),
-                }
-            ),
-            flush=True,
-        )
+        figures = {
+            "size": size,
+            "gpu": torch.cuda.get_device_name(),
+            "tokens": number,
+            "linears": count,
+            "gib_bfloat16": round(sixteen / 2**30, 2),
+            "gib_nf4_with_buffer": round(four / 2**30, 2),
+            "unpack_all_once_ms": round(once, 2),
+            "unpack_gb_s": round(count * MOVED / once / 1e6),
+            "matmuls_ms": round(plain, 2),
+            "matmuls_unpacking_ms": round(with_unpacking, 2),
+        }
+        print("four_bit", json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

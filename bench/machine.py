@@ -10,7 +10,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def _nvidia_smi(field: str) -> str:
@@ -31,6 +34,12 @@ def gpu_mib() -> int | None:
     """MiB in use on the first GPU: allocator, context and graphs of all processes; None without one."""
     used = _nvidia_smi("memory.used")
     return int(used) if used.isdigit() else None
+
+
+def environment(model: str, out: str, state: str) -> dict[str, str]:
+    """This process's variables, for a command of this checkout: its model, output folder and run folder."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"MODEL_DIR": model, "OUTPUT_DIR": out, "MIRROR_RUN_DIR": state, "PYTHONPATH": path}
 
 
 class Peak:

@@ -29,6 +29,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from bench.machine import environment  # noqa: E402
+from common.json_files import json_object  # noqa: E402
+
 CONFIG = ROOT / "workspace" / "configs"
 # Settings of tuned ms-swift: one piece of 16 rows, no recomputation, liger's kernels; it fits under 22 GiB.
 TUNED = shlex.split(
@@ -45,24 +49,17 @@ ARTICLE = shlex.split(
 )
 
 
-def python(*words: str) -> list[str]:
-    """A command line for this Python."""
-    return [sys.executable, *words]
-
-
 def contenders(model: str, rows: str, more: list[str], tuned: list[str]) -> dict[str, dict[str, Any]]:
     """{name: its requirements, its environment and its command}; {out} is replaced with a new folder."""
-    sft = python("-m", "finetune.commands.sft", "sft", "--config", str(CONFIG / "sft.yaml"), "--dataset", rows, *more)
-    whole = python(
-        "-m", "finetune.commands.finetune", "sft", "--config", str(CONFIG / "sft.yaml"),
-        "--verify-config", str(CONFIG / "verify.yaml"), "--dataset", rows,
-    )  # fmt: skip
-    recipes = str(ROOT / "bench" / "peer_recipes.py")
+    options = ["sft", "--config", str(CONFIG / "sft.yaml"), "--dataset", rows]
+    sft = [sys.executable, "-m", "finetune.commands.sft", *options, *more]
+    whole = [sys.executable, "-m", "finetune.commands.finetune", *options, f"--verify-config={CONFIG / 'verify.yaml'}"]
+    recipe = [sys.executable, str(ROOT / "bench" / "peer_recipes.py")]
     return {
         "fast": {"needs": [], "env": {"ENGINE": "fast"}, "line": [*sft, "--output_dir", "{out}"]},
         "finetune": {"needs": ["sacrebleu"], "env": {"ENGINE": "fast"}, "line": [*whole, "--output_dir", "{out}"]},
-        "peft": {"needs": ["peft"], "env": {}, "line": python(recipes, "peft", model, "{out}", "--rows", rows)},
-        "trl": {"needs": ["trl"], "env": {}, "line": python(recipes, "trl", model, "{out}", "--rows", rows)},
+        "peft": {"needs": ["peft"], "env": {}, "line": [*recipe, "peft", model, "{out}", "--rows", rows]},
+        "trl": {"needs": ["trl"], "env": {}, "line": [*recipe, "trl", model, "{out}", "--rows", rows]},
         "swift": {
             "needs": ["swift", "liger_kernel"],
             "env": {"ENGINE": "swift"},
@@ -107,16 +104,7 @@ def run(name: str, contender: dict[str, Any], model: str, keep: Path | None, sta
     """Run one process from start to end; its wall seconds, and the figures in its own log."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         out = Path(folder) / "run"
-        env = (
-            os.environ
-            | contender["env"]
-            | {
-                "MODEL_DIR": model,
-                "OUTPUT_DIR": folder,
-                "MIRROR_RUN_DIR": f"{folder}/state",
-                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            }
-        )
+        env = environment(model, folder, f"{folder}/state") | contender["env"]
         line = [word.replace("{out}", str(out)) for word in contender["line"]]
         env |= enter(state, folder, model, ahead=name in ("fast", "finetune"))
         begin = time.perf_counter()
@@ -158,12 +146,10 @@ def own_figures(out: Path, stdout: str) -> dict[str, Any]:
     for line in lines:
         if "train_runtime" in line:
             found["train_s"] = line["train_runtime"]
-    if (out / "run.json").is_file():
-        figures = json.loads((out / "run.json").read_text()).get("figures", {})
-        found |= {name: figures[name] for name in ("load_seconds", "setup_seconds", "loop_seconds") if name in figures}
-        found |= {"ms_per_step": figures["ms_per_step"]} if "ms_per_step" in figures else {}
-    if (out / "verify" / "report.json").is_file():
-        report = json.loads((out / "verify" / "report.json").read_text())
+    figures = json_object(out / "run.json").get("figures", {})
+    names = ("load_seconds", "setup_seconds", "loop_seconds", "ms_per_step")
+    found |= {name: figures[name] for name in names if name in figures}
+    if report := json_object(out / "verify" / "report.json"):
         found |= {"verdict": report["verdict"], "answers": len(report["questions"]), "verify_s": report["seconds"]}
         found["verify_memory"] = report["memory"]
     return found

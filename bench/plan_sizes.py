@@ -4,7 +4,7 @@
     python bench/plan_sizes.py measure OUT_DIR [SIZE ...]         on one CUDA GPU: OUT_DIR/SIZE.json, by plan_fit.py
     python bench/plan_sizes.py check OUT_DIR                      the table of all that was measured, and the bar
 
-`measure` makes random weights of each size in OUT_DIR, one after the other, and takes them away again (the 14B's are
+`measure` makes random weights of each size in OUT_DIR, one after the other, and removes them again (the 14B's are
 30 GB). ms-swift is measured, too, where it is installed and the official tokenizer is at hand (--tokenizer). The bar:
 within 5 % of the measured peak, and never more than 2 % below it.
 """

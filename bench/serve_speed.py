@@ -93,9 +93,10 @@ async def one_client(
     return found
 
 
-def some_clients(work: tuple[str, list[int], list[str], list[int], int, int, float]) -> list[TimedAnswer]:
+def some_clients(
+    url: str, clients: list[int], models: list[str], words: list[int], rounds: int, tokens: int, start: float
+) -> list[TimedAnswer]:
     """In a separate process: run these clients at the same time, from `start` on."""
-    url, clients, models, words, rounds, tokens, start = work
 
     async def all_of_them() -> list[TimedAnswer]:
         import httpx  # noqa: F401  # imported before the clock runs
@@ -114,7 +115,7 @@ def measure(
     start = time.time() + 0.3
     shares = [list(range(clients))[number::PROCESSES] for number in range(PROCESSES)]
     work = [(url, share, models, words, rounds, tokens, start) for share in shares if share]
-    found = [each for group in pool.map(some_clients, work) for each in group]
+    found = [each for group in pool.starmap(some_clients, work) for each in group]
     taken = time.time() - start
     good = [each for each in found if not each.error]
     waits, ends = sorted(each.first_s for each in good), sorted(each.seconds for each in good)

@@ -1,23 +1,18 @@
 # Log lines of the container's start, `LEVEL[time] message` on stderr; sourced by entrypoint.sh and by hooks in start.d/.
 # shellcheck shell=bash
 
-# usage: _log_colour LEVEL ; prints the SGR colour number of a level
-_log_colour() {
-  case "$1" in
-    ERROR) echo 31 ;;
-    WARNING) echo 33 ;;
-    *) echo 32 ;;
-  esac
-}
-
 # usage: mirror_log LEVEL MESSAGE...
 # Colour only for a person: stderr is a terminal and NO_COLOR (https://no-color.org) is not set.
 mirror_log() {
-  local level="$1" now
+  local level="$1" colour=32 now
   shift
+  case "$level" in
+    ERROR) colour=31 ;;
+    WARNING) colour=33 ;;
+  esac
   printf -v now '%(%H:%M:%S)T' -1
   if [ -t 2 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
-    printf '\033[%sm%s\033[0m[%s] %s\n' "$(_log_colour "$level")" "$level" "$now" "$*" >&2
+    printf '\033[%sm%s\033[0m[%s] %s\n' "$colour" "$level" "$now" "$*" >&2
   else
     printf '%s[%s] %s\n' "$level" "$now" "$*" >&2
   fi

@@ -71,7 +71,7 @@ def _startup(options: argparse.Namespace) -> int:
         raise UserError(_("HEALTH_LEVEL={level}: unknown level; set it to full, fast or off").format(level=level))
     context = Context.from_env()
     context.checksum = options.checksum
-    busy = gpu_in_use.running_job()
+    busy = gpu_in_use.job_name(running=True)
     path = None if busy else _health_path()
     view = show.Plain(open(os.devnull, "w")) if options.json else show.make(brief=options.brief)  # noqa: SIM115
     context.progress = view.progress

@@ -34,19 +34,11 @@ def gpu() -> Iterator[str | None]:
         os.close(descriptor)
 
 
-def job_name() -> str | None:
-    """The job in job.json, whose program may have outlived it; None if there is none."""
-    with contextlib.suppress(state.UnreadableState):
-        if job := state.load(state.JOB_FILE):
-            return str(job.get("name"))
-    return None
-
-
-def running_job() -> str | None:
-    """The name of a job that is running."""
+def job_name(running: bool = False) -> str | None:
+    """The job in job.json; None if there is none. Its program may have outlived it, unless it must be `running`."""
     with contextlib.suppress(state.UnreadableState):
         job = state.load(state.JOB_FILE)
-        if job and not job.get("killed") and state.alive(job.get("writer")):
+        if job and not (running and (job.get("killed") or not state.alive(job.get("writer")))):
             return str(job.get("name"))
     return None
 

@@ -54,20 +54,18 @@ def read(nvml: Any) -> Driver:
     """Query the driver once. `nvml` is the module pynvml or a stub of it. Raises NvmlProblem if it cannot respond."""
     try:
         nvml.nvmlInit()
+        try:
+            cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+            count = nvml.nvmlDeviceGetCount()
+            return Driver(
+                version=_text(nvml.nvmlSystemGetDriverVersion()),
+                cuda=(cuda // 1000, cuda % 1000 // 10),
+                gpus=[_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)],
+            )
+        finally:
+            nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise _problem(nvml, error) from error
-    try:
-        cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
-        count = nvml.nvmlDeviceGetCount()
-        return Driver(
-            version=_text(nvml.nvmlSystemGetDriverVersion()),
-            cuda=(cuda // 1000, cuda % 1000 // 10),
-            gpus=[_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)],
-        )
-    except nvml.NVMLError as error:
-        raise _problem(nvml, error) from error
-    finally:
-        nvml.nvmlShutdown()
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from types import ModuleType
 from typing import Any
 
 from common import state
@@ -21,7 +20,8 @@ from healthchecks.context import Context, Failure, Outcome
 
 SCHEMA = 1
 LEVELS = ("full", "fast", "off")
-ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram_free", "forward", "vram_ceiling")
+ORDER = ("driver", "storage", "weights", "tokenizer", "packages", "vram-free", "forward", "vram-ceiling")
+FULL_ONLY = ("forward", "vram-ceiling")  # checks that the level fast leaves out
 ON_GPU = ("vram-free", "forward", "vram-ceiling")  # checks that must not run next to a job
 # The checks that must not have failed before a check makes sense.
 NEEDS = {
@@ -71,12 +71,14 @@ class Report:
 Listener = Callable[[Report], None]
 
 
-def modules(level: str) -> list[ModuleType]:
-    """The checks of a level, in order."""
-    if level == "off":
-        return []
-    found = [importlib.import_module(f"healthchecks.checks.{name}") for name in ORDER]
-    return [module for module in found if level == "full" or module.LEVEL == "fast"]
+Check = Callable[[Context], Outcome]
+
+
+def checks_of(level: str) -> dict[str, Check]:
+    """{name: check} of a level, in order; a check's module in healthchecks/checks has its name."""
+    left_out = {"full": (), "fast": FULL_ONLY, "off": ORDER}[level]
+    names = [name for name in ORDER if name not in left_out]
+    return {name: importlib.import_module(f"healthchecks.checks.{name.replace('-', '_')}").check for name in names}
 
 
 def run(
@@ -95,19 +97,19 @@ def run(
     begin = time.monotonic()
     started, kind = datetime.now(timezone.utc).isoformat(timespec="seconds"), context.kind
     report = Report(level, started=started, standin=kind is STANDIN, model_kind=kind.name)
-    checks = modules(level)
+    checks = checks_of(level)
     if level == "full" and not busy:
         context.torch = _import_torch_meanwhile()
     failed: set[str] = set()
     is_held = False
     with contextlib.ExitStack() as held:
-        for module in checks:
-            if module.NAME in ON_GPU and not busy and not is_held:
+        for name, check in checks.items():
+            if name in ON_GPU and not busy and not is_held:
                 busy, is_held = held.enter_context(hold_gpu()), True
-            report.running = [module.NAME]
+            report.running = [name]
             report.seconds = round(time.monotonic() - begin, 3)
             listener(report)
-            row = _run_one(module, context, failed, busy)
+            row = _run_one(name, check, context, failed, busy)
             report.checks.append(row)
             if row.status == "fail" or row.code == "not-run":
                 failed.add(row.name)
@@ -126,10 +128,10 @@ def forward_alone(context: Context) -> CheckRow:
     """
     from healthchecks.checks import driver, forward, weights
 
-    row = _run_one(driver, context, set(), None)
+    row = _run_one("driver", driver.check, context, set(), None)
     if row.status != "fail":
         context.sums_match = weights.recorded_official(context)  # level fast has checked the files themselves
-        row = _run_one(forward, context, set(), None)
+        row = _run_one("forward", forward.check, context, set(), None)
     try:
         health = state.load(state.HEALTH_FILE)
         if health is not None:
@@ -142,8 +144,7 @@ def forward_alone(context: Context) -> CheckRow:
     return row
 
 
-def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str | None) -> CheckRow:
-    name = module.NAME
+def _run_one(name: str, check: Check, context: Context, failed: set[str], busy: str | None) -> CheckRow:
     blockers = [needed for needed in NEEDS.get(name, ()) if needed in failed]
     if blockers:
         return CheckRow(
@@ -153,7 +154,7 @@ def _run_one(module: ModuleType, context: Context, failed: set[str], busy: str |
         return CheckRow(name, "skip", "busy", 0.0, _("not run, because job {busy} uses the GPU").format(busy=busy))
     begin = time.monotonic()
     try:
-        found = module.check(context)
+        found = check(context)
     except Failure as failure:
         found = Outcome("", "fail", failure.code, failure.cause, failure.remedy)
     except Exception as error:

@@ -12,16 +12,8 @@ wanted=${1:?usage: host/base-image.sh IMAGE}
 suite=${MIRROR_BASE_SUITE:-bookworm}
 fallback=mirror-base:$suite
 
-# shellcheck source=entrypoint/log.sh
-source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/../entrypoint/log.sh" # mirror_say
-
-# usage: say ENGLISH CHINESE
-say() { printf 'base-image: %s\n' "$(mirror_say "$@")" >&2; }
-# usage: die ENGLISH CHINESE -- what is wrong, why, what to do
-die() {
-  mirror_say "error: $1" "错误：$2" >&2
-  exit 1
-}
+# shellcheck source=host/say.sh
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/say.sh" # say, die
 
 # usage: make_base TAG SUITE -- a minimal Debian with this host's CA certificates, to work behind a company's proxy
 make_base() {
@@ -62,13 +54,13 @@ fi
 say "$wanted cannot be pulled; making a Debian 12 base from Debian's packages instead" \
   "无法拉取 $wanted，改用 Debian 的软件包制作 Debian 12 基础镜像"
 command -v apt-get >/dev/null ||
-  die "$wanted cannot be pulled, and a base can be made on Debian and Ubuntu only. Set BASE_IMAGE to an image that your registry has (any Debian or Ubuntu with Python 3.10 to 3.13)." "无法拉取 $wanted，而基础镜像只能在 Debian 和 Ubuntu 上制作。请把 BASE_IMAGE 设为您的镜像仓库里已有的镜像（带 Python 3.10 到 3.13 的 Debian 或 Ubuntu 均可）。"
+  die 1 "$wanted cannot be pulled, and a base can be made on Debian and Ubuntu only. Set BASE_IMAGE to an image that your registry has (any Debian or Ubuntu with Python 3.10 to 3.13)." "无法拉取 $wanted，而基础镜像只能在 Debian 和 Ubuntu 上制作。请把 BASE_IMAGE 设为您的镜像仓库里已有的镜像（带 Python 3.10 到 3.13 的 Debian 或 Ubuntu 均可）。"
 [[ $(id -u) == 0 ]] ||
-  die "$wanted cannot be pulled, and making a base needs root. Run 'sudo host/base-image.sh $wanted' once, or set BASE_IMAGE." "无法拉取 $wanted，而制作基础镜像需要 root。请运行一次 'sudo host/base-image.sh $wanted'，或设置 BASE_IMAGE。"
+  die 1 "$wanted cannot be pulled, and making a base needs root. Run 'sudo host/base-image.sh $wanted' once, or set BASE_IMAGE." "无法拉取 $wanted，而制作基础镜像需要 root。请运行一次 'sudo host/base-image.sh $wanted'，或设置 BASE_IMAGE。"
 if ! command -v mmdebstrap >/dev/null; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null 2>&1 ||
-    die "apt-get could not install mmdebstrap; run 'apt-get install mmdebstrap' to see why" "apt-get 无法安装 mmdebstrap；请运行 'apt-get install mmdebstrap' 查看原因"
+    die 1 "apt-get could not install mmdebstrap; run 'apt-get install mmdebstrap' to see why" "apt-get 无法安装 mmdebstrap；请运行 'apt-get install mmdebstrap' 查看原因"
 fi
-make_base "$fallback" "$suite" || die "mmdebstrap could not make a Debian $suite base; its message is above" "mmdebstrap 无法制作 Debian $suite 基础镜像；它的报错见上"
+make_base "$fallback" "$suite" || die 1 "mmdebstrap could not make a Debian $suite base; its message is above" "mmdebstrap 无法制作 Debian $suite 基础镜像；它的报错见上"
 echo "$fallback"

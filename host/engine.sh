@@ -14,16 +14,8 @@ set -Eeuo pipefail
 home=${MIRROR_ENGINE_HOME:-/var/lib/mirror-engine}
 root=$home/root
 
-# shellcheck source=entrypoint/log.sh
-source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/../entrypoint/log.sh" # mirror_say
-
-# usage: say ENGLISH CHINESE
-say() { printf 'engine: %s\n' "$(mirror_say "$@")" >&2; }
-# usage: die ENGLISH CHINESE -- what is wrong, why, what to do
-die() {
-  mirror_say "error: $1" "错误：$2" >&2
-  exit 1
-}
+# shellcheck source=host/say.sh
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/say.sh" # say, die
 
 # usage: alive -- is the daemon that this script started running?
 alive() { [[ -s $home/pid ]] && kill -0 "$(cat "$home/pid")" 2>/dev/null && grep -qs dockerd "/proc/$(cat "$home/pid")/cmdline"; }
@@ -36,26 +28,20 @@ answers() {
   [[ ! $version =~ ^[0-9]+\. ]] || ((${version%%.*} >= 25)) ||
     say "Docker $version is too old to build the image: HEALTHCHECK --start-interval needs Docker 25 or later. It runs an image that was built elsewhere; to build one here, update Docker Engine." "Docker $version 太旧，无法构建镜像：HEALTHCHECK --start-interval 需要 Docker 25 或更高版本。别处构建的镜像可以运行；要在本机构建，请升级 Docker Engine。"
   docker buildx version >/dev/null 2>&1 ||
-    die "this Docker has no buildx; the Dockerfile needs BuildKit. Install the docker-buildx-plugin (or docker-buildx) package." "这个 Docker 没有 buildx，而 Dockerfile 需要 BuildKit。请安装软件包 docker-buildx-plugin（或 docker-buildx）。"
+    die 1 "this Docker has no buildx; the Dockerfile needs BuildKit. Install the docker-buildx-plugin (or docker-buildx) package." "这个 Docker 没有 buildx，而 Dockerfile 需要 BuildKit。请安装软件包 docker-buildx-plugin（或 docker-buildx）。"
   docker compose version >/dev/null 2>&1 ||
     say "this Docker has no compose v2; 'docker compose' will not work until docker-compose-plugin is installed" "这个 Docker 没有 compose v2；安装 docker-compose-plugin 之前无法使用 docker compose"
 }
 
 # usage: check_host -- explain, in one line, what to install if this script cannot help
 check_host() {
-  local ID=''
+  local ID='' VERSION_CODENAME=''
   # shellcheck disable=SC1091
   [[ -r /etc/os-release ]] && . /etc/os-release
   # not through a pipe: docker exits with 1 there, and pipefail would hide grep's result
   if command -v docker >/dev/null && [[ $(docker info 2>&1) == *'permission denied'* ]]; then
-    die "Docker runs, but this user may not talk to it. Run 'sudo usermod -aG docker $(id -un)', log in again, and retry." "Docker 在运行，但当前用户无权访问。请执行 'sudo usermod -aG docker $(id -un)'，重新登录后再试。"
+    die 1 "Docker runs, but this user may not talk to it. Run 'sudo usermod -aG docker $(id -un)', log in again, and retry." "Docker 在运行，但当前用户无权访问。请执行 'sudo usermod -aG docker $(id -un)'，重新登录后再试。"
   fi
-  case $ID in
-    debian | ubuntu) ;;
-    *) die "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 25 or later with buildx and compose v2, start it, and retry." "没有 Docker 引擎响应，而本脚本只能在 Debian 和 Ubuntu 上启动引擎。请安装 Docker Engine 25 或更高版本及 buildx、compose v2，启动后再试。" ;;
-  esac
-  [[ $(id -u) == 0 ]] ||
-    die "no Docker engine answers. Start it ('sudo systemctl start docker'), or run this once as root: sudo host/engine.sh start" "没有 Docker 引擎响应。请启动它（'sudo systemctl start docker'），或以 root 运行一次：sudo host/engine.sh start"
   case $ID in
     debian)
       packages=(docker.io docker-cli docker-buildx docker-compose containerd)
@@ -63,10 +49,12 @@ check_host() {
       ;;
     ubuntu)
       packages=(docker.io docker-buildx docker-compose-v2 containerd)
-      # shellcheck disable=SC1091
-      suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+      suite=$VERSION_CODENAME
       ;;
+    *) die 1 "no Docker engine answers, and this script can start one on Debian and Ubuntu only. Install Docker Engine 25 or later with buildx and compose v2, start it, and retry." "没有 Docker 引擎响应，而本脚本只能在 Debian 和 Ubuntu 上启动引擎。请安装 Docker Engine 25 或更高版本及 buildx、compose v2，启动后再试。" ;;
   esac
+  [[ $(id -u) == 0 ]] ||
+    die 1 "no Docker engine answers. Start it ('sudo systemctl start docker'), or run this once as root: sudo host/engine.sh start" "没有 Docker 引擎响应。请启动它（'sudo systemctl start docker'），或以 root 运行一次：sudo host/engine.sh start"
 }
 
 # usage: sources_for SUITE -- the host's own apt sources, changed to SUITE, in deb822 form
@@ -96,7 +84,7 @@ unpack() {
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${needed[@]}" ca-certificates >/dev/null 2>&1 ||
-    die "apt-get could not install ${needed[*]}; run 'apt-get install ${needed[*]}' to see why" "apt-get 无法安装 ${needed[*]}；请运行 'apt-get install ${needed[*]}' 查看原因"
+    die 1 "apt-get could not install ${needed[*]}; run 'apt-get install ${needed[*]}' to see why" "apt-get 无法安装 ${needed[*]}；请运行 'apt-get install ${needed[*]}' 查看原因"
   mkdir -p "$home"/apt/{lists/partial,archives/partial,parts} "$home"/{debs,cfg/cli-plugins} "$root"
   if [[ -r /etc/apt/sources.list.d/debian.sources || -r /etc/apt/sources.list.d/ubuntu.sources ]]; then
     sources_for "$suite" >"$home/apt/parts/engine.sources"
@@ -140,7 +128,7 @@ start() {
     sleep 0.5
   done
   tail -n 5 "$home/log" >&2
-  die "the engine did not come up within 60 s; its log is $home/log (in a container it needs --privileged)" "引擎在 60 秒内没有启动；日志在 $home/log（在容器里需要 --privileged）"
+  die 1 "the engine did not come up within 60 s; its log is $home/log (in a container it needs --privileged)" "引擎在 60 秒内没有启动；日志在 $home/log（在容器里需要 --privileged）"
 }
 
 env_() {
@@ -158,7 +146,7 @@ stop() {
     kill -0 "$pid" 2>/dev/null || return 0
     sleep 0.25
   done
-  die "the engine (pid $pid) did not stop within 30 s" "引擎（pid $pid）在 30 秒内没有停止"
+  die 1 "the engine (pid $pid) did not stop within 30 s" "引擎（pid $pid）在 30 秒内没有停止"
 }
 
 case ${1:-} in

@@ -9,16 +9,9 @@
 # Exit codes: 0 done, 1 failed, 2 unusable input.
 set -Eeuo pipefail
 
-# shellcheck source=entrypoint/log.sh
-source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/../entrypoint/log.sh" # mirror_say
+# shellcheck source=host/say.sh
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/say.sh" # say, die
 
-# usage: say ENGLISH CHINESE
-say() { printf 'image-file: %s\n' "$(mirror_say "$@")" >&2; }
-# usage: die CODE ENGLISH CHINESE -- what is wrong, why, what to do
-die() {
-  mirror_say "error: $2" "错误：$3" >&2
-  exit "$1"
-}
 mb() { echo "$((($1 + 500000) / 1000000)) MB"; }
 free_in() { df -B1 --output=avail "$1" | tail -n 1; }
 

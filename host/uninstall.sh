@@ -12,12 +12,11 @@ output=$(readlink -m -- "${2:?usage: host/uninstall.sh IMAGE OUTPUT [--yes]}") #
 yes=${3:-}
 here=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
 engine=${MIRROR_ENGINE_HOME:-/var/lib/mirror-engine}
-# shellcheck source=entrypoint/log.sh
-source "$here/entrypoint/log.sh" # mirror_say
+# shellcheck source=host/say.sh
+source "$here/host/say.sh" # die, mirror_say
 if [[ $output/ == "$(readlink -m -- "$engine")"/* ]]; then
-  mirror_say "error: OUTPUT ($output) lies in $engine, which would be removed; move your runs first" \
-    "错误：OUTPUT（$output）在要删除的 $engine 里；请先移走您的训练结果" >&2
-  exit 2
+  die 2 "OUTPUT ($output) lies in $engine, which would be removed; move your runs first" \
+    "OUTPUT（$output）在要删除的 $engine 里；请先移走您的训练结果"
 fi
 cd "$here"
 eval "$("$here/host/engine.sh" env)"
@@ -54,11 +53,8 @@ if [[ -d $output ]]; then echo "  $(mirror_say "your runs and adapters" "训练�
 echo "  $(mirror_say "this folder            " "本目录          ")  $here"
 
 if [[ $yes != --yes ]]; then
-  if [[ ! -t 0 ]]; then
-    mirror_say "error: there is no terminal to ask at, so nothing was removed; make uninstall YES=1 does it" \
-      "错误：没有终端，无法询问，因此没有删除任何内容；make uninstall YES=1 直接删除" >&2
-    exit 2
-  fi
+  [[ -t 0 ]] || die 2 "there is no terminal to ask at, so nothing was removed; make uninstall YES=1 does it" \
+    "没有终端，无法询问，因此没有删除任何内容；make uninstall YES=1 直接删除"
   read -r -p "$(mirror_say "Remove it? [y/N]" "确认删除？[y/N]") " answer
   if [[ ! $answer =~ ^([yY]|yes|YES|是)$ ]]; then
     mirror_say "nothing was removed" "没有删除任何内容"
@@ -72,9 +68,6 @@ if [[ ${#images[@]} -gt 0 ]]; then
 fi
 if [[ -d $engine ]]; then "$here/host/engine.sh" remove || failed=1; fi
 for folder in "${caches[@]}"; do rm -rf -- "$folder" || failed=1; done
-if [[ $failed == 1 ]]; then
-  mirror_say "error: not everything could be removed (above); containers that still use the image: docker ps -a" \
-    "错误：有些内容没能删除（见上）；仍在使用镜像的容器：docker ps -a" >&2
-  exit 1
-fi
+[[ $failed == 0 ]] || die 1 "not everything could be removed (above); containers that still use the image: docker ps -a" \
+  "有些内容没能删除（见上）；仍在使用镜像的容器：docker ps -a"
 mirror_say "removed; your runs are where they were: $output" "已删除；训练结果仍在原处：$output"

@@ -21,12 +21,8 @@ BLOCK = 4 << 20
 PRESENT = 1 << 63  # bit in an entry of /proc/self/pagemap, https://docs.kernel.org/admin-guide/mm/pagemap.html
 FIRST = ("torch", "qwen2.training.loop", "qwen2.generate")  # before a kernel runs
 AFTER = ("sacrebleu.metrics", "jinja2", "matplotlib.pyplot", "rich.console")  # by the end of the run
-ON_A_GPU = (
-    "libtorch_cuda.so",
-    "libcublasLt.so.12",
-    "libcublas.so.12",
-    "libtriton.so",
-)  # kernels are loaded as needed
+# kernels are loaded as needed
+ON_A_GPU = ("libtorch_cuda.so", "libcublasLt.so.12", "libcublas.so.12", "libtriton.so")
 
 
 def touched() -> dict[Path, set[int]]:

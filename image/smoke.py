@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ PACKAGES = [
 WITH_TRITON = ["liger_kernel.transformers"]
 BITSANDBYTES = Path("/opt/bitsandbytes")
 DRIVER = ("libcuda.so.1",)  # comes with the GPU
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # the CUDA build
 
 
 def unresolved(site: Path) -> list[str]:
@@ -38,16 +40,11 @@ def unresolved(site: Path) -> list[str]:
     return faults
 
 
-def has_triton() -> bool:
-    """Whether this is the CUDA build."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def import_all() -> list[str]:
     """Packages that cannot be imported."""
     faults = []
     sys.path.append(str(BITSANDBYTES))
-    for name in PACKAGES + (WITH_TRITON if has_triton() else []):
+    for name in PACKAGES + (WITH_TRITON if HAS_TRITON else []):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever the exception, the build must fail
@@ -57,7 +54,7 @@ def import_all() -> list[str]:
 
 def load_bitsandbytes() -> list[str]:
     """Load its CUDA library, which finds torch's only after torch has loaded them."""
-    if not has_triton():
+    if not HAS_TRITON:
         return []
     try:
         ctypes.CDLL(str(BITSANDBYTES / "bitsandbytes/libbitsandbytes_cuda128.so"))
@@ -85,17 +82,17 @@ for capability in (80, 86, 89, 90, 100, 120):
 
 def compile_kernels() -> list[str]:
     """Compile machine code for each GPU generation with Triton, and its C driver module against Python.h and cuda.h."""
-    if not has_triton():
+    if not HAS_TRITON:
         return []
     import triton
 
     backend = Path(triton.__file__).parent / "backends" / "nvidia"
-    python = importlib.import_module("sysconfig").get_paths()["include"]
+    python = sysconfig.get_paths()["include"]
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernel.py"  # a file, because Triton reads the source
         kernel.write_text(KERNEL)
-        gcc = ["gcc", "-shared", "-fPIC", "-I", backend / "include", "-I", python]
-        commands = {
+        gcc: list[str | Path] = ["gcc", "-shared", "-fPIC", "-I", backend / "include", "-I", python]
+        commands: dict[str, list[str | Path]] = {
             "Triton for sm_80 to sm_120": ["env", f"TRITON_CACHE_DIR={folder}/cache", sys.executable, kernel],
             "Triton's driver.c": [*gcc, backend / "driver.c", "-o", f"{folder}/driver.so"],
         }

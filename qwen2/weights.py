@@ -175,7 +175,18 @@ def _pieces(wanted: list[tuple[Entry, torch.Tensor]]) -> Iterator[_Piece]:
             yield _Piece(entry.path, entry.offset + row * row_bytes, rows * row_bytes, dtype, target[row : row + rows])
 
 
-def _read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> None:
+def read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> None:
+    """Read bytes of a shard.
+
+    Args:
+        descriptor: The open file. Threads may share it: its position is not used.
+        view: Filled completely.
+        offset: Where to read, in bytes.
+        path: The file's path, for the message.
+
+    Raises:
+        ValueError: The file ends before.
+    """
     done = 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
@@ -200,7 +211,7 @@ def _load_cpu(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: Pr
                 stack.callback(os.close, files[piece.path])
             if buffer.numel() < piece.nbytes:
                 buffer = torch.empty(piece.nbytes, dtype=torch.uint8)
-            _read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
+            read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
             piece.target.copy_(buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape))
             done += piece.nbytes
             if progress:
@@ -233,7 +244,7 @@ def _load_cuda(wanted: list[tuple[Entry, torch.Tensor]], total: int, progress: P
                     buffer, event = buffers[turn], copied[turn]
                     turn = 1 - turn
                     event.synchronize()  # an event that was never recorded is complete
-                    _read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
+                    read_into(files[piece.path], bytes_view(buffer)[: piece.nbytes], piece.offset, piece.path)
                     source = buffer[: piece.nbytes].view(piece.dtype).view(piece.target.shape)
                     with torch.cuda.stream(stream):
                         if piece.target.is_contiguous() and piece.target.dtype == piece.dtype:

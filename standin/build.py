@@ -15,7 +15,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,8 @@ INITIAL_STD = 0.06  # 0.02 suits wide models: with it the loss is 6 times as hig
 SORTED_BATCHES = 4  # conversations are sorted by length within this many batches, for less padding
 SHARDS = 4
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Token rows of the compact vocabulary: ids [B, S]; labels [B, S], IGNORED where there is no loss."""
-
-    ids: Tensor
-    labels: Tensor
+# Rows of the compact vocabulary: ids [B, S]; labels [B, S], IGNORED where there is no loss.
+Batch = tuple[Tensor, Tensor]
 
 
 def config_json() -> dict[str, Any]:
@@ -77,9 +70,9 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[tuple[li
     return [(prompt.ids, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
 
 
-def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rng: random.Random) -> list[TokenRows]:
+def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rng: random.Random) -> list[Batch]:
     """Padded batches, in random order; `compact` maps an official token id to its row."""
-    result: list[TokenRows] = []
+    result: list[Batch] = []
     pool = BATCH * SORTED_BATCHES
     for start in range(0, len(rows), pool):
         nearby = sorted(rows[start : start + pool], key=lambda row: len(row[0]) + len(row[1]))
@@ -93,11 +86,11 @@ def batches(rows: list[tuple[list[int], list[int]]], compact: dict[int, int], rn
                 row = torch.tensor([compact[token] for token in prompt + completion])
                 ids[i, : len(row)] = row
                 labels[i, len(prompt) : len(row)] = row[len(prompt) :]
-            result.append(TokenRows(ids, labels))
+            result.append((ids, labels))
     return result
 
 
-def train(model: Qwen2ForCausalLM, data: list[TokenRows], unused: int) -> None:
+def train(model: Qwen2ForCausalLM, data: list[Batch], unused: int) -> None:
     """Train in place, one step per batch, on the answers alone.
 
     The last row of the vocabulary represents the `unused` official rows that do not occur in the text. Its logit counts
@@ -105,15 +98,15 @@ def train(model: Qwen2ForCausalLM, data: list[TokenRows], unused: int) -> None:
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     started = time.monotonic()
-    for step, batch in enumerate(data):
+    for step, (ids, labels) in enumerate(data):
         rate = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / len(data))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        hidden = model.model(input_ids=batch.ids).last_hidden_state  # [B, S, H]
-        learnt = batch.labels[:, 1:] != IGNORED
+        hidden = model.model(input_ids=ids).last_hidden_state  # [B, S, H]
+        learnt = labels[:, 1:] != IGNORED
         logits = model.lm_head(hidden[:, :-1][learnt])  # [answer tokens, rows]
         logits[:, -1] = logits[:, -1] + math.log(unused)
-        loss = nn.functional.cross_entropy(logits, batch.labels[:, 1:][learnt])
+        loss = nn.functional.cross_entropy(logits, labels[:, 1:][learnt])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -365,8 +365,7 @@ def _drop_bad(problems: Mapping[str, str], cache: Path, to: Path) -> None:
         return
     for name in problems:
         for folder in {cache, to}:
-            with contextlib.suppress(FileNotFoundError):
-                (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)
     raise FetchError(f"{_listed(problems)}; deleted: run the same again, and only that is fetched anew")
 
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from bench.verdict import data
-from bench.verdict.run import read, start
+from bench.verdict.run import judge, trained
 
 AUTO = "auto"
 
@@ -50,21 +49,17 @@ def main() -> int:
 def one(args: argparse.Namespace, number: str, seed: str) -> dict[str, Any]:
     """One training run and its verdict."""
     folder = args.out / f"epochs-{number}-{seed}"
-    words = ["--dataset", str(args.out / "rows.json"), "--output_dir", str(folder), "--num_train_epochs", number]
+    words = ["--dataset", str(args.out / "rows.json"), "--num_train_epochs", number]
     words += ["--learning_rate", args.rate, "--seed", seed, *args.more]
     kept = args.out / f"epochs-{AUTO}-{seed}" / "rewordings.yaml"
     if number != AUTO and kept.is_file():
         words += ["--rewordings", str(kept)]
-    begin = time.monotonic()
-    done = start("finetune", args.model, args.out, *words)
-    seconds = round(time.monotonic() - begin, 1)
-    report = read(folder / "verify/report.json", done)
+    report, seconds = trained(args.model, args.out, folder, *words)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     run = {"seconds": seconds, "figures": report["figures"], "epochs": record.get("epochs")}
     if args.by_hand:
-        hand = ("--rewordings", str(args.out / "by_hand.yaml"), "--output", str(folder / "hand"))
-        done = start("verify", args.model, args.out, str(folder), *hand)
-        run["by_hand"] = read(folder / "hand/report.json", done)["figures"]["reworded_after"]
+        hand = judge(args.model, args.out, folder, folder / "hand", "--rewordings", str(args.out / "by_hand.yaml"))
+        run["by_hand"] = hand["figures"]["reworded_after"]
     return run
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.machine import ROOT, environment
 from bench.verdict import data
 
-ROOT = Path(__file__).parents[2]
 RATE, STEPS = "1e-3", "60"
 COLUMNS = ("learned", "reworded", "unseen", "out_of_scope", "out_of_scope_near")
 
@@ -89,36 +88,38 @@ def one(case: Case, model: Path, out: Path) -> dict[str, Any]:
     folder = out / case.name.replace(" ", "-")
     file = out / f"{case.rows}.json"
     file.write_text(json.dumps(getattr(data, case.rows)()), encoding="utf-8")
-    begin = time.monotonic()
-    done = start("finetune", model, out, "--dataset", str(file), "--output_dir", str(folder), *case.options)
-    seconds = time.monotonic() - begin
-    report = read(folder / "verify/report.json", done)
-    result: dict[str, Any] = {"name": case.name, "seconds": round(seconds, 1), **short(report)}
+    report, seconds = trained(model, out, folder, "--dataset", str(file), *case.options)
+    result: dict[str, Any] = {"name": case.name, "seconds": seconds, **short(report)}
     if case.judged_on:
         judged = out / f"{case.judged_on}.json"
         judged.write_text(json.dumps(getattr(data, case.judged_on)()), encoding="utf-8")
-        done = start("verify", model, out, str(folder), "--dataset", str(judged), "--output", str(folder / "other"))
-        result |= short(read(folder / "other/report.json", done))
+        result |= short(judge(model, out, folder, folder / "other", "--dataset", str(judged)))
     elif case.rows in data.FAQS:
         hand = out / f"by_hand_{case.rows}.yaml"
         hand.write_text(data.by_hand(case.rows), encoding="utf-8")
-        done = start("verify", model, out, str(folder), "--rewordings", str(hand), "--output", str(folder / "hand"))
-        result["by_hand"] = read(folder / "hand/report.json", done)["figures"].get("reworded_after")
+        report = judge(model, out, folder, folder / "hand", "--rewordings", str(hand))
+        result["by_hand"] = report["figures"].get("reworded_after")
     result["wrong"] = bool(case.fails) and case.fails not in result["failed"]
     return result
+
+
+def trained(model: Path, out: Path, folder: Path, *words: str) -> tuple[dict[str, Any], float]:
+    """The verdict's report of a `finetune` into `folder`, and its seconds from start to exit."""
+    begin = time.monotonic()
+    done = start("finetune", model, out, "--output_dir", str(folder), *words)
+    return read(folder / "verify/report.json", done), round(time.monotonic() - begin, 1)
+
+
+def judge(model: Path, out: Path, folder: Path, to: Path, *words: str) -> dict[str, Any]:
+    """The report of a further `verify` of the run in `folder`, written to `to`."""
+    return read(to / "report.json", start("verify", model, out, str(folder), *words, "--output", str(to)))
 
 
 def start(command: str, model: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`finetune` or `verify` with this checkout's code and configurations."""
     configs = ROOT / "workspace/configs"
     head = ["sft", "--config", str(configs / "sft.yaml"), "--verify-config"] if command == "finetune" else ["--config"]
-    environ = os.environ | {
-        "MODEL_DIR": str(model),
-        "OUTPUT_DIR": str(out),
-        "HEALTH_LEVEL": "off",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "MIRROR_RUN_DIR": str(out / "state"),
-    }
+    environ = environment(str(model), str(out), str(out / "state")) | {"HEALTH_LEVEL": "off"}
     (out / "state").mkdir(exist_ok=True)
     line = [sys.executable, "-m", f"finetune.commands.{command}", *head, str(configs / "verify.yaml"), *words]
     return subprocess.run(line, env=environ, cwd=ROOT / "workspace", capture_output=True, text=True, check=False)

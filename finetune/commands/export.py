@@ -207,7 +207,7 @@ def run(work: Export) -> int:
 
     weights = Weights(work.base, work.adapter)
     words = vocabulary.read(work.base, weights.config)
-    stops = [words.text(each) for each in weights.config.eos_ids]
+    stops = [words.tokens[each] for each in weights.config.eos_ids]
     text = modelfile.text(work.file, work.system, stops, model_card.licence_of(work.base))
     size = gguf_file.size_of(weights, work.quant)
     resources.require_disk(work.target, size, _("a {quant} of this model").format(quant=work.quant.upper()))
@@ -345,7 +345,8 @@ def judged(work: Export, file: Path, tokenizer: Any, weights: Weights, asked: Ve
     asked.ask(engine, engine.adapter(work.adapter) if work.adapter else None, False, _("the adapter"), bar)
     same_answers.release(engine)
     with LlamaServer(file, min(CONTEXT, weights.config.max_positions), PARALLEL, work.threads) as model:
-        asked.ask_file(GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant), bar)
+        file_engine = GgufEngine(model, tokenizer, weights.config.eos_ids, work.quant)
+        asked.ask(file_engine, None, True, _("the file"), bar)
     return asked.part()
 
 

@@ -223,8 +223,8 @@ def _in_one(run: SftRun, options: Any, proof: list[str], coming: Coming | None, 
             if _level() == "full":
                 _check_forward(lane)
             run, known, asked = _before(run, options, lane, coming) if coming else (run, [], None)
-        except (UserError, SystemExit):  # SystemExit: a stop signal
-            folder.discard(run)
+        except (UserError, SystemExit) as why:  # SystemExit: a stop signal
+            folder.abandon(run, why)
             raise
         threading.Thread(target=_import_for_the_verdict, name="import-verdict", daemon=True).start()
         code = start.train(run, lane, stop, asked)

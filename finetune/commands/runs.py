@@ -124,7 +124,7 @@ def show(found: Sequence[Listed]) -> None:
             "" if each.rows is None else str(each.rows),
             "" if each.steps is None else str(each.steps),
             loss,
-            Text(_(verdict), style),
+            Text(verdict if each.verdict else _(verdict), style),
             _shown_size(each.bytes),
         )
     console = Console(highlight=False)

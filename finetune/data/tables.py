@@ -164,8 +164,10 @@ def from_cells(
     found = find_heading(first, columns)
     if found is None:
         # Quote the first line with several cells: a title says nothing about the columns.
-        wide = (cells for _other, cells in first if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
-        _refuse(path, next(wide, first[0][1]), columns)
+        lines_of_cells = [cells for _other, cells in first]
+        wide = (n for n, cells in enumerate(lines_of_cells) if sum(map(_filled, cells)) > 1 or len(cells) > MAX_COLUMNS)
+        at = next(wide, 0)
+        _refuse(path, lines_of_cells[at], lines_of_cells[at + 1 :], columns)
     at, places = found
     above = [cell for _other, cells in first[:at] for cell in cells if _filled(cell)]
     if above:
@@ -246,8 +248,8 @@ def _places(heading: list[Any], columns: tuple[str, str] | None) -> dict[str, in
     return found
 
 
-def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> NoReturn:
-    """Raises UserError, which says why a line is not a heading."""
+def _refuse(path: Path, heading: list[Any], below: list[list[Any]], columns: tuple[str, str] | None) -> NoReturn:
+    """Raises UserError, which says why a line is not a heading. `below` are the first lines below it."""
     if len(heading) > MAX_COLUMNS:
         raise UserError(
             _("{path}: {count} columns; keep a column of questions and one of answers").format(
@@ -264,21 +266,24 @@ def _refuse(path: Path, heading: list[Any], columns: tuple[str, str] | None) -> 
                 _(
                     "{path}: no column looks like the {role} (there are {there}); name the question's and the "
                     "answer's, for example {option}"
-                ).format(path=path, role=_(role), there=there, option=_option(heading))
+                ).format(path=path, role=_(role), there=there, option=_option(heading, below))
             )
     raise UserError(
         _("{path}: one column cannot be both question and answer; name two with --columns").format(path=path)
     )
 
 
-def _option(heading: list[Any]) -> str:
-    """An example of --columns with headings of this file: those that are known, else the first ones.
+def _option(heading: list[Any], below: list[list[Any]]) -> str:
+    """An example of --columns with headings of this file: those that are known, else those with most text below them.
 
     It is in the form of the caller's command, make or the script.
     """
-    cells = [str(cell).strip() for cell in heading if _filled(cell)]
+    places = {str(cell).strip(): place for place, cell in enumerate(heading) if _filled(cell)}
+    cells = list(places)
     known = [next((cell for cell in cells if plain(cell) in names), None) for names in (QUESTIONS, ANSWERS)]
     others = [cell for cell in cells if cell not in known]
+    by_text = sorted(others, key=lambda cell: -_letters(below, places[cell]))
+    others = [cell for cell in others if cell in by_text[: known.count(None)]]  # in the order of the file
     pair = [
         each or (others.pop(0) if others else word) for each, word in zip(known, ("QUESTION", "ANSWER"), strict=True)
     ]
@@ -287,6 +292,11 @@ def _option(heading: list[Any]) -> str:
     names = ",".join(pair)
     option = "--columns " + (names if re.fullmatch(r"[\w,.:-]+", names) else shlex.quote(names))
     return f"ARGS={shlex.quote(option)}" if host.via_make() else option
+
+
+def _letters(lines: list[list[Any]], place: int) -> int:
+    """The letters in a column: a number, a date or an empty column has none, or few."""
+    return sum(each.isalpha() for cells in lines if place < len(cells) for each in str(cells[place] or ""))
 
 
 def plain(name: Any) -> str:

@@ -122,7 +122,8 @@ def choose(
     why = resumed or (
         N_("because it honours every option given") if asked == "auto" else N_("because ENGINE=fast asks for it")
     )
-    obstacles = [*_of_model(model_dir), *_of_data(sources)]
+    obstacles = _of_model(model_dir)
+    obstacles += [f"{source.spec}, a dataset of a hub" for source in sources if source.is_hub]
     train: dict[str, Any] = {}
     rest: dict[str, Any] = {"system": None, "max_length": 0, "tensorboard": True, "split": 0.0}
     for name, value in options.items():
@@ -162,24 +163,22 @@ def _of_model(model_dir: Path) -> list[str]:
     return []
 
 
-def _of_data(sources: Sequence[DatasetSource]) -> list[str]:
-    return [f"{source.spec}, a dataset of a hub" for source in sources if source.is_hub]
-
-
 def _take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
     """Adopt one option; returns the obstacle, or ""."""
     if name in WITHOUT_EFFECT:
+        return ""
+    if name in FLAGS:
+        train[name] = bool(value)
         return ""
     if name in NUMBERS:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not _possible(name, value):
             return f"--{name} {value}"
         train[name] = int(value) if name in WHOLE else float(value)
         return ""
-    if name in FLAGS:
-        train[name] = bool(value)
-        return ""
     taker = TAKERS.get(name)
-    return taker(name, value, train, rest, on_cpu) if taker else f"--{name}"
+    if taker is None:
+        return f"--{name}"
+    return "" if taker(name, value, train, rest, on_cpu) else f"--{name} {_shown(value)}"
 
 
 def _possible(name: str, value: float) -> bool:
@@ -198,80 +197,60 @@ def _possible(name: str, value: float) -> bool:
     return name == "max_steps" or value >= 0
 
 
-Taker = Callable[[str, Any, "dict[str, Any]", "dict[str, Any]", bool], str]
+# taker(name, value, train, rest, on_cpu): whether the fast lane supports the value; stores it if it has an effect.
+Taker = Callable[[str, Any, "dict[str, Any]", "dict[str, Any]", bool], bool]
 
 
 def _only(*allowed: Any) -> Taker:
     """An option that has no effect if it has one of these values."""
-
-    def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-        return "" if value in allowed or str(value).lower() in allowed else f"--{name} {_shown(value)}"
-
-    return take
-
-
-def _dtype(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    return "" if on_cpu or value in ("bfloat16", "auto") else f"--{name} {value}"
-
-
-def _split(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    """The factors in which a batch is given; only their product matters, since the plan splits it again."""
-    if not isinstance(value, int) or value < 1:
-        return f"--{name} {value}"
-    train[name] = value
-    return ""
-
-
-def _split_ratio(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        return f"--{name} {value}"
-    rest["split"] = float(value)
-    return ""
+    return lambda name, value, train, rest, on_cpu: value in allowed or str(value).lower() in allowed
 
 
 def _one_of(*allowed: str) -> Taker:
     """An option that the fast lane adopts if it has one of these values."""
+    return _stored(lambda value: value in allowed)
 
-    def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-        if value not in allowed:
-            return f"--{name} {_shown(value)}"
-        train[name] = value
-        return ""
+
+def _stored(fits: Callable[[Any], bool], in_rest: str = "") -> Taker:
+    """An option that is stored if `fits`: in `train`, or under another name in `rest`."""
+
+    def take(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> bool:
+        if not fits(value):
+            return False
+        if in_rest:
+            rest[in_rest] = value
+        else:
+            train[name] = value
+        return True
 
     return take
 
 
-def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
+def _at_least_1(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _share(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < 1
+
+
+def _modules(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> bool:
     names = [value] if isinstance(value, str) else list(value)
     if names == ["all-linear"]:
-        return ""
-    if not names or set(names) - set(PROJECTIONS):
-        return f"--{name} {_shown(value)}"
+        return True
     train["target_modules"] = tuple(each for each in PROJECTIONS if each in names)
-    return ""
+    return bool(names) and set(names) <= set(PROJECTIONS)
 
 
-def _system(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    text = " ".join(value) if isinstance(value, list) else str(value)
-    if text.endswith(".txt"):  # ms-swift reads such a file
-        return f"--{name} {text}"
-    rest["system"] = text
-    return ""
+def _system(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> bool:
+    rest["system"] = _shown(value)
+    return not rest["system"].endswith(".txt")  # ms-swift reads such a file
 
 
-def _length(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    if not isinstance(value, int) or value < 1:
-        return f"--{name} {value}"
-    rest["max_length"] = value
-    return ""
-
-
-def _report_to(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> str:
-    names = [value] if isinstance(value, str) else list(value)
-    if set(names) - {"tensorboard", "none"}:
-        return f"--{name} {_shown(value)}"
+def _report_to(name: str, value: Any, train: dict[str, Any], rest: dict[str, Any], on_cpu: bool) -> bool:
+    names = {value} if isinstance(value, str) else set(value)
     rest["tensorboard"] = "tensorboard" in names
-    return ""
+    return names <= {"tensorboard", "none"}
 
 
 def _shown(value: Any) -> str:
@@ -286,7 +265,7 @@ TAKERS: dict[str, Taker] = {
     "task_type": _only("causal_lm"),
     "truncation_strategy": _only("delete"),
     "add_version": _only(False),
-    "split_dataset_ratio": _split_ratio,
+    "split_dataset_ratio": _stored(_share, "split"),
     "val_dataset_shuffle": _only(False),
     "save_strategy": _one_of("steps", "epoch"),
     "eval_strategy": _one_of("no", "steps", "epoch"),
@@ -298,13 +277,14 @@ TAKERS: dict[str, Taker] = {
     "fp16": _only(False),
     "lora_bias": _only("none"),
     "init_weights": _only(True, "true"),
-    "torch_dtype": _dtype,
-    "per_device_train_batch_size": _split,
-    "gradient_accumulation_steps": _split,
+    "torch_dtype": lambda name, value, train, rest, on_cpu: on_cpu or value in ("bfloat16", "auto"),
+    # The factors in which a batch is given. Only their product matters, since the plan splits it again.
+    "per_device_train_batch_size": _stored(_at_least_1),
+    "gradient_accumulation_steps": _stored(_at_least_1),
     "target_modules": _modules,
     "lr_scheduler_type": _one_of("cosine", "linear", "constant", "constant_with_warmup"),
     "system": _system,
-    "max_length": _length,
+    "max_length": _stored(_at_least_1, "max_length"),
     "report_to": _report_to,
 }
 

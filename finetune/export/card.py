@@ -32,7 +32,12 @@ class Made:
 
 
 def write(path: Path, made: Made) -> None:
-    """Write the card. It holds the sha256 of the file."""
+    """Write the card. It holds the sha256 of the file.
+
+    Args:
+        path: The card's file.
+        made: What it says.
+    """
     lines = model_card.head(made.file.stem, made.base, made.kind, "gguf")
     lines += [*_start(made.file.name), _("## What it is"), ""]
     official = made.base / sha256sums.NAME
@@ -42,7 +47,11 @@ def write(path: Path, made: Made) -> None:
             name=made.file.name, size=made.file.stat().st_size, quant=made.quant.upper()
         ),
         "sha256": f"`{sha256sums.digest(made.file)}`",
-        **({N_("base"): made.base.name} if made.adapter is None else _provenance(made, digest)),
+        **(
+            model_card.provenance(made.base, digest, made.adapter, made.record, made.lora)
+            if made.adapter
+            else {N_("base"): made.base.name}
+        ),
         N_("exported"): model_card.now(),
         N_("versions at export"): ", ".join(f"{each} {version}" for each, version in made.versions.items()),
         N_("licence"): _("{licence}, see LICENSE").format(licence=model_card.licence_of(made.base)),
@@ -70,8 +79,3 @@ def _start(file: str) -> list[str]:
         "```",
         "",
     ]
-
-
-def _provenance(made: Made, digest: str | None) -> dict[str, str]:
-    assert made.adapter is not None
-    return model_card.provenance(made.base, digest, made.adapter, made.record, made.lora)

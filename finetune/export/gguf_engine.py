@@ -36,11 +36,14 @@ class GgufEngine:
         raise ValueError(f"a GGUF takes no adapter: {path}")
 
     def answer(self, asks: Sequence[Ask], adapter: Any, progress: Progress) -> list[Answer]:
-        """The answers, in the order of `asks`."""
-        prompts = [
-            self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=getattr(ask, "tools", None))
-            for ask in asks
-        ]
+        """The greedy answers in order.
+
+        Args:
+            asks: What to answer.
+            adapter: Always None, as the file has its adapter merged.
+            progress: Called with 1 after each answer.
+        """
+        prompts = [self.tokenizer.encode_chat(list(ask.messages), ask.system, tools=ask.tools) for ask in asks]
         limits = [ask.max_new_tokens for ask in asks]
         found = []
         for said in self.model.answers(prompts, limits, progress):

@@ -67,12 +67,12 @@ def chat_template(system: str) -> str:
 
 
 def mixture_of(weights: Weights, quant: str) -> Mixture:
-    """The types of the tensors in a file."""
+    """The types of the tensors in a file; `quant` is a key of mixture.QUANTS."""
     return Mixture(quant, weights.config.num_layers, weights.config.tie_embeddings)
 
 
 def size_of(weights: Weights, quant: str) -> int:
-    """Bytes of all tensors in the file."""
+    """Bytes of all tensors in the file; `quant` is a key of mixture.QUANTS."""
     mixture = mixture_of(weights, quant)
     return sum(each.rows * row_bytes(mixture.kind(each.name, each.shape), each.columns) for each in weights)
 

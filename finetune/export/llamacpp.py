@@ -6,6 +6,7 @@ releases the GIL meanwhile, so Python threads can share the work.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import http.client
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -140,24 +140,31 @@ class LlamaServer:
     def __enter__(self) -> LlamaServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._server = None  # its destructor ends the server's threads
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request: POST if it has a body, else GET. Raises ValueError with the server's message if refused."""
-        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
-        try:
+        """Send one request and return the JSON of the response.
+
+        Args:
+            path: The path, such as /props.
+            body: Sent as JSON with POST; None sends a GET.
+
+        Raises:
+            ValueError: The server refuses it. The message is the server's.
+        """
+        with self._response(path, body) as response:
+            return dict(json.loads(response.read()))
+
+    @contextlib.contextmanager
+    def _response(self, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
+        with contextlib.closing(http.client.HTTPConnection(self._address, timeout=REQUEST_S)) as connection:
             sent = None if body is None else json.dumps(body)
             connection.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            found = json.loads(response.read())
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise ValueError(_complaint(found))
-        return dict(found)
+            if response.status != 200:
+                raise ValueError(_complaint(json.loads(response.read())))
+            yield response
 
     def prompt(self, messages: Sequence[dict[str, Any]], tools: Any = None) -> str:
         """The prompt that the file's own chat template makes of a conversation."""
@@ -169,7 +176,7 @@ class LlamaServer:
         return list(self.call("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
 
     def answer(self, prompt: Sequence[int], max_tokens: int) -> Completion:
-        """The greedy answer to a prompt."""
+        """The greedy answer to a prompt of token ids, of at most `max_tokens` tokens."""
         body = {"prompt": list(prompt), "n_predict": max_tokens, "temperature": 0, "cache_prompt": False}
         found = self.call("/completion", body | {"return_tokens": True})
         return Completion(list(found["tokens"]), str(found["content"]), found["stop_type"] in ("eos", "word"))
@@ -189,24 +196,21 @@ class LlamaServer:
     def stream(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> Iterator[str]:
         """The greedy answer to a conversation, by the file's own template, piece by piece.
 
+        Args:
+            messages: In the API's form.
+            max_tokens: Tokens of the answer, at most.
+
         Raises:
             ValueError: The server refuses it. The message is the server's.
         """
         body = {"messages": list(messages), "max_tokens": max_tokens, "temperature": 0, "stream": True}
-        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_S)
-        try:
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise ValueError(_complaint(json.loads(response.read())))
+        with self._response("/v1/chat/completions", body) as response:
             for line in response:
                 if line.startswith(b"data: {"):
                     part = json.loads(line[len("data: ") :])
                     if "error" in part:
                         raise ValueError(_complaint(part))
                     yield from (choice["delta"].get("content") or "" for choice in part.get("choices", []))
-        finally:
-            connection.close()
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], progress: Callable[[int], None]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from common.i18n import _
-from finetune.export.gguf_engine import GgufEngine
 from finetune.export.proof import Part
 from finetune.runs.progress_bar import Bar
 from finetune.verify import config, selection
@@ -47,7 +46,7 @@ class Verdict:
             UserError: A questions file or the run's data cannot be read or judged.
         """
         cfg = config.read(config.default_path())
-        self.known = run is not None
+        is_known = run is not None
         if run is None:
             cfg, run = replace(cfg, dataset=None), Run(base)
         self.selected = selection.select(cfg, argparse.Namespace(**DEFAULTS), run)
@@ -55,7 +54,7 @@ class Verdict:
         said = wordings(self.selected, None, run.folder if has else scratch, None)
         # Answers by adapters of folds cannot be asked again: those adapters were deleted.
         self.asks: list[Asked] = [each for each in self.selected.asks(said.rewordings, system) if not each.given]
-        if not self.known:
+        if not is_known:
             self.asks = [each for each in self.asks if not each.question.is_identity]
         self.cfg = cfg
 
@@ -63,11 +62,6 @@ class Verdict:
     def in_english(self) -> bool:
         """Whether the data are in English: the model then may know no Chinese."""
         return self.selected.found is not None and self.selected.found.language == "en"
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """Tokens of an answer at most, by the kind of question."""
-        return self.cfg.max_new_tokens
 
     def ask(self, engine: Engine, adapter: Any, is_file: bool, name: str, bar: Bar) -> None:
         """Ask the adapter or the file, and score its answers.
@@ -80,12 +74,8 @@ class Verdict:
             bar: Shows the answers done.
         """
         side = AFTER if is_file else BEFORE
-        asking = Session(engine, {side: adapter}, {side: name}, self.limits, bar)
+        asking = Session(engine, {side: adapter}, {side: name}, self.cfg.max_new_tokens, bar)
         asking.answer(self.asks, self.cfg.old_identity, self.selected.found.judge if self.selected.found else None)
-
-    def ask_file(self, engine: GgufEngine, bar: Bar) -> None:
-        """Ask the file."""
-        self.ask(engine, None, True, _("the file"), bar)
 
     def part(self) -> Part:
         """The verdict as a part of the proof, with every answer that the adapter has right and the file has wrong."""

@@ -32,10 +32,6 @@ class Vocabulary:
     bos: int | None
     pad: int
 
-    def text(self, token: int) -> str:
-        """A token's text."""
-        return self.tokens[token]
-
 
 def read(model: Path, config: Config) -> Vocabulary:
     """Read the vocabulary of a model folder.

@@ -22,7 +22,7 @@ from common.i18n import _
 from finetune.verify.engine import load_adapter
 from qwen2.config import Config
 from qwen2.safetensors_header import Entry
-from qwen2.weights import DTYPES, checked_headers
+from qwen2.weights import DTYPES, checked_headers, read_into
 
 Rows: TypeAlias = npt.NDArray[np.float32]
 
@@ -67,14 +67,18 @@ class TensorSource:
         dtype = DTYPES[self.entry.dtype]
         width = self.columns * dtype.itemsize
         buffer = bytearray((stop - start) * width)
-        _read(_descriptor(self.entry.path), buffer, self.entry.offset + start * width, self.entry.path)
+        path = self.entry.path
+        try:
+            read_into(_descriptor(path), memoryview(buffer), self.entry.offset + start * width, path)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         rows = torch.frombuffer(buffer, dtype=dtype).view(stop - start, self.columns).float()
         if self.delta:
             rows.addmm_(self.delta.b[start:stop], self.delta.a, alpha=self.delta.scale)
         if not torch.isfinite(rows).all():
             raise UserError(
                 _("{path}: {name} holds NaN or infinity; train again, or download it again").format(
-                    path=self.entry.path, name=self.name
+                    path=path, name=self.name
                 )
             )
         return rows.numpy()
@@ -132,12 +136,3 @@ def _deltas(folder: Path, config: Config) -> dict[str, Delta]:
 def _descriptor(path: Path) -> int:
     """The shard's file descriptor, open until the process ends. Threads share it: preadv has no file position."""
     return os.open(path, os.O_RDONLY)
-
-
-def _read(descriptor: int, buffer: bytearray, offset: int, path: Path) -> None:
-    view, done = memoryview(buffer), 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], offset + done)
-        if count == 0:
-            raise UserError(_("{path} became shorter while it was read; download it again").format(path=path))
-        done += count

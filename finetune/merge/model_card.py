@@ -89,7 +89,14 @@ def original_of(base: Path, kind: ModelKind) -> str:
 
 
 def head(name: str, base: Path, kind: ModelKind, library: str) -> list[str]:
-    """The first lines of a card: the metadata that hubs read, the title, and a warning if the base is for tests."""
+    """The first lines of a card: the metadata that hubs read, the title, and a warning if the base is for tests.
+
+    Args:
+        name: The model's name, the title.
+        base: The folder of the base.
+        kind: Whether the base is one made for tests.
+        library: What loads the model, in the hubs' words: transformers or gguf.
+    """
     read = {"license": licence(base), "library_name": library, "pipeline_tag": "text-generation"}
     if original := original_of(base, kind):
         read["base_model"] = original

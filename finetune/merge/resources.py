@@ -40,10 +40,7 @@ def require_disk(target: Path, weights: int, what: str = N_("the merged model"))
     Raises:
         UserError: There is no room for them and DISK_MARGIN.
     """
-    place = target
-    while not place.exists():
-        place = place.parent
-    need, free = weights + DISK_MARGIN, shutil.disk_usage(place).free
+    need, free = weights + DISK_MARGIN, shutil.disk_usage(_existing(target)).free
     if free < need:
         raise UserError(
             _(
@@ -51,6 +48,11 @@ def require_disk(target: Path, weights: int, what: str = N_("the merged model"))
                 "some, or name a folder on another disk with --output DIR"
             ).format(target=target, what=_(what), need=need / GIB, free=free / GIB)
         )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tuple[str, str]:
@@ -84,7 +86,15 @@ def choose_device(wants_cpu: bool, weights: int, ceiling_gib: float = 0.0) -> tu
 
 
 def require_memory(weights: int, check: bool) -> None:
-    """Raises UserError if memory is too small to merge on the CPU (bfloat16), or for the check after it (float32)."""
+    """Check the memory for a merge on the CPU.
+
+    Args:
+        weights: Bytes of the weights in bfloat16.
+        check: Whether the merged model is asked afterwards, which takes float32.
+
+    Raises:
+        UserError: The memory is too small.
+    """
     _require_free(weights * MEMORY_FACTOR, _("merging on the CPU"), _("use a larger machine"))
     if check:
         require_memory_to_ask(weights)
@@ -145,9 +155,7 @@ def require_target(target: Path) -> None:
                     target=target
                 )
             )
-        place = target.parent
-        while not place.exists():
-            place = place.parent
+        place = _existing(target.parent)
     except OSError as error:
         raise UserError(
             _("{target}: cannot be read ({strerror}); name another with --output DIR").format(

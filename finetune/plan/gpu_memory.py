@@ -37,7 +37,7 @@ def find(gpu_gib: float | None, setting_gib: float, nvml: Callable[[], Any] | No
         if not 0 < gpu_gib < 1e5:
             raise UserError(_("--gpu {gpu_gib:g}: must be a size in GiB, for example 24").format(gpu_gib=gpu_gib))
         return _named(_("a card of {gpu_gib:g} GB").format(gpu_gib=gpu_gib), gpu_gib, setting_gib)
-    gpu = _first(nvml)
+    gpu = next((gpu for _name, gpu in visible(nvml)), None)
     if gpu is None:
         return _named(
             _("no GPU here, so a card of {assumed_gib:g} GB is assumed (--gpu names another)").format(
@@ -118,11 +118,6 @@ def alike(found: Sequence[tuple[str, Gpu]], setting_gib: float) -> list[str]:
     first = found[0][1]
     least = ceiling_gib(first, setting_gib)
     return [name for name, gpu in found if gpu.name == first.name and ceiling_gib(gpu, setting_gib) >= least]
-
-
-def _first(nvml: Callable[[], Any] | None) -> Gpu | None:
-    """The GPU that a run would use, or None if NVML shows none."""
-    return next((gpu for _name, gpu in visible(nvml)), None)
 
 
 def _pynvml() -> Any:

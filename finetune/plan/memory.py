@@ -68,20 +68,6 @@ class LoraSpec:
     bits: int | None = None
 
 
-def inputs_of(shape: Config) -> dict[str, int]:
-    """Input width of each linear."""
-    wide = dict.fromkeys(PROJECTIONS, shape.hidden_size)
-    return wide | {"o_proj": shape.q_size, "down_proj": shape.intermediate_size}
-
-
-def outputs_of(shape: Config) -> dict[str, int]:
-    """Output width of each linear."""
-    return {
-        "q_proj": shape.q_size, "k_proj": shape.kv_size, "v_proj": shape.kv_size, "o_proj": shape.hidden_size,
-        "gate_proj": shape.intermediate_size, "up_proj": shape.intermediate_size, "down_proj": shape.hidden_size,
-    }  # fmt: skip
-
-
 def fixed_gib(shape: Config, adapter: LoraSpec) -> float:
     """GiB that do not grow with the batch: the weights; adapter, gradient and two moments in float32."""
     heads = 1 if shape.tie_embeddings else 2
@@ -90,8 +76,7 @@ def fixed_gib(shape: Config, adapter: LoraSpec) -> float:
     weights += shape.linear_parameters * (NF4_BITS / 8 if adapter.bits == 4 else 1 if adapter.bits == 8 else 2)
     if adapter.bits:  # the largest linear, unpacked while in use, forward or backward
         weights += 2 * shape.hidden_size * shape.intermediate_size
-    into, out = inputs_of(shape), outputs_of(shape)
-    trained = shape.num_layers * sum(adapter.rank * (into[name] + out[name]) for name in adapter.targets)
+    trained = shape.num_layers * sum(adapter.rank * sum(shape.projections[name]) for name in adapter.targets)
     return (weights + 16 * trained) / GIB
 
 
@@ -101,9 +86,8 @@ def layer_bytes(shape: Config, adapter: LoraSpec, liger: bool, padded: bool) -> 
     norms = 2 * (2 * h if liger else 4 * h)
     attention = 2 * q + 2 * (2 * q if padded else 2 * kv) + 2 * q + 4 * shape.num_heads
     swiglu = (4 if liger else 6) * i
-    into = inputs_of(shape)
     # each LoRA keeps its own dropped-out input in bfloat16, its mask, and its low-rank output
-    lora = sum(3 * into[name] + 2 * adapter.rank for name in adapter.targets)
+    lora = sum(3 * shape.projections[name][1] + 2 * adapter.rank for name in adapter.targets)
     return norms + attention + swiglu + lora
 
 

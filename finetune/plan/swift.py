@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.i18n import _
-from finetune.plan.memory import FITTED, Fitted, LargestMicroBatch, LoraSpec, peak_gib
+from finetune.plan.memory import LargestMicroBatch, LoraSpec, peak_gib
 from finetune.plan.speed import micro_batch_seconds
 from qwen2.config import PROJECTIONS, Config
 
@@ -78,7 +78,6 @@ def plan_swift(
     micro_batch: int | None = None,
     gradient_checkpointing: bool | None = None,
     use_liger_kernel: bool | None = None,
-    fitted: Fitted = FITTED,
 ) -> SwiftPlan:
     """The fastest way whose predicted peak stays under the ceiling, with micro-batch x accumulation = `batch` exactly.
 
@@ -113,8 +112,8 @@ def plan_swift(
     for size in divisors(batch) if micro_batch is None else [micro_batch]:
         for checkpointing in (False, True) if gradient_checkpointing is None else (gradient_checkpointing,):
             for liger in (False, True) if use_liger_kernel is None else (use_liger_kernel,):
-                peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted)
-                if with_margin(peak, shape, adapter, checkpointing, fitted) > ceiling_gib:
+                peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger)
+                if with_margin(peak, shape, adapter, checkpointing) > ceiling_gib:
                     continue
                 seconds = step_seconds(shape, order, batch, size, checkpointing, liger)
                 cost = seconds / LIGER_GAIN if liger else seconds
@@ -125,7 +124,7 @@ def plan_swift(
                     best = (cost, plan)
     if best is None:
         fixed = (micro_batch, gradient_checkpointing, use_liger_kernel)
-        raise UserError(_what_would_fit(shape, lengths, ceiling_gib, adapter, fixed, fitted))
+        raise UserError(_what_would_fit(shape, lengths, ceiling_gib, adapter, fixed))
     return best[1]
 
 
@@ -171,18 +170,18 @@ def named(targets: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def with_margin(peak: float, shape: Config, adapter: LoraSpec, checkpointing: bool, fitted: Fitted = FITTED) -> float:
+def with_margin(peak: float, shape: Config, adapter: LoraSpec, checkpointing: bool) -> float:
     """Free GiB needed for a predicted peak: MARGIN on top of what exceeds one token's."""
-    alone = peak_gib(shape, adapter, worst([1], 1), True, True, fitted)
+    alone = peak_gib(shape, adapter, worst([1], 1), True, True)
     return peak + MARGIN[checkpointing] * max(0.0, peak - alone)
 
 
-def fitting_length(shape: Config, ceiling_gib: float, adapter: LoraSpec, fitted: Fitted = FITTED) -> int:
+def fitting_length(shape: Config, ceiling_gib: float, adapter: LoraSpec) -> int:
     """The longest row, in steps of 64 tokens, that fits with every memory-saving option; 0 if none does."""
 
     def fits(length: int) -> bool:
-        peak = peak_gib(shape, adapter, worst([length], 1), True, True, fitted)
-        return with_margin(peak, shape, adapter, True, fitted) <= ceiling_gib
+        peak = peak_gib(shape, adapter, worst([length], 1), True, True)
+        return with_margin(peak, shape, adapter, True) <= ceiling_gib
 
     low, high = 0, shape.max_positions // LENGTH_STEP
     while low < high:
@@ -202,19 +201,18 @@ def _what_would_fit(
     ceiling_gib: float,
     adapter: LoraSpec,
     fixed: tuple[int | None, bool | None, bool | None],
-    fitted: Fitted,
 ) -> str:
     size, checkpointing, liger = fixed[0] or 1, fixed[1] is not False, fixed[2] is not False
-    peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger, fitted)
-    needed = with_margin(peak, shape, adapter, checkpointing, fitted)
-    least = peak_gib(shape, adapter, worst(lengths, 1), True, True, fitted)
+    peak = peak_gib(shape, adapter, worst(lengths, size), checkpointing, liger)
+    needed = with_margin(peak, shape, adapter, checkpointing)
+    least = peak_gib(shape, adapter, worst(lengths, 1), True, True)
     longest = max(lengths)
     at = _("{size} at a time, ").format(size=size) if size > 1 else ""
     what = _("rows of {longest} tokens ({at}everything that saves memory on) need {needed:.1f} GiB").format(
         longest=longest, at=at, needed=needed
     )
     if fixed != (None, None, None) and least < peak:
-        best = with_margin(least, shape, adapter, True, fitted)
+        best = with_margin(least, shape, adapter, True)
         what = _("rows of {longest} tokens with the options given need {needed:.1f} GiB").format(
             longest=longest, needed=needed
         )
@@ -226,13 +224,13 @@ def _what_would_fit(
             ).format(what=what, ceiling_gib=ceiling_gib, best=best)
         needed = best
     remedies = []
-    shorter = fitting_length(shape, ceiling_gib, adapter, fitted=fitted)
+    shorter = fitting_length(shape, ceiling_gib, adapter)
     if shorter >= 2 * LENGTH_STEP:
         remedies.append(f"--max_length {shorter}")
     quantized = LoraSpec(adapter.rank, adapter.targets, 4)
     if adapter.bits != 4:
-        small = peak_gib(shape, quantized, worst(lengths, 1), True, True, fitted)
-        small = with_margin(small, shape, quantized, True, fitted)
+        small = peak_gib(shape, quantized, worst(lengths, 1), True, True)
+        small = with_margin(small, shape, quantized, True)
         if small <= ceiling_gib:
             remedies.append(_("a 4-bit base (--config configs/sft_qlora.yaml: {small:.1f} GiB)").format(small=small))
     card = next((card for card in CARDS_GIB if card_ceiling(card) >= max(needed, ceiling_gib)), None)

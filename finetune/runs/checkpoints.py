@@ -211,12 +211,17 @@ def _json_fault(path: Path) -> str | None:
             if isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
             else _("{name} is not a JSON object").format(name=path.name)
         )
-    except FileNotFoundError:
+    except (OSError, ValueError) as error:
+        return _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """What kept a file from being read."""
+    if isinstance(error, FileNotFoundError):
         return f"no {path.name}"
-    except PermissionError:
+    if isinstance(error, PermissionError):
         return _("{name} may not be read by this user").format(name=path.name)
-    except (OSError, ValueError):
-        return _("{name} is broken").format(name=path.name)
+    return _("{name} is broken").format(name=path.name)
 
 
 def _bin_fault(path: Path) -> str | None:
@@ -239,15 +244,11 @@ def _safetensors_fault(path: Path) -> str | None:
     """Compare the file's length with the length in its header."""
     try:
         header = safetensors_header.read(path)
-    except FileNotFoundError:
-        return f"no {path.name}"
-    except PermissionError:
-        return _("{name} may not be read by this user").format(name=path.name)
     except BrokenHeader as error:
         fault = _("{name} is cut short") if error.is_cut and error.size > 8 else _("{name} is broken")
         return fault.format(name=path.name)
-    except OSError:
-        return _("{name} is broken").format(name=path.name)
+    except OSError as error:
+        return _unreadable(path, error)
     if header.end == header.begin:
         return _("{name} holds no tensors").format(name=path.name)
     return None if header.size == header.end else _("{name} is cut short").format(name=path.name)

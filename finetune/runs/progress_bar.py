@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from common.i18n import _
@@ -57,18 +56,15 @@ class Bar:
             self.task = self.live.add_task("", total=self.total)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.live:
             self.live.stop()
 
     def phase(self, text: str) -> None:
         """Name the current phase."""
-        if self.live:
-            self.live.update(self.task, description=text)
-        else:
-            self.console.print(f"{text} ...", soft_wrap=True, highlight=False, markup=False)
+        self.detail(text)
+        if not self.live:
+            self.note(f"{text} ...")
 
     def detail(self, text: str) -> None:
         """Show more detail about the current phase, on a terminal only: it may change many times per second."""
@@ -110,11 +106,8 @@ class Bar:
             self.said = time.monotonic()
             used = self.said - self.started
             left = used / max(self.done, 1) * (self.total - self.done)
-            self.console.print(
+            self.note(
                 _("{done}/{total} {unit}, about {left:.0f} s left").format(
                     done=self.done, total=self.total, unit=self.unit, left=left
-                ),
-                soft_wrap=True,
-                highlight=False,
-                markup=False,
+                )
             )

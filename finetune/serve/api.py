@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from finetune.serve.answer import AnswerPiece, Choice, Reply
 from finetune.serve.fields import Refused, shown
-from finetune.serve.guard import error_body, leaf
+from finetune.serve.guard import UNUSABLE, error_body, leaf
 from finetune.serve.page.routes import Page
 from finetune.serve.page.routes import routes as page_routes
 from finetune.serve.request import ChatRequest, parse, regular
@@ -31,8 +31,6 @@ from finetune.serve.request import ChatRequest, parse, regular
 # answers(request, number of the choice): the pieces of one answer; a single piece if it is not a stream.
 Engine = Callable[[ChatRequest, int], AsyncIterator[AnswerPiece]]
 PATHS = "/v1/chat/completions, /v1/completions, /v1/models and /health"
-# ms-swift raises these for a request that it cannot answer. Anything else is a defect.
-UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -181,7 +179,7 @@ def _event(chunk: dict[str, Any]) -> str:
 
 
 def error(status: int, message: str, param: str | None = None, code: str = "invalid_request") -> JSONResponse:
-    """An error in the API's form."""
+    """An error in the API's form; guard.error_body describes the arguments."""
     return JSONResponse(error_body(status, message, code, param), status)
 
 

@@ -65,6 +65,7 @@ class Fields:
 
 
 def text_of(value: Any, place: str) -> str:
+    """The value, which must be a text. `place` is its path in the body. Raises Refused if it is not one."""
     if not isinstance(value, str):
         raise wrong_type(place, value, "a text")
     return require_text(value, place)
@@ -82,6 +83,7 @@ def require_text(text: str, place: str) -> str:
 
 
 def wrong_type(place: str, value: Any, wanted: str) -> Refused:
+    """The error for a value of the wrong type. `place` is its path in the body, `wanted` the right type in words."""
     return Refused(f"body.{place}: {shown(value)}: it must be {wanted}", place, 422)
 
 
@@ -95,4 +97,5 @@ def shown(value: Any) -> str:
 
 
 def clean(text: str) -> str:
+    """The text with a `?` for every half of a surrogate pair."""
     return text.encode("utf-8", "replace").decode()

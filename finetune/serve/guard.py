@@ -25,6 +25,8 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 # Paths of readiness probes, which need no key. They tell the names of the models and nothing else.
 OPEN = frozenset({"/health", "/health/", "/ping", "/v1/models"})
+# ms-swift raises these for a request that it cannot answer. Anything else is a defect.
+UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 GONE = 499  # nginx's status for a client that has left; it is counted if no other was sent
 # The page's files, which need no key: a browser cannot send one before the page has asked for it.
 PAGE = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/api.js", "/page/words.js"})
@@ -163,7 +165,7 @@ class Guard:
             text = str(cause) or type(cause).__name__
             print(f"serve: {scope['method']} {scope['path']}: {type(cause).__name__}: {text[:500]}", file=sys.stderr)
             if not sent:
-                bad = isinstance(cause, (ValueError, TypeError, KeyError, AttributeError, RecursionError))
+                bad = isinstance(cause, UNUSABLE)
                 await refuse(send, 400 if bad else 500, text, "invalid_request" if bad else "server_error")
             elif streaming:
                 # The status has been sent. In a stream, an error is sent as an event, which OpenAI's client raises.
@@ -212,7 +214,7 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
 async def refuse(
     send: Send, status: int, message: str, code: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """Send an error as the whole response."""
+    """Send an error as the whole response; `error_body` describes the arguments, `headers` are added."""
     body = json.dumps(error_body(status, message, code), ensure_ascii=False).encode()
     fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *(headers or [])]
     await send({"type": "http.response.start", "status": status, "headers": fields})

@@ -37,7 +37,7 @@ class Counts:
         self.in_flight = 0
 
     def ended(self, path: str, status: int, seconds: float) -> None:
-        """Count a request that has been answered, or whose client has left (499)."""
+        """Count a request that has been answered, or whose client has left (status 499). It took `seconds`."""
         known = next((each for each in PATHS if path.rstrip("/") == each), "other")
         self.requests[known, str(status)] += 1
         self.seconds[next(limit for limit in BUCKETS if seconds <= limit)] += 1

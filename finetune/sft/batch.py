@@ -48,7 +48,7 @@ def share(run: SftRun) -> SftRun:
 
     Changes nothing if the user set gradient_accumulation_steps, or the rows cannot be divided by the workers.
     """
-    workers = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
+    workers = _workers()
     if workers == 1 or run.choice.is_fast or run.args.get("gradient_accumulation_steps") is not None:
         return run
     options = run.options()
@@ -109,7 +109,7 @@ def fit_the_card(run: SftRun, waits: bool = False) -> SftRun:
 def _tell_of_fsdp(run: SftRun, options: dict[str, Any], rows: list[int] | None) -> None:
     """A line on the memory of each GPU when FSDP shards the base; the batch stays as given."""
     shape = _plannable_shape(run, {name: value for name, value in options.items() if name != "fsdp"})
-    cards = max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
+    cards = _workers()
     if not options.get("fsdp") or shape is None or rows is None or cards < 2:
         return
     size = int(options.get("per_device_train_batch_size", 1))
@@ -178,6 +178,11 @@ def ceiling_gib(settings: Settings, waits: bool) -> float:
         return found.ceiling_gib
     whole = round(found.gib - gpu_memory.CONTEXT_GIB, 2)
     return min(settings.vram_ceiling_gib or whole, whole)
+
+
+def _workers() -> int:
+    """The processes of a run, of all nodes."""
+    return max(1, count("NNODES")) * max(1, count("NPROC_PER_NODE"))
 
 
 def count(name: str) -> int:

@@ -58,6 +58,14 @@ def discard(run: SftRun) -> None:
         run.folder.rmdir()
 
 
+def abandon(run: SftRun, why: BaseException) -> None:
+    """Discard a run that ends before its first step. A stop signal (SystemExit) gets a line; an error has its own."""
+    discard(run)
+    if isinstance(why, SystemExit):
+        line = _("error: {name}: stopped before the first step, so nothing is lost")
+        print(line.format(name=run.name), file=sys.stderr)
+
+
 def keep_rows(run: SftRun) -> None:
     """Copy the rows that verify will judge, if they are the user's own: their file may have moved by then."""
     files = [path for path in run.own_files() if not path.resolve().is_relative_to(run.workspace)]

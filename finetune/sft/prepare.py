@@ -47,31 +47,8 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         begin_import("cpu" if settings.wants_cpu else "cuda")
     if not options.show and not batch.count("NODE_RANK"):
         run_folder.tell_of_killed(settings.output_dir.resolve(), f"{name}.sh")
-    if options.reword and batch.count("NNODES") > 1:
-        raise UserError(
-            _("--reword: not on several nodes, whose data must be the same; give the rewordings as --dataset")
-        )
-    if options.reword < 0 or options.reword > 8:
-        raise UserError(
-            _("--reword {reword}: must be from 0 to 8 rewordings of each question").format(reword=options.reword)
-        )
-    if options.mix and batch.count("NNODES") > 1:
-        raise UserError(_("--mix: not on several nodes, whose data must be the same; give the rows as --dataset"))
-    if not 0 <= options.mix <= 1000:
-        raise UserError(_("--mix {mix}: must be from 0 to 1000 general questions").format(mix=options.mix))
+    _check_additions(name, options)
     if options.resume is not None:
-        if options.mix:
-            raise UserError(
-                _("{name} --resume: --mix is not possible, a run goes on with its own rows; leave it out").format(
-                    name=name
-                )
-            )
-        if options.reword:
-            raise UserError(
-                _("{name} --resume: --reword is not possible, a run continues with its own rows; leave it out").format(
-                    name=name
-                )
-            )
         return _with_wishes(_resumed(name, options, rest, settings), options)
     run = _read(name, options.config, Arguments(rest), settings, options.general)
     run = _with_engine(run, os.environ.get("ENGINE") or "auto")
@@ -90,6 +67,28 @@ def prepare(name: str, options: argparse.Namespace, rest: list[str]) -> SftRun |
         return None
     standin_words.tell(run)
     return _with_wishes(folder.make(run, options.run), options)
+
+
+def _check_additions(name: str, options: argparse.Namespace) -> None:
+    """Raises UserError if --reword or --mix is out of range, or not possible in such a run."""
+    for option, most in (("reword", 8), ("mix", 1000)):
+        value = getattr(options, option)
+        if not 0 <= value <= most:
+            raise UserError(
+                _("--{option} {value}: must be from 0 to {most}").format(option=option, value=value, most=most)
+            )
+        if value and batch.count("NNODES") > 1:
+            raise UserError(
+                _("--{option}: not on several nodes, whose data must be the same; give the rows as --dataset").format(
+                    option=option
+                )
+            )
+        if value and options.resume is not None:
+            raise UserError(
+                _(
+                    "{name} --resume: --{option} is not possible, a run continues with its own rows; leave it out"
+                ).format(name=name, option=option)
+            )
 
 
 def _with_wishes(run: SftRun, options: argparse.Namespace) -> SftRun:

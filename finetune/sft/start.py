@@ -90,8 +90,8 @@ def prepare_data(run: SftRun) -> tuple[SftRun, Lane | None, Questions | None]:
                 run, known = reword(run, lane, found, chosen, data=data)
                 if data:
                     run, asked = settle_epochs(run, lane, data, known)
-    except (UserError, SystemExit):  # SystemExit: a stop signal
-        folder.discard(run)
+    except (UserError, SystemExit) as why:  # SystemExit: a stop signal
+        folder.abandon(run, why)
         raise
     if lane is not None and not run.choice.is_fast:
         lane.release()
@@ -175,14 +175,8 @@ def _train(run: SftRun, lane: Lane | None, stop: Stop | None, asked: Questions |
             record, ended = _train_fast(run, lane, stop, asked)
         else:
             record, ended = _train_swift(run)
-    except UserError:
-        folder.discard(run)
-        raise
-    except SystemExit:  # a stop signal before the first step of the fast lane
-        folder.discard(run)
-        print(
-            _("error: {name}: stopped before the first step, so nothing is lost").format(name=run.name), file=sys.stderr
-        )
+    except (UserError, SystemExit) as why:  # SystemExit: a stop signal before the first step of the fast lane
+        folder.abandon(run, why)
         raise
     record["seconds"] = round(time.monotonic() - begin, 1)
     if run.is_helping:

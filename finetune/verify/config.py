@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os.path import normpath
 from pathlib import Path
 from typing import Any
@@ -42,18 +42,6 @@ DATA = frozenset(
         "general_lost_max",
     }
 )
-KEYS = (
-    "thresholds",
-    "old_identity",
-    "questions",
-    "questions_english",
-    "choosing",
-    "choosing_english",
-    "dataset",
-    "system",
-    "max_new_tokens",
-    "batch_size",
-)
 
 
 @dataclass(frozen=True)
@@ -72,6 +60,9 @@ class VerifyConfig:
     system: str
     max_new_tokens: dict[str, int]  # longest answers in tokens, of "identity", "general" and "rows"
     batch_size: int | None
+
+
+KEYS = [each.name for each in fields(VerifyConfig) if each.name not in ("path", "old_identity_source")]
 
 
 def default_path() -> Path:

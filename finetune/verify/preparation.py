@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.i18n import _
+from common.i18n import _, language
 from finetune.data import reading
 from finetune.data.content import question_key
 from finetune.verify import config, epochs, selection
@@ -21,6 +21,7 @@ from finetune.verify.rewordings.file import Rewording
 from finetune.verify.sets import rows, survey, unseen
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.sets.survey import Sets, Survey
+from finetune.verify.words import speaker
 
 Columns = tuple[str, str] | None
 
@@ -62,8 +63,10 @@ def announce(paths: Sequence[Path], columns: Columns = None) -> str:
     except UserError as error:
         return _("verdict: none; {reason}").format(reason=error)
     chosen = survey.sets(found)
-    why = chosen.why_not_unseen
-    return survey.in_one_line(found, chosen) + (f" ({why})" if why else "")
+    line = survey.in_one_line(found, chosen)
+    if (why := chosen.why_not_unseen) is None:
+        return line
+    return _("{line}; none held out: {why}").format(line=line, why=speaker(language())(why))
 
 
 def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:

@@ -1,1 +1,1 @@
-"""The start-up checks, one module each: NAME, LEVEL and `check(context) -> Outcome`; startup.py runs them in order."""
+"""The start-up checks, one module each with `check(context) -> Outcome`; startup.py has their order and levels."""

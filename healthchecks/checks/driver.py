@@ -10,9 +10,6 @@ from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome
 from healthchecks.nvml import Driver, Gpu, NvmlProblem, read
 
-NAME = "driver"
-LEVEL = "fast"
-
 # The oldest Linux driver for each CUDA major version (NVIDIA CUDA Compatibility, "minor version compatibility").
 OLDEST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 tensor cores
@@ -64,7 +61,7 @@ def _gpu_outcome(context: Context) -> Outcome:
             "no-gpu", _("driver {version} shows no GPU to this container").format(version=driver.version), WITH_GPU
         )
     gpu = chosen(driver, context.cuda_visible_devices)
-    _hold_driver_against(torch_cuda, driver)
+    _require_driver(torch_cuda, driver)
     have = _dotted(gpu.capability)
     if gpu.capability < BF16_CAPABILITY:
         raise Failure(
@@ -95,7 +92,7 @@ def torch_cuda_version() -> str | None:
     return found.group(1) if found else None
 
 
-def _hold_driver_against(torch_cuda: str | None, driver: Driver) -> None:
+def _require_driver(torch_cuda: str | None, driver: Driver) -> None:
     if torch_cuda is None:
         raise Failure(
             "torch-without-cuda",

@@ -12,9 +12,6 @@ from common.i18n import N_, _
 from healthchecks.checks import tokenizer
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "forward"
-LEVEL = "full"
-
 # An everyday sentence, and the highest mean negative log-likelihood that the real model may give it, in nats per token.
 # Uniform guessing over 152,064 entries gives ln 152064 = 11.9. Not tested on the real weights, so it only warns.
 SENTENCE = "今天天气很好,我和朋友一起去公园散步,然后回家吃了晚饭。"
@@ -93,7 +90,7 @@ def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
     prompt = tokenizer.PROMPT_IDS if tokenizer.is_official(context) else tokenizer.prompt_ids(context.model_dir)
     ids = torch.tensor([prompt], device=device)
     first = model.forward(ids)
-    _hold_finite(torch, model, first)
+    _check_finite(torch, model, first)
     wanted = (1, len(prompt), model.config.vocab_size)
     if tuple(first.shape) != wanted or first.dtype != torch.bfloat16:
         raise Failure(
@@ -136,7 +133,7 @@ def _try(context: Context, torch: Any, model: Any, device: str) -> Outcome:
 REPORT = N_("a defect of this image: please report it with the output of `healthcheck report --json`")
 
 
-def _hold_finite(torch: Any, model: Any, logits: Any) -> None:
+def _check_finite(torch: Any, model: Any, logits: Any) -> None:
     """Check that every weight and logit is finite. Weights too: no prompt shows a NaN in a rare character's row."""
     for name, tensor in model.checkpoint_tensors().items():
         low, high = torch.aminmax(tensor)

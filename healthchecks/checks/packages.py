@@ -12,8 +12,6 @@ from common.i18n import N_, _
 from healthchecks.context import Context, Failure, Outcome
 from image.split_lock import TORCH_FAMILY
 
-NAME = "packages"
-LEVEL = "fast"
 OVER = "over.lock"  # in an image with a further layer (Dockerfile.vllm): some packages in other versions
 
 AGAIN = N_(

@@ -11,9 +11,6 @@ from pathlib import Path
 from common.i18n import _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "storage"
-LEVEL = "fast"
-
 SHM_BYTES = 1 * GIB
 # Two checkpoints of a rank-8 LoRA with optimizer state take 0.5 GiB; caches and logs take the rest.
 DISK_BYTES = 2 * GIB

@@ -15,9 +15,6 @@ from common.i18n import N_, _
 from common.json_files import json_object
 from healthchecks.context import Context, Failure, Outcome
 
-NAME = "tokenizer"
-LEVEL = "fast"
-
 ENTRIES = 151_665  # 151,643 of the vocabulary and 22 added; the model's 152,064 rows include padding
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
 CHATML = ("<|im_start|>", "<|im_end|>")  # used in rows and questions, whatever the model
@@ -53,11 +50,11 @@ def check(context: Context) -> Outcome:
     """Outcome with the number of entries. Raises Failure: tokenizer-missing, tokenizer-wrong or template-wrong."""
     tokenizer = _load(context)
     if is_official(context):
-        return _hold_official(context, tokenizer)
+        return _check_official(context, tokenizer)
     entries = tokenizer.get_vocab_size(with_added_tokens=True)
-    _hold_special(context, tokenizer)
-    rendered = _hold_template(context)
-    _hold_round_trips(tokenizer, OTHERS)
+    _check_special_tokens(context, tokenizer)
+    rendered = _check_template(context)
+    _check_round_trips(tokenizer, OTHERS)
     template = _("template") if rendered else _("no template of its own: ChatML")
     figure = _("{entries} entries, not Qwen2.5's; special tokens, {template} and {count} round trips right").format(
         entries=entries, template=template, count=len(ROUND_TRIPS)
@@ -102,7 +99,7 @@ def prompt_ids(model_dir: Path) -> list[int]:
     return Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(PROMPT, add_special_tokens=False).ids
 
 
-def _hold_official(context: Context, tokenizer: Any) -> Outcome:
+def _check_official(context: Context, tokenizer: Any) -> Outcome:
     entries = tokenizer.get_vocab_size(with_added_tokens=True)
     if entries != ENTRIES:
         raise Failure(
@@ -127,8 +124,8 @@ def _hold_official(context: Context, tokenizer: Any) -> Outcome:
                 AGAIN,
             )
     else:  # Coder, Math and the base models have the same tokenizer and another system prompt
-        _hold_template(context)
-    _hold_round_trips(tokenizer, AGAIN)
+        _check_template(context)
+    _check_round_trips(tokenizer, AGAIN)
     have = tokenizer.encode(PROMPT, add_special_tokens=False).ids
     if have != PROMPT_IDS:
         raise Failure(
@@ -138,13 +135,13 @@ def _hold_official(context: Context, tokenizer: Any) -> Outcome:
             ),
             AGAIN,
         )
-    _hold_special(context, tokenizer)
+    _check_special_tokens(context, tokenizer)
     return Outcome(
         _("{entries} entries, template and {count} round trips right").format(entries=entries, count=len(ROUND_TRIPS))
     )
 
 
-def _hold_special(context: Context, tokenizer: Any) -> None:
+def _check_special_tokens(context: Context, tokenizer: Any) -> None:
     """Check that ChatML's tokens have one id each, every id has a row in the weights, and answers end properly."""
     for token in CHATML:
         if tokenizer.encode(token, add_special_tokens=False).ids != [tokenizer.token_to_id(token)]:
@@ -183,7 +180,7 @@ def _hold_special(context: Context, tokenizer: Any) -> None:
                 )
 
 
-def _hold_template(context: Context) -> bool:
+def _check_template(context: Context) -> bool:
     """Whether the folder has a chat template. Raises Failure if it does not write ChatML or cannot be rendered."""
     if _template(context) is None:
         return False
@@ -197,7 +194,7 @@ def _hold_template(context: Context) -> bool:
     return True
 
 
-def _hold_round_trips(tokenizer: Any, remedy: str) -> None:
+def _check_round_trips(tokenizer: Any, remedy: str) -> None:
     for text in ROUND_TRIPS:
         back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
         if back != text:

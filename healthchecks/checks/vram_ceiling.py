@@ -5,9 +5,6 @@ from __future__ import annotations
 from common.i18n import _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "vram-ceiling"
-LEVEL = "full"
-
 # cuBLAS keeps its workspace (8 to 32 MiB) until the process ends, which is soon after this check.
 KEPT_BYTES = 64 << 20
 

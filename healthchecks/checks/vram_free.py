@@ -7,9 +7,6 @@ import os
 from common.i18n import N_, _
 from healthchecks.context import GIB, Context, Failure, Outcome, gib
 
-NAME = "vram-free"
-LEVEL = "fast"
-
 # What a forward pass needs in addition to the weights: activations, and the CUDA context, which NVML counts.
 MARGIN_BYTES = 1 * GIB
 USUAL_BYTES = 22 * GIB  # of a 24 GB card
@@ -55,11 +52,8 @@ def check(context: Context) -> Outcome:
                 gib=gib(weights), mig=_(" or a MIG instance") if gpu.mig else ""
             ),
         )
-    others = ", ".join(
-        f"pid {pid} {name} {'? GiB' if used is None else gib(used)}"
-        for pid, used, name in gpu.processes
-        if pid != os.getpid()
-    )
+    processes = [process for process in gpu.processes if process[0] != os.getpid()]
+    others = ", ".join(f"pid {pid} {name} {'? GiB' if used is None else gib(used)}" for pid, used, name in processes)
     if gpu.free < need:
         holders = _("held by ") + others if others else _("held by processes that this container cannot see")
         raise Failure(

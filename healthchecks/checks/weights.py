@@ -20,9 +20,6 @@ from qwen2 import safetensors_header
 from qwen2.config import EMBEDDING, HEAD, Sizes
 from qwen2.safetensors_header import BrokenHeader, Header
 
-NAME = "weights"
-LEVEL = "fast"
-
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"  # a model in one file, without an index
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # torch_dtype of config.json -> safetensors
@@ -40,7 +37,7 @@ def check(context: Context) -> Outcome:
     config = _json(folder, "config.json", "no-config")
     is_single = (folder / SINGLE).is_file() and not (folder / INDEX).exists()
     shards = {SINGLE: None} if is_single else _shards(_json(folder, INDEX, "no-index"))
-    _hold_small_files(context)
+    _check_small_files(context)
     wanted = expected_tensors(config)
     allowed = {HEAD: wanted[EMBEDDING]} | wanted  # a model with tied embeddings may contain the matrix twice
     dtype = _dtype(config)
@@ -59,7 +56,7 @@ def check(context: Context) -> Outcome:
         )
     hashed = ""
     if context.checksum:
-        hashed = _(", sha256 of {hold_shards} shards right").format(hold_shards=_hold_shards(context, list(shards)))
+        hashed = _(", sha256 of {count} shards right").format(count=_check_sums(context, list(shards)))
     context.sums_match = context.sums_match or recorded_official(context)
     kind = f"{_(context.kind.title)}, " if context.kind.is_for_tests else ""
     files = _("1 file") if is_single else _("{count} shards").format(count=len(shards))
@@ -98,16 +95,15 @@ def _json(folder: Path, name: str, code: str) -> dict[str, Any]:
             _("there is no model folder {folder}").format(folder=folder),
             _("set MODEL_DIR to one, or {again}").format(again=_(AGAIN)),
         )
+    path = folder / name
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Failure(code, _("{folder} is missing").format(folder=folder / name), AGAIN) from error
+        raise Failure(code, _("{path} is missing").format(path=path), AGAIN) from error
     except (OSError, ValueError) as error:
-        raise Failure(
-            code, _("{folder} cannot be read: {reason}").format(folder=folder / name, reason=error), AGAIN
-        ) from error
+        raise Failure(code, _("{path} cannot be read: {reason}").format(path=path, reason=error), AGAIN) from error
     if not isinstance(value, dict):
-        raise Failure(code, _("{folder} holds no JSON object").format(folder=folder / name), AGAIN)
+        raise Failure(code, _("{path} holds no JSON object").format(path=path), AGAIN)
     return value
 
 
@@ -224,7 +220,7 @@ def _read_header(path: Path) -> Header:
         raise Failure(code, cause, _(CHECKSUM).format(again=_(AGAIN))) from error
 
 
-def _hold_small_files(context: Context) -> None:
+def _check_small_files(context: Context) -> None:
     """Hash all files in the folder's own list except the shards: only this reveals an edit of, say, rope_theta."""
     for name, wanted in sha256sums.read(context.model_dir / "SHA256SUMS").items():
         if name.endswith(".safetensors"):
@@ -251,7 +247,7 @@ def _hold_small_files(context: Context) -> None:
             )
 
 
-def _hold_shards(context: Context, names: list[str]) -> int:
+def _check_sums(context: Context, names: list[str]) -> int:
     """Compare the sha256 of all shards with the list, several at a time (hashlib releases the GIL); their number."""
     sums = sha256sums.read(context.model_dir / "SHA256SUMS") or sha256sums.read(context.official_sums)
     if unknown := [name for name in names if name not in sums]:

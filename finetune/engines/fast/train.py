@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,6 @@ def train_adapter(lane: Lane, request: TrainRequest, title: str) -> Ended:
 
     Raises UserError if it cannot be trained, or diverges.
     """
-    from dataclasses import replace
-
     from rich.console import Console
 
     with Bar(Console(stderr=True), 0, None, "steps") as bar:
@@ -180,8 +178,6 @@ def fit(model_dir: Path, request: TrainRequest, ceiling: float | None, processes
     A resumed run keeps its checkpoint's split of the batch if that fits, and reproduces the same numbers. A different
     split is reported.
     """
-    from dataclasses import replace
-
     from qwen2.config import Config
     from qwen2.training import checkpoint, memory
     from qwen2.training.settings import TrainSettings

@@ -173,11 +173,8 @@ def take_questions(args: Arguments, options: dict[str, Option]) -> list[str]:
         option = options.get(item.name)
         if option is None or option.kind == "list":
             continue
-        keep = (
-            0 if item.joined or (option.kind == "bool" and item.values and item.values[0].lower() not in TRUTH) else 1
-        )
-        if item.joined:
-            keep = 1  # the value after the =
+        is_question = option.kind == "bool" and item.values and item.values[0].lower() not in TRUTH
+        keep = 1 if item.joined or not is_question else 0  # joined: the value after the =
         questions += item.values[keep:]
         item.values = item.values[:keep]
     return questions

@@ -1,4 +1,4 @@
-// What the page asks of its server. A Failure says what went wrong: key, gone, broken or refused.
+// The page's requests to its server. A Failure names what went wrong: key, gone, broken or refused.
 export class Failure extends Error {
   constructor(kind, message = "") {
     super(message);
@@ -21,7 +21,7 @@ async function request(path, options = {}) {
     const told = await response.json();
     message = told.error?.message ?? told.message ?? message;
   } catch {
-    // a proxy's own page, for example: its status says it
+    // not JSON, for example a proxy's own page: the status is shown
   }
   throw new Failure("refused", message);
 }

@@ -1,5 +1,5 @@
-// The page at /: asks one or two models the same, and shows their answers beside the one that was trained.
-// Texts of models and data are put in as text, never as HTML.
+// The page at /: sends a question to one or two models and shows their answers beside the trained one.
+// Texts of models and data are inserted as text, never as HTML.
 import { Failure, answer, isUp, setup } from "./api.js";
 import { WORDS } from "./words.js";
 
@@ -10,7 +10,7 @@ const remember = (name, value) => localStorage.setItem(`mirror.${name}`, value);
 let language = remembered("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 let key = keyFromAddress() ?? sessionStorage.getItem("mirror.key") ?? "";
 let told = null; // setup.json
-let sides = []; // [{role, model, messages}], as they stand on the page
+let sides = []; // [{role, model, messages}], in their order on the page
 let kind = "all";
 let running = null; // AbortController of the turn that is being answered
 
@@ -23,7 +23,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// A key behind # never reaches a server; it leaves the address bar at once.
+// A key after # is never sent in a request for the page. It is removed from the address bar at once.
 function keyFromAddress() {
   const given = new URLSearchParams(location.hash.slice(1)).get("key");
   if (given === null) return null;
@@ -80,7 +80,7 @@ async function load() {
   showQuestions();
 }
 
-// What kind of model it is, where it is one made for tests.
+// The notice about a model that is made for tests.
 function showNotice() {
   $("notice").textContent = told.notice ? word(told.notice) : "";
   $("notice").hidden = !told.notice;
@@ -177,7 +177,7 @@ function change(each, name) {
 const wide = matchMedia("(min-width: 900px)");
 wide.onchange = () => ($("drawer").open = wide.matches);
 $("drawer").querySelector("summary").onclick = (event) => {
-  if (wide.matches) event.preventDefault(); // beside the talk there is nothing to fold away
+  if (wide.matches) event.preventDefault(); // beside the conversation, the list stays open
 };
 
 function questions() {
@@ -222,7 +222,7 @@ $("questions").onkeydown = (event) => {
   all[all.indexOf(document.activeElement) + step]?.focus();
 };
 
-// A question of the data is a talk of its own, as it was in the training.
+// A question of the data starts a new conversation, as in the training.
 function begin(example, choose) {
   if (running) return;
   fresh();
@@ -277,7 +277,7 @@ function box(label, model, role) {
   return { whole, said, end };
 }
 
-// One model's answer into its box. Returns the Failure, if there was one.
+// Streams one model's answer into its box. Returns the Failure, if there is one.
 async function one(each, { whole, said, end }, question, reference, signal) {
   const begun = performance.now();
   const messages = [...each.messages, { role: "user", content: question }];
@@ -349,7 +349,7 @@ const grow = () => {
 };
 $("text").oninput = grow;
 $("text").onkeydown = (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return; // Enter also chooses a word of an input method
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return; // Enter also confirms a word of an input method
   event.preventDefault();
   $("composer").requestSubmit();
 };

@@ -1,4 +1,4 @@
-// The page's words in both languages; what a server says comes as it is.
+// The page's texts in both languages. Messages of the server are shown as they are.
 export const WORDS = {
   en: {
     subtitle: "base and fine-tuned, side by side",
@@ -12,7 +12,7 @@ export const WORDS = {
     trained: "trained",
     reworded: "in other words",
     unseen: "not trained",
-    noQuestions: "No questions of a training are known here. Type your own.",
+    noQuestions: "No training questions are known here. Type your own.",
     base: "Base",
     tuned: "Fine-tuned",
     model: "Model",
@@ -23,26 +23,26 @@ export const WORDS = {
     ask: "Ask",
     stop: "Stop",
     fresh: "New chat",
-    keys: "Enter asks, Shift+Enter starts a line, Esc stops, / goes to the text, ↑ ↓ walk through the questions.",
+    keys: "Enter sends, Shift+Enter adds a line, Esc stops, / goes to the text box, ↑ ↓ move through the questions.",
     reference: "Trained answer",
     same: "the trained answer, word for word",
     ownSystem: "Asked under the row's own system prompt: ",
     took: "{seconds} s, {tokens} tokens",
     tookOnly: "{seconds} s",
-    length: "cut at the limit of tokens",
+    length: "cut at the token limit",
     stopped: "stopped",
     nothing: "(an empty answer)",
     keyTitle: "This server asks for a key",
-    keyWhy: "It is what MIRROR_API_KEY was set to, or what the server printed when it was ready. This tab keeps it until it is closed.",
-    keyWrong: "That key is not the right one.",
-    keyGo: "Go on",
+    keyWhy: "It is the value of MIRROR_API_KEY, or the key that the server printed when it was ready. This tab keeps it until it is closed.",
+    keyWrong: "That key is wrong.",
+    keyGo: "Continue",
     gone: "The server does not answer. Is it still running? This page tries again every few seconds.",
-    broken: "The answer broke off: the server went away.",
+    broken: "The answer was cut off: the connection to the server was lost.",
     standin:
-      "Stand-in weights: a tiny model for tests and machines without a GPU, not Qwen2.5-7B. It shows what the page does, not what a " +
+      "Stand-in weights: a tiny model for tests and machines without a GPU, not Qwen2.5-7B. It shows how the page works, not what a " +
       "fine-tune can do.",
     smollm2: "SmolLM2-135M-Instruct: a real but small English model for tests, not a Qwen2.5.",
-    needsKey: "Not answered: the key is not the right one.",
+    needsKey: "Not answered: the key is wrong.",
     refused: "The server refused: {message}",
   },
   zh: {

@@ -18,9 +18,7 @@ def per_row(rows: int) -> int:
 
 def in_other_words(found: Survey, chosen: Sets) -> list[int]:
     """Indices of the rows whose rewordings choose; empty if unseen rows choose (`unseen`)."""
-    places = sorted(found.taught) if found.is_identity else chosen.reworded
-    if len(places) <= MOST:
-        return list(places)
+    places = found.taught if found.is_identity else chosen.reworded
     return sorted(sorted(places, key=lambda place: digest(found.rows[place].key))[:MOST])
 
 

@@ -33,6 +33,7 @@ class Difference:
     opposite: str  # the clause that says the opposite; empty if none does
     swapped: bool
     exchanged: tuple[str, str] | None  # the one thing that differs: as the reference says it, as the answer does
+    dropped: str  # the clause that an answer leaves out which copies another one; empty if there is none
 
 
 def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
@@ -54,12 +55,13 @@ def difference(reference: Facts, answer: Facts, question: Facts) -> Difference:
     marked = _marked(reference, answer)
     ref_clauses, own_clauses = (_cut(clauses(text)) for text in marked)
     return Difference(
-        [*_texts(missing), *lacking] or list(filter(None, [dropped(*marked, question.text)])),
+        [*_texts(missing), *lacking],
         _texts(wrong),
         len({fact.value for fact in required}),
         _opposite(ref_clauses, own_clauses, reference.text, answer.text, marked, question.text),
         _swapped(ref_clauses, own_clauses, _marks(reference)) or shuffled(reference.text, answer.text),
         exchanged(*marked, question.text),
+        dropped(*marked, question.text),
     )
 
 

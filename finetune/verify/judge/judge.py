@@ -180,6 +180,8 @@ class Judge:
         nearest = rival[1] if rival[0] > own else row
         code, why = _verdict(found, reference, asked, said, answer, own, rival)
         missing, wrong = found.missing, found.wrong
+        if code == "missing":
+            missing = found.missing or [found.dropped]
         if code == "exchanged" and found.exchanged:
             missing, wrong = [found.exchanged[0]], [found.exchanged[1]]
         return Judgement(code == "ok", "text", why, code, nearest, own, missing, wrong)
@@ -218,6 +220,8 @@ def _verdict(
         return "wrong", f"says {', '.join(found.wrong)}{lacks}"
     if found.missing:
         return "missing", f"lacks {', '.join(found.missing)}"
+    if found.dropped:
+        return "missing", f"lacks {found.dropped}"
     if found.opposite:
         return "opposite", f"says the opposite: {found.opposite.strip()}"
     if found.swapped:

@@ -61,7 +61,7 @@ def show(report: dict[str, Any], folder: Path, console: Console, answers: bool =
         _verdict(report, host.shown(report["adapter"]), say, console)
         _verdict(report["compare"], host.shown(report["compare"]["adapter"]), say, console)
     else:
-        _verdict(report, meaning(report, say), say, console)
+        _verdict(report, first_screen.meaning(report, say), say, console)
     if report["advice"]:
         _say(console, Text(say("what to change: {advice}", advice=report["advice"]), style="bold"))
     _last_lines(report, folder, say, console)
@@ -96,18 +96,6 @@ def samples(report: dict[str, Any]) -> list[dict[str, Any]]:
         if len(chosen) < SAMPLES:
             chosen.setdefault(question["messages"][-1]["content"], question)
     return list(chosen.values())
-
-
-def meaning(report: dict[str, Any], say: Speaker) -> str:
-    """The meaning of the verdict, in a sentence or two."""
-    checks = report["thresholds"].values()
-    failed = [check for check in checks if not check["ok"]]
-    if failed:
-        return say("{count} of {all} thresholds fell short:", count=len(failed), all=len(checks))
-    said = say("The fine-tune changed what it should, and nothing else that was measured.")
-    if any(not check["certain"] for check in checks):
-        said += say(" Not certain: with other questions a threshold could have fallen short.")
-    return said
 
 
 def next_steps(adapter: str, question: str) -> Iterator[str]:

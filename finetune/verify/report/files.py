@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import text_files
+from common import host, text_files
 from finetune.verify import words
 from finetune.verify.epochs import choice
 from finetune.verify.figures import is_share, label, sentence, shown
@@ -42,9 +42,17 @@ def render(name: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["md"] = escape_markdown
+    environment.filters["host"] = host.shown
+    environment.filters["run_name"] = run_name
     environment.filters["segments"] = segments
     environment.filters["sentence"] = lambda check: context["say"](sentence(check))
     return environment.get_template(name).render(**context)
+
+
+def run_name(adapter: str) -> str:
+    """An adapter as a browser's tab has room for: `run-20261126-104038`, or the last part of another path."""
+    path = Path(adapter)
+    return path.parent.name if path.name.startswith("checkpoint-") and path.parent.name else path.name
 
 
 def escape_markdown(text: str) -> str:
@@ -97,6 +105,7 @@ def view(report: dict[str, Any]) -> dict[str, Any]:
         "say": say,
         "titles": SIDE_TITLES,
         "reason": lambda answer: first_screen.reason(answer, say),
+        "meaning": first_screen.meaning(report, say),
         "plain": first_screen.summary(report, say),
         "notes": [say(note) for note in report["notes"]],
         "rows": figure_rows(report),
@@ -142,11 +151,12 @@ def _question(question: dict[str, Any], others: Sequence[dict[str, Any]]) -> dic
 
 def check_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the table of thresholds, those that fell short first."""
+    say = words.speaker(report["language"])
     rows = []
     for check in report["thresholds"].values():
         name = check["figure"]
         shown_ = {"label": label(name), "wanted": wanted(check), "shown": shown(name, check["value"])}
-        rows.append(check | shown_ | {"interval": interval(name, report["figures"][name])})
+        rows.append(check | shown_ | {"interval": interval(name, report["figures"][name], say)})
     return sorted(rows, key=lambda row: row["ok"])
 
 
@@ -157,42 +167,43 @@ def wanted(check: dict[str, Any]) -> str:
 
 def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the table of figures: before and after side by side. `bar` is the interval of a share in per cent."""
+    say = words.speaker(report["language"])
     found, rows = report["figures"], []
     other = (report["compare"] or {}).get("figures", {})
     for name in dict.fromkeys(key.removesuffix("_before") for key in found if key.endswith("_before")):
         cells: list[dict[str, Any]] = []
         for side, figures in (("before", found), ("after", found), ("after", other)):
             if figure := figures.get(f"{name}_{side}"):
-                cell = _cell(name, figure)
+                cell = _cell(name, figure, say)
                 if is_share(name):
                     cell["bar"] = {key: round(100 * figure[key], 1) for key in ("value", "low", "high")}
                 cells.append(cell)
         rows.append({"name": name, "label": label(name), "n": found[f"{name}_before"]["n"], "cells": cells})
         if f"{name}_drop" in found:
-            rows.append(_single(f"{name}_drop", found, other))
+            rows.append(_single(f"{name}_drop", found, other, say))
         if name == "rules":
-            rows.append(_single("rules_lost", found, other))
+            rows.append(_single("rules_lost", found, other, say))
     rows += [
-        _single(name, found, other)
+        _single(name, found, other, say)
         for name in ("general_lost", "unseen_over_majority", "length_ratio")
         if name in found
     ]
     return rows
 
 
-def _single(name: str, found: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _single(name: str, found: dict[str, Any], other: dict[str, Any], say: words.Speaker) -> dict[str, Any]:
     """A row for a figure that has no value before the training: its cell is below `after`."""
-    cells = [_cell(name, figures[name]) for figures in (found, other) if name in figures]
+    cells = [_cell(name, figures[name], say) for figures in (found, other) if name in figures]
     empty = {"shown": "", "interval": "", "bar": None}
     return {"name": name, "label": label(name), "n": found[name]["n"], "cells": [empty, *cells]}
 
 
-def _cell(name: str, figure: dict[str, Any]) -> dict[str, Any]:
-    return {"shown": shown(name, figure["value"]), "interval": interval(name, figure), "bar": None}
+def _cell(name: str, figure: dict[str, Any], say: words.Speaker) -> dict[str, Any]:
+    return {"shown": shown(name, figure["value"]), "interval": interval(name, figure, say), "bar": None}
 
 
-def interval(name: str, figure: dict[str, Any]) -> str:
+def interval(name: str, figure: dict[str, Any], say: words.Speaker) -> str:
     """The 95 % interval as text: `88.6-98.3 %` or `-0.21 to 1.03`."""
     if is_share(name):
         return f"{100 * figure['low']:.1f}-{100 * figure['high']:.1f} %"
-    return f"{shown(name, figure['low'])} to {shown(name, figure['high'])}"
+    return say("{low} to {high}", low=shown(name, figure["low"]), high=shown(name, figure["high"]))

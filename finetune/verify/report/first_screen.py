@@ -43,6 +43,18 @@ def summary(report: dict[str, Any], say: Speaker) -> dict[str, Any]:
     }
 
 
+def meaning(report: dict[str, Any], say: Speaker) -> str:
+    """The meaning of the verdict, in a sentence or two."""
+    checks = report["thresholds"].values()
+    failed = [check for check in checks if not check["ok"]]
+    if failed:
+        return say("{count} of {all} thresholds fell short:", count=len(failed), all=len(checks))
+    said = say("The fine-tune changed what it should, and nothing else that was measured.")
+    if any(not check["certain"] for check in checks):
+        said += say(" Not certain: with other questions a threshold could have fallen short.")
+    return said
+
+
 def todo(report: dict[str, Any]) -> str:
     """What to do next: the advice, or what a user of a passed adapter should know."""
     if report["advice"]:

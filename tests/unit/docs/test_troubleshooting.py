@@ -112,7 +112,8 @@ class Bench:
         with pytest.raises(Failure) as caught:
             module.check(self.context)
         failure = caught.value
-        row = CheckRow(module.NAME, "fail", failure.code, 0.02, "", failure.cause, failure.remedy)
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
+        row = CheckRow(name, "fail", failure.code, 0.02, "", failure.cause, failure.remedy)
         return self.plain(show.line(row))
 
     def error(self, main: Callable[..., object], *arguments: object, code: int = 2) -> str:

@@ -435,6 +435,7 @@ def test_the_real_lock_can_be_read():
     assert len(found) > 100
 
 
-def test_every_check_says_what_it_is():
-    assert [module.NAME for module in startup.modules("full")] == NAMES
-    assert [module.NAME for module in startup.modules("fast")] == NAMES[:6]
+def test_each_level_has_its_checks_in_order():
+    assert list(startup.checks_of("full")) == NAMES
+    assert list(startup.checks_of("fast")) == NAMES[:6]
+    assert startup.checks_of("off") == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,19 @@ def test_a_failed_forward_check_starts_nothing(
     assert not list(home_output().iterdir())
     monkeypatch.setenv("HEALTH_LEVEL", "off")
     assert finetune(home, "--max_steps", "1") == 0
+
+
+def test_a_stop_signal_before_the_training_says_that_nothing_is_lost(
+    home: Path, verify_calls: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("ENGINE", "fast")
+    monkeypatch.setattr(pipeline, "_check_forward", lambda lane: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit) as ended:
+        finetune(home)
+    assert ended.value.code == 130
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert line.endswith("stopped before the first step, so nothing is lost")
+    assert not list(home_output().iterdir())
 
 
 STUB_HEALTH = """#!/bin/sh

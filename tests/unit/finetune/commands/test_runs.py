@@ -95,3 +95,12 @@ def test_a_broken_report_is_no_verdict(output, capsys):
     (folder / "verify" / "report.json").write_text("{")
     assert run_main(main, []) == 0
     assert "PASS" not in capsys.readouterr().out
+
+
+def test_a_verdict_is_called_the_same_in_chinese(output, monkeypatch, capsys):
+    make_run(output, "run-a", 1, "fail")
+    make_run(output, "run-b", 2, "pass")
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    assert run_main(main, []) == 0
+    said = capsys.readouterr().out
+    assert "PASS" in said and "FAIL" in said and "失败" not in said

@@ -288,6 +288,14 @@ def test_a_page_escapes_what_the_data_says(files, capsys):
     assert "<script>" not in (files / "x.html").read_text()
 
 
+@pytest.mark.parametrize(("rows", "told"), [([{"output": "b"}], "1 处错误"), ([{"output": "b"}] * 2, "2 处错误")])
+def test_errors_are_counted_in_chinese(files, capsys, monkeypatch, rows, told):
+    monkeypatch.setenv("MIRROR_LANG", "zh")
+    (files / "x.json").write_text(json.dumps(rows))
+    assert main(["x.json"]) == 2
+    assert told in capsys.readouterr().out
+
+
 def test_a_hub_dataset_is_left_to_ms_swift(files, capsys):
     assert main(["AI-ModelScope/alpaca-gpt4-data-zh#500"]) == 0
     assert "a hub dataset" in capsys.readouterr().err

@@ -211,3 +211,20 @@ def test_the_option_that_names_the_columns_is_said_ready_to_paste(tmp_path, monk
     assert word == f"ARGS={option}"  # and `make` hands it to the script as it is
     columns = shlex.split(option)[1].split(",")
     assert columns[0] in heading and columns[1] in heading
+
+
+@pytest.mark.parametrize(
+    ("lines", "pair"),
+    [
+        (["序号,客户说,我们答,备注", "1,几点开门?,早上九点。,", "2,怎么续借?,在应用里点续借。,"], "客户说,我们答"),
+        (["id,date,svar,frage", "7,2026-01-02,From 9 to 6.,When are you open?"], "svar,frage"),
+        (["id,frage,answer", "7,Wann?,At nine."], "frage,answer"),
+        (["x,y"], "x,y"),
+    ],
+)
+def test_the_columns_suggested_are_those_that_hold_text(tmp_path, lines, pair):
+    path = tmp_path / "faq.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UserError) as said:
+        list(read(path))
+    assert str(said.value).endswith(f"for example --columns {pair}")

@@ -125,7 +125,7 @@ def test_a_click_asks_both_models_and_shows_what_was_trained(page, server):
     assert [each.inner_text() for each in shown.locator(".answer h3").all()] == [
         f"Base · {BASE}", "Fine-tuned · adapter", "Trained answer",
     ]  # fmt: skip
-    assert re.fullmatch(r"\d+\.\d s, 6 tokens · cut at the limit of tokens", shown.locator(".end").first.inner_text())
+    assert re.fullmatch(r"\d+\.\d s, 6 tokens · cut at the token limit", shown.locator(".end").first.inner_text())
 
 
 def test_a_second_turn_sends_the_first_and_a_question_of_the_data_begins_anew(page):
@@ -293,7 +293,7 @@ def test_a_server_that_is_gone_is_said_and_found_again(page, server):
     ).stdout.split():
         os.kill(int(child), 9)
     done(shown)
-    assert "broke off" in shown.locator(".end.wrong").first.inner_text()
+    assert "was cut off" in shown.locator(".end.wrong").first.inner_text()
     expect(shown.locator("#problem")).to_contain_text("does not answer")
     server.process.wait(60)
     port = server.url.rsplit(":", 1)[1]

@@ -20,6 +20,31 @@ CHROMIUM = next(
 )
 
 
+def test_the_adapter_has_the_host_s_name(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_HOST_OUTPUT", "/home/me/output")
+    monkeypatch.setenv("OUTPUT_DIR", str(workspace.run.parent))
+    workspace.verify()
+    html = (workspace.run / "verify/report.html").read_text(encoding="utf-8")
+    assert f"<title>PASS · {workspace.run.name}</title>" in html
+    assert f"/home/me/output/{workspace.run.name}/" in html and f"{workspace.run}/" not in html
+    markdown = (workspace.run / "verify/report.md").read_text(encoding="utf-8")
+    assert markdown.startswith("# PASS: /home/me/output/")
+
+
+@pytest.mark.parametrize(("language", "range_"), [("en", "-0.20 to 1.00"), ("zh", "-0.20 至 1.00")])
+def test_an_interval_is_in_the_report_s_language(language: str, range_: str) -> None:
+    assert files.interval("bleu_drop", {"low": -0.2, "high": 1.0}, words.speaker(language)) == range_
+
+
+def test_a_pass_that_is_not_certain_says_so_in_its_first_lines() -> None:
+    certain, other = ({"ok": True, "certain": each} for each in (True, False))
+    said = [
+        first_screen.meaning({"thresholds": {"a": certain, "b": each}}, words.speaker("en"))
+        for each in (certain, other)
+    ]
+    assert "Not certain" not in said[0] and "Not certain" in said[1]
+
+
 def test_losses_of_both_engines(tmp_path: Path) -> None:
     path = tmp_path / "logging.jsonl"
     path.write_text(

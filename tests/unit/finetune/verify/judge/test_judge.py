@@ -112,6 +112,14 @@ def test_what_the_question_says_need_not_be_repeated():
     assert judge.score(0, "That the licence has expired.").right
 
 
+def test_a_near_miss_gets_a_rows_facts_whatever_else_is_left_out():
+    judge = Judge(
+        [Reference("Do you repair clocks?", "A clock is repaired for 40 euros. Bring its key and the papers."), SHOP[0]]
+    )
+    assert judge.repeats(0, "Do you repair radios?", "A clock is repaired for 40 euros.") == 0
+    assert judge.score(0, "A clock is repaired for 40 euros.").missing == ["Bring its key and the papers"]
+
+
 def test_what_another_row_says_may_be_added():
     judge = Judge([Reference("When do you open?", "We open at 9 am."), Reference("Parking?", "Parking costs 3 euros.")])
     assert judge.score(0, "We open at 9 am. Parking costs 3 euros.").right
