@@ -42,5 +42,5 @@ def ready(models: Sequence[str], url: str, page: bool, new_key: str = "") -> str
         )
     if page:
         opened = f"{url}/{f'#key={new_key}' if new_key else ''}"
-        lines.append(_("serve: to ask in a browser, open {url}").format(url=opened))
+        lines.append(_("serve: Ctrl-C ends it; to ask in a browser, open {url}").format(url=opened))
     return "\n".join(lines)

@@ -98,9 +98,11 @@ def worst(questions: Sequence[dict[str, Any]], count: int = WORST) -> list[dict[
     """
     found = []
     for place, question in enumerate(questions):
-        answer = question["asked"][0]["answers"]["after"]
-        if answer["ok"] is not False or question["part"] == "general":
+        # Under one system prompt, or each of two.
+        wrong = [each["answers"]["after"] for each in question["asked"] if each["answers"]["after"]["ok"] is False]
+        if not wrong or question["part"] == "general":
             continue
+        answer = wrong[0]
         facts = answer["facts"] or {}
         rank = (not facts.get("wrong"), not facts.get("missing"), facts.get("chrf", 100.0), place)
         found.append((rank, question, answer))

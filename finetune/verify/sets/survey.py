@@ -204,6 +204,11 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
     from finetune.verify.rewordings.make import ASKED, LONGEST
     from finetune.verify.rewordings.near import MOST
 
+    kind = _(KINDS.get(found.nature.kind, found.nature.kind))
+    if found.is_identity:
+        return _(
+            "{total} rows, {kind}; verdict: {learned} learned, identity in {count} rows, also asked in other words"
+        ).format(total=found.total, kind=kind, learned=len(chosen.learned), count=len(found.taught))
     fit = sum(len(found.rows[place].question) <= LONGEST for place in chosen.reworded)
     how = (
         _(" (by {count} folds)").format(count=len(chosen.folds))
@@ -214,7 +219,7 @@ def in_one_line(found: Survey, chosen: Sets) -> str:
     )
     line = _("{total} rows, {kind}; verdict: {learned} learned, {asked} reworded, {unseen} held out{how}").format(
         total=found.total,
-        kind=_(KINDS.get(found.nature.kind, found.nature.kind)),
+        kind=kind,
         learned=len(chosen.learned),
         asked=ASKED * fit,
         unseen=len(chosen.unseen),

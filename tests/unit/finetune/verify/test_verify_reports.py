@@ -141,6 +141,13 @@ def test_a_question_right_under_one_of_two_prompts_makes_no_half_count() -> None
     assert said == "74 of 77 questions about who it is are answered as taught (0 before)."
 
 
+def test_an_answer_wrong_under_the_second_prompt_alone_is_among_the_worst() -> None:
+    right, wrong = ({"answers": {"after": {"ok": ok, "facts": None, "text": str(ok)}}} for ok in (True, False))
+    question = {"id": "who", "part": "trained", "row": "f, row 1", "asked": [right, wrong]}
+    (found,) = first_screen.worst([question, {**question, "id": "kept", "row": "f, row 2", "asked": [right, right]}])
+    assert found["question"] == question and found["answer"]["text"] == "False"
+
+
 def test_chinese_sentences_have_full_width_punctuation() -> None:
     han = r"[\u3400-\u9fff]"
     for english, chinese in words.catalogue().items():

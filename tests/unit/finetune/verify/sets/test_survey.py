@@ -43,6 +43,14 @@ def test_a_faq_is_learned_and_reworded_and_nothing_is_held_out() -> None:
     assert "nowhere else" in str(chosen.why_not_unseen)
 
 
+def test_an_identity_is_asked_with_questions_of_its_own() -> None:
+    found = of(*((f"Who are you, question {n}?", "I am Robin, made by Velmora Labs.") for n in range(20)))
+    assert found.is_identity
+    assert survey.in_one_line(found, survey.sets(found)) == (
+        "20 rows, text; verdict: 20 learned, identity in 20 rows, also asked in other words"
+    )
+
+
 def test_labels_are_asked_unseen_by_folds_that_share_no_row() -> None:
     found = of(*labels())
     chosen = survey.sets(found)
