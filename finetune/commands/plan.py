@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     on = gpu_memory.find(args.gpu, settings.vram_ceiling_gib)
     engines: dict[str, Any] = {}
     if args.engine != "fast":
-        engines["ms-swift"] = swift(found, on.ceiling_gib)
+        engines[known.SWIFT] = swift(found, on.ceiling_gib)
     if args.engine != "swift":
-        engines["fast lane"] = fast(found, on.ceiling_gib)
+        engines[known.FAST] = fast(found, on.ceiling_gib)
     cards = {size: swift(found, card_ceiling(size)) for size in CARDS_GIB}
     wanted = [name for name in (known.FAST, known.SWIFT, known.FOUR_BIT) if name in engines or name == known.FOUR_BIT]
     shares = [] if found.quant_bits or not found.lengths else several(found, on.ceiling_gib)

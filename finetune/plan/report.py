@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.i18n import N_, _
-from finetune.plan.cards import Estimate, duration
+from finetune.plan.cards import FAST, SWIFT, Estimate, duration
 from finetune.plan.fast import FastPlan
 from finetune.plan.gpu_memory import Card
 from finetune.plan.planned_run import PlannedRun
@@ -52,7 +52,10 @@ def terminal(
     )
     table = _table(N_("engine"), N_("batch"), N_("saved by"), *FIGURES[1:])
     for name, plan in engines.items():
-        table.add_row(_(name), *_cells(found, plan))
+        cells = _cells(found, plan)
+        if name == FAST and found.quant_bits:  # no matter of room
+            cells = (_("not with a {bits}-bit base").format(bits=found.quant_bits), "", "", "")
+        table.add_row(_(name), *cells)
     console.print(table)
     for name, plan in engines.items():
         if isinstance(plan, str):
@@ -71,6 +74,13 @@ def terminal(
     console.print()
     console.print(_times(times))
     say(_("about: estimates, from the H100's measured times by the cards' published bandwidth and FLOPs"))
+    fitting = [name for name in (FAST, SWIFT) if not isinstance(engines.get(name, ""), str)]
+    if fitting:
+        say(
+            _("it fits: {engine} takes {peak:.1f} of {ceiling:g} GiB").format(
+                engine=_(fitting[0]), peak=engines[fitting[0]].peak_gib, ceiling=on.ceiling_gib
+            )
+        )
 
 
 def _times(times: Sequence[Estimate]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_the_table_names_every_card(model, capsys, monkeypatch):
     ):
         assert words in out
     assert "fast lane" not in out
+
+
+def test_the_last_line_says_whether_it_fits_and_a_4_bit_base_is_no_matter_of_room(model, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    assert run_main(cli.main, ["--gpu", "24"]) == 0
+    assert re.fullmatch(r"it fits: fast lane takes \d+\.\d of 22 GiB", capsys.readouterr().out.splitlines()[-1])
+    assert run_main(cli.main, ["--gpu", "16", "--config", str(ROOT / "workspace/configs/sft_qlora.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^fast lane +not with a 4-bit base *$", out, re.MULTILINE)
+    assert re.fullmatch(r"it fits: ms-swift takes \d+\.\d of 14\.7 GiB", out.splitlines()[-1])
 
 
 @pytest.fixture
