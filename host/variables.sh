@@ -15,7 +15,8 @@ known=$(grep -oE '^[A-Z][A-Z_]* [?:]?=|\$\([A-Z][A-Z_]*[),]|-e [A-Z][A-Z_]*' "$h
 # usage: is_known NAME -- whether anything reads it: the Makefile, or a program that it starts
 is_known() {
   case "$1" in
-    MIRROR_* | NCCL_* | GLOO_* | DOCKER_* | BUILDKIT_* | COMPOSE_* | LC_* | LANG | SHELL) return 0 ;;
+    MIRROR_* | NCCL_* | GLOO_* | DOCKER_* | BUILDKIT_* | BUILDX_* | COMPOSE_* | PIP_* | PYTHON* | *_PROXY | *_proxy) return 0 ;;
+    LC_* | LANG | SHELL | HOME | PATH | TERM | COLUMNS | TMPDIR) return 0 ;;
     *) grep -qxF -- "$1" <<<"$known" ;;
   esac
 }
