@@ -141,8 +141,8 @@ def test_the_port_is_not_silently_another(serve, port):
     [
         (["--api_key", "two words"], "without spaces"),
         (["--api_key", "ключ"], "ASCII"),
-        (["--port", "http"], "--port http: no port"),
-        (["--port", "70000"], "no port"),
+        (["--port", "http"], "--port http: not a port"),
+        (["--port", "70000"], "not a port"),
         (["--host", "192.0.2.77", "--api_key", "k"], "cannot be opened"),
         (["--adapter", "newest"], "run finetune.sh first"),
         (["--adapter", "nowhere"], "no such adapter"),
