@@ -21,7 +21,7 @@ from finetune.merge import same_answers
 from finetune.runs.progress_bar import Bar
 from finetune.verify.engine import Qwen2Engine
 from finetune.verify.runinfo import Run
-from finetune.verify.sets import unseen
+from finetune.verify.sets import row_files
 from finetune.verify.sets.rows import DataRow, read
 from qwen2.model import Linear, Model, causal_attention
 
@@ -49,7 +49,7 @@ def data_of(run: Run, config_folder: Path) -> list[DataRow]:
     Raises:
         UserError: The data were moved or deleted, or cannot be read.
     """
-    kept = unseen.kept_rows(run.folder / unseen.ROWS)
+    kept = row_files.kept_rows(run.folder / row_files.ROWS)
     if kept:
         return kept
     files = run.own_datasets(config_folder)

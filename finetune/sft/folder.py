@@ -16,8 +16,8 @@ from finetune.engines.fast import rows as fast_rows
 from finetune.runs import run_folder
 from finetune.sft.description import SftRun
 from finetune.verify.rewordings import file as rewordings_file
+from finetune.verify.sets import row_files, survey
 from finetune.verify.sets import rows as data_rows
-from finetune.verify.sets import survey, unseen
 from finetune.verify.sets.rows import DataRow
 
 
@@ -50,8 +50,7 @@ def discard(run: SftRun) -> None:
     """Remove a new run's folder in which nothing was run; other nodes leave node 0's alone."""
     if run.is_helping or run.checkpoint is not None or (run.folder / "run.json").exists():
         return
-    ours = (unseen.ROWS, unseen.UNSEEN, unseen.TRAINING, unseen.REWORDED, unseen.MIXED, rewordings_file.NAME)
-    made = ("*dataset-*.jsonl", *ours)
+    made = ("*dataset-*.jsonl", *row_files.NAMES, rewordings_file.NAME)
     for path in (found for pattern in made for found in run.folder.glob(pattern)):
         path.unlink()
     with contextlib.suppress(OSError):
@@ -69,7 +68,7 @@ def abandon(run: SftRun, why: BaseException) -> None:
 def keep_rows(run: SftRun) -> None:
     """Copy the rows that verify will judge, if they are the user's own: their file may have moved by then."""
     files = [path for path in run.own_files() if not path.resolve().is_relative_to(run.workspace)]
-    if files and not (run.folder / unseen.ROWS).exists():
+    if files and not (run.folder / row_files.ROWS).exists():
         from finetune.verify import preparation
 
         found = data_rows.read(run.own_files(), run.columns)
@@ -94,7 +93,7 @@ def keep_held_out(run: SftRun) -> list[DataRow]:
             row = data_rows.data_row(data, number, f"{source.path}, row {number}")
             if row is not None and row.key not in trained:
                 found.setdefault(row.key, row)
-    unseen.write(run.folder, [unseen.UnseenRow(row) for row in found.values()])
+    row_files.write(run.folder, [row_files.UnseenRow(row) for row in found.values()])
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ from common.i18n import _
 from finetune.verify import config
 from finetune.verify.engine import Ask
 from finetune.verify.questions import Question
-from finetune.verify.sets import ask, unseen
+from finetune.verify.sets import ask, row_files
 from finetune.verify.sets.survey import Survey
 from finetune.verify.yamlmarks import load
 
@@ -56,8 +56,8 @@ def rows(count: int, found: Survey, system: str, answer: Answerer, folder: Path)
         for text, reply in zip(chosen, said, strict=True)
         if (whole := whole_sentences(reply))
     ]
-    unseen.write_rows(folder / unseen.MIXED, lines)
-    return folder / unseen.MIXED
+    row_files.write_rows(folder / row_files.MIXED, lines)
+    return folder / row_files.MIXED
 
 
 def questions(path: Path, found: Survey) -> list[Question]:

@@ -10,7 +10,7 @@ from common.errors import UserError
 from finetune.data.content import question_key
 from finetune.verify.rewordings import file as rewordings
 from finetune.verify.runinfo import Run
-from finetune.verify.sets import rows, unseen
+from finetune.verify.sets import row_files, rows
 from finetune.verify.sets.rows import DataRow
 
 TRAINED, REWORDED, UNSEEN = "trained", "reworded", "unseen"
@@ -31,8 +31,8 @@ def of_run(run: Run, folder: Path, limit: int) -> list[dict[str, Any]]:
         if nothing can be read; the page works without it.
     """
     try:
-        found = unseen.kept_rows(run.folder / unseen.ROWS) or rows.read(run.own_datasets(folder), run.columns)
-        left_out = {each.row.key for each in unseen.read(run.folder) if not each.answers}
+        found = row_files.kept_rows(run.folder / row_files.ROWS) or rows.read(run.own_datasets(folder), run.columns)
+        left_out = {each.row.key for each in row_files.read(run.folder) if not each.answers}
         words = run.folder / rewordings.NAME
         other = {question_key(each.question): each.ask for each in rewordings.read(words)} if words.is_file() else {}
     except UserError:

@@ -11,7 +11,7 @@ from finetune.verify.engine import Answer, Engine
 from finetune.verify.preparation import keys_to_skip
 from finetune.verify.rewordings.file import Rewording
 from finetune.verify.session import AFTER, BEFORE, ask_of
-from finetune.verify.sets import ask, unseen
+from finetune.verify.sets import ask, row_files
 from finetune.verify.sets.survey import Survey
 
 Trainer = Callable[[set[str]], Any]  # trains an adapter on all rows except those with these keys (DataRow.key)
@@ -52,5 +52,5 @@ def ask_all(
     for part in parts:
         adapter = train(keys_to_skip(found, part, known))
         after |= ask_rows(part, adapter)
-    rows = [unseen.UnseenRow(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
-    unseen.write(folder, rows)
+    rows = [row_files.UnseenRow(found.rows[place], {BEFORE: before[place], AFTER: after[place]}) for place in places]
+    row_files.write(folder, rows)

@@ -18,7 +18,7 @@ from finetune.verify import config, epochs, selection
 from finetune.verify.rewordings import file as rewordings_file
 from finetune.verify.rewordings import make, near
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.sets import rows, survey, unseen
+from finetune.verify.sets import row_files, rows, survey
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.sets.survey import Sets, Survey
 from finetune.verify.words import speaker
@@ -71,8 +71,8 @@ def announce(paths: Sequence[Path], columns: Columns = None) -> str:
 
 def keep_rows(folder: Path, found: Sequence[DataRow]) -> None:
     """Keep the rows of the verdict in the run's folder: the user's file may be gone when verify runs later."""
-    lines = [unseen.as_training_row(row) | {"number": row.number, "where": row.where} for row in found]
-    unseen.write_rows(folder / unseen.ROWS, lines)
+    lines = [row_files.as_training_row(row) | {"number": row.number, "where": row.where} for row in found]
+    row_files.write_rows(folder / row_files.ROWS, lines)
 
 
 def reword(
@@ -123,8 +123,8 @@ def reword(
                 "under `train`, and give it with --rewordings FILE"
             ).format(train=train)
         )
-    unseen.write_rows(folder / unseen.REWORDED, added)
-    return folder / unseen.REWORDED
+    row_files.write_rows(folder / row_files.REWORDED, added)
+    return folder / row_files.REWORDED
 
 
 def _with_choosing(
@@ -153,10 +153,10 @@ def leave_out(found: Survey, chosen: Sets, folder: Path, paths: Iterable[Path], 
         The file with the rows for the training.
     """
     left = [found.rows[place] for place in chosen.holdout]
-    unseen.write(folder, [unseen.UnseenRow(row) for row in left])
+    row_files.write(folder, [row_files.UnseenRow(row) for row in left])
     keys = {row.key for row in left}
-    unseen.write_rows(folder / unseen.TRAINING, list(_without(keys, paths, columns)))
-    return folder / unseen.TRAINING
+    row_files.write_rows(folder / row_files.TRAINING, list(_without(keys, paths, columns)))
+    return folder / row_files.TRAINING
 
 
 def _without(keys: set[str], paths: Iterable[Path], columns: Columns) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from common.i18n import _
 from common.json_files import json_object
-from finetune.verify.sets.unseen import MIXED, REWORDED
+from finetune.verify.sets.row_files import MIXED, REWORDED
 from qwen2 import adapter_config
 
 # The settings that the report shows; both engines use these names.

@@ -16,7 +16,7 @@ from finetune.verify.figures import DEFAULT, ROW, TRAINING, Asked
 from finetune.verify.questions import Question, QuestionSet
 from finetune.verify.rewordings import make
 from finetune.verify.rewordings.file import Rewording
-from finetune.verify.sets import ask, rows, survey, unseen
+from finetune.verify.sets import ask, row_files, rows, survey
 from finetune.verify.sets.rows import DataRow
 from finetune.verify.sets.survey import Sets, Survey
 from finetune.verify.words import Said
@@ -30,7 +30,7 @@ class Selection:
     language: str
     found: Survey | None = None
     chosen: Sets | None = None
-    unseen: list[unseen.UnseenRow] = field(default_factory=list)
+    unseen: list[row_files.UnseenRow] = field(default_factory=list)
     trained_on: set[str] = field(default_factory=set)  # keys of rewordings that were trained on
     notes: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     """
     files = read_questions(cfg, args.questions, args.expect, args.forbid)
     notes: list[str] = []
-    left_out = unseen.read(run.folder) if not args.dataset else []
+    left_out = row_files.read(run.folder) if not args.dataset else []
     data = _data(cfg, args, run, notes)
     found = _survey(data, files, args, left_out)
     own = [questions.read(path) for path in args.questions or []]
@@ -133,7 +133,7 @@ def select(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run)
     if args.alpaca:
         fixed += alpaca.held_out(args.alpaca, args.alpaca_file, run)
     language = args.lang or (found.language if found else "en")
-    trained_on = {question_key(row.question) for row in unseen.kept_rows(run.folder / unseen.REWORDED)}
+    trained_on = {question_key(row.question) for row in row_files.kept_rows(run.folder / row_files.REWORDED)}
     return Selection(fixed, language, found, chosen_sets, left_out, trained_on, notes, files.sources)
 
 
@@ -141,7 +141,7 @@ def _data(cfg: config.VerifyConfig, args: argparse.Namespace, run: runinfo.Run, 
     """The rows that are asked: from the user's file, else those that the run kept, else from the files it names."""
     if args.dataset:
         return rows.read([args.dataset], args.columns)
-    kept = unseen.kept_rows(run.folder / unseen.ROWS)
+    kept = row_files.kept_rows(run.folder / row_files.ROWS)
     if kept:
         return kept
     files = _datasets(cfg, run, notes)
@@ -166,7 +166,7 @@ def _datasets(cfg: config.VerifyConfig, run: runinfo.Run, notes: list[str]) -> l
 
 
 def _survey(
-    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[unseen.UnseenRow]
+    data: Sequence[DataRow], files: QuestionSet, args: argparse.Namespace, left_out: Sequence[row_files.UnseenRow]
 ) -> Survey | None:
     if not data or (args.questions and files.heldout and not files.trained):
         return None

@@ -1,4 +1,4 @@
-"""Keeps rows in a run's folder for verify: unseen rows with their answers, the verdict's rows, rows for the training.
+"""The files of rows in a run's folder: unseen rows with their answers, the verdict's rows, rows for the training.
 
 finetune writes the unseen rows. Those of folds have both answers, since the adapters of folds are not kept; those that
 were left out of the training have none. sft writes them too, if --split_dataset_ratio holds rows out.
@@ -23,6 +23,7 @@ ROWS = "verdict-rows.jsonl"  # the rows of the verdict; the user's file may be g
 TRAINING = "training-rows.jsonl"  # the data without the rows that were left out
 MIXED = "mixed-rows.jsonl"  # general questions with the base's answers, for the training (--mix)
 REWORDED = "reworded-rows.jsonl"  # rewordings for the training, in addition to the data (--reword)
+NAMES = (UNSEEN, ROWS, TRAINING, MIXED, REWORDED)
 
 
 @dataclass(frozen=True)
