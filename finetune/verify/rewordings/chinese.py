@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from finetune.verify.rewordings.forms import filled, parts_of
+
 ASKING = "几多什哪谁怎何吗么呢否"  # a part with one of these is a question itself, and can stand nowhere else
 SOME = rf"[^{ASKING}]+?"
 VP = rf"(?P<vp>(?!不){SOME})"
@@ -148,7 +150,6 @@ FORMS: list[tuple[str, ...]] = [
 INDIRECT = ("不太清楚{}，能说一下吗？", "想了解一下{}，麻烦告诉我好吗？")
 WORD = re.compile(r"几|多少|多久|多长|什么|哪|谁|怎|如何|为何|能不能|可不可以|有没有|要不要|是不是|能否|是否")
 POLITE = re.compile(r"^(?:(?:您好|你好|请问|问一下|想问一下|麻烦问下)[\s,，:：!！]*)+")
-NAMES = re.compile(r"\{(\w+)\}")
 
 
 def rebuilt(bare: str) -> Iterator[str]:
@@ -171,6 +172,5 @@ def _forms(tail: str) -> Iterator[str]:
     for pattern, *forms in FORMS:
         found = re.fullmatch(pattern, tail)
         if found:
-            parts = {name.rstrip("23456789"): value for name, value in found.groupdict().items() if value is not None}
-            yield from (form.format_map(parts) for form in forms if set(NAMES.findall(form)) <= set(parts))
+            yield from filled(forms, parts_of(found))
             return

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from finetune.verify.rewordings.forms import filled, parts_of
+
 # Parts of a question. VP begins with a bare verb, so that it goes behind `to`; NP goes wherever a noun goes.
 ME = r"(?P<me>i|we)"
 VP = r"(?P<vp>(?!be\b|not\b|have been\b)[a-z].+)"
@@ -260,7 +262,6 @@ FORMS: list[tuple[str, ...]] = [
 SEVERAL = re.compile(
     r"[.?!;:]\s|,|\b(?:and|or|but) (?:how|what|when|where|which|who|why|is|are|do|does|can|could|must|if)\b", re.I
 )
-NAMES = re.compile(r"\{(\w+)\}")
 ARTICLES = re.compile(r"\b(?:an?|the|my|your|our|some|any|there)\b\s*", re.I)
 US = (("I'd", "we'd"), ("I'm", "we're"), ("I was", "we were"), ("am I", "are we"), ("for me", "for us"),
       ("helps me", "helps us"), ("like me", "like us"), ("I", "we"))  # fmt: skip
@@ -275,18 +276,13 @@ def rebuilt(bare: str) -> Iterator[str]:
         found = re.fullmatch(pattern, bare, re.IGNORECASE)
         if found:
             parts = _parts(found)
-            yield from (
-                form.format_map(parts) for form in _of_us(forms, parts) if set(NAMES.findall(form)) <= set(parts)
-            )
+            yield from filled(_of_us(forms, parts), parts)
             return
 
 
 def _parts(found: re.Match[str]) -> dict[str, str]:
     """The parts of a question by name, and each without articles."""
-    parts = {"can": ""}
-    for name, value in found.groupdict().items():
-        if value is not None:
-            parts[name.rstrip("23456789")] = value
+    parts = {"can": ""} | parts_of(found)
     if "measure" in parts:
         parts["measure"] = MEASURES[parts["measure"].lower()]
     if "be" in parts:

@@ -1,4 +1,4 @@
-"""Rewordings by rules, in Chinese and English, where the base model writes none: taken apart, put together otherwise.
+"""Rewords questions by rules where the base model writes none: takes them apart, and rebuilds them as other sentences.
 
 They keep more of the question than a customer would, so that a model answers them more easily; the report says so.
 """
