@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-_NAMES = re.compile(r"\{(\w+)\}")
+NAMES = re.compile(r"\{(\w+)\}")
 
 
 def parts_of(found: re.Match[str]) -> dict[str, str]:
@@ -15,4 +15,4 @@ def parts_of(found: re.Match[str]) -> dict[str, str]:
 
 def filled(forms: Iterable[str], parts: Mapping[str, str]) -> Iterator[str]:
     """The sentences of which the question has all parts, with those put in."""
-    return (form.format_map(parts) for form in forms if set(_NAMES.findall(form)) <= set(parts))
+    return (form.format_map(parts) for form in forms if set(NAMES.findall(form)) <= set(parts))

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from finetune.verify.rewordings import chinese, english, rules
+from finetune.verify.rewordings.forms import NAMES
 from finetune.verify.synonyms import pairs, plural
 
 
@@ -131,7 +132,7 @@ def test_every_form_uses_parts_that_its_pattern_finds(forms: list[tuple[str, ...
     for pattern, *texts in forms:
         names = {name.rstrip("23456789") for name in re.compile(pattern).groupindex} | {"can"}
         for text in texts:
-            assert {name.rstrip("_") for name in english.NAMES.findall(text)} <= names, text
+            assert {name.rstrip("_") for name in NAMES.findall(text)} <= names, text
 
 
 def test_no_word_is_exchanged_for_itself() -> None:
